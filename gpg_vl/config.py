@@ -1,0 +1,344 @@
+"""Every knob of the toolkit on one page.
+
+A YAML file states only what differs from these defaults; `key=value` on the command line states more; unknown keys are refused with the
+nearest match. Parts with a `kind` (estimator, verifiers, prompt, engine) have their knobs where they are written: the keys beside `kind` are
+the fields of that class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gpg_vl import shelves
+from gpg_vl.plugins import unknown_key
+from gpg_vl.types import UserError
+
+Part = str | dict[str, Any]
+"""A part by name, or a mapping with `kind: NAME` and its fields."""
+Training = Literal["frozen", "full"]
+
+
+class Section(BaseModel):
+    """A group of knobs."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+class Source(Section):
+    """Where rows come from: exactly one of recipe, files, hub."""
+
+    recipe: str | None = None
+    """A shipped recipe by name, or `my_lab.data:scenes`, `./scenes.py:scenes`: a function that yields samples."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The recipe's arguments."""
+    files: str | None = None
+    """A .jsonl or .parquet file of rows; image paths are looked for beside it."""
+    hub: str | None = None
+    """A data set on the Hugging Face hub, or a local folder that `datasets.load_dataset` reads."""
+    split: str = "train"
+    """Which split of `hub`."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our column -> theirs, for rows that use other names: {question: problem, answer: solution}."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Values for columns that the rows do not have, for instance {answer_kind: choice}."""
+    head: int | None = Field(default=None, ge=1)
+    """Use only the first so many rows."""
+    weight: int = Field(default=1, ge=1)
+    """How many of every sum(weights) draws come from this source."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        named = [key for key in ("recipe", "files", "hub") if getattr(self, key) is not None]
+        if len(named) != 1:
+            raise ValueError(f"a source needs exactly one of recipe, files, hub; got {', '.join(named) or 'none'}")
+        return self
+
+
+class Tiny(Section):
+    """The tiny model built on the spot when `policy.model` is tiny: real architecture, random weights, its own tokenizer."""
+
+    family: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
+    """Architecture."""
+    hidden: int = 128
+    """Width of the language model."""
+    layers: int = 4
+    """Layers of the language model."""
+    vision_hidden: int = 64
+    """Width of the vision tower."""
+    vision_layers: int = 2
+    """Layers of the vision tower."""
+
+
+class PolicyConfig(Section):
+    """The model that is trained."""
+
+    model: str = "tiny"
+    """tiny, a folder, or a hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint."""
+    tiny: Tiny = Tiny()
+    """Shape of the tiny model; ignored for any other."""
+    language: Training = "full"
+    """Language model: frozen | full."""
+    projector: Training = "full"
+    """The merger between tower and language model: frozen | full."""
+    vision: Training = "frozen"
+    """Vision tower: frozen | full."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the forward computes in; trained weights are kept in float32 (float64 for float64)."""
+    frame: Literal["auto", "pixels", "norm1", "norm1000", "resized"] = "auto"
+    """Coordinate frame of the boxes that the model writes; auto = what its family was taught."""
+    min_pixels: int | None = Field(default=None, ge=1)
+    """Smallest image area the processor makes; empty = the checkpoint's own."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """Largest image area the processor makes; empty = the checkpoint's own."""
+    image_backend: Literal["auto", "pil", "torchvision"] = "auto"
+    """Who resizes images; auto = torchvision where it works, else Pillow. Never mix the two within one experiment."""
+
+
+class RewardConfig(Section):
+    """How accuracy and format become one reward."""
+
+    combine: Literal["gate", "sum"] = "gate"
+    """gate: accuracy counts only in a well-formed answer | sum: accuracy and format add up (the papers)."""
+    accuracy: float = Field(default=1.0, ge=0)
+    """Weight of the accuracy."""
+    format: float = Field(default=0.0, ge=0)
+    """Weight of being well-formed."""
+    truncated: Literal["zero", "score", "drop"] = "zero"
+    """A completion that ran into max_tokens earns 0 | its accuracy without its format | nothing at all (left out, NaN)."""
+
+
+class RolloutConfig(Section):
+    """Sampling."""
+
+    engine: Part = "transformers"
+    """Who samples."""
+    groups_per_step: int = Field(default=16, ge=1)
+    """Groups in one optimizer step, over all ranks."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions per prompt (G)."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion, the end id included."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling and of scoring alike; there is no top-k and no top-p."""
+    max_rounds: int = Field(default=20, ge=1)
+    """At most so many rounds of drawing for one step."""
+    carry_over: Literal[0, 1] = 0
+    """1 = surplus informative groups are used in the next step, with a truncated per-token ratio."""
+    idle_steps: int = Field(default=5, ge=1)
+    """Stop after so many steps in a row without any informative group."""
+
+
+class OptimizerConfig(Section):
+    """AdamW, its schedule and clipping."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the two moments."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Steps of linear rise."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the rise."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest gradient norm, after alpha."""
+
+
+class LearnerConfig(Section):
+    """The update."""
+
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Optimizer steps on the same groups; more than one needs an estimator with a ratio."""
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
+    """Budget of prompt and completion tokens that go through the model at once."""
+    shared_prefix: bool = True
+    """Compute image and prompt once per group; false = every completion is a row of its own (slower, the same numbers)."""
+    max_bad_steps: int = Field(default=3, ge=1)
+    """Stop after so many non-finite losses or gradients in a row."""
+
+
+class WarmupConfig(Section):
+    """Supervised warm-up: imitate solutions until the model speaks the answer format. Kept, so it runs once."""
+
+    steps: int = Field(default=0, ge=0)
+    """0 = none."""
+    batch_size: int = Field(default=48, ge=1)
+    """Samples per step."""
+    data: tuple[Source, ...] = ()
+    """Empty = the training data."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, warmup_steps=30)
+    """Its own schedule."""
+    truth: float = Field(default=1.0, gt=0, le=1)
+    """Share of samples that imitate their own solution; the rest imitate another's of their kind: format without knowledge."""
+
+
+class EvaluationConfig(Section):
+    """Looking at held-out questions while training."""
+
+    benchmark: str | None = None
+    """A benchmark by name or file; empty = no evaluation."""
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations; 0 = only before the first step and after the last."""
+    head: int | None = Field(default=None, ge=1)
+    """During training only so many rows of each source; before and after all of them."""
+
+
+class CheckpointConfig(Section):
+    """What is kept."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; the last step always has one."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest so many are kept."""
+    keep_best: int = Field(default=1, ge=0)
+    """So many of the best by evaluation are kept too."""
+
+
+class Config(Section):
+    """An experiment."""
+
+    name: str = "run"
+    """Names the run folder."""
+    folder: str = "runs"
+    """Where run folders are made."""
+    seed: int = 0
+    """Of everything: the tiny model, the order of the data, every sampled token."""
+    steps: int = Field(default=100, ge=0)
+    """Optimizer steps, skipped ones included."""
+    data: tuple[Source, ...] = Field(min_length=1)
+    """What is asked; several sources are mixed by weight."""
+    prompt: Part = "think"
+    """How a question is asked and what an answer must look like."""
+    policy: PolicyConfig = PolicyConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    verifiers: dict[str, Part] = Field(default_factory=dict)
+    """answer_kind -> who scores it; a kind that is not named here is scored by the verifier of its own name."""
+    reward: RewardConfig = RewardConfig()
+    estimator: Part = "gpg"
+    """The method."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run writes."""
+        return Path(self.folder) / self.name
+
+
+class BenchmarkSpec(Section):
+    """A benchmark (a file of `evaluation/`): questions, how they are asked, how often."""
+
+    name: str
+    """Shown in tables and file names."""
+    data: tuple[Source, ...] = Field(min_length=1)
+    """The held-out questions."""
+    prompt: Part | None = None
+    """Empty = as in the run's config."""
+    verifiers: dict[str, Part] = Field(default_factory=dict)
+    """As in a config."""
+    group_by: str = "task"
+    """The tag that rows of the table stand for."""
+    samples: int = Field(default=4, ge=0)
+    """Sampled answers per question, beside the greedy one; 0 = greedy only."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest answer."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampled answers."""
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Config:
+    """An experiment by shipped name or file, with `key=value` overrides.
+
+    Raises:
+        UserError: no such file, not YAML, unknown key, wrong type, impossible combination; the sentence names file and key.
+    """
+    path = shelves.find("configs", name)
+    return parse(Config, _override(read_yaml(path), overrides), str(path))
+
+
+def load_benchmark(name: str) -> BenchmarkSpec:
+    """A benchmark spec by shipped name or file."""
+    path = shelves.find("evaluation", name)
+    return parse(BenchmarkSpec, read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file."""
+    try:
+        content: object = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: got {type(content).__name__}, expected a mapping of keys to values")
+    return dict(content)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def parse(kind: type[Kind], values: Mapping[str, Any], origin: str) -> Kind:
+    """A section from plain values; `origin` names the file in messages."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_complaint(kind, error)}") from None
+
+
+def dump(config: Section) -> str:
+    """The whole section as YAML, defaults included: what a run folder keeps."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise UserError(f"got {item!r}, expected key=value, for instance steps=100 or optimizer.lr=1e-5")
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            below = place.get(section) or {}
+            place[section] = {"kind": below} if isinstance(below, str) else dict(below)
+            place = place[section]
+        place[last] = _scalar(text)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return float(text) if "e" in text.lower() and text[0].isdigit() else yaml.safe_load(text)  # YAML 1.1 reads 1e-5 as a word
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _complaint(kind: type[Section], error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [step for step in first["loc"] if isinstance(step, int) or not step.startswith("function-")]
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        return unknown_key(key, str(place[-1]), _known_keys(kind, place[:-1]))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{key}: missing; this key must be set"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: got {first['input']!r}, expected: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(kind: type[Section], place: Sequence[int | str]) -> list[str]:
+    section: Any = kind
+    for step in place:
+        if isinstance(step, int):
+            continue
+        annotation = section.model_fields[step].annotation
+        section = next(part for part in (annotation, *getattr(annotation, "__args__", ())) if hasattr(part, "model_fields"))
+    return list(section.model_fields)

@@ -1,0 +1,173 @@
+"""The run folder: what was configured, where it ran, what every step drew and did.
+
+    runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/000051.jsonl.gz  images/  checkpoints/  evaluation/
+
+Append-only logs; one rollouts file per step. Numbers are made here from the groups and the update, so the loop holds no metrics code.
+"""
+
+import gzip
+import hashlib
+import json
+import math
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.types import Group, Update, UserError
+
+Sink = Callable[[int, Mapping[str, float]], None]
+"""Told the metrics of each step: a display, a tracker."""
+
+Tally = Counter[str]
+"""Sums over the groups of one rank; adding up the ranks' gives the step's."""
+
+PACKAGES = ("gpg_vl", "torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers", "torchvision", "vllm")
+IMAGES_PER_STEP = 2
+
+
+class Journal:
+    """Writes a run folder."""
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink] = ()) -> None:
+        self.folder = folder
+        self.sinks = sinks
+
+    @staticmethod
+    def create(folder: Path, config: str, environment: Mapping[str, Any], sinks: Sequence[Sink] = ()) -> "Journal":
+        """A new run folder.
+
+        Raises:
+            UserError: it exists already; nothing is written over.
+        """
+        if (folder / "config.yaml").exists():
+            raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(config)
+        (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+        return Journal(folder, sinks)
+
+    def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Append one row and tell the sinks."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        for sink in self.sinks:
+            sink(step, numbers)
+
+    def rollouts(self, step: int, used: Iterable[Group], fresh: Iterable[Group]) -> None:
+        """Write what a step drew and which groups it used."""
+        in_update = {group.draw for group in used}
+        drawn = {group.draw: group for group in [*used, *fresh]}
+        path = self.folder / "rollouts" / f"{step:06d}.jsonl.gz"
+        path.parent.mkdir(exist_ok=True)
+        rows = [json.dumps(group_row(group, used=group.draw in in_update), ensure_ascii=False) for group in drawn.values()]
+        with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+            file.write("".join(row + "\n" for row in rows).encode())
+        for group in list(drawn.values())[:IMAGES_PER_STEP]:
+            self._keep_images(group)
+
+    def dump(self, step: int, reason: str, groups: Iterable[Group]) -> Path:
+        """Keep the batch of a step that went wrong, for whoever looks into it."""
+        path = self.folder / "bad_steps" / f"{step:06d}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"step": step, "reason": reason, "groups": [group_row(group, used=True) for group in groups]}))
+        return path
+
+    def rewind(self, step: int) -> None:
+        """Drop whatever was written after a checkpoint's step."""
+        for path in (self.folder / "rollouts").glob("*.jsonl.gz"):
+            if int(path.name.split(".")[0]) > step:
+                path.unlink()
+        log = self.folder / "metrics.jsonl"
+        if log.exists():
+            kept = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step]
+            log.write_text("".join(kept))
+
+    def _keep_images(self, group: Group) -> None:
+        for image in group.prompt.sample.images:
+            if isinstance(image, bytes):
+                path = self.folder / "images" / image_name(image)
+                path.parent.mkdir(exist_ok=True)
+                if not path.exists():
+                    path.write_bytes(image)
+
+
+def tally(fresh: Sequence[Group], used: Sequence[Group], full_marks: float) -> Tally:
+    """Sums over one rank's groups; keys starting with `n:` count what the others are divided by."""
+    sums = Tally()
+    for group in fresh:
+        task = group.prompt.sample.tags.get("task", group.prompt.sample.answer_kind)
+        scored = [verdict for verdict in group.verdicts if not math.isnan(verdict.reward)]
+        mean = sum(verdict.reward for verdict in scored) / max(len(scored), 1)
+        sums.update({"n:groups": 1, "informative": group.informative, "n:completions": len(group.verdicts), "n:scored": len(scored)})
+        silent = bool(scored) and not group.informative
+        sums.update({"all_max": silent and mean >= full_marks - 1e-6, "all_min": silent and mean <= 1e-6})
+        for verdict in scored:
+            sums.update({"reward": verdict.reward, f"reward/{task}": verdict.reward, f"n:{task}": 1})
+            sums.update({f"part/{part}": value for part, value in verdict.parts.items()})
+        sums.update({"length": sum(group.lengths), "truncated": sum(completion.finish == "length" for completion in group.completions)})
+        sums.update({"faults": len(group.verdicts) - len(scored)})
+    sums.update({"n:used_informative": sum(group.informative for group in used)})
+    return sums
+
+
+def step_metrics(sums: Tally, update: Update, *, rounds: int, alpha: float, seconds: Mapping[str, float]) -> dict[str, float]:
+    """The row of one step, from the sums over all ranks."""
+    groups, completions, scored = (max(sums[key], 1) for key in ("n:groups", "n:completions", "n:scored"))
+    row: dict[str, float] = {"reward": sums["reward"] / scored}
+    row |= {name: total / scored for name, total in sums.items() if name.startswith("part/")}
+    row |= {name: total / max(sums[f"n:{name[7:]}"], 1) for name, total in sums.items() if name.startswith("reward/")}
+    row |= {name: sums[name] / groups for name in ("informative", "all_max", "all_min")}
+    row |= {"alpha": alpha, "rounds": float(rounds), "faults": float(sums["faults"]), "used_informative": float(sums["n:used_informative"])}
+    row |= {"length": sums["length"] / completions, "truncated": sums["truncated"] / completions}
+    row |= {"skipped": float(bool(update.skipped)), **update.metrics}
+    total = sum(seconds.values())
+    row |= {f"seconds/{phase}": spent for phase, spent in seconds.items()}
+    return row | {"seconds": total, "tokens_per_second": sums["length"] / max(total, 1e-9)}
+
+
+def group_row(group: Group, *, used: bool) -> dict[str, Any]:
+    """A group as JSON: the question once, then every answer with its verdict."""
+    sample = group.prompt.sample
+    images = [image_name(image) if isinstance(image, bytes) else str(image) for image in sample.images]
+    answers = [
+        {
+            "text": completion.text,
+            "token_ids": completion.token_ids,
+            "logprobs": completion.logprobs,
+            "finish": completion.finish,
+            "version": completion.version,
+            "reward": verdict.reward,
+            "parts": dict(verdict.parts),
+            "answer": verdict.answer,
+            "reason": verdict.reason,
+        }
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+    ]
+    asked = {"id": sample.id, "question": sample.question, "truth": sample.answer, "tags": dict(sample.tags), "images": images}
+    return {"draw": group.draw, "used": used, **asked, "answers": answers}
+
+
+def image_name(image: bytes) -> str:
+    """A file name that says what is inside, so equal images are kept once."""
+    return hashlib.sha256(image).hexdigest()[:16] + ".png"
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    """Where a run runs: versions, machine, threads; what exact resume depends on."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        **more,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

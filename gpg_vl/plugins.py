@@ -1,0 +1,111 @@
+"""From a name in a config to an object: `boxes`, `my_lab.rewards:Stars`, or `./rewards.py:Stars` beside the YAML file.
+
+A short name is only an alias of an import path; the aliases live with the parts they name. A part that is a frozen dataclass is its own
+config: the keys beside `kind` are its fields, checked by pydantic.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError, validate_call
+
+from gpg_vl.types import UserError
+
+
+def resolve(name: str, aliases: Mapping[str, str], folder: Path) -> Any:
+    """The object behind a name.
+
+    Args:
+        aliases: short name -> import path.
+        folder: where a relative `./file.py:Name` is looked for (the config's own folder).
+
+    Raises:
+        UserError: unknown alias (with the nearest), no such module, file or attribute.
+    """
+    path = aliases.get(name, name)
+    module_name, separator, attribute = path.rpartition(":")
+    if not separator:
+        nearest = get_close_matches(name, aliases, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(aliases))}"
+        raise UserError(f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars; {hint}")
+    module = _load_file(folder / module_name) if module_name.endswith(".py") else _import(module_name)
+    if not hasattr(module, attribute):
+        raise UserError(f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function defined there")
+    return getattr(module, attribute)
+
+
+def build(spec: str | Mapping[str, Any], aliases: Mapping[str, str], *, folder: Path, key: str, given: Mapping[str, Any]) -> Any:
+    """A part from its spec: `{"kind": name, **fields}` or just the name.
+
+    Args:
+        key: where the spec stands in the config, for messages.
+        given: what the run knows (prompt style, coordinate frame, group size...); handed over where the part has a field of that name
+            which the spec does not set.
+    """
+    options = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str):
+        raise UserError(f"{key}: got {spec!r}, expected a name or a mapping with `kind: NAME`")
+    try:
+        part = resolve(kind, aliases, folder)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    accepted = [field.name for field in fields(part)] if is_dataclass(part) else list(inspect.signature(part).parameters)
+    for option in options:
+        if option not in accepted:
+            raise UserError(unknown_key(f"{key}.{option}", option, accepted))
+    inherited = {name: value for name, value in given.items() if name in accepted and name not in options}
+    try:
+        if is_dataclass(part):
+            return TypeAdapter(part).validate_python(options | inherited)
+        return part(**options | inherited) if isinstance(part, type) else validate_call(part)(**options | inherited)
+    except ValidationError as error:
+        raise UserError(f"{key}: {first_complaint(error)}") from None
+
+
+def unknown_key(key: str, option: str, known: list[str]) -> str:
+    """The sentence for a key that does not exist, with its nearest neighbour."""
+    nearest = get_close_matches(option, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known) or 'nothing'}"
+    return f"{key}: no such key; {hint}"
+
+
+def first_complaint(error: ValidationError) -> str:
+    """Pydantic's first complaint as `key: got, expected`."""
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"] if not str(step).startswith(("function-", "literal[")))
+    return f"{place}: got {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def source_hash(part: Any) -> str:
+    """A digest of the file in which a part is written, so that a run can tell whether its rewards have changed since."""
+    file = inspect.getsourcefile(part if inspect.isclass(part) or inspect.isfunction(part) else type(part))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise  # the module exists and misses something itself: that is a bug there, with its own traceback
+        raise UserError(f"no module named {name!r}; is it installed, or does it stand beside the config as ./{name}.py:Name?") from None
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a path with ./ is looked for beside the config")
+    name = path.stem
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    sys.path.insert(0, str(path.parent.resolve()))  # worker processes unpickle the part by its module name
+    return importlib.import_module(name)

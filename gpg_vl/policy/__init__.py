@@ -1,0 +1,3 @@
+"""The model that is trained: loading, encoding questions, log-probabilities."""
+
+ALIASES: dict[str, str] = {}

@@ -1,0 +1,70 @@
+"""Sample -> Prompt: chat template, images, expanded ids. Called once for a drawn sample; sampler and trainer share the result."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from gpg_vl.policy.load import Policy
+from gpg_vl.policy.processor import INSTALL_TORCHVISION
+from gpg_vl.prompts import Style
+from gpg_vl.types import Prompt, Sample, UserError
+
+
+def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
+    """The prompt of one sample.
+
+    Raises:
+        UserError: an image cannot be read, or the question itself contains an image placeholder.
+    """
+    return encode_messages(style.messages(sample), sample, policy, opening=style.opening)
+
+
+def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Policy, *, opening: str = "") -> Prompt:
+    """A prompt from chat messages; `opening` is what the prompt already says of the answer."""
+    processor = policy.processor
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + opening
+    images = read_images(messages)
+    if text.count(processor.image_token) != len(images):
+        raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(processor.image_token)} image placeholders")
+    features = dict(processor(text=[text], images=images or None, return_tensors="pt", return_mm_token_type_ids=True))
+    input_ids = features.pop("input_ids")
+    features.pop("attention_mask")
+    return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features)
+
+
+def read_images(messages: list[dict[str, Any]]) -> list[Image.Image]:
+    """The images of chat messages, in order, as RGB.
+
+    Paths and encoded bytes are opened here; any other way to name vision (a URL, base64, a video) is left to qwen-vl-utils.
+    """
+    contents = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    shown = [part for part in contents if part["type"] in {"image", "video"}]
+    if all(part["type"] == "image" and isinstance(part["image"], Path | bytes) for part in shown):
+        return [_open(part["image"]) for part in shown]
+    return _fetched(messages)
+
+
+def _open(image: Path | bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return _on_white(opened) if opened.mode in {"RGBA", "LA", "P"} else opened.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {'bytes' if isinstance(image, bytes) else image} cannot be read: {error}") from None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Transparent pixels become white, as a person would see them on a page, not whatever colour lies beneath."""
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _fetched(messages: list[dict[str, Any]]) -> list[Image.Image]:
+    try:
+        from qwen_vl_utils import process_vision_info
+    except (ImportError, RuntimeError):
+        raise UserError(f"messages name images or videos that only qwen-vl-utils can fetch, and it needs torchvision; {INSTALL_TORCHVISION}") from None
+    images, videos = process_vision_info(messages)
+    frames = [frame for video in videos or [] for frame in video]
+    return [*(images or []), *frames]

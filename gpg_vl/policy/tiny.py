@@ -1,0 +1,166 @@
+"""A tiny Qwen-VL built on the spot: the real architecture with random weights, its own tokenizer and chat template.
+
+About a million parameters. Saved and loaded through `from_pretrained` like any checkpoint, so everything that is tested on it is tested on the
+real loading code.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.config import Tiny
+from gpg_vl.policy.processor import choose_backend, image_only, torchvision_works
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+"""Single tokens, but not special ones: they survive decoding."""
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}<|im_end|>\n{% endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}"
+)
+
+PATCH, MERGE = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}, 2
+_MIN_SIDE, _MAX_SIDE = 28, 1024
+
+_CORPUS = (
+    "system user assistant",
+    "How many digits are there in the image?",
+    "How many 3 are there?",
+    "Which digit is in the image? Choices: 1, 4, 7.",
+    "Which image holds more digits? Choices: first, second.",
+    "Where is the digit 7?",
+    "What is 12+7?",
+    "Output the thinking process in and the final answer in tags.",
+)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Qwen's pre-tokenizer: words, single digits, punctuation."""
+
+
+def save(folder: Path, tiny: Tiny, seed: int) -> None:
+    """Build model and processor and write them as a checkpoint."""
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, tiny, seed).save_pretrained(folder)
+    build_processor(tokenizer, tiny.family).save_pretrained(folder)
+
+
+def build_tokenizer(vocabulary: int = 400) -> Any:
+    """A byte-level BPE trained on the words of the digits questions; any text can be encoded, unknown words byte by byte."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])  # type: ignore[assignment]
+    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=1, show_progress=False, initial_alphabet=alphabet, special_tokens=[])  # type: ignore[call-arg]
+    bpe.train_from_iterator(_CORPUS, trainer)
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=8192
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_processor(tokenizer: Any, family: str) -> Any:
+    """The family's real processor class around the tiny tokenizer."""
+    import transformers
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    settings = {
+        "patch_size": PATCH[family],
+        "temporal_patch_size": 2,
+        "merge_size": MERGE,
+        "size": {"shortest_edge": _MIN_SIDE**2, "longest_edge": _MAX_SIDE**2},
+    }
+    backend = choose_backend("auto")
+    images = Qwen2VLImageProcessorPil(**settings) if backend == "pil" else transformers.Qwen2VLImageProcessor(**settings)
+    if not torchvision_works():
+        return image_only(family, images, tokenizer)
+    video = "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor"
+    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}[family]
+    videos = getattr(transformers, video)(**settings)
+    return getattr(transformers, name)(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
+
+
+def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:
+    """The family's real model class, in float32, with weights drawn from `seed`."""
+    import torch
+    import transformers
+
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+    config = getattr(transformers, f"{names[tiny.family]}Config")(
+        text_config=_text(tiny, len(tokenizer), ids),
+        vision_config=_vision(tiny),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, f"{names[tiny.family]}ForConditionalGeneration")(config)
+    model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
+    model.generation_config.pad_token_id = ids["<|endoftext|>"]
+    return model
+
+
+def _text(tiny: Tiny, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:
+    heads = max(1, tiny.hidden // 32)
+    head_size = tiny.hidden // heads
+    half = head_size // 2
+    side = (half - half // 4) // 2  # a quarter of the rotary frequencies for time, the rest for height and width
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [half - 2 * side, side, side]}
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": tiny.hidden,
+        "intermediate_size": tiny.hidden * 11 // 4 // 8 * 8,
+        "num_hidden_layers": tiny.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": max(1, heads // 2),
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": rope,
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    if tiny.family == "qwen3_vl":
+        return {**text, "head_dim": head_size, "rope_parameters": {**rope, "mrope_interleaved": True}}
+    return text
+
+
+def _vision(tiny: Tiny) -> dict[str, Any]:
+    patch = PATCH[tiny.family]
+    vision = {
+        "depth": tiny.vision_layers,
+        "num_heads": max(1, tiny.vision_hidden // 16),
+        "in_channels": 3,
+        "patch_size": patch,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+    }
+    if tiny.family == "qwen2_vl":
+        return {**vision, "embed_dim": tiny.vision_hidden, "hidden_size": tiny.hidden, "mlp_ratio": 2}
+    vision |= {"hidden_size": tiny.vision_hidden, "intermediate_size": 2 * tiny.vision_hidden, "out_hidden_size": tiny.hidden}
+    if tiny.family == "qwen3_vl":
+        return {**vision, "num_position_embeddings": 16 * 16, "deepstack_visual_indexes": [tiny.vision_layers - 1]}
+    return {**vision, "window_size": 8 * patch, "fullatt_block_indexes": [tiny.vision_layers - 1], "hidden_act": "silu"}

@@ -1,0 +1,168 @@
+"""Scenes of real handwritten digits with exact truth, made on the spot: the offline data set.
+
+Source: the UCI "Optical Recognition of Handwritten Digits" test set as shipped inside scikit-learn (1,797 glyphs of 8 x 8 pixels, 17 grey
+levels, CC BY 4.0, doi 10.24432/C50P49). Glyphs are split once into train (1,297), validation (100) and test (400); a scene uses glyphs of
+one split only, so held-out scenes are made of handwriting that training never saw.
+
+Tasks: count (how many digits), count_of (how many of digit k), choice (which of these is in the picture), box (where is digit k),
+compare (which of two pictures holds more), add (two numbers, text only).
+
+Example row:
+    {"id": "digits/train/box/3", "question": "Where is the digit 7?", "answer_kind": "boxes", "answer": [[9, 14, 41, 46]],
+     "tags": {"task": "box"}}
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from gpg_vl.seeds import seed as addressed_seed
+from gpg_vl.types import Sample
+
+Task = Literal["count", "count_of", "choice", "box", "compare", "add"]
+Split = Literal["train", "validation", "test"]
+
+TRAIN_GLYPHS, VALIDATION_GLYPHS = 1297, 100
+_SPLIT_SEED = 1234
+_BACKGROUND_NOISE = 12
+
+Generator = np.random.Generator
+Placed = tuple[int, tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How a scene is drawn."""
+
+    side: int
+    """Width and height of the image, in pixels."""
+    cells: int
+    """Cells along each side; a cell holds at most one digit."""
+    glyph: int
+    """Side of a digit, in pixels."""
+
+
+CANVASES: dict[Task, Canvas] = {
+    "count": Canvas(112, 4, 24),
+    "count_of": Canvas(112, 4, 24),
+    "choice": Canvas(56, 1, 48),
+    "box": Canvas(56, 1, 32),
+    "compare": Canvas(56, 3, 18),
+}
+
+
+def digits(
+    task: Task,
+    split: Split = "train",
+    count: int = 1000,
+    difficulty: int = 6,
+    seed: int = 0,
+    side: int | None = None,
+    cells: int | None = None,
+    glyph: int | None = None,
+) -> Iterator[Sample]:
+    """Yield `count` scenes of one task.
+
+    Args:
+        difficulty: the most digits in a picture (count, count_of, compare), options to choose from (choice, at least 2), distractors + 1
+            (box), or the largest summand (add).
+        side, cells, glyph: override how the task's scenes are drawn, in pixels and cells.
+    """
+    default = CANVASES.get(task, CANVASES["count"])
+    canvas = Canvas(side or default.side, cells or default.cells, glyph or default.glyph)
+    for index in range(count):
+        rng = np.random.default_rng(addressed_seed(seed, "digits", task, split, difficulty, index))
+        yield Sample(id=f"digits/{split}/{task}/{seed}/{index}", tags={"task": task}, **_TASKS[task](rng, split, difficulty, canvas))
+
+
+def _count(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    number = int(rng.integers(1, difficulty + 1))
+    image, _ = _scene(rng, split, rng.integers(0, 10, number).tolist(), canvas)
+    return _asked("How many digits are there in the image?", "number", number, [image], canvas)
+
+
+def _count_of(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    wanted = int(rng.integers(0, 10))
+    others = [digit for digit in range(10) if digit != wanted]
+    number = int(rng.integers(0, difficulty // 2 + 1))
+    rest = rng.choice(others, int(rng.integers(int(number == 0), difficulty - difficulty // 2 + 1))).tolist()
+    image, _ = _scene(rng, split, [wanted] * number + rest, canvas)
+    return _asked(f"How many {wanted} are there?", "number", number, [image], canvas)
+
+
+def _choice(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    options = rng.permutation(10)[: max(2, difficulty)].tolist()
+    shown = int(rng.choice(options))
+    image, _ = _scene(rng, split, [shown], canvas)
+    choices = tuple(map(str, options))
+    question = f"Which digit is in the image? Choices: {', '.join(choices)}."
+    return {**_asked(question, "choice", str(shown), [image], canvas), "choices": choices}
+
+
+def _box(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    number = int(rng.integers(1, min(difficulty, canvas.cells**2) + 1))
+    image, placed = _scene(rng, split, rng.permutation(10)[:number].tolist(), canvas)
+    digit, box = placed[0]
+    return _asked(f"Where is the digit {digit}?", "boxes", [list(box)], [image], canvas)
+
+
+def _compare(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    numbers = rng.permutation(np.arange(1, difficulty + 1))[:2].tolist()
+    images = [_scene(rng, split, rng.integers(0, 10, number).tolist(), canvas)[0] for number in numbers]
+    answer = "first" if numbers[0] > numbers[1] else "second"
+    question = "Which image holds more digits? Choices: first, second."
+    return {**_asked(question, "choice", answer, images, canvas), "choices": ("first", "second")}
+
+
+def _add(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
+    del split, canvas  # a text-only question has no picture
+    a, b = (int(summand) for summand in rng.integers(0, difficulty + 1, 2))
+    return {"question": f"What is {a}+{b}?", "answer_kind": "number", "answer": a + b}
+
+
+_TASKS = {"count": _count, "count_of": _count_of, "choice": _choice, "box": _box, "compare": _compare, "add": _add}
+
+
+def _asked(question: str, kind: str, answer: Any, images: Sequence[bytes], canvas: Canvas) -> dict[str, Any]:
+    sizes = ((canvas.side, canvas.side),) * len(images)
+    return {"question": question, "answer_kind": kind, "answer": answer, "images": tuple(images), "sizes": sizes}
+
+
+def _scene(rng: Generator, split: Split, shown: Sequence[int], canvas: Canvas) -> tuple[bytes, list[Placed]]:
+    """A PNG of the digits on distinct cells over faint noise, and where each one stands."""
+    pixels = rng.integers(0, _BACKGROUND_NOISE + 1, (canvas.side, canvas.side, 3)).astype(np.uint8)
+    cell = canvas.side // canvas.cells
+    placed: list[Placed] = []
+    for slot, digit in zip(rng.permutation(canvas.cells**2), shown, strict=False):
+        free = cell - canvas.glyph
+        x = int(slot) % canvas.cells * cell + int(rng.integers(0, free + 1))
+        y = int(slot) // canvas.cells * cell + int(rng.integers(0, free + 1))
+        drawn = np.asarray(Image.fromarray(_glyph(rng, split, digit)).resize((canvas.glyph, canvas.glyph), Image.Resampling.BILINEAR))
+        spot = pixels[y : y + canvas.glyph, x : x + canvas.glyph]
+        np.maximum(spot, drawn[:, :, None], out=spot)
+        placed.append((digit, (x, y, x + canvas.glyph, y + canvas.glyph)))
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue(), placed
+
+
+def _glyph(rng: Generator, split: Split, digit: int) -> Any:
+    glyphs, by_digit = _glyphs()
+    return glyphs[rng.choice(by_digit[split][digit])]
+
+
+@cache
+def _glyphs() -> tuple[Any, dict[Split, list[Any]]]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    cuts = np.split(order, [TRAIN_GLYPHS, TRAIN_GLYPHS + VALIDATION_GLYPHS])
+    names: tuple[Split, ...] = ("train", "validation", "test")
+    return grey, {name: [part[labels[part] == digit] for digit in range(10)] for name, part in zip(names, cuts, strict=True)}

@@ -1,0 +1,5 @@
+"""Sampling groups of answers: engines, and the drawing of rounds until enough groups speak."""
+
+ALIASES = {
+    "transformers": "gpg_vl.rollout.transformers_engine:TransformersEngine",
+}

@@ -1,0 +1,38 @@
+"""The protocol of everything that samples answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gpg_vl.types import Completion, Prompt
+
+if TYPE_CHECKING:
+    from gpg_vl.policy.load import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How answers are drawn. There is no top-k and no top-p: what is sampled is what is scored."""
+
+    max_tokens: int
+    """Longest completion, the end id included."""
+    temperature: float
+    """Divides the logits in sampling and in the log-probabilities that come back."""
+    greedy: bool = False
+    """Take the likeliest token instead of drawing one."""
+
+
+class RolloutEngine(Protocol):
+    """Samples from the policy, wherever it runs."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        """One list of completions per prompt, one completion per seed; a completion's randomness depends on its seed alone."""
+        ...
+
+    def refresh(self, policy: "Policy", version: int) -> None:
+        """Sample from these weights from now on; `version` is written into the completions."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken."""
+        ...

@@ -1,0 +1,201 @@
+"""The row format on disk: read it, validate it, mix several sources, draw by index.
+
+A row is a mapping with the fields of `Sample`: id, question, images, answer_kind, answer, choices, frame, solution, tags. Any other column
+travels along for verifiers of one's own. An image is a path beside the file, encoded bytes, or what `datasets` makes of an image column.
+"""
+
+import io
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gpg_vl import plugins
+from gpg_vl.config import Source
+from gpg_vl.recipes import ALIASES
+from gpg_vl.seeds import seed
+from gpg_vl.types import Sample, Size, UserError
+
+Recipe = Callable[..., Iterator[Sample]]
+"""A data set: a function with options that yields samples."""
+
+MAX_IMAGE_PIXELS = 100_000_000
+"""Larger images are refused before they are decoded."""
+
+_FIELDS = {field.name for field in fields(Sample)} - {"columns", "sizes"}
+
+
+def read(source: Source, *, folder: Path, key: str) -> Iterator[Sample]:
+    """The samples of one source, in their order.
+
+    Args:
+        folder: the config's own; relative files and plug-ins are looked for there, then in the working directory.
+        key: where the source stands in the config, for messages.
+
+    Raises:
+        UserError: names file, row and column.
+    """
+    if source.recipe is not None:
+        samples: Iterator[Sample] = plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+    else:
+        path, rows = _rows(source, folder)
+        origin = source.files or str(source.hub)
+        samples = (sample_of(row, source, base=path, origin=f"{origin} row {number}") for number, row in enumerate(rows, 1))
+    return islice(samples, source.head)
+
+
+def sample_of(row: Mapping[str, Any], source: Source, *, base: Path, origin: str) -> Sample:
+    """One row as a sample: names mapped, defaults filled in, images opened far enough to know their sizes."""
+    named = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row}
+    values = {**source.defaults, **row, **named}
+    for needed in ("question", "answer_kind", "answer"):
+        if values.get(needed) in (None, ""):
+            raise UserError(f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set it under `defaults:`")
+    images = tuple(_image(image, base, origin) for image in _listed(values.get("images", values.get("image"))))
+    return Sample(
+        id=str(values.get("id", origin)),
+        question=str(values["question"]),
+        images=images,
+        sizes=tuple(image_size(image, origin) for image in images),
+        answer_kind=str(values["answer_kind"]),
+        answer=values["answer"],
+        choices=tuple(map(str, values.get("choices") or ())),
+        frame=str(values.get("frame") or "pixels"),
+        solution=str(values.get("solution") or ""),
+        tags={str(name): str(value) for name, value in dict(values.get("tags") or {}).items()},
+        columns={name: value for name, value in values.items() if name not in _FIELDS and name not in {"image", "images"}},
+    )
+
+
+def image_size(image: Path | bytes, origin: str) -> Size:
+    """Width and height, from the header alone.
+
+    Raises:
+        UserError: missing, unreadable, or larger than MAX_IMAGE_PIXELS.
+    """
+    what = "its bytes" if isinstance(image, bytes) else str(image)
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            width, height = opened.size
+    except FileNotFoundError:
+        raise UserError(f"{origin}: image {what} does not exist") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{origin}: image {what} cannot be read: {error}") from None
+    if width * height > MAX_IMAGE_PIXELS:
+        raise UserError(f"{origin}: image {what} has {width} x {height} pixels, more than {MAX_IMAGE_PIXELS:,}; shrink it")
+    return width, height
+
+
+def write(samples: Iterable[Sample], folder: Path) -> int:
+    """Write `samples.jsonl` and `images/` into a folder; the number of rows written."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    count = 0
+    with (folder / "samples.jsonl").open("w") as file:
+        for count, sample in enumerate(samples, 1):  # noqa: B007 (the count is the result)
+            file.write(json.dumps(_row(sample, folder, count), ensure_ascii=False) + "\n")
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An endless order over several finite sources that is a function of an index.
+
+    Of every sum(weights) draws each source gets exactly its weight, in a shuffled pattern; each source is shuffled anew every pass.
+
+    Example:
+        Stream((counting, boxes), weights=(2, 1), seed=0)[123]
+    """
+
+    sources: tuple[Sequence[Sample], ...]
+    weights: tuple[int, ...]
+    seed: int
+    purpose: str = "data"
+
+    def __getitem__(self, index: int) -> Sample:
+        block, place = divmod(index, sum(self.weights))
+        pattern = self._order("pattern", block, sum(self.weights))
+        slot = int(pattern[place])
+        bounds = list(accumulate(self.weights))
+        which = bisect_right(bounds, slot)
+        ordinal = block * self.weights[which] + slot - (bounds[which] - self.weights[which])
+        source = self.sources[which]
+        epoch, position = divmod(ordinal, len(source))
+        return source[int(self._order(f"source {which}", epoch, len(source))[position])]
+
+    def _order(self, what: str, epoch: int, length: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        return np.random.default_rng(seed(self.seed, self.purpose, what, epoch)).permutation(length)
+
+
+def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any]]]:
+    if source.files is None:
+        import datasets  # slow to import, and only hub data needs it
+
+        rows = datasets.load_dataset(source.hub, split=source.split)
+        for name, feature in rows.features.items():
+            if isinstance(feature, datasets.Image):
+                rows = rows.cast_column(name, datasets.Image(decode=False))
+        return Path(), rows
+    path = _existing(source.files, folder)
+    if path.suffix == ".jsonl":
+        return path.parent, _jsonl(path)
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        return path.parent, parquet.read_table(path).to_pylist()
+    raise UserError(f"{path}: got a {path.suffix or 'nameless'} file, expected .jsonl or .parquet (a hub data set goes under `hub:`)")
+
+
+def _existing(name: str, folder: Path) -> Path:
+    for path in (folder / name, Path(name)):
+        if path.is_file():
+            return path
+    raise UserError(f"files: {name} does not exist, neither beside the config ({folder}) nor in the working directory")
+
+
+def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row: object = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path} line {number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number}: got {type(row).__name__}, expected an object of columns")
+            yield row  # pyright: ignore[reportUnknownVariableType]
+
+
+def _listed(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _image(image: Any, base: Path, origin: str) -> Path | bytes:
+    if isinstance(image, Mapping):  # an undecoded `datasets` image: {"bytes": ..., "path": ...}
+        encoded: Any = image.get("bytes")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        image = encoded if encoded is not None else image.get("path")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, str | Path):
+        raise UserError(f"{origin}: image is a {type(image).__name__}, expected a path or encoded bytes")
+    path = (base / image).resolve()
+    if base != Path() and not path.is_relative_to(base.resolve()):
+        raise UserError(f"{origin}: image {image} leaves the data folder {base}; put it there")
+    return path
+
+
+def _row(sample: Sample, folder: Path, number: int) -> dict[str, Any]:
+    names: list[str] = []
+    for place, image in enumerate(sample.images):
+        content = image if isinstance(image, bytes) else image.read_bytes()
+        suffix = ".png" if isinstance(image, bytes) else image.suffix
+        names.append(f"images/{number:06d}_{place}{suffix}")
+        (folder / names[-1]).write_bytes(content)
+    row = {name: getattr(sample, name) for name in ("id", "question", "answer_kind", "answer", "choices", "frame", "solution", "tags")}
+    return {**sample.columns, **row, "images": names}

@@ -1,0 +1,43 @@
+"""Find a shipped config, benchmark or data card by name, in a checkout or in an installed wheel.
+
+`configs/`, `evaluation/` and `data/` are shelves of YAML files, not packages; the wheel carries them under `gpg_vl/_shelves/`.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from gpg_vl.types import UserError
+
+Shelf = Literal["configs", "evaluation", "data"]
+
+_PACKAGE = Path(__file__).parent
+
+
+def folder(shelf: Shelf) -> Path:
+    """Where a shelf stands: beside the package in a checkout, inside it in a wheel."""
+    shipped = _PACKAGE / "_shelves" / shelf
+    return shipped if shipped.is_dir() else _PACKAGE.parent / shelf
+
+
+def names(shelf: Shelf) -> list[str]:
+    """The names that `find` knows."""
+    return sorted(path.stem for path in folder(shelf).glob("*.yaml"))
+
+
+def find(shelf: Shelf, name: str) -> Path:
+    """The file of a shipped spec by name, or a file of the user's by path.
+
+    Raises:
+        UserError: neither; names the nearest match.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"{name}: no such file. Shipped {shelf}: {', '.join(names(shelf))}")
+    path = folder(shelf) / f"{name}.yaml"
+    if path.is_file():
+        return path
+    nearest = get_close_matches(name, names(shelf), n=1)
+    hint = f"Did you mean {nearest[0]}?" if nearest else f"Shipped: {', '.join(names(shelf))}; a file of your own ends in .yaml."
+    raise UserError(f"{shelf}: got {name!r}, which is neither shipped nor a file. {hint}")

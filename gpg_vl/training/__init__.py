@@ -1,0 +1,1 @@
+"""The loop, the update, the warm-up, checkpoints."""

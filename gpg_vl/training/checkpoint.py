@@ -1,0 +1,114 @@
+"""Checkpoints: written aside, then renamed, so a half-written one is never picked.
+
+    checkpoints/000050/  policy/ (plain `from_pretrained`)   learner/optimizer.pt   state.json
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpg_vl.policy.load import Policy
+from gpg_vl.training.learner import Learner
+from gpg_vl.types import Completion, Group, Prompt, UserError, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Where a run is."""
+
+    step: int = 0
+    """Steps taken, skipped ones included."""
+    cursor: int = 0
+    """Prompts drawn, over all ranks."""
+    version: int = 0
+    """Updates that moved the parameters."""
+    idle: int = 0
+    """Steps in a row without an informative group."""
+    bad: int = 0
+    """Steps in a row with a non-finite loss or gradient."""
+    carried: tuple[Group, ...] = ()
+    """Groups waiting for the next step."""
+
+
+def save(folder: Path, state: State, policy: Policy, learner: Learner, score: float | None) -> Path:
+    """Write `checkpoints/<step>`; the path."""
+    path = folder / "checkpoints" / f"{state.step:06d}"
+    aside = path.with_name(path.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "learner").mkdir(parents=True)
+    policy.save(aside / "policy")
+    torch.save({"optimizer": learner.optimizer.state_dict(), "schedule": learner.schedule.state_dict()}, aside / "learner" / "optimizer.pt")
+    plain = {**asdict(replace(state, carried=())), "carried": [_carried_row(group) for group in state.carried], "score": score}
+    (aside / "state.json").write_text(json.dumps(plain))
+    _sync(aside)
+    shutil.rmtree(path, ignore_errors=True)
+    aside.rename(path)
+    _sync(path.parent)
+    return path
+
+
+def newest(run: Path) -> Path:
+    """The newest whole checkpoint of a run.
+
+    Raises:
+        UserError: there is none.
+    """
+    whole = sorted(path.parent for path in (run / "checkpoints").glob("[0-9]*/state.json") if not path.parent.name.endswith(".part"))
+    if not whole:
+        raise UserError(f"{run} holds no checkpoint to resume from; delete the folder and start again, or choose another")
+    return whole[-1]
+
+
+def load_state(path: Path, ask: Callable[[int], Prompt]) -> State:
+    """The state of a checkpoint; prompts of carried groups are encoded anew from their draw numbers."""
+    plain = json.loads((path / "state.json").read_text())
+    plain.pop("score")
+    carried = tuple(_carried_group(row, ask) for row in plain.pop("carried"))
+    return State(**plain, carried=carried)
+
+
+def load_learner(path: Path, learner: Learner) -> None:
+    """Optimizer moments and schedule of a checkpoint."""
+    saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
+    learner.optimizer.load_state_dict(saved["optimizer"])
+    learner.schedule.load_state_dict(saved["schedule"])
+
+
+def prune(run: Path, keep_last: int, keep_best: int) -> None:
+    """Delete all but the newest and the best-scored checkpoints."""
+    whole = sorted(path.parent for path in (run / "checkpoints").glob("[0-9]*/state.json"))
+    scores = {path: json.loads((path / "state.json").read_text())["score"] for path in whole}
+    best = sorted((path for path in whole if scores[path] is not None), key=lambda path: (scores[path], path.name))
+    kept = {*whole[-keep_last:], *(best[-keep_best:] if keep_best else [])}
+    for path in whole:
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def _carried_row(group: Group) -> dict[str, Any]:
+    completions = [asdict(completion) for completion in group.completions]
+    verdicts = [{**asdict(replace(verdict, parts={})), "parts": dict(verdict.parts)} for verdict in group.verdicts]
+    return {"draw": group.draw, "completions": completions, "verdicts": verdicts}
+
+
+def _carried_group(row: dict[str, Any], ask: Callable[[int], Prompt]) -> Group:
+    completions = tuple(
+        Completion(**{**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])}) for plain in row["completions"]
+    )
+    return Group(prompt=ask(row["draw"]), completions=completions, verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]), draw=row["draw"])
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that everything below has reached the disk before a name says that it has."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

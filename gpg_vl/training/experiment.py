@@ -1,0 +1,130 @@
+"""From a config to its parts: data, prompt style, policy, verifiers, estimator, engine. What train, sft, rollout and evaluate have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpg_vl import plugins, prompts, rollout, samples, verifiers
+from gpg_vl.config import Config, Part, RewardConfig, Source
+from gpg_vl.estimators import Estimator
+from gpg_vl.policy.encode import encode
+from gpg_vl.policy.load import Policy
+from gpg_vl.prompts import Style
+from gpg_vl.rollout.engine import RolloutEngine
+from gpg_vl.samples import Stream
+from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.verifiers.verifier import Verifier, Verifiers
+
+ESTIMATORS = {
+    "gpg": "gpg_vl.estimators:Gpg",
+    "grpo": "gpg_vl.estimators:Grpo",
+    "dr_grpo": "gpg_vl.estimators:DrGrpo",
+    "rloo": "gpg_vl.estimators:Rloo",
+    "reinforce": "gpg_vl.estimators:Reinforce",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """Samples that passed their own verifier, and why the others did not."""
+
+    sources: tuple[Sequence[Sample], ...]
+    weights: tuple[int, ...]
+    left_out: tuple[tuple[str, str], ...]
+    """(sample id, why)."""
+
+    def stream(self, seed: int, purpose: str) -> Stream:
+        """The endless order of these questions for one purpose."""
+        return Stream(self.sources, self.weights, seed, purpose)
+
+
+def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path, key: str = "data") -> Questions:
+    """Read every source and leave out the rows whose gold answer does not earn full marks.
+
+    Raises:
+        UserError: a source is empty, or nothing of it is left.
+    """
+    kept: list[Sequence[Sample]] = []
+    left_out: list[tuple[str, str]] = []
+    for number, source in enumerate(sources):
+        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}"))
+        complaints = {sample.id: complaint for sample in rows if (complaint := checks.complaint(sample))}
+        good = [sample for sample in rows if sample.id not in complaints]
+        if not good:
+            first = next(iter(complaints.items()), None)
+            raise UserError(f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty"))
+        kept.append(good)
+        left_out += complaints.items()
+    return Questions(sources=tuple(kept), weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
+
+
+def build_style(part: Part, folder: Path) -> Style:
+    """The prompt style of a config."""
+    return plugins.build(part, prompts.ALIASES, folder=folder, key="prompt", given={})
+
+
+def build_verifiers(parts: Mapping[str, Part], style: Style, policy_frame: Any, reward: RewardConfig, folder: Path) -> Verifiers:
+    """One verifier per answer kind: the shipped ones, and whatever the config names."""
+    given = {
+        "style": style,
+        "frame": policy_frame,
+        "combine": reward.combine,
+        "accuracy_weight": reward.accuracy,
+        "format_weight": reward.format,
+    }
+    wanted: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
+    built: dict[str, Verifier] = {
+        kind: plugins.build(part, verifiers.ALIASES, folder=folder, key=f"verifiers.{kind}", given=given) for kind, part in wanted.items()
+    }
+    return Verifiers(by_kind=built, truncated=reward.truncated)
+
+
+def build_estimator(config: Config, folder: Path) -> Estimator:
+    """The method of a config.
+
+    Raises:
+        UserError: several updates per rollout for a method without a ratio.
+    """
+    given = {"groups_per_step": config.rollout.groups_per_step, "max_tokens": config.rollout.max_tokens}
+    estimator: Estimator = plugins.build(config.estimator, ESTIMATORS, folder=folder, key="estimator", given=given)
+    if config.learner.updates_per_rollout > 1 and not estimator.has_ratio:
+        name = type(estimator).__name__
+        raise UserError(
+            f"learner.updates_per_rollout: {config.learner.updates_per_rollout} with estimator {name}: {name} has no ratio, so a second "
+            "update would train on another policy's samples; set it to 1 or use estimator grpo"
+        )
+    if config.rollout.carry_over and not hasattr(estimator, "max_ratio") and not estimator.has_ratio:
+        raise UserError(f"rollout.carry_over: 1 with estimator {type(estimator).__name__}, which has no ratio for carried groups; set it to 0")
+    return estimator
+
+
+def build_engine(part: Part, policy: Policy, folder: Path) -> RolloutEngine:
+    """Who samples."""
+    return plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given={"policy": policy})
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Prompts by index of an endless order."""
+
+    stream: Stream
+    style: Style
+    policy: Policy
+
+    def __call__(self, index: int) -> Prompt:
+        """The prompt at an index."""
+        return encode(self.stream[index], self.style, self.policy)
+
+
+def solution(sample: Sample, style: Style, checks: Verifiers, borrowed: Sample | None = None) -> str:
+    """The text that the warm-up imitates: the sample's worked solution, or its gold answer in the prompt's style.
+
+    `borrowed`: give this sample's answer instead, to teach the format without the knowledge.
+    """
+    source = borrowed or sample
+    if source.solution and borrowed is None:
+        return source.solution
+    verifier: Any = checks.by_kind[sample.answer_kind]
+    gold = verifier.gold(source) if hasattr(verifier, "gold") else str(source.answer)
+    return style.write(gold)

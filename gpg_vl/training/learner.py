@@ -1,0 +1,180 @@
+"""The update: raise the weighted log-likelihood of what was sampled, in micro-batches of whole groups.
+
+`loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up: micro-batches, ranks and skipped groups
+cannot change the answer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gpg_vl.config import OptimizerConfig
+from gpg_vl.estimators import Estimator, k3
+from gpg_vl.policy.logprobs import PlainForward, Scores
+from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.training.distributed import Ranks
+from gpg_vl.types import Group, Update
+
+Forward = PlainForward | GroupForward
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A group and what its tokens weigh."""
+
+    group: Group
+    weights: tuple[float, ...]
+    """[G] of each token of a completion."""
+    shares: tuple[float, ...]
+    """[G] of each token of a completion in the divergence."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt once, and every completion."""
+        return len(self.group.prompt.input_ids) + sum(self.group.lengths)
+
+
+class Learner:
+    """Owns the optimizer."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        config: OptimizerConfig,
+        accelerator: Accelerator,
+        *,
+        total_steps: int,
+        tokens_per_microbatch: int,
+        updates_per_rollout: int = 1,
+        reference: Forward | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.ranks = Ranks(accelerator)
+        self.tokens_per_microbatch = tokens_per_microbatch
+        self.updates_per_rollout = updates_per_rollout
+        self.reference = reference
+        self.trained = [parameter for parameter in forward.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
+        self.schedule = LambdaLR(optimizer, _schedule(config, total_steps))
+        self.forward: nn.Module
+        self.forward, self.optimizer = accelerator.prepare(forward, optimizer)
+
+    def update(self, groups: Sequence[Group], estimator: Estimator, rewards_BG: Tensor, lengths_BG: Tensor, mine: slice, version: int) -> Update:
+        """One rollout's optimizer steps.
+
+        Args:
+            rewards_BG, lengths_BG: of all ranks.
+            mine: the rows that `groups` stand for.
+            version: of the policy now; completions of an older one get their ratio.
+        """
+        weights_BG = estimator.weights(rewards_BG, lengths_BG)
+        shares_BG = estimator.shares(rewards_BG, lengths_BG)
+        if not self.ranks.total(int(bool((weights_BG[mine] != 0).any()) or estimator.kl > 0)):
+            return Update(skipped="no informative group")
+        rows = zip(groups, weights_BG[mine].tolist(), shares_BG[mine].tolist(), strict=True)
+        weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
+        batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
+        sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
+        update = Update()
+        for _ in range(self.updates_per_rollout):
+            update = self._step(batches, sampled, estimator)
+            if update.skipped:
+                break
+        return update
+
+    def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
+        """One optimizer step over all micro-batches."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, entropies, tokens = 0.0, 0.0, 0
+        for batch, sampled_N in zip(batches, sampled, strict=True):
+            loss, scores = self._loss(batch, sampled_N, estimator)
+            self.accelerator.backward(loss * self.ranks.count)  # ranks are averaged by the wrapper; the loss is already a global share
+            losses += float(loss.detach())
+            entropies += float(scores.entropy_N.sum())
+            tokens += len(scores.entropy_N)
+        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
+        told = {"loss": losses, "grad_norm": norm, "entropy": entropies / max(tokens, 1), "trained_tokens": float(tokens)}
+        if not (math.isfinite(losses) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            return Update(skipped="non-finite loss" if not math.isfinite(losses) else "non-finite gradient", metrics=told)
+        self.optimizer.step()
+        told |= {"lr": float(self.schedule.get_last_lr()[0]), "clipped": float(norm > self.config.clip_norm)}
+        self.schedule.step()
+        return Update(metrics=told)
+
+    def _loss(self, batch: list[Weighted], sampled_N: Tensor | None, estimator: Estimator) -> tuple[Tensor, Scores]:
+        scores: Scores = self.forward([(item.group.prompt, item.group.completions) for item in batch])
+        logprobs_N = scores.logprobs_N
+        before_N = logprobs_N.detach() if sampled_N is None else torch.where(sampled_N.isnan(), logprobs_N.detach(), sampled_N)
+        loss = estimator.objective(logprobs_N, before_N, _per_token(batch, lambda item: item.weights, logprobs_N))
+        if estimator.kl > 0 and self.reference is not None:
+            with torch.no_grad():
+                reference_N = self.reference([(item.group.prompt, item.group.completions) for item in batch]).logprobs_N
+            shares_N = _per_token(batch, lambda item: item.shares, logprobs_N)
+            loss = loss + estimator.kl * (shares_N * k3(logprobs_N, reference_N)).sum()
+        return loss, scores
+
+    def _sampled(self, batch: list[Weighted], version: int, *, fresh_too: bool) -> Tensor | None:
+        """[N] log-probabilities under the sampling policy; NaN = the present policy sampled it, so the ratio is exactly 1 now.
+
+        `fresh_too`: before several updates also the present policy's own have to be written down.
+        """
+        stale = [
+            logprob if completion.version != version else math.nan
+            for item in batch
+            for completion in item.group.completions
+            for logprob in completion.logprobs
+        ]
+        stale_N = torch.tensor(stale, device=self.accelerator.device)
+        if not fresh_too:
+            return None if bool(stale_N.isnan().all()) else stale_N
+        with torch.no_grad():
+            present_N = self.forward([(item.group.prompt, item.group.completions) for item in batch]).logprobs_N
+        return torch.where(stale_N.isnan(), present_N, stale_N.to(present_N.dtype))
+
+    def _plan(self, live: list[Weighted], everyone: list[Weighted]) -> list[list[Weighted]]:
+        """Micro-batches of whole groups under the token budget, as many on every rank: a rank with fewer repeats one without weight."""
+        batches = plan_microbatches(live, self.tokens_per_microbatch)
+        idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
+        missing = self.ranks.largest(len(batches)) - len(batches)
+        return batches + [[idle]] * missing if idle is not None else batches
+
+
+def plan_microbatches(items: Sequence[Weighted], budget: int) -> list[list[Weighted]]:
+    """Neighbours of like length together, each batch within the budget or a single group; the last-drawn order does not matter to the sum."""
+    batches: list[list[Weighted]] = []
+    spent = 0
+    for item in sorted(items, key=lambda item: len(item.group.prompt.input_ids)):
+        if not batches or spent + item.tokens > budget:
+            batches.append([])
+            spent = 0
+        batches[-1].append(item)
+        spent += item.tokens
+    return batches
+
+
+def _per_token(batch: list[Weighted], of: Callable[[Weighted], tuple[float, ...]], like: Tensor) -> Tensor:
+    """[N] a completion's number, repeated for each of its tokens."""
+    values = torch.tensor([value for item in batch for value in of(item)], dtype=like.dtype, device=like.device)
+    lengths = torch.tensor([length for item in batch for length in item.group.lengths], device=like.device)
+    return values.repeat_interleave(lengths)
+
+
+def _schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        done = max(0, step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+        if config.schedule == "linear":
+            return rise * max(0.0, 1 - done)
+        if config.schedule == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return rise
+
+    return factor
+

@@ -1,0 +1,91 @@
+"""Supervised warm-up: the same update with uniform weights, on solutions instead of samples."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from gpg_vl.config import WarmupConfig
+from gpg_vl.policy.encode import encode
+from gpg_vl.policy.load import Policy
+from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.prompts import Style
+from gpg_vl.samples import Stream
+from gpg_vl.seeds import seed as addressed_seed
+from gpg_vl.training.experiment import solution
+from gpg_vl.training.learner import Learner
+from gpg_vl.types import Completion, Group, Update, UserError, Verdict
+from gpg_vl.verifiers.verifier import Verifiers
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Every token of every solution weighs the same: the token mean over the step."""
+
+    min_informative = 0.0
+    kl = 0.0
+    has_ratio = False
+
+    def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
+        return self.shares(rewards_BG, lengths_BG)
+
+    def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
+        return torch.ones_like(rewards_BG) / lengths_BG.sum()
+
+    def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
+        return -(weight_N * logprobs_N).sum()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imitation:
+    """The endless order of solutions: what to imitate at an index."""
+
+    stream: Stream
+    style: Style
+    policy: Policy
+    checks: Verifiers
+    truth: float
+    seed: int
+
+    def __call__(self, index: int) -> Group:
+        """A group of one: the prompt and its solution."""
+        sample = self.stream[index]
+        stranger = self.stream[index + 1 + addressed_seed(self.seed, "stranger", index) % 997]
+        borrows = addressed_seed(self.seed, "truth", index) / 2**63 >= self.truth and stranger.answer_kind == sample.answer_kind
+        text = solution(sample, self.style, self.checks, stranger if borrows and stranger.choices == sample.choices else None)
+        return Group(
+            prompt=encode(sample, self.style, self.policy),
+            completions=(_spoken(text, self.policy),),
+            verdicts=(Verdict(reward=1.0),),
+            draw=index,
+        )
+
+
+def warm_up(
+    policy: Policy, imitation: Imitation, config: WarmupConfig, accelerator: Accelerator, told: Callable[[int, Update], None]
+) -> None:
+    """Imitate for `config.steps` steps.
+
+    Raises:
+        UserError: the loss is not a number; the learning rate is too high.
+    """
+    learner = Learner(
+        GroupForward(policy, temperature=1.0), config.optimizer, accelerator, total_steps=config.steps, tokens_per_microbatch=1 << 16
+    )
+    ranks = learner.ranks
+    for step in range(config.steps):
+        first = step * config.batch_size
+        groups = tuple(imitation(first + index) for index in range(ranks.rank, config.batch_size, ranks.count))
+        update = learner.update(groups, Likelihood(), *ranks.matrices(groups), version=0)
+        if update.skipped:
+            raise UserError(f"warm-up step {step + 1}: {update.skipped}; lower warmup.optimizer.lr (now {config.optimizer.lr:g})")
+        told(step + 1, update)
+    accelerator.free_memory()
+
+
+def _spoken(text: str, policy: Policy) -> Completion:
+    """A text as if the policy had said it, its end id included."""
+    token_ids = (*policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"], policy.processor.tokenizer.eos_token_id)
+    return Completion(token_ids=token_ids, logprobs=(0.0,) * len(token_ids), text=text, finish="stop", version=0)

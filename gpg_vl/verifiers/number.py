@@ -1,0 +1,32 @@
+"""One number: counts, sums, measured values."""
+
+from dataclasses import dataclass
+
+from gpg_vl import answers
+from gpg_vl.types import Sample
+from gpg_vl.verifiers.verifier import Graded, Mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Graded):
+    """1 when the answer is exactly one number within `tolerance` of the truth."""
+
+    tolerance: float = 0.0
+    """Largest allowed difference, absolute."""
+
+    def mark(self, answer: str, sample: Sample) -> Mark:
+        given = answers.number(answer)
+        if given is None:
+            return Mark(0.0, answer, "unreadable: not one number")
+        right = abs(given - self._truth(sample)) <= self.tolerance
+        return Mark(float(right), f"{given:g}", "right" if right else "wrong")
+
+    def gold(self, sample: Sample) -> str:
+        self._truth(sample)
+        return str(sample.answer)
+
+    def _truth(self, sample: Sample) -> float:
+        truth = answers.number(str(sample.answer))
+        if truth is None:
+            raise ValueError(f"answer {sample.answer!r} is not a number")
+        return truth

@@ -1,0 +1,124 @@
+"""The verifier protocol, and the frame that most verifiers fill: the format belongs to the prompt style, the accuracy to the verifier."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from gpg_vl.answers import last_answer
+from gpg_vl.prompts import Style
+from gpg_vl.types import Completion, Sample, Verdict
+
+
+class Verifier(Protocol):
+    """Scores one answer. Never raises on any text, is bounded in time and value.
+
+    A hostile *answer* earns 0; a *fault* of the verifier earns NaN.
+    """
+
+    def __call__(self, text: str, sample: Sample) -> Verdict:
+        """The verdict on a completion's text (special tokens kept, less the one final end id)."""
+        ...
+
+
+class Mark(NamedTuple):
+    """The accuracy of an answer."""
+
+    accuracy: float
+    """In [0, 1]."""
+    answer: str
+    """What was read."""
+    reason: str
+    """right | wrong | unreadable, and more words after a colon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded(ABC):
+    """Format by the style, accuracy by the subclass, one reward out of both.
+
+    Subclasses write `mark` (how good is this answer?) and `gold` (the answer that earns full marks).
+    """
+
+    style: Style = field(default_factory=Style)
+    """Filled from `prompt:`."""
+    combine: Literal["gate", "sum"] = "gate"
+    """Filled from `reward:`."""
+    accuracy_weight: float = 1.0
+    """Filled from `reward:`."""
+    format_weight: float = 0.0
+    """Filled from `reward:`."""
+
+    @abstractmethod
+    def mark(self, answer: str, sample: Sample) -> Mark:
+        """The accuracy of what stands inside the answer tags."""
+
+    @abstractmethod
+    def gold(self, sample: Sample) -> str:
+        """An answer that earns full marks.
+
+        Raises:
+            ValueError: the sample's truth is not one this verifier can score; the sentence says why.
+        """
+
+    def __call__(self, text: str, sample: Sample) -> Verdict:
+        answer, problem = self.style.read(text)
+        if problem and self.combine == "gate":
+            return Verdict(reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}")
+        mark = self.mark(last_answer(text) if problem else answer, sample)
+        return self._verdict(mark, 0.0 if problem else 1.0)
+
+    def unfinished(self, text: str, sample: Sample) -> Verdict:
+        """The verdict on a text that ran into the length limit: its accuracy may count, its format never does."""
+        return self._verdict(self.mark(last_answer(text), sample), 0.0)
+
+    def _verdict(self, mark: Mark, well_formed: float) -> Verdict:
+        counted = mark.accuracy * well_formed if self.combine == "gate" else mark.accuracy
+        reward = self.accuracy_weight * counted + self.format_weight * well_formed
+        return Verdict(
+            reward=reward, parts={"accuracy": mark.accuracy, "format": well_formed}, answer=mark.answer, reason=mark.reason
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifiers:
+    """One verifier per answer kind, behind one call."""
+
+    by_kind: Mapping[str, Verifier]
+    """answer_kind -> verifier."""
+    truncated: Literal["zero", "score", "drop"] = "zero"
+    """What a completion that ran into the length limit earns."""
+
+    def __call__(self, text: str, sample: Sample) -> Verdict:
+        return self.by_kind[sample.answer_kind](text, sample)
+
+    def judge(self, completion: Completion, sample: Sample) -> Verdict:
+        """The verdict on a completion, its unfinished end and the verifier's own faults included."""
+        try:
+            return self._judge(completion, sample)
+        except Exception as fault:  # a plug-in's bug must not end the run: NaN, counted, and told in the reason
+            return Verdict(reward=math.nan, reason=f"fault: {type(fault).__name__}: {fault}")
+
+    def _judge(self, completion: Completion, sample: Sample) -> Verdict:
+        if completion.finish == "stop":
+            return self(completion.text, sample)
+        if self.truncated == "score":
+            verifier = self.by_kind[sample.answer_kind]
+            unfinished = getattr(verifier, "unfinished", verifier)
+            return unfinished(completion.text, sample)
+        return Verdict(reward=math.nan if self.truncated == "drop" else 0.0, parts={"accuracy": 0.0, "format": 0.0}, reason="truncated")
+
+    def complaint(self, sample: Sample) -> str:
+        """Why a sample cannot be trained on: its own gold answer does not earn full marks. Empty = fine."""
+        verifier = self.by_kind.get(sample.answer_kind)
+        if verifier is None:
+            return f"answer_kind {sample.answer_kind!r} has no verifier; known: {', '.join(sorted(self.by_kind))}"
+        if not isinstance(verifier, Graded):
+            return ""
+        try:
+            gold = verifier.gold(sample)
+        except ValueError as error:
+            return str(error)
+        verdict = verifier(verifier.style.write(gold, thought="gold"), sample)
+        full = verifier.accuracy_weight + verifier.format_weight
+        return "" if verdict.reward >= full - 1e-3 else f"its own answer {gold!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
