@@ -11,7 +11,8 @@ SPECIAL_TOKEN = re.compile(r"<\|[^<>|]{1,64}\|>")
 """A chat or vision token such as <|image_pad|> in the decoded text."""
 
 _WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
 )
 NUMBER_WORDS = {word: float(value) for value, word in enumerate(_WORDS.split())}
 """Counting words understood by `number`."""

@@ -1,7 +1,7 @@
 """Seconds by phase."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -13,7 +13,7 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def __call__(self, phase: str) -> Generator[None, None, None]:
         """`with clock("sample"): ...`"""
         start = perf_counter()
         try:

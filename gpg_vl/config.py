@@ -1,13 +1,13 @@
 """Every knob of the toolkit on one page.
 
-A YAML file states only what differs from these defaults; `key=value` on the command line states more; unknown keys are refused with the
-nearest match. Parts with a `kind` (estimator, verifiers, prompt, engine) have their knobs where they are written: the keys beside `kind` are
-the fields of that class.
+A YAML file states only what differs from these defaults; `key=value` on the command line states more; an unknown key is refused with its
+nearest match. Parts with a `kind` (estimator, verifiers, prompt, engine) have their knobs where they are written: the keys beside `kind`
+are the fields of that class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -265,7 +265,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         UserError: no such file, not YAML, unknown key, wrong type, impossible combination; the sentence names file and key.
     """
     path = shelves.find("configs", name)
-    return parse(Config, _override(read_yaml(path), overrides), str(path))
+    return parse(Config, override(read_yaml(path), overrides), str(path))
 
 
 def load_benchmark(name: str) -> BenchmarkSpec:
@@ -282,7 +282,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: got {type(content).__name__}, expected a mapping of keys to values")
-    return dict(content)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return dict(content)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def parse(kind: type[Kind], values: Mapping[str, Any], origin: str) -> Kind:
@@ -298,7 +298,8 @@ def dump(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with `key=value` laid over them; dots lead into sections."""
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator or not key:
@@ -306,7 +307,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         *sections, last = key.split(".")
         place = values
         for section in sections:
-            below = place.get(section) or {}
+            below: Any = place.get(section) or {}
             place[section] = {"kind": below} if isinstance(below, str) else dict(below)
             place = place[section]
         place[last] = _scalar(text)
@@ -342,3 +343,20 @@ def _known_keys(kind: type[Section], place: Sequence[int | str]) -> list[str]:
         annotation = section.model_fields[step].annotation
         section = next(part for part in (annotation, *getattr(annotation, "__args__", ())) if hasattr(part, "model_fields"))
     return list(section.model_fields)
+
+
+def knobs(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every knob as (key, default, sentence), sections flattened; the rows of `--help`."""
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            yield from knobs(section, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            yield prefix + name, default, field.description or ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Section):
+        return ", ".join(f"{key}={_shown(inner)}" for key, inner in value if inner != type(value).model_fields[key].default)
+    return "" if value in (None, (), {}) else str(value)

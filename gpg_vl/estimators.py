@@ -98,7 +98,7 @@ class Gpg:
 class Grpo:
     """Group Relative Policy Optimization, DeepSeekMath, arXiv 2402.03300, Eq. 3 and 4.
 
-    Advantage (r - mean) / std, token ratio clipped to [1 - clip_low, 1 + clip_high] (equal: the paper; higher above: DAPO, arXiv 2503.14476),
+    Advantage (r - mean) / std, token ratio clipped to [1 - clip_low, 1 + clip_high] (DAPO, arXiv 2503.14476, clips higher above),
     optional k3 divergence from a frozen reference. Silent groups stay in the denominator with weight 0.
     """
 
@@ -197,9 +197,7 @@ class Reinforce:
 def _shares_over_all(rewards_BG: Tensor, lengths_BG: Tensor, aggregation: Aggregation, max_tokens: int) -> Tensor:
     """Every group stands in the denominator, also one without a scored completion."""
     everyone_B = gpg.scored(rewards_BG).any(1) | True
-    return gpg.token_shares(
-        rewards_BG, lengths_BG, everyone_B, aggregation=aggregation, min_groups=len(rewards_BG), max_tokens=max_tokens
-    )
+    return gpg.token_shares(rewards_BG, lengths_BG, everyone_B, aggregation=aggregation, min_groups=len(rewards_BG), max_tokens=max_tokens)
 
 
 def k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:

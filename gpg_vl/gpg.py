@@ -84,7 +84,7 @@ def token_shares(
     `token`        mean over all tokens of the counted groups
     `constant`     token sum over `max_tokens`, mean over completions, mean over groups
     """
-    _check(rewards_BG, lengths_BG)
+    assert lengths_BG.shape == rewards_BG.shape, f"lengths {list(lengths_BG.shape)} against rewards {list(rewards_BG.shape)}"
     counts_BG = scored(rewards_BG) & counted_B[:, None]
     tokens_BG = (lengths_BG * counts_BG).to(rewards_BG.dtype)
     completions_B1 = counts_BG.sum(1, keepdim=True).clamp(min=1)
@@ -107,6 +107,6 @@ def alpha(rewards_BG: Tensor, *, groups_per_step: int, min_groups: int) -> float
     return max(1.0, groups_per_step / max(informative, min_groups, 1))
 
 
-def _check(rewards_BG: Tensor, lengths_BG: Tensor | None = None) -> None:
-    assert rewards_BG.ndim == 2 and rewards_BG.is_floating_point(), f"rewards_BG must be a float [B, G], got {rewards_BG.dtype} {rewards_BG.shape}"
-    assert lengths_BG is None or lengths_BG.shape == rewards_BG.shape, f"lengths {lengths_BG.shape} against rewards {rewards_BG.shape}"  # type: ignore[union-attr]
+def _check(rewards_BG: Tensor) -> None:
+    is_matrix = rewards_BG.ndim == 2 and rewards_BG.is_floating_point()
+    assert is_matrix, f"rewards_BG must be a float [B, G], got {rewards_BG.dtype} {list(rewards_BG.shape)}"

@@ -4,6 +4,7 @@ A short name is only an alias of an import path; the aliases live with the parts
 config: the keys beside `kind` are its fields, checked by pydantic.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, validate_call
 
@@ -56,7 +57,7 @@ def build(spec: str | Mapping[str, Any], aliases: Mapping[str, str], *, folder: 
     if not isinstance(kind, str):
         raise UserError(f"{key}: got {spec!r}, expected a name or a mapping with `kind: NAME`")
     try:
-        part = resolve(kind, aliases, folder)
+        part: Any = resolve(kind, aliases, folder)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     accepted = [field.name for field in fields(part)] if is_dataclass(part) else list(inspect.signature(part).parameters)
@@ -66,7 +67,8 @@ def build(spec: str | Mapping[str, Any], aliases: Mapping[str, str], *, folder: 
     inherited = {name: value for name, value in given.items() if name in accepted and name not in options}
     try:
         if is_dataclass(part):
-            return TypeAdapter(part).validate_python(options | inherited)
+            checked: TypeAdapter[Any] = TypeAdapter(cast(Any, part))
+            return checked.validate_python(options | inherited)
         return part(**options | inherited) if isinstance(part, type) else validate_call(part)(**options | inherited)
     except ValidationError as error:
         raise UserError(f"{key}: {first_complaint(error)}") from None
@@ -88,7 +90,8 @@ def first_complaint(error: ValidationError) -> str:
 
 def source_hash(part: Any) -> str:
     """A digest of the file in which a part is written, so that a run can tell whether its rewards have changed since."""
-    file = inspect.getsourcefile(part if inspect.isclass(part) or inspect.isfunction(part) else type(part))
+    written = part if inspect.isclass(part) or inspect.isfunction(part) else type(part)
+    file = inspect.getsourcefile(cast(Any, written))
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
@@ -109,3 +112,20 @@ def _load_file(path: Path) -> ModuleType:
         return sys.modules[name]
     sys.path.insert(0, str(path.parent.resolve()))  # worker processes unpickle the part by its module name
     return importlib.import_module(name)
+
+
+def fields_of(path: str) -> list[tuple[str, str, str]]:
+    """The fields of a shipped class as (name, default, sentence), read from its source without importing what it needs."""
+    module, _, name = path.rpartition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    classes = {node.name: node for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.ClassDef)}
+    rows: dict[str, tuple[str, str, str]] = {}
+    for owner in [*(base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes), name]:
+        body = classes[owner].body
+        for field, sentence in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                told = sentence.value.value if isinstance(sentence, ast.Expr) and isinstance(sentence.value, ast.Constant) else ""
+                rows[field.target.id] = (field.target.id, ast.unparse(field.value) if field.value else "required", str(told))
+    return list(rows.values())

@@ -39,7 +39,7 @@ class Style:
     """
 
     think: Literal["required", "optional", "absent", "opened"] = "required"
-    """required: some words between the tags | optional: the tags, perhaps empty | absent: no tags | opened: the prompt ends inside <think>."""
+    """required: words between the tags | optional: tags, perhaps empty | absent: no tags | opened: the prompt ends inside <think>."""
     instruction: str = "Output the thinking process in <think> </think> and the final answer in <answer> </answer> tags."
     """Appended to the question."""
     system: str = ""

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,10 @@ def image_size(image: Path | bytes, origin: str) -> Size:
 def write(samples: Iterable[Sample], folder: Path) -> int:
     """Write `samples.jsonl` and `images/` into a folder; the number of rows written."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    count = 0
     with (folder / "samples.jsonl").open("w") as file:
-        for count, sample in enumerate(samples, 1):  # noqa: B007 (the count is the result)
-            file.write(json.dumps(_row(sample, folder, count), ensure_ascii=False) + "\n")
-    return count
+        return sum(
+            file.write(json.dumps(_row(sample, folder, number), ensure_ascii=False) + "\n") > 0 for number, sample in enumerate(samples, 1)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,7 @@ class Stream:
 
 def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any]]]:
     if source.files is None:
-        import datasets  # slow to import, and only hub data needs it
-
+        datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
         rows = datasets.load_dataset(source.hub, split=source.split)
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Image):
@@ -145,8 +144,7 @@ def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any
     if path.suffix == ".jsonl":
         return path.parent, _jsonl(path)
     if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
+        parquet: Any = import_module("pyarrow.parquet")
         return path.parent, parquet.read_table(path).to_pylist()
     raise UserError(f"{path}: got a {path.suffix or 'nameless'} file, expected .jsonl or .parquet (a hub data set goes under `hub:`)")
 
@@ -173,7 +171,8 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
 def _listed(images: Any) -> list[Any]:
     if images is None:
         return []
-    return list(images) if isinstance(images, list | tuple) else [images]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    several: Any = images
+    return list(several) if isinstance(images, list | tuple) else [images]
 
 
 def _image(image: Any, base: Path, origin: str) -> Path | bytes:

@@ -1,6 +1,7 @@
 """Sample -> Prompt: chat template, images, expanded ids. Called once for a drawn sample; sampler and trainer share the result."""
 
 import io
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,11 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _fetched(messages: list[dict[str, Any]]) -> list[Image.Image]:
     try:
-        from qwen_vl_utils import process_vision_info
+        utils: Any = import_module("qwen_vl_utils")
     except (ImportError, RuntimeError):
-        raise UserError(f"messages name images or videos that only qwen-vl-utils can fetch, and it needs torchvision; {INSTALL_TORCHVISION}") from None
-    images, videos = process_vision_info(messages)
+        raise UserError(
+            f"messages name images or videos that only qwen-vl-utils can fetch, and it needs torchvision; {INSTALL_TORCHVISION}"
+        ) from None
+    images, videos = utils.process_vision_info(messages)
     frames = [frame for video in videos or [] for frame in video]
     return [*(images or []), *frames]

@@ -1,7 +1,7 @@
 """Log-probabilities of completions the plain way: every completion is a row of its own, prompt and image included.
 
-The slow twin of the group forward and its oracle. One `nn.Module` whose `forward` takes whole groups and gives the weighted loss, so that what
-accelerate prepares is the module that is called.
+The slow twin of the group forward, and its oracle. An `nn.Module` whose `forward` takes whole groups, so that what accelerate prepares is
+the module that is called.
 
 Shape letters: R rows (completions), L longest prompt + completion, N completion tokens of all rows in one line, V vocabulary, D width.
 """
@@ -73,7 +73,9 @@ def completion_tokens(asked: Sequence[Asked], device: torch.device) -> Tensor:
     return torch.tensor([token for _, completions in asked for completion in completions for token in completion.token_ids], device=device)
 
 
-def gather_features(prompts: Sequence[Prompt], length: int, dtype: torch.dtype, device: torch.device, *, left: bool = False) -> dict[str, Tensor]:
+def gather_features(
+    prompts: Sequence[Prompt], length: int, dtype: torch.dtype, device: torch.device, *, left: bool = False
+) -> dict[str, Tensor]:
     """The processor's outputs of several prompts as one model input; token types are zero (text) beyond each prompt."""
     types = torch.zeros(len(prompts), length, dtype=torch.long)
     for row, prompt in enumerate(prompts):

@@ -1,7 +1,8 @@
 """The checkpoint's processor, also where torchvision is absent or cannot be loaded.
 
-transformers 5 wants torchvision for Qwen-VL's video processor, even when no video is ever shown; then the same processor class is built without
-that part. A torchvision whose binary does not match torch is worse than none, because transformers believes that it is there: it is hidden.
+transformers 5 wants torchvision for Qwen-VL's video processor, even when no video is ever shown; without it the same processor class is
+built without that part. A torchvision whose binary does not match torch is worse than none, because transformers believes in it: it is
+hidden.
 """
 
 import importlib

@@ -1,10 +1,12 @@
 """One image and one prompt are computed once for the G answers of a group, exactly, with gradients through the prompt.
 
 Two passes over the stock transformers model: the prompts go through vision tower and language model once and leave their keys and values;
-completions are rows that attend to their group's keys and values *in place* (never copied per row) and to their own tokens before them. The
-attention function below does that; it is registered with transformers, so no modelling file is patched, and without a prefix it is plain SDPA.
+completions are rows that attend to their group's keys and values *in place* (never copied per row) and to their own tokens before them.
+The attention function below does that; it is registered with transformers, so no modelling file is patched, and without a prefix it is
+plain SDPA.
 
-Shape letters: P prompts, R rows per prompt, Q new tokens of a row, L prompt tokens, K a row's own tokens so far, H query heads, J key heads, D width.
+Shape letters: P prompts, R rows per prompt, Q new tokens of a row, L prompt tokens, K a row's own tokens so far, H query heads, J key
+heads, D width.
 """
 
 from collections.abc import Sequence
@@ -71,12 +73,11 @@ def prefill(policy: Policy, prompts: Sequence[Prompt]) -> Prefix:
         input_ids, inputs["mm_token_type_ids"], image_grid_thw=inputs.get("image_grid_thw"), attention_mask=visible
     )
     cache = DynamicCache(config=policy.model.config)
-    output = model(
-        input_ids=input_ids, attention_mask=visible, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
-    )
+    output = model(input_ids=input_ids, attention_mask=visible, position_ids=positions, past_key_values=cache, use_cache=True, **inputs)
+    layers: list[Any] = cache.layers
     return Prefix(
-        keys=tuple(layer.keys for layer in cache.layers),
-        values=tuple(layer.values for layer in cache.layers),
+        keys=tuple(layer.keys for layer in layers),
+        values=tuple(layer.values for layer in layers),
         visible_PL=visible.bool(),
         next_position_P=visible.sum(1) + deltas.squeeze(1),
         last_hidden_PD=output.last_hidden_state[:, -1],
@@ -165,7 +166,9 @@ class GroupForward(nn.Module):
         """[N, D] the state from which each completion token is predicted."""
         prefix = prefill(self.policy, [prompt for prompt, _ in asked])
         rows = max(len(completions) for _, completions in asked)
-        lengths = torch.tensor([[len(completion.token_ids) for completion in completions] + [0] * (rows - len(completions)) for _, completions in asked])
+        lengths = torch.tensor(
+            [[len(completion.token_ids) for completion in completions] + [0] * (rows - len(completions)) for _, completions in asked]
+        )
         first = prefix.last_hidden_PD[:, None, None].expand(-1, rows, 1, -1)
         states = torch.cat([first, extend(self.policy, prefix, self._tokens(asked, rows), 0, None)], 2)
         scored = torch.arange(states.shape[2]) < lengths[..., None]
@@ -173,6 +176,10 @@ class GroupForward(nn.Module):
 
     def _tokens(self, asked: Sequence[Asked], rows: int) -> Tensor:
         """[P, R, Q] completion tokens but the last, padded on the right: the last one is only predicted."""
-        padded = [[*(completion.token_ids[:-1] for completion in completions), *[()] * (rows - len(completions))] for _, completions in asked]
-        flat = pad_sequence([torch.tensor(row, dtype=torch.long) for group in padded for row in group], batch_first=True, padding_value=self.policy.pad_id)
+        padded = [
+            [*(completion.token_ids[:-1] for completion in completions), *[()] * (rows - len(completions))] for _, completions in asked
+        ]
+        flat = pad_sequence(
+            [torch.tensor(row, dtype=torch.long) for group in padded for row in group], batch_first=True, padding_value=self.policy.pad_id
+        )
         return flat.view(len(asked), rows, -1).to(self.policy.device)

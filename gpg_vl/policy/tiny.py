@@ -1,6 +1,6 @@
 """A tiny Qwen-VL built on the spot: the real architecture with random weights, its own tokenizer and chat template.
 
-About a million parameters. Saved and loaded through `from_pretrained` like any checkpoint, so everything that is tested on it is tested on the
+About a million parameters. Saved and loaded through `from_pretrained` like any checkpoint, so whatever is tested on it is tested on the
 real loading code.
 """
 
@@ -64,10 +64,10 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
 
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])  # type: ignore[assignment]
-    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=1, show_progress=False, initial_alphabet=alphabet, special_tokens=[])  # type: ignore[call-arg]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=1, show_progress=False, initial_alphabet=alphabet, special_tokens=[])
     bpe.train_from_iterator(_CORPUS, trainer)
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])

@@ -16,6 +16,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -82,7 +83,7 @@ def digits(
 
 def _count(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
     number = int(rng.integers(1, difficulty + 1))
-    image, _ = _scene(rng, split, rng.integers(0, 10, number).tolist(), canvas)
+    image, _ = _scene(rng, split, _several(rng, number), canvas)
     return _asked("How many digits are there in the image?", "number", number, [image], canvas)
 
 
@@ -90,13 +91,13 @@ def _count_of(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> 
     wanted = int(rng.integers(0, 10))
     others = [digit for digit in range(10) if digit != wanted]
     number = int(rng.integers(0, difficulty // 2 + 1))
-    rest = rng.choice(others, int(rng.integers(int(number == 0), difficulty - difficulty // 2 + 1))).tolist()
+    rest: list[int] = rng.choice(others, int(rng.integers(int(number == 0), difficulty - difficulty // 2 + 1))).tolist()
     image, _ = _scene(rng, split, [wanted] * number + rest, canvas)
     return _asked(f"How many {wanted} are there?", "number", number, [image], canvas)
 
 
 def _choice(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
-    options = rng.permutation(10)[: max(2, difficulty)].tolist()
+    options: list[int] = rng.permutation(10)[: max(2, difficulty)].tolist()
     shown = int(rng.choice(options))
     image, _ = _scene(rng, split, [shown], canvas)
     choices = tuple(map(str, options))
@@ -112,8 +113,8 @@ def _box(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[
 
 
 def _compare(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
-    numbers = rng.permutation(np.arange(1, difficulty + 1))[:2].tolist()
-    images = [_scene(rng, split, rng.integers(0, 10, number).tolist(), canvas)[0] for number in numbers]
+    numbers: list[int] = rng.permutation(np.arange(1, difficulty + 1))[:2].tolist()
+    images = [_scene(rng, split, _several(rng, number), canvas)[0] for number in numbers]
     answer = "first" if numbers[0] > numbers[1] else "second"
     question = "Which image holds more digits? Choices: first, second."
     return {**_asked(question, "choice", answer, images, canvas), "choices": ("first", "second")}
@@ -151,6 +152,10 @@ def _scene(rng: Generator, split: Split, shown: Sequence[int], canvas: Canvas) -
     return encoded.getvalue(), placed
 
 
+def _several(rng: Generator, number: int) -> list[int]:
+    return [int(digit) for digit in rng.integers(0, 10, number)]
+
+
 def _glyph(rng: Generator, split: Split, digit: int) -> Any:
     glyphs, by_digit = _glyphs()
     return glyphs[rng.choice(by_digit[split][digit])]
@@ -158,10 +163,9 @@ def _glyph(rng: Generator, split: Split, digit: int) -> Any:
 
 @cache
 def _glyphs() -> tuple[Any, dict[Split, list[Any]]]:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    grey = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    datasets: Any = import_module("sklearn.datasets")
+    images, labels = datasets.load_digits(return_X_y=True)
+    grey: Any = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
     cuts = np.split(order, [TRAIN_GLYPHS, TRAIN_GLYPHS + VALIDATION_GLYPHS])
     names: tuple[Split, ...] = ("train", "validation", "test")

@@ -1,7 +1,7 @@
 """Sampling in this process with the trainer's own weights: vision tower and prompt once per group, G answers against one copy of them.
 
-Each token takes one uniform number of its completion's own stream and inverts the cumulative distribution, so what is drawn for a completion
-depends on its seed alone, not on who else is in the batch (exactly so in float64; in float32 up to rounding of the logits).
+Each token takes one uniform number of its completion's own stream and inverts the cumulative distribution, so what is drawn for a
+completion depends on its seed alone, not on who else is in the batch (exactly so in float64; in float32 up to rounding of the logits).
 
 Shape letters: P prompts, R rows per prompt (answers still being written, at most G), V vocabulary, C longest completion, T tokens so far.
 """
@@ -131,4 +131,8 @@ def _leave_behind(
         cache.batch_select_indices(cache_rows)
     kept_answers = [[answers[index][row] for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)]
     which = torch.tensor(prompts, device=tokens_PR.device)
-    return (prefix if len(prompts) == len(answers) else prefix.select(which)), tokens_PR.flatten()[cache_rows].view(rows.shape), kept_answers
+    return (
+        (prefix if len(prompts) == len(answers) else prefix.select(which)),
+        tokens_PR.flatten()[cache_rows].view(rows.shape),
+        kept_answers,
+    )

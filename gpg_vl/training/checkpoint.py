@@ -1,6 +1,6 @@
 """Checkpoints: written aside, then renamed, so a half-written one is never picked.
 
-    checkpoints/000050/  policy/ (plain `from_pretrained`)   learner/optimizer.pt   state.json
+checkpoints/000050/  policy/ (plain `from_pretrained`)   learner/optimizer.pt   state.json
 """
 
 import json
@@ -99,9 +99,12 @@ def _carried_row(group: Group) -> dict[str, Any]:
 
 def _carried_group(row: dict[str, Any], ask: Callable[[int], Prompt]) -> Group:
     completions = tuple(
-        Completion(**{**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])}) for plain in row["completions"]
+        Completion(**{**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])})
+        for plain in row["completions"]
     )
-    return Group(prompt=ask(row["draw"]), completions=completions, verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]), draw=row["draw"])
+    return Group(
+        prompt=ask(row["draw"]), completions=completions, verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]), draw=row["draw"]
+    )
 
 
 def _sync(folder: Path) -> None:

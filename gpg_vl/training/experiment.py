@@ -1,4 +1,4 @@
-"""From a config to its parts: data, prompt style, policy, verifiers, estimator, engine. What train, sft, rollout and evaluate have in common."""
+"""From a config to its parts: data, prompt style, verifiers, estimator, engine; what all programs have in common."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,9 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
         good = [sample for sample in rows if sample.id not in complaints]
         if not good:
             first = next(iter(complaints.items()), None)
-            raise UserError(f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty"))
+            raise UserError(
+                f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty")
+            )
         kept.append(good)
         left_out += complaints.items()
     return Questions(sources=tuple(kept), weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
@@ -95,7 +97,9 @@ def build_estimator(config: Config, folder: Path) -> Estimator:
             "update would train on another policy's samples; set it to 1 or use estimator grpo"
         )
     if config.rollout.carry_over and not hasattr(estimator, "max_ratio") and not estimator.has_ratio:
-        raise UserError(f"rollout.carry_over: 1 with estimator {type(estimator).__name__}, which has no ratio for carried groups; set it to 0")
+        raise UserError(
+            f"rollout.carry_over: 1 with estimator {type(estimator).__name__}, which has no ratio for carried groups; set it to 0"
+        )
     return estimator
 
 

@@ -65,7 +65,9 @@ class Learner:
         self.forward: nn.Module
         self.forward, self.optimizer = accelerator.prepare(forward, optimizer)
 
-    def update(self, groups: Sequence[Group], estimator: Estimator, rewards_BG: Tensor, lengths_BG: Tensor, mine: slice, version: int) -> Update:
+    def update(
+        self, groups: Sequence[Group], estimator: Estimator, rewards_BG: Tensor, lengths_BG: Tensor, mine: slice, version: int
+    ) -> Update:
         """One rollout's optimizer steps.
 
         Args:
@@ -147,7 +149,7 @@ class Learner:
 
 
 def plan_microbatches(items: Sequence[Weighted], budget: int) -> list[list[Weighted]]:
-    """Neighbours of like length together, each batch within the budget or a single group; the last-drawn order does not matter to the sum."""
+    """Neighbours of like length together, each batch within the budget or a single group."""
     batches: list[list[Weighted]] = []
     spent = 0
     for item in sorted(items, key=lambda item: len(item.group.prompt.input_ids)):
@@ -177,4 +179,3 @@ def _schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], floa
         return rise
 
     return factor
-

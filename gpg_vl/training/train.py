@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -54,7 +54,7 @@ class Trainer:
     journal: Journal
     examination: Examination | None
     say: Say
-    state: State = State()
+    state: State = field(default_factory=State)
 
 
 def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print) -> Path:
@@ -129,7 +129,9 @@ def _stop_if_hopeless(trainer: Trainer, collected: Collected) -> None:
         mean = fmean(rewards) if rewards else math.nan
         full = config.reward.accuracy + config.reward.format
         why = "everything is right: make the questions harder" if mean > full / 2 else "everything is wrong: warm up longer or ask easier"
-        raise UserError(f"stopped at step {state.step}: {state.idle} steps in a row without an informative group (mean reward {mean:.3g}); {why}")
+        raise UserError(
+            f"stopped at step {state.step}: {state.idle} steps in a row without an informative group (mean reward {mean:.3g}); {why}"
+        )
     if state.bad >= config.learner.max_bad_steps:
         raise UserError(
             f"stopped at step {state.step}: {state.bad} non-finite steps in a row; lower optimizer.lr (now {config.optimizer.lr:g}). "
@@ -183,7 +185,9 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     ranks = Ranks(accelerator)
     if config.rollout.groups_per_step % ranks.count:
-        raise UserError(f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple")
+        raise UserError(
+            f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple"
+        )
     estimator = build_estimator(config, folder)
     saved = checkpoint.newest(resume) if resume else None
     policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None)
@@ -280,7 +284,12 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
     sources: tuple[Source, ...] = config.warmup.data
     demonstrations = read_questions(sources, checks, folder=folder, key="warmup.data") if sources else questions
     imitation = sft.Imitation(
-        stream=demonstrations.stream(config.seed, "warmup"), style=style, policy=policy, checks=checks, truth=config.warmup.truth, seed=config.seed
+        stream=demonstrations.stream(config.seed, "warmup"),
+        style=style,
+        policy=policy,
+        checks=checks,
+        truth=config.warmup.truth,
+        seed=config.seed,
     )
     start = perf_counter()
 
@@ -300,7 +309,9 @@ def _warn_if_weak(trainer: Trainer, questions: Questions) -> None:
     ask = trainer.drawing.ask
     assert isinstance(ask, Asker)
     for source in questions.sources:
-        probe = [replace(ask, stream=type(ask.stream)((source,), (1,), trainer.config.seed, "probe"))(index) for index in range(PROBED_PROMPTS)]
+        probe = [
+            replace(ask, stream=type(ask.stream)((source,), (1,), trainer.config.seed, "probe"))(index) for index in range(PROBED_PROMPTS)
+        ]
         groups = sample_groups(trainer.drawing, [(-1 - index, prompt) for index, prompt in enumerate(probe)])
         if warning := weakness(groups):
             trainer.say(f"warning: {warning}")
@@ -317,7 +328,9 @@ def weakness(groups: Sequence[Group]) -> str:
         remedy = "it is solved: raise its difficulty" if mean > 0.5 else "raise warmup.steps or lower its difficulty"
         return f"{task}: only {100 * share:.0f} % of its groups are informative (mean reward {mean:.2f}); {remedy}"
     if sample.answer_kind == "boxes" and mean < WEAK_IOU:
-        return f"{task}: sampled IoU is {mean:.2f}; below {WEAK_IOU} a pure IoU reward tends to one constant box: raise warmup.steps, keep lr <= 1e-4"
+        return (
+            f"{task}: sampled IoU is {mean:.2f}; below {WEAK_IOU} IoU reward tends to one constant box: raise warmup.steps, keep lr <= 1e-4"
+        )
     return ""
 
 
@@ -334,4 +347,3 @@ def _environment(policy: Policy, ranks: Ranks) -> dict[str, Any]:
     return journal.environment(
         threads=torch.get_num_threads(), device=str(policy.device), processes=ranks.count, image_backend=policy.image_backend
     )
-

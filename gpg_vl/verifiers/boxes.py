@@ -13,8 +13,8 @@ from gpg_vl.verifiers.verifier import Graded, Mark
 class Boxes(Graded):
     """Exactly one proper box inside the first image, scored by IoU with the truth.
 
-    The answer's numbers are read in the frame that the model speaks and converted once to original pixels. A reversed, empty, out-of-range or
-    second box earns 0.
+    The answer's numbers are read in the frame that the model speaks and converted once to original pixels. A reversed, empty, out-of-range
+    or second box earns 0.
     """
 
     measure: Literal["iou", "giou"] = "iou"

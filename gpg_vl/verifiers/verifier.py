@@ -75,9 +75,7 @@ class Graded(ABC):
     def _verdict(self, mark: Mark, well_formed: float) -> Verdict:
         counted = mark.accuracy * well_formed if self.combine == "gate" else mark.accuracy
         reward = self.accuracy_weight * counted + self.format_weight * well_formed
-        return Verdict(
-            reward=reward, parts={"accuracy": mark.accuracy, "format": well_formed}, answer=mark.answer, reason=mark.reason
-        )
+        return Verdict(reward=reward, parts={"accuracy": mark.accuracy, "format": well_formed}, answer=mark.answer, reason=mark.reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,4 +119,6 @@ class Verifiers:
             return str(error)
         verdict = verifier(verifier.style.write(gold, thought="gold"), sample)
         full = verifier.accuracy_weight + verifier.format_weight
-        return "" if verdict.reward >= full - 1e-3 else f"its own answer {gold!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
+        return (
+            "" if verdict.reward >= full - 1e-3 else f"its own answer {gold!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
+        )

@@ -1,0 +1,193 @@
+"""The commands. Heavy imports wait until a command runs, so `--help` and a typo answer at once."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperCommand
+
+from gpg_vl import config as configs
+from gpg_vl import plugins, prompts, shelves, verifiers
+from gpg_vl.config import Config, Section, Source
+from gpg_vl.types import UserError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__import__("gpg_vl").__doc__)
+console = Console()
+
+SHIPPED_PARTS = {
+    "estimator": {
+        "gpg": "gpg_vl.estimators:Gpg",
+        "grpo": "gpg_vl.estimators:Grpo",
+        "dr_grpo": "gpg_vl.estimators:DrGrpo",
+        "reinforce": "gpg_vl.estimators:Reinforce",
+    },
+    "prompt": prompts.ALIASES,
+    "verifiers": verifiers.ALIASES,
+}
+
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config by name, or a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Knobs that differ, for instance steps=50.")]
+
+
+class WithKnobs(TyperCommand):
+    """A command whose --help ends with every knob and its sentence."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The command's own help, then the knobs."""
+        super().format_help(ctx, formatter)
+        console.print(_knob_table("every knob of a config (key=value)", Config))
+        console.print(_knob_table("a source, under data: and warmup.data:", Source))
+        for key, aliases in SHIPPED_PARTS.items():
+            for name, path in aliases.items():
+                rows = plugins.fields_of(path)
+                console.print(_table(f"{key}: {{kind: {name}, ...}}", rows)) if rows else None
+
+
+def sentences(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A user's mistake prints its sentence and exits with 2; a bug keeps its traceback."""
+
+    @wraps(command)
+    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            Console(stderr=True).print(f"gpg-vl: {error}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return told
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def train(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder from its newest checkpoint.")] = None,
+) -> None:
+    """Train a policy. Without arguments: the offline digits run."""
+    given, folder = _load(config, overrides, resume)
+    _quiet()
+    from gpg_vl.display import Display
+    from gpg_vl.training.train import train as run
+
+    with Display(console, given.steps) as display:
+        try:
+            written = run(given, folder, resume=resume, sinks=[display.step], say=display.say)
+        except KeyboardInterrupt:
+            display.say(f"stopped; continue with: gpg-vl train --resume {resume or given.run_folder}")
+            raise typer.Exit(130) from None
+    _tell_results(written)
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def sft(config: ConfigName = "digits", overrides: Overrides = None) -> None:
+    """Run only the supervised warm-up of a config, and evaluate it."""
+    given, folder = _load(config, overrides, None)
+    if not given.warmup.steps:
+        raise UserError("warmup.steps: got 0, expected at least 1; nothing would be trained")
+    _quiet()
+    from gpg_vl.training.train import train as run
+
+    written = run(given.model_copy(update={"steps": 0}), folder, say=console.print)
+    console.print(f"policy: {written / 'checkpoints' / '000000' / 'policy'}")
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def rollout(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="A run folder, a checkpoint folder or a hub id instead of the config's policy.")] = None,
+    groups: Annotated[int, typer.Option(min=1, help="How many questions to ask.")] = 4,
+    to: Annotated[Path | None, typer.Option(help="Also write every answer with its verdict to this .jsonl file.")] = None,
+) -> None:
+    """Sample and score groups without training: what does the policy answer, and what does that earn?"""
+    given, folder = _load(config, overrides, None)
+    _quiet()
+    from gpg_vl.training.trial import try_out
+
+    for line in try_out(given, folder, model=model, count=groups, to=to):
+        console.print(line, markup=False, highlight=False)
+
+
+@app.command()
+@sentences
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="A shipped benchmark by name, or a YAML file.")],
+    model: Annotated[str, typer.Option(help="A run folder, a checkpoint folder or a hub id.")],
+    blank: Annotated[bool, typer.Option(help="Show grey pictures instead: what is left is guessing.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Where to write the per-question records (.jsonl).")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Greedy and sampled accuracy on held-out questions, with 95 % intervals."""
+    _quiet()
+    from gpg_vl import benchmark as measuring
+    from gpg_vl.display import results_table
+    from gpg_vl.training.trial import evaluate_model
+
+    with console.status("evaluating") as status:
+        records = evaluate_model(benchmark, model, list(overrides or ()), blank=blank, told=lambda done: status.update(f"evaluated {done}"))
+    if to:
+        measuring.save(records, to)
+    console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}: {model}", records))
+
+
+def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[Config, Path]:
+    """The config and its folder; `gpg-vl train steps=2` means the default config with an override."""
+    given = list(overrides or ())
+    if "=" in name:
+        name, given = "digits", [name, *given]
+    if resume is None:
+        return configs.load(name, given), shelves.find("configs", name).parent
+    kept = resume / "config.yaml"
+    if not kept.is_file():
+        raise UserError(f"--resume {resume}: no config.yaml there, so it is not a run folder")
+    return configs.load(str(kept), given), resume
+
+
+def _quiet() -> None:
+    """Progress bars of other libraries would tear ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _tell_results(run: Path) -> None:
+    from gpg_vl.benchmark import load
+    from gpg_vl.display import comparison_table
+
+    for before in sorted((run / "evaluation").glob("*-before.jsonl")):
+        after = before.with_name(before.name.replace("-before", "-after"))
+        if after.exists():
+            console.print(comparison_table(load(before), load(after)))
+    console.print(f"run folder: {run}", highlight=False)
+    console.print(f"try it:     gpg-vl rollout {run / 'config.yaml'} --model {run}", highlight=False)
+
+
+def _knob_table(title: str, kind: type[Section]) -> Table:
+    return _table(title, list(configs.knobs(kind)))
+
+
+def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:
+    table = Table("key", "default", "what it does", title=title, title_justify="left", expand=True)
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return table
+
+
+def main() -> None:
+    """Entry point of `gpg-vl`."""
+    try:
+        app(prog_name="gpg-vl")
+    except KeyboardInterrupt:
+        sys.exit(130)
