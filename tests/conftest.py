@@ -1,0 +1,47 @@
+"""What all tests share: one thread, no network, one tiny policy per family."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in [name for name in os.environ if name.startswith(("GPG_VL", "ACCELERATE_"))]:
+    del os.environ[name]
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@cache
+def _tiny_checkpoint(folder: Path, family: str) -> Path:
+    from gpg_vl.config import Tiny
+    from gpg_vl.policy import tiny
+
+    tiny.save(folder / family, Tiny(family=family), seed=0)  # type: ignore[arg-type]
+    return folder / family
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny checkpoint of a family."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return lambda family: _tiny_checkpoint(folder, family)
+
+
+@pytest.fixture
+def policy_of(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
+    """A freshly loaded tiny policy: `policy_of("qwen2_vl", dtype="float64")`, everything trained unless said otherwise."""
+    from gpg_vl.config import PolicyConfig
+    from gpg_vl.policy.load import load_policy
+
+    def load(family: str = "qwen2_5_vl", **config: Any) -> Any:
+        return load_policy(PolicyConfig(**{"vision": "full", **config}), seed=0, path=checkpoints(family))
+
+    return load

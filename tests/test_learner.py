@@ -1,0 +1,193 @@
+"""The update: pieces add up to the whole, what must not count does not, and a bad batch changes nothing."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.config import OptimizerConfig
+from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Rloo
+from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.learner import Learner, Weighted, plan_microbatches
+
+from .asking import completion, group, prompts, random_completions
+
+REWARDS = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.5, math.nan, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+
+
+def groups_of(policy, rewards=REWARDS):
+    return tuple(
+        group(prompt, random_completions(len(row), longest=7, seed=index), row, draw=index)
+        for index, (prompt, row) in enumerate(zip(prompts(policy), rewards, strict=True))
+    )
+
+
+def learner_of(policy, forward=GroupForward, reference=None, **options):
+    config = OptimizerConfig(lr=options.pop("lr", 1e-2), warmup_steps=options.pop("warmup_steps", 0), **options.pop("optimizer", {}))
+    tokens = options.pop("tokens", 1 << 20)
+    return Learner(
+        forward(policy, 1.0), config, Accelerator(cpu=True), total_steps=10, tokens_per_microbatch=tokens, reference=reference, **options
+    )
+
+
+def step(learner, groups, estimator, version=0):
+    return learner.update(groups, estimator, *Ranks(learner.accelerator).matrices(groups), version=version)
+
+
+def parameters(policy):
+    return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()]).clone()
+
+
+@pytest.mark.parametrize(("forward", "tokens"), [(GroupForward, 1), (GroupForward, 120), (PlainForward, 1 << 20), (PlainForward, 1)])
+def test_pieces_add_up_to_the_step(forward, tokens, policy_of):
+    whole, pieces = policy_of(dtype="float64"), policy_of(dtype="float64")
+    told = step(learner_of(whole), groups_of(whole), Gpg(min_informative=0.0))
+    piecewise = step(learner_of(pieces, forward, tokens=tokens), groups_of(pieces), Gpg(min_informative=0.0))
+    assert piecewise.metrics["loss"] == pytest.approx(told.metrics["loss"], rel=1e-6)
+    assert piecewise.metrics["grad_norm"] == pytest.approx(told.metrics["grad_norm"], rel=1e-6)
+
+
+def test_the_gradient_is_the_formula_written_out(policy_of):
+    policy = policy_of(dtype="float64")
+    groups = groups_of(policy, REWARDS)
+    forward = PlainForward(policy, 1.0)
+    loss = torch.zeros((), dtype=torch.float64)
+    informative = [0, 2, 4]
+    for index in informative:
+        own = groups[index]
+        scored = [place for place, reward in enumerate(own.rewards) if not math.isnan(reward)]
+        mean = sum(own.rewards[place] for place in scored) / len(scored)
+        tokens = sum(own.lengths[place] for place in scored)
+        for place in scored:
+            logprobs = forward([(own.prompt, [own.completions[place]])]).logprobs_N
+            loss = loss - (own.rewards[place] - mean) * logprobs.sum() / tokens / len(informative)
+    loss.backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in policy.model.parameters() if parameter.grad is not None))
+    fresh = policy_of(dtype="float64")
+    told = step(learner_of(fresh), groups_of(fresh), Gpg(min_informative=0.0))
+    assert told.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
+    assert told.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_silent_groups_cost_no_forward(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy)
+    asked = []
+    learner.forward.register_forward_pre_hook(lambda module, args: asked.extend(prompt.sample.id for prompt, _ in args[0]))
+    step(learner, groups_of(policy), Gpg())
+    groups = groups_of(policy)
+    assert sorted(asked) == sorted(groups[index].prompt.sample.id for index in (0, 2, 4))
+
+
+def test_nothing_informative_changes_nothing_and_does_not_advance_the_schedule(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy, warmup_steps=5)
+    before, rate = parameters(policy), learner.schedule.get_last_lr()
+    update = step(learner, groups_of(policy, [[1.0] * 4] * 5), Gpg())
+    assert update.skipped == "no informative group"
+    assert torch.equal(before, parameters(policy))
+    assert learner.schedule.get_last_lr() == rate
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_non_finite_is_skipped_and_changes_nothing(poison, policy_of):
+    policy = policy_of()
+    learner = learner_of(policy)
+    before, rate = parameters(policy), learner.schedule.get_last_lr()
+    handle = policy.model.lm_head.register_forward_hook(lambda module, args, output: output * poison)
+    update = step(learner, groups_of(policy), Gpg())
+    handle.remove()
+    assert update.skipped.startswith("non-finite")
+    assert torch.equal(before, parameters(policy))
+    assert learner.schedule.get_last_lr() == rate
+    assert not step(learner, groups_of(policy), Gpg()).skipped
+    assert torch.isfinite(parameters(policy)).all()
+
+
+def test_clipping_acts_after_alpha_and_is_told(policy_of):
+    policy = policy_of()
+    told = step(learner_of(policy, optimizer={"clip_norm": 1e-3}), groups_of(policy), Gpg())
+    assert told.metrics["clipped"] == 1.0
+    assert told.metrics["grad_norm"] > 1e-3
+
+
+def test_schedules_by_hand(policy_of):
+    policy = policy_of()
+    expected = {"constant": [0.5, 1.0, 1.0, 1.0], "linear": [0.5, 1.0, 1.0, 0.875], "cosine": [0.5, 1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 8))]}
+    for schedule, factors in expected.items():
+        learner = learner_of(policy, lr=1.0, warmup_steps=2, optimizer={"schedule": schedule})
+        rates = []
+        for _ in factors:
+            rates.append(learner.schedule.get_last_lr()[0])
+            learner.optimizer.step()
+            learner.schedule.step()
+        assert rates == pytest.approx(factors)
+
+
+def test_a_stale_group_gets_its_truncated_ratio_and_a_fresh_one_exactly_one(policy_of):
+    policy = policy_of(dtype="float64")
+    (prompt,) = prompts(policy, ["add"])
+    answers = [completion([5, 6]), completion([7])]
+    now = GroupForward(policy, 1.0)([(prompt, answers)]).logprobs_N.tolist()
+    fresh = [completion([5, 6], version=3, logprobs=[-50.0, -50.0]), completion([7], version=3, logprobs=[-50.0])]
+    stale = [completion([5, 6], version=2, logprobs=[now[0] - 5.0, now[1]]), completion([7], version=2, logprobs=[now[2] + math.log(2)])]
+    losses = []
+    for answers in (fresh, stale):
+        own = (group(prompt, answers, [1.0, 0.0]),)
+        learner = learner_of(policy, lr=1e-30)
+        losses.append(step(learner, own, Gpg(min_informative=0.0, max_ratio=2.0), version=3).metrics["loss"])
+    weight = 0.5 / 3
+    assert losses[0] == pytest.approx(-weight * (now[0] + now[1] - now[2]))
+    assert losses[1] == pytest.approx(-weight * (2.0 * now[0] + now[1] - 0.5 * now[2]))
+
+
+def test_two_updates_on_one_rollout_clip_the_ratio(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy, lr=1e-4, updates_per_rollout=2)
+    groups = groups_of(policy)
+    before = parameters(policy)
+    update = step(learner, groups, Grpo())
+    assert not update.skipped
+    assert update.metrics["loss"] < 0  # the second step starts from a ratio that has moved
+    assert not torch.equal(before, parameters(policy))
+
+
+def test_divergence_needs_a_reference_and_also_trains_silent_groups(policy_of):
+    policy = policy_of()
+    reference = GroupForward(policy_of(), 1.0)
+    with torch.no_grad():
+        policy.model.lm_head.weight += 0.05 * torch.randn(policy.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    learner = learner_of(policy, reference=reference)
+    update = step(learner, groups_of(policy, [[1.0] * 4] * 5), Grpo(kl=0.1))
+    assert update.skipped == ""
+    assert update.metrics["loss"] > 0  # k3 is never negative, and there is nothing else
+
+
+@pytest.mark.parametrize("estimator", [Gpg(), Grpo(), DrGrpo(max_tokens=8), Rloo()])
+def test_every_estimator_raises_the_reward_weighted_likelihood(estimator, policy_of):
+    policy = policy_of()
+    groups = groups_of(policy)
+    learner = learner_of(policy, lr=1e-3)
+    forward = GroupForward(policy, 1.0)
+
+    def gain():
+        with torch.no_grad():
+            scores = forward([(groups[4].prompt, groups[4].completions)]).logprobs_N.split(list(groups[4].lengths))
+        return float(sum(part.sum() for part in scores[:2]) - sum(part.sum() for part in scores[2:]))
+
+    before = gain()
+    for _ in range(5):
+        step(learner, groups, estimator)
+    assert gain() > before
+
+
+def test_microbatches_hold_whole_groups_within_the_budget(policy_of):
+    policy = policy_of()
+    items = [Weighted(own, (1.0,) * 4, (1.0,) * 4) for own in groups_of(policy)]
+    batches = plan_microbatches(items, budget=100)
+    assert sorted(id(item) for batch in batches for item in batch) == sorted(map(id, items))
+    assert all(len(batch) == 1 or sum(item.tokens for item in batch) <= 100 for batch in batches)
+    assert len(plan_microbatches(items, budget=1)) == len(items)

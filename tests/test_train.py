@@ -1,0 +1,185 @@
+"""Whole runs: what a run folder holds, what a step does to the state, what stops a run, and that it goes on where it was."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpg_vl import benchmark, config
+from gpg_vl.training import checkpoint, train
+from gpg_vl.training.train import weakness
+from gpg_vl.types import UserError
+
+from .asking import completion, group, prompts
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def in_the_tests_folder(monkeypatch):
+    monkeypatch.chdir(HERE)  # the small config names its benchmark by a relative path
+
+
+def small(folder: Path, *overrides: str) -> config.Config:
+    return config.load(str(HERE / "small.yaml"), [f"folder={folder}", *overrides])
+
+
+def run(folder: Path, *overrides: str, **options) -> Path:
+    return train.train(small(folder, *overrides), HERE, say=lambda line: None, **options)
+
+
+@pytest.fixture(scope="module")
+def warmups(tmp_path_factory) -> Path:
+    """A folder where the small warm-up has been done once; runs of this module share it."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def rollouts(run: Path, step: int) -> list[dict[str, object]]:
+    return [json.loads(line) for line in gzip.open(run / "rollouts" / f"{step:06d}.jsonl.gz", "rt")]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "policy" / "model.safetensors")
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = weights(first), weights(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_run_folder_holds_all_there_is_to_know(warmups):
+    told: list[str] = []
+    done = train.train(small(warmups, "name=whole"), HERE, say=told.append, sinks=[lambda step, row: told.append(f"step {step}")])
+    assert done == warmups / "whole"
+    assert config.parse(config.Config, config.read_yaml(done / "config.yaml"), "written") == small(warmups, "name=whole")
+    assert {"python", "packages", "threads", "image_backend"} <= set(json.loads((done / "environment.json").read_text()))
+    rows = metrics(done)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    logged = {"reward", "part/accuracy", "part/format", "reward/add", "informative", "all_max", "all_min", "alpha", "rounds", "length"}
+    logged |= {"truncated", "entropy", "grad_norm", "clipped", "tokens_per_second", "seconds/encode", "seconds/sample", "seconds/score"}
+    trained = next(row for row in rows if not row["skipped"])
+    assert logged | {"seconds/update", "faults", "lr"} <= set(trained)
+    row = rollouts(done, 1)[0]
+    assert {"id", "question", "truth", "used", "answers"} <= set(row)
+    assert {"text", "reward", "parts", "reason", "logprobs", "version"} <= set(row["answers"][0])  # type: ignore[index]
+    assert [path.name for path in sorted((done / "checkpoints").iterdir())] == ["000002", "000004"]
+    assert {path.name for path in (done / "evaluation").iterdir()} == {"small-before.jsonl", "small-000002.jsonl", "small-after.jsonl"}
+    assert "step 4" in told
+    assert any(line.startswith("held out, after: add ") for line in told)
+
+
+def test_mean_reward_is_that_of_the_draw(warmups):
+    done = warmups / "whole"
+    for row in metrics(done):
+        drawn = rollouts(done, int(row["step"]))
+        rewards = [answer["reward"] for group in drawn for answer in group["answers"]]  # type: ignore[attr-defined]
+        assert row["reward"] == pytest.approx(sum(rewards) / len(rewards))
+        assert len(drawn) == 4 * row["rounds"]
+
+
+def test_same_config_same_run(warmups):
+    again = run(warmups, "name=again")
+    first = warmups / "whole"
+    assert same(first / "checkpoints" / "000004", again / "checkpoints" / "000004")
+    assert rollouts(first, 4) == rollouts(again, 4)
+    other = run(warmups, "name=other", "seed=1", "steps=1")
+    assert rollouts(first, 1) != rollouts(other, 1)
+
+
+@pytest.mark.parametrize("carry", [0, 1])
+def test_four_steps_are_two_and_two(carry, warmups):
+    knobs = (f"rollout.carry_over={carry}", "estimator.kind=gpg", "estimator.min_informative=0.5", "rollout.groups_per_step=4")
+    whole = run(warmups, f"name=whole{carry}", *knobs)
+    run(warmups, f"name=halves{carry}", *knobs, "steps=2")
+    halves = run(warmups, f"name=halves{carry}", *knobs, resume=warmups / f"halves{carry}")
+    assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
+    assert [rollouts(whole, step) for step in (3, 4)] == [rollouts(halves, step) for step in (3, 4)]
+    timeless = [[{key: value for key, value in row.items() if "second" not in key} for row in metrics(path)] for path in (whole, halves)]
+    assert timeless[0] == timeless[1]
+
+
+def test_resume_drops_what_was_written_after_the_checkpoint(warmups):
+    done = run(warmups, "name=rewound", "steps=3", "checkpoint.every=2")
+    (done / "checkpoints" / "000003" / "state.json").unlink()  # killed while it was being written
+    assert checkpoint.newest(done).name == "000002"
+    again = run(warmups, "name=rewound", "steps=3", "checkpoint.every=2", resume=done)
+    assert [row["step"] for row in metrics(again)] == [1, 2, 3]
+    assert len(list((again / "rollouts").iterdir())) == 3
+
+
+def test_warmup_runs_once(warmups):
+    told: list[str] = []
+    train.train(small(warmups, "name=warm", "steps=0"), HERE, say=told.append)
+    assert any(line.startswith("warm-up: read from") for line in told)
+    assert not any(line.startswith("warm-up 40/40") for line in told)
+
+
+def test_warmup_teaches_the_format(warmups):
+    before = benchmark.load(warmups / "whole" / "evaluation" / "small-before.jsonl")
+    assert sum(record.reason in {"right", "wrong"} for record in before if record.tag == "add") >= 6
+
+
+def test_an_existing_run_is_not_written_over(warmups):
+    with pytest.raises(UserError, match="holds a run already; continue it with `gpg-vl train --resume"):
+        run(warmups, "name=whole")
+
+
+def test_all_wrong_stops_with_a_sentence(tmp_path):
+    knobs = ("warmup.steps=0", "evaluation.benchmark=null", "rollout.idle_steps=2", "rollout.max_rounds=1", "rollout.max_tokens=2", "steps=9")
+    with pytest.raises(UserError, match="stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"):
+        run(tmp_path, *knobs)
+    rows = metrics(tmp_path / "small")
+    assert [row["skipped"] for row in rows] == [1.0, 1.0]
+
+
+def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
+    with pytest.raises(UserError, match="3 non-finite steps in a row; lower optimizer.lr"):
+        run(warmups, "name=bad", "steps=20", "rollout.idle_steps=20")
+    assert len(list((warmups / "bad" / "bad_steps").iterdir())) == 3
+
+
+def test_a_reference_exists_only_for_a_divergence(warmups):
+    plain = small(warmups, "name=plain", "estimator=grpo", "steps=1")
+    assert train.assemble(plain, HERE, resume=None, sinks=(), say=print).learner.reference is None
+    done = run(warmups, "name=kl", "estimator.kind=grpo", "estimator.kl=0.1", "steps=1")
+    assert not metrics(done)[0]["skipped"]
+
+
+@pytest.mark.parametrize("estimator", ["dr_grpo", "rloo", "reinforce"])
+def test_every_estimator_runs(estimator, warmups):
+    done = run(warmups, f"name={estimator}", f"estimator={estimator}", "steps=1", "evaluation.benchmark=null")
+    assert metrics(done)[0]["rounds"] == 1
+
+
+def test_two_updates_need_a_ratio(warmups):
+    with pytest.raises(UserError, match=r"learner.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio"):
+        run(warmups, "name=two", "learner.updates_per_rollout=2")
+
+
+def test_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    for step, score in [(1, 0.2), (2, 0.9), (3, 0.1), (4, None)]:
+        folder = tmp_path / "checkpoints" / f"{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"score": score}))
+    checkpoint.prune(tmp_path, keep_last=1, keep_best=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000002", "000004"]
+
+
+def test_weakness_says_what_to_change(policy_of):
+    (number,), (box,) = (prompts(policy_of(), [task]) for task in ("add", "box"))
+    answers = [completion([1]), completion([2])]
+    silent_wrong = [group(number, answers, [0.0, 0.0])] * 10
+    silent_right = [group(number, answers, [1.0, 1.0])] * 10
+    speaking = [group(number, answers, [1.0, 0.0])] * 10
+    assert weakness(silent_wrong) == "add: only 0 % of its groups are informative (mean reward 0.00); raise warmup.steps or lower its difficulty"
+    assert weakness(silent_right).endswith("it is solved: raise its difficulty")
+    assert weakness(speaking) == ""
+    assert weakness([group(box, answers, [0.1, 0.3])] * 10).startswith("box: sampled IoU is 0.20; below 0.4")
