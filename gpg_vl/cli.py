@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from gpg_vl import config as configs
-from gpg_vl import plugins, prompts, shelves, verifiers
+from gpg_vl import journal, plugins, prompts, shelves, verifiers
 from gpg_vl.config import Config, Section, Source
 from gpg_vl.types import UserError
 
@@ -97,8 +97,8 @@ def sft(config: ConfigName = "digits", overrides: Overrides = None) -> None:
     _quiet()
     from gpg_vl.training.train import train as run
 
-    written = run(given.model_copy(update={"steps": 0}), folder, say=console.print)
-    console.print(f"policy: {written / 'checkpoints' / '000000' / 'policy'}")
+    written = run(given.model_copy(update={"steps": 0}), folder, say=_say)
+    _say(f"policy: {written / 'checkpoints' / '000000' / 'policy'}")
 
 
 @app.command(cls=WithKnobs)
@@ -116,7 +116,7 @@ def rollout(
     from gpg_vl.training.trial import try_out
 
     for line in try_out(given, folder, model=model, count=groups, to=to):
-        console.print(line, markup=False, highlight=False)
+        _say(line)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def evaluate(
         records = evaluate_model(benchmark, model, list(overrides or ()), blank=blank, told=lambda done: status.update(f"evaluated {done}"))
     if to:
         measuring.save(records, to)
-    console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}: {model}", records))
+    console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}", records))
 
 
 def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[Config, Path]:
@@ -151,7 +151,11 @@ def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[
     kept = resume / "config.yaml"
     if not kept.is_file():
         raise UserError(f"--resume {resume}: no config.yaml there, so it is not a run folder")
-    return configs.load(str(kept), given), resume
+    return configs.load(str(kept), given), journal.config_folder(resume)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _quiet() -> None:
@@ -170,8 +174,8 @@ def _tell_results(run: Path) -> None:
         after = before.with_name(before.name.replace("-before", "-after"))
         if after.exists():
             console.print(comparison_table(load(before), load(after)))
-    console.print(f"run folder: {run}", highlight=False)
-    console.print(f"try it:     gpg-vl rollout {run / 'config.yaml'} --model {run}", highlight=False)
+    _say(f"run folder: {run}")
+    _say(f"try it:     gpg-vl rollout {run / 'config.yaml'} --model {run}")
 
 
 def _knob_table(title: str, kind: type[Section]) -> Table:

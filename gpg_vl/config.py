@@ -268,10 +268,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     return parse(Config, override(read_yaml(path), overrides), str(path))
 
 
-def load_benchmark(name: str) -> BenchmarkSpec:
-    """A benchmark spec by shipped name or file."""
-    path = shelves.find("evaluation", name)
-    return parse(BenchmarkSpec, read_yaml(path), str(path))
+def load_benchmark(name: str, beside: Path = Path()) -> tuple[BenchmarkSpec, Path]:
+    """A benchmark spec by shipped name or file, and the folder it stands in."""
+    path = shelves.find("evaluation", name, beside)
+    return parse(BenchmarkSpec, read_yaml(path), str(path)), path.parent
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -40,16 +40,14 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        self.bar.print(line, markup=False, highlight=False) if self.console.is_terminal else self.console.print(
-            line, markup=False, highlight=False
-        )
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of one step."""
         line = summary(metrics)
         self.bar.update(self.task, completed=step, numbers=line)
         if not self.console.is_terminal and (step % max(1, self.total // PLAIN_LINES) == 0 or step in {1, self.total}):
-            self.console.print(f"step {step}/{self.total}  {line}", markup=False, highlight=False)
+            self.console.print(f"step {step}/{self.total}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary(metrics: Mapping[str, float]) -> str:

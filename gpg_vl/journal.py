@@ -156,6 +156,11 @@ def image_name(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()[:16] + ".png"
 
 
+def config_folder(run: Path) -> Path:
+    """The folder of the config that a run was started from: its relative files and plug-ins are named from there."""
+    return Path(json.loads((run / "environment.json").read_text())["config_folder"])
+
+
 def environment(**more: Any) -> dict[str, Any]:
     """Where a run runs: versions, machine, threads; what exact resume depends on."""
     return {

@@ -25,15 +25,19 @@ def names(shelf: Shelf) -> list[str]:
     return sorted(path.stem for path in folder(shelf).glob("*.yaml"))
 
 
-def find(shelf: Shelf, name: str) -> Path:
+def find(shelf: Shelf, name: str, beside: Path = Path()) -> Path:
     """The file of a shipped spec by name, or a file of the user's by path.
+
+    Args:
+        beside: a folder where a file is looked for before the working directory (a config's own).
 
     Raises:
         UserError: neither; names the nearest match.
     """
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
+        for path in (beside / name, Path(name)):
+            if path.is_file():
+                return path
         raise UserError(f"{name}: no such file. Shipped {shelf}: {', '.join(names(shelf))}")
     path = folder(shelf) / f"{name}.yaml"
     if path.is_file():

@@ -116,7 +116,11 @@ def test_clipping_acts_after_alpha_and_is_told(policy_of):
 
 def test_schedules_by_hand(policy_of):
     policy = policy_of()
-    expected = {"constant": [0.5, 1.0, 1.0, 1.0], "linear": [0.5, 1.0, 1.0, 0.875], "cosine": [0.5, 1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 8))]}
+    expected = {
+        "constant": [0.5, 1.0, 1.0, 1.0],
+        "linear": [0.5, 1.0, 1.0, 0.875],
+        "cosine": [0.5, 1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 8))],
+    }
     for schedule, factors in expected.items():
         learner = learner_of(policy, lr=1.0, warmup_steps=2, optimizer={"schedule": schedule})
         rates = []

@@ -18,11 +18,6 @@ from .asking import completion, group, prompts
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def in_the_tests_folder(monkeypatch):
-    monkeypatch.chdir(HERE)  # the small config names its benchmark by a relative path
-
-
 def small(folder: Path, *overrides: str) -> config.Config:
     return config.load(str(HERE / "small.yaml"), [f"folder={folder}", *overrides])
 
@@ -132,7 +127,14 @@ def test_an_existing_run_is_not_written_over(warmups):
 
 
 def test_all_wrong_stops_with_a_sentence(tmp_path):
-    knobs = ("warmup.steps=0", "evaluation.benchmark=null", "rollout.idle_steps=2", "rollout.max_rounds=1", "rollout.max_tokens=2", "steps=9")
+    knobs = (
+        "warmup.steps=0",
+        "evaluation.benchmark=null",
+        "rollout.idle_steps=2",
+        "rollout.max_rounds=1",
+        "rollout.max_tokens=2",
+        "steps=9",
+    )
     with pytest.raises(UserError, match="stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"):
         run(tmp_path, *knobs)
     rows = metrics(tmp_path / "small")
@@ -179,7 +181,10 @@ def test_weakness_says_what_to_change(policy_of):
     silent_wrong = [group(number, answers, [0.0, 0.0])] * 10
     silent_right = [group(number, answers, [1.0, 1.0])] * 10
     speaking = [group(number, answers, [1.0, 0.0])] * 10
-    assert weakness(silent_wrong) == "add: only 0 % of its groups are informative (mean reward 0.00); raise warmup.steps or lower its difficulty"
+    assert (
+        weakness(silent_wrong)
+        == "add: only 0 % of its groups are informative (mean reward 0.00); raise warmup.steps or lower its difficulty"
+    )
     assert weakness(silent_right).endswith("it is solved: raise its difficulty")
     assert weakness(speaking) == ""
     assert weakness([group(box, answers, [0.1, 0.3])] * 10).startswith("box: sampled IoU is 0.20; below 0.4")

@@ -21,7 +21,6 @@ from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.rollout.collect import Collected, Drawing, collect, sample_groups
-from gpg_vl.shelves import find
 from gpg_vl.training import checkpoint, sft, warmups
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.distributed import Ranks
@@ -75,7 +74,7 @@ def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Se
     while trainer.state.step < config.steps:
         take_step(trainer)
         _after_step(trainer)
-    if trainer.state.step > start or not _evaluation_path(trainer, "after").exists():
+    if config.steps and not (trainer.state.step == start and _evaluation_path(trainer, "after").exists()):
         _evaluate(trainer, "after")
     trainer.drawing.engine.close()
     return trainer.journal.folder
@@ -197,7 +196,9 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
     questions = read_questions(config.data, checks, folder=folder)
     for name, why in questions.left_out:
         say(f"left out {name}: {why}")
-    written = Journal(resume, sinks) if resume else Journal.create(config.run_folder, dump(config), _environment(policy, ranks), sinks)
+    written = (
+        Journal(resume, sinks) if resume else Journal.create(config.run_folder, dump(config), _environment(policy, ranks, folder), sinks)
+    )
     if not resume and config.warmup.steps:
         policy = _warmed_up(config, folder, policy, questions, accelerator, say)
     drawing = Drawing(
@@ -234,8 +235,7 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     """The held-out questions of a config's benchmark, or of a benchmark by name."""
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
-    spec = load_benchmark(wanted)
-    home = find("evaluation", wanted).parent
+    spec, home = load_benchmark(wanted, folder)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
     checks = build_verifiers({**config.verifiers, **spec.verifiers}, style, policy.frame, config.reward, folder)
     questions = read_questions(spec.data, checks, folder=home)
@@ -343,7 +343,11 @@ def _restore(trainer: Trainer, saved: Path) -> None:
     trainer.say(f"resumed from step {trainer.state.step}: {saved}")
 
 
-def _environment(policy: Policy, ranks: Ranks) -> dict[str, Any]:
+def _environment(policy: Policy, ranks: Ranks, folder: Path) -> dict[str, Any]:
     return journal.environment(
-        threads=torch.get_num_threads(), device=str(policy.device), processes=ranks.count, image_backend=policy.image_backend
+        threads=torch.get_num_threads(),
+        device=str(policy.device),
+        processes=ranks.count,
+        image_backend=policy.image_backend,
+        config_folder=str(folder.resolve()),
     )

@@ -18,10 +18,10 @@ from gpg_vl.types import Group
 
 def evaluate_model(name: str, model: str, overrides: Sequence[str], *, blank: bool = False, told: Callable[[int], None]) -> list[Record]:
     """Take a benchmark with a run's newest policy, a checkpoint or a hub model."""
-    given = _config_of(model, overrides)
+    given, folder = _config_of(model, overrides)
     policy = _policy(given, model)
-    exam = examination(given, Path(), policy, name)
-    engine = build_engine(given.rollout.engine, policy, Path())
+    exam = examination(given, folder, policy, name)
+    engine = build_engine(given.rollout.engine, policy, folder)
     return benchmark.examine(exam, policy, engine, blank=blank, told=told)
 
 
@@ -51,13 +51,13 @@ def _told(group: Group) -> Iterator[str]:
         yield f"  {verdict.reward:5.2f}  {completion.text!r}  {verdict.reason}"
 
 
-def _config_of(model: str, overrides: Sequence[str]) -> Config:
-    """A run's own config, or defaults around a checkpoint."""
+def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
+    """A run's own config and its folder, or defaults around a checkpoint."""
     kept = Path(model) / "config.yaml"
     if kept.is_file():
-        return config.load(str(kept), overrides)
+        return config.load(str(kept), overrides), journal.config_folder(Path(model))
     bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
-    return config.parse(Config, config.override(bare.model_dump(mode="json"), overrides), model)
+    return config.parse(Config, config.override(bare.model_dump(mode="json"), overrides), model), Path()
 
 
 def _policy(given: Config, model: str) -> Policy:

@@ -1,0 +1,170 @@
+"""Reading letters, words and numbers out of an answer: what counts as naming one thing, and what does not."""
+
+from time import perf_counter
+
+import pytest
+
+from gpg_vl import answers
+
+ANIMALS = ("cat", "big dog", "Horse")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        (" 3 ", 3),
+        ("3.", 3),
+        ("3.0", 3),
+        ("-3", -3),
+        ("+3", 3),
+        ("0.25", 0.25),
+        ("-0.5", -0.5),
+        ("1,234", 1234),
+        ("1,234,567.5", 1234567.5),
+        ("007", 7),
+        ("zero", 0),
+        ("Seven", 7),
+        ("TWENTY.", 20),
+        ("３", 3),
+    ],
+)
+def test_numbers_that_are_read(text, value):
+    assert answers.number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "three four",
+        "3 4",
+        "3-4",
+        "3, 4",
+        "1,23",
+        "12,34,567",
+        "3 dogs",
+        "x",
+        "nan",
+        "inf",
+        "1e3",
+        "0x10",
+        "--3",
+        "1.2.3",
+        "3/4",
+        "9" * 16,
+    ],
+)
+def test_texts_that_are_not_one_number(text):
+    assert answers.number(text) is None
+
+
+@pytest.mark.parametrize("text", [".5", "-.5", ",5"])
+def test_a_leading_point_does_not_turn_half_into_five(text):
+    assert answers.number(text) in (None, 0.5, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("cat", 0),
+        (" CAT. ", 0),
+        ("big  dog", 1),
+        ("horse", 2),
+        ("A", 0),
+        ("b", 1),
+        ("C.", 2),
+        ("(B)", 1),
+        ("B)", 1),
+        ("B:", 1),
+        ("B. big dog", 1),
+        ("(C) horse.", 2),
+        ("c: Horse", 2),
+    ],
+)
+def test_choices_that_are_named(text, index):
+    assert answers.choice(text, ANIMALS) == index
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "D",
+        "(D)",
+        "dog",
+        "cat, big dog",
+        "A B",
+        "AB",
+        "A, B, C",
+        "(A)(B)",
+        "(A) (B)",
+        "A) B)",
+        "A. big dog",
+        "B. cat or dog",
+        "a cat",
+        "1",
+        "not cat",
+    ],
+)
+def test_texts_that_name_none_or_several(text):
+    assert answers.choice(text, ANIMALS) is None
+
+
+def test_the_words_of_an_option_win_over_its_letter():
+    assert answers.choice("A", ("B", "A")) == 1
+    assert answers.choice("b", ("B", "A")) == 0
+
+
+def test_options_that_are_spelled_alike_name_nothing():
+    assert answers.choice("cat", ("cat", "Cat!")) is None
+
+
+def test_numbers_as_options():
+    assert answers.choice("7", ("3", "7", "1")) == 1
+    assert answers.choice("-7", ("3", "7", "1")) is None
+    assert answers.choice("2", ("3", "7", "1")) is None
+
+
+def test_without_options_nothing_is_named():
+    assert answers.choice("A", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("<answer>3</answer>", "3"),
+        ("x <answer> 3 </answer> y", "3"),
+        ("<answer>1</answer><answer>2</answer>", "2"),
+        ("<answer>1</answer> </answer>", "1"),
+        ("<answer>1<answer>2</answer>", "2"),
+        ("<answer>1</answer> and <answer>2", "1"),
+        ("</answer><answer>4", "</answer><answer>4"),
+        (" no tags ", "no tags"),
+        ("", ""),
+    ],
+)
+def test_the_last_complete_answer(text, inside):
+    assert answers.last_answer(text) == inside
+
+
+def test_normalised_texts_differ_only_in_their_words():
+    assert answers.normalise("  The Ｃａｔ,\n sat! ") == "the cat, sat"
+
+
+@pytest.mark.parametrize(
+    "read", [answers.number, answers.last_answer, lambda text: answers.choice(text, ANIMALS)], ids=["number", "answer", "choice"]
+)
+@pytest.mark.parametrize("piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"])
+def test_a_megabyte_is_read_quickly(read, piece):
+    start = perf_counter()
+    read(piece * (10**6 // len(piece)))
+    assert perf_counter() - start < 2
+
+
+def test_heaped_accents_are_read_in_linear_time():
+    start = perf_counter()
+    assert answers.number("3" + "\u0301\u0316" * 20_000) is None
+    assert perf_counter() - start < 0.3

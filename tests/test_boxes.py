@@ -1,0 +1,226 @@
+"""Boxes by hand: overlap, coordinate frames, the processors' resizing, and which spellings of a box are read."""
+
+import math
+import random
+from time import perf_counter
+
+import pytest
+
+from gpg_vl import boxes
+from gpg_vl.boxes import Box, Frame
+
+LEFT, RIGHT = Box(0, 0, 2, 2), Box(1, 0, 3, 2)
+"""Two 2 x 2 squares that share half of each: 2 of 6."""
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou", "giou"),
+    [
+        (LEFT, LEFT, 1.0, 1.0),
+        (LEFT, RIGHT, 2 / 6, 2 / 6),  # the hull 3 x 2 is all union
+        (LEFT, Box(2, 0, 4, 2), 0.0, 0.0),  # they touch: no overlap, and a hull without a gap
+        (LEFT, Box(4, 0, 6, 2), 0.0, -4 / 12),  # a gap of 2 x 2 in a hull of 6 x 2
+        (LEFT, Box(2, 2, 4, 4), 0.0, -8 / 16),  # diagonal: two of four quarters are empty
+        (Box(0, 0, 4, 4), Box(1, 1, 3, 3), 4 / 16, 4 / 16),  # one inside the other
+    ],
+)
+def test_iou_and_giou_by_hand(a, b, iou, giou):
+    assert boxes.iou(a, b) == boxes.iou(b, a) == pytest.approx(iou)
+    assert boxes.giou(a, b) == boxes.giou(b, a) == pytest.approx(giou)
+
+
+def test_overlap_is_bounded_and_giou_is_never_the_larger():
+    dice = random.Random(0)
+    for _ in range(500):
+        a, b = (_some_box(dice) for _ in range(2))
+        assert 0 <= boxes.iou(a, b) <= 1
+        assert -1 < boxes.giou(a, b) <= boxes.iou(a, b) + 1e-12
+
+
+def _some_box(dice):
+    x, y = dice.uniform(0, 100), dice.uniform(0, 100)
+    return Box(x, y, x + dice.uniform(1e-3, 50), y + dice.uniform(1e-3, 50))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(2, 0, 1, 1),
+        Box(0, 2, 1, 1),
+        Box(0, 0, 0, 1),
+        Box(0, 0, 1, 0),
+        Box(0, 0, math.nan, 1),
+        Box(0, 0, math.inf, 1),
+        Box(-math.inf, 0, 1, 1),
+    ],
+)
+def test_reversed_flat_and_endless_boxes_are_not_proper(box):
+    assert not box.proper
+
+
+def test_a_proper_box_has_an_area():
+    assert Box(1, 2, 4, 6).proper
+    assert Box(1, 2, 4, 6).area == 12
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "box"),
+    [
+        ("pixels", Box(20, 10, 100, 50)),
+        ("norm1", Box(0.1, 0.1, 0.5, 0.5)),
+        ("norm1000", Box(100, 100, 500, 500)),
+        ("resized", Box(19.6, 11.2, 98, 56)),  # 200 x 100 becomes 196 x 112
+    ],
+)
+def test_each_frame_by_hand(kind, box):
+    frame, pixels = Frame(kind=kind), Box(20, 10, 100, 50)
+    assert frame.from_pixels(pixels, (200, 100)) == pytest.approx(box)
+    assert frame.to_pixels(box, (200, 100)) == pytest.approx(pixels)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
+def test_frames_round_trip(kind):
+    dice, frame = random.Random(kind), Frame(kind=kind)
+    for _ in range(100):
+        box, size = _some_box(dice), (dice.randint(1, 3000), dice.randint(1, 3000))
+        assert frame.to_pixels(frame.from_pixels(box, size), size) == pytest.approx(box)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
+def test_the_whole_image_spans_the_units_of_every_frame(kind):
+    frame = Frame(kind=kind)
+    assert frame.from_pixels(Box(0, 0, 640, 480), (640, 480)) == pytest.approx((0, 0, *frame.units((640, 480))))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((56, 56), (56, 56)),  # fits as it is
+        ((100, 60), (112, 56)),  # 3.57 and 2.14 patches of 28: 4 and 2
+        ((70, 42), (56, 56)),  # 2.5 and 1.5 patches round to even: 2 and 2
+        ((28, 28), (56, 56)),  # 784 pixels grow to 3136: twice the side
+        ((2000, 1000), (1400, 700)),  # 2,000,000 shrink by 1.41 to 1416 x 708: 50 and 25 whole patches
+    ],
+)
+def test_resizing_by_hand(size, expected):
+    assert boxes.resized(size, factor=28, min_pixels=3136, max_pixels=1_003_520) == expected
+
+
+def test_resizing_never_leaves_less_than_one_patch():
+    # 36 x 1 patches are too many; shrunk by 1.06 it is 33.7 x 0.9 patches: 33 x 1
+    assert boxes.resized((1000, 28), factor=28, min_pixels=784, max_pixels=25_000) == (924, 28)
+
+
+@pytest.mark.parametrize(("widths", "heights"), [((30, 3000), (30, 3000)), ((1, 40), (1, 40)), ((6, 13), (400, 1100))])
+def test_resizing_equals_the_processors_own(widths, heights):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    dice = random.Random(0)
+    for _ in range(300):
+        width, height = dice.randint(*widths), dice.randint(*heights)
+        high, wide = smart_resize(height, width, factor=28, min_pixels=3136, max_pixels=1_003_520)
+        assert boxes.resized((width, height), factor=28, min_pixels=3136, max_pixels=1_003_520) == (wide, high), f"{width} x {height}"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1,2,3,4]",
+        " [ 1 , 2 , 3 , 4 ] ",
+        "[1, 2, 3, 4]\n",
+        "[[1,2,3,4]]",
+        "[1.0, 2.0, 3.00, 4.000]",
+        "[+1,2,3,4]",
+        "(1,2),(3,4)",
+        "( 1 , 2 ) , ( 3 , 4 )",
+        "(1,2)(3,4)",
+        "[(1,2),(3,4)]",
+    ],
+)
+def test_accepted_spellings_of_one_box(text):
+    assert boxes.read(text) == [Box(1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("text", ["[[1,2,3,4],[5,6,7,8]]", "[1,2,3,4], [5,6,7,8]", "(1,2),(3,4),(5,6),(7,8)", "[[1,2,3,4], [5,6,7,8]]\n"])
+def test_accepted_spellings_of_two_boxes(text):
+    assert boxes.read(text) == [Box(1, 2, 3, 4), Box(5, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] "])
+def test_an_empty_list_holds_no_box(text):
+    assert boxes.read(text) == []
+
+
+@pytest.mark.parametrize("text", ["[3,4,1,2]", "(3,4),(1,2)", "[1,1,1,1]"])
+def test_a_reversed_or_empty_box_is_read_but_not_proper(text):
+    (box,) = boxes.read(text)
+    assert not box.proper
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "box [1,2,3,4]",
+        "[1,2,3,4] or so",
+        "[1,2,3,4].",
+        "[1,2,3]",
+        "[1,2,3,4,5]",
+        "1,2,3,4",
+        "(1,2)",
+        "(1,2),(3)",
+        "(1,2,3,4)",
+        "[1,2,3,four]",
+        "[nan,2,3,4]",
+        "[1,2,3,inf]",
+        "[1e3,2,3,4]",
+        "[1 0,2,3,4]",
+        "[1,2,3,4",
+        "1,2,3,4]",
+        "[1,2,3," + "9" * 1000 + "]",
+        "[1,2,3,4](5,6),(7,8)",
+        "[1,2,3,4]]",
+        "[[1,2,3,4]",
+        "{'bbox_2d': [1,2,3,4]}",
+    ],
+)
+def test_anything_else_is_not_boxes(text):
+    assert boxes.read(text) is None
+
+
+@pytest.mark.parametrize("text", ["[][1,2,3,4]", "[1,2,3,4][]", "[1,2,3,4][5,6,7,8],", ",[1,2,3,4][5,6,7,8]"])
+def test_brackets_and_commas_stand_around_and_between_the_boxes(text):
+    assert boxes.read(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 10**6, "[1," * 300_000, "[1,2,3,4]," * 100_000, "(1,2)," * 160_000, "9" * 10**6, "[" + " " * 10**6, "[1" + " " * 10**6 + "x"],
+    ids=["brackets", "starts", "boxes", "pairs", "digits", "blanks", "blanks inside"],
+)
+def test_a_megabyte_is_read_quickly(text):
+    start = perf_counter()
+    boxes.read(text)
+    assert perf_counter() - start < 2
+
+
+def test_blanks_after_a_corner_are_read_in_linear_time():
+    start = perf_counter()
+    assert boxes.read("(1,2)" + " " * 20_000 + "x") is None
+    assert perf_counter() - start < 0.3
+
+
+def test_written_boxes_are_read_back():
+    assert boxes.write(Box(1, 2, 3, 4)) == "[1,2,3,4]"
+    assert boxes.write(Box(0.12345678, 0, 1, 0.5), digits=5) == "[0.12346,0.00000,1.00000,0.50000]"
+    assert boxes.read(boxes.write(Box(1.25, 2.5, 3.75, 4), digits=2)) == [Box(1.25, 2.5, 3.75, 4)]

@@ -1,0 +1,119 @@
+"""The commands as a user sees them: real processes, their output, their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def gpg_vl(*arguments: object, cwd: Path = HERE) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "160"}
+    return subprocess.run([sys.executable, "-m", "gpg_vl", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """A small run made by the command, and what it printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = gpg_vl("train", "small.yaml", f"folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder / "small", done.stdout
+
+
+def test_train_tells_progress_results_and_what_to_do_next(trained):
+    run, printed = trained
+    assert "warm-up 40/40: loss" in printed
+    assert "step 4/4  reward" in printed
+    assert "held-out greedy accuracy, % (95 % interval)" in printed
+    assert f"run folder: {run}" in printed
+    assert "gpg-vl rollout" in printed
+    assert "Traceback" not in printed
+
+
+def test_train_again_refuses_and_resume_goes_on(trained):
+    run, _ = trained
+    again = gpg_vl("train", "small.yaml", f"folder={run.parent}")
+    assert again.returncode == 2
+    assert again.stderr == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or choose another `name=`\n"
+    further = gpg_vl("train", "--resume", run, cwd=run.parent)
+    assert further.returncode == 0, further.stderr
+    assert "resumed from step 4" in further.stdout
+
+
+def test_rollout_shows_answers_and_rewards(trained, tmp_path):
+    run, _ = trained
+    done = gpg_vl("rollout", "small.yaml", "--model", run, "--groups", 3, "--to", tmp_path / "answers.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "of 3 groups" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [len(row["answers"]) for row in rows] == [4, 4, 4]
+
+
+def test_evaluate_a_run_a_checkpoint_and_blank_images(trained, tmp_path):
+    run, _ = trained
+    whole = gpg_vl("evaluate", "small_benchmark.yaml", "--model", run, "--to", tmp_path / "a.jsonl")
+    bare = gpg_vl(
+        "evaluate",
+        "small_benchmark.yaml",
+        "--model",
+        run / "checkpoints" / "000004" / "policy",
+        "prompt=answer",
+        "--to",
+        tmp_path / "b.jsonl",
+    )
+    blank = gpg_vl("evaluate", "small_benchmark.yaml", "--model", run, "--blank")
+    for done in (whole, bare, blank):
+        assert done.returncode == 0, done.stderr
+        assert "greedy %" in done.stdout
+    assert "on blank images" in blank.stdout
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+
+
+def test_sft_runs_only_the_warmup(trained):
+    run, _ = trained
+    done = gpg_vl("sft", "small.yaml", f"folder={run.parent}", "name=sft")
+    assert done.returncode == 0, done.stderr
+    assert "warm-up: read from" in done.stdout
+    assert (run.parent / "sft" / "checkpoints" / "000000" / "policy" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "rollout"])
+def test_help_shows_every_knob_with_its_sentence(command):
+    from gpg_vl.config import Config, knobs
+
+    done = gpg_vl(command, "--help")
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())
+    for key, _, sentence in knobs(Config):
+        assert key in words
+        assert sentence.split()[0] in words
+    assert "min_informative" in words  # the knobs of parts too
+    assert "beta_th" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("train", "digist"), "configs: got 'digist', which is neither shipped nor a file. Did you mean digits?"),
+        (("train", "stpes=3"), "stpes: no such key; did you mean steps?"),
+        (("train", "steps=many"), "steps: got 'many', expected: input should be a valid integer"),
+        (("train", "small.yaml", "steps"), "got 'steps', expected key=value, for instance steps=100 or optimizer.lr=1e-5"),
+        (("train", "small.yaml", "estimator=gpt"), "estimator: got 'gpt', expected a known name or an import path"),
+        (("train", "small.yaml", "estimator.scal=std", "estimator.kind=gpg"), "estimator.scal: no such key; did you mean scale?"),
+        (("train", "--resume", "nowhere"), "--resume nowhere: no config.yaml there, so it is not a run folder"),
+        (("evaluate", "digit", "--model", "x"), "cannot be loaded"),
+        (("sft", "small.yaml", "warmup.steps=0"), "warmup.steps: got 0, expected at least 1"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_exit_code_2(arguments, sentence):
+    done = gpg_vl(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.splitlines()) == 1
