@@ -149,7 +149,7 @@ def test_vision_that_only_qwen_vl_utils_can_fetch_needs_torchvision(policy_of, m
 
 def test_asking_for_a_missing_torchvision_says_what_to_install(monkeypatch):
     monkeypatch.setattr(processor, "torchvision_works", lambda: False)
-    with pytest.raises(UserError, match="policy.image_backend: got torchvision"):
+    with pytest.raises(UserError, match=r"policy.image_backend: got torchvision"):
         choose_backend("torchvision")
 
 

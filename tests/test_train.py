@@ -135,7 +135,7 @@ def test_all_wrong_stops_with_a_sentence(tmp_path):
         "rollout.max_tokens=2",
         "steps=9",
     )
-    with pytest.raises(UserError, match="stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"):
+    with pytest.raises(UserError, match=r"stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"):
         run(tmp_path, *knobs)
     rows = metrics(tmp_path / "small")
     assert [row["skipped"] for row in rows] == [1.0, 1.0]
@@ -143,7 +143,7 @@ def test_all_wrong_stops_with_a_sentence(tmp_path):
 
 def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
-    with pytest.raises(UserError, match="3 non-finite steps in a row; lower optimizer.lr"):
+    with pytest.raises(UserError, match=r"3 non-finite steps in a row; lower optimizer.lr"):
         run(warmups, "name=bad", "steps=20", "rollout.idle_steps=20")
     assert len(list((warmups / "bad" / "bad_steps").iterdir())) == 3
 

@@ -295,7 +295,7 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
 
     def told(step: int, update: Update) -> None:
         if step % max(1, config.warmup.steps // 10) == 0 or step == config.warmup.steps:
-            say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.0f} s")
+            say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.1f} s")
 
     sft.warm_up(policy, imitation, config.warmup, accelerator, told)
 

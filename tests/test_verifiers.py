@@ -1,0 +1,411 @@
+"""The contract of every shipped verifier: gold earns full marks, nothing hostile earns anything, no text raises."""
+
+import math
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpg_vl import plugins, verifiers
+from gpg_vl.boxes import Frame
+from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.types import Completion, Sample, Verdict
+from gpg_vl.verifiers.boxes import Boxes
+from gpg_vl.verifiers.choice import Choice
+from gpg_vl.verifiers.number import Number
+from gpg_vl.verifiers.verifier import Verifiers
+
+TRUTH = {
+    "choice": {"question": "Which animal?", "choices": ("cat", "big dog", "horse"), "answer": "big dog"},
+    "number": {"question": "How many of the 4 dogs bark?", "answer": 3},
+    "boxes": {"question": "Where is the dog?", "answer": [[10, 20, 60, 80]], "images": (b"png",), "sizes": ((100, 100),)},
+}
+KINDS = sorted(verifiers.ALIASES)
+STYLES = [AnswerOnly(), Style(), Style(think="optional"), Style(think="opened")]
+
+
+def sample_of(kind, **fields):
+    return Sample(**{"id": kind, "answer_kind": kind, **TRUTH[kind], **fields})
+
+
+def verifier_of(kind, **fields):
+    from pathlib import Path
+
+    return plugins.build(kind, verifiers.ALIASES, folder=Path(), key="verifiers", given=fields)
+
+
+def said(answer):
+    """The answer in the default style, with a thought."""
+    return Style().write(answer, thought="so")
+
+
+def reward(verifier, answer, sample):
+    return verifier(verifier.style.write(answer, thought="so"), sample).reward
+
+
+# --- the contract of all ----------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_verifier_is_tested():
+    assert set(KINDS) == set(TRUTH)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
+def test_gold_earns_full_marks(kind, style):
+    verifier, sample = verifier_of(kind, style=style), sample_of(kind)
+    verdict = verifier(style.write(verifier.gold(sample), thought="so"), sample)
+    assert verdict.reward == 1.0
+    assert verdict.parts == {"accuracy": 1.0, "format": 1.0}
+    assert verdict.reason.split(":")[0] == "right"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gold_earns_the_sum_of_the_weights(kind):
+    verifier, sample = verifier_of(kind, combine="sum", accuracy_weight=2.0, format_weight=0.5), sample_of(kind)
+    assert reward(verifier, verifier.gold(sample), sample) == 2.5
+
+
+HOSTILE = {
+    "empty": "",
+    "blanks": " \n\t ",
+    "every option": "cat, big dog, horse",
+    "every option in lines": "cat\nbig dog\nhorse",
+    "every option labelled": "A. cat B. big dog C. horse",
+    "every letter": "A B C D E F G H",
+    "all letters": "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "every number": "0 1 2 3 4 5 6 7 8 9",
+    "a range of numbers": "0-9",
+    "500 boxes": ",".join(["[10,20,60,80]"] * 500),
+    "two boxes": "[10,20,60,80],[10,20,60,80]",
+    "both corners reversed": "[60,80,10,20]",
+    "one axis reversed": "[60,20,10,80]",
+    "out of range": "[10,20,60,1080]",
+    "below zero": "[-10,20,60,80]",
+    "the plane": "[-1000000000,-1000000000,1000000000,1000000000]",
+    "no area": "[10,20,10,80]",
+    "a point": "(0,0),(0,0)",
+    "nan": "nan",
+    "nan box": "[nan,nan,nan,nan]",
+    "endless box": "[0,0,inf,inf]",
+    "10**9": str(10**9),
+    "10**9 box": "[0,0,1000000000,1000000000]",
+    "10**999": "1" + "0" * 999,
+    "babble": "<|image_pad|><|vision_start|>" * 50,
+    "tags": "<answer></answer>",
+    "code": "__import__('os').system('true')",
+    "zero byte": "\x00",
+    "lone surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_answers_earn_exactly_nothing(kind, hostile):
+    sample = sample_of(kind)
+    for style in STYLES:
+        verifier = verifier_of(kind, style=style)
+        for text in (style.write(hostile, thought="so"), style.write(hostile), hostile):
+            assert verifier(text, sample).reward == 0.0
+
+
+def _around_the_gold(style, gold):
+    well_formed = style.write(gold, thought="so")
+    return {
+        "nothing": "",
+        "tags only": style.write("", thought=""),
+        "without tags": gold,
+        "babble before": "<|image_pad|>" * 20 + well_formed,
+        "babble behind": well_formed + "<|im_end|>" * 20,
+        "babble inside": style.write(gold + "<|endoftext|>", thought="so"),
+        "twice": well_formed * 2,
+        "never ending": well_formed[: -len("</answer>")],
+        "text behind": well_formed + " or not",
+        "a second answer": well_formed + "<answer>A</answer>",
+        "an answer in an answer": style.write(f"<answer>{gold}</answer>", thought="so"),
+        "doubled gold": style.write(f"{gold} {gold}", thought="so"),
+        "gold and a doubt": style.write(f"{gold} or something else", thought="so"),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
+def test_the_truth_in_a_malformed_text_earns_nothing(kind, style):
+    verifier, sample = verifier_of(kind, style=style), sample_of(kind)
+    texts = _around_the_gold(style, verifier.gold(sample)) | {"copied question": style.write(sample.question, thought="so")}
+    assert {name: verifier(text, sample).reward for name, text in texts.items()} == dict.fromkeys(texts, 0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_megabyte_earns_nothing_quickly(kind):
+    verifier, sample = verifier_of(kind), sample_of(kind)
+    gold = verifier.gold(sample)
+    start = perf_counter()
+    for piece in ("x", gold, f"{gold}\n", "[10,20,60,80],", "<answer>", said(gold), "<|image_pad|>", " "):
+        many = piece * (10**6 // len(piece))
+        assert verifier(many, sample).reward == 0.0
+        assert verifier(said(many), sample).reward == 0.0
+    assert perf_counter() - start < 8
+
+
+PIECES = [
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "<|im_end|>",
+    "3",
+    "big dog",
+    "B",
+    "[10,20,60,80]",
+    "(10,20),(60,80)",
+    " ",
+    ",",
+    "[",
+    "-",
+    "so",
+]
+TEXTS = st.one_of(
+    st.text(), st.text().map(said), st.lists(st.sampled_from(PIECES)).map("".join), st.lists(st.sampled_from(PIECES)).map("".join).map(said)
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("combine", ["gate", "sum"])
+def test_no_text_raises_and_every_reward_is_bounded(kind, combine):
+    verifier, sample = verifier_of(kind, combine=combine, accuracy_weight=0.75, format_weight=0.25), sample_of(kind)
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @given(TEXTS)
+    def check(text):
+        for verdict in (verifier(text, sample), verifier.unfinished(text, sample)):
+            assert 0 <= verdict.reward <= 1
+            assert set(verdict.parts) == {"accuracy", "format"}
+            assert verdict.reason.split(":")[0] in {"right", "wrong", "unreadable", "malformed"}
+
+    check()
+
+
+# --- one by one -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "earned"), [("B", 1), ("(b)", 1), ("B. big dog", 1), ("Big dog.", 1), ("A", 0), ("cat", 0), ("B. cat", 0), ("dog", 0)]
+)
+def test_choice_by_hand(answer, earned):
+    assert reward(Choice(), answer, sample_of("choice")) == earned
+
+
+def test_choice_takes_the_truth_as_letter_or_words():
+    for truth in ("B", "(B)", "big dog"):
+        assert reward(Choice(), "big dog", sample_of("choice", answer=truth)) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "earned"), [("3", 1), ("3.0", 1), ("three", 1), ("+3", 1), ("-3", 0), ("4", 0), ("3.001", 0), ("3 dogs", 0)]
+)
+def test_number_by_hand(answer, earned):
+    assert reward(Number(), answer, sample_of("number")) == earned
+
+
+def test_number_within_a_tolerance():
+    verifier = Number(tolerance=0.5)
+    assert [reward(verifier, answer, sample_of("number")) for answer in ("2.4", "2.5", "3.5", "3.6")] == [0, 1, 1, 0]
+
+
+def test_boxes_earn_their_overlap():
+    # the truth is 50 x 60; its left half has half of it
+    assert reward(Boxes(), "[10,20,35,80]", sample_of("boxes")) == 0.5
+    assert reward(Boxes(), "(10,20),(35,80)", sample_of("boxes")) == 0.5
+    assert reward(Boxes(), "[70,20,90,80]", sample_of("boxes")) == 0.0
+
+
+def test_boxes_by_giou_tell_far_from_near():
+    # same height, gap 10: hull 80 x 60, union 70 x 60: giou = -10/80; touching: 0
+    verifier = Boxes(measure="giou")
+    assert reward(verifier, "[70,20,90,80]", sample_of("boxes")) == pytest.approx((1 - 1 / 8) / 2)
+    assert reward(verifier, "[60,20,80,80]", sample_of("boxes")) == pytest.approx(0.5)
+    assert reward(verifier, "[10,20,60,80]", sample_of("boxes")) == 1.0
+
+
+def test_boxes_by_threshold_are_right_or_wrong():
+    verifier = Boxes(threshold=0.5)
+    assert [reward(verifier, f"[10,20,{edge},80]", sample_of("boxes")) for edge in (34, 35, 60)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("measure", ["iou", "giou"])
+def test_a_better_box_never_earns_less(measure):
+    verifier = Boxes(measure=measure)
+    for moved in (
+        lambda d: (10 + d, 20, 60 + d, 80),
+        lambda d: (10, 20, 60 - d, 80),
+        lambda d: (10 - d / 4, 20 - d / 4, 60 + d, 80 + d / 4),
+    ):
+        earned = [reward(verifier, str(list(moved(step))), sample_of("boxes")) for step in range(40, -1, -1)]
+        assert earned == sorted(earned)
+        assert earned[-1] == 1
+
+
+def test_the_models_frame_is_converted_once():
+    # 200 x 100 pixels; the model speaks thousandths, the truth is in pixels or in shares
+    wide = {"sizes": ((200, 100),), "answer": [[20, 10, 100, 50]]}
+    assert reward(Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **wide)) == 1
+    assert reward(Boxes(), "[20,10,100,50]", sample_of("boxes", **wide)) == 1
+    shares = wide | {"answer": [[0.1, 0.1, 0.5, 0.5]], "frame": "norm1"}
+    assert reward(Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **shares)) == 1
+
+
+@pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
+@pytest.mark.parametrize("size", [(100, 100), (640, 427), (97, 301)])
+def test_gold_boxes_earn_full_marks_in_every_frame(kind, size):
+    checks = Verifiers(by_kind={"boxes": Boxes(frame=Frame(kind=kind))})
+    assert checks.complaint(sample_of("boxes", sizes=(size,))) == ""
+
+
+# --- gate and sum -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "gate", "total"),
+    [
+        (said("3"), 1.0, 1.0),
+        (said("4"), 0.2, 0.2),  # wrong, well-formed
+        ("<answer>3</answer>", 0.0, 0.8),  # right, malformed
+        ("3", 0.0, 0.8),  # the papers score a text without tags as a whole
+        ("<answer>4</answer>", 0.0, 0.0),
+    ],
+)
+def test_gate_pays_accuracy_only_in_a_well_formed_answer_and_sum_always(text, gate, total):
+    weights = {"accuracy_weight": 0.8, "format_weight": 0.2}
+    assert Number(combine="gate", **weights)(text, sample_of("number")).reward == pytest.approx(gate)
+    assert Number(combine="sum", **weights)(text, sample_of("number")).reward == pytest.approx(total)
+
+
+def test_a_verdict_explains_itself():
+    verdicts = [Number()(text, sample_of("number")) for text in (said("3"), said("4"), said("some"), "3")]
+    assert [verdict.answer for verdict in verdicts] == ["3", "4", "some", ""]
+    assert [verdict.reason for verdict in verdicts] == [
+        "right",
+        "wrong",
+        "unreadable: not one number",
+        "malformed: expected the tags <think> </think> <answer> </answer>, got none",
+    ]
+
+
+# --- judging completions ----------------------------------------------------------------------------------------------
+
+
+def completion(text, finish="stop"):
+    return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish=finish, version=0)
+
+
+def judged(truncated, text, **fields):
+    by_kind = {"number": Number(accuracy_weight=0.8, format_weight=0.2, **fields)}
+    return Verifiers(by_kind=by_kind, truncated=truncated).judge(completion(text, "length"), sample_of("number"))
+
+
+@pytest.mark.parametrize("truncated", ["zero", "score", "drop"])
+def test_a_finished_completion_is_scored_whatever_truncated_says(truncated):
+    checks = Verifiers(by_kind={"number": Number()}, truncated=truncated)
+    assert checks.judge(completion(said("3")), sample_of("number")).reward == 1.0
+
+
+def test_truncated_zero_earns_nothing():
+    verdict = judged("zero", said("3"), combine="sum")
+    assert (verdict.reward, verdict.parts, verdict.reason) == (0.0, {"accuracy": 0.0, "format": 0.0}, "truncated")
+
+
+def test_truncated_score_earns_its_accuracy_and_never_its_format():
+    assert judged("score", said("3"), combine="sum").reward == 0.8
+    assert judged("score", said("3"), combine="sum").parts == {"accuracy": 1.0, "format": 0.0}
+    assert judged("score", said("4"), combine="sum").reward == 0.0
+
+
+def test_truncated_score_behind_a_gate_earns_nothing():
+    assert judged("score", said("3"), combine="gate").reward == 0.0
+
+
+def test_truncated_drop_is_not_scored():
+    verdict = judged("drop", said("3"))
+    assert math.isnan(verdict.reward)
+    assert verdict.reason == "truncated"
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A verifier of the user's with a bug."""
+
+    def __call__(self, text, sample):
+        return Verdict(reward=1 / len(text.strip("x")))
+
+
+def test_a_fault_of_the_verifier_is_nan_and_told():
+    checks = Verifiers(by_kind={"number": Faulty()})
+    verdict = checks.judge(completion("xxx"), sample_of("number"))
+    assert math.isnan(verdict.reward)
+    assert verdict.reason == "fault: ZeroDivisionError: division by zero"
+    assert checks.judge(completion("y"), sample_of("number")).reward == 1.0
+
+
+def test_a_verifier_of_ones_own_needs_no_gold_and_no_word_on_unfinished_texts():
+    checks = Verifiers(by_kind={"number": Faulty()}, truncated="score")
+    assert checks.complaint(sample_of("number")) == ""
+    assert checks.judge(completion("yy", "length"), sample_of("number")).reward == 0.5
+
+
+def test_a_truth_that_cannot_be_scored_is_a_fault_and_not_a_wrong_answer():
+    checks = Verifiers(by_kind={"number": Number()})
+    assert math.isnan(checks.judge(completion(said("3")), sample_of("number", answer="many")).reward)
+
+
+# --- complaints -------------------------------------------------------------------------------------------------------
+
+CHECKS = Verifiers(by_kind={"choice": Choice(), "number": Number(), "boxes": Boxes()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_good_sample_has_no_complaint(kind):
+    assert CHECKS.complaint(sample_of(kind)) == ""
+
+
+@pytest.mark.parametrize(
+    ("sample", "sentence"),
+    [
+        (sample_of("number", answer="many"), "answer 'many' is not a number"),
+        (sample_of("number", answer=None), "answer None is not a number"),
+        (sample_of("number", answer=[1, 2]), "answer [1, 2] is not a number"),
+        (sample_of("number", answer=math.nan), "answer nan is not a number"),
+        (sample_of("choice", answer="cow"), "answer 'cow' is not one of the choices ['cat', 'big dog', 'horse']"),
+        (sample_of("choice", choices=()), "answer 'big dog' is not one of the choices []"),
+        (sample_of("choice", choices=("big dog", "Big dog")), "answer 'big dog' is not one of the choices ['big dog', 'Big dog']"),
+        (sample_of("boxes", sizes=()), "a box needs an image"),
+        (sample_of("boxes", answer=[[1, 2, 3]]), "answer [[1, 2, 3]] is not one box [[x1, y1, x2, y2]]"),
+        (sample_of("boxes", answer=[]), "answer [] is not one box [[x1, y1, x2, y2]]"),
+        (sample_of("boxes", answer=[[1, 2, 3, 4]] * 2), "answer [[1, 2, 3, 4], [1, 2, 3, 4]] is not one box [[x1, y1, x2, y2]]"),
+        (sample_of("boxes", answer=[[3, 2, 1, 4]]), "box [3, 2, 1, 4] is empty or outside the image of 100 x 100 pixels"),
+        (sample_of("boxes", answer=[[0, 0, 10, 101]]), "box [0, 0, 10, 101] is empty or outside the image of 100 x 100 pixels"),
+        (replace(sample_of("number"), answer_kind="poem"), "answer_kind 'poem' has no verifier; known: boxes, choice, number"),
+    ],
+)
+def test_a_sample_that_cannot_be_scored_is_told_in_a_sentence(sample, sentence):
+    assert CHECKS.complaint(sample) == sentence
+
+
+@pytest.mark.parametrize("answer", [5, [5], [None], [[1, 2, 3, None]], [[1, 2, 3, "x"]], {"x1": 1}, None, "box"], ids=repr)
+def test_a_box_of_any_other_shape_is_told_and_never_raises(answer):
+    assert CHECKS.complaint(sample_of("boxes", answer=answer))
+
+
+def test_a_truth_in_an_unknown_frame_is_told():
+    assert CHECKS.complaint(sample_of("boxes", frame="norm100"))
+
+
+def test_a_gold_answer_that_does_not_earn_full_marks_is_told():
+    class Strict(Choice):
+        def gold(self, sample):
+            return "horse"
+
+    checks = Verifiers(by_kind={"choice": Strict(format_weight=0.5)})
+    assert checks.complaint(sample_of("choice")) == "its own answer 'horse' earns 0.5 of 1.5 (wrong)"
