@@ -17,7 +17,9 @@ _WORDS = (
 NUMBER_WORDS = {word: float(value) for value, word in enumerate(_WORDS.split())}
 """Counting words understood by `number`."""
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?")
+_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?|\.\d{1,15})")
+_LONGEST = 2000
+"""Longer texts are compared as they are: no option is that long, and folding heaped accents takes quadratic time."""
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
 
 
@@ -31,13 +33,16 @@ def last_answer(text: str) -> str:
 
 def normalise(text: str) -> str:
     """Casefolded NFKC with single spaces, without outer punctuation: how option texts are compared."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).strip(" .,;:!?\"'")
+    return _folded(text).strip(" .,;:!?\"'")
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()) if len(text) <= _LONGEST else text
 
 
 def number(text: str) -> float | None:
     """The one number that the text consists of: digits with sign, point and thousands separators, or a word up to twenty."""
-    bare = normalise(text)
+    bare = _folded(text).rstrip(" .,;:!?\"'").lstrip("\"'")
     if bare in NUMBER_WORDS:
         return NUMBER_WORDS[bare]
     return float(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None

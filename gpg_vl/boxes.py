@@ -94,7 +94,7 @@ def _scale(box: Box, have: tuple[float, float], want: tuple[float, float]) -> Bo
 def resized(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
     """Width and height after the Qwen-VL processors' resizing (Qwen2-VL, arXiv 2409.12191, section 2.1: dynamic resolution)."""
     width, height = size
-    wide, high = (max(factor, round(side / factor) * factor) for side in size)
+    wide, high = (round(side / factor) * factor for side in size)
     if wide * high > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
         wide, high = (max(factor, math.floor(side / shrink / factor) * factor) for side in size)
@@ -106,7 +106,9 @@ def resized(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -> Siz
 
 _NUMBER = r"\s*([-+]?\d{1,12}(?:\.\d{1,12})?)\s*"
 _CORNERS = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
-_PAIRS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
+_PAIRS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*(?:,\s*)?\({_NUMBER},{_NUMBER}\)")
+_BOX = "\x00"
+_LIST = re.compile(rf"{_BOX}(?:,{_BOX})*|\[{_BOX}(?:,{_BOX})*\]")
 
 
 def read(text: str) -> list[Box] | None:
@@ -117,8 +119,8 @@ def read(text: str) -> list[Box] | None:
     for pattern in (_CORNERS, _PAIRS):
         found = [Box(*map(float, match.groups())) for match in pattern.finditer(text)]
         if found:
-            rest = "".join(pattern.sub("", text).split())
-            return found if rest in {"," * (len(found) - 1), "[" + "," * (len(found) - 1) + "]"} else None
+            rest = "".join(pattern.sub(_BOX, text.replace(_BOX, "?")).split())
+            return found if _LIST.fullmatch(rest) else None
     return [] if "".join(text.split()) == "[]" else None
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from gpg_vl import config as configs
 from gpg_vl import journal, plugins, prompts, shelves, verifiers
 from gpg_vl.config import Config, Section, Source
+from gpg_vl.training import ESTIMATORS
 from gpg_vl.types import UserError
 
 Arguments = ParamSpec("Arguments")
@@ -23,12 +24,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 console = Console()
 
 SHIPPED_PARTS = {
-    "estimator": {
-        "gpg": "gpg_vl.estimators:Gpg",
-        "grpo": "gpg_vl.estimators:Grpo",
-        "dr_grpo": "gpg_vl.estimators:DrGrpo",
-        "reinforce": "gpg_vl.estimators:Reinforce",
-    },
+    "estimator": ESTIMATORS,
     "prompt": prompts.ALIASES,
     "verifiers": verifiers.ALIASES,
 }
@@ -47,8 +43,8 @@ class WithKnobs(TyperCommand):
         console.print(_knob_table("a source, under data: and warmup.data:", Source))
         for key, aliases in SHIPPED_PARTS.items():
             for name, path in aliases.items():
-                rows = plugins.fields_of(path)
-                console.print(_table(f"{key}: {{kind: {name}, ...}}", rows)) if rows else None
+                if rows := plugins.fields_of(path):
+                    console.print(_table(f"{key}: {{kind: {name}, ...}}", rows))
 
 
 def sentences(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

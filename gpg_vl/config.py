@@ -265,7 +265,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         UserError: no such file, not YAML, unknown key, wrong type, impossible combination; the sentence names file and key.
     """
     path = shelves.find("configs", name)
-    return parse(Config, override(read_yaml(path), overrides), str(path))
+    return parse(Config, override(Config, read_yaml(path), overrides), str(path))
 
 
 def load_benchmark(name: str, beside: Path = Path()) -> tuple[BenchmarkSpec, Path]:
@@ -298,20 +298,60 @@ def dump(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values with `key=value` laid over them; dots lead into sections."""
+def override(kind: type[Section], values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with `key=value` laid over them; dots lead into sections, numbers into lists.
+
+    Raises:
+        UserError: not key=value, or the way to the key leads through something that has no keys.
+    """
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator or not key:
             raise UserError(f"got {item!r}, expected key=value, for instance steps=100 or optimizer.lr=1e-5")
         *sections, last = key.split(".")
-        place = values
-        for section in sections:
-            below: Any = place.get(section) or {}
-            place[section] = {"kind": below} if isinstance(below, str) else dict(below)
-            place = place[section]
-        place[last] = _scalar(text)
+        place: Any = values
+        for depth, section in enumerate(sections):
+            place = _enter(place, section, _default_of(kind, sections[: depth + 1]), item)
+        _put(place, last, _scalar(text), item)
     return values
+
+
+def _enter(place: Any, step: str, default: Any, item: str) -> Any:
+    """The section under a step, made where it is missing; a part by name becomes a mapping with its kind."""
+    if isinstance(place, list):
+        return place[_index(place, step, item)]  # pyright: ignore[reportUnknownVariableType]
+    below: Any = place.get(step)
+    if below is None:
+        below = default
+    if isinstance(below, str):
+        below = {"kind": below}
+    if isinstance(below, tuple):
+        below = [part.model_dump(mode="json") for part in below]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if isinstance(below, Section) or below is None:
+        below = {}
+    if not isinstance(below, dict | list):
+        raise UserError(f"{item}: {step} is {below!r}, which has no keys; set {step} itself")
+    place[step] = below
+    return below  # pyright: ignore[reportUnknownVariableType]
+
+
+def _put(place: Any, last: str, value: Any, item: str) -> None:
+    place[_index(place, last, item) if isinstance(place, list) else last] = value
+
+
+def _index(place: Any, step: str, item: str) -> int:
+    if not step.isdecimal() or int(step) >= len(place):
+        raise UserError(f"{item}: {step!r} is no item of a list of {len(place)}; items count from 0")
+    return int(step)
+
+
+def _default_of(kind: type[Section], sections: Sequence[str]) -> Any:
+    section: Any = kind
+    for step in sections[:-1]:
+        field = getattr(section, "model_fields", {}).get(step)
+        section = field.annotation if field else None
+    field = getattr(section, "model_fields", {}).get(sections[-1])
+    return field.get_default(call_default_factory=True) if field and not field.is_required() else None
 
 
 def _scalar(text: str) -> Any:
@@ -323,7 +363,7 @@ def _scalar(text: str) -> Any:
 
 def _complaint(kind: type[Section], error: ValidationError) -> str:
     first = error.errors()[0]
-    place = [step for step in first["loc"] if isinstance(step, int) or not step.startswith("function-")]
+    place = [step for step in first["loc"] if isinstance(step, int) or not step.startswith(("function-", "str", "dict["))]
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
         return unknown_key(key, str(place[-1]), _known_keys(kind, place[:-1]))

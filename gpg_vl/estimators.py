@@ -73,7 +73,7 @@ class Gpg:
     @property
     def min_groups(self) -> int:
         """The fewest groups that are divided by."""
-        return math.ceil(self.min_informative * self.groups_per_step)
+        return groups_wanted(self.min_informative, self.groups_per_step)
 
     def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         advantages_BG = gpg.scale_advantages(gpg.centre(rewards_BG), rewards_BG, self.scale)
@@ -158,7 +158,7 @@ class Rloo:
     has_ratio = False
 
     def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        count_B1 = gpg.scored(rewards_BG).sum(1, keepdim=True)
+        count_B1 = gpg.scored(rewards_BG).sum(1, keepdim=True).to(rewards_BG.dtype)
         leave_one_out_BG = gpg.centre(rewards_BG) * count_B1 / (count_B1 - 1).clamp(min=1)
         spoken_BG = leave_one_out_BG.masked_fill(gpg.silent(rewards_BG)[:, None], 0.0)
         return spoken_BG * self.shares(rewards_BG, lengths_BG)
@@ -198,6 +198,11 @@ def _shares_over_all(rewards_BG: Tensor, lengths_BG: Tensor, aggregation: Aggreg
     """Every group stands in the denominator, also one without a scored completion."""
     everyone_B = gpg.scored(rewards_BG).any(1) | True
     return gpg.token_shares(rewards_BG, lengths_BG, everyone_B, aggregation=aggregation, min_groups=len(rewards_BG), max_tokens=max_tokens)
+
+
+def groups_wanted(share: float, groups_per_step: int) -> int:
+    """The fewest groups that are at least this share of a step; 0.28 of 25 is 7, whatever floats say."""
+    return math.ceil(share * groups_per_step - 1e-9)
 
 
 def k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def token_shares(
     assert lengths_BG.shape == rewards_BG.shape, f"lengths {list(lengths_BG.shape)} against rewards {list(rewards_BG.shape)}"
     counts_BG = scored(rewards_BG) & counted_B[:, None]
     tokens_BG = (lengths_BG * counts_BG).to(rewards_BG.dtype)
-    completions_B1 = counts_BG.sum(1, keepdim=True).clamp(min=1)
+    completions_B1 = counts_BG.sum(1, keepdim=True).clamp(min=1).to(rewards_BG.dtype)
     groups = int(counts_BG.any(1).sum())
     units = max(groups, min_groups, 1)
     if aggregation == "group_token":

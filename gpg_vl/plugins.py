@@ -33,11 +33,13 @@ def resolve(name: str, aliases: Mapping[str, str], folder: Path) -> Any:
         UserError: unknown alias (with the nearest), no such module, file or attribute.
     """
     path = aliases.get(name, name)
-    module_name, separator, attribute = path.rpartition(":")
-    if not separator:
+    module_name, _, attribute = path.rpartition(":")
+    if not module_name or not attribute:
         nearest = get_close_matches(name, aliases, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(aliases))}"
         raise UserError(f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars; {hint}")
+    if not module_name.endswith(".py") and not all(map(str.isidentifier, module_name.split("."))):
+        raise UserError(f"{path}: {module_name!r} is neither a module such as my_lab.rewards nor a file such as ./rewards.py")
     module = _load_file(folder / module_name) if module_name.endswith(".py") else _import(module_name)
     if not hasattr(module, attribute):
         raise UserError(f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function defined there")
@@ -85,13 +87,15 @@ def first_complaint(error: ValidationError) -> str:
     """Pydantic's first complaint as `key: got, expected`."""
     first = error.errors()[0]
     place = ".".join(str(step) for step in first["loc"] if not str(step).startswith(("function-", "literal[")))
+    if first["type"].startswith("missing"):
+        return f"{place}: missing; this key must be set"
     return f"{place}: got {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def source_hash(part: Any) -> str:
     """A digest of the file in which a part is written, so that a run can tell whether its rewards have changed since."""
-    written = part if inspect.isclass(part) or inspect.isfunction(part) else type(part)
-    file = inspect.getsourcefile(cast(Any, written))
+    owner = part if inspect.isfunction(part) else cast(Any, part if isinstance(part, type) else type(part))
+    file = inspect.getsourcefile(owner)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
@@ -104,14 +108,31 @@ def _import(name: str) -> ModuleType:
         raise UserError(f"no module named {name!r}; is it installed, or does it stand beside the config as ./{name}.py:Name?") from None
 
 
+def _belongs_to(name: str, file: Path) -> bool:
+    """Whether `import name` would give this file, and not a library or another file of that name."""
+    found = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+    return found is not None and found.origin == str(file)
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a path with ./ is looked for beside the config")
-    name = path.stem
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+    where = path.resolve()
+    if str(where.parent) not in sys.path:
+        sys.path.append(str(where.parent))  # it may import its neighbours, and worker processes import it by name
+    name = where.stem if _belongs_to(where.stem, where) else f"{where.stem}_{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
         return sys.modules[name]
-    sys.path.insert(0, str(path.parent.resolve()))  # worker processes unpickle the part by its module name
-    return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def fields_of(path: str) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,8 @@ def read(source: Source, *, folder: Path, key: str) -> Iterator[Sample]:
 def sample_of(row: Mapping[str, Any], source: Source, *, base: Path, origin: str) -> Sample:
     """One row as a sample: names mapped, defaults filled in, images opened far enough to know their sizes."""
     named = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row}
-    values = {**source.defaults, **row, **named}
+    others = {name: value for name, value in row.items() if name not in source.columns.values()}
+    values = {**source.defaults, **others, **named}
     for needed in ("question", "answer_kind", "answer"):
         if values.get(needed) in (None, ""):
             raise UserError(f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set it under `defaults:`")
@@ -69,7 +70,7 @@ def sample_of(row: Mapping[str, Any], source: Source, *, base: Path, origin: str
         choices=tuple(map(str, values.get("choices") or ())),
         frame=str(values.get("frame") or "pixels"),
         solution=str(values.get("solution") or ""),
-        tags={str(name): str(value) for name, value in dict(values.get("tags") or {}).items()},
+        tags=_tags(values.get("tags"), origin),
         columns={name: value for name, value in values.items() if name not in _FIELDS and name not in {"image", "images"}},
     )
 
@@ -137,8 +138,7 @@ def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any
         datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
         rows = datasets.load_dataset(source.hub, split=source.split)
         for name, feature in rows.features.items():
-            if isinstance(feature, datasets.Image):
-                rows = rows.cast_column(name, datasets.Image(decode=False))
+            rows = rows.cast_column(name, _undecoded(feature, datasets.Image))
         return Path(), rows
     path = _existing(source.files, folder)
     if path.suffix == ".jsonl":
@@ -159,13 +159,31 @@ def _existing(name: str, folder: Path) -> Path:
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open() as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 row: object = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path} line {number}: got {type(row).__name__}, expected an object of columns")
-            yield row  # pyright: ignore[reportUnknownVariableType]
+            yield cast(dict[str, Any], row)
+
+
+def _undecoded(feature: Any, image: Any) -> Any:
+    """The same `datasets` feature with images left as encoded bytes, also inside lists."""
+    if isinstance(feature, image):
+        return image(decode=False)
+    inner = getattr(feature, "feature", None)
+    return type(feature)(_undecoded(inner, image)) if isinstance(inner, image) else feature
+
+
+def _tags(tags: Any, origin: str) -> dict[str, str]:
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise UserError(f"{origin}: tags is {tags!r}, expected a mapping such as {{task: count}}")
+    return {str(name): str(value) for name, value in cast(Mapping[Any, Any], tags).items() if value is not None}
 
 
 def _listed(images: Any) -> list[Any]:
@@ -177,8 +195,8 @@ def _listed(images: Any) -> list[Any]:
 
 def _image(image: Any, base: Path, origin: str) -> Path | bytes:
     if isinstance(image, Mapping):  # an undecoded `datasets` image: {"bytes": ..., "path": ...}
-        encoded: Any = image.get("bytes")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        image = encoded if encoded is not None else image.get("path")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        undecoded = cast(Mapping[str, Any], image)
+        image = undecoded.get("bytes") or undecoded.get("path")
     if isinstance(image, bytes):
         return image
     if not isinstance(image, str | Path):

@@ -8,5 +8,5 @@ def seed(*address: int | str) -> int:
 
     The same on every machine and Python version; different purposes never share a stream.
     """
-    words = "\x1f".join(f"{type(word).__name__}:{word}" for word in address)
+    words = "\x1f".join(f"str:{word}" if isinstance(word, str) else f"int:{int(word)}" for word in address)
     return int.from_bytes(blake2b(words.encode(), digest_size=8).digest(), "big") >> 1

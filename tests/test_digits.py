@@ -158,7 +158,7 @@ def test_scenes_are_a_function_of_their_address(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_complete(task):
-    rows = list(digits(task, split="test", count=5, difficulty=4))
+    rows = list(digits(task, split="test", count=5))
     assert [sample.id for sample in rows] == [f"digits/test/{task}/0/{index}" for index in range(5)]
     assert {sample.tags["task"] for sample in rows} == {task}
     assert all(sample.sizes == tuple(Image.open(io.BytesIO(image)).size for image in sample.images) for sample in rows)

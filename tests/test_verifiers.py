@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -31,8 +32,6 @@ def sample_of(kind, **fields):
 
 
 def verifier_of(kind, **fields):
-    from pathlib import Path
-
     return plugins.build(kind, verifiers.ALIASES, folder=Path(), key="verifiers", given=fields)
 
 
@@ -384,8 +383,8 @@ def test_a_good_sample_has_no_complaint(kind):
         (sample_of("boxes", answer=[[1, 2, 3]]), "answer [[1, 2, 3]] is not one box [[x1, y1, x2, y2]]"),
         (sample_of("boxes", answer=[]), "answer [] is not one box [[x1, y1, x2, y2]]"),
         (sample_of("boxes", answer=[[1, 2, 3, 4]] * 2), "answer [[1, 2, 3, 4], [1, 2, 3, 4]] is not one box [[x1, y1, x2, y2]]"),
-        (sample_of("boxes", answer=[[3, 2, 1, 4]]), "box [3, 2, 1, 4] is empty or outside the image of 100 x 100 pixels"),
-        (sample_of("boxes", answer=[[0, 0, 10, 101]]), "box [0, 0, 10, 101] is empty or outside the image of 100 x 100 pixels"),
+        (sample_of("boxes", answer=[[3, 2, 1, 4]]), "box [[3, 2, 1, 4]] is empty or outside the image of 100 x 100 pixels"),
+        (sample_of("boxes", answer=[[0, 0, 10, 101]]), "box [[0, 0, 10, 101]] is empty or outside the image of 100 x 100 pixels"),
         (replace(sample_of("number"), answer_kind="poem"), "answer_kind 'poem' has no verifier; known: boxes, choice, number"),
     ],
 )

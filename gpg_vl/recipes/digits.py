@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from gpg_vl.seeds import seed as addressed_seed
-from gpg_vl.types import Sample
+from gpg_vl.types import Sample, UserError
 
 Task = Literal["count", "count_of", "choice", "box", "compare", "add"]
 Split = Literal["train", "validation", "test"]
@@ -48,6 +48,7 @@ class Canvas:
     """Side of a digit, in pixels."""
 
 
+DIFFICULTIES: dict[Task, int] = {"count": 6, "count_of": 4, "choice": 3, "box": 1, "compare": 6, "add": 9}
 CANVASES: dict[Task, Canvas] = {
     "count": Canvas(112, 4, 24),
     "count_of": Canvas(112, 4, 24),
@@ -61,7 +62,7 @@ def digits(
     task: Task,
     split: Split = "train",
     count: int = 1000,
-    difficulty: int = 6,
+    difficulty: int | None = None,
     seed: int = 0,
     side: int | None = None,
     cells: int | None = None,
@@ -70,15 +71,32 @@ def digits(
     """Yield `count` scenes of one task.
 
     Args:
-        difficulty: the most digits in a picture (count, count_of, compare), options to choose from (choice, at least 2), distractors + 1
-            (box), or the largest summand (add).
+        difficulty: the most digits in a picture (count, count_of, compare, box), options to choose from (choice), or the largest summand
+            (add); default: DIFFICULTIES.
         side, cells, glyph: override how the task's scenes are drawn, in pixels and cells.
+
+    Raises:
+        UserError: the scenes cannot be drawn: more digits than cells, or a digit larger than its cell.
     """
     default = CANVASES.get(task, CANVASES["count"])
     canvas = Canvas(side or default.side, cells or default.cells, glyph or default.glyph)
+    difficulty = DIFFICULTIES[task] if difficulty is None else difficulty
+    _check(task, difficulty, canvas)
     for index in range(count):
         rng = np.random.default_rng(addressed_seed(seed, "digits", task, split, difficulty, index))
         yield Sample(id=f"digits/{split}/{task}/{seed}/{index}", tags={"task": task}, **_TASKS[task](rng, split, difficulty, canvas))
+
+
+def _check(task: Task, difficulty: int, canvas: Canvas) -> None:
+    least, most = {"choice": (2, 10), "compare": (2, canvas.cells**2), "add": (0, 10**6)}.get(task, (1, canvas.cells**2))
+    if task == "box":
+        most = min(most, 10)
+    if not least <= difficulty <= most:
+        raise UserError(f"digits: {task} of difficulty {difficulty}, expected {least} to {most} (more digits need more `cells`)")
+    if task != "add" and canvas.glyph > canvas.side // canvas.cells:
+        raise UserError(
+            f"digits: a glyph of {canvas.glyph} pixels in a cell of {canvas.side // canvas.cells}; make `glyph` or `cells` smaller"
+        )
 
 
 def _count(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
@@ -97,7 +115,7 @@ def _count_of(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> 
 
 
 def _choice(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
-    options: list[int] = rng.permutation(10)[: max(2, difficulty)].tolist()
+    options: list[int] = rng.permutation(10)[:difficulty].tolist()
     shown = int(rng.choice(options))
     image, _ = _scene(rng, split, [shown], canvas)
     choices = tuple(map(str, options))
@@ -106,7 +124,7 @@ def _choice(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> di
 
 
 def _box(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
-    number = int(rng.integers(1, min(difficulty, canvas.cells**2) + 1))
+    number = int(rng.integers(1, difficulty + 1))
     image, placed = _scene(rng, split, rng.permutation(10)[:number].tolist(), canvas)
     digit, box = placed[0]
     return _asked(f"Where is the digit {digit}?", "boxes", [list(box)], [image], canvas)
@@ -139,7 +157,7 @@ def _scene(rng: Generator, split: Split, shown: Sequence[int], canvas: Canvas) -
     pixels = rng.integers(0, _BACKGROUND_NOISE + 1, (canvas.side, canvas.side, 3)).astype(np.uint8)
     cell = canvas.side // canvas.cells
     placed: list[Placed] = []
-    for slot, digit in zip(rng.permutation(canvas.cells**2), shown, strict=False):
+    for slot, digit in zip(rng.permutation(canvas.cells**2)[: len(shown)], shown, strict=True):
         free = cell - canvas.glyph
         x = int(slot) % canvas.cells * cell + int(rng.integers(0, free + 1))
         y = int(slot) // canvas.cells * cell + int(rng.integers(0, free + 1))

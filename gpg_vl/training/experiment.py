@@ -13,16 +13,9 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.samples import Stream
+from gpg_vl.training import ESTIMATORS
 from gpg_vl.types import Prompt, Sample, UserError
 from gpg_vl.verifiers.verifier import Verifier, Verifiers
-
-ESTIMATORS = {
-    "gpg": "gpg_vl.estimators:Gpg",
-    "grpo": "gpg_vl.estimators:Grpo",
-    "dr_grpo": "gpg_vl.estimators:DrGrpo",
-    "rloo": "gpg_vl.estimators:Rloo",
-    "reinforce": "gpg_vl.estimators:Reinforce",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from gpg_vl import benchmark, journal
 from gpg_vl.benchmark import Examination
 from gpg_vl.clock import Clock
 from gpg_vl.config import Config, Source, dump, load_benchmark
-from gpg_vl.estimators import Estimator
+from gpg_vl.estimators import Estimator, groups_wanted
 from gpg_vl.journal import Journal, Sink
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
@@ -206,7 +206,7 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
         ask=Asker(questions.stream(config.seed, "data"), style, policy),
         verifiers=checks,
         config=config.rollout,
-        wanted=math.ceil(estimator.min_informative * config.rollout.groups_per_step),
+        wanted=groups_wanted(estimator.min_informative, config.rollout.groups_per_step),
         seed=config.seed,
         rank=ranks.rank,
         ranks=ranks.count,

@@ -57,7 +57,7 @@ def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
     if kept.is_file():
         return config.load(str(kept), overrides), journal.config_folder(Path(model))
     bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
-    return config.parse(Config, config.override(bare.model_dump(mode="json"), overrides), model), Path()
+    return config.parse(Config, config.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
 
 
 def _policy(given: Config, model: str) -> Policy:

@@ -8,6 +8,9 @@ from gpg_vl.boxes import Box, Frame
 from gpg_vl.types import Sample
 from gpg_vl.verifiers.verifier import Graded, Mark
 
+DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(kind="norm1000")}
+"""Frames in which a truth may be stored: those that depend on nothing but the image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes(Graded):
@@ -47,14 +50,21 @@ class Boxes(Graded):
         return boxes.iou(box, truth) if self.measure == "iou" else (boxes.giou(box, truth) + 1) / 2
 
     def _truth(self, sample: Sample) -> Box:
-        answer: Any = sample.answer
         if not sample.sizes:
             raise ValueError("a box needs an image")
-        if len(answer) != 1 or len(answer[0]) != 4:
-            raise ValueError(f"answer {answer!r} is not one box [[x1, y1, x2, y2]]")
-        declared = Frame(kind="norm1000" if sample.frame == "norm1000" else "norm1" if sample.frame == "norm1" else "pixels")
-        truth = declared.to_pixels(Box(*map(float, answer[0])), sample.sizes[0])
+        if sample.frame not in DECLARED:
+            raise ValueError(f"frame {sample.frame!r} is none of {', '.join(DECLARED)}")
+        truth = DECLARED[sample.frame].to_pixels(_only_box(sample.answer), sample.sizes[0])
         width, height = sample.sizes[0]
         if not (truth.proper and truth.x1 >= 0 and truth.y1 >= 0 and truth.x2 <= width and truth.y2 <= height):
-            raise ValueError(f"box {answer[0]} is empty or outside the image of {width} x {height} pixels")
+            raise ValueError(f"box {sample.answer} is empty or outside the image of {width} x {height} pixels")
         return truth
+
+
+def _only_box(answer: Any) -> Box:
+    try:
+        (corners,) = answer
+        x1, y1, x2, y2 = map(float, corners)
+    except (TypeError, ValueError):
+        raise ValueError(f"answer {answer!r} is not one box [[x1, y1, x2, y2]]") from None
+    return Box(x1, y1, x2, y2)
