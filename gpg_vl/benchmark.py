@@ -7,6 +7,7 @@ questions, and two runs over the same questions with the interval of their paire
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,20 @@ class Examination:
     checks: Verifiers
     seed: int
 
+    def tag(self, sample: Sample) -> str:
+        """The row of the table that a question counts in."""
+        return sample.tags.get(self.spec.group_by, sample.answer_kind)
+
+    def shortened(self, head: int) -> "Examination":
+        """Only the first `head` questions of each row of the table."""
+        seen = Counter[str]()
+        kept: list[Sample] = []
+        for sample in self.questions:
+            seen[self.tag(sample)] += 1
+            if seen[self.tag(sample)] <= head:
+                kept.append(sample)
+        return replace(self, questions=kept)
+
 
 def examine(
     examination: Examination, policy: Policy, engine: RolloutEngine, *, blank: bool = False, told: Callable[[int], None] = lambda done: None
@@ -107,7 +122,7 @@ def _record(sample: Sample, best: Completion, others: list[Completion], examinat
     verdict = examination.checks.judge(best, sample)
     return Record(
         id=sample.id,
-        tag=sample.tags.get(examination.spec.group_by, sample.answer_kind),
+        tag=examination.tag(sample),
         greedy=verdict.reward,
         sampled=fmean(examination.checks.judge(other, sample).reward for other in others) if others else math.nan,
         text=best.text,

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
-from gpg_vl import config as configs
-from gpg_vl import journal, plugins, prompts, shelves, verifiers
-from gpg_vl.config import Config, Section, Source
+from gpg_vl import journal, loading, plugins, prompts, shelves, verifiers
+from gpg_vl.config import Config, Section, Source, knobs
 from gpg_vl.training import ESTIMATORS
 from gpg_vl.types import UserError
 
@@ -143,11 +142,11 @@ def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[
     if "=" in name:
         name, given = "digits", [name, *given]
     if resume is None:
-        return configs.load(name, given), shelves.find("configs", name).parent
+        return loading.load(name, given), shelves.find("configs", name).parent
     kept = resume / "config.yaml"
     if not kept.is_file():
         raise UserError(f"--resume {resume}: no config.yaml there, so it is not a run folder")
-    return configs.load(str(kept), given), journal.config_folder(resume)
+    return loading.load(str(kept), given), journal.config_folder(resume)
 
 
 def _say(line: str) -> None:
@@ -175,7 +174,7 @@ def _tell_results(run: Path) -> None:
 
 
 def _knob_table(title: str, kind: type[Section]) -> Table:
-    return _table(title, list(configs.knobs(kind)))
+    return _table(title, list(knobs(kind)))
 
 
 def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:

@@ -32,26 +32,15 @@ IMAGES_PER_STEP = 2
 class Journal:
     """Writes a run folder."""
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, folder: Path, sinks: Sequence[Sink] = (), rank: int = 0) -> None:
         self.folder = folder
         self.sinks = sinks
-
-    @staticmethod
-    def create(folder: Path, config: str, environment: Mapping[str, Any], sinks: Sequence[Sink] = ()) -> "Journal":
-        """A new run folder.
-
-        Raises:
-            UserError: it exists already; nothing is written over.
-        """
-        if (folder / "config.yaml").exists():
-            raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config)
-        (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-        return Journal(folder, sinks)
+        self.rank = rank
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Append one row and tell the sinks."""
+        """Append one row and tell the sinks; the main process does."""
+        if self.rank:
+            return
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
         for sink in self.sinks:
@@ -61,7 +50,7 @@ class Journal:
         """Write what a step drew and which groups it used."""
         in_update = {group.draw for group in used}
         drawn = {group.draw: group for group in [*used, *fresh]}
-        path = self.folder / "rollouts" / f"{step:06d}.jsonl.gz"
+        path = self.folder / "rollouts" / (f"{step:06d}.rank{self.rank}.jsonl.gz" if self.rank else f"{step:06d}.jsonl.gz")
         path.parent.mkdir(exist_ok=True)
         rows = [json.dumps(group_row(group, used=group.draw in in_update), ensure_ascii=False) for group in drawn.values()]
         with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
@@ -71,13 +60,15 @@ class Journal:
 
     def dump(self, step: int, reason: str, groups: Iterable[Group]) -> Path:
         """Keep the batch of a step that went wrong, for whoever looks into it."""
-        path = self.folder / "bad_steps" / f"{step:06d}.json"
+        path = self.folder / "bad_steps" / (f"{step:06d}.rank{self.rank}.json" if self.rank else f"{step:06d}.json")
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"step": step, "reason": reason, "groups": [group_row(group, used=True) for group in groups]}))
         return path
 
     def rewind(self, step: int) -> None:
-        """Drop whatever was written after a checkpoint's step."""
+        """Drop whatever was written after a checkpoint's step; the main process does."""
+        if self.rank:
+            return
         for path in (self.folder / "rollouts").glob("*.jsonl.gz"):
             if int(path.name.split(".")[0]) > step:
                 path.unlink()
@@ -93,6 +84,27 @@ class Journal:
                 path.parent.mkdir(exist_ok=True)
                 if not path.exists():
                     path.write_bytes(image)
+
+
+def create(folder: Path, config: str, environment: Mapping[str, Any]) -> None:
+    """Start a new run folder.
+
+    Raises:
+        UserError: it exists already; nothing is written over.
+    """
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config)
+    (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+
+
+def add_up(tallies: Iterable[Tally]) -> Tally:
+    """The sums over all ranks."""
+    total = Tally()
+    for own in tallies:
+        total.update(own)
+    return total
 
 
 def tally(fresh: Sequence[Group], used: Sequence[Group], full_marks: float) -> Tally:

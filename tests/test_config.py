@@ -6,8 +6,8 @@ from contextlib import suppress
 import pytest
 import yaml
 
-from gpg_vl import config, shelves
-from gpg_vl.config import BenchmarkSpec, Config, Source, Tiny
+from gpg_vl import loading, shelves
+from gpg_vl.config import BenchmarkSpec, Config, Source, Tiny, knobs
 from gpg_vl.types import UserError
 
 
@@ -32,36 +32,36 @@ def refused(sentence):
 
 @pytest.mark.parametrize("name", shelves.names("configs"))
 def test_every_shipped_config_loads_and_promises_something(name):
-    loaded = config.load(name)
+    loaded = loading.load(name)
     assert loaded.name == name
     assert shelves.find("configs", name).read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("name", shelves.names("evaluation"))
 def test_every_shipped_benchmark_loads(name):
-    spec, folder = config.load_benchmark(name)
+    spec, folder = loading.load_benchmark(name)
     assert spec.data
     assert folder == shelves.folder("evaluation")
 
 
 def test_a_benchmark_may_stand_beside_its_config(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\ndata: [{recipe: digits}]")
-    assert config.load_benchmark("mine.yaml", tmp_path)[1] == tmp_path
+    assert loading.load_benchmark("mine.yaml", tmp_path)[1] == tmp_path
 
 
 def test_the_benchmark_of_every_shipped_config_is_shipped():
-    named = [config.load(name).evaluation.benchmark for name in shelves.names("configs")]
+    named = [loading.load(name).evaluation.benchmark for name in shelves.names("configs")]
     assert {name for name in named if name} <= set(shelves.names("evaluation"))
 
 
 def test_an_unknown_name_gets_its_neighbour():
     with refused("configs: got 'digit', which is neither shipped nor a file. Did you mean digits?"):
-        config.load("digit")
+        loading.load("digit")
 
 
 def test_a_missing_file_gets_the_shipped_names():
     with pytest.raises(UserError, match=r"^no/such\.yaml: no such file\. Shipped configs: .*digits"):
-        config.load("no/such.yaml")
+        loading.load("no/such.yaml")
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -95,43 +95,43 @@ DATA = "data: [{recipe: digits}]\n"
 def test_a_mistake_names_file_key_got_and_expected(written, text, sentence):
     name = written(text)
     with refused(f"{name}: {sentence}"):
-        config.load(name)
+        loading.load(name)
 
 
 @pytest.mark.parametrize("key", ["prompt", "estimator"])
 def test_a_part_of_the_wrong_type_is_named_by_its_own_key(written, key):
     name = written(DATA + f"{key}: 5")
     with pytest.raises(UserError, match=rf"^{re.escape(name)}: {key}: got 5, expected"):
-        config.load(name)
+        loading.load(name)
 
 
 def test_a_file_that_is_not_a_mapping(written):
     name = written("- 1\n- 2")
     with refused(f"{name}: got list, expected a mapping of keys to values"):
-        config.load(name)
+        loading.load(name)
 
 
 def test_a_file_that_is_not_yaml(written):
     name = written("steps: [1")
     with pytest.raises(UserError, match=f"^{re.escape(name)}: not YAML: "):
-        config.load(name)
+        loading.load(name)
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
 def overridden(*items):
-    return config.load("digits", items)
+    return loading.load("digits", items)
 
 
 def test_overrides_reach_into_sections():
     loaded = overridden("steps=7", "optimizer.lr=1e-5", "policy.tiny.hidden=64", "name=mine")
     assert (loaded.steps, loaded.optimizer.lr, loaded.policy.tiny.hidden, loaded.name) == (7, 1e-5, 64, "mine")
-    assert loaded.warmup == config.load("digits").warmup
+    assert loaded.warmup == loading.load("digits").warmup
 
 
 def test_an_override_leaves_the_rest_of_its_section_alone():
-    before, after = config.load("digits"), overridden("rollout.temperature=0.5")
+    before, after = loading.load("digits"), overridden("rollout.temperature=0.5")
     assert after.rollout == before.rollout.model_copy(update={"temperature": 0.5})
 
 
@@ -191,25 +191,25 @@ def test_an_override_into_a_list_reaches_its_item_or_is_refused():
 
 @pytest.mark.parametrize("kind", [Config, Source, BenchmarkSpec, Tiny])
 def test_every_knob_has_a_sentence(kind):
-    dumb = [key for key, _, sentence in config.knobs(kind) if not sentence.strip()]
+    dumb = [key for key, _, sentence in knobs(kind) if not sentence.strip()]
     assert not dumb, f"no sentence under {dumb}"
 
 
 def test_knobs_are_flat_and_show_their_defaults():
-    rows = {key: default for key, default, _ in config.knobs(Config)}
+    rows = {key: default for key, default, _ in knobs(Config)}
     assert rows["data"] == "required"
     assert rows["optimizer.lr"] == "1e-06"
     assert rows["policy.tiny.hidden"] == "128"
     assert rows["evaluation.benchmark"] == ""
-    assert len(rows) == sum(1 for _ in config.knobs(Config))
+    assert len(rows) == sum(1 for _ in knobs(Config))
 
 
 @pytest.mark.parametrize("name", shelves.names("configs"))
 def test_a_resolved_config_reads_back_as_itself(name):
-    loaded = config.load(name)
-    assert config.parse(Config, yaml.safe_load(config.dump(loaded)), "dumped") == loaded
+    loaded = loading.load(name)
+    assert loading.parse(Config, yaml.safe_load(loading.dump(loaded)), "dumped") == loaded
 
 
 def test_a_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        config.load("digits").steps = 3
+        loading.load("digits").steps = 3

@@ -64,7 +64,8 @@ def test_own_verifier_and_data_set_train(tmp_path):
 def test_every_other_config_in_it_is_valid():
     import yaml
 
-    from gpg_vl.config import Config, parse
+    from gpg_vl.config import Config
+    from gpg_vl.loading import parse
 
     for block in blocks("yaml"):
         parse(Config, yaml.safe_load(block), "README")

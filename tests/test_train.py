@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpg_vl import benchmark, config
+from gpg_vl import benchmark, loading
+from gpg_vl.config import Config
 from gpg_vl.training import checkpoint, train
-from gpg_vl.training.train import weakness
+from gpg_vl.training.assembly import assemble
+from gpg_vl.training.probe import weakness
 from gpg_vl.types import UserError
 
 from .asking import completion, group, prompts
@@ -18,8 +20,8 @@ from .asking import completion, group, prompts
 HERE = Path(__file__).parent
 
 
-def small(folder: Path, *overrides: str) -> config.Config:
-    return config.load(str(HERE / "small.yaml"), [f"folder={folder}", *overrides])
+def small(folder: Path, *overrides: str) -> Config:
+    return loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *overrides])
 
 
 def run(folder: Path, *overrides: str, **options) -> Path:
@@ -53,7 +55,7 @@ def test_run_folder_holds_all_there_is_to_know(warmups):
     told: list[str] = []
     done = train.train(small(warmups, "name=whole"), HERE, say=told.append, sinks=[lambda step, row: told.append(f"step {step}")])
     assert done == warmups / "whole"
-    assert config.parse(config.Config, config.read_yaml(done / "config.yaml"), "written") == small(warmups, "name=whole")
+    assert loading.parse(Config, loading.read_yaml(done / "config.yaml"), "written") == small(warmups, "name=whole")
     assert {"python", "packages", "threads", "image_backend"} <= set(json.loads((done / "environment.json").read_text()))
     rows = metrics(done)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -150,7 +152,7 @@ def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypat
 
 def test_a_reference_exists_only_for_a_divergence(warmups):
     plain = small(warmups, "name=plain", "estimator=grpo", "steps=1")
-    assert train.assemble(plain, HERE, resume=None, sinks=(), say=print).learner.reference is None
+    assert assemble(plain, HERE, resume=None, sinks=(), say=print).learner.reference is None
     done = run(warmups, "name=kl", "estimator.kind=grpo", "estimator.kl=0.1", "steps=1")
     assert not metrics(done)[0]["skipped"]
 

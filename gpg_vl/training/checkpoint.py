@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gpg_vl.policy.load import Policy
+from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner
 from gpg_vl.types import Completion, Group, Prompt, UserError, Verdict
 
@@ -36,16 +37,21 @@ class State:
     """Groups waiting for the next step."""
 
 
-def save(folder: Path, state: State, policy: Policy, learner: Learner, score: float | None) -> Path:
+def state_row(state: State, ranks: Ranks) -> dict[str, Any]:
+    """The state as JSON, with the carried groups of every rank."""
+    carried = ranks.everybodys([_carried_row(group) for group in state.carried])
+    return {**asdict(replace(state, carried=())), "carried": carried}
+
+
+def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner) -> Path:
     """Write `checkpoints/<step>`; the path."""
-    path = folder / "checkpoints" / f"{state.step:06d}"
+    path = folder / "checkpoints" / f"{step:06d}"
     aside = path.with_name(path.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "learner").mkdir(parents=True)
     policy.save(aside / "policy")
     torch.save({"optimizer": learner.optimizer.state_dict(), "schedule": learner.schedule.state_dict()}, aside / "learner" / "optimizer.pt")
-    plain = {**asdict(replace(state, carried=())), "carried": [_carried_row(group) for group in state.carried], "score": score}
-    (aside / "state.json").write_text(json.dumps(plain))
+    (aside / "state.json").write_text(json.dumps(state))
     _sync(aside)
     shutil.rmtree(path, ignore_errors=True)
     aside.rename(path)
@@ -65,12 +71,19 @@ def newest(run: Path) -> Path:
     return whole[-1]
 
 
-def load_state(path: Path, ask: Callable[[int], Prompt]) -> State:
-    """The state of a checkpoint; prompts of carried groups are encoded anew from their draw numbers."""
+def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Ranks) -> State:
+    """The state of a checkpoint; prompts of carried groups are encoded anew from their draw numbers.
+
+    Raises:
+        UserError: groups wait for another number of processes.
+    """
     plain = json.loads((path / "state.json").read_text())
     plain.pop("score")
-    carried = tuple(_carried_group(row, ask) for row in plain.pop("carried"))
-    return State(**plain, carried=carried)
+    carried = plain.pop("carried")
+    if any(carried) and len(carried) != ranks.count:
+        raise UserError(f"{path}: its carried groups belong to {len(carried)} processes, got {ranks.count}; start as many")
+    own = carried[ranks.rank] if any(carried) else []
+    return State(**plain, carried=tuple(_carried_group(row, ask) for row in own))
 
 
 def load_learner(path: Path, learner: Learner) -> None:

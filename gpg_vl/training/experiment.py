@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl import plugins, prompts, rollout, samples, verifiers
+from gpg_vl.benchmark import Examination
 from gpg_vl.config import Config, Part, RewardConfig, Source
 from gpg_vl.estimators import Estimator
+from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
@@ -125,3 +127,15 @@ def solution(sample: Sample, style: Style, checks: Verifiers, borrowed: Sample |
     verifier: Any = checks.by_kind[sample.answer_kind]
     gold = verifier.gold(source) if hasattr(verifier, "gold") else str(source.answer)
     return style.write(gold)
+
+
+def examination(config: Config, folder: Path, policy: Policy, name: str | None = None) -> Examination:
+    """The held-out questions of a config's benchmark, or of a benchmark by name."""
+    wanted = name or config.evaluation.benchmark
+    assert wanted is not None
+    spec, home = load_benchmark(wanted, folder)
+    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
+    checks = build_verifiers({**config.verifiers, **spec.verifiers}, style, policy.frame, config.reward, folder)
+    questions = read_questions(spec.data, checks, folder=home)
+    flat = [sample for source in questions.sources for sample in source]
+    return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed)

@@ -101,6 +101,8 @@ class Learner:
             entropies += float(scores.entropy_N.sum())
             tokens += len(scores.entropy_N)
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
+        everybodys = self.ranks.everybodys((losses, entropies, tokens))
+        losses, entropies, tokens = (sum(own[place] for own in everybodys) for place in range(3))
         told = {"loss": losses, "grad_norm": norm, "entropy": entropies / max(tokens, 1), "trained_tokens": float(tokens)}
         if not (math.isfinite(losses) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl import benchmark, config, journal
+from gpg_vl import benchmark, journal, loading
 from gpg_vl.benchmark import Record
 from gpg_vl.config import Config, PolicyConfig, Source
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.rollout.collect import Drawing, sample_groups
 from gpg_vl.training import checkpoint
-from gpg_vl.training.experiment import Asker, build_engine, build_style, build_verifiers, read_questions
-from gpg_vl.training.train import examination
+from gpg_vl.training.experiment import Asker, build_engine, build_style, build_verifiers, examination, read_questions
 from gpg_vl.types import Group
 
 
@@ -55,9 +54,9 @@ def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
     """A run's own config and its folder, or defaults around a checkpoint."""
     kept = Path(model) / "config.yaml"
     if kept.is_file():
-        return config.load(str(kept), overrides), journal.config_folder(Path(model))
+        return loading.load(str(kept), overrides), journal.config_folder(Path(model))
     bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
-    return config.parse(Config, config.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
+    return loading.parse(Config, loading.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
 
 
 def _policy(given: Config, model: str) -> Policy:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl import benchmark, config
+from gpg_vl import benchmark, loading
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 240, 180, 44, 30, 26
 COLOURS = ("#0b6e99", "#c4500b", "#4c8c2b", "#7a4ea3", "#8a6d00")
@@ -26,7 +26,7 @@ def main() -> None:
 
 def curves(run: Path) -> dict[str, Curve]:
     """Task -> (step, accuracy) from the evaluations of a run."""
-    given = config.load(str(run / "config.yaml"))
+    given = loading.load(str(run / "config.yaml"))
     name = given.evaluation.benchmark
     found: dict[str, Curve] = {}
     for path in (run / "evaluation").glob(f"{name}-*.jsonl"):

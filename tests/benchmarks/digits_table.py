@@ -15,7 +15,7 @@ from statistics import fmean
 
 from transformers.utils import logging
 
-from gpg_vl import benchmark, config, shelves
+from gpg_vl import benchmark, loading, shelves
 from gpg_vl.benchmark import Record, by_tag, interval, paired
 from gpg_vl.config import Config
 from gpg_vl.training import warmups
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     for seed in arguments.seeds:
-        measure(config.load(arguments.config, [f"folder={arguments.folder}", f"name=gpg-{seed}", f"seed={seed}"]))
-    print(table(arguments.folder, arguments.seeds, config.load(arguments.config).evaluation.benchmark or ""))
+        measure(loading.load(arguments.config, [f"folder={arguments.folder}", f"name=gpg-{seed}", f"seed={seed}"]))
+    print(table(arguments.folder, arguments.seeds, loading.load(arguments.config).evaluation.benchmark or ""))
 
 
 def measure(given: Config) -> None:

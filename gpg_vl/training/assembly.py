@@ -1,0 +1,191 @@
+"""Put a run together: model, data, engine, learner, journal; warmed up, or where a checkpoint left it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from gpg_vl import journal
+from gpg_vl.benchmark import Examination
+from gpg_vl.clock import Clock
+from gpg_vl.config import Config
+from gpg_vl.estimators import Estimator, groups_wanted
+from gpg_vl.journal import Journal, Sink
+from gpg_vl.loading import dump
+from gpg_vl.policy.load import Policy, load_policy
+from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.rollout.collect import Drawing
+from gpg_vl.training import checkpoint, sft, warmups
+from gpg_vl.training.checkpoint import State
+from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.experiment import (
+    Asker,
+    Questions,
+    build_engine,
+    build_estimator,
+    build_style,
+    build_verifiers,
+    examination,
+    read_questions,
+)
+from gpg_vl.training.learner import Forward, Learner
+from gpg_vl.training.probe import probe
+from gpg_vl.types import Update, UserError
+
+Say = Callable[[str], None]
+"""Tells the user a line."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainer:
+    """Everything that a run consists of. `state` alone changes."""
+
+    config: Config
+    ranks: Ranks
+    policy: Policy
+    drawing: Drawing
+    estimator: Estimator
+    learner: Learner
+    journal: Journal
+    examination: Examination | None
+    say: Say
+    state: State = field(default_factory=State)
+
+
+def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequence[Sink], say: Say) -> Trainer:
+    """Build every part of a run, warmed up or resumed."""
+    accelerator = start_accelerator()
+    ranks = Ranks(accelerator)
+    say = say if ranks.is_main else _hush
+    if config.rollout.groups_per_step % ranks.count:
+        raise UserError(
+            f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple"
+        )
+    estimator = build_estimator(config, folder)
+    saved = checkpoint.newest(resume) if resume else None
+    policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None)
+    policy.model.to(accelerator.device)
+    style = build_style(config.prompt, folder)
+    checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
+    questions = read_questions(config.data, checks, folder=folder)
+    for name, why in questions.left_out:
+        say(f"left out {name}: {why}")
+    if ranks.is_main and not resume:
+        journal.create(config.run_folder, dump(config), _environment(policy, ranks, folder))
+    if config.warmup.steps and not resume:
+        policy = _warmed_up(config, folder, policy, questions, accelerator, say)
+    trainer = Trainer(
+        config=config,
+        ranks=ranks,
+        policy=policy,
+        drawing=Drawing(
+            engine=build_engine(config.rollout.engine, policy, folder),
+            ask=Asker(questions.stream(config.seed, "data"), style, policy),
+            verifiers=checks,
+            config=config.rollout,
+            wanted=groups_wanted(estimator.min_informative, config.rollout.groups_per_step),
+            seed=config.seed,
+            rank=ranks.rank,
+            ranks=ranks.count,
+            total=ranks.total,
+            clock=Clock(),
+        ),
+        estimator=estimator,
+        learner=_learner(config, policy, estimator, accelerator),
+        journal=Journal(resume or config.run_folder, sinks, rank=ranks.rank),
+        examination=examination(config, folder, policy) if config.evaluation.benchmark else None,
+        say=say,
+    )
+    if saved:
+        _restore(trainer, saved)
+    elif config.steps:
+        for warning in probe(trainer.drawing, questions, style, policy):
+            say(f"warning: {warning}")
+    return trainer
+
+
+def start_accelerator() -> Accelerator:
+    """The processes of this run. A row without images leaves the tower without a gradient, so unused parameters are looked for."""
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def _hush(line: str) -> None:
+    """Only the main process speaks."""
+
+
+def _learner(config: Config, policy: Policy, estimator: Estimator, accelerator: Accelerator) -> Learner:
+    kind: type[Forward] = GroupForward if config.learner.shared_prefix else PlainForward
+    reference = _reference(config, kind, accelerator) if estimator.kl > 0 else None
+    return Learner(
+        kind(policy, config.rollout.temperature),
+        config.optimizer,
+        accelerator,
+        total_steps=config.steps,
+        tokens_per_microbatch=config.learner.tokens_per_microbatch,
+        updates_per_rollout=config.learner.updates_per_rollout,
+        reference=reference,
+    )
+
+
+def _reference(config: Config, kind: type[Forward], accelerator: Accelerator) -> Forward:
+    """The policy as it was before the first step, also when the run has been resumed."""
+    start = warmups.place(config) if config.warmup.steps else None
+    if start is not None and not warmups.exists(start):
+        raise UserError(f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start the run anew")
+    policy = load_policy(config.policy, seed=config.seed, path=start)
+    return kind(policy, config.rollout.temperature).to(accelerator.device).requires_grad_(False)
+
+
+def _warmed_up(config: Config, folder: Path, policy: Policy, questions: Questions, accelerator: Accelerator, say: Say) -> Policy:
+    """The policy after the warm-up: read from an earlier run's, or made now and kept."""
+    kept = warmups.place(config)
+    if warmups.exists(kept):
+        say(f"warm-up: read from {kept}")
+    else:
+        warm_up(config, folder, policy, questions, accelerator, say)
+        if accelerator.is_main_process:
+            warmups.keep(policy, kept)
+        accelerator.wait_for_everyone()
+    warmed = load_policy(config.policy, seed=config.seed, path=kept)
+    warmed.model.to(accelerator.device)
+    return warmed
+
+
+def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, accelerator: Accelerator, say: Say) -> None:
+    """Imitate solutions until the model speaks the format."""
+    style = build_style(config.prompt, folder)
+    checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
+    sources = config.warmup.data
+    demonstrations = read_questions(sources, checks, folder=folder, key="warmup.data") if sources else questions
+    stream = demonstrations.stream(config.seed, "warmup")
+    imitation = sft.Imitation(stream=stream, style=style, policy=policy, checks=checks, truth=config.warmup.truth, seed=config.seed)
+    start = perf_counter()
+
+    def told(step: int, update: Update) -> None:
+        if step % max(1, config.warmup.steps // 10) == 0 or step == config.warmup.steps:
+            say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.1f} s")
+
+    sft.warm_up(policy, imitation, config.warmup, accelerator, told)
+
+
+def _restore(trainer: Trainer, saved: Path) -> None:
+    trainer.state = checkpoint.load_state(saved, trainer.drawing.ask, trainer.ranks)
+    checkpoint.load_learner(saved, trainer.learner)
+    trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
+    trainer.journal.rewind(trainer.state.step)
+    trainer.say(f"resumed from step {trainer.state.step}: {saved}")
+
+
+def _environment(policy: Policy, ranks: Ranks, folder: Path) -> dict[str, Any]:
+    return journal.environment(
+        threads=torch.get_num_threads(),
+        device=str(policy.device),
+        processes=ranks.count,
+        image_backend=policy.image_backend,
+        config_folder=str(folder.resolve()),
+    )
