@@ -23,12 +23,11 @@ _LONGEST = 2000
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
 
 
-def last_answer(text: str) -> str:
-    """The lenient reading: the inside of the last complete <answer> block, else the whole text."""
-    start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
-    if start < 0:
-        return text.strip()
-    return text[start + len("<answer>") : text.index("</answer>", start)].strip()
+def only_answer(text: str) -> str:
+    """The inside of the one answer block of an otherwise malformed text; empty where there are none or several, or special tokens."""
+    if SPECIAL_TOKEN.search(text) or text.count("<answer>") != 1 or text.count("</answer>") != 1:
+        return ""
+    return text.partition("<answer>")[2].partition("</answer>")[0].strip()
 
 
 def normalise(text: str) -> str:

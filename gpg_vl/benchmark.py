@@ -22,7 +22,7 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.seeds import seed as addressed_seed
-from gpg_vl.types import Completion, Sample, UserError
+from gpg_vl.types import Completion, Sample, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
 Z95 = 1.959964
@@ -123,12 +123,17 @@ def _record(sample: Sample, best: Completion, others: list[Completion], examinat
     return Record(
         id=sample.id,
         tag=examination.tag(sample),
-        greedy=verdict.reward,
-        sampled=fmean(examination.checks.judge(other, sample).reward for other in others) if others else math.nan,
+        greedy=_accuracy(verdict),
+        sampled=fmean(_accuracy(examination.checks.judge(other, sample)) for other in others) if others else math.nan,
         text=best.text,
         answer=verdict.answer,
         reason=verdict.reason,
     )
+
+
+def _accuracy(verdict: Verdict) -> float:
+    """A question whose verifier failed is not answered; its reason says so."""
+    return 0.0 if math.isnan(verdict.reward) else verdict.reward
 
 
 def blanked(sample: Sample) -> Sample:

@@ -1,5 +1,6 @@
 """The commands. Heavy imports wait until a command runs, so `--help` and a typo answer at once."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -63,7 +64,7 @@ def sentences(command: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 @app.command(cls=WithKnobs)
 @sentences
 def train(
-    config: ConfigName = "digits",
+    config: ConfigName = "",
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder from its newest checkpoint.")] = None,
 ) -> None:
@@ -77,9 +78,10 @@ def train(
         try:
             written = run(given, folder, resume=resume, sinks=[display.step], say=display.say)
         except KeyboardInterrupt:
-            display.say(f"stopped; continue with: gpg-vl train --resume {resume or given.run_folder}")
+            display.say(_how_to_go_on(resume or given.run_folder))
             raise typer.Exit(130) from None
-    _tell_results(written)
+    if os.environ.get("RANK", "0") == "0":
+        _tell_results(written)
 
 
 @app.command(cls=WithKnobs)
@@ -107,6 +109,8 @@ def rollout(
 ) -> None:
     """Sample and score groups without training: what does the policy answer, and what does that earn?"""
     given, folder = _load(config, overrides, None)
+    if to and not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
     _quiet()
     from gpg_vl.training.trial import try_out
 
@@ -136,11 +140,23 @@ def evaluate(
     console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}", records))
 
 
+def _how_to_go_on(run: Path) -> str:
+    from gpg_vl.training import checkpoint
+
+    kept = checkpoint.whole(run)
+    if not kept:
+        return "stopped before the first checkpoint; start again with the same command"
+    return f"stopped; go on from step {int(kept[-1].name)} with: gpg-vl train --resume {run}"
+
+
 def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[Config, Path]:
     """The config and its folder; `gpg-vl train steps=2` means the default config with an override."""
     given = list(overrides or ())
     if "=" in name:
-        name, given = "digits", [name, *given]
+        name, given = "", [name, *given]
+    if name and resume:
+        raise UserError(f"got both CONFIG {name!r} and --resume {resume}; a run goes on with its own config: leave CONFIG out")
+    name = name or "digits"
     if resume is None:
         return loading.load(name, given), shelves.find("configs", name).parent
     kept = resume / "config.yaml"

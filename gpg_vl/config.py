@@ -59,13 +59,13 @@ class Tiny(Section):
 
     family: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     """Architecture."""
-    hidden: int = 128
+    hidden: int = Field(default=128, ge=32, multiple_of=32)
     """Width of the language model."""
-    layers: int = 4
+    layers: int = Field(default=4, ge=1)
     """Layers of the language model."""
-    vision_hidden: int = 64
+    vision_hidden: int = Field(default=64, ge=16, multiple_of=16)
     """Width of the vision tower."""
-    vision_layers: int = 2
+    vision_layers: int = Field(default=2, ge=1)
     """Layers of the vision tower."""
 
 
@@ -169,8 +169,6 @@ class WarmupConfig(Section):
     """Empty = the training data."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, warmup_steps=30)
     """Its own schedule."""
-    truth: float = Field(default=1.0, gt=0, le=1)
-    """Share of samples that imitate their own solution; the rest imitate another's of their kind: format without knowledge."""
 
 
 class EvaluationConfig(Section):
@@ -181,7 +179,7 @@ class EvaluationConfig(Section):
     every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 = only before the first step and after the last."""
     head: int | None = Field(default=None, ge=1)
-    """During training only so many rows of each source; before and after all of them."""
+    """During training only so many questions of each task; before and after all of them."""
 
 
 class CheckpointConfig(Section):
@@ -198,9 +196,9 @@ class CheckpointConfig(Section):
 class Config(Section):
     """An experiment."""
 
-    name: str = "run"
+    name: str = Field(default="run", coerce_numbers_to_str=True)
     """Names the run folder."""
-    folder: str = "runs"
+    folder: str = Field(default="runs", coerce_numbers_to_str=True)
     """Where run folders are made."""
     seed: int = 0
     """Of everything: the tiny model, the order of the data, every sampled token."""

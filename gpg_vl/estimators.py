@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, minimum
 
 from gpg_vl import gpg
@@ -34,6 +35,10 @@ class Estimator(Protocol):
 
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         """[B, G] what a token counts regardless of its advantage: the weight of its divergence term."""
+        ...
+
+    def alpha(self, rewards_BG: Tensor) -> float:
+        """How much larger the step is than the mean over all groups, for the log; 1 where silent groups stay in the denominator."""
         ...
 
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
@@ -89,6 +94,9 @@ class Gpg:
             max_tokens=self.max_tokens,
         )
 
+    def alpha(self, rewards_BG: Tensor) -> float:
+        return gpg.alpha(rewards_BG, groups_per_step=self.groups_per_step, min_groups=self.min_groups)
+
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         ratio_N = (logprobs_N.detach() - sampled_logprobs_N).exp().clamp(max=self.max_ratio)
         return -(weight_N * ratio_N * logprobs_N).sum()
@@ -125,6 +133,9 @@ class Grpo:
 
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         return _shares_over_all(rewards_BG, lengths_BG, self.aggregation, self.max_tokens)
+
+    def alpha(self, rewards_BG: Tensor) -> float:
+        return 1.0
 
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         ratio_N = (logprobs_N - sampled_logprobs_N).exp()
@@ -166,6 +177,9 @@ class Rloo:
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         return _shares_over_all(rewards_BG, lengths_BG, "constant", 1)
 
+    def alpha(self, rewards_BG: Tensor) -> float:
+        return 1.0
+
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         return -(weight_N * logprobs_N).sum()
 
@@ -190,13 +204,16 @@ class Reinforce:
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         return _shares_over_all(rewards_BG, lengths_BG, "constant", 1)
 
+    def alpha(self, rewards_BG: Tensor) -> float:
+        return 1.0
+
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         return -(weight_N * logprobs_N).sum()
 
 
 def _shares_over_all(rewards_BG: Tensor, lengths_BG: Tensor, aggregation: Aggregation, max_tokens: int) -> Tensor:
     """Every group stands in the denominator, also one without a scored completion."""
-    everyone_B = gpg.scored(rewards_BG).any(1) | True
+    everyone_B = torch.ones(len(rewards_BG), dtype=torch.bool, device=rewards_BG.device)
     return gpg.token_shares(rewards_BG, lengths_BG, everyone_B, aggregation=aggregation, min_groups=len(rewards_BG), max_tokens=max_tokens)
 
 

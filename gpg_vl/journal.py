@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpg_vl.types import Group, Update, UserError
 
@@ -27,6 +27,8 @@ Tally = Counter[str]
 
 PACKAGES = ("gpg_vl", "torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers", "torchvision", "vllm")
 IMAGES_PER_STEP = 2
+"""Pictures that came as bytes are kept for so many groups of a step; a row names the picture whether kept or not."""
+IMAGE_KINDS = {b"\x89PNG": "png", b"\xff\xd8": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
 
 
 class Journal:
@@ -42,7 +44,7 @@ class Journal:
         if self.rank:
             return
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **numbers}) + "\n")
+            file.write(json.dumps(_plain({"step": step, **numbers})) + "\n")
         for sink in self.sinks:
             sink(step, numbers)
 
@@ -52,7 +54,7 @@ class Journal:
         drawn = {group.draw: group for group in [*used, *fresh]}
         path = self.folder / "rollouts" / (f"{step:06d}.rank{self.rank}.jsonl.gz" if self.rank else f"{step:06d}.jsonl.gz")
         path.parent.mkdir(exist_ok=True)
-        rows = [json.dumps(group_row(group, used=group.draw in in_update), ensure_ascii=False) for group in drawn.values()]
+        rows = [json.dumps(_plain(group_row(group, used=group.draw in in_update)), ensure_ascii=False) for group in drawn.values()]
         with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
             file.write("".join(row + "\n" for row in rows).encode())
         for group in list(drawn.values())[:IMAGES_PER_STEP]:
@@ -62,7 +64,8 @@ class Journal:
         """Keep the batch of a step that went wrong, for whoever looks into it."""
         path = self.folder / "bad_steps" / (f"{step:06d}.rank{self.rank}.json" if self.rank else f"{step:06d}.json")
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"step": step, "reason": reason, "groups": [group_row(group, used=True) for group in groups]}))
+        rows = [group_row(group, used=True) for group in groups]
+        path.write_text(json.dumps(_plain({"step": step, "reason": reason, "groups": rows})))
         return path
 
     def rewind(self, step: int) -> None:
@@ -86,15 +89,23 @@ class Journal:
                     path.write_bytes(image)
 
 
-def create(folder: Path, config: str, environment: Mapping[str, Any]) -> None:
-    """Start a new run folder.
+def refuse_to_overwrite(folder: Path) -> None:
+    """Make sure that a new run may be written here.
 
     Raises:
-        UserError: it exists already; nothing is written over.
+        UserError: there is a run already, or the folder cannot be made.
     """
     if (folder / "config.yaml").exists():
         raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder: {folder} cannot be made: {error.strerror}; choose another `folder=`") from None
+
+
+def start(folder: Path, config: str, environment: Mapping[str, Any]) -> None:
+    """Write down what is run and where, before the first step or when a run goes on."""
+    folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(config)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
 
@@ -111,14 +122,14 @@ def tally(fresh: Sequence[Group], used: Sequence[Group], full_marks: float) -> T
     """Sums over one rank's groups; keys starting with `n:` count what the others are divided by."""
     sums = Tally()
     for group in fresh:
-        task = group.prompt.sample.tags.get("task", group.prompt.sample.answer_kind)
+        task = group.task
         scored = [verdict for verdict in group.verdicts if not math.isnan(verdict.reward)]
         mean = sum(verdict.reward for verdict in scored) / max(len(scored), 1)
         sums.update({"n:groups": 1, "informative": group.informative, "n:completions": len(group.verdicts), "n:scored": len(scored)})
         silent = bool(scored) and not group.informative
         sums.update({"all_max": silent and mean >= full_marks - 1e-6, "all_min": silent and mean <= 1e-6})
         for verdict in scored:
-            sums.update({"reward": verdict.reward, f"reward/{task}": verdict.reward, f"n:{task}": 1})
+            sums.update({"reward": verdict.reward, f"reward/{task}": verdict.reward, f"n:reward/{task}": 1})
             sums.update({f"part/{part}": value for part, value in verdict.parts.items()})
         sums.update({"length": sum(group.lengths), "truncated": sum(completion.finish == "length" for completion in group.completions)})
         sums.update({"faults": len(group.verdicts) - len(scored)})
@@ -131,7 +142,7 @@ def step_metrics(sums: Tally, update: Update, *, rounds: int, alpha: float, seco
     groups, completions, scored = (max(sums[key], 1) for key in ("n:groups", "n:completions", "n:scored"))
     row: dict[str, float] = {"reward": sums["reward"] / scored}
     row |= {name: total / scored for name, total in sums.items() if name.startswith("part/")}
-    row |= {name: total / max(sums[f"n:{name[7:]}"], 1) for name, total in sums.items() if name.startswith("reward/")}
+    row |= {name: total / max(sums[f"n:{name}"], 1) for name, total in sums.items() if name.startswith("reward/")}
     row |= {name: sums[name] / groups for name in ("informative", "all_max", "all_min")}
     row |= {"alpha": alpha, "rounds": float(rounds), "faults": float(sums["faults"]), "used_informative": float(sums["n:used_informative"])}
     row |= {"length": sums["length"] / completions, "truncated": sums["truncated"] / completions}
@@ -165,12 +176,24 @@ def group_row(group: Group, *, used: bool) -> dict[str, Any]:
 
 def image_name(image: bytes) -> str:
     """A file name that says what is inside, so equal images are kept once."""
-    return hashlib.sha256(image).hexdigest()[:16] + ".png"
+    kind = next((name for start, name in IMAGE_KINDS.items() if image.startswith(start)), "image")
+    return f"{hashlib.sha256(image).hexdigest()[:16]}.{kind}"
 
 
 def config_folder(run: Path) -> Path:
     """The folder of the config that a run was started from: its relative files and plug-ins are named from there."""
     return Path(json.loads((run / "environment.json").read_text())["config_folder"])
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which knows no NaN and no infinity: null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in cast(Mapping[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in cast(Sequence[Any], value)]
+    return value
 
 
 def environment(**more: Any) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def fields_of(path: str) -> list[tuple[str, str, str]]:
     for owner in [*(base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes), name]:
         body = classes[owner].body
         for field, sentence in zip(body, [*body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and "ClassVar" not in ast.unparse(field.annotation):
                 told = sentence.value.value if isinstance(sentence, ast.Expr) and isinstance(sentence.value, ast.Constant) else ""
                 rows[field.target.id] = (field.target.id, ast.unparse(field.value) if field.value else "required", str(told))
     return list(rows.values())

@@ -136,7 +136,11 @@ class Stream:
 def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any]]]:
     if source.files is None:
         datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
-        rows = datasets.load_dataset(source.hub, split=source.split)
+        try:
+            rows = datasets.load_dataset(source.hub, split=source.split)
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise UserError(f"hub: {source.hub!r} (split {source.split!r}) cannot be loaded: {why}") from None
         for name, feature in rows.features.items():
             rows = rows.cast_column(name, _undecoded(feature, datasets.Image))
         return Path(), rows

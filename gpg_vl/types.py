@@ -137,6 +137,11 @@ class Group:
         return tuple(verdict.reward for verdict in self.verdicts)
 
     @property
+    def task(self) -> str:
+        """What the question asks for: its `task` tag, else its kind of answer."""
+        return self.prompt.sample.tags.get("task", self.prompt.sample.answer_kind)
+
+    @property
     def informative(self) -> bool:
         """Whether its scored rewards differ: only then has the group something to say under a group baseline."""
         scored = [reward for reward in self.rewards if reward == reward]  # NaN is not equal to itself

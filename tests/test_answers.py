@@ -135,19 +135,17 @@ def test_without_options_nothing_is_named():
 @pytest.mark.parametrize(
     ("text", "inside"),
     [
-        ("<answer>3</answer>", "3"),
-        ("x <answer> 3 </answer> y", "3"),
-        ("<answer>1</answer><answer>2</answer>", "2"),
-        ("<answer>1</answer> </answer>", "1"),
-        ("<answer>1<answer>2</answer>", "2"),
-        ("<answer>1</answer> and <answer>2", "1"),
-        ("</answer><answer>4", "</answer><answer>4"),
-        (" no tags ", "no tags"),
-        ("", ""),
+        ("so <answer> 3 </answer> it is", "3"),
+        ("<answer>3</answer><answer>4</answer>", ""),
+        ("<answer>3", ""),
+        ("3", ""),
+        ("</answer>3<answer>", ""),
+        ("<|image_pad|><answer>3</answer>", ""),
+        ("<think>a<answer>3</answer>", "3"),
     ],
 )
-def test_the_last_complete_answer(text, inside):
-    assert answers.last_answer(text) == inside
+def test_the_only_answer_of_a_malformed_text(text, inside):
+    assert answers.only_answer(text) == inside
 
 
 def test_normalised_texts_differ_only_in_their_words():
@@ -155,7 +153,7 @@ def test_normalised_texts_differ_only_in_their_words():
 
 
 @pytest.mark.parametrize(
-    "read", [answers.number, answers.last_answer, lambda text: answers.choice(text, ANIMALS)], ids=["number", "answer", "choice"]
+    "read", [answers.number, answers.only_answer, lambda text: answers.choice(text, ANIMALS)], ids=["number", "answer", "choice"]
 )
 @pytest.mark.parametrize("piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"])
 def test_a_megabyte_is_read_quickly(read, piece):

@@ -31,10 +31,14 @@ def ask(draw: int) -> Prompt:
     return Prompt(sample=sample, text="", input_ids=(1,), features={})
 
 
-def drawing(engine: Scripted, *, wanted: int, groups: int = 4, rank: int = 0, ranks: int = 1, total=int, max_rounds: int = 5) -> Drawing:
+def drawing(
+    engine: Scripted, *, wanted: int, groups: int = 4, rank: int = 0, ranks: int = 1, everybodys=lambda own: [own], max_rounds: int = 5
+) -> Drawing:
     checks = Verifiers(by_kind={"script": lambda text, sample: Verdict(reward=float(text))})
     config = RolloutConfig(groups_per_step=groups, group_size=2, max_rounds=max_rounds)
-    return Drawing(engine=engine, ask=ask, verifiers=checks, config=config, wanted=wanted, seed=0, rank=rank, ranks=ranks, total=total)  # type: ignore[arg-type]
+    return Drawing(
+        engine=engine, ask=ask, verifiers=checks, config=config, wanted=wanted, seed=0, rank=rank, ranks=ranks, everybodys=everybodys
+    )  # type: ignore[arg-type]
 
 
 def draws(groups) -> list[int]:
@@ -81,16 +85,19 @@ def test_carried_groups_come_first_and_count():
 
 
 def test_ranks_draw_disjoint_prompts_and_stop_together():
-    sums = iter([4, 4])  # the other rank is silent: the sum over ranks is what counts
-    collected = collect(drawing(Scripted(lambda draw: True), wanted=4, groups=8, rank=1, ranks=2, total=lambda own: next(sums)), cursor=0)
+    quiet = drawing(Scripted(lambda draw: True), wanted=4, groups=8, rank=1, ranks=2, everybodys=lambda own: [[], own])
+    collected = collect(quiet, cursor=0)
     assert draws(collected.fresh) == [1, 3, 5, 7]
     assert collected.cursor == 8
 
 
-def test_informative_groups_beyond_the_share_do_not_count_as_kept():
-    told: list[int] = []
-    collect(drawing(Scripted(lambda draw: True), wanted=5, groups=4, max_rounds=2, total=lambda own: told.append(own) or own), cursor=0)
-    assert told == [4, 4]
+def test_the_cut_is_by_draw_number_over_all_ranks():
+    other = [0, 2, 4, 6, 8]
+    plan = drawing(Scripted(lambda draw: draw > 8), wanted=8, groups=8, rank=1, ranks=2, everybodys=lambda own: [other, own])
+    collected = collect(plan, cursor=0)
+    assert collected.rounds == 2
+    assert draws(group for group in collected.groups if group.informative) == [9, 11, 13]
+    assert draws(collected.surplus) == [15]
 
 
 def test_every_completion_has_its_own_seed_and_no_draw_repeats_one():

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from gpg_vl import answers
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.recipes.digits import CANVASES, digits
+from gpg_vl.recipes.digits import CANVASES, DIFFICULTIES, digits
 from gpg_vl.types import UserError
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
@@ -159,7 +159,7 @@ def test_scenes_are_a_function_of_their_address(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_complete(task):
     rows = list(digits(task, split="test", count=5))
-    assert [sample.id for sample in rows] == [f"digits/test/{task}/0/{index}" for index in range(5)]
+    assert [sample.id for sample in rows] == [f"digits/test/{task}/{DIFFICULTIES[task]}/0/{index}" for index in range(5)]
     assert {sample.tags["task"] for sample in rows} == {task}
     assert all(sample.sizes == tuple(Image.open(io.BytesIO(image)).size for image in sample.images) for sample in rows)
     assert {len(sample.images) for sample in rows} == {{"add": 0, "compare": 2}.get(task, 1)}

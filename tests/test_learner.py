@@ -11,7 +11,7 @@ from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Rloo
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.training.distributed import Ranks
-from gpg_vl.training.learner import Learner, Weighted, plan_microbatches
+from gpg_vl.training.learner import Learner, Weighted, padded_tokens, plan_microbatches
 
 from .asking import completion, group, prompts, random_completions
 
@@ -193,5 +193,30 @@ def test_microbatches_hold_whole_groups_within_the_budget(policy_of):
     items = [Weighted(own, (1.0,) * 4, (1.0,) * 4) for own in groups_of(policy)]
     batches = plan_microbatches(items, budget=100)
     assert sorted(id(item) for batch in batches for item in batch) == sorted(map(id, items))
-    assert all(len(batch) == 1 or sum(item.tokens for item in batch) <= 100 for batch in batches)
+    assert all(len(batch) == 1 or padded_tokens(batch) <= 100 for batch in batches)
     assert len(plan_microbatches(items, budget=1)) == len(items)
+
+
+def test_the_cost_of_a_microbatch_by_hand(policy_of):
+    short, long = prompts(policy_of(), ["add", "box"])
+    items = [
+        Weighted(group(short, [completion([1, 2]), completion([1])], [1.0, 0.0]), (1.0, 1.0), (1.0, 1.0)),
+        Weighted(group(long, [completion([1, 2, 3]), completion([1])], [1.0, 0.0]), (1.0, 1.0), (1.0, 1.0)),
+    ]
+    longest = len(long.input_ids)
+    assert padded_tokens(items) == 2 * (longest + 2 * 3)
+    assert padded_tokens(items, shared=False) == 2 * 2 * (longest + 3)
+
+
+def test_completions_of_one_token_are_scored_from_the_prompt_alone(policy_of):
+    policy = policy_of(dtype="float64")
+    asked = [(prompt, [completion([5]), completion([9])]) for prompt in prompts(policy)]
+    shared, plain = GroupForward(policy, 1.0)(asked), PlainForward(policy, 1.0)(asked)
+    torch.testing.assert_close(shared.logprobs_N, plain.logprobs_N, rtol=0, atol=1e-6)
+
+
+def test_the_schedule_covers_every_update(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy, lr=1.0, updates_per_rollout=2, optimizer={"schedule": "linear"})
+    rates = [step(learner, groups_of(policy), Grpo()).metrics["lr"] for _ in range(3)]
+    assert rates == pytest.approx([1 - 1 / 20, 1 - 3 / 20, 1 - 5 / 20])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from gpg_vl import benchmark, loading
-from gpg_vl.config import Config
+from gpg_vl.config import Config, Source
 from gpg_vl.training import checkpoint, train
 from gpg_vl.training.assembly import assemble
 from gpg_vl.training.probe import weakness
+from gpg_vl.training.warmups import place
 from gpg_vl.types import UserError
 
 from .asking import completion, group, prompts
@@ -185,8 +187,72 @@ def test_weakness_says_what_to_change(policy_of):
     speaking = [group(number, answers, [1.0, 0.0])] * 10
     assert (
         weakness(silent_wrong)
-        == "add: only 0 % of its groups are informative (mean reward 0.00); raise warmup.steps or lower its difficulty"
+        == "add: only 0 % of its groups are informative (mean accuracy 0.00); raise warmup.steps or lower its difficulty"
     )
     assert weakness(silent_right).endswith("it is solved: raise its difficulty")
     assert weakness(speaking) == ""
-    assert weakness([group(box, answers, [0.1, 0.3])] * 10).startswith("box: sampled IoU is 0.20; below 0.4")
+    assert weakness([group(box, answers, [0.1, 0.3])] * 10).startswith("box: sampled accuracy (IoU) is 0.20; below 0.4")
+
+
+def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):
+    knobs = ("estimator.kind=grpo", "estimator.kl=0.5", "evaluation.benchmark=null")
+    whole = run(warmups, "name=kl_whole", *knobs)
+    run(warmups, "name=kl_halves", *knobs, "steps=2")
+    halves = run(warmups, "name=kl_halves", *knobs, resume=warmups / "kl_halves")
+    assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
+
+
+def test_the_best_examined_checkpoint_survives(warmups, monkeypatch):
+    scores = iter([0.0, 0.9, 0.1, 0.1])
+    examine = benchmark.examine
+
+    def scripted(*args, **options):
+        score = next(scores)
+        return [replace(record, greedy=score) for record in examine(*args, **options)]
+
+    monkeypatch.setattr(benchmark, "examine", scripted)
+    done = run(warmups, "name=best", "steps=6", "evaluation.every=2", "checkpoint.every=50", "checkpoint.keep_last=1")
+    assert sorted(path.name for path in (done / "checkpoints").iterdir()) == ["000002", "000006"]
+
+
+def test_a_verifier_that_always_fails_is_told_as_such(tmp_path):
+    source = "def broken(text, sample):\n    raise TypeError('no such column')\n\n\ndef build():\n    return broken\n"
+    (tmp_path / "broken.py").write_text(source)
+    part = {"kind": f"{tmp_path / 'broken.py'}:build"}
+    given = small(tmp_path, "rollout.idle_steps=1", "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score")
+    given = given.model_copy(update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)})
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"nothing could be scored: fault: TypeError: no such column"):
+        train.train(given, HERE, say=told.append)
+    assert any("the verifier failed on" in line for line in told)
+
+
+def test_a_thinking_style_needs_solutions_to_imitate(tmp_path):
+    with pytest.raises(UserError, match=r"prompt style wants a thought"):
+        run(tmp_path, "prompt=think")
+
+
+def test_a_solution_longer_than_the_limit_is_not_taught(tmp_path):
+    with pytest.raises(UserError, match=r"has \d+ tokens, rollout.max_tokens is 3"):
+        run(tmp_path, "rollout.max_tokens=3")
+
+
+def test_nothing_is_written_before_a_mistake_is_found(tmp_path):
+    with pytest.raises(UserError, match="nonesuch"):
+        run(tmp_path, "evaluation.benchmark=nonesuch")
+    assert not (tmp_path / "small").exists()
+
+
+def test_the_kept_warmup_follows_the_content_of_files(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("one")
+    given = small(tmp_path).model_copy(update={"data": (Source(files="rows.jsonl"),)})
+    before = place(given, tmp_path)
+    assert before == place(given, tmp_path)
+    (tmp_path / "rows.jsonl").write_text("two")
+    assert place(given, tmp_path) != before
+
+
+def test_accuracy_is_accuracy_whatever_the_reward(warmups):
+    done = run(warmups, "name=paid", "steps=0", "reward.combine=sum", "reward.format=0.5")
+    records = benchmark.load(done / "evaluation" / "small-before.jsonl")
+    assert {record.greedy for record in records} <= {0.0, 1.0}

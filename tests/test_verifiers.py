@@ -272,7 +272,9 @@ def test_gold_boxes_earn_full_marks_in_every_frame(kind, size):
         (said("3"), 1.0, 1.0),
         (said("4"), 0.2, 0.2),  # wrong, well-formed
         ("<answer>3</answer>", 0.0, 0.8),  # right, malformed
-        ("3", 0.0, 0.8),  # the papers score a text without tags as a whole
+        ("3", 0.0, 0.0),  # no answer block: nothing was answered
+        ("<|image_pad|><answer>3</answer>", 0.0, 0.0),
+        ("<answer>4</answer><answer>3</answer>", 0.0, 0.0),
         ("<answer>4</answer>", 0.0, 0.0),
     ],
 )
@@ -407,4 +409,4 @@ def test_a_gold_answer_that_does_not_earn_full_marks_is_told():
             return "horse"
 
     checks = Verifiers(by_kind={"choice": Strict(format_weight=0.5)})
-    assert checks.complaint(sample_of("choice")) == "its own answer 'horse' earns 0.5 of 1.5 (wrong)"
+    assert checks.complaint(sample_of("choice")) == "its own answer '<think>gold</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from gpg_vl.boxes import Frame, FrameKind
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy import tiny
-from gpg_vl.policy.processor import choose_backend, load_processor, torchvision_works
+from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor, torchvision_works
 from gpg_vl.types import UserError
 
 torchvision_works()  # a broken one must be hidden before transformers is imported
@@ -69,26 +68,27 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) ->
     Raises:
         UserError: the checkpoint cannot be found or is of a family that is not supported.
     """
-    if path is None and config.model == "tiny":
-        with TemporaryDirectory() as folder:
-            tiny.save(Path(folder), config.tiny, seed)
-            return load_policy(config, seed=seed, path=Path(folder))
-    name = str(path or config.model)
-    family = _family(name)
-    compute = getattr(torch, config.dtype)
     masters = torch.float64 if config.dtype == "float64" else torch.float32
-    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=masters, attn_implementation="sdpa")
     backend = choose_backend(config.image_backend)
-    processor = load_processor(name, backend=backend, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    if path is None and config.model == "tiny":
+        tokenizer = tiny.build_tokenizer()
+        model = tiny.build_model(tokenizer, config.tiny, seed).to(masters)
+        processor = tiny.build_processor(tokenizer, config.tiny.family, backend)
+    else:
+        name = str(path or config.model)
+        _check_family(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=masters, attn_implementation="sdpa")
+        processor = load_processor(name, backend)
+    limit_pixels(processor, config.min_pixels, config.max_pixels)
     _freeze(model, config)
     return Policy(
         model=model.eval(),
         processor=processor,
-        frame=_frame(config, family, processor.image_processor),
+        frame=_frame(config, model.config.model_type, processor.image_processor),
         end_ids=_end_ids(model, processor.tokenizer),
         banned_ids=(model.config.image_token_id, model.config.video_token_id),
         pad_id=processor.tokenizer.pad_token_id,
-        dtype=compute,
+        dtype=getattr(torch, config.dtype),
         image_backend=backend,
     )
 
@@ -109,14 +109,13 @@ def _freeze(model: Any, config: PolicyConfig) -> None:
         raise UserError("policy.language, policy.projector and policy.vision are all frozen: nothing would be trained; set one to full")
 
 
-def _family(name: str) -> str:
+def _check_family(name: str) -> None:
     try:
         family = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise UserError(f"policy.model: {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if family not in FAMILY_FRAMES:
         raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(FAMILY_FRAMES)}")
-    return family
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:

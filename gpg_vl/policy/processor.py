@@ -42,19 +42,24 @@ def choose_backend(wanted: Literal["auto", "pil", "torchvision"]) -> str:
     return "torchvision" if wanted != "pil" and torchvision_works() else "pil"
 
 
-def load_processor(path: str, *, backend: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
-    """The processor of a checkpoint, with image sizes of the run's own where given."""
+def load_processor(path: str, backend: str) -> Any:
+    """The processor of a checkpoint, its images resized by `backend`."""
     torchvision_works()  # before transformers looks for it
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     images: Any = AutoImageProcessor.from_pretrained(path, backend=backend)
-    images.size = {"shortest_edge": min_pixels or images.size["shortest_edge"], "longest_edge": max_pixels or images.size["longest_edge"]}
     if torchvision_works():
         processor: Any = AutoProcessor.from_pretrained(path)
         processor.image_processor = images
         return processor
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     return image_only(AutoConfig.from_pretrained(path).model_type, images, tokenizer)
+
+
+def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Set the smallest and largest image area of a processor, where given."""
+    images = processor.image_processor
+    images.size = {"shortest_edge": min_pixels or images.size["shortest_edge"], "longest_edge": max_pixels or images.size["longest_edge"]}
 
 
 def image_only(model_type: str, image_processor: Any, tokenizer: Any) -> Any:

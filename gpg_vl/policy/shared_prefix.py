@@ -170,7 +170,8 @@ class GroupForward(nn.Module):
             [[len(completion.token_ids) for completion in completions] + [0] * (rows - len(completions)) for _, completions in asked]
         )
         first = prefix.last_hidden_PD[:, None, None].expand(-1, rows, 1, -1)
-        states = torch.cat([first, extend(self.policy, prefix, self._tokens(asked, rows), 0, None)], 2)
+        tokens = self._tokens(asked, rows)
+        states = torch.cat([first, extend(self.policy, prefix, tokens, 0, None)], 2) if tokens.shape[-1] else first
         scored = torch.arange(states.shape[2]) < lengths[..., None]
         return states[scored.to(states.device)]
 

@@ -54,7 +54,7 @@ def save(folder: Path, tiny: Tiny, seed: int) -> None:
     """Build model and processor and write them as a checkpoint."""
     tokenizer = build_tokenizer()
     build_model(tokenizer, tiny, seed).save_pretrained(folder)
-    build_processor(tokenizer, tiny.family).save_pretrained(folder)
+    build_processor(tokenizer, tiny.family, choose_backend("auto")).save_pretrained(folder)
 
 
 def build_tokenizer(vocabulary: int = 400) -> Any:
@@ -78,7 +78,7 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
     return tokenizer
 
 
-def build_processor(tokenizer: Any, family: str) -> Any:
+def build_processor(tokenizer: Any, family: str, backend: str) -> Any:
     """The family's real processor class around the tiny tokenizer."""
     import transformers
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -89,7 +89,6 @@ def build_processor(tokenizer: Any, family: str) -> Any:
         "merge_size": MERGE,
         "size": {"shortest_edge": _MIN_SIDE**2, "longest_edge": _MAX_SIDE**2},
     }
-    backend = choose_backend("auto")
     images = Qwen2VLImageProcessorPil(**settings) if backend == "pil" else transformers.Qwen2VLImageProcessor(**settings)
     if not torchvision_works():
         return image_only(family, images, tokenizer)

@@ -84,7 +84,9 @@ def digits(
     _check(task, difficulty, canvas)
     for index in range(count):
         rng = np.random.default_rng(addressed_seed(seed, "digits", task, split, difficulty, index))
-        yield Sample(id=f"digits/{split}/{task}/{seed}/{index}", tags={"task": task}, **_TASKS[task](rng, split, difficulty, canvas))
+        yield Sample(
+            id=f"digits/{split}/{task}/{difficulty}/{seed}/{index}", tags={"task": task}, **_TASKS[task](rng, split, difficulty, canvas)
+        )
 
 
 def _check(task: Task, difficulty: int, canvas: Canvas) -> None:

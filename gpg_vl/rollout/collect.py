@@ -26,8 +26,8 @@ class Drawing:
     """Of the run."""
     rank: int = 0
     ranks: int = 1
-    total: Callable[[int], int] = int
-    """Sum over all ranks."""
+    everybodys: Callable[[list[int]], list[list[int]]] = lambda own: [own]
+    """One list per rank."""
     clock: Clock = field(default_factory=Clock)
     """Told what the seconds are spent on."""
 
@@ -42,9 +42,10 @@ class Collected:
     """The groups of one step on this rank."""
 
     groups: tuple[Group, ...]
-    """What the estimator sees: carried-over and fresh groups in draw order, at most `share` informative ones, and all silent ones."""
+    """What the estimator sees: carried-over and fresh groups in draw order, all silent ones, and informative ones of which all ranks
+    together use at most groups_per_step."""
     surplus: tuple[Group, ...]
-    """Informative groups beyond the share: reported, and carried over or discarded."""
+    """Informative groups beyond those: reported, and carried over or discarded."""
     fresh: tuple[Group, ...]
     """Everything drawn in this step: the mean reward is that of the draw."""
     rounds: int
@@ -53,19 +54,21 @@ class Collected:
 
 
 def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> Collected:
-    """Draw whole rounds until the kept informative groups reach what is wanted, or the cap on rounds."""
-    groups, fresh, rounds = list(carried), list[Group](), 0
+    """Draw whole rounds until the informative groups of all ranks are as many as wanted, or the cap on rounds."""
+    groups, fresh, rounds, used = list(carried), list[Group](), 0, set[int]()
     while rounds < drawing.config.max_rounds:
         drawn = draw_round(drawing, cursor)
         groups += drawn
         fresh += drawn
         rounds += 1
         cursor += drawing.config.groups_per_step
-        kept = min(sum(group.informative for group in groups), drawing.share)
-        if drawing.total(kept) >= drawing.wanted:
+        speaking = drawing.everybodys([group.draw for group in groups if group.informative])
+        used = set(sorted(draw for own in speaking for draw in own)[: drawing.config.groups_per_step])
+        if len(used) >= drawing.wanted:
             break
-    used, surplus = _split(groups, drawing.share, drop=bool(drawing.wanted))
-    return Collected(groups=used, surplus=surplus, fresh=tuple(fresh), rounds=rounds, cursor=cursor)
+    kept = tuple(group for group in groups if group.draw in used or not group.informative)
+    surplus = tuple(group for group in groups if group.informative and group.draw not in used)
+    return Collected(groups=kept, surplus=surplus, fresh=tuple(fresh), rounds=rounds, cursor=cursor)
 
 
 def draw_round(drawing: Drawing, cursor: int) -> list[Group]:
@@ -93,11 +96,3 @@ def sample_groups(drawing: Drawing, asked: list[tuple[int, Prompt]]) -> list[Gro
             )
             for (draw, prompt), completions in zip(asked, answered, strict=True)
         ]
-
-
-def _split(groups: list[Group], share: int, *, drop: bool) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
-    """In draw order: the groups that are used, and informative ones beyond the share."""
-    speaking = [group for group in groups if group.informative]
-    surplus = speaking[share:] if drop else []
-    left_over = {id(group) for group in surplus}
-    return tuple(group for group in groups if id(group) not in left_over), tuple(surplus)

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 
 from gpg_vl import journal
 from gpg_vl.benchmark import Examination
@@ -59,7 +59,7 @@ class Trainer:
 
 def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequence[Sink], say: Say) -> Trainer:
     """Build every part of a run, warmed up or resumed."""
-    accelerator = start_accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     ranks = Ranks(accelerator)
     say = say if ranks.is_main else _hush
     if config.rollout.groups_per_step % ranks.count:
@@ -75,10 +75,14 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
     questions = read_questions(config.data, checks, folder=folder)
     for name, why in questions.left_out:
         say(f"left out {name}: {why}")
-    if ranks.is_main and not resume:
-        journal.create(config.run_folder, dump(config), _environment(policy, ranks, folder))
+    exam = examination(config, folder, policy) if config.evaluation.benchmark else None
+    if resume is None:
+        journal.refuse_to_overwrite(config.run_folder)
     if config.warmup.steps and not resume:
         policy = _warmed_up(config, folder, policy, questions, accelerator, say)
+    if ranks.is_main:
+        journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
+    accelerator.wait_for_everyone()
     trainer = Trainer(
         config=config,
         ranks=ranks,
@@ -92,13 +96,13 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
             seed=config.seed,
             rank=ranks.rank,
             ranks=ranks.count,
-            total=ranks.total,
+            everybodys=ranks.everybodys,
             clock=Clock(),
         ),
         estimator=estimator,
-        learner=_learner(config, policy, estimator, accelerator),
+        learner=_learner(config, folder, policy, estimator, accelerator),
         journal=Journal(resume or config.run_folder, sinks, rank=ranks.rank),
-        examination=examination(config, folder, policy) if config.evaluation.benchmark else None,
+        examination=exam,
         say=say,
     )
     if saved:
@@ -109,18 +113,13 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
     return trainer
 
 
-def start_accelerator() -> Accelerator:
-    """The processes of this run. A row without images leaves the tower without a gradient, so unused parameters are looked for."""
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-
-
 def _hush(line: str) -> None:
     """Only the main process speaks."""
 
 
-def _learner(config: Config, policy: Policy, estimator: Estimator, accelerator: Accelerator) -> Learner:
+def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator, accelerator: Accelerator) -> Learner:
     kind: type[Forward] = GroupForward if config.learner.shared_prefix else PlainForward
-    reference = _reference(config, kind, accelerator) if estimator.kl > 0 else None
+    reference = _reference(config, folder, kind, accelerator) if estimator.kl > 0 else None
     return Learner(
         kind(policy, config.rollout.temperature),
         config.optimizer,
@@ -132,9 +131,9 @@ def _learner(config: Config, policy: Policy, estimator: Estimator, accelerator: 
     )
 
 
-def _reference(config: Config, kind: type[Forward], accelerator: Accelerator) -> Forward:
+def _reference(config: Config, folder: Path, kind: type[Forward], accelerator: Accelerator) -> Forward:
     """The policy as it was before the first step, also when the run has been resumed."""
-    start = warmups.place(config) if config.warmup.steps else None
+    start = warmups.place(config, folder) if config.warmup.steps else None
     if start is not None and not warmups.exists(start):
         raise UserError(f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start the run anew")
     policy = load_policy(config.policy, seed=config.seed, path=start)
@@ -143,7 +142,7 @@ def _reference(config: Config, kind: type[Forward], accelerator: Accelerator) ->
 
 def _warmed_up(config: Config, folder: Path, policy: Policy, questions: Questions, accelerator: Accelerator, say: Say) -> Policy:
     """The policy after the warm-up: read from an earlier run's, or made now and kept."""
-    kept = warmups.place(config)
+    kept = warmups.place(config, folder)
     if warmups.exists(kept):
         say(f"warm-up: read from {kept}")
     else:
@@ -163,7 +162,7 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
     sources = config.warmup.data
     demonstrations = read_questions(sources, checks, folder=folder, key="warmup.data") if sources else questions
     stream = demonstrations.stream(config.seed, "warmup")
-    imitation = sft.Imitation(stream=stream, style=style, policy=policy, checks=checks, truth=config.warmup.truth, seed=config.seed)
+    imitation = sft.Imitation(stream=stream, style=style, policy=policy, checks=checks, max_tokens=config.rollout.max_tokens)
     start = perf_counter()
 
     def told(step: int, update: Update) -> None:

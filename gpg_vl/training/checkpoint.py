@@ -65,10 +65,15 @@ def newest(run: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    whole = sorted(path.parent for path in (run / "checkpoints").glob("[0-9]*/state.json") if not path.parent.name.endswith(".part"))
-    if not whole:
+    kept = whole(run)
+    if not kept:
         raise UserError(f"{run} holds no checkpoint to resume from; delete the folder and start again, or choose another")
-    return whole[-1]
+    return kept[-1]
+
+
+def whole(run: Path) -> list[Path]:
+    """Checkpoints that were written to their end, oldest first."""
+    return sorted(path.parent for path in (run / "checkpoints").glob("*/state.json") if path.parent.name.isdigit())
 
 
 def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Ranks) -> State:
@@ -95,11 +100,11 @@ def load_learner(path: Path, learner: Learner) -> None:
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:
     """Delete all but the newest and the best-scored checkpoints."""
-    whole = sorted(path.parent for path in (run / "checkpoints").glob("[0-9]*/state.json"))
-    scores = {path: json.loads((path / "state.json").read_text())["score"] for path in whole}
-    best = sorted((path for path in whole if scores[path] is not None), key=lambda path: (scores[path], path.name))
-    kept = {*whole[-keep_last:], *(best[-keep_best:] if keep_best else [])}
-    for path in whole:
+    there = whole(run)
+    scores = {path: json.loads((path / "state.json").read_text())["score"] for path in there}
+    best = sorted((path for path in there if scores[path] is not None), key=lambda path: (scores[path], path.name))
+    kept = {*there[-keep_last:], *(best[-keep_best:] if keep_best else [])}
+    for path in there:
         if path not in kept:
             shutil.rmtree(path)
 

@@ -1,5 +1,6 @@
 """From a config to its parts: data, prompt style, verifiers, estimator, engine; what all programs have in common."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
     left_out: list[tuple[str, str]] = []
     for number, source in enumerate(sources):
         rows = list(samples.read(source, folder=folder, key=f"{key}.{number}"))
+        if doubled := [name for name, times in Counter(sample.id for sample in rows).items() if times > 1]:
+            raise UserError(
+                f"{key}.{number}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique"
+            )
         complaints = {sample.id: complaint for sample in rows if (complaint := checks.complaint(sample))}
         good = [sample for sample in rows if sample.id not in complaints]
         if not good:
@@ -116,26 +121,32 @@ class Asker:
         return encode(self.stream[index], self.style, self.policy)
 
 
-def solution(sample: Sample, style: Style, checks: Verifiers, borrowed: Sample | None = None) -> str:
+def solution(sample: Sample, style: Style, checks: Verifiers) -> str:
     """The text that the warm-up imitates: the sample's worked solution, or its gold answer in the prompt's style.
 
-    `borrowed`: give this sample's answer instead, to teach the format without the knowledge.
+    Raises:
+        UserError: the style demands a thought, which only a worked solution can give.
     """
-    source = borrowed or sample
-    if source.solution and borrowed is None:
-        return source.solution
+    if sample.solution:
+        return sample.solution
+    if style.think == "required":
+        raise UserError(
+            f"warm-up: prompt style wants a thought, but {sample.id} has no `solution` column to imitate; add one, or set prompt.think"
+        )
     verifier: Any = checks.by_kind[sample.answer_kind]
-    gold = verifier.gold(source) if hasattr(verifier, "gold") else str(source.answer)
-    return style.write(gold)
+    return style.write(verifier.gold(sample) if hasattr(verifier, "gold") else str(sample.answer))
 
 
 def examination(config: Config, folder: Path, policy: Policy, name: str | None = None) -> Examination:
-    """The held-out questions of a config's benchmark, or of a benchmark by name."""
+    """The held-out questions of a config's benchmark, or of a benchmark by name.
+
+    Accuracy is measured by the benchmark's own verifiers, gated by format, whatever the run is rewarded for.
+    """
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers({**config.verifiers, **spec.verifiers}, style, policy.frame, config.reward, folder)
+    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(), home)
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed)

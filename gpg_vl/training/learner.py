@@ -33,11 +33,6 @@ class Weighted:
     shares: tuple[float, ...]
     """[G] of each token of a completion in the divergence."""
 
-    @property
-    def tokens(self) -> int:
-        """Prompt once, and every completion."""
-        return len(self.group.prompt.input_ids) + sum(self.group.lengths)
-
 
 class Learner:
     """Owns the optimizer."""
@@ -59,9 +54,10 @@ class Learner:
         self.tokens_per_microbatch = tokens_per_microbatch
         self.updates_per_rollout = updates_per_rollout
         self.reference = reference
+        self.shared = isinstance(forward, GroupForward)
         self.trained = [parameter for parameter in forward.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
-        self.schedule = LambdaLR(optimizer, _schedule(config, total_steps))
+        self.schedule = LambdaLR(optimizer, _schedule(config, total_steps * updates_per_rollout))
         self.forward: nn.Module
         self.forward, self.optimizer = accelerator.prepare(forward, optimizer)
 
@@ -83,11 +79,12 @@ class Learner:
         weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
-        update = Update()
-        for _ in range(self.updates_per_rollout):
-            update = self._step(batches, sampled, estimator)
-            if update.skipped:
+        update = self._step(batches, sampled, estimator)
+        for _ in range(self.updates_per_rollout - 1):
+            further = self._step(batches, sampled, estimator)
+            if update.skipped or further.skipped:
                 break
+            update = further
         return update
 
     def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
@@ -98,8 +95,9 @@ class Learner:
             loss, scores = self._loss(batch, sampled_N, estimator)
             self.accelerator.backward(loss * self.ranks.count)  # ranks are averaged by the wrapper; the loss is already a global share
             losses += float(loss.detach())
-            entropies += float(scores.entropy_N.sum())
-            tokens += len(scores.entropy_N)
+            if not _is_idle(batch):
+                entropies += float(scores.entropy_N.sum())
+                tokens += len(scores.entropy_N)
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
         everybodys = self.ranks.everybodys((losses, entropies, tokens))
         losses, entropies, tokens = (sum(own[place] for own in everybodys) for place in range(3))
@@ -122,7 +120,14 @@ class Learner:
                 reference_N = self.reference([(item.group.prompt, item.group.completions) for item in batch]).logprobs_N
             shares_N = _per_token(batch, lambda item: item.shares, logprobs_N)
             loss = loss + estimator.kl * (shares_N * k3(logprobs_N, reference_N)).sum()
-        return loss, scores
+        return loss + self._anchor(), scores
+
+    def _anchor(self) -> Tensor:
+        """Zero, but touching every trained parameter: a batch without images gives the tower a gradient of zero, not none.
+
+        So ranks never wait for a gradient that does not come, and Adam counts the same steps whatever the number of ranks.
+        """
+        return 0.0 * torch.stack([parameter.view(-1)[0] for parameter in self.trained]).sum()
 
     def _sampled(self, batch: list[Weighted], version: int, *, fresh_too: bool) -> Tensor | None:
         """[N] log-probabilities under the sampling policy; NaN = the present policy sampled it, so the ratio is exactly 1 now.
@@ -144,23 +149,37 @@ class Learner:
 
     def _plan(self, live: list[Weighted], everyone: list[Weighted]) -> list[list[Weighted]]:
         """Micro-batches of whole groups under the token budget, as many on every rank: a rank with fewer repeats one without weight."""
-        batches = plan_microbatches(live, self.tokens_per_microbatch)
+        batches = plan_microbatches(live, self.tokens_per_microbatch, shared=self.shared)
         idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
         missing = self.ranks.largest(len(batches)) - len(batches)
         return batches + [[idle]] * missing if idle is not None else batches
 
 
-def plan_microbatches(items: Sequence[Weighted], budget: int) -> list[list[Weighted]]:
-    """Neighbours of like length together, each batch within the budget or a single group."""
+def _is_idle(batch: Sequence[Weighted]) -> bool:
+    """Whether a batch only keeps this rank in step with the others."""
+    return not any(any(item.weights) or any(item.shares) for item in batch)
+
+
+def plan_microbatches(items: Sequence[Weighted], budget: int, *, shared: bool = True) -> list[list[Weighted]]:
+    """Neighbours of like length together, each batch within the budget, padding included, or a single group.
+
+    Args:
+        shared: prompts are computed once per group, not once per completion.
+    """
     batches: list[list[Weighted]] = []
-    spent = 0
-    for item in sorted(items, key=lambda item: len(item.group.prompt.input_ids)):
-        if not batches or spent + item.tokens > budget:
+    for item in sorted(items, key=lambda item: (len(item.group.prompt.input_ids), max(item.group.lengths))):
+        if not batches or padded_tokens([*batches[-1], item], shared=shared) > budget:
             batches.append([])
-            spent = 0
         batches[-1].append(item)
-        spent += item.tokens
     return batches
+
+
+def padded_tokens(batch: Sequence[Weighted], *, shared: bool = True) -> int:
+    """Tokens of the rectangles that a forward over these groups computes."""
+    prompt = max(len(item.group.prompt.input_ids) for item in batch)
+    rows = max(len(item.weights) for item in batch)
+    completion = max(max(item.group.lengths) for item in batch)
+    return len(batch) * (prompt + rows * completion if shared else rows * (prompt + completion))
 
 
 def _per_token(batch: list[Weighted], of: Callable[[Weighted], tuple[float, ...]], like: Tensor) -> Tensor:

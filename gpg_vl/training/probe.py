@@ -16,26 +16,28 @@ WEAK_INFORMATIVE, WEAK_IOU = 0.2, 0.4
 
 
 def probe(drawing: Drawing, questions: Questions, style: Style, policy: Policy) -> Iterator[str]:
-    """Sample some groups of each source; warnings where reinforcement has little to work with."""
+    """Sample some groups of each source; warnings per kind of task where reinforcement has little to work with."""
+    groups: list[Group] = []
     for source in questions.sources:
         ask = Asker(Stream((source,), (1,), drawing.seed, "probe"), style, policy)
-        groups = sample_groups(drawing, [(-1 - index, ask(index)) for index in range(PROBED_PROMPTS)])
-        if warning := weakness(groups):
-            yield warning
+        groups += sample_groups(drawing, [(-1 - index, ask(index)) for index in range(PROBED_PROMPTS)])
+    by_task: dict[str, list[Group]] = {}
+    for group in groups:
+        by_task.setdefault(group.task, []).append(group)
+    yield from filter(None, map(weakness, by_task.values()))
     drawing.clock.read()  # these seconds belong to no step
 
 
 def weakness(groups: Sequence[Group]) -> str:
     """Why reinforcement has little to work with on these groups of one task; empty = nothing."""
-    sample = groups[0].prompt.sample
-    task = sample.tags.get("task", sample.answer_kind)
+    task = groups[0].task
     share = fmean(group.informative for group in groups)
-    scored = [reward for group in groups for reward in group.rewards if not math.isnan(reward)]
-    mean = fmean(scored) if scored else math.nan
+    accuracies = [verdict.parts.get("accuracy", verdict.reward) for group in groups for verdict in group.verdicts]
+    mean = fmean(accuracy for accuracy in accuracies if not math.isnan(accuracy)) if not all(map(math.isnan, accuracies)) else math.nan
     if share < WEAK_INFORMATIVE:
         remedy = "it is solved: raise its difficulty" if mean > 0.5 else "raise warmup.steps or lower its difficulty"
-        return f"{task}: only {100 * share:.0f} % of its groups are informative (mean reward {mean:.2f}); {remedy}"
-    if sample.answer_kind == "boxes" and mean < WEAK_IOU:
+        return f"{task}: only {100 * share:.0f} % of its groups are informative (mean accuracy {mean:.2f}); {remedy}"
+    if groups[0].prompt.sample.answer_kind == "boxes" and mean < WEAK_IOU:
         trap = f"below {WEAK_IOU} an IoU reward tends to one constant box"
-        return f"{task}: sampled IoU is {mean:.2f}; {trap}: raise warmup.steps, keep lr <= 1e-4"
+        return f"{task}: sampled accuracy (IoU) is {mean:.2f}; {trap}: raise warmup.steps, keep lr <= 1e-4"
     return ""

@@ -13,7 +13,6 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.prompts import Style
 from gpg_vl.samples import Stream
-from gpg_vl.seeds import seed as addressed_seed
 from gpg_vl.training.experiment import solution
 from gpg_vl.training.learner import Learner
 from gpg_vl.types import Completion, Group, Update, UserError, Verdict
@@ -34,6 +33,9 @@ class Likelihood:
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         return torch.ones_like(rewards_BG) / lengths_BG.sum()
 
+    def alpha(self, rewards_BG: Tensor) -> float:
+        return 1.0
+
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         return -(weight_N * logprobs_N).sum()
 
@@ -46,21 +48,25 @@ class Imitation:
     style: Style
     policy: Policy
     checks: Verifiers
-    truth: float
-    seed: int
+    max_tokens: int
+    """The length limit of sampling: a longer text could never be said."""
 
     def __call__(self, index: int) -> Group:
-        """A group of one: the prompt and its solution."""
+        """A group of one: the prompt and its solution.
+
+        Raises:
+            UserError: the solution is not one that sampling could say and the verifier would give full marks.
+        """
         sample = self.stream[index]
-        stranger = self.stream[index + 1 + addressed_seed(self.seed, "stranger", index) % 997]
-        borrows = addressed_seed(self.seed, "truth", index) / 2**63 >= self.truth and stranger.answer_kind == sample.answer_kind
-        text = solution(sample, self.style, self.checks, stranger if borrows and stranger.choices == sample.choices else None)
-        return Group(
-            prompt=encode(sample, self.style, self.policy),
-            completions=(_spoken(text, self.policy),),
-            verdicts=(Verdict(reward=1.0),),
-            draw=index,
-        )
+        said = _spoken(solution(sample, self.style, self.checks), self.policy)
+        if complaint := self.checks.complaint_about(said.text, sample):
+            raise UserError(f"warm-up: the solution of {sample.id} would teach what earns nothing: {complaint}")
+        if len(said.token_ids) > self.max_tokens:
+            raise UserError(
+                f"warm-up: the solution of {sample.id} has {len(said.token_ids)} tokens, rollout.max_tokens is {self.max_tokens}"
+            )
+        prompt = encode(sample, self.style, self.policy)
+        return Group(prompt=prompt, completions=(said,), verdicts=(Verdict(reward=1.0),), draw=index)
 
 
 def warm_up(
@@ -69,12 +75,14 @@ def warm_up(
     """Imitate for `config.steps` steps.
 
     Raises:
-        UserError: the loss is not a number; the learning rate is too high.
+        UserError: the loss is not a number (the learning rate is too high), or there are more processes than samples in a step.
     """
     learner = Learner(
         GroupForward(policy, temperature=1.0), config.optimizer, accelerator, total_steps=config.steps, tokens_per_microbatch=1 << 16
     )
     ranks = learner.ranks
+    if config.batch_size < ranks.count:
+        raise UserError(f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each of {ranks.count} processes")
     for step in range(config.steps):
         first = step * config.batch_size
         groups = tuple(imitation(first + index) for index in range(ranks.rank, config.batch_size, ranks.count))

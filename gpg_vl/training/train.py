@@ -26,15 +26,12 @@ def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Se
         UserError: a mistake in the config or the data, or a reason to stop that only the user can mend.
     """
     trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say)
-    start = trainer.state.step
-    if start == 0:
+    if trainer.state.step == 0:
         _evaluate(trainer, "before")
         _save(trainer, None)
     while trainer.state.step < config.steps:
         take_step(trainer)
         _after_step(trainer)
-    if config.steps and not (trainer.state.step == start and _evaluation_path(trainer, "after").exists()):
-        _evaluate(trainer, "after")
     trainer.drawing.engine.close()
     return trainer.journal.folder
 
@@ -48,7 +45,7 @@ def take_step(trainer: Trainer) -> Update:
         update = trainer.learner.update(collected.groups, trainer.estimator, rewards_BG, lengths_BG, mine, state.version)
     trainer.state = _advance(state, collected, update, carry=bool(trainer.config.rollout.carry_over))
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
-    _write_down(trainer, collected, update)
+    _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG))
     _stop_if_hopeless(trainer, collected)
     return update
 
@@ -64,29 +61,30 @@ def _advance(state: State, collected: Collected, update: Update, *, carry: bool)
     )
 
 
-def _write_down(trainer: Trainer, collected: Collected, update: Update) -> None:
-    reward, rollout = trainer.config.reward, trainer.config.rollout
+def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: float) -> None:
+    reward = trainer.config.reward
     trainer.journal.rollouts(trainer.state.step, collected.groups, collected.fresh)
     if update.skipped.startswith("non-finite"):
         trainer.journal.dump(trainer.state.step, update.skipped, collected.groups)
     own = journal.tally(collected.fresh, collected.groups, reward.accuracy + reward.format)
     sums = journal.add_up(trainer.ranks.everybodys(own))
-    alpha = rollout.groups_per_step / max(sums["n:used_informative"], trainer.drawing.wanted, 1)
-    seconds = trainer.drawing.clock.read()
-    row = journal.step_metrics(sums, update, rounds=collected.rounds, alpha=max(1.0, alpha), seconds=seconds)
+    row = journal.step_metrics(sums, update, rounds=collected.rounds, alpha=alpha, seconds=trainer.drawing.clock.read())
     trainer.journal.metrics(trainer.state.step, row)
+    if fault := first_fault(collected):
+        trainer.say(f"warning: step {trainer.state.step}: the verifier failed on {sums['faults']} answers, left out: {fault}")
+
+
+def first_fault(collected: Collected) -> str:
+    """What the verifier's first failure of the step was; empty = none."""
+    faults = (verdict.reason for group in collected.fresh for verdict in group.verdicts if verdict.reason.startswith("fault"))
+    return next(faults, "")
 
 
 def _stop_if_hopeless(trainer: Trainer, collected: Collected) -> None:
     state, config = trainer.state, trainer.config
     if state.idle >= config.rollout.idle_steps:
-        rewards = [reward for group in collected.fresh for reward in group.rewards if not math.isnan(reward)]
-        mean = fmean(rewards) if rewards else math.nan
-        full = config.reward.accuracy + config.reward.format
-        why = "everything is right: make the questions harder" if mean > full / 2 else "everything is wrong: warm up longer or ask easier"
-        raise UserError(
-            f"stopped at step {state.step}: {state.idle} steps in a row without an informative group (mean reward {mean:.3g}); {why}"
-        )
+        why = silence(collected, config.reward.accuracy + config.reward.format)
+        raise UserError(f"stopped at step {state.step}: {state.idle} steps in a row without an informative group; {why}")
     if state.bad >= config.learner.max_bad_steps:
         raise UserError(
             f"stopped at step {state.step}: {state.bad} non-finite steps in a row; lower optimizer.lr (now {config.optimizer.lr:g}). "
@@ -94,12 +92,26 @@ def _stop_if_hopeless(trainer: Trainer, collected: Collected) -> None:
         )
 
 
+def silence(collected: Collected, full_marks: float) -> str:
+    """Why no group had anything to say, and what to do."""
+    rewards = [reward for group in collected.fresh for reward in group.rewards if not math.isnan(reward)]
+    if not rewards:
+        return (
+            f"nothing could be scored: {first_fault(collected) or 'every completion was truncated and dropped; raise rollout.max_tokens'}"
+        )
+    mean = fmean(rewards)
+    if mean > full_marks / 2:
+        return f"mean reward {mean:.3g}, everything is right: make the questions harder"
+    return f"mean reward {mean:.3g}, everything is wrong: warm up longer or ask easier"
+
+
 def _after_step(trainer: Trainer) -> None:
+    """A checkpoint where one is due or was examined, so that the best examined one can be kept."""
     config, step = trainer.config, trainer.state.step
-    score = None
-    if config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps:
-        score = _evaluate(trainer, f"{step:06d}", head=config.evaluation.head)
-    if step % config.checkpoint.every == 0 or step == config.steps:
+    last = step == config.steps
+    examined = last or bool(config.evaluation.every and step % config.evaluation.every == 0)
+    score = _evaluate(trainer, "after" if last else f"{step:06d}", head=None if last else config.evaluation.head) if examined else None
+    if examined or step % config.checkpoint.every == 0:
         _save(trainer, score)
 
 
@@ -125,4 +137,5 @@ def _evaluate(trainer: Trainer, when: str, head: int | None = None) -> float | N
     benchmark.save(records, _evaluation_path(trainer, when))
     parts = ", ".join(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %" for tag, rows in benchmark.by_tag(records).items())
     trainer.say(f"held out, {when}: {parts}")
-    return fmean(record.greedy for record in records)
+    rows = benchmark.by_tag(records).values()
+    return fmean(record.greedy for tagged in rows for record in tagged[: trainer.config.evaluation.head])

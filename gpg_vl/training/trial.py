@@ -52,9 +52,9 @@ def _told(group: Group) -> Iterator[str]:
 
 def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
     """A run's own config and its folder, or defaults around a checkpoint."""
-    kept = Path(model) / "config.yaml"
-    if kept.is_file():
-        return loading.load(str(kept), overrides), journal.config_folder(Path(model))
+    for run in (Path(model), *Path(model).parents[1:3]):  # a run, or a policy of one of its checkpoints
+        if (run / "config.yaml").is_file() and (run / "environment.json").is_file():
+            return loading.load(str(run / "config.yaml"), overrides), journal.config_folder(run)
     bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
     return loading.parse(Config, loading.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
 

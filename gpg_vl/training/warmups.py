@@ -3,28 +3,54 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
 
 from gpg_vl import __version__
 from gpg_vl.config import Config
 from gpg_vl.policy.load import Policy
 
 
-def place(config: Config) -> Path:
-    """Where this config's warmed-up policy is kept."""
+def place(config: Config, folder: Path) -> Path:
+    """Where this config's warmed-up policy is kept: its words, and the content of every file that they name.
+
+    Args:
+        folder: the config's own.
+    """
     depends = config.model_dump(mode="json", include={"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"})
-    digest = hashlib.sha256(json.dumps([__version__, depends], sort_keys=True).encode()).hexdigest()[:12]
-    return Path(config.folder) / "warmups" / digest
+    digest = hashlib.sha256(json.dumps([__version__, depends], sort_keys=True).encode())
+    for name in sorted(_names(depends)):
+        for path in (folder / name.rpartition(":")[0], folder / name, Path(name)):
+            if path.is_file():
+                digest.update(path.read_bytes())
+    return Path(config.folder) / "warmups" / digest.hexdigest()[:12]
 
 
-def exists(folder: Path) -> bool:
+def exists(kept: Path) -> bool:
     """Whether a whole one is there."""
-    return (folder / "config.json").exists()
+    return (kept / "config.json").exists()
 
 
-def keep(policy: Policy, folder: Path) -> None:
-    """Write it aside, then rename."""
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
+def keep(policy: Policy, kept: Path) -> None:
+    """Write it aside, then rename; another run may have been faster."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
     policy.save(aside)
-    aside.rename(folder)
+    try:
+        aside.rename(kept)
+    except OSError:
+        if not exists(kept):
+            raise
+        shutil.rmtree(aside)
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Every string of a nested config that may name a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (name for inner in value.values() for name in _names(inner))
+    elif isinstance(value, list):
+        yield from (name for inner in value for name in _names(inner))

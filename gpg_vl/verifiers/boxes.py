@@ -1,7 +1,7 @@
 """Grounding: a box in the picture, scored by overlap."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
@@ -24,6 +24,7 @@ class Boxes(Graded):
     """iou | giou: (GIoU + 1) / 2, which also tells far from near."""
     threshold: float | None = None
     """When set, 1 at this IoU or above and 0 below."""
+    spelling_loss: ClassVar[float] = 0.05
     frame: Frame = field(default_factory=Frame)
     """Filled from the policy: what the model's numbers mean."""
 
@@ -41,8 +42,11 @@ class Boxes(Graded):
 
     def gold(self, sample: Sample) -> str:
         box = self.frame.from_pixels(self._truth(sample), sample.sizes[0])
-        whole = all(abs(edge - round(edge)) < 1e-9 for edge in box)
-        return boxes.write(box, digits=0 if whole else 5)
+        for digits in range(5):
+            spelt = Box(*(round(edge, digits) for edge in box))
+            if spelt.proper and boxes.iou(spelt, box) >= 1 - self.spelling_loss:
+                return boxes.write(spelt, digits)
+        return boxes.write(box, 5)
 
     def _accuracy(self, box: Box, truth: Box) -> float:
         if self.threshold is not None:

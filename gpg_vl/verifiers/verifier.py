@@ -4,9 +4,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
-from gpg_vl.answers import last_answer
+from gpg_vl.answers import only_answer
 from gpg_vl.prompts import Style
 from gpg_vl.types import Completion, Sample, Verdict
 
@@ -49,6 +49,9 @@ class Graded(ABC):
     format_weight: float = 0.0
     """Filled from `reward:`."""
 
+    spelling_loss: ClassVar[float] = 1e-6
+    """How much accuracy the spelling of a perfect answer may cost, for instance by rounding."""
+
     @abstractmethod
     def mark(self, answer: str, sample: Sample) -> Mark:
         """The accuracy of what stands inside the answer tags."""
@@ -65,12 +68,12 @@ class Graded(ABC):
         answer, problem = self.style.read(text)
         if problem and self.combine == "gate":
             return Verdict(reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}")
-        mark = self.mark(last_answer(text) if problem else answer, sample)
+        mark = self.mark(only_answer(text) if problem else answer, sample)
         return self._verdict(mark, 0.0 if problem else 1.0)
 
     def unfinished(self, text: str, sample: Sample) -> Verdict:
         """The verdict on a text that ran into the length limit: its accuracy may count, its format never does."""
-        return self._verdict(self.mark(last_answer(text), sample), 0.0)
+        return self._verdict(self.mark(only_answer(text), sample), 0.0)
 
     def _verdict(self, mark: Mark, well_formed: float) -> Verdict:
         counted = mark.accuracy * well_formed if self.combine == "gate" else mark.accuracy
@@ -117,8 +120,13 @@ class Verifiers:
             gold = verifier.gold(sample)
         except ValueError as error:
             return str(error)
-        verdict = verifier(verifier.style.write(gold, thought="gold"), sample)
-        full = verifier.accuracy_weight + verifier.format_weight
-        return (
-            "" if verdict.reward >= full - 1e-3 else f"its own answer {gold!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
-        )
+        return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
+
+    def complaint_about(self, text: str, sample: Sample) -> str:
+        """Why a text that ought to be perfect is not; empty = it earns full marks."""
+        verifier = self.by_kind[sample.answer_kind]
+        if not isinstance(verifier, Graded):
+            return ""
+        verdict, full = verifier(text, sample), verifier.accuracy_weight + verifier.format_weight
+        enough = full - verifier.spelling_loss * verifier.accuracy_weight
+        return "" if verdict.reward >= enough else f"its own answer {text!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"

@@ -1,0 +1,62 @@
+"""Two processes are one: the same draws, the same update, the same numbers in the log."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+KNOBS = ["rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40"]
+
+
+def train(folder: Path, processes: int, *knobs: str) -> Path:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "gpg_vl"]
+    command = [sys.executable, *(launcher if processes > 1 else ["-m", "gpg_vl"]), "train", "small.yaml"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*command, f"folder={folder}", *KNOBS, *knobs], cwd=HERE, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "small"
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"{step:06d}" / "policy" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return train(folder / "one", 1), train(folder / "two", 2)
+
+
+def test_warmup_and_update_are_the_same(one_and_two):
+    one, two = one_and_two
+    for name, parameter in weights(one, 2).items():
+        torch.testing.assert_close(weights(two, 2)[name], parameter, rtol=0, atol=1e-5)
+
+
+def test_the_log_is_of_all_ranks(one_and_two):
+    first, second = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in one_and_two)
+    assert len(first) == len(second) == 2
+    for one, two in zip(first, second, strict=True):
+        compared = {key for key in one if "second" not in key}
+        assert compared == {key for key in two if "second" not in key}
+        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-4, abs=1e-6)
+
+
+def test_every_rank_keeps_its_rollouts(one_and_two):
+    _, two = one_and_two
+    assert {path.name for path in (two / "rollouts").iterdir()} == {
+        f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
+    }
+
+
+def test_ranks_with_nothing_to_say_and_with_text_only_keep_step(tmp_path):
+    run = train(tmp_path, 2, "rollout.groups_per_step=2", "rollout.carry_over=1", "estimator.kind=gpg", "estimator.min_informative=0.5")
+    assert (run / "checkpoints" / "000002").is_dir()
