@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,37 @@ def test_train_again_refuses_and_resume_goes_on(trained):
     further = gpg_vl("train", "--resume", run, cwd=run.parent)
     assert further.returncode == 0, further.stderr
     assert "resumed from step 4" in further.stdout
+
+
+def interrupted(folder: Path, until: str, *knobs: str) -> tuple[int, str]:
+    """Exit code and output of a run that gets a Ctrl-C after it has printed `until`."""
+    command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={folder}", *knobs]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        while until not in printed:
+            line = process.stdout.readline()
+            assert line, printed
+            printed += line
+        process.send_signal(signal.SIGINT)
+        printed += process.stdout.read()
+        return process.wait(timeout=60), printed
+
+
+def test_ctrl_c_says_from_where_to_go_on(trained):
+    run, _ = trained
+    code, printed = interrupted(run.parent, "step 150/3000", "name=long", "steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000")
+    assert code == 130
+    assert "go on from step" in printed
+    assert f"gpg-vl train --resume {run.parent / 'long'}" in printed
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_in_the_warmup_leaves_nothing_in_the_way(tmp_path):
+    code, printed = interrupted(tmp_path, "warm-up ", "warmup.steps=2000")
+    assert code == 130
+    assert "start again with the same command" in printed
+    assert not (tmp_path / "small").exists()
 
 
 def test_rollout_shows_answers_and_rewards(trained, tmp_path):
