@@ -47,8 +47,8 @@ def test_train_again_refuses_and_resume_goes_on(trained):
     assert "resumed from step 4" in further.stdout
 
 
-def interrupted(folder: Path, until: str, *knobs: str) -> tuple[int, str]:
-    """Exit code and output of a run that gets a Ctrl-C after it has printed `until`."""
+def interrupted(folder: Path, until: str, *knobs: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """Exit code and output of a run that gets a signal after it has printed `until`."""
     command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={folder}", *knobs]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -57,17 +57,21 @@ def interrupted(folder: Path, until: str, *knobs: str) -> tuple[int, str]:
             line = process.stdout.readline()
             assert line, printed
             printed += line
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         printed += process.stdout.read()
         return process.wait(timeout=60), printed
 
 
-def test_ctrl_c_says_from_where_to_go_on(trained):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number, trained):
     run, _ = trained
-    code, printed = interrupted(run.parent, "step 150/3000", "name=long", "steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000")
+    name = f"long{number}"
+    long = ("steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000", "checkpoint.every=2000")
+    code, printed = interrupted(run.parent, "step 150/3000", f"name={name}", *long, number=number)
     assert code == 130
-    assert "go on from step" in printed
-    assert f"gpg-vl train --resume {run.parent / 'long'}" in printed
+    steps = [json.loads(line)["step"] for line in (run.parent / name / "metrics.jsonl").read_text().splitlines()]
+    assert f"stopped; go on from step {steps[-1]} with: gpg-vl train --resume {run.parent / name}" in printed
+    assert steps == list(range(1, steps[-1] + 1))
     assert "Traceback" not in printed
 
 

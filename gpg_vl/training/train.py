@@ -12,6 +12,7 @@ from gpg_vl.rollout.collect import Collected, collect
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
 from gpg_vl.training.checkpoint import State
+from gpg_vl.training.stopping import Stopped, stop_request
 from gpg_vl.types import Update, UserError
 
 
@@ -24,15 +25,22 @@ def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Se
 
     Raises:
         UserError: a mistake in the config or the data, or a reason to stop that only the user can mend.
+        Stopped: Ctrl-C or SIGTERM; the step has been finished and saved.
+        KeyboardInterrupt: a second one, or one before the first step.
     """
-    trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say)
-    if trainer.state.step == 0:
-        _evaluate(trainer, "before")
-        _save(trainer, None)
-    while trainer.state.step < config.steps:
-        take_step(trainer)
-        _after_step(trainer)
-    trainer.drawing.engine.close()
+    with stop_request() as request:
+        trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say)
+        if trainer.state.step == 0:
+            _evaluate(trainer, "before")
+            _save(trainer, None)
+        request.can_wait = True
+        while trainer.state.step < config.steps:
+            take_step(trainer)
+            leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
+            _after_step(trainer, leaving=leaving)
+            if leaving:
+                raise Stopped
+        trainer.drawing.engine.close()
     return trainer.journal.folder
 
 
@@ -105,13 +113,13 @@ def silence(collected: Collected, full_marks: float) -> str:
     return f"mean reward {mean:.3g}, everything is wrong: warm up longer or ask easier"
 
 
-def _after_step(trainer: Trainer) -> None:
-    """A checkpoint where one is due or was examined, so that the best examined one can be kept."""
+def _after_step(trainer: Trainer, *, leaving: bool) -> None:
+    """A checkpoint where one is due or the run is left, or was examined, so that the best examined one can be kept."""
     config, step = trainer.config, trainer.state.step
     last = step == config.steps
-    examined = last or bool(config.evaluation.every and step % config.evaluation.every == 0)
+    examined = last or bool(not leaving and config.evaluation.every and step % config.evaluation.every == 0)
     score = _evaluate(trainer, "after" if last else f"{step:06d}", head=None if last else config.evaluation.head) if examined else None
-    if examined or step % config.checkpoint.every == 0:
+    if examined or leaving or step % config.checkpoint.every == 0:
         _save(trainer, score)
 
 
