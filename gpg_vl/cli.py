@@ -67,6 +67,7 @@ def train(
     config: ConfigName = "",
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder from its newest checkpoint.")] = None,
+    allow_changed: Annotated[bool, typer.Option("--allow-changed", help="Resume although config, data or verifiers have changed.")] = False,
 ) -> None:
     """Train a policy. Without arguments: the offline digits run."""
     given, folder = _load(config, overrides, resume)
@@ -76,7 +77,7 @@ def train(
 
     with Display(console, given.steps) as display:
         try:
-            written = run(given, folder, resume=resume, sinks=[display.step], say=display.say)
+            written = run(given, folder, resume=resume, sinks=[display.step], say=display.say, allow_changed=allow_changed)
         except KeyboardInterrupt:
             display.say(_how_to_go_on(resume or given.run_folder))
             raise typer.Exit(130) from None

@@ -182,7 +182,12 @@ def image_name(image: bytes) -> str:
 
 def config_folder(run: Path) -> Path:
     """The folder of the config that a run was started from: its relative files and plug-ins are named from there."""
-    return Path(json.loads((run / "environment.json").read_text())["config_folder"])
+    return Path(read_environment(run)["config_folder"])
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Where a run ran."""
+    return json.loads((run / "environment.json").read_text())
 
 
 def _plain(value: Any) -> Any:

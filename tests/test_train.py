@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpg_vl import benchmark, loading
+from gpg_vl import benchmark, loading, samples
 from gpg_vl.config import Config, Source
+from gpg_vl.recipes.digits import digits
 from gpg_vl.training import checkpoint, train
 from gpg_vl.training.assembly import assemble
 from gpg_vl.training.probe import weakness
@@ -154,7 +155,7 @@ def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypat
 
 def test_a_reference_exists_only_for_a_divergence(warmups):
     plain = small(warmups, "name=plain", "estimator=grpo", "steps=1")
-    assert assemble(plain, HERE, resume=None, sinks=(), say=print).learner.reference is None
+    assert assemble(plain, HERE).learner.reference is None
     done = run(warmups, "name=kl", "estimator.kind=grpo", "estimator.kl=0.1", "steps=1")
     assert not metrics(done)[0]["skipped"]
 
@@ -256,3 +257,64 @@ def test_accuracy_is_accuracy_whatever_the_reward(warmups):
     done = run(warmups, "name=paid", "steps=0", "reward.combine=sum", "reward.format=0.5")
     records = benchmark.load(done / "evaluation" / "small-before.jsonl")
     assert {record.greedy for record in records} <= {0.0, 1.0}
+
+
+@pytest.fixture
+def begun(warmups, request) -> Path:
+    """A run of two steps on a data file and a verifier of the user's."""
+    folder = warmups / request.node.name.replace("[", "_").replace("]", "")
+    folder.mkdir()
+    samples.write(digits("add", count=12, difficulty=1), folder)
+    (folder / "near.py").write_text((HERE.parent / "gpg_vl" / "verifiers" / "number.py").read_text())
+    (folder / "mine.yaml").write_text(
+        (HERE / "small.yaml").read_text().split("data:")[0].replace("name: small", "name: begun")
+        + "data: [{files: samples.jsonl}]\nprompt: answer\nsteps: 2\nverifiers: {number: './near.py:Number'}\n"
+        + "policy: {vision: full, tiny: {hidden: 32, layers: 1, vision_hidden: 16, vision_layers: 1}}\n"
+        + "rollout: {groups_per_step: 4, group_size: 4, max_tokens: 8, max_rounds: 1, idle_steps: 50}\n"
+    )
+    train.train(loading.load(str(folder / "mine.yaml"), [f"folder={folder}"]), folder, say=lambda line: None)
+    return folder
+
+
+def go_on(folder: Path, *overrides: str, **options) -> list[str]:
+    told: list[str] = []
+    given = loading.load(str(folder / "begun" / "config.yaml"), overrides)
+    train.train(given, folder, resume=folder / "begun", say=told.append, **options)
+    return told
+
+
+def test_resume_may_go_further_and_says_what_it_restored(begun):
+    told = go_on(begun, "steps=3", "checkpoint.every=1")
+    assert any(
+        line.startswith("resumed from step 2 of 3 (weights, optimizer, schedule, 8 prompts drawn, 0 groups waiting)") for line in told
+    )
+
+
+def test_resume_refuses_a_changed_config(begun):
+    with pytest.raises(UserError, match=r"was begun otherwise: optimizer.lr: 1e-06 -> 0.01; rollout.group_size: 4 -> 8\. Change it back"):
+        go_on(begun, "steps=3", "rollout.group_size=8", "optimizer.lr=0.01")
+    assert any(
+        "changed, as allowed: rollout.group_size" in line for line in go_on(begun, "steps=3", "rollout.group_size=8", allow_changed=True)
+    )
+
+
+def test_resume_refuses_changed_data(begun):
+    rows = (begun / "samples.jsonl").read_text().replace("+1", "+0")
+    (begun / "samples.jsonl").write_text(rows)
+    with pytest.raises(UserError, match=r"the data: rows or images differ"):
+        go_on(begun, "steps=3")
+
+
+def test_resume_refuses_a_changed_verifier(begun):
+    with (begun / "near.py").open("a") as file:
+        file.write("# stricter\n")
+    with pytest.raises(UserError, match=r"verifiers.number: its source file has changed"):
+        go_on(begun, "steps=3")
+
+
+def test_resume_tells_another_number_of_threads(begun):
+    torch.set_num_threads(2)
+    try:
+        assert any("threads: 1 -> 2" in line for line in go_on(begun, "steps=3"))
+    finally:
+        torch.set_num_threads(1)

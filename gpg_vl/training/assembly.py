@@ -20,7 +20,7 @@ from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.rollout.collect import Drawing
-from gpg_vl.training import checkpoint, sft, warmups
+from gpg_vl.training import checkpoint, identity, sft, warmups
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.experiment import (
@@ -57,7 +57,9 @@ class Trainer:
     state: State = field(default_factory=State)
 
 
-def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequence[Sink], say: Say) -> Trainer:
+def assemble(
+    config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print, allow_changed: bool = False
+) -> Trainer:
     """Build every part of a run, warmed up or resumed."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     ranks = Ranks(accelerator)
@@ -76,12 +78,16 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
     for name, why in questions.left_out:
         say(f"left out {name}: {why}")
     exam = examination(config, folder, policy) if config.evaluation.benchmark else None
+    own = identity.identity(config, questions, checks)
     if resume is None:
         journal.refuse_to_overwrite(config.run_folder)
+    else:
+        _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
     if config.warmup.steps and not resume:
         policy = _warmed_up(config, folder, policy, questions, accelerator, say)
     if ranks.is_main:
         journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
+        identity.write(resume or config.run_folder, own)
     accelerator.wait_for_everyone()
     trainer = Trainer(
         config=config,
@@ -111,6 +117,14 @@ def assemble(config: Config, folder: Path, *, resume: Path | None, sinks: Sequen
         for warning in probe(trainer.drawing, questions, style, policy):
             say(f"warning: {warning}")
     return trainer
+
+
+def _tell_differences(run: Path, own: dict[str, Any], environment: dict[str, Any], *, allow_changed: bool, say: Say) -> None:
+    """Refuse a run that is not the one that was begun; tell what else is not as it was."""
+    for difference in identity.check(run, own, allow_changed=allow_changed):
+        say(f"changed, as allowed: {difference}")
+    for difference in identity.environment_differences(journal.read_environment(run), environment):
+        say(f"not as it was, so the last bits may differ: {difference}")
 
 
 def _hush(line: str) -> None:
@@ -177,7 +191,8 @@ def _restore(trainer: Trainer, saved: Path) -> None:
     checkpoint.load_learner(saved, trainer.learner)
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
     trainer.journal.rewind(trainer.state.step)
-    trainer.say(f"resumed from step {trainer.state.step}: {saved}")
+    told = f"weights, optimizer, schedule, {trainer.state.cursor} prompts drawn, {len(trainer.state.carried)} groups waiting"
+    trainer.say(f"resumed from step {trainer.state.step} of {trainer.config.steps} ({told}): {saved}")
 
 
 def _environment(policy: Policy, ranks: Ranks, folder: Path) -> dict[str, Any]:

@@ -16,12 +16,15 @@ from gpg_vl.training.stopping import Stopped, stop_request
 from gpg_vl.types import Update, UserError
 
 
-def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print) -> Path:
+def train(
+    config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print, allow_changed: bool = False
+) -> Path:
     """Run an experiment; its run folder.
 
     Args:
         folder: the config's own, for files and plug-ins named relative to it.
         resume: a run folder to continue from its newest checkpoint.
+        allow_changed: go on even if config, data or verifiers are not those that the run was begun with.
 
     Raises:
         UserError: a mistake in the config or the data, or a reason to stop that only the user can mend.
@@ -29,7 +32,7 @@ def train(config: Config, folder: Path, *, resume: Path | None = None, sinks: Se
         KeyboardInterrupt: a second one, or one before the first step.
     """
     with stop_request() as request:
-        trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say)
+        trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
         if trainer.state.step == 0:
             _evaluate(trainer, "before")
             _save(trainer, None)

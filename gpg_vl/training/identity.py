@@ -1,0 +1,99 @@
+"""What a run depends on beside its words: is the run that goes on the one that was begun?
+
+A new run writes `identity.json`: the resolved config, a digest of the data, and one of every source file that its parts are written in. A resumed
+run that differs is refused with a sentence that names the difference; a different machine, version or thread count is only told, because it can
+change the last bits but not the meaning.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpg_vl import plugins
+from gpg_vl.config import Config
+from gpg_vl.training.experiment import Questions
+from gpg_vl.types import Sample, UserError
+from gpg_vl.verifiers.verifier import Verifiers
+
+FREE = ("name", "folder", "checkpoint.", "evaluation.every", "evaluation.head")
+"""Keys that may change in mid-run without changing what is learnt; so may `steps` under a constant learning rate."""
+TOLD = ("python", "platform", "packages", "threads", "device", "processes", "image_backend")
+"""What of the environment exact resume depends on."""
+
+
+def identity(config: Config, questions: Questions, checks: Verifiers) -> dict[str, Any]:
+    """What `identity.json` holds."""
+    sources = {f"verifiers.{kind}": plugins.source_hash(verifier) for kind, verifier in checks.by_kind.items()}
+    return {"config": config.model_dump(mode="json"), "data": _digest(questions), "sources": sources}
+
+
+def write(run: Path, own: Mapping[str, Any]) -> None:
+    """Write it into a run folder."""
+    (run / "identity.json").write_text(json.dumps(own, indent=1) + "\n")
+
+
+def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str]:
+    """The differences between a run that was begun and the one that goes on.
+
+    Raises:
+        UserError: there are some, and they were not allowed.
+    """
+    begun = json.loads((run / "identity.json").read_text())
+    found = [*config_differences(begun["config"], own["config"])]
+    if begun["data"] != own["data"]:
+        found.append("the data: rows or images differ")
+    found += [
+        f"{name}: its source file has changed" for name, digest in own["sources"].items() if begun["sources"].get(name, digest) != digest
+    ]
+    if found and not allow_changed:
+        raise UserError(f"{run} was begun otherwise: {'; '.join(found)}. Change it back, start a new run, or say --allow-changed")
+    return found
+
+
+def config_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """`key: then -> now` for every knob that matters."""
+    then_flat, now_flat = dict(_flat(begun)), dict(_flat(now))
+    free = (*FREE, "steps") if now_flat.get("optimizer.schedule") == "constant" else FREE
+    for key in sorted(then_flat.keys() | now_flat.keys()):
+        if then_flat.get(key) != now_flat.get(key) and not key.startswith(free):
+            yield f"{key}: {then_flat.get(key)} -> {now_flat.get(key)}"
+
+
+def environment_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of the environment is not as it was."""
+    then_flat, now_flat = (dict(_flat({key: side.get(key) for key in TOLD})) for side in (begun, now))
+    for key in sorted(then_flat.keys() | now_flat.keys()):
+        if then_flat.get(key) != now_flat.get(key):
+            yield f"{key}: {then_flat.get(key)} -> {now_flat.get(key)}"
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and value:
+        for place, inner in enumerate(value):
+            yield from _flat(inner, f"{key}.{place}")
+    else:
+        yield key, value
+
+
+def _digest(questions: Questions) -> str:
+    digest = hashlib.sha256(repr(questions.weights).encode())
+    for source in questions.sources:
+        for sample in source:
+            digest.update(repr(_content(sample)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content(sample: Sample) -> Sequence[Any]:
+    images = [hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else _stamp(image) for image in sample.images]
+    return (sample.id, sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame, sample.solution, images)
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Name, size and time of a file: reading every image of a large data set would take minutes."""
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
