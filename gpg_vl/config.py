@@ -124,6 +124,10 @@ class RolloutConfig(Section):
     """At most so many rounds of drawing for one step."""
     carry_over: Literal[0, 1] = 0
     """1 = surplus informative groups are used in the next step, with a truncated per-token ratio."""
+    max_lost: float = Field(default=0.05, ge=0, le=1)
+    """Stop when more than this share of all drawn samples could not be asked (image gone, prompt longer than the window)."""
+    max_faults: float = Field(default=0.2, ge=0, le=1)
+    """Stop when a verifier fails on more than this share of a step's answers."""
     idle_steps: int = Field(default=5, ge=1)
     """Stop after so many steps in a row without any informative group."""
 
@@ -217,6 +221,8 @@ class Config(Section):
     """The method."""
     optimizer: OptimizerConfig = OptimizerConfig()
     learner: LearnerConfig = LearnerConfig()
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Who is told the metrics of each step, beside metrics.jsonl."""
     warmup: WarmupConfig = WarmupConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

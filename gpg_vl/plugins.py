@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -20,6 +21,9 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError, validate_call
 
 from gpg_vl.types import UserError
+
+_OURS = Path(__file__).parent
+_STDLIB = str(Path(traceback.__file__).parent)
 
 
 def resolve(name: str, aliases: Mapping[str, str], folder: Path) -> Any:
@@ -99,6 +103,28 @@ def source_hash(part: Any) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
+def told_with_place(error: Exception, file: Path | None = None) -> Exception:
+    """A mistake in a file of the user's as a sentence with file and line; anything else stays as it is.
+
+    Args:
+        file: the user's file; default: the last file of the trace that belongs neither to gpg_vl nor to a library.
+    """
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, SyntaxError) and error.filename:
+        return UserError(f"{error.filename} line {error.lineno}: {error.msg}")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename, file)]
+    return UserError(f"{frames[-1].filename} line {frames[-1].lineno}: {type(error).__name__}: {error}") if frames else error
+
+
+def _is_users(name: str, file: Path | None) -> bool:
+    if file is not None:
+        return Path(name).resolve() == file.resolve()
+    return (
+        not name.startswith("<") and "site-packages" not in name and not Path(name).resolve().is_relative_to(_OURS) and _STDLIB not in name
+    )
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -129,9 +155,9 @@ def _load_file(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except Exception as error:
         del sys.modules[name]
-        raise
+        raise told_with_place(error, path) from error
     return module
 
 

@@ -43,12 +43,20 @@ def read(source: Source, *, folder: Path, key: str) -> Iterator[Sample]:
         UserError: names file, row and column.
     """
     if source.recipe is not None:
-        samples: Iterator[Sample] = plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+        samples = _made(source, folder, key)
     else:
         path, rows = _rows(source, folder)
         origin = source.files or str(source.hub)
         samples = (sample_of(row, source, base=path, origin=f"{origin} row {number}") for number, row in enumerate(rows, 1))
     return islice(samples, source.head)
+
+
+def _made(source: Source, folder: Path, key: str) -> Iterator[Sample]:
+    """What a recipe yields; a mistake in a recipe of the user's is told with its file and line."""
+    try:
+        yield from plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+    except Exception as error:
+        raise plugins.told_with_place(error) from error
 
 
 def sample_of(row: Mapping[str, Any], source: Source, *, base: Path, origin: str) -> Sample:

@@ -30,6 +30,10 @@ class UserError(Exception):
     """A mistake of the user's, told in one sentence: what was got, what was expected, what to do. Shown without a traceback."""
 
 
+class UnusableSampleError(UserError):
+    """A drawn sample cannot be asked: its image is gone, or its prompt does not fit. The run leaves it out and counts it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One question, the images it is about, and its truth.

@@ -153,3 +153,27 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_stops_with_a_sentence_and_the_last_checkpoint_is_whole(trained):
+    """Files may grow to 40 KiB from the third step on, as on a disk with no more room."""
+    run, _ = trained
+    script = (
+        "import resource, signal, sys; from gpg_vl.training import train; from gpg_vl import cli\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "take = train.take_step\n"
+        "def filling(trainer):\n"
+        "    if trainer.state.step == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (40_960, 40_960))\n"
+        "    return take(trainer)\n"
+        "train.take_step = filling\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", script, "train", "small.yaml", f"folder={run.parent}", "name=full"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "stopped: no space left to write below" in done.stderr
+    assert f"go on from step 2 with gpg-vl train --resume {run.parent / 'full'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    further = gpg_vl("train", "--resume", run.parent / "full")
+    assert further.returncode == 0, further.stderr
+    assert "resumed from step 2" in further.stdout

@@ -12,6 +12,7 @@ from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner, Weighted, padded_tokens, plan_microbatches
+from gpg_vl.types import UserError
 
 from .asking import completion, group, prompts, random_completions
 
@@ -220,3 +221,32 @@ def test_the_schedule_covers_every_update(policy_of):
     learner = learner_of(policy, lr=1.0, updates_per_rollout=2, optimizer={"schedule": "linear"})
     rates = [step(learner, groups_of(policy), Grpo()).metrics["lr"] for _ in range(3)]
     assert rates == pytest.approx([1 - 1 / 20, 1 - 3 / 20, 1 - 5 / 20])
+
+
+def test_out_of_memory_halves_the_microbatches_and_takes_the_same_step(policy_of, monkeypatch):
+    whole, split = policy_of(dtype="float64"), policy_of(dtype="float64")
+    step(learner_of(whole), groups_of(whole), Gpg(min_informative=0.0))
+    learner = learner_of(split)
+    forward = learner.forward.forward
+
+    def small_memory(asked):
+        if len(asked) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return forward(asked)
+
+    monkeypatch.setattr(learner.forward, "forward", small_memory)
+    update = step(learner, groups_of(split), Gpg(min_informative=0.0))
+    assert update.metrics["memory_splits"] == 2  # three informative groups: 3 -> 2 + 1 -> 1 + 1 + 1
+    torch.testing.assert_close(parameters(split), parameters(whole), rtol=0, atol=1e-8)
+
+
+def test_a_single_group_that_does_not_fit_is_told(policy_of, monkeypatch):
+    policy = policy_of()
+    learner = learner_of(policy)
+
+    def no_memory(asked):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(learner.forward, "forward", no_memory)
+    with pytest.raises(UserError, match=r"out of memory with one group of \d+ tokens; lower rollout.group_size"):
+        step(learner, groups_of(policy), Gpg())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl import plugins
+from gpg_vl import plugins, samples
+from gpg_vl.config import Source
 from gpg_vl.estimators import Gpg
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.recipes import ALIASES as RECIPES
@@ -112,12 +113,6 @@ def test_a_missing_file(folder):
         plugins.resolve("./missing.py:Stars", ALIASES, folder)
 
 
-def test_a_file_that_misses_something_itself_keeps_its_traceback(folder):
-    (folder / "broken_rewards.py").write_text("import nowhere_at_all")
-    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
-        plugins.resolve("./broken_rewards.py:Stars", ALIASES, folder)
-
-
 @pytest.mark.parametrize("name", ["./my_rewards:Stars", ":Stars"])
 def test_a_path_that_is_none_gets_a_sentence(folder, name):
     with pytest.raises(UserError):
@@ -221,3 +216,17 @@ def test_fields_are_read_with_those_of_the_base():
     fields = {name: default for name, default, _ in plugins.fields_of("gpg_vl.estimators:DrGrpo")}
     assert fields["scale"] == "'none'"
     assert fields["clip_low"] == "0.2"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("def squares(:\n    pass\n", r"squares.py line 1: invalid syntax"),
+        ("import no_such_module_anywhere\n", r"squares.py line 1: ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("def squares():\n    yield 1 / 0\n", r"squares.py line 2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_mistake_in_a_file_of_the_users_is_told_with_file_and_line(source, told, tmp_path):
+    (tmp_path / "squares.py").write_text(source)
+    with pytest.raises(UserError, match=told):
+        list(samples.read(Source(recipe="./squares.py:squares"), folder=tmp_path, key="data.0"))

@@ -220,7 +220,8 @@ def test_a_verifier_that_always_fails_is_told_as_such(tmp_path):
     source = "def broken(text, sample):\n    raise TypeError('no such column')\n\n\ndef build():\n    return broken\n"
     (tmp_path / "broken.py").write_text(source)
     part = {"kind": f"{tmp_path / 'broken.py'}:build"}
-    given = small(tmp_path, "rollout.idle_steps=1", "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score")
+    knobs = ("rollout.idle_steps=1", "rollout.max_faults=1", "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score")
+    given = small(tmp_path, *knobs)
     given = given.model_copy(update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)})
     told: list[str] = []
     with pytest.raises(UserError, match=r"nothing could be scored: fault: TypeError: no such column"):
@@ -318,3 +319,76 @@ def test_resume_tells_another_number_of_threads(begun):
         assert any("threads: 1 -> 2" in line for line in go_on(begun, "steps=3"))
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_checkpoint_carries_its_model_card(warmups):
+    card = (warmups / "whole" / "checkpoints" / "000004" / "policy" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "# whole, step 4" in card
+    assert "`{recipe: digits, options: {task: add, count: 40, difficulty: 1}, weight: 2}`" in card
+    assert "| small-after | add | 12 |" in card
+
+
+def picture_rows(folder: Path, count: int) -> None:
+    samples.write(digits("choice", count=count, difficulty=2), folder)
+
+
+def on_pictures(folder: Path, *knobs: str) -> Config:
+    source = (Source(files=str(folder / "samples.jsonl")),)
+    return small(folder, "evaluation.benchmark=null", "warmup.steps=1", "rollout.idle_steps=50", *knobs).model_copy(update={"data": source})
+
+
+def test_a_picture_that_vanishes_is_left_out_and_counted(tmp_path, monkeypatch):
+    picture_rows(tmp_path, 8)
+    take_step = train.take_step
+
+    def vanishing(trainer):
+        if trainer.state.step == 1:
+            next(iter((tmp_path / "images").iterdir())).unlink()
+        return take_step(trainer)
+
+    monkeypatch.setattr(train, "take_step", vanishing)
+    told: list[str] = []
+    done = train.train(on_pictures(tmp_path, "rollout.max_lost=0.9"), HERE, say=told.append)
+    assert any("left out: image" in line and "cannot be read" in line for line in told)
+    assert metrics(done)[-1]["lost"] >= 1
+
+
+def test_too_many_lost_pictures_stop_the_run(tmp_path, monkeypatch):
+    picture_rows(tmp_path, 8)
+    take_step = train.take_step
+
+    def burning(trainer):
+        for path in (tmp_path / "images").iterdir():
+            path.write_bytes(b"")
+        return take_step(trainer)
+
+    monkeypatch.setattr(train, "take_step", burning)
+    with pytest.raises(UserError, match=r"drawn samples could not be asked, more than rollout.max_lost = 0.05; the last: image"):
+        train.train(on_pictures(tmp_path), HERE, say=lambda line: None)
+
+
+def test_a_verifier_that_fails_too_often_stops_the_run(tmp_path):
+    source = "def moody(text, sample):\n    raise ValueError('bad hair day')\n\n\ndef build():\n    return moody\n"
+    (tmp_path / "moody.py").write_text(source)
+    part = {"kind": f"{tmp_path / 'moody.py'}:build"}
+    given = small(tmp_path, "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score", "rollout.idle_steps=50")
+    given = given.model_copy(update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)})
+    with pytest.raises(
+        UserError, match=r"the verifier failed on \d+ of \d+ answers: fault: ValueError: bad hair day. Their texts and traces are in"
+    ):
+        train.train(given, HERE, say=lambda line: None)
+    answers = [answer for group in rollouts(tmp_path / "small", 1) for answer in group["answers"]]  # type: ignore[attr-defined]
+    assert all("moody.py" in answer["reason"] and answer["reward"] is None for answer in answers)
+
+
+def test_a_prompt_longer_than_the_window_is_left_out_never_truncated(policy_of):
+    from gpg_vl.policy.encode import encode
+    from gpg_vl.prompts import AnswerOnly
+    from gpg_vl.types import UnusableSampleError
+
+    policy = replace(policy_of(), window=20)
+    short, long = next(digits("add", count=1)), next(digits("box", count=1))
+    assert encode(short, AnswerOnly(), policy)
+    with pytest.raises(UnusableSampleError, match=r"its prompt has \d+ tokens, the model's window is 20"):
+        encode(long, AnswerOnly(), policy)

@@ -346,7 +346,9 @@ def test_a_fault_of_the_verifier_is_nan_and_told():
     checks = Verifiers(by_kind={"number": Faulty()})
     verdict = checks.judge(completion("xxx"), sample_of("number"))
     assert math.isnan(verdict.reward)
-    assert verdict.reason == "fault: ZeroDivisionError: division by zero"
+    first, _, trace = verdict.reason.partition("\n")
+    assert first == "fault: ZeroDivisionError: division by zero"
+    assert "Traceback" in trace
     assert checks.judge(completion("y"), sample_of("number")).reward == 1.0
 
 

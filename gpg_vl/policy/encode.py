@@ -10,14 +10,15 @@ from PIL import Image
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.prompts import Style
-from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
 
 
 def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
     """The prompt of one sample.
 
     Raises:
-        UserError: an image cannot be read, or the question itself contains an image placeholder.
+        UnusableSampleError: an image cannot be read, or the prompt is longer than the model's window (never truncated).
+        UserError: the question itself contains an image placeholder.
     """
     return encode_messages(style.messages(sample), sample, policy, opening=style.opening)
 
@@ -31,6 +32,8 @@ def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Poli
         raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(processor.image_token)} image placeholders")
     features = dict(processor(text=[text], images=images or None, return_tensors="pt", return_mm_token_type_ids=True))
     input_ids = features.pop("input_ids")
+    if input_ids.shape[1] >= policy.window:
+        raise UnusableSampleError(f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is {policy.window}")
     features.pop("attention_mask")
     return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features)
 
@@ -52,7 +55,7 @@ def _open(image: Path | bytes) -> Image.Image:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return _on_white(opened) if opened.mode in {"RGBA", "LA", "P"} else opened.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {'bytes' if isinstance(image, bytes) else image} cannot be read: {error}") from None
+        raise UnusableSampleError(f"image {'bytes' if isinstance(image, bytes) else image} cannot be read: {error}") from None
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -37,6 +37,8 @@ class Policy:
     """Placeholders for images and videos: impossible in sampling, scoring and entropy alike."""
     pad_id: int
     """Fills rows; never attended to, never scored."""
+    window: int
+    """Most tokens of prompt and completion together."""
     dtype: torch.dtype
     """What the forward computes in."""
     image_backend: str
@@ -88,6 +90,7 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) ->
         end_ids=_end_ids(model, processor.tokenizer),
         banned_ids=(model.config.image_token_id, model.config.video_token_id),
         pad_id=processor.tokenizer.pad_token_id,
+        window=model.config.get_text_config().max_position_embeddings,
         dtype=getattr(torch, config.dtype),
         image_backend=backend,
     )

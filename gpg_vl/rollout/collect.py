@@ -7,7 +7,7 @@ from gpg_vl.clock import Clock
 from gpg_vl.config import RolloutConfig
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.seeds import seed
-from gpg_vl.types import Group, Prompt
+from gpg_vl.types import Group, Prompt, UnusableSampleError
 from gpg_vl.verifiers.verifier import Verifiers
 
 
@@ -48,6 +48,8 @@ class Collected:
     """Informative groups beyond those: reported, and carried over or discarded."""
     fresh: tuple[Group, ...]
     """Everything drawn in this step: the mean reward is that of the draw."""
+    lost: tuple[str, ...]
+    """Why drawn samples could not be asked, a sentence each."""
     rounds: int
     cursor: int
     """Prompts drawn since the start of the run, over all ranks."""
@@ -55,9 +57,9 @@ class Collected:
 
 def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> Collected:
     """Draw whole rounds until the informative groups of all ranks are as many as wanted, or the cap on rounds."""
-    groups, fresh, rounds, used = list(carried), list[Group](), 0, set[int]()
+    groups, fresh, lost, rounds, used = list(carried), list[Group](), list[str](), 0, set[int]()
     while rounds < drawing.config.max_rounds:
-        drawn = draw_round(drawing, cursor)
+        drawn = draw_round(drawing, cursor, lost)
         groups += drawn
         fresh += drawn
         rounds += 1
@@ -68,15 +70,20 @@ def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> C
             break
     kept = tuple(group for group in groups if group.draw in used or not group.informative)
     surplus = tuple(group for group in groups if group.informative and group.draw not in used)
-    return Collected(groups=kept, surplus=surplus, fresh=tuple(fresh), rounds=rounds, cursor=cursor)
+    return Collected(groups=kept, surplus=surplus, fresh=tuple(fresh), lost=tuple(lost), rounds=rounds, cursor=cursor)
 
 
-def draw_round(drawing: Drawing, cursor: int) -> list[Group]:
-    """Sample and score this rank's share of one round."""
-    draws = [cursor + drawing.rank + index * drawing.ranks for index in range(drawing.share)]
+def draw_round(drawing: Drawing, cursor: int, lost: list[str]) -> list[Group]:
+    """Sample and score this rank's share of one round; samples that cannot be asked are added to `lost`."""
+    asked: list[tuple[int, Prompt]] = []
     with drawing.clock("encode"):
-        asked = [(draw, drawing.ask(draw)) for draw in draws]
-    return sample_groups(drawing, asked)
+        for index in range(drawing.share):
+            draw = cursor + drawing.rank + index * drawing.ranks
+            try:
+                asked.append((draw, drawing.ask(draw)))
+            except UnusableSampleError as error:
+                lost.append(str(error))
+    return sample_groups(drawing, asked) if asked else []
 
 
 def sample_groups(drawing: Drawing, asked: list[tuple[int, Prompt]]) -> list[Group]:

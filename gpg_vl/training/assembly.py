@@ -35,6 +35,7 @@ from gpg_vl.training.experiment import (
 )
 from gpg_vl.training.learner import Forward, Learner
 from gpg_vl.training.probe import probe
+from gpg_vl.training.trackers import open_tracker
 from gpg_vl.types import Update, UserError
 
 Say = Callable[[str], None]
@@ -85,6 +86,9 @@ def assemble(
         _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
     if config.warmup.steps and not resume:
         policy = _warmed_up(config, folder, policy, questions, accelerator, say)
+    trackers = [
+        open_tracker(name, resume or config.run_folder, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main
+    ]
     if ranks.is_main:
         journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
         identity.write(resume or config.run_folder, own)
@@ -107,7 +111,7 @@ def assemble(
         ),
         estimator=estimator,
         learner=_learner(config, folder, policy, estimator, accelerator),
-        journal=Journal(resume or config.run_folder, sinks, rank=ranks.rank),
+        journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
         examination=exam,
         say=say,
     )

@@ -31,6 +31,8 @@ class State:
     """Updates that moved the parameters."""
     idle: int = 0
     """Steps in a row without an informative group."""
+    lost: int = 0
+    """Drawn samples that could not be asked."""
     bad: int = 0
     """Steps in a row with a non-finite loss or gradient."""
     carried: tuple[Group, ...] = ()
@@ -43,13 +45,14 @@ def state_row(state: State, ranks: Ranks) -> dict[str, Any]:
     return {**asdict(replace(state, carried=())), "carried": carried}
 
 
-def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner) -> Path:
-    """Write `checkpoints/<step>`; the path."""
+def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner, card: str) -> Path:
+    """Write `checkpoints/<step>`, its model card beside the weights; the path."""
     path = folder / "checkpoints" / f"{step:06d}"
     aside = path.with_name(path.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "learner").mkdir(parents=True)
     policy.save(aside / "policy")
+    (aside / "policy" / "README.md").write_text(card)
     torch.save({"optimizer": learner.optimizer.state_dict(), "schedule": learner.schedule.state_dict()}, aside / "learner" / "optimizer.pt")
     (aside / "state.json").write_text(json.dumps(state))
     _sync(aside)

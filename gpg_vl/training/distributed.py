@@ -48,6 +48,7 @@ class Ranks:
         """`rewards_BG` and `lengths_BG` of all ranks, and which rows are this rank's."""
         sizes: list[Any] = self.everybodys(([group.rewards for group in groups], [group.lengths for group in groups]))
         before = sum(len(rewards) for rewards, _ in sizes[: self.rank])
-        rewards_BG = torch.tensor([row for rewards, _ in sizes for row in rewards], dtype=torch.float64)
-        lengths_BG = torch.tensor([row for _, lengths in sizes for row in lengths])
+        rows = [row for rewards, _ in sizes for row in rewards] or torch.empty(0, 1)  # a round of which nothing could be asked
+        rewards_BG = torch.as_tensor(rows, dtype=torch.float64)
+        lengths_BG = torch.tensor([row for _, lengths in sizes for row in lengths]).view(rewards_BG.shape)
         return rewards_BG, lengths_BG, slice(before, before + len(groups))

@@ -1,8 +1,8 @@
 """What a run depends on beside its words: is the run that goes on the one that was begun?
 
-A new run writes `identity.json`: the resolved config, a digest of the data, and one of every source file that its parts are written in. A resumed
-run that differs is refused with a sentence that names the difference; a different machine, version or thread count is only told, because it can
-change the last bits but not the meaning.
+A new run writes `identity.json`: the resolved config, a digest of the data, and one of every source file that its parts are written in. A
+resumed run that differs is refused with a sentence that names the difference; another machine, version or thread count is only told,
+because it can change the last bits but not the meaning.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ cannot change the answer.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from gpg_vl.estimators import Estimator, k3
 from gpg_vl.policy.logprobs import PlainForward, Scores
 from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.training.distributed import Ranks
-from gpg_vl.types import Group, Update
+from gpg_vl.types import Group, Update, UserError
 
 Forward = PlainForward | GroupForward
 
@@ -79,13 +79,36 @@ class Learner:
         weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
-        update = self._step(batches, sampled, estimator)
+        update = self._step_in_memory(batches, sampled, estimator)
         for _ in range(self.updates_per_rollout - 1):
-            further = self._step(batches, sampled, estimator)
+            further = self._step_in_memory(batches, sampled, estimator)
             if update.skipped or further.skipped:
                 break
             update = further
         return update
+
+    def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
+        """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
+
+        Raises:
+            UserError: a single group does not fit.
+        """
+        splits = 0
+        while True:
+            try:
+                update = self._step(batches, sampled, estimator)
+                return replace(update, metrics={**update.metrics, "memory_splits": float(splits)})
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or self.ranks.count > 1:
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            if all(len(batch) == 1 for batch in batches):
+                tokens = max(padded_tokens(batch, shared=self.shared) for batch in batches)
+                raise UserError(
+                    f"out of memory with one group of {tokens} tokens; lower rollout.group_size, rollout.max_tokens or policy.max_pixels"
+                )
+            batches, sampled = _halved(batches, sampled)
+            splits += 1
 
     def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step over all micro-batches."""
@@ -153,6 +176,25 @@ class Learner:
         idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
         missing = self.ranks.largest(len(batches)) - len(batches)
         return batches + [[idle]] * missing if idle is not None else batches
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA's own error class, and the CPU allocator's words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _halved(batches: list[list[Weighted]], sampled: list[Tensor | None]) -> tuple[list[list[Weighted]], list[Tensor | None]]:
+    """Every micro-batch of several groups as two."""
+    pieces: list[list[Weighted]] = []
+    parts: list[Tensor | None] = []
+    for batch, sampled_N in zip(batches, sampled, strict=True):
+        cut = (len(batch) + 1) // 2
+        tokens = sum(sum(item.group.lengths) for item in batch[:cut])
+        for piece, part in ((batch[:cut], slice(tokens)), (batch[cut:], slice(tokens, None))):
+            if piece:
+                pieces.append(piece)
+                parts.append(None if sampled_N is None else sampled_N[part])
+    return pieces, parts
 
 
 def _is_idle(batch: Sequence[Weighted]) -> bool:

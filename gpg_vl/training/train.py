@@ -1,7 +1,9 @@
 """The loop: draw, weigh, update, write down; evaluations, checkpoints, and reasons to stop."""
 
+import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -12,6 +14,7 @@ from gpg_vl.rollout.collect import Collected, collect
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
 from gpg_vl.training.checkpoint import State
+from gpg_vl.training.model_card import model_card
 from gpg_vl.training.stopping import Stopped, stop_request
 from gpg_vl.types import Update, UserError
 
@@ -37,14 +40,37 @@ def train(
             _evaluate(trainer, "before")
             _save(trainer, None)
         request.can_wait = True
-        while trainer.state.step < config.steps:
-            take_step(trainer)
-            leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
-            _after_step(trainer, leaving=leaving)
-            if leaving:
-                raise Stopped
+        with disk_full_is_told(trainer.journal.folder):
+            while trainer.state.step < config.steps:
+                take_step(trainer)
+                leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
+                _after_step(trainer, leaving=leaving)
+                if leaving:
+                    raise Stopped
         trainer.drawing.engine.close()
     return trainer.journal.folder
+
+
+@contextmanager
+def disk_full_is_told(run: Path) -> Generator[None, None, None]:
+    """A full disk stops the run with a sentence; what has been saved is whole."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        kept = checkpoint.whole(run)
+        ahead = f"go on from step {int(kept[-1].name)} with gpg-vl train --resume {run}" if kept else "start the run again"
+        raise UserError(
+            f"stopped: no space left to write below {run} ({' '.join(str(error).split())[:200]}); make room, then {ahead}"
+        ) from None
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """By number, or by the words of writers that hide the number (safetensors, torch.save)."""
+    told = str(error)
+    by_number = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return by_number or any(words in told for words in ("os error 28", "os error 27", "os error 122", "PytorchStreamWriter failed writing"))
 
 
 def take_step(trainer: Trainer) -> Update:
@@ -54,20 +80,22 @@ def take_step(trainer: Trainer) -> Update:
     rewards_BG, lengths_BG, mine = trainer.ranks.matrices(collected.groups)
     with clock("update"):
         update = trainer.learner.update(collected.groups, trainer.estimator, rewards_BG, lengths_BG, mine, state.version)
-    trainer.state = _advance(state, collected, update, carry=bool(trainer.config.rollout.carry_over))
+    lost = sum(map(len, trainer.ranks.everybodys(collected.lost)))
+    trainer.state = _advance(state, collected, update, lost=lost, carry=bool(trainer.config.rollout.carry_over))
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
     _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG))
     _stop_if_hopeless(trainer, collected)
     return update
 
 
-def _advance(state: State, collected: Collected, update: Update, *, carry: bool) -> State:
+def _advance(state: State, collected: Collected, update: Update, *, lost: int, carry: bool) -> State:
     return State(
         step=state.step + 1,
         cursor=collected.cursor,
         version=state.version + (not update.skipped),
         idle=state.idle + 1 if update.skipped == "no informative group" else 0,
         bad=state.bad + 1 if update.skipped.startswith("non-finite") else 0,
+        lost=state.lost + lost,
         carried=collected.surplus if carry else (),
     )
 
@@ -80,7 +108,9 @@ def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: f
     own = journal.tally(collected.fresh, collected.groups, reward.accuracy + reward.format)
     sums = journal.add_up(trainer.ranks.everybodys(own))
     row = journal.step_metrics(sums, update, rounds=collected.rounds, alpha=alpha, seconds=trainer.drawing.clock.read())
-    trainer.journal.metrics(trainer.state.step, row)
+    trainer.journal.metrics(trainer.state.step, {**row, "lost": float(trainer.state.lost)})
+    for reason in collected.lost:
+        trainer.say(f"warning: step {trainer.state.step}: left out: {reason}")
     if fault := first_fault(collected):
         trainer.say(f"warning: step {trainer.state.step}: the verifier failed on {sums['faults']} answers, left out: {fault}")
 
@@ -88,11 +118,19 @@ def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: f
 def first_fault(collected: Collected) -> str:
     """What the verifier's first failure of the step was; empty = none."""
     faults = (verdict.reason for group in collected.fresh for verdict in group.verdicts if verdict.reason.startswith("fault"))
-    return next(faults, "")
+    return next(faults, "").partition("\n")[0]
 
 
 def _stop_if_hopeless(trainer: Trainer, collected: Collected) -> None:
     state, config = trainer.state, trainer.config
+    answers = [verdict for group in collected.fresh for verdict in group.verdicts]
+    faults = sum(verdict.reason.startswith("fault") for verdict in answers)
+    if trainer.ranks.largest(int(faults > config.rollout.max_faults * len(answers))):
+        told = f"the verifier failed on {faults} of {len(answers)} answers: {first_fault(collected)}"
+        raise UserError(f"stopped at step {state.step}: {told}. Their texts and traces are in {trainer.journal.folder / 'rollouts'}")
+    if state.lost > config.rollout.max_lost * state.cursor:
+        told = f"{state.lost} of {state.cursor} drawn samples could not be asked, more than rollout.max_lost = {config.rollout.max_lost:g}"
+        raise UserError(f"stopped at step {state.step}: {told}; the last: {(collected.lost or ('in an earlier step',))[-1]}")
     if state.idle >= config.rollout.idle_steps:
         why = silence(collected, config.reward.accuracy + config.reward.format)
         raise UserError(f"stopped at step {state.step}: {state.idle} steps in a row without an informative group; {why}")
@@ -129,7 +167,8 @@ def _after_step(trainer: Trainer, *, leaving: bool) -> None:
 def _save(trainer: Trainer, score: float | None) -> None:
     state = checkpoint.state_row(trainer.state, trainer.ranks)
     if trainer.ranks.is_main:
-        checkpoint.save(trainer.journal.folder, trainer.state.step, {**state, "score": score}, trainer.policy, trainer.learner)
+        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder)
+        checkpoint.save(trainer.journal.folder, trainer.state.step, {**state, "score": score}, trainer.policy, trainer.learner, card)
         checkpoint.prune(trainer.journal.folder, trainer.config.checkpoint.keep_last, trainer.config.checkpoint.keep_best)
     trainer.ranks.accelerator.wait_for_everyone()
 

@@ -1,6 +1,7 @@
 """The verifier protocol, and the frame that most verifiers fill: the format belongs to the prompt style, the accuracy to the verifier."""
 
 import math
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ class Verifiers:
         try:
             return self._judge(completion, sample)
         except Exception as fault:  # a plug-in's bug must not end the run: NaN, counted, and told in the reason
-            return Verdict(reward=math.nan, reason=f"fault: {type(fault).__name__}: {fault}")
+            trace = "".join(traceback.format_exception(fault))
+            return Verdict(reward=math.nan, reason=f"fault: {type(fault).__name__}: {fault}\n{trace}")
 
     def _judge(self, completion: Completion, sample: Sample) -> Verdict:
         if completion.finish == "stop":
