@@ -90,12 +90,12 @@ class Journal:
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Make sure that a new run may be written here.
+    """Make sure that a new run may be written here. One that was killed before it saved anything is in nobody's way.
 
     Raises:
         UserError: there is a run already, or the folder cannot be made.
     """
-    if (folder / "config.yaml").exists():
+    if any((folder / "checkpoints").glob("*/state.json")) or (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

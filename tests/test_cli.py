@@ -1,7 +1,9 @@
 """The commands as a user sees them: real processes, their output, their exit codes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -73,6 +75,30 @@ def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number,
     assert f"stopped; go on from step {steps[-1]} with: gpg-vl train --resume {run.parent / name}" in printed
     assert steps == list(range(1, steps[-1] + 1))
     assert "Traceback" not in printed
+
+
+def test_a_second_request_leaves_at_once_and_the_terminal_is_left_clean(trained):
+    """On a real terminal: the bar hides the cursor, so it must be shown again."""
+    run, _ = trained
+    command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={run.parent}", "name=twice"]
+    command += ["steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000"]
+    terminal, end = pty.openpty()
+    printed = b""
+    with subprocess.Popen(command, cwd=HERE, stdin=end, stdout=end, stderr=end) as process:
+        os.close(end)
+        while b"25/3000" not in printed:
+            printed += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the other end is closed when the process has ended
+            while piece := os.read(terminal, 65536):
+                printed += piece
+        assert process.wait(timeout=60) == 130
+    os.close(terminal)
+    assert printed.rfind(b"\x1b[?25h") > printed.rfind(b"\x1b[?25l") > 0
+    assert b"Traceback" not in printed
+    again = gpg_vl("train", "--resume", run.parent / "twice", "steps=3")
+    assert again.returncode == 0, again.stderr
 
 
 def test_ctrl_c_in_the_warmup_leaves_nothing_in_the_way(tmp_path):

@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from gpg_vl.recipes.digits import digits
 from gpg_vl.training import checkpoint, train
 from gpg_vl.training.assembly import assemble
 from gpg_vl.training.probe import weakness
+from gpg_vl.training.trackers import open_tracker
 from gpg_vl.training.warmups import place
 from gpg_vl.types import UserError
 
@@ -392,3 +396,62 @@ def test_a_prompt_longer_than_the_window_is_left_out_never_truncated(policy_of):
     assert encode(short, AnswerOnly(), policy)
     with pytest.raises(UnusableSampleError, match=r"its prompt has \d+ tokens, the model's window is 20"):
         encode(long, AnswerOnly(), policy)
+
+
+def test_two_threads_resume_as_exactly_as_one(warmups):
+    torch.set_num_threads(2)
+    try:
+        whole = run(warmups, "name=two_threads")
+        run(warmups, "name=two_halves", "steps=2")
+        halves = run(warmups, "name=two_halves", resume=warmups / "two_halves")
+    finally:
+        torch.set_num_threads(1)
+    assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
+    assert rollouts(whole, 4) == rollouts(halves, 4)
+
+
+def test_a_cut_after_a_skipped_step_goes_on_the_same(warmups):
+    knobs = (
+        "rollout.max_rounds=1",
+        "rollout.groups_per_step=1",
+        "rollout.idle_steps=50",
+        "evaluation.benchmark=null",
+        "checkpoint.every=1",
+    )
+    whole = run(warmups, "name=skips", "steps=6", *knobs)
+    skipped = [int(row["step"]) for row in metrics(whole) if row["skipped"]]
+    assert skipped
+    assert len(skipped) < 6
+    cut = skipped[0] if skipped[0] < 6 else skipped[0] - 1
+    run(warmups, "name=cut", f"steps={cut}", *knobs)
+    halves = run(warmups, "name=cut", "steps=6", *knobs, resume=warmups / "cut")
+    assert same(whole / "checkpoints" / "000006", halves / "checkpoints" / "000006")
+
+
+def test_tensorboard_is_told_every_step(warmups):
+    done = run(warmups, "name=board", "trackers=[tensorboard]", "evaluation.benchmark=null", "steps=2")
+    events = import_module("tensorboard.backend.event_processing.event_accumulator").EventAccumulator(str(done / "tensorboard"))
+    events.Reload()
+    assert [scalar.step for scalar in events.Scalars("reward")] == [1, 2]
+    assert events.Scalars("reward")[1].value == pytest.approx(metrics(done)[1]["reward"])
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_other_trackers_are_told_through_their_own_words(name, monkeypatch, tmp_path):
+    """The calls that wandb and trackio document: init(project, name, config...), then log(metrics, step=)."""
+    told: list[object] = []
+    package = SimpleNamespace(log=lambda numbers, step: told.append((step, numbers)))
+    package.init = lambda **options: told.append(options) or package
+    monkeypatch.setitem(sys.modules, name, package)
+    sink = open_tracker(name, tmp_path / "mine", {"steps": 2})
+    sink(1, {"reward": 0.5})
+    assert told[0]["name"] == "mine"  # type: ignore[index]
+    assert told[0]["config"] == {"steps": 2}  # type: ignore[index]
+    assert told[1] == (1, {"reward": 0.5})
+
+
+def test_a_missing_tracker_says_which_extra_to_install(monkeypatch, warmups):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
+        run(warmups, "name=untracked", "trackers=[wandb]")
+    assert not (warmups / "untracked").exists()

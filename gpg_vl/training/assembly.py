@@ -35,7 +35,7 @@ from gpg_vl.training.experiment import (
 )
 from gpg_vl.training.learner import Forward, Learner
 from gpg_vl.training.probe import probe
-from gpg_vl.training.trackers import open_tracker
+from gpg_vl.training.trackers import check_installed, open_tracker
 from gpg_vl.types import Update, UserError
 
 Say = Callable[[str], None]
@@ -79,6 +79,7 @@ def assemble(
     for name, why in questions.left_out:
         say(f"left out {name}: {why}")
     exam = examination(config, folder, policy) if config.evaluation.benchmark else None
+    check_installed(config.trackers)
     own = identity.identity(config, questions, checks)
     if resume is None:
         journal.refuse_to_overwrite(config.run_folder)

@@ -3,13 +3,23 @@
 All work offline: TensorBoard and trackio write local files, and W&B does where WANDB_MODE=offline says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from gpg_vl.journal import Sink
 from gpg_vl.types import UserError
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Make sure that every tracker can be imported, before anything is trained.
+
+    Raises:
+        UserError: one cannot; says which extra to install.
+    """
+    for name in names:
+        _package(name)
 
 
 def open_tracker(name: str, run: Path, config: Mapping[str, Any]) -> Sink:
