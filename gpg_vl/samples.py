@@ -59,7 +59,7 @@ def _made(source: Source, folder: Path, key: str) -> Iterator[Sample]:
         raise plugins.told_with_place(error) from error
 
 
-def sample_of(row: Mapping[str, Any], source: Source, *, base: Path, origin: str) -> Sample:
+def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, origin: str) -> Sample:
     """One row as a sample: names mapped, defaults filled in, images opened far enough to know their sizes."""
     named = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row}
     others = {name: value for name, value in row.items() if name not in source.columns.values()}
@@ -141,7 +141,7 @@ class Stream:
         return np.random.default_rng(seed(self.seed, self.purpose, what, epoch)).permutation(length)
 
 
-def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any]]]:
+def _rows(source: Source, folder: Path) -> tuple[Path | None, Iterable[Mapping[str, Any]]]:
     if source.files is None:
         datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
         try:
@@ -151,7 +151,7 @@ def _rows(source: Source, folder: Path) -> tuple[Path, Iterable[Mapping[str, Any
             raise UserError(f"hub: {source.hub!r} (split {source.split!r}) cannot be loaded: {why}") from None
         for name, feature in rows.features.items():
             rows = rows.cast_column(name, _undecoded(feature, datasets.Image))
-        return Path(), rows
+        return None, rows
     path = _existing(source.files, folder)
     if path.suffix == ".jsonl":
         return path.parent, _jsonl(path)
@@ -205,7 +205,7 @@ def _listed(images: Any) -> list[Any]:
     return list(several) if isinstance(images, list | tuple) else [images]
 
 
-def _image(image: Any, base: Path, origin: str) -> Path | bytes:
+def _image(image: Any, base: Path | None, origin: str) -> Path | bytes:
     if isinstance(image, Mapping):  # an undecoded `datasets` image: {"bytes": ..., "path": ...}
         undecoded = cast(Mapping[str, Any], image)
         image = undecoded.get("bytes") or undecoded.get("path")
@@ -213,8 +213,10 @@ def _image(image: Any, base: Path, origin: str) -> Path | bytes:
         return image
     if not isinstance(image, str | Path):
         raise UserError(f"{origin}: image is a {type(image).__name__}, expected a path or encoded bytes")
+    if base is None:
+        return Path(image)
     path = (base / image).resolve()
-    if base != Path() and not path.is_relative_to(base.resolve()):
+    if not path.is_relative_to(base.resolve()):
         raise UserError(f"{origin}: image {image} leaves the data folder {base}; put it there")
     return path
 

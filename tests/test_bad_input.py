@@ -80,7 +80,7 @@ def nothing(folder: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "misspelt key": (config("steps: 1", "stepps: 1"), [], "mine.yaml: stepps: no such key; did you mean steps?"),
     "misspelt key in a section": (config("group_size", "grop_size"), [], "rollout.grop_size: no such key; did you mean group_size?"),
-    "misspelt override": (nothing, ["optimizer.rl=1e-5"], "optimizer.rl: no such key; did you mean lr?"),
+    "misspelt override": (nothing, ["optimizer.rl=1e-5"], "optimizer.rl: no such key; known here: lr, betas"),
     "wrong type": (config("steps: 1", "steps: soon"), [], "mine.yaml: steps: got 'soon', expected: input should be a valid integer"),
     "out of range": (nothing, ["rollout.temperature=0"], "rollout.temperature: got 0, expected: input should be greater than 0"),
     "unknown word": (nothing, ["policy.vision=melted"], "policy.vision: got 'melted', expected: input should be 'frozen' or 'full'"),

@@ -41,6 +41,14 @@ def warmups(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.fixture(scope="module")
+def whole(warmups) -> tuple[Path, list[str]]:
+    """A finished run, and what it told."""
+    told: list[str] = []
+    done = train.train(small(warmups, "name=whole"), HERE, say=told.append, sinks=[lambda step, row: told.append(f"step {step}")])
+    return done, told
+
+
 def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -58,9 +66,8 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_run_folder_holds_all_there_is_to_know(warmups):
-    told: list[str] = []
-    done = train.train(small(warmups, "name=whole"), HERE, say=told.append, sinks=[lambda step, row: told.append(f"step {step}")])
+def test_run_folder_holds_all_there_is_to_know(warmups, whole):
+    done, told = whole
     assert done == warmups / "whole"
     assert loading.parse(Config, loading.read_yaml(done / "config.yaml"), "written") == small(warmups, "name=whole")
     assert {"python", "packages", "threads", "image_backend"} <= set(json.loads((done / "environment.json").read_text()))
@@ -79,8 +86,8 @@ def test_run_folder_holds_all_there_is_to_know(warmups):
     assert any(line.startswith("held out, after: add ") for line in told)
 
 
-def test_mean_reward_is_that_of_the_draw(warmups):
-    done = warmups / "whole"
+def test_mean_reward_is_that_of_the_draw(whole):
+    done, _ = whole
     for row in metrics(done):
         drawn = rollouts(done, int(row["step"]))
         rewards = [answer["reward"] for group in drawn for answer in group["answers"]]  # type: ignore[attr-defined]
@@ -88,9 +95,9 @@ def test_mean_reward_is_that_of_the_draw(warmups):
         assert len(drawn) == 4 * row["rounds"]
 
 
-def test_same_config_same_run(warmups):
+def test_same_config_same_run(warmups, whole):
     again = run(warmups, "name=again")
-    first = warmups / "whole"
+    first, _ = whole
     assert same(first / "checkpoints" / "000004", again / "checkpoints" / "000004")
     assert rollouts(first, 4) == rollouts(again, 4)
     other = run(warmups, "name=other", "seed=1", "steps=1")
@@ -118,19 +125,19 @@ def test_resume_drops_what_was_written_after_the_checkpoint(warmups):
     assert len(list((again / "rollouts").iterdir())) == 3
 
 
-def test_warmup_runs_once(warmups):
+def test_warmup_runs_once(warmups, whole):
     told: list[str] = []
     train.train(small(warmups, "name=warm", "steps=0"), HERE, say=told.append)
     assert any(line.startswith("warm-up: read from") for line in told)
     assert not any(line.startswith("warm-up 40/40") for line in told)
 
 
-def test_warmup_teaches_the_format(warmups):
-    before = benchmark.load(warmups / "whole" / "evaluation" / "small-before.jsonl")
+def test_warmup_teaches_the_format(whole):
+    before = benchmark.load(whole[0] / "evaluation" / "small-before.jsonl")
     assert sum(record.reason in {"right", "wrong"} for record in before if record.tag == "add") >= 6
 
 
-def test_an_existing_run_is_not_written_over(warmups):
+def test_an_existing_run_is_not_written_over(warmups, whole):
     with pytest.raises(UserError, match="holds a run already; continue it with `gpg-vl train --resume"):
         run(warmups, "name=whole")
 
@@ -325,8 +332,8 @@ def test_resume_tells_another_number_of_threads(begun):
         torch.set_num_threads(1)
 
 
-def test_a_checkpoint_carries_its_model_card(warmups):
-    card = (warmups / "whole" / "checkpoints" / "000004" / "policy" / "README.md").read_text()
+def test_a_checkpoint_carries_its_model_card(whole):
+    card = (whole[0] / "checkpoints" / "000004" / "policy" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "# whole, step 4" in card
     assert "`{recipe: digits, options: {task: add, count: 40, difficulty: 1}, weight: 2}`" in card

@@ -96,9 +96,10 @@ def build_estimator(config: Config, folder: Path) -> Estimator:
             f"learner.updates_per_rollout: {config.learner.updates_per_rollout} with estimator {name}: {name} has no ratio, so a second "
             "update would train on another policy's samples; set it to 1 or use estimator grpo"
         )
-    if config.rollout.carry_over and not hasattr(estimator, "max_ratio") and not estimator.has_ratio:
+    if config.rollout.carry_over and not estimator.min_informative:
         raise UserError(
-            f"rollout.carry_over: 1 with estimator {type(estimator).__name__}, which has no ratio for carried groups; set it to 0"
+            f"rollout.carry_over: 1 with estimator {type(estimator).__name__} and min_informative 0: a step then draws one round, without "
+            "surplus; set carry_over to 0, or use estimator gpg with min_informative above 0"
         )
     return estimator
 

@@ -9,7 +9,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, sample_groups
 from gpg_vl.samples import Stream
 from gpg_vl.training.experiment import Asker, Questions
-from gpg_vl.types import Group
+from gpg_vl.types import Group, Prompt, UnusableSampleError
 
 PROBED_PROMPTS = 12
 WEAK_INFORMATIVE, WEAK_IOU = 0.2, 0.4
@@ -20,12 +20,20 @@ def probe(drawing: Drawing, questions: Questions, style: Style, policy: Policy) 
     groups: list[Group] = []
     for source in questions.sources:
         ask = Asker(Stream((source,), (1,), drawing.seed, "probe"), style, policy)
-        groups += sample_groups(drawing, [(-1 - index, ask(index)) for index in range(PROBED_PROMPTS)])
+        asked = [(-1 - index, prompt) for index in range(PROBED_PROMPTS) if (prompt := _prompt(ask, index)) is not None]
+        groups += sample_groups(drawing, asked) if asked else []
     by_task: dict[str, list[Group]] = {}
     for group in groups:
         by_task.setdefault(group.task, []).append(group)
     yield from filter(None, map(weakness, by_task.values()))
     drawing.clock.read()  # these seconds belong to no step
+
+
+def _prompt(ask: Asker, index: int) -> Prompt | None:
+    try:
+        return ask(index)
+    except UnusableSampleError:  # the run itself counts and tells it
+        return None
 
 
 def weakness(groups: Sequence[Group]) -> str:

@@ -1,6 +1,7 @@
 """Supervised warm-up: the same update with uniform weights, on solutions instead of samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.samples import Stream
 from gpg_vl.training.experiment import solution
 from gpg_vl.training.learner import Learner
-from gpg_vl.types import Completion, Group, Update, UserError, Verdict
+from gpg_vl.types import Completion, Group, UnusableSampleError, Update, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
 
@@ -68,6 +69,12 @@ class Imitation:
         prompt = encode(sample, self.style, self.policy)
         return Group(prompt=prompt, completions=(said,), verdicts=(Verdict(reward=1.0),), draw=index)
 
+    def usable(self, indices: Iterable[int]) -> Iterator[Group]:
+        """The groups at these indices, less those whose sample cannot be asked."""
+        for index in indices:
+            with suppress(UnusableSampleError):  # the run itself counts and tells it
+                yield self(index)
+
 
 def warm_up(
     policy: Policy, imitation: Imitation, config: WarmupConfig, accelerator: Accelerator, told: Callable[[int, Update], None]
@@ -85,7 +92,7 @@ def warm_up(
         raise UserError(f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each of {ranks.count} processes")
     for step in range(config.steps):
         first = step * config.batch_size
-        groups = tuple(imitation(first + index) for index in range(ranks.rank, config.batch_size, ranks.count))
+        groups = tuple(imitation.usable(range(first + ranks.rank, first + config.batch_size, ranks.count)))
         update = learner.update(groups, Likelihood(), *ranks.matrices(groups), version=0)
         if update.skipped:
             raise UserError(f"warm-up step {step + 1}: {update.skipped}; lower warmup.optimizer.lr (now {config.optimizer.lr:g})")
