@@ -1,12 +1,15 @@
 """Whole runs: what a run folder holds, what a step does to the state, what stops a run, and that it goes on where it was."""
 
+import contextlib
 import gzip
 import json
+import os
+import sqlite3
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +21,6 @@ from gpg_vl.recipes.digits import digits
 from gpg_vl.training import checkpoint, train
 from gpg_vl.training.assembly import assemble
 from gpg_vl.training.probe import weakness
-from gpg_vl.training.trackers import open_tracker
 from gpg_vl.training.warmups import place
 from gpg_vl.types import UserError
 
@@ -443,18 +445,36 @@ def test_tensorboard_is_told_every_step(warmups):
     assert events.Scalars("reward")[1].value == pytest.approx(metrics(done)[1]["reward"])
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_other_trackers_are_told_through_their_own_words(name, monkeypatch, tmp_path):
-    """The calls that wandb and trackio document: init(project, name, config...), then log(metrics, step=)."""
-    told: list[object] = []
-    package = SimpleNamespace(log=lambda numbers, step: told.append((step, numbers)))
-    package.init = lambda **options: told.append(options) or package
-    monkeypatch.setitem(sys.modules, name, package)
-    sink = open_tracker(name, tmp_path / "mine", {"steps": 2})
-    sink(1, {"reward": 0.5})
-    assert told[0]["name"] == "mine"  # type: ignore[index]
-    assert told[0]["config"] == {"steps": 2}  # type: ignore[index]
-    assert told[1] == (1, {"reward": 0.5})
+TRACK = """
+import sys
+from pathlib import Path
+from gpg_vl.training.trackers import open_tracker
+
+sink = open_tracker(sys.argv[1], Path(sys.argv[2]), {"steps": 2, "data": [{"recipe": "digits"}]})
+sink(1, {"reward": 0.25})
+sink(2, {"reward": 0.5})
+"""
+
+
+def track(name: str, folder: Path) -> None:
+    """Two steps told to a real tracker, offline, in a process of its own."""
+    (folder / "mine").mkdir()
+    offline = {**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio"), "HOME": str(folder)}
+    done = subprocess.run([sys.executable, "-c", TRACK, name, str(folder / "mine")], capture_output=True, text=True, env=offline)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wandb_is_told_offline(tmp_path):
+    track("wandb", tmp_path)
+    (kept,) = tmp_path.glob("mine/wandb/offline-run-*-mine/run-mine.wandb")
+    assert b"reward" in kept.read_bytes()
+
+
+def test_trackio_is_told_offline(tmp_path):
+    track("trackio", tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "gpg_vl.db")) as kept:
+        rows = kept.execute("select step, metrics from metrics order by step").fetchall()
+    assert [(step, json.loads(numbers)["reward"]) for step, numbers in rows] == [(1, 0.25), (2, 0.5)]
 
 
 def test_a_missing_tracker_says_which_extra_to_install(monkeypatch, warmups):
