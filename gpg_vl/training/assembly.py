@@ -37,6 +37,7 @@ from gpg_vl.training.learner import Forward, Learner
 from gpg_vl.training.probe import probe
 from gpg_vl.training.trackers import check_installed, open_tracker
 from gpg_vl.types import Update, UserError
+from gpg_vl.verifiers.verifier import Verifiers
 
 Say = Callable[[str], None]
 """Tells the user a line."""
@@ -98,18 +99,7 @@ def assemble(
         config=config,
         ranks=ranks,
         policy=policy,
-        drawing=Drawing(
-            engine=build_engine(config.rollout.engine, policy, folder),
-            ask=Asker(questions.stream(config.seed, "data"), style, policy),
-            verifiers=checks,
-            config=config.rollout,
-            wanted=groups_wanted(estimator.min_informative, config.rollout.groups_per_step),
-            seed=config.seed,
-            rank=ranks.rank,
-            ranks=ranks.count,
-            everybodys=ranks.everybodys,
-            clock=Clock(),
-        ),
+        drawing=_drawing(config, folder, policy, Asker(questions.stream(config.seed, "data"), style, policy), checks, estimator, ranks),
         estimator=estimator,
         learner=_learner(config, folder, policy, estimator, accelerator),
         journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
@@ -122,6 +112,22 @@ def assemble(
         for warning in probe(trainer.drawing, questions, style, policy):
             say(f"warning: {warning}")
     return trainer
+
+
+def _drawing(config: Config, folder: Path, policy: Policy, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks) -> Drawing:
+    """How the groups of every step are drawn on this rank."""
+    return Drawing(
+        engine=build_engine(config.rollout.engine, policy, folder),
+        ask=ask,
+        verifiers=checks,
+        config=config.rollout,
+        wanted=groups_wanted(estimator.min_informative, config.rollout.groups_per_step),
+        seed=config.seed,
+        rank=ranks.rank,
+        ranks=ranks.count,
+        everybodys=ranks.everybodys,
+        clock=Clock(),
+    )
 
 
 def _tell_differences(run: Path, own: dict[str, Any], environment: dict[str, Any], *, allow_changed: bool, say: Say) -> None:
