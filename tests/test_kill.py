@@ -22,7 +22,7 @@ from gpg_vl.rollout import collect, transformers_engine
 from gpg_vl.training import checkpoint, learner, sft, train
 from gpg_vl.verifiers import verifier
 
-from .test_train import HERE, metrics, rollouts, same
+from .test_train import CARRYING, HERE, metrics, rollouts, same
 
 PHASES: dict[str, tuple[object, str]] = {
     "imitate": (sft.Imitation, "__call__"),
@@ -39,7 +39,7 @@ PHASES: dict[str, tuple[object, str]] = {
     "prune": (checkpoint, "prune"),
 }
 KILLS = 20
-KNOBS = ("steps=4", "checkpoint.every=1", "rollout.carry_over=1", "estimator.kind=gpg", "estimator.min_informative=0.5", "warmup.steps=25")
+KNOBS = ("steps=4", "checkpoint.every=1", "warmup.steps=40", *CARRYING)
 
 
 def child(folder: Path, *, resume: bool = False, moment: tuple[str, int] | None = None, count: Path | None = None) -> int:

@@ -106,14 +106,26 @@ def test_same_config_same_run(warmups, whole):
     assert rollouts(first, 1) != rollouts(other, 1)
 
 
-@pytest.mark.parametrize("carry", [0, 1])
-def test_four_steps_are_two_and_two(carry, warmups):
-    knobs = (f"rollout.carry_over={carry}", "estimator.kind=gpg", "estimator.min_informative=0.5", "rollout.groups_per_step=4")
-    whole = run(warmups, f"name=whole{carry}", *knobs)
-    run(warmups, f"name=halves{carry}", *knobs, "steps=2")
-    halves = run(warmups, f"name=halves{carry}", *knobs, resume=warmups / f"halves{carry}")
+CARRYING = (
+    "rollout.carry_over=1",
+    "estimator.kind=gpg",
+    "estimator.min_informative=1.0",
+    "rollout.groups_per_step=2",
+    "rollout.max_rounds=8",
+)
+
+
+@pytest.mark.parametrize(("cut", "knobs"), [(2, ()), (1, CARRYING)])
+def test_four_steps_are_some_and_the_rest(cut, knobs, warmups):
+    knobs = (*knobs, "checkpoint.every=1")
+    whole = run(warmups, f"name=whole{cut}", *knobs)
+    run(warmups, f"name=halves{cut}", *knobs, f"steps={cut}")
+    state = json.loads((warmups / f"halves{cut}" / "checkpoints" / f"{cut:06d}" / "state.json").read_text())
+    assert any(state["carried"]) == (cut == 1)  # a carried group really waits at this cut
+    halves = run(warmups, f"name=halves{cut}", *knobs, resume=warmups / f"halves{cut}")
     assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
-    assert [rollouts(whole, step) for step in (3, 4)] == [rollouts(halves, step) for step in (3, 4)]
+    for step in range(1, 5):
+        assert rollouts(whole, step) == rollouts(halves, step)
     timeless = [[{key: value for key, value in row.items() if "second" not in key} for row in metrics(path)] for path in (whole, halves)]
     assert timeless[0] == timeless[1]
 
