@@ -1,3 +1,1 @@
 """The model that is trained: loading, encoding questions, log-probabilities."""
-
-ALIASES: dict[str, str] = {}

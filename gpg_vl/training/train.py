@@ -36,11 +36,11 @@ def train(
     """
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
-        if trainer.state.step == 0:
-            _evaluate(trainer, "before")
-            _save(trainer, None)
-        request.can_wait = True
         with disk_full_is_told(trainer.journal.folder):
+            if trainer.state.step == 0:
+                _evaluate(trainer, "before")
+                _save(trainer, None)
+            request.can_wait = True
             while trainer.state.step < config.steps:
                 take_step(trainer)
                 leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
