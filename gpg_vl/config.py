@@ -92,6 +92,10 @@ class PolicyConfig(Section):
     """Largest image area the processor makes; empty = the checkpoint's own."""
     image_backend: Literal["auto", "pil", "torchvision"] = "auto"
     """Who resizes images; auto = torchvision where it works, else Pillow. Never mix the two within one experiment."""
+    feature_cache_mb: int = Field(default=512, ge=0)
+    """Memory for vision features across steps, in MiB; used where vision and projector are both frozen."""
+    feature_folder: str | None = None
+    """Where such features are kept between runs; empty = nowhere."""
 
 
 class RewardConfig(Section):
@@ -158,6 +162,8 @@ class LearnerConfig(Section):
     """Budget of prompt and completion tokens that go through the model at once."""
     shared_prefix: bool = True
     """Compute image and prompt once per group; false = every completion is a row of its own (slower, the same numbers)."""
+    checkpointing: bool = False
+    """Keep only each layer's input and run layers again in the backward: less memory, a third more time."""
     max_bad_steps: int = Field(default=3, ge=1)
     """Stop after so many non-finite losses or gradients in a row."""
 

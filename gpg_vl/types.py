@@ -83,6 +83,8 @@ class Prompt:
     """[L] token ids, each image's placeholder expanded to its number of visual tokens."""
     features: Mapping[str, Tensor]
     """The processor's other outputs of this prompt alone: mm_token_type_ids [1, L], pixel_values, image_grid_thw [images, 3]..."""
+    pictures: tuple[str, ...] = ()
+    """A digest of each picture's processed pixels, in order: equal pictures are looked at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

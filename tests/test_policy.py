@@ -15,7 +15,8 @@ from gpg_vl.boxes import resized
 from gpg_vl.config import PolicyConfig, Tiny
 from gpg_vl.policy import processor, tiny
 from gpg_vl.policy.encode import encode, encode_messages
-from gpg_vl.policy.load import load_policy, parts
+from gpg_vl.policy.families import parts
+from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.processor import choose_backend
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.recipes.digits import digits

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine, inverse_cdf
 

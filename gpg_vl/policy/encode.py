@@ -9,6 +9,7 @@ from PIL import Image
 
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
+from gpg_vl.policy.vision import digest, pictures
 from gpg_vl.prompts import Style
 from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
 
@@ -35,7 +36,8 @@ def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Poli
     if input_ids.shape[1] >= policy.window:
         raise UnusableSampleError(f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is {policy.window}")
     features.pop("attention_mask")
-    return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features)
+    seen = tuple(map(digest, pictures(features)))
+    return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features, pictures=seen)
 
 
 def read_images(messages: list[dict[str, Any]]) -> list[Image.Image]:

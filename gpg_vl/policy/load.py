@@ -1,11 +1,12 @@
 """Load a policy: model, processor, what its family speaks, and which parts are trained."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.boxes import Frame, FrameKind
+from gpg_vl.boxes import Frame
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy import tiny
 from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor, torchvision_works
@@ -14,11 +15,10 @@ from gpg_vl.types import UserError
 torchvision_works()  # a broken one must be hidden before transformers is imported
 
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
 
-FAMILY_FRAMES: dict[str, FrameKind] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "resized", "qwen3_vl": "norm1000"}
-"""The boxes each family was taught to write (model cards of Qwen2-VL, Qwen2.5-VL, Qwen3-VL)."""
+from gpg_vl.policy.families import FAMILIES, FRAMES, parts  # noqa: E402
+from gpg_vl.policy.vision import FeatureCache, Vision  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +43,17 @@ class Policy:
     """What the forward computes in."""
     image_backend: str
     """pil | torchvision."""
+    vision: Vision
+    """Tower and projector, each unique picture once."""
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """Where a forward computes in `dtype`."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         """Text with special tokens, less the one final end id."""
@@ -88,21 +94,36 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) ->
         processor=processor,
         frame=_frame(config, model.config.model_type, processor.image_processor),
         end_ids=_end_ids(model, processor.tokenizer),
-        banned_ids=(model.config.image_token_id, model.config.video_token_id),
+        banned_ids=tuple(placeholder_ids(model)),
         pad_id=processor.tokenizer.pad_token_id,
         window=model.config.get_text_config().max_position_embeddings,
         dtype=getattr(torch, config.dtype),
         image_backend=backend,
+        vision=Vision(model, _feature_cache(model, config)),
     )
 
 
-def parts(model: Any) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """Every parameter as (part, name, parameter), part being language, projector or vision."""
-    for name, parameter in model.named_parameters():
-        if ".visual." not in name:
-            yield "language", name, parameter
-        else:
-            yield "projector" if ".merger." in name or ".deepstack_merger_list." in name else "vision", name, parameter
+def placeholder_ids(model: Any) -> list[int]:
+    """Ids that stand for pictures and videos."""
+    ids = (getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video"))
+    return [token for token in ids if token is not None]
+
+
+def _feature_cache(model: Any, config: PolicyConfig) -> FeatureCache | None:
+    """A memory of vision features, where they cannot change."""
+    makers = [parameter for part, _, parameter in parts(model) if part != "language"]
+    if any(parameter.requires_grad for parameter in makers):
+        return None
+    folder = Path(config.feature_folder) if config.feature_folder else None
+    return FeatureCache(config.feature_cache_mb, folder, weights_digest(makers, config.dtype) if folder else "")
+
+
+def weights_digest(parameters: Iterable[torch.nn.Parameter], dtype: str) -> str:
+    """Names weights and the type they compute in."""
+    told = hashlib.sha256(dtype.encode())
+    for parameter in parameters:
+        told.update(parameter.detach().cpu().contiguous().numpy().data)
+    return told.hexdigest()
 
 
 def _freeze(model: Any, config: PolicyConfig) -> None:
@@ -117,13 +138,13 @@ def _check_family(name: str) -> None:
         family = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise UserError(f"policy.model: {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if family not in FAMILY_FRAMES:
-        raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(FAMILY_FRAMES)}")
+    if family not in FAMILIES:
+        raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(FAMILIES)}")
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:
     return Frame(
-        kind=FAMILY_FRAMES[family] if config.frame == "auto" else config.frame,
+        kind=FRAMES[family] if config.frame == "auto" else config.frame,
         factor=image_processor.patch_size * image_processor.merge_size,
         min_pixels=image_processor.size["shortest_edge"],
         max_pixels=image_processor.size["longest_edge"],

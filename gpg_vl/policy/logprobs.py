@@ -1,4 +1,4 @@
-"""Log-probabilities of completions the plain way: every completion is a row of its own, prompt and image included.
+"""Log-probabilities of completions the plain way: every completion is a row of its own, prompt and image included, all logits at once.
 
 The slow twin of the group forward, and its oracle. An `nn.Module` whose `forward` takes whole groups, so that what accelerate prepares is
 the module that is called.
@@ -7,26 +7,18 @@ Shape letters: R rows (completions), L longest prompt + completion, N completion
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from gpg_vl.policy.families import TILE_ROWS, picture_tokens, prompt_positions, token_inputs
+from gpg_vl.policy.head import Scores, TokenLoss
 from gpg_vl.policy.load import Policy
 from gpg_vl.types import Completion, Prompt
 
 Asked = tuple[Prompt, Sequence[Completion]]
 """A prompt and the completions of it that are scored."""
-
-
-class Scores(NamedTuple):
-    """What the policy says of completion tokens, all rows in one line."""
-
-    logprobs_N: Tensor
-    """Log-probability of each token, at the sampling temperature, placeholders banned."""
-    entropy_N: Tensor
-    """Entropy of the distribution each token was drawn from, in nats; carries no gradient."""
 
 
 class PlainForward(nn.Module):
@@ -35,59 +27,60 @@ class PlainForward(nn.Module):
     def __init__(self, policy: Policy, temperature: float) -> None:
         super().__init__()
         self.model = policy.model
+        self.policy = policy
         self.temperature = temperature
-        self.banned_ids = list(policy.banned_ids)
-        self.pad_id = policy.pad_id
-        self.dtype = policy.dtype
 
-    def forward(self, asked: Sequence[Asked]) -> Scores:
+    def forward(self, asked: Sequence[Asked], loss: TokenLoss | None = None) -> Scores:
         """The scores of all completion tokens, group by group, completion by completion."""
-        pairs = [(prompt, completion) for prompt, completions in asked for completion in completions]
-        device = self.model.get_input_embeddings().weight.device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            hidden_ND = self._hidden(pairs, device)
-            logits_NV = self.model.lm_head(hidden_ND)
-        return score(logits_NV, completion_tokens(asked, device), self.temperature, self.banned_ids)
+        policy = self.policy
+        with policy.autocast():
+            logits_NV = self.model.lm_head(plain_states(policy, asked))
+        tokens_N = completion_tokens(asked, policy.device)
+        logprobs_N, entropy_N = score(logits_NV, tokens_N, self.temperature, policy.banned_ids)
+        line_N = torch.arange(len(tokens_N), device=policy.device)
+        return Scores(logprobs_N, entropy_N, loss(logprobs_N, line_N) if loss else logprobs_N.new_zeros(()))
 
-    def _hidden(self, pairs: Sequence[tuple[Prompt, Completion]], device: torch.device) -> Tensor:
-        """[N, D] the state from which each completion token is predicted."""
-        rows = [torch.tensor(prompt.input_ids + completion.token_ids) for prompt, completion in pairs]
-        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.pad_id).to(device)
-        visible = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
-        inputs = gather_features([prompt for prompt, _ in pairs], input_ids.shape[1], self.model.dtype, device)
-        positions, _ = self.model.model.get_rope_index(
-            input_ids, inputs["mm_token_type_ids"], image_grid_thw=inputs.get("image_grid_thw"), attention_mask=visible
-        )
-        output = self.model.model(input_ids=input_ids, attention_mask=visible, position_ids=positions, use_cache=False, **inputs)
-        states = output.last_hidden_state
-        return torch.cat(
-            [
-                states[row, len(prompt.input_ids) - 1 : len(prompt.input_ids) + len(completion.token_ids) - 1]
-                for row, (prompt, completion) in enumerate(pairs)
-            ]
-        )
+
+def plain_states(policy: Policy, asked: Sequence[Asked]) -> Tensor:
+    """[N, D] the state from which each completion token is predicted, every completion a row with its own prompt and images."""
+    pairs = [(prompt, completion) for prompt, completions in asked for completion in completions]
+    rows = [torch.tensor(prompt.input_ids + completion.token_ids) for prompt, completion in pairs]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=policy.pad_id).to(policy.device)
+    visible = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(policy.device)
+    inputs = tower_inputs([prompt for prompt, _ in pairs], policy)
+    types = picture_tokens(policy.model, input_ids)
+    positions, _ = prompt_positions(policy.model.model, input_ids, visible, types, inputs.get("image_grid_thw"))
+    output = policy.model.model(
+        input_ids=input_ids,
+        attention_mask=visible,
+        position_ids=positions,
+        use_cache=False,
+        **token_inputs(policy.model, types),
+        **inputs,
+    )
+    spans = [(len(prompt.input_ids) - 1, len(prompt.input_ids) + len(completion.token_ids) - 1) for prompt, completion in pairs]
+    return torch.cat([states[first:last] for states, (first, last) in zip(output.last_hidden_state, spans, strict=True)])
+
+
+def tower_inputs(prompts: Sequence[Prompt], policy: Policy) -> dict[str, Tensor]:
+    """The processors' picture inputs of several prompts as one model input, no picture left out."""
+    inputs: dict[str, Tensor] = {}
+    for name in ("pixel_values", "image_grid_thw", "pixel_attention_mask"):
+        shown = [prompt.features[name] for prompt in prompts if name in prompt.features]
+        if not shown:
+            continue
+        if policy.model.config.model_type in TILE_ROWS:  # a row of tiles per prompt, filled up with empty ones
+            tiles = [prompt.features.get(name, shown[0][:, :0])[0] for prompt in prompts]
+            joined = pad_sequence(tiles, batch_first=True)
+        else:
+            joined = torch.cat(shown)
+        inputs[name] = joined.to(policy.device, policy.model.dtype if joined.is_floating_point() else None)
+    return inputs
 
 
 def completion_tokens(asked: Sequence[Asked], device: torch.device) -> Tensor:
     """[N] every completion token, group by group, completion by completion."""
     return torch.tensor([token for _, completions in asked for completion in completions for token in completion.token_ids], device=device)
-
-
-def gather_features(
-    prompts: Sequence[Prompt], length: int, dtype: torch.dtype, device: torch.device, *, left: bool = False
-) -> dict[str, Tensor]:
-    """The processor's outputs of several prompts as one model input; token types are zero (text) beyond each prompt."""
-    types = torch.zeros(len(prompts), length, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        size = len(prompt.input_ids)
-        types[row, length - size if left else 0 : length if left else size] = prompt.features["mm_token_type_ids"][0]
-    inputs = {"mm_token_type_ids": types.to(device)}
-    for name in ("pixel_values", "image_grid_thw"):
-        shown = [prompt.features[name] for prompt in prompts if name in prompt.features]
-        if shown:
-            joined = torch.cat(shown).to(device)
-            inputs[name] = joined.to(dtype) if joined.is_floating_point() else joined
-    return inputs
 
 
 def allowed_logits(logits: Tensor, temperature: float, banned_ids: Sequence[int]) -> Tensor:
@@ -98,9 +91,9 @@ def allowed_logits(logits: Tensor, temperature: float, banned_ids: Sequence[int]
     return (wide / temperature).masked_fill(banned, -torch.inf)
 
 
-def score(logits_NV: Tensor, tokens_N: Tensor, temperature: float, banned_ids: Sequence[int]) -> Scores:
-    """Log-probability of each token and entropy of each distribution."""
+def score(logits_NV: Tensor, tokens_N: Tensor, temperature: float, banned_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """[N] log-probability of each token and [N] entropy of each distribution, in nats; the entropy carries no gradient."""
     all_NV = allowed_logits(logits_NV, temperature, banned_ids).log_softmax(-1)
     with torch.no_grad():
         entropy_N = -(all_NV.exp() * all_NV.clamp(min=torch.finfo(all_NV.dtype).min)).sum(-1)
-    return Scores(all_NV.gather(-1, tokens_N[:, None]).squeeze(-1), entropy_N)
+    return all_NV.gather(-1, tokens_N[:, None]).squeeze(-1), entropy_N

@@ -1,4 +1,4 @@
-"""One image and one prompt are computed once for the G answers of a group, exactly, with gradients through the prompt.
+"""Keys and values of a prompt are computed once and attended to in place by the rows of its group, exactly, with gradients.
 
 Two passes over the stock transformers model: the prompts go through vision tower and language model once and leave their keys and values;
 completions are rows that attend to their group's keys and values *in place* (never copied per row) and to their own tokens before them.
@@ -9,19 +9,19 @@ Shape letters: P prompts, R rows per prompt, Q new tokens of a row, L prompt tok
 heads, D width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from gpg_vl.policy.families import picture_tokens, prompt_positions, row_positions, token_inputs
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import Asked, Scores, completion_tokens, gather_features, score
 from gpg_vl.types import Prompt
 
 ATTENTION = "gpg_vl_shared_prefix"
@@ -37,10 +37,14 @@ class Prefix:
     """Per layer [P, J, L, D]."""
     visible_PL: Tensor
     """False on the padding to the left of a shorter prompt."""
+    padded: bool
+    """Whether there is any such padding."""
     next_position_P: Tensor
     """Rotary position of the first completion token: with images this is not the number of prompt tokens."""
     last_hidden_PD: Tensor
     """The state that predicts the first completion token."""
+    masks: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any])
+    """FlexAttention's block masks, made once for all layers."""
 
     def select(self, which: Tensor) -> "Prefix":
         """Only some of the prompts."""
@@ -48,9 +52,25 @@ class Prefix:
             tuple(layer[which] for layer in self.keys),
             tuple(layer[which] for layer in self.values),
             self.visible_PL[which],
+            self.padded,
             self.next_position_P[which],
             self.last_hidden_PD[which],
         )
+
+
+class _Notes(DynamicCache):
+    """Takes down keys and values of each layer and hands them back as they are, however often a layer runs (checkpointing runs it twice).
+
+    Unlike a cache it copies nothing, and a sliding layer leaves all of its keys.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.taken.setdefault(layer_idx, (key_states, value_states))
+        return key_states, value_states
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -58,9 +78,13 @@ def use_shared_prefix(model: Any) -> None:
     model.model.get_decoder().config._attn_implementation = ATTENTION
 
 
-def prefill(policy: Policy, prompts: Sequence[Prompt]) -> Prefix:
-    """Run vision tower and language model once over each prompt, padded on the left."""
-    model, device = policy.model.model, policy.device
+def read_prompts(policy: Policy, prompts: Sequence[Prompt], notes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Run tower and language model once over each prompt, padded on the left; `notes` takes down what the layers leave.
+
+    Returns:
+        [P, L, D] states, [P, L] what is not padding, [P] rotary position of what follows.
+    """
+    core, device = policy.model.model, policy.device
     longest = max(len(prompt.input_ids) for prompt in prompts)
     input_ids = torch.full((len(prompts), longest), policy.pad_id)
     visible = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -68,32 +92,38 @@ def prefill(policy: Policy, prompts: Sequence[Prompt]) -> Prefix:
         input_ids[row, longest - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
         visible[row, longest - len(prompt.input_ids) :] = 1
     input_ids, visible = input_ids.to(device), visible.to(device)
-    inputs = gather_features(prompts, longest, policy.model.dtype, device, left=True)
-    positions, deltas = model.get_rope_index(
-        input_ids, inputs["mm_token_type_ids"], image_grid_thw=inputs.get("image_grid_thw"), attention_mask=visible
+    types = picture_tokens(policy.model, input_ids)
+    grids = [prompt.features["image_grid_thw"] for prompt in prompts if "image_grid_thw" in prompt.features]
+    positions, following = prompt_positions(core, input_ids, visible, types, torch.cat(grids).to(device) if grids else None)
+    output = core(
+        input_ids=input_ids,
+        attention_mask=visible,
+        position_ids=positions,
+        past_key_values=notes,
+        use_cache=True,
+        **token_inputs(policy.model, types),
+        **policy.vision.inputs(prompts),
     )
-    cache = DynamicCache(config=policy.model.config)
-    output = model(input_ids=input_ids, attention_mask=visible, position_ids=positions, past_key_values=cache, use_cache=True, **inputs)
-    layers: list[Any] = cache.layers
-    return Prefix(
-        keys=tuple(layer.keys for layer in layers),
-        values=tuple(layer.values for layer in layers),
-        visible_PL=visible.bool(),
-        next_position_P=visible.sum(1) + deltas.squeeze(1),
-        last_hidden_PD=output.last_hidden_state[:, -1],
-    )
+    return output.last_hidden_state, visible, following
+
+
+def prefill(policy: Policy, prompts: Sequence[Prompt]) -> Prefix:
+    """What the prompts leave for the rows of their groups."""
+    notes = _Notes()
+    states, visible, following = read_prompts(policy, prompts, notes)
+    keys, values = zip(*(notes.taken[layer] for layer in range(len(notes.taken))), strict=True)
+    padded = len({len(prompt.input_ids) for prompt in prompts}) > 1
+    return Prefix(keys, values, visible.bool(), padded, following, states[:, -1])
 
 
 def extend(policy: Policy, prefix: Prefix, tokens_PRQ: Tensor, start: int, cache: DynamicCache | None) -> Tensor:
     """[P, R, Q, D] states of completion tokens that follow `start` earlier ones, whose keys and values are in `cache`."""
     prompts, rows, new = tokens_PRQ.shape
-    model = policy.model.model
-    positions_PQ = prefix.next_position_P[:, None] + start + torch.arange(new, device=tokens_PRQ.device)
-    positions = positions_PQ[:, None].expand(prompts, rows, new).reshape(1, prompts * rows, new).expand(3, -1, -1)
+    core = policy.model.model
     own = torch.ones(1, 1, new, start + new, dtype=torch.bool, device=tokens_PRQ.device).tril(start)
-    output = model.get_decoder()(
-        inputs_embeds=model.get_input_embeddings()(tokens_PRQ.reshape(prompts * rows, new)),
-        position_ids=positions,
+    output = core.get_decoder()(
+        inputs_embeds=core.get_input_embeddings()(tokens_PRQ.reshape(prompts * rows, new)),
+        position_ids=row_positions(core, prefix.next_position_P.repeat_interleave(rows), start, new),
         attention_mask=own.expand(prompts * rows, 1, new, start + new),
         past_key_values=cache,
         use_cache=cache is not None,
@@ -109,78 +139,98 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     shared_prefix: Prefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of rows [P*R, H, Q, D] over their group's prompt and their own tokens [P*R, J, K, D], in one softmax.
-
-    Exact: the two score blocks are joined before the softmax. The prompt's block is one matrix product per prompt and key head.
-    """
+    """Attention of rows [P*R, H, Q, D] over their group's prompt and their own tokens [P*R, J, K, D], in one softmax."""
     if shared_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    assert attention_mask is not None
     layer: int = module.layer_idx  # type: ignore[assignment]
-    prompt_keys, prompt_values = shared_prefix.keys[layer], shared_prefix.values[layer]
-    prompts, heads, length, width = prompt_keys.shape
-    rows, new = len(query) // prompts, query.shape[2]
+    prompt = (shared_prefix.keys[layer], shared_prefix.values[layer])
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    attend = _in_blocks if query.is_cuda and query.shape[2] > 1 else _in_one_softmax
+    return attend(query, key, value, prompt, shared_prefix, scale, sliding_window), None
+
+
+def _in_one_softmax(
+    query: Tensor, key: Tensor, value: Tensor, prompt: tuple[Tensor, Tensor], prefix: Prefix, scale: float, window: int | None
+) -> Tensor:
+    """Two blocks of scores, joined before the softmax: exact. The prompt's block is one matrix product per prompt and key head."""
+    prompts, heads, length, width = prompt[0].shape
+    rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
     per_head = query.shape[1] // heads
-    scaled = query * (scaling if scaling is not None else width**-0.5)
-    rows_by_head = scaled.reshape(prompts, rows, heads, per_head * new, width).transpose(1, 2)  # [P, J, R, hQ, D]
-    over_prompt = rows_by_head.reshape(prompts, heads, -1, width) @ prompt_keys.transpose(-1, -2)
-    over_prompt = over_prompt.masked_fill(~shared_prefix.visible_PL[:, None, None], -torch.inf)
-    own_keys = key.reshape(prompts, rows, heads, -1, width).transpose(1, 2)
-    own_values = value.reshape(prompts, rows, heads, -1, width).transpose(1, 2)
-    over_own = rows_by_head @ own_keys.transpose(-1, -2)  # [P, J, R, hQ, K]
-    hidden = ~attention_mask[:1, :1].expand(1, per_head, new, -1).reshape(per_head * new, -1)
-    over_own = over_own.masked_fill(hidden, -torch.inf)
-    scores = torch.cat([over_prompt.view(prompts, heads, rows, per_head * new, length), over_own], -1)
+    by_head = (query * scale).reshape(prompts, rows, heads, per_head * new, width).transpose(1, 2)  # [P, J, R, hQ, D]
+    over_prompt = (by_head.reshape(prompts, heads, -1, width) @ prompt[0].transpose(-1, -2)).view(
+        prompts, heads, rows, per_head, new, length
+    )
+    own_keys, own_values = (states.reshape(prompts, rows, heads, own, width).transpose(1, 2) for states in (key, value))
+    over_own = (by_head @ own_keys.transpose(-1, -2)).view(prompts, heads, rows, per_head, new, own)
+    seen_prompt_PQL, seen_own_QK = _seen(prefix.visible_PL, new, own, window)
+    if prefix.padded or window is not None:
+        over_prompt = over_prompt.masked_fill(~seen_prompt_PQL[:, None, None, None], -torch.inf)
+    over_own = over_own.masked_fill(~seen_own_QK, -torch.inf)
+    scores = torch.cat([over_prompt, over_own], -1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    on_prompt, on_own = weights.split([length, own_keys.shape[-2]], -1)
-    mixed = (on_prompt.reshape(prompts, heads, -1, length) @ prompt_values).view_as(rows_by_head) + on_own @ own_values
-    return mixed.transpose(1, 2).reshape(prompts * rows, heads * per_head, new, width).transpose(1, 2).contiguous(), None
+    on_prompt, on_own = weights.split([length, own], -1)
+    mixed = (on_prompt.reshape(prompts, heads, -1, length) @ prompt[1]).view_as(by_head) + on_own.flatten(3, 4) @ own_values
+    return mixed.transpose(1, 2).reshape(prompts * rows, heads * per_head, new, width).transpose(1, 2).contiguous()
+
+
+def _seen(visible_PL: Tensor, new: int, own: int, window: int | None) -> tuple[Tensor, Tensor]:
+    """[P, Q or 1, L] and [Q, K]: what the last `new` of a row's `own` tokens may attend to."""
+    at_Q = torch.arange(own - new, own, device=visible_PL.device)[:, None]
+    at_K = torch.arange(own, device=visible_PL.device)
+    if window is None:
+        return visible_PL[:, None], at_K <= at_Q
+    length = visible_PL.shape[1]
+    near_QL = at_Q + length - torch.arange(length, device=visible_PL.device) < window
+    return visible_PL[:, None] & near_QL, (at_K <= at_Q) & (at_Q - at_K < window)
+
+
+def _in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, prompt: tuple[Tensor, Tensor], prefix: Prefix, scale: float, window: int | None
+) -> Tensor:
+    """FlexAttention: rows in one line against [prompt | own tokens of all rows], blocks of other rows skipped; no scores in memory."""
+    prompts, heads, length, width = prompt[0].shape
+    rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
+    line = query.reshape(prompts, rows, -1, new, width).transpose(1, 2).flatten(2, 3)  # [P, H, RQ, D]
+    keys, values = (
+        torch.cat([theirs, states.reshape(prompts, rows, heads, own, width).transpose(1, 2).flatten(2, 3)], 2)
+        for theirs, states in zip(prompt, (key, value), strict=True)
+    )
+    flex, make_mask = _flex(query.is_cuda)
+    shape = (prompts, rows, new, own, window or 0)
+    if shape not in prefix.masks:
+        rule = _block_rule(prefix.visible_PL, new, own, window)
+        prefix.masks[shape] = make_mask(rule, prompts, None, rows * new, length + rows * own, device=query.device)
+    mixed = flex(line, keys, values, block_mask=prefix.masks[shape], scale=scale, enable_gqa=True)
+    return mixed.view(prompts, -1, rows, new, width).permute(0, 2, 3, 1, 4).reshape(prompts * rows, new, -1, width)
+
+
+def _block_rule(visible_PL: Tensor, new: int, own: int, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether query q of a prompt's line of rows may attend to place k of [prompt | own tokens of all rows]."""
+    length = visible_PL.shape[1]
+
+    def seen(prompt: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        at = q % new + own - new
+        own_at = (k - length) % own
+        distance = torch.where(k < length, at + length - k, at - own_at)
+        known = torch.where(k < length, visible_PL[prompt, k.clamp(max=length - 1)], (q // new == (k - length) // own) & (distance >= 0))
+        return known & (distance < window) if window else known
+
+    return seen
+
+
+@cache
+def _flex(compiled: bool) -> tuple[Any, Any]:
+    """FlexAttention and its mask maker: compiled where there is a kernel to make."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    return (
+        (torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask)) if compiled else (flex_attention, create_block_mask)
+    )
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-class GroupForward(nn.Module):
-    """Scores of completions with image and prompt computed once per group; the fast twin of `PlainForward`."""
-
-    def __init__(self, policy: Policy, temperature: float) -> None:
-        super().__init__()
-        self.model = policy.model
-        self.policy = policy
-        self.temperature = temperature
-        use_shared_prefix(policy.model)
-
-    def forward(self, asked: Sequence[Asked]) -> Scores:
-        """The scores of all completion tokens, group by group, completion by completion."""
-        policy = self.policy
-        with torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=policy.dtype == torch.bfloat16):
-            hidden_ND = self._hidden(asked)
-            logits_NV = self.model.lm_head(hidden_ND)
-        return score(logits_NV, completion_tokens(asked, policy.device), self.temperature, policy.banned_ids)
-
-    def _hidden(self, asked: Sequence[Asked]) -> Tensor:
-        """[N, D] the state from which each completion token is predicted."""
-        prefix = prefill(self.policy, [prompt for prompt, _ in asked])
-        rows = max(len(completions) for _, completions in asked)
-        lengths = torch.tensor(
-            [[len(completion.token_ids) for completion in completions] + [0] * (rows - len(completions)) for _, completions in asked]
-        )
-        first = prefix.last_hidden_PD[:, None, None].expand(-1, rows, 1, -1)
-        tokens = self._tokens(asked, rows)
-        states = torch.cat([first, extend(self.policy, prefix, tokens, 0, None)], 2) if tokens.shape[-1] else first
-        scored = torch.arange(states.shape[2]) < lengths[..., None]
-        return states[scored.to(states.device)]
-
-    def _tokens(self, asked: Sequence[Asked], rows: int) -> Tensor:
-        """[P, R, Q] completion tokens but the last, padded on the right: the last one is only predicted."""
-        padded = [
-            [*(completion.token_ids[:-1] for completion in completions), *[()] * (rows - len(completions))] for _, completions in asked
-        ]
-        flat = pad_sequence(
-            [torch.tensor(row, dtype=torch.long) for group in padded for row in group], batch_first=True, padding_value=self.policy.pad_id
-        )
-        return flat.view(len(asked), rows, -1).to(self.policy.device)

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from gpg_vl.policy.decoding import RepeatedRows, SharedRows, begin
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.logprobs import allowed_logits
-from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.types import Completion, Prompt
 
@@ -38,7 +37,6 @@ class TransformersEngine:
         self.policy = policy
         self.prompts_at_once = prompts_at_once
         self.version = 0
-        use_shared_prefix(policy.model)
 
     def refresh(self, policy: Policy, version: int) -> None:
         """The weights are the trainer's own; only their version is noted."""
@@ -54,22 +52,21 @@ class TransformersEngine:
         answers = [[_Answer(_uniforms(seed, sampling.max_tokens)) for seed in group] for group in seeds]
         for start in range(0, len(prompts), self.prompts_at_once):
             batch = slice(start, start + self.prompts_at_once)
-            with torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.policy.dtype == torch.bfloat16):
-                self._write(prefill(self.policy, prompts[batch]), answers[batch], sampling)
+            with self.policy.autocast():
+                self._write(begin(self.policy, prompts[batch], len(seeds[0])), answers[batch], sampling)
         return [[self._completion(answer) for answer in group] for group in answers]
 
-    def _write(self, prefix: Prefix, answers: list[list[_Answer]], sampling: Sampling) -> None:
+    def _write(self, rows: SharedRows | RepeatedRows, answers: list[list[_Answer]], sampling: Sampling) -> None:
         """Write all answers of a batch of prompts to their ends, token by token."""
-        cache = DynamicCache(config=self.policy.model.config.get_text_config())
-        hidden_PRD = prefix.last_hidden_PD[:, None].expand(-1, len(answers[0]), -1)
+        hidden_PRD = rows.first_PRD
         for position in range(sampling.max_tokens):
             tokens_PR = self._draw(hidden_PRD, answers, position, sampling)
             living = [[answer for answer in group if not answer.done] for group in answers]
             if position + 1 == sampling.max_tokens or not any(living):
                 return
             if _worth_leaving(answers, living):
-                prefix, tokens_PR, answers = _leave_behind(prefix, tokens_PR, answers, cache)
-            hidden_PRD = extend(self.policy, prefix, tokens_PR[..., None], position, cache)[:, :, 0]
+                tokens_PR, answers = _leave_behind(rows, tokens_PR, answers)
+            hidden_PRD = rows.append(tokens_PR)
 
     def _draw(self, hidden_PRD: Tensor, answers: list[list[_Answer]], position: int, sampling: Sampling) -> Tensor:
         """[P, R] the next token of each row, written down where its answer is not finished."""
@@ -118,21 +115,13 @@ def _worth_leaving(answers: list[list[_Answer]], living: list[list[_Answer]]) ->
     return any(not group for group in living) or max(map(len, living)) < len(answers[0])
 
 
-def _leave_behind(
-    prefix: Prefix, tokens_PR: Tensor, answers: list[list[_Answer]], cache: DynamicCache
-) -> tuple[Prefix, Tensor, list[list[_Answer]]]:
+def _leave_behind(rows: SharedRows | RepeatedRows, tokens_PR: Tensor, answers: list[list[_Answer]]) -> tuple[Tensor, list[list[_Answer]]]:
     """Drop finished prompts, and as many finished rows as the longest-living group allows; finished ones fill shorter groups up."""
     prompts = [index for index, group in enumerate(answers) if any(not answer.done for answer in group)]
     order = [sorted(range(len(answers[index])), key=lambda row, index=index: answers[index][row].done) for index in prompts]
     width = max(sum(not answer.done for answer in answers[index]) for index in prompts)
-    rows = torch.tensor([[index * len(answers[0]) + row for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)])
-    cache_rows = rows.flatten().to(tokens_PR.device)
-    if len(cache.layers) and cache.get_seq_length():
-        cache.batch_select_indices(cache_rows)
+    in_line = [[index * len(answers[0]) + row for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)]
+    rows_pr = torch.tensor(in_line, device=tokens_PR.device)
+    rows.keep(torch.tensor(prompts, device=tokens_PR.device), rows_pr)
     kept_answers = [[answers[index][row] for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)]
-    which = torch.tensor(prompts, device=tokens_PR.device)
-    return (
-        (prefix if len(prompts) == len(answers) else prefix.select(which)),
-        tokens_PR.flatten()[cache_rows].view(rows.shape),
-        kept_answers,
-    )
+    return tokens_PR.flatten()[rows_pr], kept_answers

@@ -16,9 +16,10 @@ from gpg_vl.config import Config
 from gpg_vl.estimators import Estimator, groups_wanted
 from gpg_vl.journal import Journal, Sink
 from gpg_vl.loading import dump
+from gpg_vl.policy.families import why_not_shared
+from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
-from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.rollout.collect import Drawing
 from gpg_vl.training import checkpoint, identity, sft, warmups
 from gpg_vl.training.checkpoint import State
@@ -101,7 +102,7 @@ def assemble(
         policy=policy,
         drawing=_drawing(config, folder, policy, Asker(questions.stream(config.seed, "data"), style, policy), checks, estimator, ranks),
         estimator=estimator,
-        learner=_learner(config, folder, policy, estimator, accelerator),
+        learner=_learner(config, folder, policy, estimator, accelerator, say),
         journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
         examination=exam,
         say=say,
@@ -142,27 +143,39 @@ def _hush(line: str) -> None:
     """Only the main process speaks."""
 
 
-def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator, accelerator: Accelerator) -> Learner:
-    kind: type[Forward] = GroupForward if config.learner.shared_prefix else PlainForward
-    reference = _reference(config, folder, kind, accelerator) if estimator.kl > 0 else None
+def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator, accelerator: Accelerator, say: Say) -> Learner:
+    if why := why_not_shared(policy.model):
+        say(f"{why}: every answer is a row of its own")
     return Learner(
-        kind(policy, config.rollout.temperature),
+        _forward(config, policy),
         config.optimizer,
         accelerator,
         total_steps=config.steps,
         tokens_per_microbatch=config.learner.tokens_per_microbatch,
         updates_per_rollout=config.learner.updates_per_rollout,
-        reference=reference,
+        reference=_reference(config, folder, accelerator) if estimator.kl > 0 else None,
+        say=say,
     )
 
 
-def _reference(config: Config, folder: Path, kind: type[Forward], accelerator: Accelerator) -> Forward:
+def _forward(config: Config, policy: Policy) -> Forward:
+    if not config.learner.shared_prefix:
+        return PlainForward(policy, config.rollout.temperature)
+    return GroupForward(
+        policy,
+        config.rollout.temperature,
+        tokens_at_once=config.learner.tokens_per_microbatch,
+        checkpointing=config.learner.checkpointing,
+    )
+
+
+def _reference(config: Config, folder: Path, accelerator: Accelerator) -> Forward:
     """The policy as it was before the first step, also when the run has been resumed."""
     start = warmups.place(config, folder) if config.warmup.steps else None
     if start is not None and not warmups.exists(start):
         raise UserError(f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start the run anew")
     policy = load_policy(config.policy, seed=config.seed, path=start)
-    return kind(policy, config.rollout.temperature).to(accelerator.device).requires_grad_(False)
+    return _forward(config, policy).to(accelerator.device).requires_grad_(False)
 
 
 def _warmed_up(config: Config, folder: Path, policy: Policy, questions: Questions, accelerator: Accelerator, say: Say) -> Policy:

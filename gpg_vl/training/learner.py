@@ -15,23 +15,44 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gpg_vl.config import OptimizerConfig
 from gpg_vl.estimators import Estimator, k3
-from gpg_vl.policy.logprobs import PlainForward, Scores
-from gpg_vl.policy.shared_prefix import GroupForward
+from gpg_vl.policy.families import parts
+from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.policy.head import Scores
+from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
 from gpg_vl.types import Group, Update, UserError
 
 Forward = PlainForward | GroupForward
 
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest relative error of the group forward on a real group, by what it computes in: well above rounding, well below a wrong position."""
 
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """A group and what its tokens weigh."""
 
-    group: Group
-    weights: tuple[float, ...]
-    """[G] of each token of a completion."""
-    shares: tuple[float, ...]
-    """[G] of each token of a completion in the divergence."""
+@dataclass(frozen=True, slots=True, eq=False)
+class StepLoss:
+    """An estimator's loss of a micro-batch's tokens, with all that it needs beside their log-probabilities."""
+
+    estimator: Estimator
+    weights_N: Tensor
+    """What each token weighs."""
+    sampled_N: Tensor | None
+    """Log-probabilities under the sampling policy; NaN or None = the present one sampled it, so the ratio is exactly 1 now."""
+    shares_N: Tensor
+    """What each token weighs in the divergence."""
+    reference_N: Tensor | None
+    """Log-probabilities under the reference; None = no divergence."""
+
+    def __call__(self, logprobs_n: Tensor, line_n: Tensor) -> Tensor:
+        """[] the loss of the tokens at these places in the line."""
+        before_n = logprobs_n.detach()
+        if self.sampled_N is not None:
+            sampled_n = self.sampled_N[line_n].to(logprobs_n)
+            before_n = torch.where(sampled_n.isnan(), before_n, sampled_n)
+        loss = self.estimator.objective(logprobs_n, before_n, self.weights_N[line_n].to(logprobs_n))
+        if self.reference_N is None:
+            return loss
+        return loss + self.estimator.kl * (self.shares_N[line_n].to(logprobs_n) * k3(logprobs_n, self.reference_N[line_n])).sum()
 
 
 class Learner:
@@ -47,14 +68,20 @@ class Learner:
         tokens_per_microbatch: int,
         updates_per_rollout: int = 1,
         reference: Forward | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        """
+        Args:
+            say: is told, before the first update, how exactly the group forward agrees with plain rows on a real group.
+        """
         self.config = config
         self.accelerator = accelerator
         self.ranks = Ranks(accelerator)
         self.tokens_per_microbatch = tokens_per_microbatch
         self.updates_per_rollout = updates_per_rollout
         self.reference = reference
-        self.shared = isinstance(forward, GroupForward)
+        self.say = say
+        self.bare = forward
         self.trained = [parameter for parameter in forward.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
         self.schedule = LambdaLR(optimizer, _schedule(config, total_steps * updates_per_rollout))
@@ -77,6 +104,7 @@ class Learner:
             return Update(skipped="no informative group")
         rows = zip(groups, weights_BG[mine].tolist(), shares_BG[mine].tolist(), strict=True)
         weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
+        self._compare_once(weighted)
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
         update = self._step_in_memory(batches, sampled, estimator)
@@ -86,6 +114,27 @@ class Learner:
                 break
             update = further
         return update
+
+    @property
+    def shared(self) -> bool:
+        """Whether prompts are computed once per group."""
+        return isinstance(self.bare, GroupForward) and self.bare.shares
+
+    def _compare_once(self, weighted: list[Weighted]) -> None:
+        """Before the first update: hold two answers of a real group against plain rows; where they disagree, plain rows it is."""
+        if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
+            return
+        told, self.say = self.say, None
+        prompt, completions = min((item.asked for item in weighted), key=lambda asked: len(asked[0].input_ids), default=(None, ()))
+        own = self.bare.disagreement((prompt, completions[:2])) if prompt else (0.0, 0.0)
+        values, gradient = (max(errors) for errors in zip(*self.ranks.everybodys(own), strict=True))
+        tolerance = TOLERANCES[self.bare.policy.dtype]
+        self.bare.shares = values <= tolerance and gradient <= tolerance  # a NaN is no agreement either
+        relative = f"relative error {values:.1e} of log-probabilities, {gradient:.1e} of a gradient"
+        if self.bare.shares:
+            told(f"image and prompt are computed once per group; on a real group: {relative}")
+        else:
+            told(f"warning: the group forward is off from plain rows by {relative}, more than {tolerance:g}: plain rows from here on")
 
     def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
@@ -102,13 +151,26 @@ class Learner:
                 if not _is_out_of_memory(error) or self.ranks.count > 1:
                     raise
             self.optimizer.zero_grad(set_to_none=True)
-            if all(len(batch) == 1 for batch in batches):
-                tokens = max(padded_tokens(batch, shared=self.shared) for batch in batches)
-                raise UserError(
-                    f"out of memory with one group of {tokens} tokens; lower rollout.group_size, rollout.max_tokens or policy.max_pixels"
-                )
-            batches, sampled = _halved(batches, sampled)
+            if any(len(batch) > 1 for batch in batches):
+                batches, sampled = _halved(batches, sampled)
+            else:
+                self._split_further(batches)
             splits += 1
+
+    def _split_further(self, batches: list[list[Weighted]]) -> None:
+        """Halve the completions of a group that go through the model at once.
+
+        Raises:
+            UserError: they go one by one already.
+        """
+        tokens = max(padded_tokens(batch, shared=self.shared) for batch in batches)
+        one_by_one = max(padded_tokens([batch[0].alone]) for batch in batches)
+        if not (isinstance(self.bare, GroupForward) and self.shared) or (self.bare.tokens_at_once or tokens) <= one_by_one:
+            raise UserError(
+                f"out of memory with one group of {tokens} tokens; set learner.checkpointing to true, or lower rollout.group_size, "
+                "rollout.max_tokens or policy.max_pixels"
+            )
+        self.bare.tokens_at_once = max(one_by_one, min(self.bare.tokens_at_once or tokens, tokens) // 2)
 
     def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step over all micro-batches."""
@@ -118,7 +180,7 @@ class Learner:
             loss, scores = self._loss(batch, sampled_N, estimator)
             self.accelerator.backward(loss * self.ranks.count)  # ranks are averaged by the wrapper; the loss is already a global share
             losses += float(loss.detach())
-            if not _is_idle(batch):
+            if not is_idle(batch):
                 entropies += float(scores.entropy_N.sum())
                 tokens += len(scores.entropy_N)
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
@@ -134,16 +196,15 @@ class Learner:
         return Update(metrics=told)
 
     def _loss(self, batch: list[Weighted], sampled_N: Tensor | None, estimator: Estimator) -> tuple[Tensor, Scores]:
-        scores: Scores = self.forward([(item.group.prompt, item.group.completions) for item in batch])
-        logprobs_N = scores.logprobs_N
-        before_N = logprobs_N.detach() if sampled_N is None else torch.where(sampled_N.isnan(), logprobs_N.detach(), sampled_N)
-        loss = estimator.objective(logprobs_N, before_N, _per_token(batch, lambda item: item.weights, logprobs_N))
+        asked = [item.asked for item in batch]
+        reference_N = None
         if estimator.kl > 0 and self.reference is not None:
             with torch.no_grad():
-                reference_N = self.reference([(item.group.prompt, item.group.completions) for item in batch]).logprobs_N
-            shares_N = _per_token(batch, lambda item: item.shares, logprobs_N)
-            loss = loss + estimator.kl * (shares_N * k3(logprobs_N, reference_N)).sum()
-        return loss + self._anchor(), scores
+                reference_N = self.reference(asked).logprobs_N
+        device = self.accelerator.device
+        weights_N, shares_N = (per_token(batch, of, device) for of in (lambda item: item.weights, lambda item: item.shares))
+        scores: Scores = self.forward(asked, StepLoss(estimator, weights_N, sampled_N, shares_N, reference_N))
+        return scores.loss + self._anchor(), scores
 
     def _anchor(self) -> Tensor:
         """Zero, but touching every trained parameter: a batch without images gives the tower a gradient of zero, not none.
@@ -167,12 +228,13 @@ class Learner:
         if not fresh_too:
             return None if bool(stale_N.isnan().all()) else stale_N
         with torch.no_grad():
-            present_N = self.forward([(item.group.prompt, item.group.completions) for item in batch]).logprobs_N
+            present_N = self.forward([item.asked for item in batch]).logprobs_N
         return torch.where(stale_N.isnan(), present_N, stale_N.to(present_N.dtype))
 
     def _plan(self, live: list[Weighted], everyone: list[Weighted]) -> list[list[Weighted]]:
         """Micro-batches of whole groups under the token budget, as many on every rank: a rank with fewer repeats one without weight."""
-        batches = plan_microbatches(live, self.tokens_per_microbatch, shared=self.shared)
+        tower_trains = any(parameter.requires_grad for part, _, parameter in parts(self.bare.model) if part == "vision")
+        batches = plan_microbatches(live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains)
         idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
         missing = self.ranks.largest(len(batches)) - len(batches)
         return batches + [[idle]] * missing if idle is not None else batches
@@ -195,40 +257,6 @@ def _halved(batches: list[list[Weighted]], sampled: list[Tensor | None]) -> tupl
                 pieces.append(piece)
                 parts.append(None if sampled_N is None else sampled_N[part])
     return pieces, parts
-
-
-def _is_idle(batch: Sequence[Weighted]) -> bool:
-    """Whether a batch only keeps this rank in step with the others."""
-    return not any(any(item.weights) or any(item.shares) for item in batch)
-
-
-def plan_microbatches(items: Sequence[Weighted], budget: int, *, shared: bool = True) -> list[list[Weighted]]:
-    """Neighbours of like length together, each batch within the budget, padding included, or a single group.
-
-    Args:
-        shared: prompts are computed once per group, not once per completion.
-    """
-    batches: list[list[Weighted]] = []
-    for item in sorted(items, key=lambda item: (len(item.group.prompt.input_ids), max(item.group.lengths))):
-        if not batches or padded_tokens([*batches[-1], item], shared=shared) > budget:
-            batches.append([])
-        batches[-1].append(item)
-    return batches
-
-
-def padded_tokens(batch: Sequence[Weighted], *, shared: bool = True) -> int:
-    """Tokens of the rectangles that a forward over these groups computes."""
-    prompt = max(len(item.group.prompt.input_ids) for item in batch)
-    rows = max(len(item.weights) for item in batch)
-    completion = max(max(item.group.lengths) for item in batch)
-    return len(batch) * (prompt + rows * completion if shared else rows * (prompt + completion))
-
-
-def _per_token(batch: list[Weighted], of: Callable[[Weighted], tuple[float, ...]], like: Tensor) -> Tensor:
-    """[N] a completion's number, repeated for each of its tokens."""
-    values = torch.tensor([value for item in batch for value in of(item)], dtype=like.dtype, device=like.device)
-    lengths = torch.tensor([length for item in batch for length in item.group.lengths], device=like.device)
-    return values.repeat_interleave(lengths)
 
 
 def _schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:

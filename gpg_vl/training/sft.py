@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gpg_vl.config import WarmupConfig
 from gpg_vl.policy.encode import encode
+from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.shared_prefix import GroupForward
 from gpg_vl.prompts import Style
 from gpg_vl.samples import Stream
 from gpg_vl.training.experiment import solution

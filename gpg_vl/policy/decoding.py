@@ -1,0 +1,83 @@
+"""Writing answers token by token: rows that continue their prompts, G to a prompt, until they are dropped.
+
+`SharedRows` attend to one copy of the prompt's keys and values. `RepeatedRows` give every row its own copy of the prompt's cache: for
+models whose layers keep a running state.
+
+Shape letters: P prompts, R rows per prompt, L prompt tokens, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from gpg_vl.policy.families import row_positions, why_not_shared
+from gpg_vl.policy.load import Policy
+from gpg_vl.policy.shared_prefix import extend, prefill, read_prompts, use_shared_prefix
+from gpg_vl.types import Prompt
+
+
+class SharedRows:
+    """Rows against one copy of each prompt."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], rows: int) -> None:
+        use_shared_prefix(policy.model)
+        self.policy = policy
+        self.prefix = prefill(policy, prompts)
+        self.cache = DynamicCache()
+        self.written = 0
+        self.first_PRD = self.prefix.last_hidden_PD[:, None].expand(-1, rows, -1)
+        """The states that predict the first tokens."""
+
+    def append(self, tokens_PR: Tensor) -> Tensor:
+        """[P, R, D] the states that predict what follows these tokens."""
+        states = extend(self.policy, self.prefix, tokens_PR[..., None], self.written, self.cache)[:, :, 0]
+        self.written += 1
+        return states
+
+    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:
+        """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
+        if self.written:
+            self.cache.batch_select_indices(rows_pr.flatten())
+        if len(prompts_p) < len(self.prefix.visible_PL):
+            self.prefix = self.prefix.select(prompts_p)
+
+
+class RepeatedRows:
+    """Every row with its own copy of the prompt."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], rows: int) -> None:
+        self.policy = policy
+        self.cache = DynamicCache(config=policy.model.config.get_text_config())
+        states, visible, following = read_prompts(policy, prompts, self.cache)
+        self.cache.batch_repeat_interleave(rows)
+        self.visible = visible.repeat_interleave(rows, 0)
+        self.next_position = following.repeat_interleave(rows)
+        self.first_PRD = states[:, -1:].expand(-1, rows, -1)
+        """The states that predict the first tokens."""
+
+    def append(self, tokens_PR: Tensor) -> Tensor:
+        """[P, R, D] the states that predict what follows these tokens."""
+        core = self.policy.model.model
+        self.visible = torch.cat([self.visible, torch.ones_like(self.visible[:, :1])], 1)
+        output = core.get_decoder()(
+            inputs_embeds=core.get_input_embeddings()(tokens_PR.reshape(-1, 1)),
+            position_ids=row_positions(core, self.next_position, 0, 1),
+            attention_mask=self.visible,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.next_position = self.next_position + 1
+        return output.last_hidden_state.view(*tokens_PR.shape, -1)
+
+    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:  # noqa: ARG002 (a row carries its own prompt)
+        """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
+        kept = rows_pr.flatten()
+        self.cache.batch_select_indices(kept)
+        self.visible, self.next_position = self.visible[kept], self.next_position[kept]
+
+
+def begin(policy: Policy, prompts: Sequence[Prompt], rows: int) -> SharedRows | RepeatedRows:
+    """Read the prompts and be ready to write `rows` answers to each."""
+    return (RepeatedRows if why_not_shared(policy.model) else SharedRows)(policy, prompts, rows)

@@ -1,0 +1,186 @@
+"""Image and prompt once for the G answers of a group: the module that is trained, groups in, scores and loss out.
+
+A batch of groups that is larger than the token budget is split by completions: the prompts go forward once, their keys and values become
+leaves, each piece of completions runs forward and backward against them and adds to their gradient, and one backward through the prompts
+ends it. Exact, without a second forward, and to everybody outside (accelerate, DDP) it is one forward and one backward.
+
+Shape letters: P prompts, R rows per prompt, C longest completion, N completion tokens of a batch in one line, n those of a piece, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from gpg_vl.policy.families import why_not_shared
+from gpg_vl.policy.head import Rule, Scores, TokenLoss, check_head, score_in_chunks
+from gpg_vl.policy.load import Policy
+from gpg_vl.policy.logprobs import Asked, PlainForward, completion_tokens, plain_states
+from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
+
+NOTHING = -1
+"""In a rectangle of completions: padding."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Completions of several groups as a rectangle, longest first."""
+
+    tokens_PRC: Tensor
+    """Token ids."""
+    line_PRC: Tensor
+    """Each token's place in the line of all completion tokens, group by group; NOTHING = padding."""
+
+    def take(self, rows: slice) -> "Rows":
+        """Some rows of every prompt, no wider than they need."""
+        line = self.line_PRC[:, rows]
+        width = int((line != NOTHING).sum(-1).max())
+        return Rows(self.tokens_PRC[:, rows, :width], line[..., :width])
+
+
+def rows_of(asked: Sequence[Asked], pad_id: int, device: torch.device) -> Rows:
+    """The rectangle of all completions."""
+    places, start = list[tuple[int, int, tuple[int, ...], int]](), 0
+    for group, (_, completions) in enumerate(asked):
+        starts = [start := start + before for before in (0, *(len(completion.token_ids) for completion in completions))]
+        order = sorted(range(len(completions)), key=lambda row: -len(completions[row].token_ids))
+        places += [(group, rank, completions[row].token_ids, starts[row]) for rank, row in enumerate(order)]
+    shape = (len(asked), max(len(completions) for _, completions in asked), max(len(ids) for _, _, ids, _ in places))
+    tokens, line = torch.full(shape, pad_id), torch.full(shape, NOTHING)
+    for group, rank, ids, first in places:
+        tokens[group, rank, : len(ids)] = torch.tensor(ids)
+        line[group, rank, : len(ids)] = torch.arange(first, first + len(ids))
+    return Rows(tokens.to(device), line.to(device))
+
+
+class GroupForward(nn.Module):
+    """Scores of completions with image and prompt computed once per group; the fast twin of `PlainForward`."""
+
+    def __init__(self, policy: Policy, temperature: float, *, tokens_at_once: int | None = None, checkpointing: bool = False) -> None:
+        """
+        Args:
+            tokens_at_once: larger batches are split by completions; None = never.
+            checkpointing: keep only the input of each layer, and run layers again in the backward.
+        """
+        super().__init__()
+        check_head(policy.model)
+        self.model = policy.model
+        self.policy = policy
+        self.rule = Rule(temperature, policy.banned_ids)
+        self.tokens_at_once = tokens_at_once
+        self.shares = not why_not_shared(policy.model)
+        if self.shares:
+            use_shared_prefix(policy.model)
+        if checkpointing:
+            checkpoint_layers(policy.model)
+
+    def forward(self, asked: Sequence[Asked], loss: TokenLoss | None = None) -> Scores:
+        """The scores of all completion tokens, group by group, completion by completion; only the loss carries a gradient."""
+        with self.policy.autocast():
+            if not self.shares:
+                return self._plain(asked, loss)
+            prefix = prefill(self.policy, [prompt for prompt, _ in asked])
+            pieces = self._pieces(rows_of(asked, self.policy.pad_id, self.policy.device), prefix)
+            if len(pieces) == 1:
+                return self._in_line([(pieces[0], self._scores(prefix, pieces[0], loss))])
+            if loss is None or not torch.is_grad_enabled():
+                return self._in_line([(piece, self._scores(prefix, piece, loss)) for piece in pieces])
+            return self._piecewise(prefix, pieces, loss)
+
+    def disagreement(self, asked: Asked) -> tuple[float, float]:
+        """Relative errors against plain rows, of one group's log-probabilities and of a gradient that comes from all layers."""
+        probe = next(parameter for parameter in self.parameters() if parameter.requires_grad)
+        results: list[tuple[Tensor, Tensor]] = []
+        for run in (self.forward, PlainForward(self.policy, self.rule.temperature)):
+            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.mean())
+            (gradient,) = torch.autograd.grad(scores.loss, probe)
+            results.append((scores.logprobs_N.detach(), gradient))
+        (shared_N, shared_gradient), (plain_N, plain_gradient) = results
+        return float((shared_N - plain_N).norm() / plain_N.norm()), float((shared_gradient - plain_gradient).norm() / plain_gradient.norm())
+
+    def _plain(self, asked: Sequence[Asked], loss: TokenLoss | None) -> Scores:
+        tokens_N = completion_tokens(asked, self.policy.device)
+        line_N = torch.arange(len(tokens_N), device=tokens_N.device)
+        return score_in_chunks(plain_states(self.policy, asked), self.model.lm_head, tokens_N, self.rule, loss, line_N)
+
+    def _pieces(self, rows: Rows, prefix: Prefix) -> list[Rows]:
+        """The rows in as many pieces as the budget wants, at least one row of each group in a piece."""
+        prompts, count, width = rows.tokens_PRC.shape
+        budget = self.tokens_at_once or prefix.visible_PL.numel() + rows.tokens_PRC.numel()
+        at_once = min(count, max(1, (budget - prefix.visible_PL.numel()) // (prompts * width)))
+        return [rows.take(slice(first, first + at_once)) for first in range(0, count, at_once)]
+
+    def _scores(self, prefix: Prefix, rows: Rows, loss: TokenLoss | None) -> Scores:
+        """Of the tokens of these rows, in their own order."""
+        states = prefix.last_hidden_PD[:, None, None].expand(-1, rows.tokens_PRC.shape[1], 1, -1)
+        if rows.tokens_PRC.shape[-1] > 1:  # the last token is only predicted
+            states = torch.cat([states, extend(self.policy, prefix, rows.tokens_PRC[..., :-1], 0, None)], 2)
+        real = rows.line_PRC != NOTHING
+        return score_in_chunks(states[real], self.model.lm_head, rows.tokens_PRC[real], self.rule, loss, rows.line_PRC[real])
+
+    def _in_line(self, scored: Sequence[tuple[Rows, Scores]]) -> Scores:
+        """Scores of pieces in the order of the line."""
+        line_N = torch.cat([rows.line_PRC[rows.line_PRC != NOTHING] for rows, _ in scored])
+        order = line_N.argsort()
+        logprobs_N, entropy_N = (torch.cat([getattr(scores, name) for _, scores in scored])[order] for name in ("logprobs_N", "entropy_N"))
+        return Scores(logprobs_N, entropy_N, torch.stack([scores.loss for _, scores in scored]).sum())
+
+    def _piecewise(self, prefix: Prefix, pieces: Sequence[Rows], loss: TokenLoss) -> Scores:
+        """Forward and backward piece by piece against the prompts' keys and values as leaves."""
+        layers = len(prefix.keys)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+        def run(leaves: Sequence[Tensor]) -> Callable[[Rows], Scores]:
+            own = replace(prefix, keys=tuple(leaves[:layers]), values=tuple(leaves[layers:-1]), last_hidden_PD=leaves[-1])
+            return lambda piece: self._scores(own, piece, loss)
+
+        left = (*prefix.keys, *prefix.values, prefix.last_hidden_PD)
+        made: Any = _Piecewise.apply(run, self._in_line, pieces, len(left), *left, *parameters)
+        return Scores(*made)
+
+
+class _Piecewise(torch.autograd.Function):
+    """Loss of all pieces; its gradient with respect to what the prompts left and to the parameters is made along the way."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Any, in_line: Any, pieces: Sequence[Rows], left: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:left]]
+        scores_of = run(leaves)
+        sources = [*leaves, *tensors[left:]]
+        wanted = [place for place, source in enumerate(sources) if source.requires_grad]
+        gradients: list[Tensor | None] = [None] * len(sources)
+        scored: list[tuple[Rows, Scores]] = []
+        for piece in pieces:
+            with torch.enable_grad():
+                scores = scores_of(piece)
+            found = torch.autograd.grad(scores.loss, [sources[place] for place in wanted], allow_unused=True)
+            for place, gradient in zip(wanted, found, strict=True):
+                sum_so_far = gradients[place]
+                gradients[place] = gradient if sum_so_far is None else sum_so_far if gradient is None else sum_so_far.add_(gradient)
+            scored.append((piece, Scores(scores.logprobs_N, scores.entropy_N, scores.loss.detach())))
+        whole = in_line(scored)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(whole.logprobs_N, whole.entropy_N)
+        return tuple(whole)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        made, ctx.gradients = ctx.gradients, []
+        return None, None, None, None, *(None if gradient is None else gradient.mul_(slopes[2]) for gradient in made)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Activation checkpointing around the layers of tower and language model.
+
+    transformers' own sets `past_key_values` to None in training mode, so a prompt would leave nothing; this one leaves arguments alone.
+    """
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
