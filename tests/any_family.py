@@ -1,5 +1,6 @@
 """Tiny random models of every family, with prompts made by hand: their processors are not what is tested here."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def policy_of_family(family: str, dtype: torch.dtype = torch.float64, *, vision:
             parameter.requires_grad_(False)
     return Policy(
         model=model,
-        processor=None,
+        processor=SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids)))),
         frame=Frame(),
         end_ids=frozenset({END}),
         banned_ids=(IMAGE,),

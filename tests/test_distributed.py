@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from .one_step import BUDGETS, CASES
+
 HERE = Path(__file__).parent
 KNOBS = ["rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40"]
 
@@ -60,3 +62,30 @@ def test_every_rank_keeps_its_rollouts(one_and_two):
 def test_ranks_with_nothing_to_say_and_with_text_only_keep_step(tmp_path):
     run = train(tmp_path, 2, "rollout.groups_per_step=2", "rollout.carry_over=1", "estimator.kind=gpg", "estimator.min_informative=0.5")
     assert (run / "checkpoints" / "000002").is_dir()
+
+
+@pytest.fixture(scope="module")
+def gradients_of_one_and_two(tmp_path_factory) -> list[Path]:
+    folders = []
+    for processes in (1, 2):
+        folders.append(tmp_path_factory.mktemp(f"gradients{processes}"))
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "tests.one_step", str(folders[-1])],
+            cwd=HERE.parent,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folders
+
+
+@pytest.mark.parametrize("tokens", BUDGETS)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_make_the_gradient_of_one(case, tokens, gradients_of_one_and_two):
+    one, two = (torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in gradients_of_one_and_two)
+    assert sum(gradient.abs().sum() for gradient in one.values()) > 0
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-9)

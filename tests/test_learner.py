@@ -1,6 +1,8 @@
 """The update: pieces add up to the whole, what must not count does not, and a bad batch changes nothing."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,22 +10,23 @@ from accelerate import Accelerator
 
 from gpg_vl.config import OptimizerConfig
 from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Rloo
+from gpg_vl.policy import group_forward
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner
-from gpg_vl.training.microbatches import Weighted, padded_tokens, plan_microbatches
+from gpg_vl.training.microbatches import UNEVEN, Weighted, padded_tokens, plan_microbatches
 from gpg_vl.types import UserError
 
-from .asking import completion, group, prompts, random_completions
+from .asking import TASKS, completion, group, prompts, random_completions
 
 REWARDS = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.5, math.nan, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
 
 
-def groups_of(policy, rewards=REWARDS):
+def groups_of(policy, rewards=REWARDS, tasks=TASKS):
     return tuple(
         group(prompt, random_completions(len(row), longest=7, seed=index), row, draw=index)
-        for index, (prompt, row) in enumerate(zip(prompts(policy), rewards, strict=True))
+        for index, (prompt, row) in enumerate(zip(prompts(policy, tasks), rewards, strict=True))
     )
 
 
@@ -198,6 +201,68 @@ def test_microbatches_hold_whole_groups_within_the_budget(policy_of):
     assert sorted(id(item) for batch in batches for item in batch) == sorted(map(id, items))
     assert all(len(batch) == 1 or padded_tokens(batch) <= 100 for batch in batches)
     assert len(plan_microbatches(items, budget=1)) == len(items)
+
+
+def test_groups_about_one_picture_stay_together_where_the_tower_trains(policy_of):
+    policy = policy_of()
+    first, second, third = prompts(policy, ["count"], each=3)
+    both = replace(third, pictures=(*third.pictures, *first.pictures))
+    items = [Weighted(group(prompt, [completion([1])] * 2, [1.0, 0.0]), (1.0,) * 2, (1.0,) * 2) for prompt in (first, second, both)]
+    apart = plan_microbatches(items, budget=1)
+    together = plan_microbatches(items, budget=1, tower_trains=True)
+    assert [len(batch) for batch in apart] == [1, 1, 1]
+    assert sorted([item.group.prompt for item in batch] == [second] for batch in together) == [False, True]
+    assert len(plan_microbatches(items, budget=1, shared=False, tower_trains=True)) == 3
+
+
+def test_a_short_prompt_is_not_padded_to_a_long_one(policy_of):
+    short, long = prompts(policy_of(), ["add", "compare"])
+    assert len(long.input_ids) > UNEVEN * len(short.input_ids)
+    items = [Weighted(group(prompt, [completion([1])] * 2, [1.0, 0.0]), (1.0,) * 2, (1.0,) * 2) for prompt in (short, long)]
+    assert len(plan_microbatches(items, budget=1 << 20)) == 2
+
+
+def test_out_of_memory_in_one_group_splits_its_completions_and_takes_the_same_step(policy_of, monkeypatch):
+    whole, split = policy_of(dtype="float64"), policy_of(dtype="float64")
+    rewards = [[1.0, 0.0, 0.0, 0.0]]
+    step(learner_of(whole), groups_of(whole, rewards, ["count"]), Gpg(min_informative=0.0))
+    learner = learner_of(split)
+    honest = group_forward.extend
+    widest: list[int] = []
+
+    def small_memory(policy, prefix, tokens_PRQ, start, cache):
+        if tokens_PRQ.shape[1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        widest.append(tokens_PRQ.shape[1])
+        return honest(policy, prefix, tokens_PRQ, start, cache)
+
+    monkeypatch.setattr(group_forward, "extend", small_memory)
+    update = step(learner, groups_of(split, rewards, ["count"]), Gpg(min_informative=0.0))
+    assert update.metrics["memory_splits"] >= 1
+    assert widest
+    torch.testing.assert_close(parameters(split), parameters(whole), rtol=0, atol=1e-8)
+
+
+def test_before_the_first_update_the_group_forward_is_held_against_plain_rows(policy_of):
+    policy, told = policy_of(), []
+    learner = learner_of(policy, say=told.append)
+    for _ in range(2):
+        step(learner, groups_of(policy), Gpg())
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"image and prompt are computed once per group; on a real group: relative error \S+ of log.*, \S+ of a gradient", told[0]
+    )
+
+
+def test_a_group_forward_that_is_wrong_is_not_used(policy_of, monkeypatch):
+    policy, oracle, told = policy_of(), policy_of(), []
+    honest = group_forward.prefill
+    shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=torch.zeros(len(prompts), dtype=torch.long))  # noqa: E731
+    monkeypatch.setattr(group_forward, "prefill", shifted)
+    step(learner_of(policy, say=told.append), groups_of(policy), Gpg())
+    step(learner_of(oracle, PlainForward), groups_of(oracle), Gpg())
+    assert told[0].startswith("warning: the group forward is off from plain rows")
+    torch.testing.assert_close(parameters(policy), parameters(oracle), rtol=0, atol=1e-3)
 
 
 def test_the_cost_of_a_microbatch_by_hand(policy_of):

@@ -8,6 +8,7 @@ from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine, inverse_cdf
 
+from .any_family import hand_made, policy_of_family
 from .asking import prompts
 from .conftest import FAMILIES
 
@@ -64,6 +65,32 @@ def test_reported_logprobs_are_the_trainers(temperature, policy_of):
     scores = GroupForward(policy, temperature)(list(zip(asked, answers, strict=True)))
     said = [logprob for group in answers for completion in group for logprob in completion.logprobs]
     assert scores.logprobs_N.tolist() == pytest.approx(said, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "internvl", "llava", "gemma3", "qwen3_5"])
+def test_every_family_samples_from_the_policy_that_is_trained(family):
+    policy = policy_of_family(family)
+    asked = [hand_made(family, count, words, seed) for seed, (count, words) in enumerate([(1, 9), (2, 5), (0, 12), (1, 4)])]
+    answers = TransformersEngine(policy).generate(asked, SAMPLING, seeds(len(asked), 3))
+    scores = GroupForward(policy, 1.0)(list(zip(asked, answers, strict=True)))
+    said = [logprob for group in answers for completion in group for logprob in completion.logprobs]
+    assert scores.logprobs_N.tolist() == pytest.approx(said, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
+def test_rows_that_leave_change_nothing_for_the_others(family):
+    policy = policy_of_family(family)
+    with torch.no_grad():
+        policy.model.lm_head.weight[2] *= 0.0  # the end is about as likely as anything
+    asked = [hand_made(family, 1, words, seed) for seed, words in enumerate((4, 9))]
+    sampling = Sampling(max_tokens=40, temperature=4.0)
+    together = TransformersEngine(policy).generate(asked, sampling, seeds(2, 16))
+    alone = [
+        TransformersEngine(policy).generate([prompt], sampling, [[own]])[0][0]
+        for prompt, (own, *_) in zip(asked, seeds(2, 16), strict=True)
+    ]
+    assert len({len(completion.token_ids) for group in together for completion in group}) > 2
+    assert [group[0].token_ids for group in together] == [completion.token_ids for completion in alone]
 
 
 def test_any_end_id_ends_and_is_part_of_the_completion(policy_of):

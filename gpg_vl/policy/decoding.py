@@ -7,6 +7,7 @@ Shape letters: P prompts, R rows per prompt, L prompt tokens, D width.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ class RepeatedRows:
 
     def __init__(self, policy: Policy, prompts: Sequence[Prompt], rows: int) -> None:
         self.policy = policy
-        self.cache = DynamicCache(config=policy.model.config.get_text_config())
+        self.cache: Any = DynamicCache(config=policy.model.config.get_text_config())
         states, visible, following = read_prompts(policy, prompts, self.cache)
-        self.cache.batch_repeat_interleave(rows)
+        self.cache.reorder_cache(torch.arange(len(prompts), device=policy.device).repeat_interleave(rows))
         self.visible = visible.repeat_interleave(rows, 0)
         self.next_position = following.repeat_interleave(rows)
         self.first_PRD = states[:, -1:].expand(-1, rows, -1)
@@ -74,7 +75,7 @@ class RepeatedRows:
     def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:  # noqa: ARG002 (a row carries its own prompt)
         """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
         kept = rows_pr.flatten()
-        self.cache.batch_select_indices(kept)
+        self.cache.reorder_cache(kept)  # the one selection that layers with a state know
         self.visible, self.next_position = self.visible[kept], self.next_position[kept]
 
 

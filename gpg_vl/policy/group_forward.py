@@ -95,14 +95,15 @@ class GroupForward(nn.Module):
 
     def disagreement(self, asked: Asked) -> tuple[float, float]:
         """Relative errors against plain rows, of one group's log-probabilities and of a gradient that comes from all layers."""
-        probe = next(parameter for parameter in self.parameters() if parameter.requires_grad)
+        in_order = [*self.model.model.get_decoder().layers[0].parameters(), *self.parameters()]
+        probe = next(parameter for parameter in in_order if parameter.requires_grad)
         results: list[tuple[Tensor, Tensor]] = []
         for run in (self.forward, PlainForward(self.policy, self.rule.temperature)):
             scores = run([asked], lambda logprobs_n, line_n: logprobs_n.mean())
-            (gradient,) = torch.autograd.grad(scores.loss, probe)
+            (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
             results.append((scores.logprobs_N.detach(), gradient))
-        (shared_N, shared_gradient), (plain_N, plain_gradient) = results
-        return float((shared_N - plain_N).norm() / plain_N.norm()), float((shared_gradient - plain_gradient).norm() / plain_gradient.norm())
+        values, gradients = zip(*results, strict=True)
+        return _relative_error(*values), _relative_error(*gradients)
 
     def _plain(self, asked: Sequence[Asked], loss: TokenLoss | None) -> Scores:
         tokens_N = completion_tokens(asked, self.policy.device)
@@ -174,6 +175,10 @@ class _Piecewise(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         made, ctx.gradients = ctx.gradients, []
         return None, None, None, None, *(None if gradient is None else gradient.mul_(slopes[2]) for gradient in made)
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
 
 
 def checkpoint_layers(model: Any) -> None:

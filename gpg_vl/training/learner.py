@@ -125,8 +125,8 @@ class Learner:
         if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
             return
         told, self.say = self.say, None
-        prompt, completions = min((item.asked for item in weighted), key=lambda asked: len(asked[0].input_ids), default=(None, ()))
-        own = self.bare.disagreement((prompt, completions[:2])) if prompt else (0.0, 0.0)
+        by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
+        own = self.bare.disagreement((by_length[0][0], by_length[0][1][:2])) if by_length else (0.0, 0.0)
         values, gradient = (max(errors) for errors in zip(*self.ranks.everybodys(own), strict=True))
         tolerance = TOLERANCES[self.bare.policy.dtype]
         self.bare.shares = values <= tolerance and gradient <= tolerance  # a NaN is no agreement either
