@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from gpg_vl.types import Size
 
-FrameKind = Literal["pixels", "norm1", "norm1000", "resized"]
+FrameKind = Literal["pixels", "norm1", "norm1000", "resized", "undeclared"]
 
 
 class Box(NamedTuple):
@@ -68,7 +68,15 @@ class Frame:
     """Largest area after resizing."""
 
     def units(self, size: Size) -> tuple[float, float]:
-        """How many units of this frame span the width and the height of an image of `size` pixels."""
+        """How many units of this frame span the width and the height of an image of `size` pixels.
+
+        Raises:
+            ValueError: nobody said what the model's numbers mean.
+        """
+        if self.kind == "undeclared":
+            raise ValueError(
+                "it is not known in which frame this model writes boxes; set policy.frame to pixels, norm1, norm1000 or resized"
+            )
         if self.kind == "pixels":
             return float(size[0]), float(size[1])
         if self.kind == "resized":

@@ -73,7 +73,7 @@ class PolicyConfig(Section):
     """The model that is trained."""
 
     model: str = "tiny"
-    """tiny, a folder, or a hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint."""
+    """tiny, a folder, or a hub id of a checkpoint: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, LLaVA, Gemma 3."""
     tiny: Tiny = Tiny()
     """Shape of the tiny model; ignored for any other."""
     language: Training = "full"

@@ -8,20 +8,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from gpg_vl.boxes import resized
 from gpg_vl.config import PolicyConfig, Tiny
 from gpg_vl.policy import processor, tiny
 from gpg_vl.policy.encode import encode, encode_messages
 from gpg_vl.policy.families import parts
+from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.processor import choose_backend
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.recipes.digits import digits
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.types import Sample, UserError
 
+from .any_family import SIGHT, TEXT
 from .conftest import FAMILIES
 
 
@@ -182,3 +190,70 @@ def test_a_broken_torchvision_is_hidden_and_images_still_work(tmp_path: Path):
         cwd=Path.cwd(),
     )
     assert done.stdout.split() == ["pil", "16"], done.stderr
+
+
+def other_checkpoint(family: str, folder: Path) -> Path:
+    """A tiny checkpoint in the published format of a family whose processor needs no torchvision."""
+    tokenizer = tiny.build_tokenizer()
+    extra = ["<image>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": extra})
+    ids = dict(zip(extra, tokenizer.convert_tokens_to_ids(extra), strict=True))
+    text = {**TEXT, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if family == "llava":
+        tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>")
+        images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        built = transformers.LlavaProcessor(
+            images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+            chat_template=tokenizer.chat_template,
+        )  # fmt: skip
+        sight = {**SIGHT, "model_type": "clip_vision_model", "projection_dim": 32}
+        config = transformers.LlavaConfig(
+            text_config={**text, "model_type": "llama"}, vision_config=sight, image_token_index=ids["<image>"]
+        )
+    else:
+        tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<start_of_image>")
+        names = dict(zip(("boi_token", "eoi_token", "image_token"), extra[1:], strict=True))
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.backend_tokenizer,
+            eos_token=tokenizer.eos_token,
+            pad_token=tokenizer.pad_token,
+            model_specific_special_tokens=names,
+            chat_template=tokenizer.chat_template,
+        )
+        images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+        built = transformers.Gemma3Processor(images, tokenizer, chat_template=tokenizer.chat_template, image_seq_length=4)
+        config = transformers.Gemma3Config(
+            text_config=text,
+            vision_config=SIGHT,
+            mm_tokens_per_image=4,
+            boi_token_index=ids["<start_of_image>"],
+            eoi_token_index=ids["<end_of_image>"],
+            image_token_index=ids["<image_soft_token>"],
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    built.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_another_familys_checkpoint_is_loaded_asked_and_scored(family, tmp_path):
+    policy = load_policy(PolicyConfig(model=str(other_checkpoint(family, tmp_path)), vision="full"), seed=0)
+    assert {part for part, _, _ in parts(policy.model)} == {"language", "projector", "vision"}
+    prompts = [
+        encode(asked(picture(40, 30), sizes=((40, 30),)), AnswerOnly(), policy),
+        encode(next(digits("add", count=1)), AnswerOnly(), policy),
+    ]
+    assert prompts[0].input_ids.count(policy.banned_ids[0]) == {"llava": 16, "gemma3": 4}[family]
+    answers = TransformersEngine(policy).generate(prompts, Sampling(max_tokens=6, temperature=1.0), [[1, 2], [3, 4]])
+    pairs = list(zip(prompts, answers, strict=True))
+    shared, plain = GroupForward(policy, 1.0)(pairs), PlainForward(policy, 1.0)(pairs)
+    torch.testing.assert_close(shared.logprobs_N, plain.logprobs_N.detach(), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="not known in which frame"):
+        policy.frame.units((40, 30))
+
+
+def test_pixel_limits_of_a_processor_that_has_none_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"policy.min_pixels and policy.max_pixels belong to Qwen-VL"):
+        load_policy(PolicyConfig(model=str(other_checkpoint("gemma3", tmp_path)), max_pixels=1000), seed=0)

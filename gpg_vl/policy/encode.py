@@ -29,8 +29,9 @@ def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Poli
     processor = policy.processor
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + opening
     images = read_images(messages)
-    if text.count(processor.image_token) != len(images):
-        raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(processor.image_token)} image placeholders")
+    placeholder = getattr(processor, "boi_token", processor.image_token)  # Gemma 3's text holds where an image begins
+    if text.count(placeholder) != len(images):
+        raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(placeholder)} image placeholders")
     features = dict(processor(text=[text], images=images or None, return_tensors="pt", return_mm_token_type_ids=True))
     input_ids = features.pop("input_ids")
     if input_ids.shape[1] >= policy.window:

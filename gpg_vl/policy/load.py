@@ -143,8 +143,11 @@ def _check_family(name: str) -> None:
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:
+    kind = FRAMES.get(family, "undeclared") if config.frame == "auto" else config.frame
+    if not hasattr(image_processor, "merge_size"):
+        return Frame(kind=kind)
     return Frame(
-        kind=FRAMES[family] if config.frame == "auto" else config.frame,
+        kind=kind,
         factor=image_processor.patch_size * image_processor.merge_size,
         min_pixels=image_processor.size["shortest_edge"],
         max_pixels=image_processor.size["longest_edge"],

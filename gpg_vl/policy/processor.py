@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from gpg_vl.types import UserError
 
+_QWEN_PROCESSORS = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+
 INSTALL_TORCHVISION = "install the torchvision that matches your torch (see pytorch.org/get-started); images work without it"
 
 
@@ -48,28 +50,39 @@ def load_processor(path: str, backend: str) -> Any:
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     images: Any = AutoImageProcessor.from_pretrained(path, backend=backend)
-    if torchvision_works():
+    family = AutoConfig.from_pretrained(path).model_type
+    if not torchvision_works() and family in _QWEN_PROCESSORS:
+        return image_only(family, images, AutoTokenizer.from_pretrained(path))
+    try:
         processor: Any = AutoProcessor.from_pretrained(path)
-        processor.image_processor = images
-        return processor
-    tokenizer: Any = AutoTokenizer.from_pretrained(path)
-    return image_only(AutoConfig.from_pretrained(path).model_type, images, tokenizer)
+    except (ImportError, OSError):
+        if torchvision_works():
+            raise
+        raise UserError(f"policy.model: the processor of a {family} needs torchvision; {INSTALL_TORCHVISION}") from None
+    processor.image_processor = images
+    return processor
 
 
 def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
-    """Set the smallest and largest image area of a processor, where given."""
+    """Set the smallest and largest image area of a Qwen-VL processor, where given.
+
+    Raises:
+        UserError: the processor has no such limits.
+    """
     images = processor.image_processor
+    if min_pixels is max_pixels is None:
+        return
+    if "shortest_edge" not in images.size or "longest_edge" not in images.size:
+        raise UserError(f"policy.min_pixels and policy.max_pixels belong to Qwen-VL; a {type(images).__name__} has the sizes {images.size}")
     images.size = {"shortest_edge": min_pixels or images.size["shortest_edge"], "longest_edge": max_pixels or images.size["longest_edge"]}
 
 
 def image_only(model_type: str, image_processor: Any, tokenizer: Any) -> Any:
-    """The family's processor without its video part."""
+    """The processor of a Qwen-VL family without its video part."""
     import transformers
 
-    names = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
-    if model_type not in names:
-        raise UserError(f"policy.model: a {model_type} processor needs torchvision; {INSTALL_TORCHVISION}")
-    return _image_only_class(getattr(transformers, names[model_type]))(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+    parent = getattr(transformers, _QWEN_PROCESSORS[model_type])
+    return _image_only_class(parent)(image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
 
 @cache
