@@ -25,7 +25,7 @@ from sides import Row, random_groups, trainer_of, update
 PIXELS = (112, 224, 336, 448, 560, 672, 784, 896)
 GROUP_SIZES = (2, 4, 8, 16, 32)
 FORMS = {"group forward": "#0b6e99", "plain rows": "#c4500b"}
-WIDTH, HEIGHT, LEFT, TOP, GAP = 250, 170, 58, 46, 66
+WIDTH, HEIGHT, LEFT, TOP, GAP = 250, 170, 58, 66, 66
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What a step costs: wall and CPU seconds by phase, memory above what was there once everything was loaded, operations counted."""
 
+import ctypes
+import gc
 import resource
 import sys
 from collections import defaultdict
@@ -47,6 +49,7 @@ class Meter(Clock):
 
     def start(self) -> None:
         """Everything is loaded: memory counts from here, and the first lap begins."""
+        give_back_unused()
         self.loaded = memory()
         forget_peak()
         self._begin()
@@ -108,6 +111,14 @@ def forget_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
     elif _STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def give_back_unused() -> None:
+    """Let glibc hand freed memory back (malloc_trim(3)), so that what loading left free does not hide what a step takes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _resident(field: str) -> int:
