@@ -1,11 +1,13 @@
 """Attention over a shared prefix, and the plain scores it is held against."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpg_vl.policy.logprobs import allowed_logits, score
-from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_one_softmax  # pyright: ignore[reportPrivateUsage]
+from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_one_softmax, _in_two_flashes, _way  # pyright: ignore[reportPrivateUsage]
 
 
 def drawn(prompts, rows, new, own, length, heads=4, key_heads=2, width=8):
@@ -44,6 +46,27 @@ def test_attention_in_place_is_attention_over_copies(attend, new, own, window):
     states = drawn(2, 3, new, own, length=6)
     expected = row_by_row(*states, 0.3, window)
     torch.testing.assert_close(attend(*states, 0.3, window), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("attend", [_in_one_softmax, _in_two_flashes])
+def test_gradients_of_attention_in_place_are_those_over_copies(attend, padded):
+    query, key, value, prompt, prefix = drawn(2, 3, 5, 5, length=6)
+    prefix = replace(prefix, padded=padded, visible_PL=prefix.visible_PL if padded else torch.ones_like(prefix.visible_PL))
+    leaves = [states.requires_grad_() for states in (query, key, value, *prompt)]
+    slopes = torch.cos(torch.arange(2 * 3 * 5 * 4 * 8, dtype=torch.float64)).view(6, 5, 4, 8)
+    found, expected = (
+        torch.autograd.grad((way(query, key, value, prompt, prefix, 0.3, None) * slopes).sum(), leaves) for way in (attend, row_by_row)
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_scores_are_held_only_where_they_are_small():
+    one, many = torch.zeros(2, 4, 1, 8), torch.zeros(2, 4, 9, 8)
+    assert _way(one, many, None) is _in_one_softmax
+    assert _way(many, many, None) is _in_two_flashes
+    assert _way(many, many, 5) is _in_one_softmax
 
 
 def test_temperature_and_ban_by_hand():

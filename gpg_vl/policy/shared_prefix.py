@@ -12,10 +12,11 @@ heads, D width.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -25,6 +26,10 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.types import Prompt
 
 ATTENTION = "gpg_vl_shared_prefix"
+
+_FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+"""The two kernels behind `scaled_dot_product_attention` on a CPU, which keeps their normaliser to itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,8 +154,17 @@ def shared_prefix_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     prompt = (shared_prefix.keys[layer], shared_prefix.values[layer])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    attend = _in_blocks if query.is_cuda and query.shape[2] > 1 else _in_one_softmax
+    attend = _way(query, key, sliding_window)
     return attend(query, key, value, prompt, shared_prefix, scale, sliding_window), None
+
+
+def _way(query: Tensor, key: Tensor, window: int | None) -> Callable[..., Tensor]:
+    """One token a row: scores are small. Whole completions: never hold their scores, where there is a kernel for it."""
+    if query.shape[2] == 1:
+        return _in_one_softmax
+    if query.is_cuda:
+        return _in_blocks
+    return _in_two_flashes if query.is_cpu and window is None and query.shape[2] == key.shape[2] else _in_one_softmax
 
 
 def _in_one_softmax(
@@ -186,6 +200,80 @@ def _seen(visible_PL: Tensor, new: int, own: int, window: int | None) -> tuple[T
     length = visible_PL.shape[1]
     near_QL = at_Q + length - torch.arange(length, device=visible_PL.device) < window
     return visible_PL[:, None] & near_QL, (at_K <= at_Q) & (at_Q - at_K < window)
+
+
+def _in_two_flashes(
+    query: Tensor, key: Tensor, value: Tensor, prompt: tuple[Tensor, Tensor], prefix: Prefix, scale: float, _window: int | None
+) -> Tensor:
+    """Flash attention over the prompt and over the rows' own tokens, the two merged by their normalisers; no scores in memory."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    hidden = None if not prefix.padded else (~prefix.visible_PL)[:, None, None].to(dtype) * torch.finfo(dtype).min
+    states = (tensor.to(dtype) for tensor in (query, key, value, *prompt))
+    return _TwoFlashes.apply(*states, hidden, scale).transpose(1, 2)
+
+
+class _TwoFlashes(torch.autograd.Function):
+    """Softmax over [prompt | own tokens up to here] from two kernels that each know one block.
+
+    A block's backward needs nothing of the other block but the merged output and normaliser (as in ring attention, arXiv 2310.01889).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prompt_key: Tensor, prompt_value: Tensor, hidden: Tensor | None, scale: float
+    ) -> Tensor:
+        heads = _Heads(len(prompt_key), query.shape[1], prompt_key.shape[1])
+        over_prompt, norm_prompt = _FLASH(heads.folded(query), prompt_key, prompt_value, attn_mask=hidden, scale=scale)
+        over_own, norm_own = _FLASH(query, heads.repeated(key), heads.repeated(value), is_causal=True, scale=scale)
+        over_prompt, norm_prompt = heads.unfolded(over_prompt, query), heads.unfolded(norm_prompt[..., None], query)
+        norm = torch.logaddexp(norm_prompt, norm_own := norm_own[..., None])
+        mixed = (over_prompt * (norm_prompt - norm).exp() + over_own * (norm_own - norm).exp()).to(query.dtype)
+        ctx.save_for_backward(query, key, value, prompt_key, prompt_value, hidden, mixed, norm.squeeze(-1))
+        ctx.heads, ctx.scale = heads, scale
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query, key, value, prompt_key, prompt_value, hidden, mixed, norm = ctx.saved_tensors
+        heads, slope = ctx.heads, slopes[0].contiguous()
+        of_query, of_key, of_value = _FLASH_BACKWARD(
+            slope, query, heads.repeated(key), heads.repeated(value), mixed, norm, 0.0, True, scale=ctx.scale
+        )
+        folded = [heads.folded(states) for states in (slope, query, mixed)]
+        norm_folded = heads.folded(norm[..., None]).squeeze(-1)
+        by_prompt, of_prompt_key, of_prompt_value = _FLASH_BACKWARD(
+            folded[0], folded[1], prompt_key, prompt_value, folded[2], norm_folded, 0.0, False, attn_mask=hidden, scale=ctx.scale
+        )
+        of_query = of_query + heads.unfolded(by_prompt, query)
+        return of_query, heads.summed(of_key), heads.summed(of_value), of_prompt_key, of_prompt_value, None, None
+
+
+class _Heads(NamedTuple):
+    """How query heads of rows meet key heads of prompts."""
+
+    prompts: int
+    query_heads: int
+    key_heads: int
+
+    def folded(self, rows: Tensor) -> Tensor:
+        """[P*R, H, Q, D] -> [P, J, R*h*Q, D]: all queries of a prompt that meet one key head, in a line."""
+        inner = rows.reshape(self.prompts, -1, self.key_heads, self.query_heads // self.key_heads, *rows.shape[2:])
+        return inner.transpose(1, 2).flatten(2, 4)
+
+    def unfolded(self, line: Tensor, like: Tensor) -> Tensor:
+        """Back again; `like` has the rows' shape but for the last dimension."""
+        rows, heads, new, _ = like.shape
+        inner = line.reshape(self.prompts, self.key_heads, rows // self.prompts, heads // self.key_heads, new, line.shape[-1])
+        return inner.transpose(1, 2).reshape(rows, heads, new, line.shape[-1])
+
+    def repeated(self, states: Tensor) -> Tensor:
+        """[P*R, J, K, D] -> [P*R, H, K, D]."""
+        return states.repeat_interleave(self.query_heads // self.key_heads, 1)
+
+    def summed(self, gradient: Tensor) -> Tensor:
+        """The gradient of `repeated`."""
+        return gradient.unflatten(1, (self.key_heads, -1)).sum(2)
 
 
 def _in_blocks(
