@@ -33,7 +33,7 @@ CPU_ROWS = (
     Row(name="256 G16", group_size=16, trl_rows=32),
     Row(name="256 C128", length=128, trl_rows=32),
     Row(name="64 C512", pixels=224, length=512, trl_rows=32),
-    Row(name="mid 64", shape="mid", pixels=224, laps=2, tokens=2048, trl_rows=16),
+    Row(name="mid 64", shape="mid", pixels=224, laps=2, trl_rows=16),
 )
 CUDA_ROWS = tuple(
     Row(name=shape, shape=shape, pixels=980, length=200, dtype="bfloat16", tokens=6000, trl_rows=8)
