@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.boxes import Frame, FrameKind
+from gpg_vl.boxes import FAMILIES, Frame, FrameKind
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy import tiny
 from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor, torchvision_works
@@ -17,8 +17,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
 
-FAMILY_FRAMES: dict[str, FrameKind] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "resized", "qwen3_vl": "norm1000"}
-"""The boxes each family was taught to write (model cards of Qwen2-VL, Qwen2.5-VL, Qwen3-VL)."""
+FAMILY_FRAMES: dict[str, FrameKind] = {family: FAMILIES[family].kind for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+"""The boxes that each family that can be trained was taught to write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
