@@ -19,8 +19,8 @@ class Detection(Graded):
 
     Boxes and truths are paired one to one by optimal assignment; a pair below `threshold` is no pair. Localisation is the sum of IoU over
     the larger number of boxes. Confidence is 1 minus the Brier score, times recall, so a junk box of confidence 0 buys nothing. Where
-    nothing is to be found, silence earns full marks and any box earns 0. A truth may name classes (`{"box": [...], "label": "cat"}`): then labels
-    must agree.
+    nothing is to be found, silence earns full marks and any box earns 0. A truth may name classes (`{"box": [...], "label": "cat"}`):
+    then labels must agree.
 
     Reference mode is Visual-RFT's mean of IoU reward and confidence reward.
     """
