@@ -100,7 +100,7 @@ class RewardConfig(Section):
     """How accuracy and format become one reward."""
 
     mode: Mode = "strict"
-    """How answers are read. strict: the prompt style's grammar | lenient: foreign answers | reference: the authors' rule, with its holes."""
+    """How answers are read. strict: the style's grammar | lenient: foreign answers | reference: the authors' rule, with its holes."""
     combine: Literal["gate", "sum"] = "gate"
     """gate: accuracy counts only in a well-formed answer | sum: accuracy and format add up (the papers)."""
     accuracy: float = Field(default=1.0, ge=0)

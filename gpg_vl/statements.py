@@ -59,6 +59,7 @@ _NAMED = re.compile(rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER
 _LAST = re.compile(
     rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}[\s.*_$\\)\]}}。]*$)|(?:[:：]\s{{0,3}}([A-Z])[.)]\s[^\n]*$)"
 )
+_TOKEN = re.compile(r"[(\[]?([A-Z])[)\]]?[.:。]?")
 _ARTICLES = frozenset("AI")
 _UNKNOWN = -1
 """A letter that stands for no option."""
@@ -91,16 +92,27 @@ def plain(text: str) -> str:
 def _whole(text: str, choices: Sequence[str]) -> int | None:
     """The whole text is one option: its words, its letter, or a letter with words that are no other option's."""
     bare = answers.unwrapped(text)
+    token = _TOKEN.fullmatch(bare)
+    if token and not _is_written(bare, token[1], choices):
+        index = _index(token[1], choices)
+        return None if index == _UNKNOWN else index
     by_words = _by_words(bare, choices)
-    if by_words is not None:
-        return by_words
-    return answers.choice(bare, choices)
+    return answers.choice(bare, choices) if by_words is None else by_words
+
+
+def _is_written(text: str, letter: str, choices: Sequence[str]) -> bool:
+    """Whether a letter is itself an option's text, as it stands: "(E)" is the fifth option, also where the third reads "(e)"."""
+    return any(option.strip() in {text, letter} for option in choices)
 
 
 def _by_words(text: str, choices: Sequence[str]) -> int | None:
+    token = _TOKEN.fullmatch(text)
+    if token and not _is_written(text, token[1], choices):
+        return None
     words = plain(text)
     found = [index for index, option in enumerate(choices) if words and plain(option) == words]
-    return found[0] if len(found) == 1 else None
+    exact = [index for index in found if choices[index] == text] if len(found) > 1 else found
+    return exact[0] if exact and len({choices[index] for index in exact}) == 1 else None
 
 
 def _index(letter: str, choices: Sequence[str]) -> int:

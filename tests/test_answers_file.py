@@ -1,4 +1,4 @@
-"""`gpg-vl evaluate NAME --answers FILE`: recorded answers are scored without a model, and a file that does not fit is told in one sentence."""
+"""`gpg-vl evaluate NAME --answers FILE`: recorded answers are scored without a model; a file that does not fit is told in one sentence."""
 
 import json
 import re

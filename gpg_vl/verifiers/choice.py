@@ -27,18 +27,20 @@ class Choice(Graded):
         given = self._given(answer, sample)
         if given is None:
             return Mark(0.0, answer, "unreadable: names no option, or several")
-        right = given == self._truth(sample)
+        right = self._right(given, sample)
         return Mark(float(right), sample.choices[given], "right" if right else "wrong")
 
     def reference(self, text: str, sample: Sample) -> Mark:
         given = reference.mmmu_choice(text, sample.choices, self.authors)
         if given is None:
             return Mark(0.0, "", "unreadable: the authors' rule draws an option at random here")
-        right = given == self._truth(sample)
+        right = self._right(given, sample)
         return Mark(float(right), sample.choices[given], "right" if right else "wrong")
 
     def gold(self, sample: Sample) -> str:
-        return sample.choices[self._truth(sample)]
+        truth = self._truth(sample)
+        words = sample.choices[truth]
+        return words if self._given(words, sample) == truth else chr(ord("A") + truth)  # "AA" and "aa" differ only by their letters
 
     def _given(self, answer: str, sample: Sample) -> int | None:
         if self.letters == "shown" and not _lettered(sample):
@@ -47,8 +49,14 @@ class Choice(Graded):
             return named[0] if len(named) == 1 else None
         return answers.choice(answer, sample.choices) if self.mode == "strict" else statements.choice(answer, sample.choices)
 
+    def _right(self, given: int, sample: Sample) -> bool:
+        truth = self._truth(sample)
+        return given == truth or sample.choices[given] == sample.choices[truth]  # published data repeat options
+
     def _truth(self, sample: Sample) -> int:
         truth = answers.choice(str(sample.answer), sample.choices)
+        if truth is None and self.mode != "strict" and sample.answer in sample.choices:
+            return sample.choices.index(sample.answer)
         if truth is None:
             raise ValueError(f"answer {sample.answer!r} is not one of the choices {list(sample.choices)}")
         return truth
