@@ -54,7 +54,7 @@ class Boxes(Graded):
         if box is None:
             return Mark(0.0, answer, "wrong: reversed, empty or outside the image")
         overlap = boxes.iou(box, truths[0])
-        return Mark(self._score(box, truths[0]), boxes.write(box), f"{'right' if overlap >= 0.5 else 'wrong'}: IoU {overlap:.2f}")
+        return Mark(self.score(box, truths[0]), boxes.write(box), f"{'right' if overlap >= 0.5 else 'wrong'}: IoU {overlap:.2f}")
 
     def reference(self, text: str, sample: Sample) -> Mark:
         truth = self._truths(sample)[0]
@@ -86,7 +86,7 @@ class Boxes(Graded):
 
         def score(row: int, column: int) -> float:
             box = in_pixels[row]
-            return 0.0 if box is None else self._score(box, truths[column])
+            return 0.0 if box is None else self.score(box, truths[column])
 
         total = sum(score for _, _, score in assign(len(given), len(truths), score))
         accuracy = total / max(len(given), len(truths)) if given or truths else 1.0
@@ -119,7 +119,8 @@ class Boxes(Graded):
     def _to_pixels(self, box: Box, sample: Sample) -> Box:
         return self.frame.to_pixels(box, sample.sizes[0]) if sample.sizes else box
 
-    def _score(self, box: Box, truth: Box) -> float:
+    def score(self, box: Box, truth: Box) -> float:
+        """What a box earns against one truth, both in pixels."""
         if self.threshold is not None:
             return float(boxes.iou(box, truth) >= self.threshold)
         return boxes.iou(box, truth) if self.measure == "iou" else (boxes.giou(box, truth) + 1) / 2

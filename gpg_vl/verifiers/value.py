@@ -37,6 +37,10 @@ class Value(Graded):
         self._truth(sample)
         return str(sample.answer)
 
+    def truth_value(self, sample: Sample) -> float:
+        """The truth as a number, before its unit."""
+        return self._truth(sample).value
+
     def _truth(self, sample: Sample) -> Quantity:
         truth = _read_truth(str(sample.answer))
         if truth is None:
