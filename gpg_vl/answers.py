@@ -46,6 +46,7 @@ NUMBER_WORDS = _counting_words()
 """Counting words understood by `number`: English and Chinese, zero to one hundred."""
 
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?|\.\d{1,15})")
+_RAISED = re.compile(r"[⁰¹²³⁴-⁹₀-₉]")
 _LONGEST = 2000
 """Longer texts are compared as they are: no option is that long, and folding heaped accents takes quadratic time."""
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
@@ -166,6 +167,8 @@ def folded(text: str) -> str:
 
 def number(text: str) -> float | None:
     """The one number that the text consists of: digits with sign, point and thousands separators, or a word up to one hundred."""
+    if _RAISED.search(text[:_LONGEST]):  # folding would make 5² fifty-two
+        return None
     bare = folded(text).replace("\u2212", "-").rstrip(" .,;:!?\"'").lstrip("\"'")
     if bare in NUMBER_WORDS:
         return NUMBER_WORDS[bare]

@@ -174,7 +174,8 @@ def _record(tokens: list[str], depth: int) -> dict[str, Any]:
 
 
 def _of_items(content: Any) -> list[Found] | None:
-    items: list[Any] = list(cast(Any, content)) if isinstance(content, list | tuple) else [content]
+    several = isinstance(content, list) and not (len(cast(list[Any], content)) == 4 and _of_corners(content))
+    items: list[Any] = list(cast(Any, content)) if several else [content]
     read = [_of_item(item) for item in items[:MOST]]
     return None if not read or None in read else cast(list[Found], read)
 

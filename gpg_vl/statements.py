@@ -10,7 +10,7 @@ Evidence comes in tiers, best first; the first tier that says anything decides, 
 5. parenthesised letters anywhere: "the second picture (B)";
 6. letters behind "option", "choice", "选项";
 7. a letter that ends the text: "so it must be C.", "Result: C. 12 cm";
-8. the words of exactly one option in `\boxed{}` or as the last line.
+8. the words, or the value, of exactly one option in `\boxed{}` or as the last line.
 
 A letter outside the closed set of options counts as a letter, so it contradicts. Every search is linear in the text.
 """
@@ -18,8 +18,9 @@ A letter outside the closed set of options counts as a letter, so it contradicts
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 
-from gpg_vl import answers
+from gpg_vl import answers, quantities
 
 _COMMANDS = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|mbox|boxed|bf|rm)"
 _OPEN = rf"(?:[\s*_$`\"'“‘:：]|\\[(\[]|{_COMMANDS}\s*\{{|\{{){{0,12}}"
@@ -59,6 +60,9 @@ _NAMED = re.compile(rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER
 _LAST = re.compile(
     rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}[\s.*_$\\)\]}}。]*$)|(?:[:：]\s{{0,3}}([A-Z])[.)]\s[^\n]*$)"
 )
+_FURTHER = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])[.)]\s?")
+MOST = 200
+"""A text that states more than so many answers states none."""
 _TOKEN = re.compile(r"[(\[]?([A-Z])[)\]]?[.:。]?")
 _ARTICLES = frozenset("AI")
 _UNKNOWN = -1
@@ -130,7 +134,7 @@ def _answers(text: str, choices: Sequence[str]) -> Iterable[int]:
 
 
 def _boxed(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for inside in answers.boxed(text):
+    for inside in answers.boxed(text)[:MOST]:
         bare = answers.unwrapped(inside)
         labelled = _LABEL.match(bare)
         if labelled and not _lists(bare):
@@ -144,7 +148,10 @@ def _lists(text: str) -> bool:
 
 
 def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for cue in _CUES.finditer(text):
+    for cue in _some(_CUES.finditer(text)):
+        if cue is None:
+            yield _UNKNOWN
+            return
         by_words = _by_words(_phrase(text, cue.end()), choices)
         run = None if by_words is not None else _RUN.match(text, cue.end())
         if by_words is not None:
@@ -153,6 +160,18 @@ def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
             letters = list((_BRACKETED_ONLY if run[2] else _LETTERS).finditer(run[1]))
             if len(letters) > 1 or not _is_article(text, run.start(1), run.end(1), choices):
                 yield from (_index(_one(match.groups()), choices) for match in letters)
+                rest = text[run.end(1) : run.end(1) + 300].lstrip(")]}.:：*_ ").partition("\n")[0].strip(" *_:：.。")
+                words = _by_words(rest, choices) if len(letters) == 1 else None
+                yield from () if words is None else (words,)
+
+
+def _some(matches: Iterable["re.Match[str]"]) -> Iterable["re.Match[str] | None"]:
+    """The first matches, and None where there are so many that the text is babble."""
+    for count, match in enumerate(matches):
+        if count == MOST:
+            yield None
+            return
+        yield match
 
 
 def _phrase(text: str, start: int) -> str:
@@ -177,7 +196,23 @@ def _verbs(text: str, choices: Sequence[str]) -> Iterable[int]:
 
 def _labels(text: str, choices: Sequence[str]) -> Iterable[int]:
     for pattern in (_LABEL, _BOLD):
-        yield from (_index(_one(match.groups()), choices) for match in pattern.finditer(text))
+        for match in islice(pattern.finditer(text), MOST):
+            yield _index(_one(match.groups()), choices)
+            yield from _beside(text[match.end() : match.end() + 2000].partition("\n")[0], match[0].rstrip().endswith(")"), choices)
+
+
+def _beside(line: str, bracketed: bool, choices: Sequence[str]) -> Iterable[int]:
+    """What else the rest of a labelled line states: another option's words, or further labels of the same make."""
+    by_words = _by_words(line.strip(" *_:：.。"), choices)
+    if by_words is not None:
+        yield by_words
+    if bracketed:
+        yield from _parenthesised(line, choices)
+    for match in islice(_FURTHER.finditer(line), MOST):
+        index = _index(match[1], choices)
+        words = plain(choices[index]) if index != _UNKNOWN else ""
+        if words and plain(line[match.end() : match.end() + 200]).startswith(words):
+            yield index
 
 
 def _parenthesised(text: str, choices: Sequence[str]) -> Iterable[int]:
@@ -195,10 +230,20 @@ def _last(text: str, choices: Sequence[str]) -> Iterable[int]:
 
 def _words(text: str, choices: Sequence[str]) -> Iterable[int]:
     lines = [line for line in text[-2000:].splitlines() if line.strip()]
-    for phrase in answers.boxed(text) + lines[-1:]:
-        index = _by_words(answers.unwrapped(phrase.strip(" *_:：.。")), choices)
+    for phrase in answers.boxed(text)[:MOST] + lines[-1:]:
+        bare = answers.unwrapped(phrase.strip(" *_:：.。"))
+        index = _by_words(bare, choices)
+        index = _by_value(bare, choices) if index is None else index
         if index is not None:
             yield index
+
+
+def _by_value(text: str, choices: Sequence[str]) -> int | None:
+    """The one option that has the value of the text: 0.5 for one half."""
+    given = quantities.read(text)
+    options = [] if given is None else [quantities.read(option) for option in choices]
+    same = [index for index, option in enumerate(options) if given and option and quantities.agree(given, option, 1e-6)]
+    return same[0] if len(same) == 1 else None
 
 
 _TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (_answers, _verbs, _labels, _parenthesised, _named, _last, _words)
