@@ -37,6 +37,10 @@ _RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OPEN})?({
 
 _IS = r"(?:\s*(?:is|are|was|be|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\b)"
 _KIND = r"(?:\b(?:answers?|option|choice|selection|solution)\b(?:\s+(?:choice|option|letter)\b)?)"
+_KEYWORDS = re.compile(
+    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s|答案|正确|最终|选|应选|故|所以|因此", re.I
+)
+"""How a cue may begin; found first, because the cues themselves are slow to look for."""
 _CUES = re.compile(
     rf"""(?:
     {_KIND} [\s*_]{{0,4}} (?:(?:for|to|of|from|based|with|provided|given|that|in)\b[^.\n:：]{{0,80}}?)? {_IS}
@@ -148,7 +152,7 @@ def _lists(text: str) -> bool:
 
 
 def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for cue in _some(_CUES.finditer(text)):
+    for cue in _some(_cues(text)):
         if cue is None:
             yield _UNKNOWN
             return
@@ -163,6 +167,10 @@ def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
                 rest = text[run.end(1) : run.end(1) + 300].lstrip(")]}.:：*_ ").partition("\n")[0].strip(" *_:：.。")
                 words = _by_words(rest, choices) if len(letters) == 1 else None
                 yield from () if words is None else (words,)
+
+
+def _cues(text: str) -> Iterable["re.Match[str]"]:
+    return (cue for word in _KEYWORDS.finditer(text) if (cue := _CUES.match(text, word.start())))
 
 
 def _some(matches: Iterable["re.Match[str]"]) -> Iterable["re.Match[str] | None"]:

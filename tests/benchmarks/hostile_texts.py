@@ -2,7 +2,7 @@
 
     python tests/benchmarks/hostile_texts.py --count 100000 --expression 10000
 
-Texts are drawn with a fixed seed: pieces of answers, tags, LaTeX, boxes and noise, glued, doubled, cut and nested.
+The reference rule of value and expression is math-verify on the whole text, so it is left out. Texts are drawn with a fixed seed: pieces of answers, tags, LaTeX, boxes and noise, glued, doubled, cut and nested.
 """
 
 import argparse
@@ -29,9 +29,15 @@ ASKED = {
     Boxes: {"answer": [[10, 20, 60, 80]], **IMAGE},
     Detection: {"answer": [[10, 20, 60, 80]], **IMAGE},
 }
-PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<answer>", "</answer>", "<|im_end|>", "<|image_pad|>", "</s>", "B", "(B)", "B.", "(A)", "C)", "option", "answer", "is:", "答案", "选", "big", "dog", "cat", "rose", "pink", "primrose", "hard-leaved_pocket_orchid", "3", "-3", "3.0", "1e9", "1,000", "nan", "inf", "½", "²", "√", "√{3}", "π", "2√3", "\\frac{1}{2}", "\\frac", "\\sqrt", "\\boxed{", "\\text{", "}", "{", "[", "]", "(", ")", ",", ";", ":", ".", "/", "*", "^", "^^", "+", "-", "=", "==", "°", "cm", "厘米", "%", "$", "$$", "\\(", "\\)", "x", "x^2+x", "9^{9^9}", "[10,20,60,80]", "(10,20),(60,80)", '{"bbox_2d":', "[10,20,60,80]}", '"confidence":', "0.9", "x1:", "y2:", "```json", "```", "**", "_", "\\n", "\\ud800", "\\x00", "𝟛", "３", "́", "\u202e"]
-PIECES = [*PIECES, " ", "\n", "\ud800", "\x00", '"', "'", "The answer is ", "No Objects"]
-SLOW = 1.0
+WORDS = """
+<think> </think> <answer> </answer> <answer> </answer> <|im_end|> <|image_pad|> </s> B (B) B. (A) C) option answer is: 答案 选
+big dog cat rose
+pink primrose hard-leaved_pocket_orchid 3 -3 3.0 1e9 1,000 nan inf ½ ² √ √{3} π 2√3 \\frac{1}{2} \\frac \\sqrt \\boxed{ \\text{ } { [ ] ( )
+,
+; : . / * ^ ^^ + - = == ° cm 厘米 % $ $$ \\( \\) x x^2+x 9^{9^9} [10,20,60,80] (10,20),(60,80) {"bbox_2d":[10,20,60,80]} "confidence":0.9
+x1: y1: ```json ``` ** _ 𝟛 ３ \u0301 \u202e
+"""
+PIECES = [*WORDS.split(), " ", "\n", "\ud800", "\x00", '"', "'", "The answer is ", "No Objects"]
 
 
 def hostile(dice):
@@ -57,14 +63,14 @@ def main():
     for kind, fields in ASKED.items():
         count = given.expression if kind is Expression else given.count
         dice, sample, slowest, paid = random.Random(given.seed), Sample(id="x", question="?", answer_kind="x", **fields), 0.0, 0
-        modes = [kind(mode=mode) for mode in ("strict", "lenient", "reference")]
+        modes = [kind(mode=mode) for mode in ("strict", "lenient", "reference")[: 2 if kind in (Value, Expression) else 3]]
         for place in range(count):
             text = hostile(dice)
             start = perf_counter()
-            verdict = modes[place % 3](text, sample)
+            verdict = modes[place % len(modes)](text, sample)
             slowest = max(slowest, perf_counter() - start)
             paid += verdict.reward > 0
-            assert 0 <= verdict.reward <= 1, (kind, modes[place % 3].mode, text, verdict)
+            assert 0 <= verdict.reward <= 1, (kind, modes[place % len(modes)].mode, text, verdict)
         print(f"{kind.__name__.lower():12} {count:7} texts, none raised, {paid} paid, slowest {slowest:.2f} s", flush=True)
 
 
