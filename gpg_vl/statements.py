@@ -99,6 +99,8 @@ def plain(text: str) -> str:
 
 def _whole(text: str, choices: Sequence[str]) -> int | None:
     """The whole text is one option: its words, its letter, or a letter with words that are no other option's."""
+    if len(text) > _longest(choices):
+        return None
     bare = answers.unwrapped(text)
     token = _TOKEN.fullmatch(bare)
     if token and not _is_written(bare, token[1], choices):
@@ -108,12 +110,19 @@ def _whole(text: str, choices: Sequence[str]) -> int | None:
     return answers.choice(bare, choices) if by_words is None else by_words
 
 
+def _longest(choices: Sequence[str]) -> int:
+    """Characters of the longest text that can be one option with some dress around it."""
+    return 100 + 4 * max(map(len, choices), default=0)
+
+
 def _is_written(text: str, letter: str, choices: Sequence[str]) -> bool:
     """Whether a letter is itself an option's text, as it stands: "(E)" is the fifth option, also where the third reads "(e)"."""
     return any(option.strip() in {text, letter} for option in choices)
 
 
 def _by_words(text: str, choices: Sequence[str]) -> int | None:
+    if len(text) > _longest(choices):
+        return None
     token = _TOKEN.fullmatch(text)
     if token and not _is_written(text, token[1], choices):
         return None

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/hostile_texts.py --count 100000 --expression 10000
 
-The reference rule of value and expression is math-verify on the whole text, so it is left out. Texts are drawn with a fixed seed: pieces of answers, tags, LaTeX, boxes and noise, glued, doubled, cut and nested.
+The reference rule of value and expression is math-verify on the whole text, so it is left out. Texts are drawn with a fixed seed: pieces of
+answers, tags, LaTeX, boxes and noise, glued, doubled, cut and nested.
 """
 
 import argparse
