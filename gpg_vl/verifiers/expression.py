@@ -15,6 +15,8 @@ _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s?\{[^
 _WORD = re.compile(r"[A-Za-z]{4,}|\b(?:or|and|is|not|the|any|all|so)\b")
 _FUNCTIONS = frozenset({"sqrt", "infty", "sinh", "cosh", "tanh", "asin", "acos", "atan", "degrees", "degree", "infinity"})
 _TWO_NUMBERS = re.compile(r"\d\s+[\d.]")
+_TOWER = re.compile(r"\^[\s{(-]{0,6}(\d{1,9})[\d.]*[\s})]{0,6}\^[\s{(-]{0,6}(\d{1,9})")
+_HUGE = re.compile(r"\^[\s{(-]{0,6}\d{5,}|\d{4,}\s*!|!\s*!")
 _ROOT = re.compile(r"√\s?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 
 
@@ -53,6 +55,8 @@ class Expression(Graded):
     def _expression(self, answer: str) -> str | None:
         if not answer.strip() or len(answer) > LONGEST["strict" if self.mode == "strict" else "lenient"]:
             return None
+        if _HUGE.search(answer) or any(int(base) ** min(int(above), 30) > 10_000 for base, above in _TOWER.findall(answer)):
+            return None  # sympy would write out a number of more than ten thousand digits
         if self.mode != "strict":
             return _dressed(answer)
         bare = answers.unwrapped(answer)
