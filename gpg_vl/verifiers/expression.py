@@ -15,7 +15,7 @@ _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s?\{[^
 _WORD = re.compile(r"[A-Za-z]{4,}|\b(?:or|and|is|not|the|any|all|so)\b")
 _FUNCTIONS = frozenset({"sqrt", "infty", "sinh", "cosh", "tanh", "asin", "acos", "atan", "degrees", "degree", "infinity"})
 _TWO_NUMBERS = re.compile(r"\d\s+[\d.]")
-_TOWER = re.compile(r"\^[\s{(-]{0,6}(\d{1,9})[\d.]*[\s})]{0,6}\^[\s{(-]{0,6}(\d{1,9})")
+_TOWER = re.compile(r"\^[\s{(-]{0,6}(\d{1,9})[\d.]*\s{0,6}\^[\s{(-]{0,6}(\d{1,9})")
 _HUGE = re.compile(r"\^[\s{(-]{0,6}\d{5,}|\d{4,}\s*!|!\s*!")
 _ROOT = re.compile(r"√\s?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 
