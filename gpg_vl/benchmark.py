@@ -47,6 +47,8 @@ class Record:
     """What was read."""
     reason: str
     """Why it scored so."""
+    well_formed: float = math.nan
+    """1 where the greedy completion kept the format, 0 where not; NaN = not recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,7 @@ def _record(sample: Sample, best: Completion, others: list[Completion], examinat
         text=best.text,
         answer=verdict.answer,
         reason=verdict.reason,
+        well_formed=verdict.parts.get("format", math.nan),
     )
 
 

@@ -6,7 +6,7 @@ A box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2, no "+1 pixel". Frames are de
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 from gpg_vl.types import Size
 
@@ -92,6 +92,25 @@ class Frame:
     def from_pixels(self, box: Box, size: Size) -> Box:
         """From original pixels to this frame."""
         return _scale(box, (float(size[0]), float(size[1])), self.units(size))
+
+
+FAMILIES = {
+    "qwen2_vl": Frame(kind="norm1000"),
+    "qwen2_5_vl": Frame(kind="resized", max_pixels=28 * 28 * 16384),
+    "qwen3_vl": Frame(kind="norm1000", factor=32, min_pixels=65536, max_pixels=16777216),
+    "internvl": Frame(kind="norm1000"),
+}
+"""What each model family was taught to write, with the image sizes of its published processor configuration.
+
+Sources: arXiv 2409.12191 section 2.1 (Qwen2-VL: coordinates in [0, 1000)), 2502.13923 section 2.1 (Qwen2.5-VL: pixels of the resized
+image), the Qwen3-VL cookbook (relative to 1000), the InternVL documentation (`<box>[[x1, y1, x2, y2]]</box>` in [0, 1000])."""
+
+
+def frame_named(name: str) -> Frame | None:
+    """The frame of a family, or the frame of a kind; None where the name is neither."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    return Frame(kind=cast(FrameKind, name)) if name in get_args(FrameKind) else None
 
 
 def _scale(box: Box, have: tuple[float, float], want: tuple[float, float]) -> Box:

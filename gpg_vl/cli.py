@@ -123,19 +123,38 @@ def rollout(
 @sentences
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="A shipped benchmark by name, or a YAML file.")],
-    model: Annotated[str, typer.Option(help="A run folder, a checkpoint folder or a hub id.")],
+    model: Annotated[str | None, typer.Option(help="A run folder, a checkpoint folder or a hub id.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Score these recorded answers (.jsonl of id, text) instead; no model needed.")
+    ] = None,
+    columns: Annotated[list[str] | None, typer.Option("--map", help="Our column=theirs in --answers: id=idx,text=response.")] = None,
     blank: Annotated[bool, typer.Option(help="Show grey pictures instead: what is left is guessing.")] = False,
     to: Annotated[Path | None, typer.Option(help="Where to write the per-question records (.jsonl).")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Greedy and sampled accuracy on held-out questions, with 95 % intervals."""
+    """Greedy and sampled accuracy on held-out questions, with 95 % intervals.
+
+    KEY=VALUE are knobs of the run's config with --model, of the benchmark with --answers (mode=lenient verifiers.boxes.policy=first).
+    """
+    if (model is None) == (answers is None):
+        raise UserError("expected exactly one of --model (who answers) and --answers (a file of recorded answers)")
+    if answers is not None and blank:
+        raise UserError("--blank shows a model grey pictures; recorded answers were given already: leave it out")
+    if columns and answers is None:
+        raise UserError("--map names the columns of an --answers file; there is none")
     _quiet()
     from gpg_vl import benchmark as measuring
+    from gpg_vl import recorded
     from gpg_vl.display import results_table
     from gpg_vl.training.trial import evaluate_model
 
     with console.status("evaluating") as status:
-        records = evaluate_model(benchmark, model, list(overrides or ()), blank=blank, told=lambda done: status.update(f"evaluated {done}"))
+        if answers is not None:
+            records = recorded.score(benchmark, answers, columns or (), list(overrides or ()), say=_say)
+        else:
+            records = evaluate_model(
+                benchmark, str(model), list(overrides or ()), blank=blank, told=lambda done: status.update(f"evaluated {done}")
+            )
     if to:
         measuring.save(records, to)
     console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}", records))

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gpg_vl.answers import Mode
+
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
 Training = Literal["frozen", "full"]
@@ -101,6 +103,8 @@ class PolicyConfig(Section):
 class RewardConfig(Section):
     """How accuracy and format become one reward."""
 
+    mode: Mode = "strict"
+    """How answers are read. strict: the style's grammar | lenient: foreign answers | reference: the authors' rule, with its holes."""
     combine: Literal["gate", "sum"] = "gate"
     """gate: accuracy counts only in a well-formed answer | sum: accuracy and format add up (the papers)."""
     accuracy: float = Field(default=1.0, ge=0)
@@ -250,6 +254,11 @@ class BenchmarkSpec(Section):
     """Empty = as in the run's config."""
     verifiers: dict[str, Part] = Field(default_factory=dict)
     """As in a config."""
+    mode: Mode = "strict"
+    """As reward.mode in a config: strict | lenient: foreign answers, format not required | reference: the authors' own rule."""
+    frame: str = "pixels"
+    """Of the boxes in recorded answers: pixels, norm1, norm1000, resized, or a family (qwen2_vl, qwen2_5_vl, qwen3_vl, internvl). With a
+    model: the model's own."""
     group_by: str = "task"
     """The tag that rows of the table stand for."""
     samples: int = Field(default=4, ge=0)

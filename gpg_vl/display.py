@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar that lives on a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console
@@ -60,11 +61,13 @@ def summary(metrics: Mapping[str, float]) -> str:
 def results_table(title: str, records: Sequence[Record]) -> Table:
     """Accuracy per task with 95 % intervals."""
     table = Table(title=title)
-    for heading in ("task", "questions", "greedy %", "sampled %"):
+    for heading in ("task", "questions", "greedy %", "sampled %", "well-formed %"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for tag, rows in by_tag(records).items():
         sampled = [record.sampled for record in rows if record.sampled == record.sampled]
-        table.add_row(tag, str(len(rows)), str(interval([record.greedy for record in rows])), str(interval(sampled)) if sampled else "")
+        kept = [record.well_formed for record in rows if record.well_formed == record.well_formed]
+        figures = [str(interval(values)) if values else "" for values in ([record.greedy for record in rows], sampled)]
+        table.add_row(tag, str(len(rows)), *figures, f"{100 * fmean(kept):.1f}" if kept else "")
     return table
 
 

@@ -68,11 +68,12 @@ def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, orig
         if values.get(needed) in (None, ""):
             raise UserError(f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set it under `defaults:`")
     images = tuple(_image(image, base, origin) for image in _listed(values.get("images", values.get("image"))))
+    sizes = tuple(image_size(image, origin) for image in images) or _declared_sizes(values.get("sizes"), origin)
     return Sample(
         id=str(values.get("id", origin)),
         question=str(values["question"]),
         images=images,
-        sizes=tuple(image_size(image, origin) for image in images),
+        sizes=sizes,
         answer_kind=str(values["answer_kind"]),
         answer=values["answer"],
         choices=tuple(map(str, values.get("choices") or ())),
@@ -81,6 +82,17 @@ def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, orig
         tags=_tags(values.get("tags"), origin),
         columns={name: value for name, value in values.items() if name not in _FIELDS and name not in {"image", "images"}},
     )
+
+
+def _declared_sizes(sizes: Any, origin: str) -> tuple[Size, ...]:
+    """Sizes of images that are not at hand, from a column `sizes`: enough to score recorded boxes, not to ask."""
+    try:
+        declared = tuple((int(width), int(height)) for width, height in sizes or ())
+    except (TypeError, ValueError):
+        raise UserError(f"{origin}: sizes is {sizes!r}, expected a list of [width, height] in pixels") from None
+    if any(side < 1 for size in declared for side in size):
+        raise UserError(f"{origin}: sizes is {sizes!r}, expected positive pixels")
+    return declared
 
 
 def image_size(image: Path | bytes, origin: str) -> Size:

@@ -23,7 +23,7 @@ SILENT_RANGE = 1e-6
 """A group whose highest and lowest reward differ by no more than this says nothing. On raw rewards: rounding residue cannot speak."""
 
 AnswerKind = str
-"""What an answer is made of: "choice", "number", "boxes", or the name a user gives to a kind of their own."""
+"""What an answer is made of: choice, number, value, expression, boxes, detection, label, or the name that a user gives to their own."""
 
 
 class UserError(Exception):

@@ -109,7 +109,11 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "path out of the folder": (row(COUNT, images=["../../etc/passwd"]), [], "leaves the data folder"),
     "row without truth": (row(COUNT, answer=None), [], "column 'answer' is missing or empty"),
     "empty question": (row(COUNT, question=""), [], "column 'question' is missing or empty"),
-    "kind without verifier": (row(COUNT, answer_kind="smell"), [], "answer_kind 'smell' has no verifier; known: boxes, choice, number"),
+    "kind without verifier": (
+        row(COUNT, answer_kind="smell"),
+        [],
+        "answer_kind 'smell' has no verifier; known: boxes, choice, detection, expression, label, number, value",
+    ),
     "box outside": (row(POINT, answer=[[1, 2, 30, 400]]), [], "is empty or outside the image of 56 x 56 pixels"),
     "box reversed": (row(POINT, answer=[[30, 2, 1, 40]]), [], "is empty or outside the image"),
     "choice that is no option": (row(PICK, answer="cow"), [], "answer 'cow' is not one of the choices ['cat', 'dog']"),

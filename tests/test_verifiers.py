@@ -21,6 +21,10 @@ from gpg_vl.verifiers.verifier import Verifiers
 TRUTH = {
     "choice": {"question": "Which animal?", "choices": ("cat", "big dog", "horse"), "answer": "big dog"},
     "number": {"question": "How many of the 4 dogs bark?", "answer": 3},
+    "value": {"question": "How long is the diagonal of a square whose side is √6 cm?", "answer": "2√{3} cm"},
+    "expression": {"question": "Expand x(x+1).", "answer": "x^2+x"},
+    "label": {"question": "Which flower?", "answer": "pink primrose", "choices": ("pink primrose", "rose", "hard-leaved pocket orchid")},
+    "detection": {"question": "Find dogs.", "answer": [[10, 20, 60, 80], [5, 5, 9, 9]], "images": (b"png",), "sizes": ((100, 100),)},
     "boxes": {"question": "Where is the dog?", "answer": [[10, 20, 60, 80]], "images": (b"png",), "sizes": ((100, 100),)},
 }
 KINDS = sorted(verifiers.ALIASES)
@@ -165,6 +169,20 @@ PIECES = [
     "[",
     "-",
     "so",
+    "\\boxed{",
+    "}",
+    "{",
+    "\\frac{1}{2}",
+    "2√{3} cm",
+    "x^2+x",
+    "pink primrose",
+    "The answer is (B). ",
+    '{"bbox_2d": [10, 20, 60, 80], "confidence": 0.9}',
+    "No Objects",
+    "²",
+    "答案",
+    "\n",
+    "<|im_end|>",
 ]
 TEXTS = st.one_of(
     st.text(), st.text().map(said), st.lists(st.sampled_from(PIECES)).map("".join), st.lists(st.sampled_from(PIECES)).map("".join).map(said)
@@ -172,11 +190,11 @@ TEXTS = st.one_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("combine", ["gate", "sum"])
-def test_no_text_raises_and_every_reward_is_bounded(kind, combine):
-    verifier, sample = verifier_of(kind, combine=combine, accuracy_weight=0.75, format_weight=0.25), sample_of(kind)
+@pytest.mark.parametrize(("combine", "mode"), [("gate", "strict"), ("sum", "strict"), ("gate", "lenient"), ("sum", "reference")])
+def test_no_text_raises_and_every_reward_is_bounded(kind, combine, mode):
+    verifier, sample = verifier_of(kind, combine=combine, mode=mode, accuracy_weight=0.75, format_weight=0.25), sample_of(kind)
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=2000, deadline=None, derandomize=True, database=None)
     @given(TEXTS)
     def check(text):
         for verdict in (verifier(text, sample), verifier.unfinished(text, sample)):
@@ -366,11 +384,12 @@ def test_a_truth_that_cannot_be_scored_is_a_fault_and_not_a_wrong_answer():
 # --- complaints -------------------------------------------------------------------------------------------------------
 
 CHECKS = Verifiers(by_kind={"choice": Choice(), "number": Number(), "boxes": Boxes()})
+EVERY = Verifiers(by_kind={kind: verifier_of(kind) for kind in KINDS})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_good_sample_has_no_complaint(kind):
-    assert CHECKS.complaint(sample_of(kind)) == ""
+    assert EVERY.complaint(sample_of(kind)) == ""
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpg_vl.boxes import FrameKind
-
-FRAMES: dict[str, FrameKind] = {"qwen2_vl": "norm1000", "qwen2_5_vl": "resized", "qwen3_vl": "norm1000", "internvl": "norm1000"}
-"""The boxes each family was taught to write (model cards of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL)."""
-
-FAMILIES = (*FRAMES, "smolvlm", "idefics3", "llava", "gemma3")
-"""Whose gradients are held against plain rows in the tests."""
+SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "idefics3", "llava", "gemma3")
+"""Families whose gradients are held against plain rows in the tests."""
 
 TILE_ROWS = frozenset({"smolvlm", "idefics3"})
 """Families whose pixels come as one row of tiles per prompt [P, tiles, 3, height, width]."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.boxes import Frame
+from gpg_vl.boxes import FAMILIES, Frame
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy import tiny
 from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor, torchvision_works
@@ -17,7 +17,7 @@ torchvision_works()  # a broken one must be hidden before transformers is import
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
 
-from gpg_vl.policy.families import FAMILIES, FRAMES, parts  # noqa: E402
+from gpg_vl.policy.families import SUPPORTED, parts  # noqa: E402
 from gpg_vl.policy.vision import FeatureCache, Vision  # noqa: E402
 
 
@@ -138,12 +138,13 @@ def _check_family(name: str) -> None:
         family = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise UserError(f"policy.model: {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if family not in FAMILIES:
-        raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(FAMILIES)}")
+    if family not in SUPPORTED:
+        raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(SUPPORTED)}")
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:
-    kind = FRAMES.get(family, "undeclared") if config.frame == "auto" else config.frame
+    taught = FAMILIES[family].kind if family in FAMILIES else "undeclared"
+    kind = taught if config.frame == "auto" else config.frame
     if not hasattr(image_processor, "merge_size"):
         return Frame(kind=kind)
     return Frame(

@@ -71,6 +71,7 @@ def build_verifiers(parts: Mapping[str, Part], style: Style, policy_frame: Any, 
     given = {
         "style": style,
         "frame": policy_frame,
+        "mode": reward.mode,
         "combine": reward.combine,
         "accuracy_weight": reward.accuracy,
         "format_weight": reward.format,
@@ -147,7 +148,7 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(), home)
+    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home)
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed)

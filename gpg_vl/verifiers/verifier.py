@@ -4,10 +4,10 @@ import math
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
-from gpg_vl.answers import only_answer
+from gpg_vl.answers import Mode, last_answer, only_answer
 from gpg_vl.prompts import Style
 from gpg_vl.types import Completion, Sample, Verdict
 
@@ -38,8 +38,13 @@ class Mark(NamedTuple):
 class Graded(ABC):
     """Format by the style, accuracy by the subclass, one reward out of both.
 
-    Subclasses write `mark` (how good is this answer?) and `gold` (the answer that earns full marks).
+    Subclasses write `mark` (how good is this answer?) and `gold` (the answer that earns full marks), and `reference` where authors
+    published a rule whose figures are to be reproduced.
     """
+
+    mode: Mode = "strict"
+    """strict: the prompt style's grammar, for training | lenient: foreign answers, told apart from noise, their format not required |
+    reference: the authors' rule, holes included."""
 
     style: Style = field(default_factory=Style)
     """Filled from `prompt:`."""
@@ -65,8 +70,15 @@ class Graded(ABC):
             ValueError: the sample's truth is not one this verifier can score; the sentence says why.
         """
 
+    def reference(self, text: str, sample: Sample) -> Mark:
+        """What the authors' code gives for a whole completion; here as lenient reading, where no such code is known."""
+        return self.mark(last_answer(text), sample)
+
     def __call__(self, text: str, sample: Sample) -> Verdict:
         answer, problem = self.style.read(text)
+        if self.mode != "strict":
+            mark = self.reference(text, sample) if self.mode == "reference" else self.mark(last_answer(text), sample)
+            return self._verdict(mark, 0.0 if problem else 1.0)
         if problem and self.combine == "gate":
             return Verdict(reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}")
         mark = self.mark(only_answer(text) if problem else answer, sample)
@@ -74,10 +86,12 @@ class Graded(ABC):
 
     def unfinished(self, text: str, sample: Sample) -> Verdict:
         """The verdict on a text that ran into the length limit: its accuracy may count, its format never does."""
-        return self._verdict(self.mark(only_answer(text), sample), 0.0)
+        answer = only_answer(text) if self.mode == "strict" else last_answer(text)
+        return self._verdict(self.mark(answer, sample), 0.0)
 
     def _verdict(self, mark: Mark, well_formed: float) -> Verdict:
-        counted = mark.accuracy * well_formed if self.combine == "gate" else mark.accuracy
+        gated = self.combine == "gate" and self.mode == "strict"
+        counted = mark.accuracy * well_formed if gated else mark.accuracy
         reward = self.accuracy_weight * counted + self.format_weight * well_formed
         return Verdict(reward=reward, parts={"accuracy": mark.accuracy, "format": well_formed}, answer=mark.answer, reason=mark.reason)
 
@@ -119,7 +133,7 @@ class Verifiers:
         if not isinstance(verifier, Graded):
             return ""
         try:
-            gold = verifier.gold(sample)
+            gold = (replace(verifier, mode="lenient") if verifier.mode == "reference" else verifier).gold(sample)
         except ValueError as error:
             return str(error)
         return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
@@ -129,6 +143,8 @@ class Verifiers:
         verifier = self.by_kind[sample.answer_kind]
         if not isinstance(verifier, Graded):
             return ""
+        if verifier.mode == "reference":  # the truth must be sound, whatever the authors' rule makes of our spelling of it
+            verifier = replace(verifier, mode="lenient")
         verdict, full = verifier(text, sample), verifier.accuracy_weight + verifier.format_weight
         enough = full - verifier.spelling_loss * verifier.accuracy_weight
         return "" if verdict.reward >= enough else f"its own answer {text!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"

@@ -1,0 +1,140 @@
+"""Score answers that were recorded elsewhere, without any model: the verifiers of training on a file of texts.
+
+The file has one JSON object a line with the columns `id` and `text` (others by `--map id=idx,text=response`). Every question of the
+benchmark must be answered once and every answer must belong to a question; else nothing is scored and one sentence says which ids are at
+fault.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from gpg_vl import loading, shelves
+from gpg_vl.benchmark import Record
+from gpg_vl.boxes import FAMILIES, frame_named
+from gpg_vl.config import BenchmarkSpec, RewardConfig
+from gpg_vl.training.experiment import Questions, build_style, build_verifiers, read_questions
+from gpg_vl.types import Completion, Sample, UserError
+from gpg_vl.verifiers.verifier import Verifiers
+
+SHOWN = 5
+"""Ids that a sentence names; the others are counted."""
+
+
+def score(
+    name: str, answers: Path, columns: Sequence[str], overrides: Sequence[str], *, say: Callable[[str], None] = lambda line: None
+) -> list[Record]:
+    """The records of a benchmark's questions with the answers of a file.
+
+    Args:
+        name: a shipped benchmark or a YAML file.
+        columns: our column=theirs, for files that call `id` or `text` something else.
+        overrides: key=value knobs of the benchmark: mode=lenient, frame=qwen2_5_vl, verifiers.boxes.policy=first...
+        say: told how many questions cannot be scored at all.
+
+    Raises:
+        UserError: an unreadable file, or ids that are unknown, doubled or missing.
+    """
+    texts = read_answers(answers, columns)
+    path = shelves.find("evaluation", name)
+    spec = loading.parse(BenchmarkSpec, loading.override(BenchmarkSpec, loading.read_yaml(path), overrides), str(path))
+    checks = _verifiers(spec, path.parent)
+    questions = read_questions(spec.data, checks, folder=path.parent)
+    asked = [sample for source in questions.sources for sample in source]
+    _check_ids(texts, asked, questions, answers)
+    if questions.left_out:
+        first, why = questions.left_out[0]
+        say(f"{len(questions.left_out)} questions have no truth that can be scored and are left out; {first}: {why}")
+    return [_record(sample, texts[sample.id], spec, checks) for sample in asked]
+
+
+def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
+    """The answers of a file by id.
+
+    Raises:
+        UserError: no such file, not JSON lines, a column missing, or doubled ids.
+    """
+    theirs = _mapping(columns)
+    pairs: list[tuple[str, str]] = []
+    for number, row in _rows(path):
+        missing = [f"{ours!r}" + (f" (their {name!r})" if name != ours else "") for ours, name in theirs.items() if name not in row]
+        if missing:
+            has = ", ".join(row)
+            raise UserError(f"{path} line {number}: no column {' and no '.join(missing)}; it has {has}: name it with --map text=THEIRS")
+        text = row[theirs["text"]]
+        pairs.append((str(row[theirs["id"]]), text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)))
+    doubled = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if doubled:
+        raise UserError(f"{path}: {_told(doubled)} answered more than once; keep one answer each")
+    return dict(pairs)
+
+
+def _mapping(columns: Sequence[str]) -> dict[str, str]:
+    theirs = {"id": "id", "text": "text"}
+    for item in (part for column in columns for part in column.split(",")):
+        ours, separator, name = item.partition("=")
+        if ours not in theirs or not separator or not name:
+            raise UserError(f"--map {item}: expected id=THEIRS or text=THEIRS, for instance --map text=response")
+        theirs[ours] = name
+    return theirs
+
+
+def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise UserError(f"--answers {path}: no such file")
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row: object = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number}: got {type(row).__name__}, expected an object with id and text")
+        rows.append((number, cast(dict[str, Any], row)))
+    return rows
+
+
+def _verifiers(spec: BenchmarkSpec, folder: Path) -> Verifiers:
+    frame = frame_named(spec.frame)
+    if frame is None:
+        raise UserError(f"frame: got {spec.frame!r}, expected pixels, norm1, norm1000, resized or a family: {', '.join(FAMILIES)}")
+    style = build_style(spec.prompt or "think", folder)
+    return build_verifiers(spec.verifiers, style, frame, RewardConfig(mode=spec.mode), folder)
+
+
+def _check_ids(texts: Mapping[str, str], asked: Sequence[Sample], questions: Questions, path: Path) -> None:
+    known = {sample.id for sample in asked}
+    unknown = [name for name in texts if name not in known | {name for name, _ in questions.left_out}]
+    missing = [sample.id for sample in asked if sample.id not in texts]
+    doubled = [name for name, times in Counter(sample.id for sample in asked).items() if times > 1]
+    faults = [f"{_told(ids)} {what}" for ids, what in ((unknown, "not asked"), (missing, "not answered"), (doubled, "asked twice")) if ids]
+    if faults:
+        raise UserError(f"{path}: {'; '.join(faults)}; nothing was scored: answer every question of the benchmark once")
+
+
+def _told(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return f"{len(ids)} id{'s' if len(ids) > 1 else ''} ({', '.join(ids[:SHOWN])}{more})"
+
+
+def _record(sample: Sample, text: str, spec: BenchmarkSpec, checks: Verifiers) -> Record:
+    verdict = checks.judge(Completion(token_ids=(), logprobs=(), text=text, finish="stop", version=0), sample)
+    return Record(
+        id=sample.id,
+        tag=sample.tags.get(spec.group_by, sample.answer_kind),
+        greedy=0.0 if math.isnan(verdict.reward) else verdict.reward,
+        sampled=math.nan,
+        text=text,
+        answer=verdict.answer,
+        reason=verdict.reason,
+        well_formed=verdict.parts.get("format", math.nan),
+    )

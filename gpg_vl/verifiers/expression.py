@@ -1,0 +1,81 @@
+"""A mathematical expression, compared by math-verify: algebra, sets, intervals, equations."""
+
+import re
+from dataclasses import dataclass
+
+from gpg_vl import answers
+from gpg_vl.types import Sample
+from gpg_vl.verifiers import math_worker
+from gpg_vl.verifiers.verifier import Graded, Mark
+
+LONGEST = {"strict": 1000, "lenient": 20_000}
+"""Characters of the longest answer, by mode."""
+_MATH = re.compile(r"\\boxed|\$|\\\(|\\\[")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s?\{[^{}]*\}|\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{4,}|\b(?:or|and|is|not|the|any|all|so)\b")
+_FUNCTIONS = frozenset({"sqrt", "infty", "sinh", "cosh", "tanh", "asin", "acos", "atan", "degrees", "degree", "infinity"})
+_TWO_NUMBERS = re.compile(r"\d\s+[\d.]")
+_TOWER = re.compile(r"\^[\s{(-]{0,6}(\d{1,9})[\d.]*\s{0,6}\^[\s{(-]{0,6}(\d{1,9})")
+_HUGE = re.compile(r"\^[\s{(-]{0,6}\d{5,}|\d{4,}\s*!|!\s*!")
+_ROOT = re.compile(r"√\s?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expression(Graded):
+    """1 when math-verify finds the answer equal to the truth.
+
+    Strictly, the whole answer is one expression; words, or numbers side by side, are none. Leniently, math-verify picks an expression out
+    of the answer. Reference mode is R1-V's GEOQA evaluator, which reads the whole completion. Needs the extra `gpg-vl[math]`.
+    """
+
+    seconds: float = 5.0
+    """An answer that takes longer to compare earns nothing."""
+
+    def mark(self, answer: str, sample: Sample) -> Mark:
+        given = self._expression(answer)
+        if given is None:
+            return Mark(0.0, answer[:200], "unreadable: not one expression")
+        told = math_worker.WORKER.ask(self.seconds, answer=given, gold=_truth(str(sample.answer)))
+        if told is None:
+            return Mark(0.0, answer, f"unreadable: takes longer than {self.seconds:g} s")
+        if not told["gold"]:
+            raise ValueError(f"answer {sample.answer!r} is not an expression that math-verify reads")
+        if told.get("failed") or not told["read"]:
+            return Mark(0.0, answer, "unreadable: not one expression")
+        return Mark(float(told["right"]), told["read"], "right" if told["right"] else "wrong")
+
+    def reference(self, text: str, sample: Sample) -> Mark:
+        return math_worker.whole_completion(text, str(sample.answer))
+
+    def gold(self, sample: Sample) -> str:
+        if self._expression(str(sample.answer)) is None:
+            raise ValueError(f"answer {sample.answer!r} is not one expression")
+        return str(sample.answer)
+
+    def _expression(self, answer: str) -> str | None:
+        if not answer.strip() or len(answer) > LONGEST["strict" if self.mode == "strict" else "lenient"]:
+            return None
+        if _HUGE.search(answer) or any(int(base) ** min(int(above), 30) > 10_000 for base, above in _TOWER.findall(answer)):
+            return None  # sympy would write out a number of more than ten thousand digits
+        if self.mode != "strict":
+            return _dressed(answer)
+        bare = answers.unwrapped(answer)
+        words = set(_WORD.findall(_COMMAND.sub(" ", bare)))
+        if words - _FUNCTIONS or _TWO_NUMBERS.search(bare) or _MATH.search(bare):
+            return None
+        return f"${_latex(bare)}$"
+
+
+def _dressed(text: str) -> str:
+    """LaTeX without dollar signs gets them: math-verify reads a bare `\\frac{3}{5}` as 5."""
+    needs = not _MATH.search(text) and re.search(r"[\\√π]", text)
+    return f"${_latex(answers.unwrapped(text))}$" if needs else text
+
+
+def _truth(text: str) -> str:
+    return text if _MATH.search(text) or not re.search(r"[A-Za-z\\√π^]", text) else f"${_latex(text)}$"
+
+
+def _latex(text: str) -> str:
+    roots = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3] or ''}}}", text)
+    return roots.replace("π", "\\pi ").replace("°", "^{\\circ}")

@@ -1,0 +1,48 @@
+"""A value with roots, π, fractions and a unit: geometry, measuring, physics."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpg_vl import quantities
+from gpg_vl.quantities import Quantity
+from gpg_vl.types import Sample
+from gpg_vl.verifiers import math_worker
+from gpg_vl.verifiers.verifier import Graded, Mark
+
+_read_truth = lru_cache(maxsize=8192)(quantities.read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value(Graded):
+    """1 when the answer is one value equal to the truth: `2√3`, `2\\sqrt{3}` and `3.464` are the same, and so are 50 cm and 0.5 m.
+
+    A unit may be missing on either side; two units of different kinds (cm and cm²) are different answers. Reference mode is R1-V's GEOQA
+    evaluator: math-verify on the whole completion.
+    """
+
+    tolerance: float = 1e-3
+    """Largest allowed difference, relative to the larger of the two."""
+
+    def mark(self, answer: str, sample: Sample) -> Mark:
+        given = quantities.read(answer) if self.mode == "strict" else quantities.foreign(answer)
+        if given is None:
+            return Mark(0.0, answer, "unreadable: not one value")
+        right = quantities.agree(given, self._truth(sample), self.tolerance)
+        return Mark(float(right), f"{given.value:g}", "right" if right else "wrong")
+
+    def reference(self, text: str, sample: Sample) -> Mark:
+        return math_worker.whole_completion(text, str(sample.answer))
+
+    def gold(self, sample: Sample) -> str:
+        self._truth(sample)
+        return str(sample.answer)
+
+    def truth_value(self, sample: Sample) -> float:
+        """The truth as a number, before its unit."""
+        return self._truth(sample).value
+
+    def _truth(self, sample: Sample) -> Quantity:
+        truth = _read_truth(str(sample.answer))
+        if truth is None:
+            raise ValueError(f"answer {sample.answer!r} is not a value such as 12, 2√3, \\\\frac{{1}}{{2}} or 5 cm")
+        return truth

@@ -1,0 +1,131 @@
+"""Boxes in the spellings that models use: well-formed records strictly, anything that holds boxes leniently."""
+
+from time import perf_counter
+
+import pytest
+
+from gpg_vl import box_texts
+from gpg_vl.box_texts import Found
+from gpg_vl.boxes import Box
+
+BOX = Box(1, 2, 3, 4)
+WELL_FORMED = [
+    "[1,2,3,4]",
+    "[[1, 2, 3, 4]]",
+    "(1,2),(3,4)",
+    '{"bbox_2d": [1, 2, 3, 4]}',
+    '[{"bbox_2d": [1, 2, 3, 4], "label": ""}]',
+    '```json\n[{"bbox_2d": [1, 2, 3, 4]}]\n```',
+    "```\n[1, 2, 3, 4]\n```",
+    '{"bbox": [1.0, 2.0, 3.0, 4.0]}',
+    '{"box": [[1, 2], [3, 4]]}',
+    "{'Position': [1, 2, 3, 4]}",
+    '{"x1": 1, "y1": 2, "x2": 3, "y2": 4}',
+    '{"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}',
+    '{"left": 1, "top": 2, "right": 3, "bottom": 4}',
+    '[{"bbox_2d": (1, 2, 3, 4)},]',
+]
+LOOSE = [
+    "The box is [1, 2, 3, 4].",
+    "It is at (1, 2, 3, 4), I think.",
+    "<box>[[1, 2, 3, 4]]</box>",
+    "<ref>dog</ref><box>(1,2),(3,4)</box>",
+    "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>",
+    '```json\n[\n\t{"bbox_2d": [1, 2, 3, 4], "label": "d',
+    '["{"bbox_2d": [1, 2, 3, 4], "label": "dog"}]',
+    '{"bbox_2d": [1, 2, 3, 4], "label": "dog"}\n}\n',
+    "x1: 1, y1: 2, x2: 3, y2: 4",
+    "(x1=1, y1=2, x2=3, y2=4)",
+    "xmin=1 ymin=2 xmax=3 ymax=4",
+    "from (1, 2) to (3, 4)",
+    "top-left (1, 2), bottom-right (3, 4)",
+    "the top left is (1, 2) and the bottom right corner is (3, 4)",
+    "[[1, 2], [3, 4]]",
+    "目标在 [1, 2, 3, 4] 处。",
+]
+
+
+@pytest.mark.parametrize("text", WELL_FORMED)
+def test_well_formed_boxes_are_read_both_ways(text):
+    assert [item.box for item in box_texts.records(text)] == [BOX]
+    assert [item.box for item in box_texts.found(text)] == [BOX]
+
+
+@pytest.mark.parametrize("text", LOOSE)
+def test_boxes_are_picked_out_of_any_text(text):
+    assert [item.box for item in box_texts.found(text)] == [BOX]
+    assert box_texts.records(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dog",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "[nan, 2, 3, 4]",
+        "[1, 2, 3, x]",
+        "(1, 2)",
+        '{"bbox_2d": [1, 2, 3]}',
+        '{"bbox_2d": [1, 2, 3, "4"]}',
+        '{"bbox_2d": [1, 2, 3, true]}',
+        '{"bbox_2d": null}',
+        "12345",
+    ],
+)
+def test_texts_without_a_box(text):
+    assert box_texts.found(text) == []
+    assert box_texts.records(text) is None
+
+
+@pytest.mark.parametrize("text", ["[]", "No Objects", "no objects.", "None", "```json\n[]\n```"])
+def test_silence_is_read(text):
+    assert box_texts.records(text) == []
+    assert box_texts.silent(text) or "```" in text
+
+
+def test_records_keep_their_label_and_confidence():
+    text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}, {"bbox_2d": [5, 6, 7, 8], "label": "dog", "score": 1}]'
+    both = [Found(box=BOX, label="cat", confidence=0.9), Found(box=Box(5, 6, 7, 8), label="dog", confidence=1.0)]
+    assert box_texts.records(text) == box_texts.found(text) == both
+    broken = text[:-20]
+    assert box_texts.records(broken) is None
+    assert [item.box for item in box_texts.found(broken)] == [BOX, Box(5, 6, 7, 8)]
+
+
+def test_several_boxes_keep_their_order():
+    assert [item.box.x1 for item in box_texts.found("(1,2),(3,4) then [5,6,7,8] and (9,9,10,10)")] == [1, 5, 9]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": [1, 2.5, -3e2], "b": null}', {"a": [1, 2.5, -300], "b": None}),
+        ("{'a': (1, True), 'b': 'x'}", {"a": [1, True], "b": "x"}),
+        ("[]", []),
+        ("[1,]", [1]),
+        ("7", 7),
+        ('"x"', "x"),
+    ],
+)
+def test_literals_that_are_read(text, value):
+    assert box_texts.literal(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "]", "[1 2]", "{1: 2}", "{'a' 1}", "[1]]", "1+1", "f()", "[x]", "'a", "[" * 40 + "]" * 40, "9" * 99, ",", ":", "{,}"]
+)
+def test_texts_that_are_no_literal(text):
+    assert box_texts.literal(text) is None
+
+
+@pytest.mark.parametrize(
+    "piece", ["[", "[1,", "(1,2),", "[1,2,3,4],", "{", '{"', "'", "x1:1,", "9", " ", "\\", '{"bbox_2d": [1,2,3,4]},', "<box>", "x=1 "]
+)
+def test_a_megabyte_is_read_quickly(piece):
+    text = piece * (10**6 // len(piece))
+    start = perf_counter()
+    box_texts.found(text)
+    box_texts.records(text)
+    assert perf_counter() - start < 4

@@ -1,0 +1,174 @@
+"""Which option a foreign answer states: the ways models write it, and the texts that state none or several."""
+
+from time import perf_counter
+
+import pytest
+
+from gpg_vl import statements
+
+ANIMALS = ("cat", "big dog", "horse", "cow")
+LENGTHS = ("$9 \\mathrm{~cm}^{2}$", "$\\frac{1}{2}$", "$30^{\\circ}$", "12")
+LETTERS = ("A", "B", "C", "D")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B",
+        "b",
+        "(B)",
+        "B.",
+        "B)",
+        "[B]",
+        "**B**",
+        "**(B)**",
+        "$B$",
+        "\\boxed{B}",
+        "\\boxed{\\text{B}}",
+        "$\\boxed{\\text{(B)}}$",
+        "\\boxed{(B) big dog}",
+        "\\(\\boxed{B}\\).",
+        "B. big dog",
+        "(B) big dog",
+        "B: big dog, because it barks",
+        "**B. big dog**",
+        "big dog",
+        "Big Dog.",
+        "The answer is B.",
+        "The answer is (B) because it barks.",
+        "the answer is **B**",
+        "The correct answer is B. big dog",
+        "The correct answer is:\n\n**B. big dog**",
+        "The correct answer is option B.",
+        "The correct option is **B.**",
+        "The best choice would be (B).",
+        "Therefore, the final answer is: $\\boxed{B}$",
+        "Answer: B",
+        "**Answer: B**",
+        "**Answer:** B",
+        "### Answer\nB. big dog",
+        "Final answer: (B)",
+        "Answer: **B. big dog**",
+        "The answer to the question is B.",
+        "The answer is \\( \\text{B. } \\).",
+        "The picture (B) is the most similar.",
+        "It barks, so it must be B.",
+        "Thus, the correct choice is:\n\nB. big dog",
+        "Option B is the correct answer.",
+        "I would choose B.",
+        "Looking at it, option (B) fits.",
+        "The missing animal is **(B)**.\n\nThe options are cats and dogs.",
+        "答案是B",
+        "答案：B",
+        "答案是（B）。",
+        "故选B。",
+        "因此，正确答案是 B。",
+        "正确选项是B",
+        "选择B",
+        "<s> B</s>",
+        "B<|im_end|>",
+        "It is not a cat.\n\nB",
+        "It has four legs and barks.\nThe answer is: big dog.",
+        "(B) The second one; (B) it is.",
+        "Cats meow (no). So the answer should be (b).",
+    ],
+)
+def test_one_option_is_stated(text):
+    from gpg_vl import answers
+
+    assert statements.choice(answers.last_answer(text), ANIMALS) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "I cannot see the image.",
+        "A B C D",
+        "ABCD",
+        "A, B, C, D",
+        "(A)(B)(C)(D)",
+        "(A) cat (B) big dog (C) horse (D) cow",
+        "A. cat\nB. big dog\nC. horse\nD. cow",
+        "A or B",
+        "B, C",
+        "The answer is A or B.",
+        "The answer is (A) and (B).",
+        "The answer is (A). The answer is (B).",
+        "Answer: A\nAnswer: B",
+        "\\boxed{A} \\boxed{B}",
+        "\\boxed{(A), (B)}",
+        "The answer is E.",
+        "The answer is (Z).",
+        "The answer is A dog.",
+        "A dog is in the picture.",
+        "I think so.",
+        "cat, big dog",
+        "答案是A或B",
+        "The answer is \\boxed{E}",
+        "A. big dog",
+        "<answer></answer>",
+        "nan",
+    ],
+)
+def test_no_option_or_several_are_stated(text):
+    assert statements.choice(text, ANIMALS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("\\boxed{9 \\text{ cm}^2}", 0),
+        ("Its area is $\\boxed{9\\,\\mathrm{cm}^{2}}$.", 0),
+        ("The answer is \\frac{1}{2}.", 1),
+        ("so the angle is \\boxed{30^\\circ}.", 2),
+        ("The answer is 12.", 3),
+        ("\\boxed{0.5}", 1),
+        ("The answer is: \\boxed{(C)}", 2),
+    ],
+)
+def test_options_that_are_mathematics(text, index):
+    assert statements.choice(text, LENGTHS) == index
+
+
+def test_a_letter_as_it_stands_wins_over_an_option_that_only_looks_like_it():
+    # the fifth option is meant, although the third reads "(e)"
+    assert statements.choice("Therefore, the answer is (E).", ("(c)", "(a)", "(e)", "(d)", "(b)")) == 4
+    assert statements.choice("(e)", ("(c)", "(a)", "(e)", "(d)", "(b)")) == 2
+
+
+def test_options_that_differ_only_in_case():
+    assert statements.choice("aa", ("AA", "Aa", "aa")) == 2
+    assert statements.choice("The answer is (B).", ("AA", "Aa", "aa")) == 1
+
+
+def test_letters_as_options():
+    assert statements.choice("Shape B is the largest. The answer is B", LETTERS) == 1
+    assert statements.choice("it shows point C", LETTERS) is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "The answer is ",
+        "(B) ",
+        "B. ",
+        "\\boxed{",
+        "\\boxed{A}",
+        "option ",
+        "**",
+        "answer: (",
+        "A, ",
+        "answer is for ",
+        "\n\n",
+        "{",
+        "答案",
+        "** ",
+        " (",
+    ],
+)
+def test_a_megabyte_is_read_quickly(piece):
+    start = perf_counter()
+    statements.choice(piece * (10**6 // len(piece)), ANIMALS)
+    assert perf_counter() - start < 4
