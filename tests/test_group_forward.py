@@ -193,10 +193,11 @@ def test_a_split_group_sees_its_picture_and_prompt_once(policy_of):
     assert seen == [-1, len(prompt.input_ids), 3, 3, 3, 3]
 
 
-def test_the_check_of_the_first_step_measures_agreement(policy_of, monkeypatch):
+@pytest.mark.parametrize("tokens_at_once", [None, 1])
+def test_the_check_of_the_first_step_measures_agreement(tokens_at_once, policy_of, monkeypatch):
     policy = policy_of()
     (prompt,) = prompts(policy, ["box"])
-    forward = GroupForward(policy, 1.0)
+    forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once)
     asked = (prompt, random_completions(2, longest=6, seed=0))
     assert max(forward.disagreement(asked)) < 1e-4
     honest = group_forward.prefill

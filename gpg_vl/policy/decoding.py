@@ -19,6 +19,34 @@ from gpg_vl.policy.shared_prefix import extend, prefill, read_prompts, use_share
 from gpg_vl.types import Prompt
 
 
+class _OwnTokens(DynamicCache):
+    """Keys and values of rows' own tokens, written into room that is there already; when it is full all moves, to twice the room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+        self.written: dict[int, int] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        start = self.written.get(layer_idx, 0)
+        end = self.written[layer_idx] = start + key_states.shape[2]
+        if layer_idx not in self.held or end > self.held[layer_idx][0].shape[2]:
+            self._make_room(layer_idx, (key_states, value_states), start, 2 * end)
+        keys, values = self.held[layer_idx]
+        keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows, in this order."""
+        self.held = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.held.items()}
+
+    def _make_room(self, layer: int, like: tuple[Tensor, Tensor], filled: int, room: int) -> None:
+        roomy = tuple(states.new_empty(*states.shape[:2], room, states.shape[3]) for states in like)
+        for old, new in zip(self.held.get(layer, ()), roomy, strict=False):
+            new[:, :, :filled] = old[:, :, :filled]
+        self.held[layer] = (roomy[0], roomy[1])
+
+
 class SharedRows:
     """Rows against one copy of each prompt."""
 
@@ -26,7 +54,7 @@ class SharedRows:
         use_shared_prefix(policy.model)
         self.policy = policy
         self.prefix = prefill(policy, prompts)
-        self.cache = DynamicCache()
+        self.cache = _OwnTokens()
         self.written = 0
         self.first_PRD = self.prefix.last_hidden_PD[:, None].expand(-1, rows, -1)
         """The states that predict the first tokens."""
@@ -39,8 +67,7 @@ class SharedRows:
 
     def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:
         """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
-        if self.written:
-            self.cache.batch_select_indices(rows_pr.flatten())
+        self.cache.keep(rows_pr.flatten())
         if len(prompts_p) < len(self.prefix.visible_PL):
             self.prefix = self.prefix.select(prompts_p)
 

@@ -99,7 +99,7 @@ class GroupForward(nn.Module):
         probe = next(parameter for parameter in in_order if parameter.requires_grad)
         results: list[tuple[Tensor, Tensor]] = []
         for run in (self.forward, PlainForward(self.policy, self.rule.temperature)):
-            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.mean())
+            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
             (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
             results.append((scores.logprobs_N.detach(), gradient))
         values, gradients = zip(*results, strict=True)

@@ -174,21 +174,23 @@ def _in_one_softmax(
     prompts, heads, length, width = prompt[0].shape
     rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
     per_head = query.shape[1] // heads
-    by_head = (query * scale).reshape(prompts, rows, heads, per_head * new, width).transpose(1, 2)  # [P, J, R, hQ, D]
-    over_prompt = (by_head.reshape(prompts, heads, -1, width) @ prompt[0].transpose(-1, -2)).view(
-        prompts, heads, rows, per_head, new, length
-    )
-    own_keys, own_values = (states.reshape(prompts, rows, heads, own, width).transpose(1, 2) for states in (key, value))
-    over_own = (by_head @ own_keys.transpose(-1, -2)).view(prompts, heads, rows, per_head, new, own)
+    by_row = (query * scale).reshape(prompts * rows, heads, per_head * new, width)  # [PR, J, hQ, D]
+    by_prompt = by_row.view(prompts, rows, heads, -1, width).transpose(1, 2).reshape(prompts, heads, -1, width)  # [P, J, RhQ, D]
+    over_prompt = (by_prompt @ prompt[0].transpose(-1, -2)).view(prompts, heads, rows, per_head, new, length)
+    over_own = by_row @ key.transpose(-1, -2)  # as the keys lie in memory: nothing but scores is ever turned round
+    over_own = over_own.view(prompts, rows, heads, per_head, new, own).transpose(1, 2)
     seen_prompt_PQL, seen_own_QK = _seen(prefix.visible_PL, new, own, window)
     if prefix.padded or window is not None:
         over_prompt = over_prompt.masked_fill(~seen_prompt_PQL[:, None, None, None], -torch.inf)
-    over_own = over_own.masked_fill(~seen_own_QK, -torch.inf)
+    if new > 1 or window is not None:
+        over_own = over_own.masked_fill(~seen_own_QK, -torch.inf)
     scores = torch.cat([over_prompt, over_own], -1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     on_prompt, on_own = weights.split([length, own], -1)
-    mixed = (on_prompt.reshape(prompts, heads, -1, length) @ prompt[1]).view_as(by_head) + on_own.flatten(3, 4) @ own_values
-    return mixed.transpose(1, 2).reshape(prompts * rows, heads * per_head, new, width).transpose(1, 2).contiguous()
+    from_prompt = (on_prompt.reshape(prompts, heads, -1, length) @ prompt[1]).view(prompts, heads, rows, per_head * new, width)
+    from_own = on_own.transpose(1, 2).reshape(prompts * rows, heads, per_head * new, own) @ value
+    mixed = from_prompt.transpose(1, 2).reshape_as(from_own) + from_own
+    return mixed.reshape(prompts * rows, heads * per_head, new, width).transpose(1, 2).contiguous()
 
 
 def _seen(visible_PL: Tensor, new: int, own: int, window: int | None) -> tuple[Tensor, Tensor]:
