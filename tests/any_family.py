@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText
 from transformers import models as architectures
 
 from gpg_vl.boxes import Frame
+from gpg_vl.policy.families import Sharing, why_not_shared
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.vision import Vision, digest, pictures
 from gpg_vl.types import Prompt, Sample
@@ -101,6 +102,7 @@ def policy_of_family(family: str, dtype: torch.dtype = torch.float64, *, vision:
         dtype=dtype,
         image_backend="pil",
         vision=Vision(model, None),
+        sharing=Sharing(why_not_shared(model)),
     )
 
 

@@ -59,11 +59,6 @@ def test_every_rank_keeps_its_rollouts(one_and_two):
     }
 
 
-def test_ranks_with_nothing_to_say_and_with_text_only_keep_step(tmp_path):
-    run = train(tmp_path, 2, "rollout.groups_per_step=2", "rollout.carry_over=1", "estimator.kind=gpg", "estimator.min_informative=0.5")
-    assert (run / "checkpoints" / "000002").is_dir()
-
-
 @pytest.fixture(scope="module")
 def gradients_of_one_and_two(tmp_path_factory) -> list[Path]:
     folders = []

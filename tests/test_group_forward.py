@@ -151,9 +151,11 @@ def test_the_rectangle_by_hand():
 
 
 @pytest.mark.parametrize("tokens_at_once", [None, 1])
-def test_bfloat16_composes(tokens_at_once, policy_of):
-    rough, exact = policy_of(dtype="bfloat16"), policy_of()
-    asked = questions(exact, "qwen2_5_vl", 4)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3"])
+def test_bfloat16_composes(family, tokens_at_once, policy_in):
+    rough, exact = (policy_in(family, torch.float32) for _ in range(2))
+    rough = replace(rough, dtype=torch.bfloat16)
+    asked = questions(exact, family, 4)
     _, expected = gradients(PlainForward(exact, 1.0), exact, asked)
     scores, found = gradients(GroupForward(rough, 1.0, tokens_at_once=tokens_at_once), rough, asked)
     assert scores.logprobs_N.dtype == torch.float32

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from gpg_vl.config import OptimizerConfig
 from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Rloo
 from gpg_vl.policy import group_forward
+from gpg_vl.policy.decoding import RepeatedRows, begin
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.training.distributed import Ranks
@@ -263,6 +264,35 @@ def test_a_group_forward_that_is_wrong_is_not_used(policy_of, monkeypatch):
     step(learner_of(oracle, PlainForward), groups_of(oracle), Gpg())
     assert told[0].startswith("warning: the group forward is off from plain rows")
     torch.testing.assert_close(parameters(policy), parameters(oracle), rtol=0, atol=1e-3)
+
+
+def test_a_kernel_that_fails_is_told_and_plain_rows_train_and_sample(policy_of, monkeypatch):
+    policy, told = policy_of(), []
+
+    def broken(*arguments):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    learner = learner_of(policy, say=told.append)
+    monkeypatch.setattr(group_forward, "prefill", broken)
+    assert not step(learner, groups_of(policy), Gpg()).skipped
+    assert told == [
+        "warning: the group forward does not run here (no kernel image is available for execution on the device): plain rows from here on"
+    ]
+    assert isinstance(begin(policy, prompts(policy), 2), RepeatedRows)
+
+
+def test_a_group_forward_that_gives_no_number_on_any_rank_is_not_used(policy_of, monkeypatch):
+    policy, told = policy_of(), []
+    learner = learner_of(policy, say=told.append)
+    monkeypatch.setattr(
+        type(learner.ranks),
+        "everybodys",
+        lambda self, value: (
+            [value, (math.nan, math.nan, "")] if isinstance(value, tuple) and len(value) == 3 and value[-1] == "" else [value]
+        ),
+    )
+    step(learner, groups_of(policy), Gpg())
+    assert told[0].endswith("plain rows from here on")
 
 
 def test_the_cost_of_a_microbatch_by_hand(policy_of):

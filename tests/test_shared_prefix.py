@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpg_vl.policy.logprobs import allowed_logits, score
-from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_one_softmax, _in_two_flashes, _way  # pyright: ignore[reportPrivateUsage]
+from gpg_vl.policy.shared_prefix import BLOCK, Prefix, _in_blocks, _in_one_softmax, _in_two_flashes, _way, block_mask  # pyright: ignore[reportPrivateUsage]
 
 
 def drawn(prompts, rows, new, own, length, heads=4, key_heads=2, width=8):
@@ -60,6 +61,22 @@ def test_gradients_of_attention_in_place_are_those_over_copies(attend, padded):
     )
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "rows", "own"), [(6, 3, 5), (200, 5, 90), (128, 2, 128), (300, 4, 130)])
+def test_blocks_written_down_are_all_that_have_a_score(length, rows, own):
+    visible = torch.ones(2, length, dtype=torch.bool)
+    mask = block_mask(visible, rows, own, own, None)
+    made = create_block_mask(mask.mask_mod, 2, None, rows * own, length + rows * own, device="cpu", BLOCK_SIZE=BLOCK).to_dense().bool()
+    written = mask.to_dense().bool()
+    assert not (made & ~written).any()
+    line = torch.arange(rows * own)
+    same_row = (line[:, None] // own) == (line // own)
+    in_question = torch.cat([torch.ones(rows * own, length, dtype=torch.bool), same_row], 1)
+    touched = torch.zeros_like(written[0, 0])
+    for q, k in in_question.nonzero().tolist():
+        touched[q // BLOCK, k // BLOCK] = True
+    assert not (written & ~touched).any()
 
 
 def test_scores_are_held_only_where_they_are_small():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from gpg_vl.policy.families import row_positions, why_not_shared
+from gpg_vl.policy.families import row_positions
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.shared_prefix import extend, prefill, read_prompts, use_shared_prefix
 from gpg_vl.types import Prompt
@@ -108,4 +108,4 @@ class RepeatedRows:
 
 def begin(policy: Policy, prompts: Sequence[Prompt], rows: int) -> SharedRows | RepeatedRows:
     """Read the prompts and be ready to write `rows` answers to each."""
-    return (RepeatedRows if why_not_shared(policy.model) else SharedRows)(policy, prompts, rows)
+    return (RepeatedRows if policy.sharing.why_not else SharedRows)(policy, prompts, rows)

@@ -1,6 +1,7 @@
 """What differs between families of vision-language models, in one place: names of parts, rotary positions, who can share a prompt."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ def parts(model: Any) -> Iterator[tuple[str, str, nn.Parameter]]:
             yield "projector", name, parameter
         else:
             yield "vision" if any(part in name for part in _TOWERS) else "language", name, parameter
+
+
+@dataclass(slots=True)
+class Sharing:
+    """Whether the rows of a group share their prompt, in sampling and in scoring alike."""
+
+    why_not: str
+    """Empty = they do."""
 
 
 def why_not_shared(model: Any) -> str:

@@ -18,10 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gpg_vl.policy.families import why_not_shared
 from gpg_vl.policy.head import Rule, Scores, TokenLoss, check_head, score_in_chunks
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import Asked, PlainForward, completion_tokens, plain_states
+from gpg_vl.policy.logprobs import Asked, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 
 NOTHING = -1
@@ -74,11 +73,15 @@ class GroupForward(nn.Module):
         self.policy = policy
         self.rule = Rule(temperature, policy.banned_ids)
         self.tokens_at_once = tokens_at_once
-        self.shares = not why_not_shared(policy.model)
         if self.shares:
             use_shared_prefix(policy.model)
         if checkpointing:
             checkpoint_layers(policy.model)
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts are computed once per group."""
+        return not self.policy.sharing.why_not
 
     def forward(self, asked: Sequence[Asked], loss: TokenLoss | None = None) -> Scores:
         """The scores of all completion tokens, group by group, completion by completion; only the loss carries a gradient."""
@@ -94,12 +97,17 @@ class GroupForward(nn.Module):
             return self._piecewise(prefix, pieces, loss)
 
     def disagreement(self, asked: Asked) -> tuple[float, float]:
-        """Relative errors against plain rows, of one group's log-probabilities and of a gradient that comes from all layers."""
+        """Relative errors against plain rows, of one group's log-probabilities and of a gradient that comes from all layers.
+
+        Raises:
+            RuntimeError: a kernel does not work here.
+        """
         in_order = [*self.model.model.get_decoder().layers[0].parameters(), *self.parameters()]
         probe = next(parameter for parameter in in_order if parameter.requires_grad)
         results: list[tuple[Tensor, Tensor]] = []
-        for run in (self.forward, PlainForward(self.policy, self.rule.temperature)):
-            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
+        for run in (self.forward, self._plain):
+            with self.policy.autocast():
+                scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
             (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
             results.append((scores.logprobs_N.detach(), gradient))
         values, gradients = zip(*results, strict=True)
@@ -187,5 +195,11 @@ def checkpoint_layers(model: Any) -> None:
     transformers' own sets `past_key_values` to None in training mode, so a prompt would leave nothing; this one leaves arguments alone.
     """
     for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        if isinstance(module, GradientCheckpointingLayer) and not isinstance(module.forward, partial):
+            module.forward = partial(_checkpointed, module.forward)
+
+
+def _checkpointed(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return layer(*arguments, **options)
+    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False, **options)  # no dropout in these models' layers

@@ -1,7 +1,7 @@
 """Load a policy: model, processor, what its family speaks, and which parts are trained."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ torchvision_works()  # a broken one must be hidden before transformers is import
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
 
-from gpg_vl.policy.families import SUPPORTED, parts  # noqa: E402
+from gpg_vl.policy.families import SUPPORTED, Sharing, parts, why_not_shared  # noqa: E402
 from gpg_vl.policy.vision import FeatureCache, Vision  # noqa: E402
 
 
@@ -45,6 +45,8 @@ class Policy:
     """pil | torchvision."""
     vision: Vision
     """Tower and projector, each unique picture once."""
+    sharing: Sharing
+    """Changes once at most: when the group forward turns out to disagree with plain rows."""
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +102,7 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) ->
         dtype=getattr(torch, config.dtype),
         image_backend=backend,
         vision=Vision(model, _feature_cache(model, config)),
+        sharing=Sharing(why_not_shared(model)),
     )
 
 
@@ -111,17 +114,18 @@ def placeholder_ids(model: Any) -> list[int]:
 
 def _feature_cache(model: Any, config: PolicyConfig) -> FeatureCache | None:
     """A memory of vision features, where they cannot change."""
-    makers = [parameter for part, _, parameter in parts(model) if part != "language"]
-    if any(parameter.requires_grad for parameter in makers):
+    makers = {name: parameter for part, name, parameter in parts(model) if part != "language"}
+    if any(parameter.requires_grad for parameter in makers.values()):
         return None
     folder = Path(config.feature_folder) if config.feature_folder else None
     return FeatureCache(config.feature_cache_mb, folder, weights_digest(makers, config.dtype) if folder else "")
 
 
-def weights_digest(parameters: Iterable[torch.nn.Parameter], dtype: str) -> str:
+def weights_digest(parameters: Mapping[str, torch.nn.Parameter], dtype: str) -> str:
     """Names weights and the type they compute in."""
     told = hashlib.sha256(dtype.encode())
-    for parameter in parameters:
+    for name, parameter in parameters.items():
+        told.update(f"{name} {tuple(parameter.shape)}".encode())
         told.update(parameter.detach().cpu().contiguous().numpy().data)
     return told.hexdigest()
 

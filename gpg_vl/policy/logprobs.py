@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gpg_vl.policy.families import TILE_ROWS, picture_tokens, prompt_positions, token_inputs
+from gpg_vl.policy.families import picture_tokens, prompt_positions, token_inputs
 from gpg_vl.policy.head import Scores, TokenLoss
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.vision import tower_inputs
 from gpg_vl.types import Completion, Prompt
 
 Asked = tuple[Prompt, Sequence[Completion]]
@@ -47,7 +48,7 @@ def plain_states(policy: Policy, asked: Sequence[Asked]) -> Tensor:
     rows = [torch.tensor(prompt.input_ids + completion.token_ids) for prompt, completion in pairs]
     input_ids = pad_sequence(rows, batch_first=True, padding_value=policy.pad_id).to(policy.device)
     visible = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(policy.device)
-    inputs = tower_inputs([prompt for prompt, _ in pairs], policy)
+    inputs = tower_inputs([prompt for prompt, _ in pairs], policy.model)
     types = picture_tokens(policy.model, input_ids)
     positions, _ = prompt_positions(policy.model.model, input_ids, visible, types, inputs.get("image_grid_thw"))
     output = policy.model.model(
@@ -60,22 +61,6 @@ def plain_states(policy: Policy, asked: Sequence[Asked]) -> Tensor:
     )
     spans = [(len(prompt.input_ids) - 1, len(prompt.input_ids) + len(completion.token_ids) - 1) for prompt, completion in pairs]
     return torch.cat([states[first:last] for states, (first, last) in zip(output.last_hidden_state, spans, strict=True)])
-
-
-def tower_inputs(prompts: Sequence[Prompt], policy: Policy) -> dict[str, Tensor]:
-    """The processors' picture inputs of several prompts as one model input, no picture left out."""
-    inputs: dict[str, Tensor] = {}
-    for name in ("pixel_values", "image_grid_thw", "pixel_attention_mask"):
-        shown = [prompt.features[name] for prompt in prompts if name in prompt.features]
-        if not shown:
-            continue
-        if policy.model.config.model_type in TILE_ROWS:  # a row of tiles per prompt, filled up with empty ones
-            tiles = [prompt.features.get(name, shown[0][:, :0])[0] for prompt in prompts]
-            joined = pad_sequence(tiles, batch_first=True)
-        else:
-            joined = torch.cat(shown)
-        inputs[name] = joined.to(policy.device, policy.model.dtype if joined.is_floating_point() else None)
-    return inputs
 
 
 def completion_tokens(asked: Sequence[Asked], device: torch.device) -> Tensor:

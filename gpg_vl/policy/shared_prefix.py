@@ -27,6 +27,9 @@ from gpg_vl.types import Prompt
 
 ATTENTION = "gpg_vl_shared_prefix"
 
+BLOCK = 128
+"""Queries and keys of one block of FlexAttention's mask."""
+
 _FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 """The two kernels behind `scaled_dot_product_attention` on a CPU, which keeps their normaliser to itself."""
@@ -282,44 +285,66 @@ def _in_blocks(
     query: Tensor, key: Tensor, value: Tensor, prompt: tuple[Tensor, Tensor], prefix: Prefix, scale: float, window: int | None
 ) -> Tensor:
     """FlexAttention: rows in one line against [prompt | own tokens of all rows], blocks of other rows skipped; no scores in memory."""
-    prompts, heads, length, width = prompt[0].shape
+    prompts, heads, _, width = prompt[0].shape
     rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
-    line = query.reshape(prompts, rows, -1, new, width).transpose(1, 2).flatten(2, 3)  # [P, H, RQ, D]
+    dtype = torch.get_autocast_dtype("cuda") if query.is_cuda and torch.is_autocast_enabled("cuda") else query.dtype
+    line = query.to(dtype).reshape(prompts, rows, -1, new, width).transpose(1, 2).flatten(2, 3)  # [P, H, RQ, D]
     keys, values = (
-        torch.cat([theirs, states.reshape(prompts, rows, heads, own, width).transpose(1, 2).flatten(2, 3)], 2)
+        torch.cat([theirs.to(dtype), states.to(dtype).reshape(prompts, rows, heads, own, width).transpose(1, 2).flatten(2, 3)], 2)
         for theirs, states in zip(prompt, (key, value), strict=True)
     )
-    flex, make_mask = _flex(query.is_cuda)
-    shape = (prompts, rows, new, own, window or 0)
+    shape = (rows, new, own, window or 0)
     if shape not in prefix.masks:
-        rule = _block_rule(prefix.visible_PL, new, own, window)
-        prefix.masks[shape] = make_mask(rule, prompts, None, rows * new, length + rows * own, device=query.device)
-    mixed = flex(line, keys, values, block_mask=prefix.masks[shape], scale=scale, enable_gqa=True)
+        prefix.masks[shape] = block_mask(prefix.visible_PL, rows, new, own, window)
+    mixed = _flex(compiled=query.is_cuda)(line, keys, values, block_mask=prefix.masks[shape], scale=scale, enable_gqa=True)
     return mixed.view(prompts, -1, rows, new, width).permute(0, 2, 3, 1, 4).reshape(prompts * rows, new, -1, width)
 
 
-def _block_rule(visible_PL: Tensor, new: int, own: int, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Whether query q of a prompt's line of rows may attend to place k of [prompt | own tokens of all rows]."""
-    length = visible_PL.shape[1]
+def block_mask(visible_PL: Tensor, rows: int, new: int, own: int, window: int | None) -> Any:
+    """FlexAttention's mask for a line of `rows` rows of `new` queries against [prompt | `own` tokens of each row].
+
+    Written down block by block, for which blocks meet is known: all of the prompt, and the rows that a block of queries touches. Making it
+    from scores, as `create_block_mask` does, would hold them all. Inside the blocks `seen` decides. It reads sizes from a tensor, so that
+    other sizes compile nothing anew.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    (prompts, length), device = visible_PL.shape, visible_PL.device
+    queries, keys = rows * new, length + rows * own
+    blocks = [_blocks_met(first, min(first + BLOCK, queries) - 1, length, new, own) for first in range(0, queries, BLOCK)]
+    most = -(-keys // BLOCK)
+    met = torch.tensor([len(each) for each in blocks], dtype=torch.int32, device=device)
+    places = torch.tensor([each + [0] * (most - len(each)) for each in blocks], dtype=torch.int32, device=device)
+    sizes = torch.tensor([new, own, length, window or queries + keys], device=device)
 
     def seen(prompt: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        at = q % new + own - new
-        own_at = (k - length) % own
-        distance = torch.where(k < length, at + length - k, at - own_at)
-        known = torch.where(k < length, visible_PL[prompt, k.clamp(max=length - 1)], (q // new == (k - length) // own) & (distance >= 0))
-        return known & (distance < window) if window else known
+        new, own, length, window = sizes[0], sizes[1], sizes[2], sizes[3]
+        at, beyond = q % new + own - new, k - length
+        distance = torch.where(k < length, at - beyond, at - beyond % own)
+        own_row = (q // new == beyond // own) & (distance >= 0)
+        return torch.where(k < length, visible_PL[prompt, k.clamp(max=length - 1)], own_row) & (distance < window)
 
-    return seen
+    return BlockMask.from_kv_blocks(
+        met.expand(prompts, 1, -1).contiguous(),
+        places.expand(prompts, 1, -1, -1).contiguous(),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=seen,
+        seq_lengths=(queries, keys),
+    )
+
+
+def _blocks_met(first: int, last: int, length: int, new: int, own: int) -> list[int]:
+    """Blocks of keys that hold the prompt or an own token of the rows of queries `first` to `last`."""
+    beginning, end = length + first // new * own, length + (last // new + 1) * own
+    return sorted({*range(-(-length // BLOCK)), *range(beginning // BLOCK, -(-end // BLOCK))})
 
 
 @cache
-def _flex(compiled: bool) -> tuple[Any, Any]:
-    """FlexAttention and its mask maker: compiled where there is a kernel to make."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def _flex(*, compiled: bool) -> Any:
+    """FlexAttention, compiled where there is a kernel to make."""
+    from torch.nn.attention.flex_attention import flex_attention
 
-    return (
-        (torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask)) if compiled else (flex_attention, create_block_mask)
-    )
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)

@@ -5,6 +5,8 @@ in which image content, processor settings and backend are all contained.
 """
 
 import hashlib
+import inspect
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from gpg_vl.policy.families import TILE_ROWS
@@ -98,7 +101,7 @@ class FeatureCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{place:03d}": tensor.contiguous() for place, tensor in enumerate((features.tokens_ND, *features.deep))}
-        half = path.with_suffix(f".{id(self)}.half")
+        half = path.with_suffix(f".{os.getpid()}.half")
         save_file(tensors, half, metadata={"stacked": str(int(features.stacked))})
         half.replace(path)
 
@@ -122,12 +125,16 @@ class Vision:
         """
         self.model = model
         self.cache = cache
+        self.hands_over = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+        """Since transformers 5.18 a model takes features in; an older one is shown the pixels of each prompt of a batch."""
 
     def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """The model's inputs for the pictures of several prompts; each unique one goes through the tower once."""
         wanted = [name for prompt in prompts for name in prompt.pictures]
         if not wanted:
             return {}
+        if not self.hands_over:
+            return dict(tower_inputs(prompts, self.model))
         device = self.model.get_input_embeddings().weight.device
         seen = {name: found for name in set(wanted) if self.cache and (found := self.cache.get(name, device))}
         unseen: dict[str, Picture] = {}
@@ -151,6 +158,23 @@ class Vision:
             for name in found:
                 self.cache.put(name, found[name])
         return found
+
+
+def tower_inputs(prompts: Sequence[Prompt], model: Any) -> dict[str, Tensor]:
+    """The processors' picture inputs of several prompts as one model input, no picture left out."""
+    device = model.get_input_embeddings().weight.device
+    inputs: dict[str, Tensor] = {}
+    for name in ("pixel_values", "image_grid_thw", "pixel_attention_mask"):
+        shown = [prompt.features[name] for prompt in prompts if name in prompt.features]
+        if not shown:
+            continue
+        if model.config.model_type in TILE_ROWS:  # a row of tiles per prompt, filled up with empty ones
+            tiles = [prompt.features.get(name, shown[0][:, :0])[0] for prompt in prompts]
+            joined = pad_sequence(tiles, batch_first=True)
+        else:
+            joined = torch.cat(shown)
+        inputs[name] = joined.to(device, model.dtype if joined.is_floating_point() else None)
+    return inputs
 
 
 def _shape(picture: Picture) -> tuple[int, ...]:

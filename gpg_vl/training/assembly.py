@@ -16,7 +16,6 @@ from gpg_vl.config import Config
 from gpg_vl.estimators import Estimator, groups_wanted
 from gpg_vl.journal import Journal, Sink
 from gpg_vl.loading import dump
-from gpg_vl.policy.families import why_not_shared
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
@@ -144,7 +143,7 @@ def _hush(line: str) -> None:
 
 
 def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator, accelerator: Accelerator, say: Say) -> Learner:
-    if why := why_not_shared(policy.model):
+    if why := policy.sharing.why_not:
         say(f"{why}: every answer is a row of its own")
     return Learner(
         _forward(config, policy),

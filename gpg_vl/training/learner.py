@@ -18,7 +18,7 @@ from gpg_vl.estimators import Estimator, k3
 from gpg_vl.policy.families import parts
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.head import Scores
-from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.policy.logprobs import Asked, PlainForward
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
 from gpg_vl.types import Group, Update, UserError
@@ -124,17 +124,18 @@ class Learner:
         """Before the first update: hold two answers of a real group against plain rows; where they disagree, plain rows it is."""
         if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
             return
-        told, self.say = self.say, None
+        told, self.say, policy = self.say, None, self.bare.policy
         by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
-        own = self.bare.disagreement((by_length[0][0], by_length[0][1][:2])) if by_length else (0.0, 0.0)
-        values, gradient = (max(errors) for errors in zip(*self.ranks.everybodys(own), strict=True))
-        tolerance = TOLERANCES[self.bare.policy.dtype]
-        self.bare.shares = values <= tolerance and gradient <= tolerance  # a NaN is no agreement either
-        relative = f"relative error {values:.1e} of log-probabilities, {gradient:.1e} of a gradient"
-        if self.bare.shares:
+        own = _disagreement(self.bare, by_length[0]) if by_length else (0.0, 0.0, "")
+        values, gradients, faults = zip(*self.ranks.everybodys(own), strict=True)
+        tolerance = TOLERANCES[policy.dtype]
+        relative = f"relative error {max(values):.1e} of log-probabilities, {max(gradients):.1e} of a gradient"
+        if all(error <= tolerance for error in (*values, *gradients)):  # a NaN is no agreement
             told(f"image and prompt are computed once per group; on a real group: {relative}")
-        else:
-            told(f"warning: the group forward is off from plain rows by {relative}, more than {tolerance:g}: plain rows from here on")
+            return
+        policy.sharing.why_not = "the group forward disagrees with plain rows"
+        why = next(filter(None, faults), f"is off from plain rows by {relative}, more than {tolerance:g}")
+        told(f"warning: the group forward {why}: plain rows from here on")
 
     def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
@@ -170,7 +171,10 @@ class Learner:
                 f"out of memory with one group of {tokens} tokens; set learner.checkpointing to true, or lower rollout.group_size, "
                 "rollout.max_tokens or policy.max_pixels"
             )
-        self.bare.tokens_at_once = max(one_by_one, min(self.bare.tokens_at_once or tokens, tokens) // 2)
+        fewer = max(one_by_one, min(self.bare.tokens_at_once or tokens, tokens) // 2)
+        for forward in (self.bare, self.reference):
+            if isinstance(forward, GroupForward):
+                forward.tokens_at_once = fewer
 
     def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step over all micro-batches."""
@@ -238,6 +242,20 @@ class Learner:
         idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
         missing = self.ranks.largest(len(batches)) - len(batches)
         return batches + [[idle]] * missing if idle is not None else batches
+
+
+def _disagreement(forward: GroupForward, asked: Asked) -> tuple[float, float, str]:
+    """Of the first tokens of two answers: errors of values and gradient, and what a kernel complained of."""
+    prompt, completions = asked
+    short = [replace(completion, token_ids=completion.token_ids[:32], logprobs=completion.logprobs[:32]) for completion in completions[:2]]
+    try:
+        return *forward.disagreement((prompt, short)), ""
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise UserError(
+                f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; lower policy.max_pixels"
+            ) from None
+        return math.nan, math.nan, f"does not run here ({' '.join(str(error).split())[:200]})"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,7 +1,7 @@
 """Which groups go through the model together: micro-batches of whole groups under a token budget.
 
-A micro-batch may exceed the budget where a group alone does, or where groups ask about one picture, which the tower sees once per update;
-the forward then splits it by completions.
+A micro-batch may exceed the budget where a group alone does, or where groups ask about one picture, which a tower that is trained sees once
+per update as long as the prompts fit; the forward then splits it by completions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,9 @@ def plan_microbatches(items: Sequence[Weighted], budget: int, *, shared: bool = 
         tower_trains: groups about one picture stay together, so that its features and their gradient are computed once.
     """
     batches: list[list[Weighted]] = []
-    clusters = list(_about_one_picture(items)) if shared and tower_trains else [[item] for item in items]
+    clusters = [[item] for item in items]
+    if shared and tower_trains:
+        clusters = [part for whole in _about_one_picture(items) for part in _affordable(whole, budget)]
     for cluster in sorted(clusters, key=lambda cluster: (_prompt_tokens(cluster), max(max(item.group.lengths) for item in cluster))):
         fits = batches and _even(both := [*batches[-1], *cluster]) and padded_tokens(both, shared=shared) <= budget
         if not fits:
@@ -72,6 +74,12 @@ def _about_one_picture(items: Sequence[Weighted]) -> Iterator[list[Weighted]]:
         pools = [pool for pool in pools if not pool[0] & seen]
         pools.append((seen.union(*(pictures for pictures, _ in joined)), [*(other for _, pool in joined for other in pool), item]))
     yield from (pool for _, pool in pools)
+
+
+def _affordable(cluster: list[Weighted], budget: int) -> Iterator[list[Weighted]]:
+    """A cluster as it is, or in parts whose prompts alone fit the budget: completions can be split, prompts cannot."""
+    count = max(1, budget // _prompt_tokens(cluster))
+    yield from (cluster[first : first + count] for first in range(0, len(cluster), count))
 
 
 def _prompt_tokens(batch: Sequence[Weighted]) -> int:

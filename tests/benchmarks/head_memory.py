@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gpg_vl.policy.families import picture_tokens, token_inputs
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import tower_inputs
+from gpg_vl.policy.vision import tower_inputs
 from gpg_vl.types import Group
 
 FORMS = ("group forward", "plain rows", "logits of completions", "logits everywhere")
@@ -70,7 +70,7 @@ def full_logits(policy: Policy, group: Group, *, everywhere: bool) -> None:
     rows, length = len(group.completions), group.lengths[0]
     input_ids = torch.tensor([group.prompt.input_ids + completion.token_ids for completion in group.completions])
     told = token_inputs(policy.model, picture_tokens(policy.model, input_ids))
-    features: dict[str, Any] = {**told, **tower_inputs([group.prompt] * rows, policy)}
+    features: dict[str, Any] = {**told, **tower_inputs([group.prompt] * rows, policy.model)}
     policy.model.zero_grad(set_to_none=True)
     output = policy.model(input_ids=input_ids, use_cache=False, logits_to_keep=0 if everywhere else length + 1, **features)
     logprobs_RL: Tensor = output.logits[:, :-1].log_softmax(-1).gather(-1, input_ids[:, -output.logits.shape[1] + 1 :, None]).squeeze(-1)
