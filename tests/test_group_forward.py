@@ -79,6 +79,16 @@ def test_every_family_agrees_with_plain_rows(family, vision, dtype, bound, polic
     assert worst <= 10 * bound
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm", "gemma3"])
+def test_models_that_take_no_features_in_see_the_pixels(family, policy_in):
+    policy = policy_in(family)
+    policy.vision.hands_over = False  # transformers before 5.18
+    asked = questions(policy, family, 3)
+    _, expected = gradients(PlainForward(policy, 1.0), policy, asked)
+    _, found = gradients(GroupForward(policy, 1.0), policy, asked)
+    assert error(found, expected)[0] <= 1e-6
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("tokens_at_once", [None, 200, 1])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3"])
