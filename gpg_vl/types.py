@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Size = tuple[int, int]
@@ -83,6 +84,8 @@ class Prompt:
     """[L] token ids, each image's placeholder expanded to its number of visual tokens."""
     features: Mapping[str, Tensor]
     """The processor's other outputs of this prompt alone: mm_token_type_ids [1, L], pixel_values, image_grid_thw [images, 3]..."""
+    images: tuple[Image, ...] = ()
+    """What the processor was shown, in order, as RGB: an engine with a processor of its own is shown the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

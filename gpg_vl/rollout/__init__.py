@@ -2,4 +2,5 @@
 
 ALIASES = {
     "transformers": "gpg_vl.rollout.transformers_engine:TransformersEngine",
+    "vllm": "gpg_vl.rollout.vllm_engine:VllmEngine",
 }
