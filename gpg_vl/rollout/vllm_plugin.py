@@ -7,12 +7,14 @@ makes of weights when it loads them (fused, sharded, repacked) is made again.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gpg_vl.rollout.handover import checked
 
@@ -118,3 +120,42 @@ def refuse_partial_layers(model: Any) -> None:
         info = layerwise.get_layerwise_info(layer)
         if info.can_load() and info.load_numel and not isinstance(layer, padded):
             raise ValueError(f"only {info.load_numel} of {info.load_numel_total} numbers of {name} came")
+
+
+def nccl_sender(url: str, workers: int, device: Any) -> Any:
+    """vLLM's own trainer side of its NCCL transfer to one server: the trainer is rank 0, the server's workers follow.
+
+    Not run by the project's own tests, which have no two GPUs; `tests/gpu/vllm_smoke.py` does where there are two.
+    """
+    nccl: Any = import_module("vllm.distributed.weight_transfer.nccl_engine")
+    clients: Any = import_module("vllm.distributed.weight_transfer.clients")
+    torch: Any = import_module("torch")
+    torch.cuda.set_device(device)
+    with socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 80)) as line, socket.socket() as free:
+        here = line.getsockname()[0]  # the address of this machine as the server reaches it
+        free.bind((here, 0))
+        port = free.getsockname()[1]
+    init = nccl.NCCLTrainerInitInfo(master_address=here, master_port=port, world_size=workers + 1, rank=0)
+    return nccl.NCCLTrainerWeightTransferEngine.trainer_init(init, client=clients.HTTPVLLMWeightSyncClient(url), source=tensor_source({}))
+
+
+def send(sender: Any, tensors: dict[str, Any]) -> None:
+    """Send tensors through an NCCL group: start, broadcast, finish."""
+    sender.source = tensor_source(tensors)
+    sender.send_weights()
+
+
+def tensor_source(tensors: dict[str, Any]) -> Any:
+    """Named tensors as vLLM's transfer reads them."""
+    base: Any = import_module("vllm.distributed.weight_transfer.base")
+
+    class Tensors(base.WeightSource):
+        """Named tensors."""
+
+        def metadata(self) -> list[Any]:
+            return [base.ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+
+        def __iter__(self) -> Iterator[tuple[str, Any]]:
+            return iter(tensors.items())
+
+    return Tensors()
