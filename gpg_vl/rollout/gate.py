@@ -131,12 +131,10 @@ class _Look:
 
     def cause(self, seen: Sequence[Asked]) -> str:
         """What explains a mismatch, the most telling experiment first."""
-        temperature = self.gate.sampling.temperature
-        if temperature != 1 and self.agrees(self.gap(seen, temperature=1.0)):
-            return (
-                f"temperature: the engine samples at {temperature:g} and reports log-probabilities at 1; start it with processed_logprobs"
-            )
-        if self.agrees(self.gap(seen, policy=replace(self.policy, banned_ids=()))):
+        temperature, unbanned = self.gate.sampling.temperature, replace(self.policy, banned_ids=())
+        if self.agrees(self.gap(seen, policy=unbanned, temperature=1.0)):
+            return f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start it with processed_logprobs"
+        if self.agrees(self.gap(seen, policy=unbanned)):
             return "the ban: the engine counts image and video placeholders among the possible tokens; it must obey logit_bias"
         if self.picture_is_ignored():
             return "image lost: the engine answers alike with and without the picture"

@@ -20,6 +20,8 @@ SUPPORTED_VLLM = ">=0.30,<0.33"
 """The releases whose calls are the ones used here; the extra `gpg-vl[vllm]` states the same."""
 IMPOSSIBLE = -1e9
 """Added to the logits of banned tokens: their probability is 0 in float32, as with the trainer's -inf."""
+HOTTEST = 2.0
+"""The highest temperature that vLLM accepts."""
 LARGEST_SEED = 2**62
 """vLLM adds the completion's index to the seed of a request; the sum must fit into 63 bits."""
 
@@ -72,7 +74,12 @@ def sampling_fields(policy: Policy, sampling: Sampling, seeds: Sequence[int]) ->
 
     The completions' streams are derived by vLLM from the first seed and their index, so they depend on the group's seeds alone. Greedy
     answers report log-probabilities at temperature 1.
+
+    Raises:
+        UserError: the temperature is one that vLLM refuses.
     """
+    if sampling.temperature > HOTTEST and not sampling.greedy:
+        raise UserError(f"rollout.temperature: got {sampling.temperature:g}, vLLM samples at most at {HOTTEST:g}")
     return {
         "n": len(seeds),
         "seed": seeds[0] % LARGEST_SEED,
@@ -117,11 +124,11 @@ def _collapsed(ids: Sequence[int], placeholder: int) -> list[int]:
     return [token for token, run in groupby(ids) for token in ([token] if token == placeholder else run)]
 
 
-def completion(policy: Policy, prompt: Prompt, answer: Answer, version: int) -> Completion:
+def completion(policy: Policy, prompt: Prompt, answer: Answer, sampling: Sampling, version: int) -> Completion:
     """A completion born of an answer that has been checked.
 
     Raises:
-        MismatchError: a banned token was sampled, or log-probabilities are missing or no numbers.
+        MismatchError: a banned token was sampled, log-probabilities are missing or no numbers, or it ends before its end.
     """
     ids, finish = answer.token_ids, answer.finish
     if banned := set(ids) & set(policy.banned_ids):
@@ -131,4 +138,7 @@ def completion(policy: Policy, prompt: Prompt, answer: Answer, version: int) -> 
     ended: Literal["stop", "length"] = "stop" if ids[-1] in policy.end_ids else "length"
     if finish != ended:
         raise MismatchError(f"{prompt.sample.id}: the engine says finish {finish!r} after token {ids[-1]}, expected {ended!r}")
+    if ended == "length" and len(ids) != sampling.max_tokens:
+        told = f"cut off after {len(ids)} tokens, {sampling.max_tokens} were allowed"
+        raise MismatchError(f"{prompt.sample.id}: {told}; the engine's window (--max-model-len) is too short, or it has a limit of its own")
     return Completion(token_ids=ids, logprobs=answer.logprobs, text=policy.decode(ids), finish=ended, version=version)

@@ -107,7 +107,7 @@ class Server:
         if response.status_code in MENDABLE:
             raise UnansweredError(f"{self.url}{path}: {_told(response)}")
         if not response.is_success:
-            raise EngineLostError(f"rollout.engine: {self.url}{path} refuses ({_told(response)}); {_remedy(path)}")
+            raise EngineLostError(f"rollout.engine: {self.url}{path} refuses ({_told(response)}){_remedy(path, response.status_code)}")
         return response.json() if response.content else {}
 
 
@@ -261,7 +261,7 @@ class ServerEngine:
             raise UnansweredError(f"{server.url}: sampled with weights {sorted(versions)}, expected {self._version}")
         if len(choices) != len(seeds):
             raise MismatchError(f"{prompt.sample.id}: asked for {len(seeds)} completions, got {len(choices)}")
-        return [completion(self.policy, prompt, _answer(choice), self.version) for choice in choices]
+        return [completion(self.policy, prompt, _answer(choice), sampling, self.version) for choice in choices]
 
     @property
     def _version(self) -> str:
@@ -357,8 +357,10 @@ def _told(response: httpx.Response) -> str:
     return f"HTTP {response.status_code}: {' '.join(response.text.split())[:300]}"
 
 
-def _remedy(path: str) -> str:
-    """How to start a server so that it does not refuse."""
+def _remedy(path: str, status: int) -> str:
+    """How to start a server so that it knows a path that it does not know."""
+    if status not in {403, 404, 405}:
+        return ""
     if path.startswith("/inference/"):
-        return "start it with --enable-scale-out, as `gpg-vl serve` does"
-    return "start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config, as `gpg-vl serve` does"
+        return "; start it with --enable-scale-out, as `gpg-vl serve` does"
+    return "; start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config, as `gpg-vl serve` does"

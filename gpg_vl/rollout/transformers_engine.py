@@ -42,6 +42,7 @@ class TransformersEngine:
 
     def refresh(self, policy: Policy, version: int) -> None:
         """The weights are the trainer's own; only their version is noted."""
+        use_shared_prefix(policy.model)
         self.policy = policy
         self.version = version
 

@@ -72,8 +72,11 @@ class VllmEngine:
         self.version = 0
         self._stale = self._asleep = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")
-        with global_state_kept():
-            self._llm = self._start(Path(self._folder.name))
+        try:
+            with global_state_kept():
+                self._llm = self._start(Path(self._folder.name))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise UserError(f"rollout.engine: vLLM does not start: {error!r}") from error
         self._prove_landing()
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
@@ -83,7 +86,7 @@ class VllmEngine:
         questions = [self._question(prompt) for prompt in prompts]
         parameters = [self._parameters(**sampling_fields(self.policy, sampling, group)) for group in seeds]
         outputs = self._llm.generate(questions, parameters, use_tqdm=False)
-        return [self._completions(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
+        return [self._completions(prompt, output, sampling) for prompt, output in zip(prompts, outputs, strict=True)]
 
     def refresh(self, policy: Policy, version: int) -> None:
         """Sample from these weights from now on; they are handed over when something is next asked."""
@@ -132,10 +135,10 @@ class VllmEngine:
         question: dict[str, Any] = {"prompt_token_ids": unexpanded_ids(self.policy, prompt)}
         return {**question, "multi_modal_data": {"image": list(prompt.images)}} if prompt.images else question
 
-    def _completions(self, prompt: Prompt, output: Any) -> list[Completion]:
+    def _completions(self, prompt: Prompt, output: Any, sampling: Sampling) -> list[Completion]:
         check_prompt_ids(self.policy, prompt, output.prompt_token_ids)
         said = sorted(output.outputs, key=lambda one: one.index)
-        return [completion(self.policy, prompt, _answer(one), self.version) for one in said]
+        return [completion(self.policy, prompt, _answer(one), sampling, self.version) for one in said]
 
     def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
         window = min(self.window, self.policy.window)

@@ -1,6 +1,6 @@
 """Starts stock vLLM servers quickly: a process that has imported vLLM once and forks a server for every line on its standard input.
 
-A line is JSON: {"arguments": [...], "environment": {...}, "log": "path"}; the answer is the process id of the server, which leads a process
+A line is JSON: {"arguments": [...], "log": "path"}; the answer is the process id of the server, which leads a process
 group of its own. A fork saves the half minute of imports that each of a server's three processes would spend; what runs is vLLM's own
 entry point.
 """
@@ -31,7 +31,6 @@ def serve(order: dict) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update(order["environment"])
     sys.argv = [ENTRY, *order["arguments"]]
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # vLLM asks for "spawn" on a CPU
