@@ -72,7 +72,11 @@ class Gate:
         seen, blind = look.ask(self.prompts), look.ask([blanked(prompt, policy) for prompt in self.prompts if prompt.images])
         gap_N, blind_gap_N = look.gap(seen), look.gap(blind)
         stale = {completion.version for _, group in [*seen, *blind] for completion in group} - {version}
-        if stale or not (look.agrees(gap_N) and look.agrees(blind_gap_N)):
+        if stale:
+            raise MismatchError(
+                f"vision gate: the engine samples with weights {min(stale)}, the trainer has weights {version}: stale weights"
+            )
+        if not (look.agrees(gap_N) and look.agrees(blind_gap_N)):
             raise MismatchError(look.told(gap_N, blind_gap_N, seen))
         told = {"gate/mean": float(gap_N.abs().mean()), "gate/worst": float(gap_N.abs().max())}
         if blind:
