@@ -64,6 +64,14 @@ def check_dtype(policy: Policy) -> str:
     return name
 
 
+def whole_prompts(window: int) -> dict[str, Any]:
+    """vLLM's options for a CPU, where a prompt must be read in one piece.
+
+    vLLM winds a request's random stream back when it has read a prompt in part, and torch's CPU generator cannot ("does not use offset").
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": window}
+
+
 def unexpanded_ids(policy: Policy, prompt: Prompt) -> list[int]:
     """The prompt's ids with one placeholder an image."""
     return policy.processor.tokenizer(prompt.text)["input_ids"]

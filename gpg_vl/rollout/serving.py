@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gpg_vl.config import Part, PolicyConfig
 from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout.server_engine import HANDOVER
@@ -69,6 +71,7 @@ def serving(
             *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
             *("--weight-transfer-config", json.dumps({"backend": BACKEND if transfer == "file" else transfer})),
             *(("--mm-processor-kwargs", json.dumps(given)) if given else ()),
+            *(() if torch.cuda.is_available() else ("--no-enable-chunked-prefill", "--max-num-batched-tokens", str(window))),  # request.py
             *more,
         ),
         environment={"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", FOLDER_VARIABLE: handover},

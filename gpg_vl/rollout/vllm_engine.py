@@ -31,13 +31,14 @@ from gpg_vl.rollout.request import (
     completion,
     sampling_fields,
     unexpanded_ids,
+    whole_prompts,
 )
 from gpg_vl.types import Completion, Prompt, UserError
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this very process: tensors are handed over, not copied through a pipe
     "VLLM_NO_USAGE_STATS": "1",  # nothing is told to anybody
-    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # what matters comes as an exception; below that it prints whole batches
 }
 
 
@@ -108,21 +109,22 @@ class VllmEngine:
         """A vLLM of the policy as it is."""
         self.policy.save(folder)
         vllm_plugin.register()
-        device = self.policy.device.type
+        device, window = self.policy.device.type, min(self.window, self.policy.window)
         cache_gib = self.cache_gib or (1.0 if device == "cpu" else None)
         options: dict[str, Any] = {
             "dtype": check_dtype(self.policy),
-            "max_model_len": min(self.window, self.policy.window),
+            "max_model_len": window,
             "max_num_seqs": self.rows,
             "limit_mm_per_prompt": {"image": self.images, "video": 0},
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",
             "weight_transfer_config": {"backend": vllm_plugin.BACKEND},
             "enable_sleep_mode": bool(self.sleep) and device == "cuda",
-            "enforce_eager": device == "cpu",
             "disable_log_stats": True,
         }
-        if device == "cuda":
+        if device == "cpu":
+            options |= {"enforce_eager": True, **whole_prompts(window)}
+        else:
             options["gpu_memory_utilization"] = self.memory
         if cache_gib:
             options["kv_cache_memory_bytes"] = int(cache_gib * 2**30)

@@ -33,6 +33,7 @@ IN_PROCESS = {"kind": "vllm", "window": 512, "cache_gib": 0.0625, "rows": 32, "o
 ARGUMENTS = (
     *("--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "32", "--enforce-eager"),
     *("--limit-mm-per-prompt", '{"image": 8, "video": 0}', "--skip-mm-profiling", "--block-size", "32"),
+    *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "512"),
     *("--kv-cache-memory-bytes", str(2**26), "--logprobs-mode", "processed_logprobs"),
     *("--weight-transfer-config", '{"backend": "gpg_vl"}'),
 )

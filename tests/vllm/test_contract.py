@@ -87,6 +87,14 @@ def test_a_groups_answers_depend_on_its_seeds_alone(policy_and_engine):
     assert not {answer for group in ids for answer in group} & {completion.token_ids for group in others for completion in group}
 
 
+def test_more_than_fits_at_once_comes_back_whole(policy_and_engine):
+    policy, shared = policy_and_engine
+    asked = prompts(policy, each=6)
+    answers = shared.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 8))
+    assert [len(group) for group in answers] == [8] * 30
+    assert worst_gap(policy, asked, answers) <= WORST
+
+
 def test_any_end_id_ends_and_nothing_else_does(policy_and_engine):
     policy, shared = policy_and_engine
     with torch.no_grad():
