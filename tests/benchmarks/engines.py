@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/engines.py [--sizes tiny mid] [--repeats 3]
 
-Needs vLLM. A phase is one `generate` of 16 groups of 8 with pictures; the median of the repeats after one that is not counted, then the
-seconds of a weight hand-over (the phase after an update less the phase without one). One thread for each process.
+Needs vLLM. A phase is one `generate` of 16 groups of 8 with pictures, the median of the repeats after one that is not counted. A weight
+hand-over is what one question with a word for an answer takes longer after an update. One thread for each process.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from gpg_vl.prompts import AnswerOnly
 from gpg_vl.recipes.digits import digits
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.serving import serving
+from gpg_vl.types import Prompt
 
 SIZES = {
     "tiny": Tiny(),
@@ -84,31 +85,28 @@ def measure(kind: str, size: str, repeats: int) -> str:
     config = PolicyConfig(tiny=SIZES[size], vision="full")
     policy = load_policy(config, seed=0)
     prompts = [encode(sample, AnswerOnly(), policy) for sample in digits("count", count=GROUPS)]
-    sampling = Sampling(max_tokens=TOKENS, temperature=1.0)
-    plain, tokens, after_update = list[float](), list[int](), list[float]()
+    phase, word = Sampling(max_tokens=TOKENS, temperature=1.0), Sampling(max_tokens=1, temperature=1.0)
+    seconds, tokens, idle, after_update = list[float](), list[int](), list[float](), list[float]()
+
+    def timed(times: list[float], asked: list[Prompt], sampling: Sampling, first: int) -> None:
+        start = time.perf_counter()
+        seeds = [[first + 100 * group + index for index in range(GROUP_SIZE)] for group in range(len(asked))]
+        answers = engine.generate(asked, sampling, seeds)
+        times.append(time.perf_counter() - start)
+        tokens.append(sum(len(completion.token_ids) for group in answers for completion in group))
+
     with tempfile.TemporaryDirectory() as folder, engine_of(kind, policy, config, Path(folder)) as engine:
         for repeat in range(repeats + 1):
-            for times in (plain, after_update):
-                if times is after_update:
-                    with torch.no_grad():
-                        for parameter in policy.model.parameters():
-                            parameter.mul_(1.0001)
-                    engine.refresh(policy, repeat + 1)
-                start = time.perf_counter()
-                seeds = [[10_000 * repeat + 100 * group + index for index in range(GROUP_SIZE)] for group in range(GROUPS)]
-                answers = engine.generate(prompts, sampling, seeds)
-                times.append(time.perf_counter() - start)
-                tokens.append(sum(len(completion.token_ids) for group in answers for completion in group))
-    seconds = median(plain[1:])
+            timed(idle, prompts[:1], word, 1)
+            with torch.no_grad():
+                for parameter in policy.model.parameters():
+                    parameter.mul_(1.0001)
+            engine.refresh(policy, repeat + 1)
+            timed(after_update, prompts[:1], word, 1)
+            timed(seconds, prompts, phase, 10_000 * repeat)
+    phase_seconds, handed_over = median(seconds[1:]), median(after_update[1:]) - median(idle[1:])
     count = sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6
-    cells = (
-        size,
-        f"{count:.1f} M",
-        kind,
-        f"{seconds:.2f}",
-        f"{median(tokens) / seconds:,.0f}",
-        f"{max(0.0, median(after_update[1:]) - seconds):.2f}",
-    )
+    cells = (size, f"{count:.1f} M", kind, f"{phase_seconds:.2f}", f"{max(tokens) / phase_seconds:,.0f}", f"{max(0.0, handed_over):.2f}")
     return "| " + " | ".join(cells) + " |"
 
 
