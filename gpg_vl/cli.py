@@ -1,6 +1,7 @@
 """The commands. Heavy imports wait until a command runs, so `--help` and a typo answer at once."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,6 +14,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from gpg_vl import journal, loading, plugins, prompts, shelves, verifiers
+from gpg_vl import rollout as rollout_parts
 from gpg_vl.config import Config, Section, Source, knobs
 from gpg_vl.training import ESTIMATORS
 from gpg_vl.types import UserError
@@ -26,6 +28,7 @@ console = Console()
 SHIPPED_PARTS = {
     "estimator": ESTIMATORS,
     "prompt": prompts.ALIASES,
+    "rollout.engine": {kind: path for kind, path in rollout_parts.ALIASES.items() if kind != "transformers"},
     "verifiers": verifiers.ALIASES,
 }
 
@@ -117,6 +120,40 @@ def rollout(
 
     for line in try_out(given, folder, model=model, count=groups, to=to):
         _say(line)
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def serve(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Who may connect: whoever reaches the server can change its weights.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where it listens.")] = 8000,
+    window: Annotated[int, typer.Option(min=1, help="Longest prompt and completion together, in tokens.")] = 8192,
+    vllm: Annotated[str, typer.Option(help="Further arguments for vLLM, for instance '--tensor-parallel-size 2'.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only print the command.")] = False,
+) -> None:
+    """Serve a config's policy with vLLM, as `rollout.engine: {kind: server}` needs it. Needs the extra gpg-vl[vllm]."""
+    given, _ = _load(config, overrides, None)
+    _quiet()
+    from gpg_vl.rollout.serving import handover_of, serving
+
+    transfer, handover = handover_of(given.rollout.engine)
+    command = serving(
+        given.policy,
+        seed=given.seed,
+        folder=Path(given.folder) / "served" / given.name,
+        host=host,
+        port=port,
+        window=window,
+        transfer=transfer,
+        handover=handover,
+        more=shlex.split(vllm),
+    )
+    if show:
+        print(command)
+    else:
+        command.replace_this_process()
 
 
 @app.command()

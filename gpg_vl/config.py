@@ -115,11 +115,25 @@ class RewardConfig(Section):
     """A completion that ran into max_tokens earns 0 | its accuracy without its format | nothing at all (left out, NaN)."""
 
 
+class GateConfig(Section):
+    """The vision gate: does the engine see and score what the trainer does? It stops a run whose engine does not."""
+
+    every: int = Field(default=20, ge=0)
+    """Steps between two looks, the first of which is before the first step; 0 = never."""
+    prompts: int = Field(default=4, ge=1)
+    """Questions of the training data that are asked, always the same ones."""
+    mean: float | None = Field(default=None, gt=0)
+    """Largest mean gap of a token's log-probability in nats; empty = 2e-5, or 0.02 in bfloat16."""
+    worst: float | None = Field(default=None, gt=0)
+    """Largest gap of any token; empty = 2e-5, or 0.3 in bfloat16."""
+
+
 class RolloutConfig(Section):
     """Sampling."""
 
     engine: Part = "transformers"
-    """Who samples."""
+    """Who samples: transformers (in this process, no copy of the weights) | vllm (in this process) | server (vLLM servers)."""
+    gate: GateConfig = GateConfig()
     groups_per_step: int = Field(default=16, ge=1)
     """Groups in one optimizer step, over all ranks."""
     group_size: int = Field(default=8, ge=2)

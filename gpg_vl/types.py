@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Size = tuple[int, int]
@@ -85,6 +86,8 @@ class Prompt:
     """The processor's other outputs of this prompt alone: mm_token_type_ids [1, L], pixel_values, image_grid_thw [images, 3]..."""
     pictures: tuple[str, ...] = ()
     """A digest of each picture's processed pixels, in order: equal pictures are looked at once."""
+    images: tuple[Image, ...] = ()
+    """What the processor was shown, in order, as RGB: an engine with a processor of its own is shown the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

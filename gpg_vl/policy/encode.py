@@ -26,9 +26,13 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
 
 def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Policy, *, opening: str = "") -> Prompt:
     """A prompt from chat messages; `opening` is what the prompt already says of the answer."""
+    text = policy.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + opening
+    return encode_text(text, read_images(messages), sample, policy)
+
+
+def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Policy) -> Prompt:
+    """A prompt from chat text with one placeholder an image."""
     processor = policy.processor
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + opening
-    images = read_images(messages)
     placeholder = getattr(processor, "boi_token", processor.image_token)  # Gemma 3's text holds where an image begins
     if text.count(placeholder) != len(images):
         raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(placeholder)} image placeholders")
@@ -38,7 +42,7 @@ def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Poli
         raise UnusableSampleError(f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is {policy.window}")
     features.pop("attention_mask")
     seen = tuple(map(digest, pictures(features)))
-    return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features, pictures=seen)
+    return Prompt(sample=sample, text=text, input_ids=tuple(input_ids[0].tolist()), features=features, pictures=seen, images=tuple(images))
 
 
 def read_images(messages: list[dict[str, Any]]) -> list[Image.Image]:

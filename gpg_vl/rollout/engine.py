@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gpg_vl.types import Completion, Prompt
+from gpg_vl.types import Completion, Prompt, UserError
 
 if TYPE_CHECKING:
     from gpg_vl.policy.load import Policy
@@ -22,15 +22,23 @@ class Sampling:
     """Take the likeliest token instead of drawing one."""
 
 
+class EngineLostError(UserError):
+    """Whoever samples is gone and has not come back in time. Nothing of the step that was begun has been used."""
+
+
 class RolloutEngine(Protocol):
     """Samples from the policy, wherever it runs."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        """One list of completions per prompt, one completion per seed; a completion's randomness depends on its seed alone."""
+        """One list of completions per prompt, one completion per seed; a group's randomness depends on its seeds alone."""
         ...
 
     def refresh(self, policy: "Policy", version: int) -> None:
         """Sample from these weights from now on; `version` is written into the completions."""
+        ...
+
+    def rest(self) -> None:
+        """Nothing is asked for a while: memory that the update could use may be given back until then."""
         ...
 
     def close(self) -> None:

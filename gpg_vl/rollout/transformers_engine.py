@@ -43,6 +43,9 @@ class TransformersEngine:
         self.policy = policy
         self.version = version
 
+    def rest(self) -> None:
+        """There is no memory to give back."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -20,6 +20,7 @@ from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.rollout.collect import Drawing
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.training import checkpoint, identity, sft, warmups
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.distributed import Ranks
@@ -28,6 +29,7 @@ from gpg_vl.training.experiment import (
     Questions,
     build_engine,
     build_estimator,
+    build_gate,
     build_style,
     build_verifiers,
     examination,
@@ -55,6 +57,7 @@ class Trainer:
     learner: Learner
     journal: Journal
     examination: Examination | None
+    gate: Gate | None
     say: Say
     state: State = field(default_factory=State)
 
@@ -95,15 +98,17 @@ def assemble(
         journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
         identity.write(resume or config.run_folder, own)
     accelerator.wait_for_everyone()
+    ask = Asker(questions.stream(config.seed, "data"), style, policy)
     trainer = Trainer(
         config=config,
         ranks=ranks,
         policy=policy,
-        drawing=_drawing(config, folder, policy, Asker(questions.stream(config.seed, "data"), style, policy), checks, estimator, ranks),
+        drawing=_drawing(config, folder, policy, ask, checks, estimator, ranks, say),
         estimator=estimator,
         learner=_learner(config, folder, policy, estimator, accelerator, say),
         journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
         examination=exam,
+        gate=build_gate(config, ask, policy),
         say=say,
     )
     if saved:
@@ -114,10 +119,12 @@ def assemble(
     return trainer
 
 
-def _drawing(config: Config, folder: Path, policy: Policy, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks) -> Drawing:
+def _drawing(
+    config: Config, folder: Path, policy: Policy, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks, say: Say
+) -> Drawing:
     """How the groups of every step are drawn on this rank."""
     return Drawing(
-        engine=build_engine(config.rollout.engine, policy, folder),
+        engine=build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say),
         ask=ask,
         verifiers=checks,
         config=config.rollout,

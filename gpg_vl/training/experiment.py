@@ -1,7 +1,8 @@
 """From a config to its parts: data, prompt style, verifiers, estimator, engine; what all programs have in common."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
-from gpg_vl.rollout.engine import RolloutEngine
+from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.gate import TOLERANCES, Gate, Tolerance
 from gpg_vl.samples import Stream
 from gpg_vl.training import ESTIMATORS
-from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifier, Verifiers
 
 
@@ -105,9 +107,31 @@ def build_estimator(config: Config, folder: Path) -> Estimator:
     return estimator
 
 
-def build_engine(part: Part, policy: Policy, folder: Path) -> RolloutEngine:
-    """Who samples."""
-    return plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given={"policy": policy})
+def build_engine(
+    part: Part, policy: Policy, folder: Path, *, rank: int = 0, ranks: int = 1, say: Callable[[str], None] = print
+) -> RolloutEngine:
+    """Who samples on this rank."""
+    given = {"policy": policy, "rank": rank, "ranks": ranks, "say": say}
+    return plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given=given)
+
+
+def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy) -> Gate | None:
+    """The vision gate of a config, over the first questions of the data that can be asked; None = it is never looked through."""
+    wanted, prompts = config.rollout.gate, list[Prompt]()
+    if not wanted.every:
+        return None
+    for index in range(4 * wanted.prompts):
+        with suppress(UnusableSampleError):  # the run itself counts and tells it
+            prompts.append(ask(index))
+        if len(prompts) == wanted.prompts:
+            break
+    usual = TOLERANCES[policy.dtype]
+    return Gate(
+        prompts=tuple(prompts),
+        sampling=Sampling(max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature),
+        seed=config.seed,
+        tolerance=Tolerance(mean=wanted.mean or usual.mean, worst=wanted.worst or usual.worst),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +11,7 @@ from gpg_vl import benchmark, journal
 from gpg_vl.config import Config
 from gpg_vl.journal import Sink
 from gpg_vl.rollout.collect import Collected, collect
+from gpg_vl.rollout.engine import EngineLostError
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
 from gpg_vl.training.checkpoint import State
@@ -36,7 +37,8 @@ def train(
     """
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
-        with disk_full_is_told(trainer.journal.folder):
+        with disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
+            look(trainer)
             if trainer.state.step == 0:
                 _evaluate(trainer, "before")
                 _save(trainer, None)
@@ -73,17 +75,43 @@ def _is_disk_full(error: Exception) -> bool:
     return by_number or any(words in told for words in ("os error 28", "os error 27", "os error 122", "PytorchStreamWriter failed writing"))
 
 
+@contextmanager
+def lost_engine_is_survived(trainer: Trainer) -> Generator[None, None, None]:
+    """A run whose engine is gone stops with a sentence, after the last whole step has been saved.
+
+    One of several processes cannot save alone; there the newest checkpoint is where the run goes on.
+    """
+    try:
+        yield
+    except EngineLostError as error:
+        run, step = trainer.journal.folder, trainer.state.step
+        if trainer.ranks.count == 1 and step not in {int(path.name) for path in checkpoint.whole(run)}:
+            _save(trainer, None)
+        raise UserError(f"stopped after step {step}: {error}. Then go on with gpg-vl train --resume {run}") from None
+
+
+def look(trainer: Trainer) -> dict[str, float]:
+    """One look through the vision gate, if there is one."""
+    if trainer.gate is None:
+        return {}
+    with trainer.drawing.clock("gate"):
+        return trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
+
+
 def take_step(trainer: Trainer) -> Update:
     """Draw, weigh, update, write down."""
     state, clock = trainer.state, trainer.drawing.clock
+    every = trainer.config.rollout.gate.every
+    seen = look(trainer) if every and state.step % every == 0 else {}
     collected = collect(trainer.drawing, state.cursor, state.carried)
     rewards_BG, lengths_BG, mine = trainer.ranks.matrices(collected.groups)
+    trainer.drawing.engine.rest()
     with clock("update"):
         update = trainer.learner.update(collected.groups, trainer.estimator, rewards_BG, lengths_BG, mine, state.version)
     lost = sum(map(len, trainer.ranks.everybodys(collected.lost)))
     trainer.state = _advance(state, collected, update, lost=lost, carry=bool(trainer.config.rollout.carry_over))
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
-    _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG))
+    _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG), seen)
     _stop_if_hopeless(trainer, collected)
     return update
 
@@ -100,7 +128,7 @@ def _advance(state: State, collected: Collected, update: Update, *, lost: int, c
     )
 
 
-def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: float) -> None:
+def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: float, seen: Mapping[str, float]) -> None:
     reward = trainer.config.reward
     trainer.journal.rollouts(trainer.state.step, collected.groups, collected.fresh)
     if update.skipped.startswith("non-finite"):
@@ -108,7 +136,7 @@ def _write_down(trainer: Trainer, collected: Collected, update: Update, alpha: f
     own = journal.tally(collected.fresh, collected.groups, reward.accuracy + reward.format)
     sums = journal.add_up(trainer.ranks.everybodys(own))
     row = journal.step_metrics(sums, update, rounds=collected.rounds, alpha=alpha, seconds=trainer.drawing.clock.read())
-    trainer.journal.metrics(trainer.state.step, {**row, "lost": float(trainer.state.lost)})
+    trainer.journal.metrics(trainer.state.step, {**row, **seen, "lost": float(trainer.state.lost)})
     for reason in collected.lost:
         trainer.say(f"warning: step {trainer.state.step}: left out: {reason}")
     if fault := first_fault(collected):

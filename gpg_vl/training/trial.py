@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +22,8 @@ def evaluate_model(name: str, model: str, overrides: Sequence[str], *, blank: bo
     policy = _policy(given, model)
     exam = examination(given, folder, policy, name)
     engine = build_engine(given.rollout.engine, policy, folder)
-    return benchmark.examine(exam, policy, engine, blank=blank, told=told)
+    with closing(engine):
+        return benchmark.examine(exam, policy, engine, blank=blank, told=told)
 
 
 def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: Path | None) -> Iterator[str]:
@@ -33,7 +35,8 @@ def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: P
     ask = Asker(questions.stream(given.seed, "data"), style, policy)
     engine = build_engine(given.rollout.engine, policy, folder)
     drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=given.rollout, wanted=0, seed=given.seed)
-    groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(count)])
+    with closing(engine):
+        groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(count)])
     for group in groups:
         yield from _told(group)
     rewards = [reward for group in groups for reward in group.rewards]

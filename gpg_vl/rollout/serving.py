@@ -1,0 +1,90 @@
+"""The command that serves a policy with a stock vLLM, started as `rollout.engine: server` needs it."""
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gpg_vl.config import Part, PolicyConfig
+from gpg_vl.policy.load import load_policy
+from gpg_vl.rollout.server_engine import HANDOVER
+from gpg_vl.rollout.vllm_plugin import BACKEND, FOLDER_VARIABLE
+from gpg_vl.types import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A process to become."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+    def __str__(self) -> str:
+        settings = (f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        return " ".join([*settings, shlex.join(self.arguments)])
+
+    def replace_this_process(self) -> None:
+        """Become it.
+
+        Raises:
+            UserError: vllm is not installed.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("serve: vllm is not installed; pip install 'gpg-vl[vllm]'")
+        os.execve(self.arguments[0], self.arguments, {**os.environ, **self.environment})
+
+
+def serving(
+    policy: PolicyConfig,
+    *,
+    seed: int,
+    folder: Path,
+    host: str,
+    port: int,
+    window: int,
+    transfer: str,
+    handover: str,
+    more: Sequence[str] = (),
+) -> Command:
+    """How to serve a config's policy.
+
+    Args:
+        folder: where a tiny model, which is nowhere yet, is written.
+        window: longest prompt and completion together.
+        transfer: file | nccl, as in the trainer's engine.
+        handover: the folder that weights are taken from.
+        more: further arguments for vLLM.
+    """
+    model = str(_written(policy, seed, folder)) if policy.model == "tiny" else policy.model
+    limits = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
+    given = {name: pixels for name, pixels in limits.items() if pixels and policy.model != "tiny"}
+    return Command(
+        arguments=(
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", host, "--port", str(port)),
+            *("--dtype", policy.dtype, "--max-model-len", str(window), "--limit-mm-per-prompt", '{"image": 8, "video": 0}'),
+            *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
+            *("--weight-transfer-config", json.dumps({"backend": BACKEND if transfer == "file" else transfer})),
+            *(("--mm-processor-kwargs", json.dumps(given)) if given else ()),
+            *(() if torch.cuda.is_available() else ("--no-enable-chunked-prefill", "--max-num-batched-tokens", str(window))),  # request.py
+            *more,
+        ),
+        environment={"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", FOLDER_VARIABLE: handover},
+    )
+
+
+def handover_of(engine: Part) -> tuple[str, str]:
+    """How weights travel to a config's servers, and through which folder."""
+    options = engine if isinstance(engine, dict) and engine.get("kind") == "server" else {}
+    return options.get("transfer", "file"), options.get("handover", HANDOVER)
+
+
+def _written(policy: PolicyConfig, seed: int, folder: Path) -> Path:
+    """The tiny model as a checkpoint."""
+    load_policy(policy, seed=seed).save(folder)
+    return folder

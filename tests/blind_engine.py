@@ -1,0 +1,14 @@
+"""An engine that is shown no pictures, named in a config by its file."""
+
+from gpg_vl.rollout.gate import blanked
+from gpg_vl.rollout.transformers_engine import TransformersEngine
+
+
+class Blind(TransformersEngine):
+    """Sees grey."""
+
+    def __init__(self, policy) -> None:
+        super().__init__(policy)
+
+    def generate(self, asked, sampling, seeds):
+        return super().generate([blanked(prompt, self.policy) for prompt in asked], sampling, seeds)

@@ -1,0 +1,150 @@
+"""For whoever has a GPU and vLLM: does the engine contract hold in bfloat16, does sleeping give memory back, and what does it buy?
+
+    python tests/gpu/vllm_smoke.py [--model tiny] [--transfer file nccl]
+
+With a real model: --model Qwen/Qwen2.5-VL-3B-Instruct. Prints one line a check and a table; ends with an error at the first that fails.
+With two GPUs, `--transfer nccl` also serves the model on the second and sends weights there by NCCL.
+"""
+
+import argparse
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpg_vl import plugins, rollout
+from gpg_vl.config import PolicyConfig
+from gpg_vl.policy.encode import encode
+from gpg_vl.policy.load import Policy, load_policy
+from gpg_vl.prompts import AnswerOnly
+from gpg_vl.recipes.digits import digits
+from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.gate import TOLERANCES, Gate
+from gpg_vl.rollout.serving import serving
+from gpg_vl.types import Prompt
+
+SAMPLING = Sampling(max_tokens=128, temperature=0.9)
+GROUPS, GROUP_SIZE, PORT, WINDOW = 32, 8, 8017, 2048
+
+
+def questions(policy: Policy, count: int) -> list[Prompt]:
+    """One picture, two, none."""
+    return [encode(sample, AnswerOnly(), policy) for task in ("count", "compare", "add") for sample in digits(task, count=count)]
+
+
+def look(engine: RolloutEngine, policy: Policy, version: int) -> None:
+    """The gate, told in a line."""
+    gate = Gate(prompts=tuple(questions(policy, 2)), sampling=SAMPLING, seed=version, tolerance=TOLERANCES[policy.dtype])
+    told = gate.look(engine, policy, version)
+    print(f"  weights {version}:", ", ".join(f"{name} {value:.2g}" for name, value in told.items()))
+
+
+def move(policy: Policy) -> None:
+    """An update that changes every trained weight by about a hundredth of itself: visible in bfloat16."""
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1 + 0.01 * torch.randn_like(parameter))
+
+
+def build(spec: dict[str, Any], policy: Policy) -> RolloutEngine:
+    """An engine as a config names it."""
+    return plugins.build(spec, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy})
+
+
+def throughput(name: str, engine: RolloutEngine, policy: Policy) -> None:
+    """One row: seconds and tokens per second of a rollout phase, the second of two."""
+    asked = questions(policy, GROUPS // 3 + 1)[:GROUPS]
+    for first in (0, 1):
+        start = time.perf_counter()
+        seeds = [[10**6 * first + 100 * group + index for index in range(GROUP_SIZE)] for group in range(len(asked))]
+        answers = engine.generate(asked, SAMPLING, seeds)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    tokens = sum(len(completion.token_ids) for group in answers for completion in group)
+    print(f"| {name} | {seconds:.2f} | {tokens / seconds:,.0f} |")
+
+
+def free_gib() -> float:
+    """Memory of the GPU that nobody holds."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0] / 2**30
+
+
+def in_process(policy: Policy, sleep: int) -> None:
+    """Gate, update, gate, sleep, gate: in this process."""
+    print(f"in process, sleep {sleep}")
+    with closing(build({"kind": "vllm", "sleep": sleep, "window": WINDOW, "memory": 0.3}, policy)) as engine:
+        look(engine, policy, 0)
+        move(policy)
+        engine.refresh(policy, 1)
+        look(engine, policy, 1)
+        awake = free_gib()
+        engine.rest()
+        asleep = free_gib()
+        print(f"  free memory: {awake:.1f} GiB awake, {asleep:.1f} GiB at rest")
+        assert not sleep or asleep > awake + 1, "sleeping gave nothing back"
+        look(engine, policy, 1)
+        move(policy)
+        engine.rest()
+        engine.refresh(policy, 2)
+        look(engine, policy, 2)
+        if not sleep:
+            throughput("vllm", engine, policy)
+
+
+def by_server(config: PolicyConfig, policy: Policy, transfer: str) -> None:
+    """Gate, update, gate: a server on the last GPU."""
+    print(f"by server, {transfer}")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        handover = str(home / "handover")
+        command = serving(
+            config, seed=0, folder=home / "model", host="127.0.0.1", port=PORT, window=WINDOW, transfer=transfer, handover=handover,
+            more=("--gpu-memory-utilization", "0.3"),
+        )  # fmt: skip
+        environment = {**os.environ, **command.environment, "CUDA_VISIBLE_DEVICES": str(torch.cuda.device_count() - 1)}
+        process = subprocess.Popen(command.arguments, env=environment)
+        try:
+            spec = {"kind": "server", "servers": [f"http://127.0.0.1:{PORT}"], "handover": handover, "transfer": transfer}
+            with closing(build(spec, policy)) as engine:
+                look(engine, policy, 0)
+                move(policy)
+                engine.refresh(policy, 1)
+                look(engine, policy, 1)
+                throughput(f"server ({transfer})", engine, policy)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def main() -> None:
+    """Run all checks."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--transfer", nargs="+", choices=("file", "nccl"), default=["file"])
+    asked = parser.parse_args()
+    assert torch.cuda.is_available(), "this needs a GPU"
+    assert "nccl" not in asked.transfer or torch.cuda.device_count() > 1, "NCCL needs two GPUs"
+    config = PolicyConfig(model=asked.model, dtype="bfloat16")
+    policy = load_policy(config, seed=0)
+    policy.model.to("cuda:0")
+    print("| engine | seconds | tokens / s |\n| --- | --- | --- |")
+    with closing(build({"kind": "transformers"}, policy)) as engine:
+        look(engine, policy, 0)
+        throughput("transformers", engine, policy)
+    for sleep in (0, 1, 2):
+        in_process(policy, sleep)
+    for transfer in asked.transfer:
+        fresh = load_policy(config, seed=0)
+        fresh.model.to("cuda:0")
+        by_server(config, fresh, transfer)
+
+
+if __name__ == "__main__":
+    main()

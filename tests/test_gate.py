@@ -1,0 +1,289 @@
+"""The vision gate in front of the transformers engine, and of engines that lie to it; what vLLM is asked and may answer, without a vLLM."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpg_vl import loading, plugins, rollout
+from gpg_vl.rollout import request, vllm_plugin
+from gpg_vl.rollout.engine import EngineLostError, Sampling
+from gpg_vl.rollout.gate import TOLERANCES, Gate, blanked
+from gpg_vl.rollout.handover import HEAD, checked, digests, travelling
+from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
+from gpg_vl.rollout.serving import serving
+from gpg_vl.rollout.transformers_engine import TransformersEngine
+from gpg_vl.training.train import train
+from gpg_vl.types import Completion, UserError
+
+from .asking import prompts
+from .conftest import FAMILIES, ROOT
+from .test_train import HERE, metrics
+
+SAMPLING = Sampling(max_tokens=8, temperature=0.7)
+
+
+def gate(policy, **more) -> Gate:
+    return Gate(**{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, "tolerance": TOLERANCES[policy.dtype], **more})
+
+
+class Lying(TransformersEngine):
+    """Changes prompts before, or completions after, it samples."""
+
+    def __init__(self, policy, *, before: Callable = lambda prompt: prompt, after: Callable = lambda said: said) -> None:
+        super().__init__(policy)
+        self.before = before
+        self.after = after
+
+    def generate(self, asked, sampling, seeds):
+        answers = super().generate([self.before(prompt) for prompt in asked], sampling, seeds)
+        return [[self.after(said) for said in group] for group in answers]
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_opens_for_an_engine_that_is_the_trainers_own(family, dtype, policy_of):
+    policy = policy_of(family, dtype=dtype)
+    told = gate(policy).look(TransformersEngine(policy), policy, 0)
+    assert set(told) == {"gate/mean", "gate/worst", "gate/blind_worst", "visual_reliance"}
+    assert told["gate/worst"] <= TOLERANCES[policy.dtype].worst
+
+
+def test_text_alone_needs_no_blind_test(policy_of):
+    policy = policy_of()
+    told = gate(policy, prompts=tuple(prompts(policy, ["add"]))).look(TransformersEngine(policy), policy, 0)
+    assert set(told) == {"gate/mean", "gate/worst"}
+
+
+def test_visual_reliance_is_the_mean_drop_of_a_tokens_logprob(policy_of):
+    """By hand: with an all-zero head every token is as likely as any, with and without the picture."""
+    policy = policy_of()
+    with torch.no_grad():
+        policy.model.lm_head.weight.zero_()
+    assert gate(policy).look(TransformersEngine(policy), policy, 0)["visual_reliance"] == 0
+
+
+LIES = {
+    "another temperature": (
+        lambda policy: {"after": lambda said: replace(said, logprobs=tuple(2 * it for it in said.logprobs))},
+        "other weights",
+    ),
+    "lost pictures": (lambda policy: {"before": lambda prompt: blanked(prompt, policy)}, "image lost"),
+    "likelier tokens": (
+        lambda policy: {"after": lambda said: replace(said, logprobs=tuple(it + 0.1 for it in said.logprobs))},
+        "truncated sampling",
+    ),
+    "old weights": (
+        lambda policy: {"after": lambda said: replace(said, version=3)},
+        "the engine samples with weights 3, the trainer has weights 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_shuts_before_a_lie_and_names_it(lie, policy_of):
+    policy = policy_of()
+    told, cause = LIES[lie]
+    with pytest.raises(MismatchError, match=cause):
+        gate(policy).look(Lying(policy, **told(policy)), policy, 0)
+
+
+def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(tmp_path):
+    knobs = [
+        f"folder={tmp_path}",
+        "steps=4",
+        "warmup.steps=20",
+        "evaluation.benchmark=null",
+        "rollout.gate.every=2",
+        "rollout.gate.prompts=6",
+    ]
+    run = train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+    assert [("visual_reliance" in row, "gate/worst" in row) for row in metrics(run)] == [(True, True), (False, False)] * 2
+    blind = [*knobs, "name=blind", f"rollout.engine={Path(__file__).with_name('blind_engine.py')}:Blind"]
+    with pytest.raises(UserError, match=r"vision gate, weights 0: .* image lost"):
+        train(loading.load(str(HERE / "small.yaml"), blind), HERE, say=lambda line: None)
+    assert not (tmp_path / "blind" / "metrics.jsonl").exists()
+
+
+def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, monkeypatch):
+    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "checkpoint.every=100"]
+    whole = train(loading.load(str(HERE / "small.yaml"), [*knobs, "name=whole"]), HERE, say=lambda line: None)
+    given, refresh, calls = loading.load(str(HERE / "small.yaml"), knobs), TransformersEngine.generate, []
+
+    def dies(self, *asked):
+        calls.append(self.version)
+        if self.version == 2:
+            raise EngineLostError("no answer in 900 s")
+        return refresh(self, *asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersEngine, "generate", dies)
+        with pytest.raises(UserError, match=r"stopped after step \d: no answer in 900 s\. Then go on with gpg-vl train --resume"):
+            train(given, HERE, say=lambda line: None)
+    run = train(given, HERE, resume=tmp_path / "small", say=lambda line: None)
+    course = [[{key: row[key] for key in row if "second" not in key} for row in metrics(path)] for path in (whole, run)]
+    assert course[0] == course[1]
+
+
+# --- what a vLLM is asked, and what it may answer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_goes_in_with_one_placeholder_a_picture(family, policy_of):
+    policy = policy_of(family)
+    for prompt in prompts(policy):
+        short = unexpanded_ids(policy, prompt)
+        assert short.count(policy.banned_ids[0]) == len(prompt.images) == len(prompt.sample.images)
+        assert [image.size for image in prompt.images] == list(prompt.sample.sizes)
+
+
+def test_every_field_that_a_checkpoint_could_have_wishes_about_is_stated(policy_of):
+    policy = policy_of()
+    fields = sampling_fields(policy, SAMPLING, [2**63 - 1, 5])
+    assert {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "min_tokens", "stop_token_ids"} <= set(fields)
+    assert fields["n"] == 2
+    assert 0 <= fields["seed"] < 2**62
+    assert set(fields["logit_bias"]) == set(policy.banned_ids)
+    with pytest.raises(UserError, match=r"rollout\.temperature: got 2\.5, vLLM samples at most at 2"):
+        sampling_fields(policy, Sampling(max_tokens=1, temperature=2.5), [1])
+
+
+def test_other_prompt_ids_are_told_from_another_tokenizer_and_other_pixels(policy_of):
+    policy = policy_of()
+    prompt = prompts(policy, ["count"])[0]
+    check_prompt_ids(policy, prompt, list(prompt.input_ids))
+    with pytest.raises(MismatchError, match="tokenizer mismatch"):
+        check_prompt_ids(policy, prompt, [*prompt.input_ids, 5])
+    place = prompt.input_ids.index(policy.banned_ids[0])
+    with pytest.raises(MismatchError, match=r"the images are 17 tokens there and 16 here: processor mismatch"):
+        check_prompt_ids(policy, prompt, [*prompt.input_ids[:place], policy.banned_ids[0], *prompt.input_ids[place:]])
+
+
+def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
+    policy = policy_of()
+    prompt, end = prompts(policy, ["add"])[0], min(policy.end_ids)
+    good = Answer(token_ids=(5, end), logprobs=(-1.0, -2.0), finish="stop")
+    made = completion(policy, prompt, good, SAMPLING, 7)
+    assert made == Completion(token_ids=(5, end), logprobs=(-1.0, -2.0), text=policy.decode((5, end)), finish="stop", version=7)
+    bad = {
+        "its ban is not obeyed": replace(good, token_ids=(policy.banned_ids[0], end)),
+        "came with log-probabilities": replace(good, logprobs=(-1.0,)),
+        "came with log-probabilities \\(nan": replace(good, logprobs=(float("nan"), -1.0)),
+        "says finish 'abort'": replace(good, finish="abort"),
+        "cut off after 2 tokens, 8 were allowed": replace(good, token_ids=(5, 6), finish="length"),
+    }
+    for told, answer in bad.items():
+        with pytest.raises(MismatchError, match=told):
+            completion(policy, prompt, answer, SAMPLING, 7)
+
+
+def test_the_range_of_releases_is_that_of_the_extra_and_is_checked():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["vllm"] == [f"vllm{request.SUPPORTED_VLLM}"]
+    check_version("0.32.0", "it")
+    check_version("0.32.0+cpu", "it")
+    for version in ("0.29.1", "0.33.0"):
+        with pytest.raises(UserError, match=re.escape(f"the server is vLLM {version}, expected {request.SUPPORTED_VLLM}")):
+            check_version(version, "the server")
+
+
+def test_without_vllm_a_sentence_says_which_extra_to_install(policy_of, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"vllm is not installed; pip install 'gpg-vl\[vllm\]', or use engine: transformers"):
+        build(policy_of(), "vllm")
+    command = serving(loading.load("digits", []).policy, seed=0, folder=Path(), host="h", port=1, window=1, transfer="file", handover="x")
+    with pytest.raises(UserError, match=r"pip install 'gpg-vl\[vllm\]'"):
+        command.replace_this_process()
+
+
+def build(policy, engine, **given):
+    return plugins.build(engine, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy, **given})
+
+
+def test_engines_refuse_what_they_cannot_do(policy_of):
+    wide = policy_of(dtype="float64")
+    with pytest.raises(UserError, match="vLLM knows no float64"):
+        build(wide, "server")
+    with pytest.raises(UserError, match="vllm samples for one process, got 4; use kind: server"):
+        build(policy_of(), "vllm", ranks=4)
+    with pytest.raises(UserError, match="got 1 for 4 processes, expected one for each"):
+        build(policy_of(), "server", ranks=4)
+    with pytest.raises(UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"):
+        build(policy_of(), {"kind": "server", "servers": ["http://10.0.0.1:8000"]})
+    with pytest.raises(UserError, match="expected an address such as"):
+        build(policy_of(), {"kind": "server", "servers": ["localhost"]})
+    with pytest.raises(UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"):
+        build(policy_of(), {"kind": "server", "severs": []})
+
+
+def test_a_server_that_never_comes_is_waited_for_and_told(policy_of):
+    lines: list[str] = []
+    with pytest.raises(EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"):
+        build(policy_of(), {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}, say=lines.append)
+    assert lines[0].startswith("waiting for a server, 0 of at most 0 s")
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_trains_travels_and_a_tied_head_under_its_own_name(policy_of):
+    policy = policy_of(vision="frozen", projector="frozen")
+    sent = travelling(policy)
+    assert not [name for name in sent if ".visual." in name]
+    assert sent[HEAD].data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
+    assert {name for name in sent if name != HEAD} == {name for name, it in policy.model.named_parameters() if it.requires_grad}
+    assert set(travelling(policy, frozen_too=True)) == {HEAD, *dict(policy.model.named_parameters())}
+    assert {it.dtype for it in travelling(policy_of(dtype="bfloat16")).values()} == {torch.bfloat16}
+
+
+def test_a_frozen_language_model_sends_no_head(policy_of):
+    assert HEAD not in travelling(policy_of(language="frozen"))
+
+
+def test_every_tensor_lands_exactly_once_and_unaltered():
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    assert dict(checked(iter(tensors.items()), ["a", "b"], digests(tensors))) == tensors
+    wrong = {
+        "b came, but was not announced": (list(tensors.items()), ["a"], {}),
+        "a came, but was not announced or came before": ([*tensors.items(), ("a", tensors["a"])], ["a", "b"], {}),
+        "1 announced tensors did not come, c among them": (list(tensors.items()), ["a", "b", "c"], {}),
+        "b is not what was sent": ([("a", tensors["a"]), ("b", torch.zeros(2, 2))], ["a", "b"], digests(tensors)),
+    }
+    for told, (coming, names, sums) in wrong.items():
+        with pytest.raises(ValueError, match=told):
+            list(checked(iter(coming), names, sums))
+
+
+def test_a_server_reads_weights_inside_its_folder_only(tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "secret.safetensors").write_bytes(b"")
+    (inside / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    assert vllm_plugin.allowed_file(str(inside / "1.safetensors"), str(inside)) == inside / "1.safetensors"
+    for path in ("secret.safetensors", "in/../secret.safetensors", "in/link.safetensors", "in/model.bin"):
+        with pytest.raises(ValueError, match="is not a \\.safetensors file inside"):
+            vllm_plugin.allowed_file(str(tmp_path / path), str(inside))
+    with pytest.raises(ValueError, match="takes weights from nowhere"):
+        vllm_plugin.allowed_file(str(inside / "1.safetensors"), None)
+
+
+def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
+    given = loading.load("digits", ["policy.model=Qwen/Qwen2.5-VL-3B-Instruct", "policy.max_pixels=200000", "policy.dtype=bfloat16"])
+    command = serving(
+        given.policy, seed=0, folder=Path(), host="127.0.0.1", port=8000, window=4096, transfer="nccl", handover="h", more=("--seed", "1")
+    )
+    options = dict(zip(command.arguments, command.arguments[1:], strict=False))
+    assert options["--model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert options["--host"] == "127.0.0.1"
+    assert json.loads(options["--mm-processor-kwargs"]) == {"max_pixels": 200000}
+    assert json.loads(options["--weight-transfer-config"]) == {"backend": "nccl"}
+    assert options["--seed"] == "1"
+    assert str(command).startswith("VLLM_SERVER_DEV_MODE=1 ")

@@ -1,0 +1,74 @@
+"""The README's commands that need vLLM, run as printed, shortened like the others; many servers under `accelerate launch`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ..conftest import ROOT
+from ..test_cli import gpg_vl
+from ..test_readme import QUICK, commands, needs_vllm
+from .conftest import ARGUMENTS, USUAL, Served
+
+CPU = ("--vllm", "--enforce-eager --kv-cache-memory-bytes 67108864 --skip-mm-profiling")
+SMALL = ("policy.tiny.layers=1", "rollout.groups_per_step=4", "rollout.group_size=4")
+SHORT = [*QUICK["train"], *SMALL]
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_command_of_the_readme_that_needs_vllm_is_one_of_these():
+    assert [command for command in commands() if needs_vllm(command)] == [
+        ["train", "digits", "rollout.engine=vllm"],
+        ["serve", "digits", "--port", "8000"],
+        ["train", "digits", "name=served", "rollout.engine=server"],
+    ]
+
+
+def test_one_machine(tmp_path):
+    knobs = ["rollout.engine={kind: vllm, cache_gib: 0.0625}", *SHORT]
+    done = gpg_vl("train", "digits", *knobs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "runs" / "digits")[0]["gate/worst"] <= 2e-5
+
+
+def test_a_server_and_a_trainer(tmp_path):
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"}
+    command = [sys.executable, "-W", "ignore", "-m", "gpg_vl", "serve", "digits", "--port", "8000", *SMALL, *CPU]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=environment)
+        try:
+            done = gpg_vl("train", "digits", "name=served", "rollout.engine=server", *SHORT, cwd=tmp_path)
+        finally:
+            server.terminate()
+            server.wait(30)
+    assert done.returncode == 0, (done.stderr, (tmp_path / "log").read_text()[-2000:])
+    assert "waiting for a server" in done.stdout
+    assert rows(tmp_path / "runs" / "served")[0]["gate/worst"] <= 2e-5
+
+
+def test_many_processes_with_a_server_each(tmp_path, nursery):
+    shown = gpg_vl("serve", "digits", "--show", *SMALL, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    servers = [Served(nursery, tmp_path / "runs" / "served" / "digits", USUAL) for _ in range(2)]
+    for served in servers:
+        served.start()
+    urls = ", ".join(served.wait().url for served in servers)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gpg_vl"]
+    engine = f"rollout.engine={{kind: server, servers: [{urls}], handover: {nursery.handover}}}"
+    options = ["train", "digits", engine, *SHORT, "rollout.gate.every=1", "rollout.max_tokens=16"]
+    done = subprocess.run([*launch, *options], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows(tmp_path / "runs" / "digits")[0]["gate/worst"] <= 2e-5
+
+
+def test_servers_of_these_tests_are_started_as_serve_starts_them(tmp_path):
+    """What the contract is tested with is what users get, but for sizes."""
+    shown = gpg_vl("serve", "digits", "--show", cwd=tmp_path).stdout
+    for option in ("--logprobs-mode processed_logprobs", "--generation-config vllm", "--enable-scale-out"):
+        assert option in shown
+        assert option in " ".join([*ARGUMENTS, *USUAL])

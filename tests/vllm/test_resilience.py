@@ -1,0 +1,231 @@
+"""Servers die, restart, hang, fail single requests: the run goes on with the right weights, or stops with a checkpoint to resume from.
+
+The servers are real and the kills are SIGKILL; what is killed is the whole process group.
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpg_vl import loading
+from gpg_vl.rollout import server_engine
+from gpg_vl.rollout.engine import EngineLostError, Sampling
+from gpg_vl.rollout.server_engine import Server, ServerEngine, UnansweredError
+from gpg_vl.training import checkpoint
+from gpg_vl.training.train import train
+from gpg_vl.types import UserError
+
+from ..asking import prompts
+from ..conftest import ROOT
+from .conftest import Served, build, move, server_spec
+from .test_contract import WORST, seeds, worst_gap
+
+TESTS = ROOT / "tests"
+SAMPLING = Sampling(max_tokens=8, temperature=1.0)
+STEPS = 5
+
+
+def config(folder: Path, engine: dict[str, Any], *knobs: str) -> Any:
+    """The small run with another engine; the gate looks before every step."""
+    usual = (f"folder={folder}", f"steps={STEPS}", "evaluation.benchmark=null", "rollout.gate.every=1", "checkpoint.every=100")
+    given = loading.load(str(TESTS / "small.yaml"), [*usual, "policy.tiny.family=qwen2_5_vl", *knobs])
+    return given.model_copy(update={"rollout": given.rollout.model_copy(update={"engine": engine})})
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory) -> Path:
+    """The checkpoint that the servers of the small run serve: its policy before the warm-up."""
+    from gpg_vl.policy.load import load_policy
+
+    folder = tmp_path_factory.mktemp("small")
+    given = loading.load(str(TESTS / "small.yaml"), [])
+    load_policy(given.policy, seed=given.seed).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, small_model, serve, nursery) -> Path:
+    """The run whose servers live."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    served = serve(small_model).wait()
+    train(config(folder, server_spec(nursery, served)), TESTS, say=lambda line: None)
+    served.kill()
+    return folder / "small"
+
+
+class Accidents:
+    """Kills the server at chosen moments of a run, and starts it again a moment later."""
+
+    def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch, *, restart: bool = True) -> None:
+        self.served = served
+        self.restart = restart
+        self.due: dict[str, int] = {}
+        self.happened: list[str] = []
+        for owner, name in ((ServerEngine, "_group"), (Server, "take"), (ServerEngine, "refresh")):
+            monkeypatch.setattr(owner, name, self.watched(name, getattr(owner, name)))
+
+    def watched(self, name: str, original: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            self.due[name] = self.due.get(name, 0) - 1
+            if self.due[name] == 0:
+                self.kill(name)
+            return original(*args, **more)
+
+        return call
+
+    def kill(self, when: str) -> None:
+        self.happened.append(when)
+        self.served.kill()
+        if self.restart:
+            threading.Timer(0.5, self.served.start).start()
+
+
+def same_course(one: Path, other: Path) -> None:
+    """The two runs drew and learnt the same, so every repeated step was repeated with its seeds and the right weights."""
+    for key in ("reward", "length", "loss", "grad_norm"):
+        assert [row.get(key) for row in metrics(one)] == pytest.approx([row.get(key) for row in metrics(other)], rel=1e-3), key
+
+
+def test_killed_before_between_in_a_rollout_and_in_an_update_the_run_goes_on(
+    undisturbed, small_model, serve, nursery, tmp_path, monkeypatch
+):
+    served = serve(small_model)  # before the first rollout: nobody has waited for it yet
+    accidents = Accidents(served, monkeypatch)
+    accidents.due = {"_group": 60, "take": 3, "refresh": 4}
+    train(config(tmp_path, server_spec(nursery, served, handover=str(nursery.handover))), TESTS, say=lambda line: None)
+    served.kill()
+    assert sorted(accidents.happened) == ["_group", "refresh", "take"]
+    assert len(metrics(tmp_path / "small")) == STEPS
+    assert max(row["gate/worst"] for row in metrics(tmp_path / "small")) <= WORST
+    same_course(undisturbed, tmp_path / "small")
+
+
+def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(undisturbed, small_model, serve, nursery, tmp_path, monkeypatch):
+    served = serve(small_model).wait()
+    with monkeypatch.context() as patch:
+        accidents = Accidents(served, patch, restart=False)
+        accidents.due = {"take": 3}
+        with pytest.raises(UserError, match=r"stopped after step 2: no answer in .* s .*gpg-vl train --resume"):
+            train(config(tmp_path, server_spec(nursery, served, deadline=1.0)), TESTS, say=lambda line: None)
+    run = tmp_path / "small"
+    assert int(checkpoint.newest(run).name) == 2
+    served.start()
+    train(config(tmp_path, server_spec(nursery, served)), TESTS, resume=run, say=lambda line: None, allow_changed=True)
+    served.kill()
+    same_course(undisturbed, run)
+
+
+def test_several_servers_share_the_prompts_and_all_take_the_weights(serve, nursery, policy_of, monkeypatch):
+    both = [serve("qwen2_5_vl"), serve("qwen2_5_vl")]
+    policy = policy_of("qwen2_5_vl")
+    engine = build(policy, server_spec(nursery, *[served.wait() for served in both]))
+    asked_by: dict[str, int] = {}
+    group = ServerEngine._group
+
+    def counted(self, server, *question):
+        asked_by[server.url] = asked_by.get(server.url, 0) + 1
+        return group(self, server, *question)
+
+    monkeypatch.setattr(ServerEngine, "_group", counted)
+    asked = prompts(policy, each=2)
+    for version in (1, 2):
+        move(policy, version)
+        engine.refresh(policy, version)
+        answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+        assert worst_gap(policy, asked, answers, temperature=1.0) <= WORST
+    assert asked_by == {served.url: 10 for served in both}
+
+    second = build(policy, server_spec(nursery, *both, rank=1, ranks=2))  # of two processes, each has a server of its own
+    assert [server.url for server in second.own] == [both[1].url]
+    for served in both:
+        served.kill()
+
+
+@pytest.fixture
+def engine(shared, policy_of):
+    policy = policy_of("qwen2_5_vl")
+    return shared("server", "qwen2_5_vl").sampling_from(policy)
+
+
+def test_one_failing_request_is_repeated_alone(engine, monkeypatch):
+    asked = prompts(engine.policy)
+    expected = engine.generate(asked, SAMPLING, seeds(5, 2))
+    group, calls = ServerEngine._group, []
+
+    def flaky(self, server, prompt, *more):
+        calls.append(prompt.sample.id)
+        if calls.count(prompt.sample.id) == 1 and prompt is asked[2]:
+            raise UnansweredError("HTTP 503: try again")
+        return group(self, server, prompt, *more)
+
+    monkeypatch.setattr(ServerEngine, "_group", flaky)
+    assert engine.generate(asked, SAMPLING, seeds(5, 2)) == expected
+    assert sorted(calls) == sorted([prompt.sample.id for prompt in asked] + [asked[2].sample.id])
+
+
+def test_what_keeps_failing_on_a_healthy_server_ends_with_a_sentence_and_without_a_partial_group(engine, monkeypatch):
+    monkeypatch.setattr(server_engine, "FIRST_PAUSE", 0.01)
+    group = ServerEngine._group
+
+    def poisoned(self, server, prompt, *more):
+        if prompt.sample.id.startswith("digits/train/add"):
+            raise UnansweredError("HTTP 500: poisoned")
+        return group(self, server, prompt, *more)
+
+    monkeypatch.setattr(ServerEngine, "_group", poisoned)
+    start = time.monotonic()
+    with pytest.raises(EngineLostError, match=r"no answer in .* s \(HTTP 500: poisoned\); start the server again"):
+        engine.generate(prompts(engine.policy), SAMPLING, seeds(5, 2))
+    assert time.monotonic() - start < 60
+
+
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(shared, policy_of, monkeypatch):
+    engine = shared("server", "qwen2_5_vl").sampling_from(policy_of("qwen2_5_vl"))
+    asked = prompts(engine.policy)
+    expected = engine.generate(asked, SAMPLING, seeds(5, 2))
+    post, late = Server.post, []
+
+    def slow_once(self, path, body=None):
+        if path == "/inference/v1/generate" and not late:
+            late.append(path)
+            self.client.timeout, before = 0.001, self.client.timeout
+            try:
+                return post(self, path, body)
+            finally:
+                self.client.timeout = before
+        return post(self, path, body)
+
+    monkeypatch.setattr(Server, "post", slow_once)
+    assert engine.generate(asked, SAMPLING, seeds(5, 2)) == expected
+    assert late
+
+
+def test_a_server_takes_weights_from_its_folder_alone(engine, tmp_path):
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(b"")
+    server = engine.own[0]
+    server.post("/start_weight_update")
+    with pytest.raises(EngineLostError, match=r"is not a \.safetensors file inside"):
+        server.take({"names": ["a"], "path": str(outside)})
+    asked = prompts(engine.policy)
+    answers = engine.generate(asked, SAMPLING, seeds(5, 2))  # a refused update has touched nothing
+    assert worst_gap(engine.policy, asked, answers, temperature=1.0) <= WORST
+
+
+def test_altered_and_missing_tensors_are_refused(serve, nursery, policy_of, monkeypatch):
+    served = serve("qwen2_vl").wait()
+    policy = policy_of("qwen2_vl")
+    digests = server_engine.digests
+    monkeypatch.setattr(server_engine, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
+    engine = build(policy, server_spec(nursery, served))
+    with pytest.raises(EngineLostError, match="is not what was sent: its checksum differs"):
+        engine.generate(prompts(policy), SAMPLING, seeds(5, 2))
+    served.kill()

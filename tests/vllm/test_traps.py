@@ -1,0 +1,213 @@
+"""The ways in which a vLLM silently samples from another policy than the one that is trained, met on the real thing.
+
+For each: with the fix in place the gate opens; with the fix taken away, in the engine's own code, it shuts and names the cause (or vLLM
+itself refuses).
+"""
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from gpg_vl.policy.encode import encode_text
+from gpg_vl.rollout import request, server_engine, vllm_engine, vllm_plugin
+from gpg_vl.rollout.engine import EngineLostError, Sampling
+from gpg_vl.rollout.gate import TOLERANCES, Gate
+from gpg_vl.rollout.handover import HEAD
+from gpg_vl.rollout.request import MismatchError
+
+from ..asking import prompts
+from .conftest import IN_PROCESS, build, move, server_spec
+
+SAMPLING = Sampling(max_tokens=10, temperature=0.7)
+MODULES = {"vllm": vllm_engine, "server": server_engine}
+
+
+@pytest.fixture
+def own_engine(policy_of):
+    """An engine in this process that a test may break."""
+    with closing(build(policy_of("qwen3_vl"), IN_PROCESS)) as engine:
+        yield engine
+
+
+class Lab:
+    """An engine of one kind, and the gate in front of it."""
+
+    def __init__(self, kind: str, policy: Any, shared: Any) -> None:
+        self.kind = kind
+        self.module = MODULES[kind]
+        self.policy = policy
+        self.shared = shared
+        self.gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+        self.updates = 0
+
+    def update_and_look(self) -> dict[str, float]:
+        self.updates += 1
+        move(self.policy, self.updates)
+        return self.gate.look(self.shared.sampling_from(self.policy), self.policy, self.shared.version)
+
+
+@pytest.fixture(params=MODULES)
+def lab(request, policy_of, shared):
+    made = Lab(request.param, policy_of("qwen2_5_vl"), shared(request.param, "qwen2_5_vl"))
+    made.update_and_look()
+    return made
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Takes a fix away until the test is over."""
+    return monkeypatch
+
+
+def test_an_expanded_prompt_would_be_expanded_again(lab, broken):
+    broken.setattr(lab.module, "unexpanded_ids", lambda policy, prompt: list(prompt.input_ids))
+    with pytest.raises(MismatchError, match="an expanded placeholder was expanded again"):
+        lab.update_and_look()
+
+
+def test_image_embeddings_of_the_old_tower_would_be_used_again(lab, broken):
+    forget_all_but_the_encoder_cache = {
+        "vllm": lambda engine: engine._llm.reset_prefix_cache(),
+        "server": lambda engine, server: server.post("/reset_prefix_cache"),
+    }
+    broken.setattr(type(lab.shared.engine), "_forget", forget_all_but_the_encoder_cache[lab.kind])
+    with pytest.raises(MismatchError, match="stale encoder cache"):
+        lab.update_and_look()
+
+
+def test_keys_and_values_of_the_old_weights_would_be_used_again(lab, broken):
+    forget_all_but_the_prefix_cache = {
+        "vllm": lambda engine: engine._llm.llm_engine.reset_encoder_cache(),
+        "server": lambda engine, server: server.post("/reset_encoder_cache"),
+    }
+    broken.setattr(type(lab.shared.engine), "_forget", forget_all_but_the_prefix_cache[lab.kind])
+    with pytest.raises(MismatchError, match="stale prefix cache"):
+        lab.update_and_look()
+
+
+def test_a_tied_head_would_stay_what_it_was(lab, broken):
+    travelling = lab.module.travelling
+
+    def without_head(policy, **more):
+        return {name: tensor for name, tensor in travelling(policy, **more).items() if name != HEAD}
+
+    broken.setattr(lab.module, "travelling", without_head)
+    with pytest.raises(MismatchError, match=r"stale weights: .*tied head"):
+        lab.update_and_look()
+
+
+def test_a_placeholder_would_be_sampled(lab, broken):
+    sampling_fields = lab.module.sampling_fields
+    broken.setattr(lab.module, "sampling_fields", lambda *asked: {**sampling_fields(*asked), "logit_bias": {}})
+    with pytest.raises(MismatchError, match="the ban: the engine counts image and video placeholders"):
+        lab.update_and_look()
+    with torch.no_grad():
+        lab.policy.model.lm_head.weight[list(lab.policy.banned_ids)] *= 300
+    with pytest.raises(MismatchError, match="image or video placeholders; its ban is not obeyed"):
+        lab.shared.sampling_from(lab.policy).generate(prompts(lab.policy, ["add"], each=3), SAMPLING, [[1, 2, 3, 4]] * 3)
+
+
+def test_the_checkpoints_own_sampling_would_be_obeyed(lab, broken):
+    """As with an endpoint that fills in what is not stated: Qwen's checkpoints ask for top-k, top-p and a penalty."""
+    sampling_fields = lab.module.sampling_fields
+    for wish, cause in (
+        ({"top_p": 0.4}, "truncated sampling"),
+        ({"top_k": 5}, "truncated sampling"),
+        ({"repetition_penalty": 1.3}, "penalty"),
+    ):
+        broken.setattr(lab.module, "sampling_fields", lambda *asked, wish=wish: {**sampling_fields(*asked), **wish})
+        with pytest.raises(MismatchError, match=cause):
+            lab.update_and_look()
+
+
+def test_the_checkpoints_own_length_would_be_obeyed(shared, policy_of, broken):
+    """The servers of these tests serve checkpoints that want three new tokens, and do so where no number is stated."""
+    lab = Lab("server", policy_of("qwen2_5_vl"), shared("server", "qwen2_5_vl"))
+    lab.update_and_look()
+    sampling_fields = server_engine.sampling_fields
+
+    def unsaid(*asked):
+        return {name: value for name, value in sampling_fields(*asked).items() if name != "max_tokens"}
+
+    broken.setattr(server_engine, "sampling_fields", unsaid)
+    with pytest.raises(MismatchError, match="cut off after 3 tokens, 10 were allowed"):
+        lab.update_and_look()
+
+
+def test_raw_logprobs_are_those_of_another_temperature(policy_of):
+    policy = policy_of("qwen2_vl")
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+    engine = build(policy, {**IN_PROCESS, "options": {**IN_PROCESS["options"], "logprobs_mode": "raw_logprobs"}})
+    with closing(engine), pytest.raises(MismatchError, match=r"temperature: it samples at 0\.7 and reports raw log-probabilities"):
+        gate.look(engine, policy, 0)
+
+
+def test_weights_cannot_be_loaded_over_packed_ones(own_engine, policy_of, broken):
+    """What other toolkits do, `model.load_weights` on the running model: the CPU backend has packed the weights and refuses."""
+    broken.setattr(vllm_plugin.landing(), "receive_weights", lambda self, update: self.model.load_weights(iter(update.tensors)))
+    own_engine.refresh(policy_of("qwen3_vl"), 1)
+    with pytest.raises((AssertionError, AttributeError), match=r"Attempted to load weight|no attribute 'weight_loader'"):
+        own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
+
+
+def test_a_server_without_tokens_in_and_out_says_how_to_start_it(serve, nursery, policy_of):
+    served = serve("qwen3_vl", "--generation-config", "vllm").wait()
+    policy = policy_of("qwen3_vl")
+    engine = build(policy, server_spec(nursery, served))
+    with pytest.raises(EngineLostError, match="start it with --enable-scale-out"):
+        engine.generate(prompts(policy, ["add"]), SAMPLING, [[1]])
+    served.kill()
+
+
+# --- beyond the nine ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_picture_is_noticed(lab, broken):
+    def grey(prompt):
+        return [Image.new("RGB", image.size, (7, 7, 7)) for image in prompt.images]
+
+    generate = type(lab.shared.engine).generate
+
+    def forgetful(engine, asked, sampling, seeds):
+        return generate(engine, [encode_text(prompt.text, grey(prompt), prompt.sample, lab.policy) for prompt in asked], sampling, seeds)
+
+    broken.setattr(type(lab.shared.engine), "generate", forgetful)
+    with pytest.raises(MismatchError, match="image lost: the engine answers alike with and without the picture"):
+        lab.update_and_look()
+
+
+def test_a_picture_of_another_size_is_noticed(lab, broken):
+    def shrunk(policy, prompt):
+        object.__setattr__(prompt, "images", tuple(image.resize((28, 28)) for image in prompt.images))
+        return request.unexpanded_ids(policy, prompt)
+
+    broken.setattr(lab.module, "unexpanded_ids", shrunk)
+    with pytest.raises(MismatchError, match="processor mismatch"):
+        lab.update_and_look()
+
+
+def test_an_update_that_did_not_arrive_is_noticed(lab, broken):
+    broken.setattr(type(lab.shared.engine), "_hand_over", lambda engine, *asked, **more: None)
+    if lab.kind == "server":  # a server says itself which weights it has
+        lab.shared.engine.deadline = 0.5
+        with pytest.raises(EngineLostError, match="sampled with weights"):
+            lab.update_and_look()
+        lab.shared.engine.deadline = 900.0
+    else:
+        with pytest.raises(MismatchError, match="stale weights"):
+            lab.update_and_look()
+
+
+def test_half_a_layer_is_refused(own_engine, policy_of, broken):
+    travelling = vllm_engine.travelling
+
+    def without_queries(policy, **more):
+        return {name: tensor for name, tensor in travelling(policy, **more).items() if "layers.0.self_attn.q_" not in name}
+
+    broken.setattr(vllm_engine, "travelling", without_queries)
+    own_engine.refresh(policy_of("qwen3_vl"), 1)
+    with pytest.raises(ValueError, match=r"only \d+ of \d+ numbers of .*qkv_proj came"):
+        own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
