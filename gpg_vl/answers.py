@@ -169,7 +169,7 @@ def number(text: str) -> float | None:
     """The one number that the text consists of: digits with sign, point and thousands separators, or a word up to one hundred."""
     if _RAISED.search(text[:_LONGEST]):  # folding would make 5² fifty-two
         return None
-    bare = folded(text).replace("\u2212", "-").rstrip(" .,;:!?\"'").lstrip("\"'")
+    bare = folded(text).replace("\u2212", "-").rstrip(" .,;:\"'").lstrip("\"'")  # 14! is another number, and 14? a doubt
     if bare in NUMBER_WORDS:
         return NUMBER_WORDS[bare]
     return float(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None
@@ -191,6 +191,8 @@ def choice(text: str, choices: Sequence[str]) -> int | None:
     "B" and "A" the answer "A" is the second.
     """
     bare = normalise(text)
+    if text.rstrip().endswith("?") and not any(option.rstrip().endswith("?") for option in choices):
+        return None  # a doubt
     by_words = [index for index, option in enumerate(choices) if normalise(option) == bare]
     if by_words:
         return by_words[0] if len(by_words) == 1 else None

@@ -12,7 +12,8 @@ from gpg_vl.verifiers.verifier import Graded, Mark
 class Number(Graded):
     """1 when the answer is exactly one number within `tolerance` of the truth.
 
-    Reference mode is R1-V's counting evaluator: a bare whole number between the answer tags.
+    Reference mode is R1-V's counting evaluator: a bare whole number between the answer tags. (Its reward in training has a symbolic stage
+    before that, math-verify on the whole completion, which its evaluator has not.)
     """
 
     tolerance: float = 0.0

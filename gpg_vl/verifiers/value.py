@@ -22,12 +22,14 @@ class Value(Graded):
 
     tolerance: float = 1e-3
     """Largest allowed difference, relative to the larger of the two."""
+    whole: bool = True
+    """Two whole numbers must be equal: 2017 is not 2016, whatever the tolerance."""
 
     def mark(self, answer: str, sample: Sample) -> Mark:
         given = quantities.read(answer) if self.mode == "strict" else quantities.foreign(answer)
         if given is None:
             return Mark(0.0, answer, "unreadable: not one value")
-        right = quantities.agree(given, self._truth(sample), self.tolerance)
+        right = quantities.agree(given, self._truth(sample), self.tolerance, whole=self.whole)
         return Mark(float(right), f"{given.value:g}", "right" if right else "wrong")
 
     def reference(self, text: str, sample: Sample) -> Mark:
