@@ -184,6 +184,20 @@ def foreign_number(text: str) -> float | None:
     return given
 
 
+_FIELD = re.compile(
+    r"[\"'](?:final[_ ]?answer|answer|count|number|value|result|total|choice|option)[\"']\s{0,8}:\s{0,8}"
+    r"(?:\"((?:[^\"\\\n]|\\.){0,300})|'((?:[^'\\\n]|\\.){0,300})|([^\s,\"'{}\[\]]{1,40}))",
+    re.IGNORECASE,
+)
+
+
+def field(text: str) -> str | None:
+    """What stands under the one key such as "answer" of a JSON record, which may be fenced or cut off; None where it is no such record."""
+    bare = text.lstrip("` \t\n").removeprefix("json").lstrip()
+    found = list(_FIELD.finditer(bare[:_LONGEST])) if bare.startswith(("{", "[{")) else []
+    return next((inside for inside in found[0].groups() if inside), "") if len(found) == 1 else None
+
+
 def choice(text: str, choices: Sequence[str]) -> int | None:
     """The index of the one option that the text names: its words, its letter, "(B)", "B." or "B. its words".
 
