@@ -72,7 +72,8 @@ _ANYWHERE = re.compile(
     rf"|\{{?\s{{0,8}}((?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_G}[,;]?\s{{0,8}}){{4}})"
 )
 _PLAIN = re.compile(
-    rf"^(?=[ \t]{{0,8}}[\w\"'*>+-])(?:[ \t\"'*>-]{{0,8}}(?:the\s|final\s){{0,2}}(?:answer|bounding\sbox|box|bbox|bbox_2d|coordinates|location|position)[\"'*]{{0,3}}"
+    rf"^(?=[ \t]{{0,8}}[\w\"'*>+-])"
+    rf"(?:[ \t\"'*>-]{{0,8}}(?:the\s|final\s){{0,2}}(?:answer|bounding\sbox|box|bbox|bbox_2d|coordinates|location|position)[\"'*]{{0,3}}"
     rf"(?:\sis\b|\sare\b)?\s{{0,4}}[:=]?[*\"']{{0,3}})?{_N},{_N},{_N},{_N}[.\"'*]{{0,3}}\s{{0,8}}$",
     re.MULTILINE | re.IGNORECASE,
 )
