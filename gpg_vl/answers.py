@@ -169,7 +169,7 @@ def number(text: str) -> float | None:
     """The one number that the text consists of: digits with sign, point and thousands separators, or a word up to one hundred."""
     if _RAISED.search(text[:_LONGEST]):  # folding would make 5² fifty-two
         return None
-    bare = folded(text).replace("\u2212", "-").rstrip(" .,;:!?\"'").lstrip("\"'")
+    bare = folded(text).replace("\u2212", "-").rstrip(" .,;:\"'").lstrip("\"'")  # 14! is another number, and 14? a doubt
     if bare in NUMBER_WORDS:
         return NUMBER_WORDS[bare]
     return float(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None
@@ -184,6 +184,20 @@ def foreign_number(text: str) -> float | None:
     return given
 
 
+_FIELD = re.compile(
+    r"[\"'](?:final[_ ]?answer|answer|count|number|value|result|total|choice|option)[\"']\s{0,8}:\s{0,8}"
+    r"(?:\"((?:[^\"\\\n]|\\.){0,300})|'((?:[^'\\\n]|\\.){0,300})|([^\s,\"'{}\[\]]{1,40}))",
+    re.IGNORECASE,
+)
+
+
+def field(text: str) -> str | None:
+    """What stands under the one key such as "answer" of a JSON record, which may be fenced or cut off; None where it is no such record."""
+    bare = text.lstrip("` \t\n").removeprefix("json").lstrip()
+    found = list(_FIELD.finditer(bare[:_LONGEST])) if bare.startswith(("{", "[{")) else []
+    return next((inside for inside in found[0].groups() if inside), "") if len(found) == 1 else None
+
+
 def choice(text: str, choices: Sequence[str]) -> int | None:
     """The index of the one option that the text names: its words, its letter, "(B)", "B." or "B. its words".
 
@@ -191,6 +205,8 @@ def choice(text: str, choices: Sequence[str]) -> int | None:
     "B" and "A" the answer "A" is the second.
     """
     bare = normalise(text)
+    if text.rstrip().endswith("?") and not any(option.rstrip().endswith("?") for option in choices):
+        return None  # a doubt
     by_words = [index for index, option in enumerate(choices) if normalise(option) == bare]
     if by_words:
         return by_words[0] if len(by_words) == 1 else None

@@ -52,25 +52,48 @@ _NAMES = (
 _NO_OBJECTS = frozenset({"[]", "no objects", "no object", "none", "没有", "无"})
 
 _N = r"\s{0,8}([-+]?\d{1,12}(?:\.\d{0,12})?)\s{0,8}"
+_Q = r"\s{0,8}[\"']([-+]?\d{1,12}(?:\.\d{0,12})?)[\"']\s{0,8}"
+_S = r"([-+]?\d{1,12}(?:\.\d{0,12})?)"
+_END = r"(?:\]|\Z)"
+"""A list that the length limit cut off ends with the text."""
 _G = r"\s{0,8}[-+]?\d{1,12}(?:\.\d{0,12})?\s{0,8}"
 _JOINT = (
-    r"\s{0,8}[,;]?\s{0,8}(?:\b(?:and|to)\b\s{0,8})?(?:(?:the\s)?\b(?:bottom|lower)[-_ ]right\b(?:\scorner)?\s{0,4}(?:at|is|:|=)?\s{0,4})?"
+    r"\s{0,8}[,;]?\s{0,8}(?:\b(?:and|to)\b\s{0,8})?"
+    r"(?:(?:the\s)?[\"']?\b(?:bottom|lower)[-_ ]right\b[\"']?(?:\scorner)?\s{0,4}(?:at|is|:|=)?\s{0,4}"
+    r"|\(\s?x_?2\s?,\s?y_?2\s?\)\s?[=:]\s?)?"
 )
 _TOKENS = re.compile(r"<\|?/?(?:object_ref_start|object_ref_end|box_start|box_end|quad_start|quad_end|ref|box|bbox)\|?>")
 _ANYWHERE = re.compile(
-    rf"\[{_N},{_N},{_N},{_N}\]"
+    rf"\[{_N},{_N},{_N},{_N}{_END}"
+    rf"|\[\s{{0,8}}{_S}\s{{1,8}}{_S}\s{{1,8}}{_S}\s{{1,8}}{_S}\s{{0,8}}\]"
+    rf"|\[{_Q},{_Q},{_Q},{_Q}{_END}"
     rf"|[(\[]{_N},{_N}[)\]]{_JOINT}[(\[]{_N},{_N}[)\]]"
     rf"|\({_N},{_N},{_N},{_N}\)"
     rf"|\{{?\s{{0,8}}((?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_G}[,;]?\s{{0,8}}){{4}})"
 )
+_PLAIN = re.compile(
+    rf"^(?=[ \t]{{0,8}}[\w\"'*>+-])"
+    rf"(?:[ \t\"'*>-]{{0,8}}(?:the\s|final\s){{0,2}}(?:answer|bounding\sbox|box|bbox|bbox_2d|coordinates|location|position)[\"'*]{{0,3}}"
+    rf"(?:\sis\b|\sare\b)?\s{{0,4}}[:=]?[*\"']{{0,3}})?{_N},{_N},{_N},{_N}[.\"'*]{{0,3}}\s{{0,8}}$",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""Four numbers that are a whole line, for answers without any bracket."""
+_WIDE = str.maketrans("０１２３４５６７８９［］（）｛｝，．：；＝－【】、＂", '0123456789[](){},.:;=-[],"')
+"""Full-width signs; NFKC would fold them too, but takes quadratic time on heaped accents."""
+_NUMBERS = 20
+"""Groups of `_ANYWHERE` that are one number."""
 _NAMED = re.compile(rf"([A-Za-z]\w{{0,5}})[\"']?\s{{0,8}}[:=]{_N}")
 _TOKEN = re.compile(
     r"\s*(?:(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[-+]?(?:\d{1,15}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?|[\[\](){}:,]|[A-Za-z]{4,5})|$)"
 )
+_DECIMAL = re.compile(r"\s?\d{0,12}\.?\d{1,12}\s?")
 _CLOSING = {"[": "]", "(": ")"}
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 _RECORD = re.compile(r"\{[^{}]{1,2000}\}")
-_FIELD = re.compile(r"[\"']?([A-Za-z_]\w{0,20})[\"']?\s{0,8}:\s{0,8}(?:\"([^\"\n]{0,200})\"|'([^'\n]{0,200})'|([-+]?\d{0,12}\.?\d{1,12}))")
+_FIELD = re.compile(
+    r"[\"']?([A-Za-z_]\w{0,20})[\"']?\s{0,8}:\s{0,8}(?:\"([^\"\n]{0,200})\"|'([^'\n]{0,200})'"
+    r"|([-+]?\d{0,12}\.?\d{1,12}(?:[eE][-+]?\d{1,3})?)(?=\s{0,8}(?:[,}]|$)))"
+)
 
 
 def records(text: str) -> list[Found] | None:
@@ -91,10 +114,10 @@ def records(text: str) -> list[Found] | None:
 
 def found(text: str) -> list[Found]:
     """Every box that stands anywhere in a text."""
-    cleaned = _TOKENS.sub(" ", text)
+    cleaned = _TOKENS.sub(" ", text.translate(_WIDE))
     extras = _extras(cleaned)
     several: list[Found] = []
-    for match in _ANYWHERE.finditer(cleaned):
+    for match in _ANYWHERE.finditer(cleaned) if _ANYWHERE.search(cleaned) else _PLAIN.finditer(cleaned):
         box = _of_match(match)
         if box is not None:
             label, confidence = next(extras(match.start()), ("", None))
@@ -162,8 +185,8 @@ def _record(tokens: list[str], depth: int) -> dict[str, Any]:
     record: dict[str, Any] = {}
     while tokens[-1] != "}":
         key = tokens.pop()
-        if key[0] not in "\"'" or tokens.pop() != ":":
-            raise ValueError("no key")
+        if key[0] not in "\"'" or tokens.pop() != ":" or key[1:-1] in record:
+            raise ValueError("no key, or one twice")
         record[key[1:-1]] = _value(tokens, depth + 1)
         if tokens[-1] == ",":
             tokens.pop()
@@ -184,14 +207,16 @@ def _of_item(item: Any) -> Found | None:
     if not isinstance(item, Mapping):
         box = _of_corners(item)
         return None if box is None else Found(box=box)
-    record = {str(key).lower(): value for key, value in cast(Mapping[Any, Any], item).items()}
-    box = next((_of_corners(record[key]) for key in CORNERS if key in record), None) or _of_names(record)
-    if box is None:
-        return None
-    label = next((record[key] for key in LABELS if key in record), "")
-    confidence = next((record[key] for key in CONFIDENCES if key in record), None)
+    fields = cast(Mapping[Any, Any], item)
+    record = {str(key).lower(): value for key, value in fields.items()}
+    several = [box for key in CORNERS if key in record and (box := _of_corners(record[key]))] + _of_names(record)
+    nested = sum(isinstance(value, list | dict) for value in record.values())
+    if len(several) != 1 or len(record) < len(fields) or nested > any(key in record for key in CORNERS):
+        return None  # a second box, under whatever key, must not hide behind the first
+    label, confidence = (next((record[key] for key in keys if key in record), None) for keys in (LABELS, CONFIDENCES))
     number = _number(confidence)
-    return None if confidence is not None and number is None else Found(box=box, label=str(label)[:200], confidence=number)
+    unread = confidence is not None and number is None
+    return None if unread else Found(box=several[0], label="" if label is None else str(label)[:200], confidence=number)
 
 
 def _of_corners(corners: Any) -> Box | None:
@@ -208,12 +233,10 @@ def _of_corners(corners: Any) -> Box | None:
     return None if None in edges else Box(*cast(list[float], edges))
 
 
-def _of_names(record: Mapping[str, Any]) -> Box | None:
-    for names in _NAMES:
-        edges = [_number(record.get(name)) for name in names]
-        if None not in edges:
-            return Box(*cast(list[float], edges))
-    return None
+def _of_names(record: Mapping[str, Any]) -> list[Box]:
+    """The boxes that named corners make: one for each complete set of names."""
+    sets = [[_number(record.get(name)) for name in names] for names in _NAMES]
+    return [Box(*cast(list[float], edges)) for edges in sets if None not in edges]
 
 
 def _number(value: Any) -> float | None:
@@ -226,11 +249,11 @@ def _number(value: Any) -> float | None:
 
 
 def _of_match(match: re.Match[str]) -> Box | None:
-    numbers = [group for group in match.groups()[:12] if group is not None]
+    numbers = [group for group in match.groups()[:_NUMBERS] if group is not None]
     if numbers:
         return Box(*map(float, numbers))
     named = {name.lower(): float(value) for name, value in _NAMED.findall(match[0])}
-    return _of_names(named)
+    return next(iter(_of_names(named)), None)
 
 
 def _extras(text: str) -> Any:
@@ -253,6 +276,6 @@ def _fields(record: str) -> tuple[str, float | None]:
     for key, double, single, number in _FIELD.findall(record):
         if key.lower() in LABELS:
             label = double or single or label
-        elif key.lower() in CONFIDENCES and number:
-            confidence = float(number)
+        elif key.lower() in CONFIDENCES and (number or _DECIMAL.fullmatch(double or single)):
+            confidence = float(number or double or single)
     return label, confidence

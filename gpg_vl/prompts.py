@@ -4,6 +4,7 @@ A verifier reads answers through the style that asked for them, so the format ha
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,15 @@ Message = dict[str, Any]
 """A chat message: {"role": ..., "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}."""
 
 _TAG = re.compile(r"</?(?:think|answer)>")
+
+
+_FILLERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0")
+"""Signs that show nothing, although Unicode files them under letters, marks or symbols."""
+
+
+def _blank(text: str) -> bool:
+    """Whether a text shows nothing: empty, spaces, or zero-width and control characters."""
+    return all(unicodedata.category(sign)[0] in "CZ" or sign in _FILLERS for sign in text)
 
 
 class Reading(NamedTuple):
@@ -83,7 +93,7 @@ class Style:
         else:
             thought = pieces[-4].strip()
             outside += [pieces[-3], *([] if self.opening else [pieces[0]])]
-            if self.think == "required" and not thought:
+            if self.think == "required" and _blank(thought):
                 return Reading("", "empty thought")
         if any(piece.strip() for piece in outside):
             return Reading("", "text outside the tags")

@@ -79,6 +79,8 @@ UNITS = _table()
 """Unit, lower case and without spaces -> (dimension, how many basic units)."""
 _UNIT = re.compile("(" + "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True)) + r")\.?$")
 
+_MEGA = re.compile(r"(?<![A-Za-z])M(?:g|m|s|l|L)[\s.]*$")
+"""Mega, which folding would make milli."""
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname|rm)\s*\{([^{}]*)\}")
 _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
@@ -110,7 +112,9 @@ def read(text: str) -> Quantity | None:
     bare = _spelt(bare)
     if len(bare) > LONGEST:
         return None
-    expression, dimension, scale = _without_unit(bare)
+    if _MEGA.search(bare):
+        return None
+    expression, dimension, scale = _without_unit(answers.folded(bare).rstrip(" .,;。"))
     value = _Calculator(expression).result()
     return None if value is None else Quantity(value, dimension, scale)
 
@@ -124,8 +128,8 @@ def foreign(text: str) -> Quantity | None:
     return given
 
 
-def agree(a: Quantity, b: Quantity, tolerance: float) -> bool:
-    """Whether two values are the same within a relative tolerance.
+def agree(a: Quantity, b: Quantity, tolerance: float, *, whole: bool = True) -> bool:
+    """Whether two values are the same within a relative tolerance; two whole numbers must be equal, unless `whole` is False.
 
     Where both have a unit, units count by value (50 cm is 0.5 m) and must measure the same thing; where one has none, the written numbers
     count.
@@ -134,6 +138,8 @@ def agree(a: Quantity, b: Quantity, tolerance: float) -> bool:
         if a.dimension != b.dimension:
             return False
         a, b = Quantity(a.value * a.scale), Quantity(b.value * b.scale)
+    if whole and a.value.is_integer() and b.value.is_integer():  # the year 2017 is not 2016
+        return a.value == b.value
     return abs(a.value - b.value) <= tolerance * max(abs(a.value), abs(b.value))
 
 
@@ -142,7 +148,7 @@ def _spelt(text: str) -> str:
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = _TEXT.sub(r" \1", text)
-    return answers.folded(text.replace("$", " ")).rstrip(" .,;。")
+    return text.replace("$", " ")
 
 
 def _without_unit(text: str) -> tuple[str, str, float]:
@@ -259,10 +265,12 @@ class _Calculator:
         raise ValueError(f"{token} out of place")
 
     def root(self, depth: int) -> float:
-        if self.peek() == "[":  # \sqrt[3]{8}
-            order = self.atom(depth + 1)
-            return self.argument(depth) ** (1 / order)
-        return math.sqrt(self.argument(depth))
+        if self.peek() != "[":
+            return math.sqrt(self.argument(depth))
+        order, radicand = self.atom(depth + 1), self.argument(depth)  # \sqrt[3]{8}
+        if radicand < 0 and order % 2 != 1:
+            raise ValueError("not a real number")
+        return math.copysign(abs(radicand) ** (1 / order), radicand)
 
     def argument(self, depth: int) -> float:
         """What stands behind √ or \\frac: a bracket, π or a number; `\\frac12` is not read."""

@@ -12,6 +12,7 @@ Evidence comes in tiers, best first; the first tier that says anything decides, 
 7. a letter that ends the text: "so it must be C.", "Result: C. 12 cm";
 8. the words, or the value, of exactly one option in `\boxed{}` or as the last line.
 
+A letter that is denied ("not C", "C is wrong", "不选C") states nothing, and a JSON record is read by its one key such as "answer".
 A letter outside the closed set of options counts as a letter, so it contradicts. Every search is linear in the text.
 """
 
@@ -38,28 +39,50 @@ _RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OPEN})?({
 _IS = r"(?:\s*(?:is|are|was|be|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\b)"
 _KIND = r"(?:\b(?:answers?|option|choice|selection|solution)\b(?:\s+(?:choice|option|letter)\b)?)"
 _KEYWORDS = re.compile(
-    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s|答案|正确|最终|选|应选|故|所以|因此", re.I
+    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s|^choose|^select|^pick|it['’]s|it\s+is|it\s+must|hence|therefore|thus|\bso\b|答案|正确|最终|选|应选|故|所以|因此",
+    re.I,
 )
 """How a cue may begin; found first, because the cues themselves are slow to look for."""
 _CUES = re.compile(
     rf"""(?:
     {_KIND} [\s*_]{{0,4}} (?:(?:for|to|of|from|based|with|provided|given|that|in)\b[^.\n:：]{{0,80}}?)? {_IS}
       (?:\s+(?:therefore|thus|likely|most\s+likely|probably|clearly|also|still|then|simply|definitely|option|choice|letter)\b)? \s* [:：]?
-  | \banswer\b [\s*_]{{0,4}} (?:\([^()\n]{{0,20}}\))? [\s*_]{{0,4}} [:：]
+  | \banswer\b [\s*_]{{0,4}} (?:\([^()\n]{{0,20}}\))? [\s*_]{{0,4}} [:：=]
+  | ^(?:choose|select|pick)\b
   | \b(?:correct|right|best|closest|final|final\s+answer)\s+(?:option|choice|one)\b [\s*_]{{0,4}} [:：]
+  | \b(?:it\s+is|it['’]s|it\s+must\s+be|hence|therefore|thus|so)\b [\s,:]{{1,3}} (?=[(（\[]?[A-Z][)）\]]?[\s.。]*$)
   | \b(?:i|we)\s+(?:would\s+|will\s+|'d\s+|should\s+)?(?:choose|select|pick|go\s+with|answer)\b
   | (?:答案|正确选项|正确答案|最终答案|选择|应选|故选|所以选|因此选|选) \s* (?:应该|应)? \s* (?:是|为|选)? \s* [:：]? \s* (?:选项)?
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never|wrong|incorrect|false|neither|nor|eliminate|rule\s+out|ruled\s+out|exclude)\b|n['’]t\b)(?:(?!\bbut\b)[^.!?,;:\n]){0,20}$|(?:不|非|错误|排除)[^。，；\n]{0,4}$",
+    re.IGNORECASE,
+)
+"""Words that take back what follows."""
+_DENIES = re.compile(r"[\s*_]{0,4}(?:not|never|neither|wrong|incorrect|不是|错)", re.IGNORECASE)
 _LABEL = re.compile(
     rf"^[ \t>*_#$-]{{0,8}}(?:\\[(\[]\s{{0,4}})?(?:{_COMMANDS}\s{{0,2}}\{{\s{{0,2}})?"
-    r"(?:\(([A-Za-z])\)|([A-Z])(?:[).:：](?![A-Za-z0-9]\.)|(?=[\s*_$}\\]*$)))",
+    r"(?:\(([A-Za-z])\)|([A-Z])(?:[).:：](?![A-Za-z0-9]\.)|(?=[\s*_$}\\]*$)|[、．](?=\S)|\s[-–—]\s(?=\S)))",
     re.MULTILINE,
 )
 _BOLD = re.compile(r"\*\*\s?\(?([A-Z])(?:\)|[.:：](?!\d)|\s?\*\*)")
 _VERB = re.compile(rf"(?:\b(?:is|are|be)\b|[:：是为])\s{{0,3}}{_OPEN}\(\s?([A-Z])\s?\)")
 _PARENTHESISED = re.compile(r"(?<![A-Za-z0-9_^\\}])\(\s?([A-Z])\s?\)")
+_APPROVED = re.compile(
+    rf"{_LETTER}\**\s(?:is|would\sbe|must\sbe|seems|looks)\s(?:also\s|clearly\s|therefore\s|thus\s)?(?:the\s)?(?:correct|right|best|closest|true|most\slikely)\b"
+    r"(?!\s(?:or|if|about)\b)(?![^.\n]{0,60}\?)"
+)
+"""C is the correct answer."""
+_WRONG = re.compile(
+    r"[)\]）.*_\s]{0,4}(?:[:：]\s{0,2}(?:no|not|wrong|incorrect|false)\b|(?:is|are|was|seems|looks|would\sbe|does|do)\s?"
+    r"(?:n['’]t|not\b|never\b|wrong\b|incorrect\b|false\b|clearly\s(?:wrong|incorrect|not)\b|also\s(?:wrong|incorrect|not)\b)|(?:cannot|can['’]t|can\snot|could\snot|couldn['’]t)\sbe\s(?:the|right|correct|true)\b"
+    r"|是?错|不[对是正])",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"[\s*_]{0,3}(?:no|not|wrong|incorrect|false|错误?|不对)\b[\s*_.,。]{0,3}(?:$|\n|because|since)", re.IGNORECASE)
+"""Behind a label: "C: no"."""
 _NAMED = re.compile(rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER}", re.IGNORECASE)
 _LAST = re.compile(
     rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}[\s.*_$\\)\]}}。]*$)|(?:[:：]\s{{0,3}}([A-Z])[.)]\s[^\n]*$)"
@@ -67,7 +90,7 @@ _LAST = re.compile(
 _FURTHER = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])[.)]\s?")
 MOST = 200
 """A text that states more than so many answers states none."""
-_TOKEN = re.compile(r"[(\[]?([A-Z])[)\]]?[.:。]?")
+_TOKEN = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
 _ARTICLES = frozenset("AI")
 _UNKNOWN = -1
 """A letter that stands for no option."""
@@ -78,6 +101,9 @@ def choice(text: str, choices: Sequence[str]) -> int | None:
     whole = _whole(text, choices)
     if whole is not None or not choices:
         return whole
+    field = answers.field(text)
+    if field is not None:
+        return _whole(field, choices)
     for tier in _TIERS:
         stated = set(tier(text, choices))
         if stated:
@@ -161,7 +187,7 @@ def _lists(text: str) -> bool:
 
 
 def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for cue in _some(_cues(text)):
+    for cue in _some(cues(text)):
         if cue is None:
             yield _UNKNOWN
             return
@@ -171,6 +197,8 @@ def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
             yield by_words
         elif run is not None:
             letters = list((_BRACKETED_ONLY if run[2] else _LETTERS).finditer(run[1]))
+            if _WRONG.match(text, run.end(1)):
+                continue
             if len(letters) > 1 or not _is_article(text, run.start(1), run.end(1), choices):
                 yield from (_index(_one(match.groups()), choices) for match in letters)
                 rest = text[run.end(1) : run.end(1) + 300].lstrip(")]}.:：*_ ").partition("\n")[0].strip(" *_:：.。")
@@ -178,8 +206,15 @@ def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
                 yield from () if words is None else (words,)
 
 
-def _cues(text: str) -> Iterable["re.Match[str]"]:
-    return (cue for word in _KEYWORDS.finditer(text) if (cue := _CUES.match(text, word.start())))
+def cues(text: str) -> Iterable["re.Match[str]"]:
+    """The places where a text says "the answer is" or the like, unless it denies it there: "I would not choose", "the wrong option is"."""
+    found = (cue for word in _KEYWORDS.finditer(text) if (cue := _CUES.match(text, word.start())))
+    return (cue for cue in found if not denied(text, cue.start()) and not _DENIES.match(text, cue.end()))
+
+
+def denied(text: str, place: int) -> bool:
+    """Whether what follows a place is denied by the words before it, in the same clause."""
+    return _DENIED.search(text[max(0, place - 40) : place]) is not None
 
 
 def _some(matches: Iterable["re.Match[str]"]) -> Iterable["re.Match[str] | None"]:
@@ -208,12 +243,14 @@ def _is_article(text: str, start: int, end: int, choices: Sequence[str]) -> bool
 
 
 def _verbs(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(match[1], choices) for match in _VERB.finditer(text))
+    return (_index(match[1], choices) for match in _VERB.finditer(text) if not _taken_back(text, match))
 
 
 def _labels(text: str, choices: Sequence[str]) -> Iterable[int]:
     for pattern in (_LABEL, _BOLD):
         for match in islice(pattern.finditer(text), MOST):
+            if _taken_back(text, match) or _REFUSED.match(text, match.end()):
+                continue
             yield _index(_one(match.groups()), choices)
             yield from _beside(text[match.end() : match.end() + 2000].partition("\n")[0], match[0].rstrip().endswith(")"), choices)
 
@@ -233,16 +270,26 @@ def _beside(line: str, bracketed: bool, choices: Sequence[str]) -> Iterable[int]
 
 
 def _parenthesised(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(match[1], choices) for match in _PARENTHESISED.finditer(text))
+    return (_index(match[1], choices) for match in _PARENTHESISED.finditer(text) if not _taken_back(text, match))
 
 
 def _named(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(_one(match.groups()), choices) for match in _NAMED.finditer(text))
+    return (_index(_one(match.groups()), choices) for match in _NAMED.finditer(text) if not _taken_back(text, match))
+
+
+def _approved(text: str, choices: Sequence[str]) -> Iterable[int]:
+    found = (match for match in islice(_APPROVED.finditer(text), MOST) if not denied(text, match.start()))
+    return (_index(_one(match.groups()), choices) for match in found)
+
+
+def _taken_back(text: str, match: "re.Match[str]") -> bool:
+    """Whether a named letter is denied, before it or behind it: "not option C", "option C is wrong"."""
+    return denied(text, match.start()) or _WRONG.match(text, match.end()) is not None
 
 
 def _last(text: str, choices: Sequence[str]) -> Iterable[int]:
     match = _LAST.search(text[-120:])
-    return [] if match is None else [_index(_one(match.groups()), choices)]
+    return [] if match is None or denied(text[-120:], match.start()) else [_index(_one(match.groups()), choices)]
 
 
 def _words(text: str, choices: Sequence[str]) -> Iterable[int]:
@@ -263,4 +310,13 @@ def _by_value(text: str, choices: Sequence[str]) -> int | None:
     return same[0] if len(same) == 1 else None
 
 
-_TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (_answers, _verbs, _labels, _parenthesised, _named, _last, _words)
+_TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (
+    _answers,
+    _approved,
+    _verbs,
+    _labels,
+    _parenthesised,
+    _named,
+    _last,
+    _words,
+)

@@ -14,7 +14,21 @@ FLOORS = {
     4: ["training", "benchmark", "recorded", "report", "audit"],
     3: ["rollout", "policy"],
     2: ["samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
-    1: ["types", "gpg", "boxes", "answers", "statements", "quantities", "box_texts", "seeds", "plugins", "shelves", "config", "loading"],
+    1: [
+        "types",
+        "gpg",
+        "boxes",
+        "answers",
+        "statements",
+        "prose",
+        "quantities",
+        "box_texts",
+        "seeds",
+        "plugins",
+        "shelves",
+        "config",
+        "loading",
+    ],
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 SIDEWAYS = [("policy", "rollout"), ("benchmark", "training")]

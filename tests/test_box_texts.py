@@ -129,3 +129,31 @@ def test_a_megabyte_is_read_quickly(piece):
     box_texts.found(text)
     box_texts.records(text)
     assert perf_counter() - start < 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2,3,4",
+        "1, 2, 3, 4.",
+        "[1 2 3 4]",
+        "［1，2，3，4］",
+        "（1，2），（3，4）",
+        '[{"bbox_2d": [1, 2, 3, 4',
+        '["1", "2", "3", "4"]',
+        '{"bbox_2d": ["1", "2", "3", "4"]}',
+        "(x1,y1)=(1,2), (x2,y2)=(3,4)",
+        "<bbox>1,2,3,4</bbox>",
+        "The bounding box is: 1, 2, 3, 4",
+        "bbox_2d: 1,2,3,4",
+        '{"top_left": [1, 2], "bottom_right": [3, 4]}',
+        "I see it.\n1, 2, 3, 4\n",
+    ],
+)
+def test_boxes_without_brackets_in_full_width_or_cut_off_are_found(text):
+    assert [item.box for item in box_texts.found(text)] == [BOX]
+
+
+@pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "1 2 3 4", "the counts 1, 2, 3, 4 are wrong", "[1, 2, 3", "1,2,3"])
+def test_four_numbers_that_are_no_box(text):
+    assert box_texts.found(text) == []

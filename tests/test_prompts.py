@@ -96,7 +96,7 @@ def test_text_before_the_first_tag_is_the_thought_that_the_prompt_opened():
     assert STYLES["opened"].read("well </think><answer>4</answer>") == Reading("4", "")
 
 
-@pytest.mark.parametrize("thought", ["", " ", "\n"])
+@pytest.mark.parametrize("thought", ["", " ", "\n", "\u200b", "\u2060 \ufeff", "\u3164"])
 def test_only_required_minds_an_empty_thought(thought):
     assert problem("required", f"<think>{thought}</think><answer>4</answer>") == "empty thought"
     assert STYLES["optional"].read(f"<think>{thought}</think><answer>4</answer>") == Reading("4", "")

@@ -34,6 +34,8 @@ from gpg_vl.quantities import Quantity
         ("\\sqrt2", 2**0.5),
         ("sqrt(2)", 2**0.5),
         ("\\sqrt[3]{8}", 2),
+        ("\\sqrt[3]{-8}", -2),
+        ("2+\\sqrt[3]{-8}", 0),
         ("2√3", 2 * 3**0.5),
         ("2\\sqrt{3}", 2 * 3**0.5),
         ("2*sqrt(3)", 2 * 3**0.5),
@@ -123,6 +125,11 @@ def test_units_that_are_read(text, quantity):
         "0{3}{5}",
         "1/0",
         "√-1",
+        "\\sqrt[2]{-4}",
+        "\\sqrt[2.5]{-4}",
+        "\\sqrt[0]{4}",
+        "5 Mg",
+        "5 \\text{ Mm}",
         "9^9^9",
         "10^400",
         "1e999",
@@ -164,7 +171,18 @@ def test_values_that_are_the_same(a, b):
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [("10√2", "10"), ("5√3", "5"), ("27", "27.1"), ("5 cm", "5 m"), ("5 cm", "5 cm²"), ("3", "-3"), ("1/3", "0.33"), ("60°", "60 cm")],
+    [
+        ("10√2", "10"),
+        ("5√3", "5"),
+        ("27", "27.1"),
+        ("5 cm", "5 m"),
+        ("5 cm", "5 cm²"),
+        ("3", "-3"),
+        ("1/3", "0.33"),
+        ("60°", "60 cm"),
+        ("2017", "2016"),
+        ("1001", "1000"),
+    ],
 )
 def test_values_that_differ(a, b):
     assert not quantities.agree(quantities.read(a), quantities.read(b), 1e-3)
@@ -183,3 +201,8 @@ def test_a_megabyte_is_read_quickly(piece):
     for length in range(150, 200):
         quantities.read((piece * 200)[:length])
     assert perf_counter() - start < 2
+
+
+def test_whole_numbers_may_differ_where_one_says_so():
+    assert quantities.agree(quantities.read("2017"), quantities.read("2016"), 1e-3, whole=False)
+    assert quantities.agree(quantities.read("2016.4"), quantities.read("2016"), 1e-3)

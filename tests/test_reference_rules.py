@@ -1,5 +1,7 @@
 """The authors' rules by the values measured on their code, and what the verifiers make of the same answers."""
 
+from time import perf_counter
+
 import pytest
 
 from gpg_vl.boxes import Box, Frame
@@ -99,3 +101,38 @@ def test_several_boxes_are_paired_for_the_best_sum():
 @pytest.mark.parametrize(("policy", "earned"), [("exactly_one", 0.0), ("first", 1.0), ("last", 0.0)])
 def test_the_policy_chooses_before_the_truth_is_looked_at(policy, earned):
     assert reward(Boxes(policy=policy), "[[10,20,60,80],[70,70,90,90]]", sample_of("boxes")) == earned
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"```json\n{dets(([10, 20, 60, 80], 0.9))}\n```",
+        "{'Position': [10, 20, 60, 80], 'Confidence': 0.9}",
+        "[{'bbox_2d': [10, 20, 60, 80], 'Confidence': 0.9}]",
+        "[{'Position': [10, 20, 60, 80]}]",
+        "[{'Position': [10, 20, 60], 'Confidence': 0.9}]",
+        "[]",
+        "[[[" * 5000,
+    ],
+)
+def test_what_the_published_detection_parser_does_not_read(answer):
+    assert reference.virft_detection(f"<answer>{answer}</answer>", TWO) == (0.0, 0.0)
+
+
+def test_what_the_published_detection_parser_repairs():
+    cut = dets(([10, 20, 60, 80], 0.9), ([5, 5, 9, 9], 0.9))[:-20]
+    assert reference.virft_detection(f"<answer>{cut}</answer>", TWO) == (0.5, 0.9)
+    double = dets(([10, 20, 60, 80], 0.9)).replace("[{", "[[{").replace("}]", "}]]")
+    assert reference.virft_detection(f"<answer>{double}</answer>", TWO) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("piece", ["<answer>", "<answer>\n", "[" + "9" * 40_000, "(9", "(" + " " * 9, "[["])
+def test_the_authors_rules_take_linear_time(piece):
+    text, start = piece * (200_000 // len(piece)), perf_counter()
+    reference.single_line_answer(text)
+    reference.vlm_r1_box(text)
+    reference.lisa_reward(text, TRUTH)
+    reference.virft_label(text, "rose")
+    reference.virft_detection(text, TWO)
+    reference.r1v_count(text)
+    assert perf_counter() - start < 1

@@ -172,3 +172,87 @@ def test_a_megabyte_is_read_quickly(piece):
     start = perf_counter()
     statements.choice(piece * (10**6 // len(piece)), ANIMALS)
     assert perf_counter() - start < 4
+
+
+CENTIMETRES = ("10 cm", "12 cm", "15 cm", "18 cm")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "（C）",
+        "{C}",
+        "C、15 cm",
+        "C - 15 cm",
+        "C – 15 cm",
+        '{"answer": "C"}',
+        '```json\n{"answer": "C"}\n```',
+        '{"answer": "C',
+        '{"answer": "(C) 15 cm"}',
+        '{"answer": "15 cm"}',
+        "It's C.",
+        "I think it's C",
+        "It is C",
+        "Choose C",
+        "Choose (C).",
+        "C is correct",
+        "C is correct.",
+        "So C is the correct answer.",
+        "Option C is correct.",
+        "Hence, C.",
+        "Therefore, (C).",
+        "Answer = C",
+        "Not A but C. The answer is C.",
+        "Option A is wrong. Option C is correct.",
+        "A: no\nB: no\nC: 15 cm",
+        "The answer cannot be A. The answer is C.",
+        "答案不是A，答案是C",
+        "I would not choose A. I would choose C.",
+        "The answer is C, not A.",
+        "The wrong options are eliminated. The answer is C.",
+        "【C】",
+        "C。",
+        "The answer isn't A; it's C",
+        "It must be C.",
+    ],
+)
+def test_further_spellings_of_one_option(text):
+    assert statements.choice(text, CENTIMETRES) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer cannot be C",
+        "Option C is incorrect",
+        "The wrong option is C",
+        "The incorrect option is C",
+        "I would not choose C",
+        "不选C",
+        "我不选C",
+        "C: no",
+        "Answer: C is wrong",
+        "The answer is not C",
+        "The answer isn't C",
+        "Option C is not correct",
+        "Option C cannot be right",
+        "C is incorrect",
+        "C is not the correct answer",
+        "I don't think the answer is C",
+        "I do not think option C fits",
+        "(C) is wrong.",
+        "答案不是C",
+        "C是错的",
+        "Is C the correct answer?",
+        "not C",
+        "It's not C",
+        "C is wrong",
+        "选项C是错误的",
+        "I can rule out option C",
+        "The answer can't be (C).",
+        "C is incorrect because it is long",
+        "**C** is wrong",
+    ],
+)
+def test_an_option_that_is_denied_is_not_stated(text):
+    assert statements.choice(text, CENTIMETRES) is None

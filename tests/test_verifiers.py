@@ -1,6 +1,9 @@
 """The contract of every shipped verifier: gold earns full marks, nothing hostile earns anything, no text raises."""
 
+import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +16,14 @@ from gpg_vl import plugins, verifiers
 from gpg_vl.boxes import Frame
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.types import Completion, Sample, Verdict
+from gpg_vl.verifiers import label
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
+from gpg_vl.verifiers.detection import Detection
+from gpg_vl.verifiers.expression import Expression
+from gpg_vl.verifiers.label import Label
 from gpg_vl.verifiers.number import Number
+from gpg_vl.verifiers.value import Value
 from gpg_vl.verifiers.verifier import Verifiers
 
 TRUTH = {
@@ -174,6 +182,8 @@ PIECES = [
     "{",
     "\\frac{1}{2}",
     "2√{3} cm",
+    "\\sqrt[3]{-8}",
+    "\\sqrt[2]{-4}",
     "x^2+x",
     "pink primrose",
     "The answer is (B). ",
@@ -225,6 +235,146 @@ def test_choice_takes_the_truth_as_letter_or_words():
 )
 def test_number_by_hand(answer, earned):
     assert reward(Number(), answer, sample_of("number")) == earned
+
+
+def test_a_root_of_a_negative_number_is_wrong_and_no_fault():
+    checks = Verifiers(by_kind={"value": Value()})
+    for answer in ("\\sqrt[3]{-8}", "\\sqrt[2]{-4}", "2+\\sqrt[3]{-8}", "\\sqrt[-3]{-8}", "\\sqrt[2]{-4}^2"):
+        assert checks.judge(completion(said(answer)), sample_of("value")).reward == 0.0
+
+
+TWO_ANSWERS = [
+    "4=3",
+    "1=2=3",
+    "4x=3",
+    "3\\vee4",
+    "3\\lor4",
+    "3\\to4",
+    "3\\\\4",
+    "3\\approx4",
+    "3\\sim4",
+    "3\\land4",
+    "3∨4",
+    "3→4",
+    "3≈4",
+    "3\\cup4",
+]
+TWO_ANSWERS += [
+    "3%",
+    "300%",
+    "3|4",
+    "3\\mid4",
+    "3&4",
+    "3~4",
+    "3...4",
+    "3\\ldots4",
+    "3@4",
+    "3_4",
+    "3\\in4",
+    "\\neg 3",
+    "3/",
+    "4\\equiv3",
+    "3'",
+]
+
+
+@pytest.mark.parametrize("answer", TWO_ANSWERS)
+def test_an_expression_that_states_two_things_or_another_size_is_wrong(answer):
+    assert reward(Expression(), answer, sample_of("expression", answer="3")) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("x=3", "3"),
+        ("3", "x=3"),
+        ("f(x)=x^2+x", "x^2+x"),
+        ("x^2+y^2=4", "x^2+y^2=4"),
+        ("30%", "30%"),
+        ("(-\\infty,1)\\cup(2,3)", "(-\\infty,1)\\cup(2,3)"),
+        ("|x|", "|x|"),
+    ],
+)
+def test_signs_that_the_truth_has_are_allowed_in_an_expression(answer, truth):
+    assert reward(Expression(), answer, sample_of("expression", answer=truth)) == 1
+
+
+def test_a_box_just_outside_the_image_is_cut_and_earns_no_less_than_a_worse_one():
+    whole = sample_of("boxes", sizes=((1000, 1000),), answer=[[0, 0, 1000, 1000]])
+    earned = [reward(Boxes(), f"[0,0,{edge},1000]", whole) for edge in (500, 999, 1000, 1001, 1010)]
+    assert earned == sorted(earned) == [0.5, 0.999, 1, 1, 1]
+    assert [reward(Boxes(), box, whole) for box in ("[0,0,1011,1000]", "[-11,0,1000,1000]", "[1001,0,1005,1000]")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"bbox_2d": [10,20,60,80], "bbox": [0,0,1,1]}',
+        '{"bbox_2d": [0,0,1,1], "bbox_2d": [10,20,60,80]}',
+        '{"bbox_2d": [0,0,1,1], "BBOX_2D": [10,20,60,80]}',
+        '{"bbox_2d": [10,20,60,80], "x1": 0, "y1": 0, "x2": 1, "y2": 1}',
+        '{"x1": 10, "y1": 20, "x2": 60, "y2": 80, "x0": 0, "y0": 0}',
+        '{"bbox_2d": [10,20,60,80], "label": [0,0,1,1]}',
+        '{"bbox_2d": [10,20,60,80], "other": [[0,0,1,1]]}',
+        '{"bbox_2d": [10,20,60,80], "other": {"bbox": [0,0,1,1]}}',
+    ],
+)
+def test_a_second_box_cannot_hide_in_a_record(answer):
+    assert reward(Boxes(), answer, sample_of("boxes")) == 0
+    assert reward(Boxes(), '{"bbox_2d": [10,20,60,80], "label": "dog"}', sample_of("boxes")) == 1
+
+
+@pytest.mark.parametrize("confidence", ["1e300", "9e9", "90%", "0.9.9"])
+def test_a_confidence_is_read_whole_or_not_at_all(confidence):
+    text = f"<answer>[{{'bbox_2d': [10, 20, 60, 80], 'confidence': {confidence}}}]</answer>"
+    one = sample_of("detection", answer=[[10, 20, 60, 80]])
+    assert Detection(mode="lenient")(text, one).reward == 0
+    assert Detection(mode="lenient")(text.replace(confidence, "1e0"), one).reward == 1
+    assert Detection(mode="lenient")(text.replace(confidence, "'1.0'"), one).reward == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "earned"),
+    [
+        ("not a rose", 0),
+        ("no rose here", 0),
+        ("It isn't a rose.", 0),
+        ("It cannot be a rose", 0),
+        ("a pink primrose rather than a rose", 0),
+        ("a rose, not a pink primrose", 1),
+        ("It is a rose.", 1),
+        ("a rose instead of the pink primrose", 1),
+    ],
+)
+def test_a_class_that_is_denied_is_not_named(text, earned):
+    assert Label(mode="lenient")(text, sample_of("label", answer="rose")).reward == earned
+
+
+def test_what_models_write_is_not_kept_in_memory():
+    sample = sample_of("label")
+    Label(mode="lenient")("<answer>rose</answer>", sample)
+    kept = label._of_class.cache_info().currsize
+    for place in range(50):
+        Label(mode="lenient")(f"<answer>flower {place}</answer>", sample)
+    assert label._of_class.cache_info().currsize == kept
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("number", "3!"), ("number", "3?"), ("choice", "big dog?"), ("choice", "B?")])
+def test_a_factorial_and_a_doubt_are_no_answers(kind, answer):
+    assert reward(verifier_of(kind), answer, sample_of(kind)) == 0
+
+
+def test_whatever_the_math_process_prints_shifts_no_answer():
+    program = (
+        "import os, sys; from gpg_vl.verifiers import math_worker as w; told = w._answer\n"
+        "w._answer = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'), told(request))[2]\n"
+        "w.main()"
+    )
+    asked = [{"id": 7, "gold": "$1$", "answer": "1"}, {"id": 8, "gold": "$1$", "answer": "2"}]
+    lines = "".join(json.dumps(request) + "\n" for request in asked)
+    done = subprocess.run([sys.executable, "-c", program], input=lines, capture_output=True, text=True, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line.get("id"), line["right"]) for line in told] == [(None, True), (7, True), (8, False)]
 
 
 def test_number_within_a_tolerance():

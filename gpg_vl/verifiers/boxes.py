@@ -13,6 +13,8 @@ from gpg_vl.verifiers.verifier import Graded, Mark
 
 DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(kind="norm1000")}
 """Frames in which a truth may be stored: those that depend on nothing but the image."""
+TOLERANCE = 0.01
+"""How far an edge may lie outside the image, as a share of its side, before the box earns nothing: rounding is no mistake."""
 Policy = Literal["exactly_one", "first", "last", "all"]
 
 
@@ -21,8 +23,10 @@ class Boxes(Graded):
     """Boxes scored by IoU with the truth.
 
     The answer's numbers are read in the frame that the model speaks and converted once to original pixels. Strictly, the answer is boxes
-    and nothing else, and a reversed, empty or out-of-range box earns 0. Leniently, boxes are picked out of any text, and where both frames
-    are the same no image is needed. There is no best-of: the policy says which box counts before the truth is looked at.
+    and nothing else in one of the spellings of `box_texts.records` (a family's own grounding tokens and `<box>` tags are for lenient
+    reading); a reversed or empty box earns 0, and so does one that leaves the image by more than a hundredth of its side; a smaller
+    excess is cut off. Leniently, boxes are picked out of any text, and where both frames are the same no image is needed. There is no
+    best-of: the policy says which box counts before the truth is looked at.
 
     Reference mode is VLM-R1's evaluator (IoU above 0.5 by its own pixel rule), or with `measure: giou` Visual-RFT's reward GIoU + 1 in
     thousandths, clamped to [0, 2] and halved.
@@ -96,8 +100,12 @@ class Boxes(Graded):
         )
 
     def placed(self, box: Box, sample: Sample) -> Box | None:
-        """An answer's box in original pixels; None where it is reversed, empty or, strictly, outside the image."""
-        return self._to_pixels(box, sample) if self._inside(box, sample) else None
+        """An answer's box in original pixels; None where it is reversed, empty or, strictly, outside the image.
+
+        Strictly, what leaves the image by at most `TOLERANCE` of a side is cut off.
+        """
+        kept = self._cut(box, sample) if box.proper and self.mode == "strict" else box
+        return self._to_pixels(kept, sample) if kept.proper and max(map(abs, kept)) < 1e9 else None
 
     def spelt(self, truth: Box, sample: Sample) -> str:
         """A true box in the frame of the answer, with as few digits as keep it."""
@@ -108,13 +116,12 @@ class Boxes(Graded):
                 return boxes.write(spelt, digits)
         return boxes.write(box, 5)
 
-    def _inside(self, box: Box, sample: Sample) -> bool:
-        if not box.proper:
-            return False
-        if self.mode != "strict":
-            return max(map(abs, box)) < 1e9
+    def _cut(self, box: Box, sample: Sample) -> Box:
+        """The part inside the image; a box that leaves it by more than the tolerance comes back without area."""
         width, height = self.frame.units(sample.sizes[0])
-        return box.x1 >= 0 and box.y1 >= 0 and box.x2 <= width and box.y2 <= height
+        over = max(-box.x1 / width, -box.y1 / height, (box.x2 - width) / width, (box.y2 - height) / height)
+        inside = Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height))
+        return inside if over <= TOLERANCE else Box(0, 0, 0, 0)
 
     def _to_pixels(self, box: Box, sample: Sample) -> Box:
         return self.frame.to_pixels(box, sample.sizes[0]) if sample.sizes else box

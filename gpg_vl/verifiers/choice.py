@@ -43,7 +43,7 @@ class Choice(Graded):
         return words if self._given(words, sample) == truth else chr(ord("A") + truth)  # "AA" and "aa" differ only by their letters
 
     def _given(self, answer: str, sample: Sample) -> int | None:
-        if self.letters == "shown" and not _lettered(sample):
+        if self.letters == "shown" and not lettered(sample):
             words = answers.normalise(answers.unwrapped(answer) if self.mode != "strict" else answer)
             named = [index for index, option in enumerate(sample.choices) if answers.normalise(option) == words]
             return named[0] if len(named) == 1 else None
@@ -62,7 +62,7 @@ class Choice(Graded):
         return truth
 
 
-def _lettered(sample: Sample) -> bool:
+def lettered(sample: Sample) -> bool:
     """Whether a letter means something to whoever reads the question."""
     letters = [chr(ord("A") + index) for index in range(len(sample.choices))]
     bare = str(sample.answer).strip(" ().").upper()

@@ -22,7 +22,8 @@ class Detection(Graded):
     nothing is to be found, silence earns full marks and any box earns 0. A truth may name classes (`{"box": [...], "label": "cat"}`):
     then labels must agree.
 
-    Reference mode is Visual-RFT's mean of IoU reward and confidence reward.
+    Reference mode is Visual-RFT's mean of IoU reward and confidence reward, without the symbolic stage that runs before them there:
+    math-verify on the whole completion, which pays in full for the right second number.
     """
 
     threshold: float = 0.5

@@ -11,6 +11,10 @@ from gpg_vl.verifiers import reference
 from gpg_vl.verifiers.verifier import Graded, Mark
 
 _BETWEEN = re.compile(r"[\s_\-‐-–/.]+")
+_DENIED = re.compile(
+    r"(?:\b(?:not|no|never|neither|nor|cannot|without|unlike|than|instead of)|n['’]t)"
+    r"(?: (?:a|an|the|any|be|been|look|seem|like|of|really|quite|to))* $"
+)
 _ARTICLE = re.compile(r"^(?:a|an|the) ")
 
 
@@ -20,8 +24,9 @@ class Label(Graded):
 
     The closed set is the sample's `choices`, else `classes`, else the truth alone. Names are compared without case, and with space,
     hyphen, underscore, slash and dot alike; "737" is not "737-300", and "rose" is not "pink primrose". Leniently, the one class name
-    inside a longer answer counts. Reference mode is Visual-RFT's rule: one name contains the other, so that an empty answer is always
-    right.
+    inside a longer answer counts, unless it is denied ("not a great dane"). Reference mode is Visual-RFT's rule
+    without its symbolic stage (math-verify on the whole completion, before the tags are looked at): one name contains the other, so that
+    an empty answer is always right.
     """
 
     classes: tuple[str, ...] = ()
@@ -56,17 +61,20 @@ class Label(Graded):
 
     def _truth(self, sample: Sample) -> str:
         closed = self._closed(sample)
-        truth = _names(closed, tuple(self.aliases.items())).get(spelling(str(sample.answer)))
+        truth = _names(closed, tuple(self.aliases.items())).get(_of_class(str(sample.answer)))
         if truth is None:
             raise ValueError(f"answer {sample.answer!r} is not one of the {len(closed)} classes {', '.join(closed[:5])}...")
         return truth
 
 
-@lru_cache(maxsize=65536)
 def spelling(name: str) -> str:
     """What alike spellings of a class name have in common."""
     words = _BETWEEN.sub(" ", answers.normalise(name)).strip()
     return _ARTICLE.sub("", words)
+
+
+_of_class = lru_cache(maxsize=8192)(spelling)
+"""As `spelling`, for names of the data set only: what a model writes is not kept."""
 
 
 @lru_cache(maxsize=256)
@@ -81,7 +89,8 @@ def _only_mention(text: str, names: Mapping[str, str]) -> str | None:
     """The class that a longer text names, taking the longest names first; None where it names several."""
     if len(text) > 2000 or not text:
         return None
-    mentioned = {names[match] for match in _pattern(tuple(names)).findall(text)}
+    found = _pattern(tuple(names)).finditer(text)
+    mentioned = {names[match[0]] for match in found if not _DENIED.search(text[max(0, match.start() - 40) : match.start()])}
     return mentioned.pop() if len(mentioned) == 1 else None
 
 

@@ -32,6 +32,8 @@ class Worker:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.owner = 0
+        self.asked = 0
+        """Number of the last request; its answer must carry it."""
 
     def ask(self, seconds: float, **request: Any) -> dict[str, Any] | None:
         """The answer to one request; None where it took longer, or more memory than it may.
@@ -44,15 +46,22 @@ class Worker:
         with self.lock:
             process = self._running()
             assert process.stdin is not None
+            self.asked += 1
             try:
-                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.write(json.dumps({"id": self.asked, **request}).encode() + b"\n")
                 process.stdin.flush()
                 line = self._line(process, seconds)
             except BrokenPipeError:
                 line = None
             if line is None:
                 self.close()
-            return None if line is None else json.loads(line)
+            return None if line is None else self._answer(json.loads(line))
+
+    def _answer(self, told: dict[str, Any]) -> dict[str, Any]:
+        if told["id"] != self.asked:
+            self.close()
+            raise RuntimeError(f"the math-verify process answered request {told['id']} instead of {self.asked}; it is started anew")
+        return told
 
     def close(self) -> None:
         """Kill the process, if it is ours."""
@@ -120,13 +129,16 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.CRITICAL)
-    print(json.dumps(_answer({"gold": "$1$", "answer": "1"})), flush=True)  # imports everything: the worker is ready
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    print(json.dumps(_answer({"gold": "$1$", "answer": "1"})), file=answers, flush=True)  # imports everything: the worker is ready
     for line in sys.stdin:
+        request = json.loads(line)
         try:
-            told = _answer(json.loads(line))
+            told = _answer(request)
         except Exception as error:  # sympy raises whatever it likes on what a model writes
             told = {"right": False, "read": re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200], "gold": True, "failed": True}
-        print(json.dumps(told), flush=True)
+        print(json.dumps({"id": request["id"], **told}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

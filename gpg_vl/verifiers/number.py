@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gpg_vl import answers
+from gpg_vl import answers, prose
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import reference
 from gpg_vl.verifiers.verifier import Graded, Mark
@@ -12,14 +12,16 @@ from gpg_vl.verifiers.verifier import Graded, Mark
 class Number(Graded):
     """1 when the answer is exactly one number within `tolerance` of the truth.
 
-    Reference mode is R1-V's counting evaluator: a bare whole number between the answer tags.
+    Leniently, the number may be stated in words: "So, there are a total of 5 squares." Reference mode is R1-V's counting evaluator: a bare
+    whole number between the answer tags. (Its reward in training has a symbolic stage before that, math-verify on the whole completion,
+    which its evaluator has not.)
     """
 
     tolerance: float = 0.0
     """Largest allowed difference, absolute."""
 
     def mark(self, answer: str, sample: Sample) -> Mark:
-        given = answers.number(answer) if self.mode == "strict" else answers.foreign_number(answer)
+        given = answers.number(answer) if self.mode == "strict" else prose.number(answer)
         if given is None:
             return Mark(0.0, answer, "unreadable: not one number")
         right = abs(given - self.truth_value(sample)) <= self.tolerance

@@ -4,26 +4,36 @@ Each function names its source. Nothing here is fit for training: an empty answe
 into one.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Literal
 
-from gpg_vl import answers, box_texts, boxes
+from gpg_vl import answers, boxes
 from gpg_vl.boxes import Box
 
+MOST = 1000
+"""Boxes of one answer that are scored; matching them takes boxes times truths."""
 ChoiceRule = Literal["mmmu", "mmmu_pro"]
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _COUNT = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 _RECORD_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")
-_ANY_BOX = re.compile(r"\[\s*(-?\d*\.?\d+)\s*,\s*(-?\d*\.?\d+)\s*,\s*(-?\d*\.?\d+)\s*,\s*(-?\d*\.?\d+)\s*\]")
+_REAL = r"\s*(-?(?:\d+(?:\.\d+)?|\.\d+))\s*"
+_ANY_BOX = re.compile(rf"\[{_REAL},{_REAL},{_REAL},{_REAL}\]")
 _PAIR_BOX = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
 def single_line_answer(text: str) -> str:
     """Visual-RFT, R1-V: the first `<answer>` block that stands on one line, else the whole text."""
-    match = re.search(r"<answer>(.*?)</answer>", text)
-    return match[1] if match else text
+    blocks = (_block(line) for line in text.split("\n"))
+    return next((block for block in blocks if block is not None), text)
+
+
+def _block(text: str) -> str | None:
+    """The inside of the first complete `<answer>` block: `<answer>(.*?)</answer>`, but in linear time."""
+    opened = text.find("<answer>") + len("<answer>")
+    closed = text.find("</answer>", opened) if opened >= len("<answer>") else -1
+    return text[opened:closed] if closed >= 0 else None
 
 
 def r1v_count(text: str) -> int | None:
@@ -38,13 +48,12 @@ def vlm_r1_box(text: str) -> Box | None:
     A text with tags is read by the first: the last list of four whole numbers inside braces of its first complete answer block. A text
     without any is read by the second: the first list of four numbers.
     """
-    block = _ANSWER.search(text)
-    if block is None:
+    inside = _block(text)
+    if inside is None:
         if "<think>" in text or "<answer>" in text:
             return None
         match = _ANY_BOX.search(text)
         return Box(*map(float, match.groups())) if match else None
-    inside = block[1]
     opened, closed = inside.find("{"), inside.rfind("}")
     found = [match for match in _RECORD_BOX.finditer(inside) if -1 < opened < match.start() and match.end() <= closed]
     return Box(*map(float, found[-1].groups())) if found else None
@@ -64,8 +73,8 @@ def lisa_reward(text: str, truth: Box) -> float:
 
     With several boxes the first two corners of all first corners are taken: `(a),(b),(c),(d)` becomes the box from a to c.
     """
-    block = _ANSWER.search(text)
-    pairs = _PAIR_BOX.findall(block[1] if block else text)
+    block = _block(text)
+    pairs = _PAIR_BOX.findall(text if block is None else block)
     if not pairs:
         return 0.0
     numbers = [float(number[-12:]) for number in pairs[0]]
@@ -81,7 +90,10 @@ def lisa_reward(text: str, truth: Box) -> float:
 
 
 def virft_label(text: str, truth: str) -> bool:
-    """Visual-RFT, reward and evaluator of classification: lower case, no spaces or underscores, then one contains the other."""
+    """Visual-RFT, reward and evaluator of classification: lower case, no spaces or underscores, then one contains the other.
+
+    Without the reward's symbolic stage, math-verify on the whole completion: no class name is an expression, but for "737-300".
+    """
     given, wanted = (words.lower().replace(" ", "").replace("_", "").strip() for words in (single_line_answer(text).strip(), truth))
     return given in wanted or wanted in given
 
@@ -90,15 +102,15 @@ def virft_detection(text: str, truths: Sequence[Box]) -> tuple[float, float]:
     """Visual-RFT src/virft/src/open_r1/grpo.py: (IoU reward, confidence reward) of `[{'Position': [...], 'Confidence': c}, ...]`.
 
     By confidence, each box takes the free truth with the largest IoU above 0.5; matched IoU over max(boxes, truths), and the mean of c for
-    matched and 1 - c for other boxes, clipped to [0, 1]. "No Objects" earns nothing, even where it is right.
+    matched and 1 - c for other boxes, clipped to [0, 1]. "No Objects" earns nothing, even where it is right. The symbolic stage before it
+    (math-verify on the whole completion reads the second number of the first box, and pays both in full when it is the truth's) is left
+    out: it is a property of that library's version.
     """
-    given = [item for item in box_texts.found(single_line_answer(text)) if item.confidence is not None]
-    unique = list({item.box: item for item in given}.values())
+    unique = dict(_virft_records(single_line_answer(text))[:MOST])
     free, shared, sure = list(truths), 0.0, 0.0
-    for item in sorted(unique, key=lambda item: -(item.confidence or 0.0)):
-        overlaps = [boxes.iou(item.box, truth) if item.box.proper else 0.0 for truth in free]
+    for box, confidence in sorted(unique.items(), key=lambda item: -item[1]):
+        overlaps = [boxes.iou(box, truth) if box.proper else 0.0 for truth in free]
         best = max(range(len(free)), key=overlaps.__getitem__, default=None)
-        confidence = item.confidence or 0.0
         if best is not None and overlaps[best] > 0.5:
             shared += overlaps[best]
             sure += confidence
@@ -108,6 +120,19 @@ def virft_detection(text: str, truths: Sequence[Box]) -> tuple[float, float]:
     if not unique:
         return 0.0, 0.0
     return shared / max(len(truths), len(unique)), min(1.0, max(0.0, sure / len(unique)))
+
+
+def _virft_records(text: str) -> list[tuple[Box, float]]:
+    """Visual-RFT's reading of a detection: its repairs, then JSON. A fence, a bare record or one field amiss and nothing is read."""
+    repaired = text.strip().replace("[[", "[").replace("]]", "]").replace("\n", "").replace("'", '"')
+    if not repaired.endswith("]"):
+        repaired = repaired.rpartition("},")[0] + "}]"
+    try:
+        items = json.loads(repaired)
+        several = [([float(edge) for edge in item["Position"]], float(item["Confidence"])) for item in items]
+        return [(Box(*edges), confidence) for edges, confidence in several]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return []
 
 
 def mmmu_choice(text: str, choices: Sequence[str], rule: ChoiceRule) -> int | None:

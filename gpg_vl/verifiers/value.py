@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gpg_vl import quantities
+from gpg_vl import prose, quantities
 from gpg_vl.quantities import Quantity
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker
@@ -22,12 +22,17 @@ class Value(Graded):
 
     tolerance: float = 1e-3
     """Largest allowed difference, relative to the larger of the two."""
+    prose: bool = False
+    """Leniently, read a value out of a longer text, too: "..., so the angle is 40°. The answer is 40." Off, because published figures
+    count a value only inside the answer tags; a text that is one statement ("x = 10√3") is read either way."""
+    whole: bool = True
+    """Two whole numbers must be equal: 2017 is not 2016, whatever the tolerance."""
 
     def mark(self, answer: str, sample: Sample) -> Mark:
-        given = quantities.read(answer) if self.mode == "strict" else quantities.foreign(answer)
+        given = quantities.read(answer) if self.mode == "strict" else prose.value(answer, prose=self.prose)
         if given is None:
             return Mark(0.0, answer, "unreadable: not one value")
-        right = quantities.agree(given, self._truth(sample), self.tolerance)
+        right = quantities.agree(given, self._truth(sample), self.tolerance, whole=self.whole)
         return Mark(float(right), f"{given.value:g}", "right" if right else "wrong")
 
     def reference(self, text: str, sample: Sample) -> Mark:
