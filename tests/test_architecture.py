@@ -13,7 +13,7 @@ FLOORS = {
     5: ["cli", "__main__", "display"],
     4: ["training", "benchmark", "recorded", "report", "audit"],
     3: ["rollout", "policy"],
-    2: ["samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
+    2: ["tables", "samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
     1: ["types", "gpg", "boxes", "answers", "statements", "quantities", "box_texts", "seeds", "plugins", "shelves", "config", "loading"],
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -17,7 +17,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.samples import Stream
 from gpg_vl.training import ESTIMATORS
-from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.types import LeftOut, Prompt, Sample, UserError
 from gpg_vl.verifiers.verifier import Verifier, Verifiers
 
 
@@ -27,8 +27,8 @@ class Questions:
 
     sources: tuple[Sequence[Sample], ...]
     weights: tuple[int, ...]
-    left_out: tuple[tuple[str, str], ...]
-    """(sample id, why)."""
+    left_out: tuple[LeftOut, ...]
+    """What its recipe leaves out, and rows whose gold answer fails."""
 
     def stream(self, seed: int, purpose: str) -> Stream:
         """The endless order of these questions for one purpose."""
@@ -42,9 +42,9 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
         UserError: a source is empty, or nothing of it is left.
     """
     kept: list[Sequence[Sample]] = []
-    left_out: list[tuple[str, str]] = []
+    left_out: list[LeftOut] = []
     for number, source in enumerate(sources):
-        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}"))
+        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}", told=left_out.append))
         if doubled := [name for name, times in Counter(sample.id for sample in rows).items() if times > 1]:
             raise UserError(
                 f"{key}.{number}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique"
@@ -57,7 +57,7 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
                 f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty")
             )
         kept.append(good)
-        left_out += complaints.items()
+        left_out += (LeftOut(*complaint) for complaint in complaints.items())
     return Questions(sources=tuple(kept), weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
 
 
