@@ -81,7 +81,7 @@ def json_file(path: Path) -> Any:
 
 def _json(path: Path) -> Iterator[Row]:
     content: Any = json_file(path)
-    rows: list[Any] = content if isinstance(content, list) else [content]
+    rows = cast(list[Any], content) if isinstance(content, list) else [content]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise UserError(f"{path} row {number}: got {type(row).__name__}, expected an object of columns")

@@ -11,10 +11,24 @@ PACKAGE = ROOT / "gpg_vl"
 
 FLOORS = {
     5: ["cli", "__main__", "display"],
-    4: ["training", "benchmark", "recorded", "report", "audit"],
+    4: ["training", "benchmark", "recorded", "figures", "comparison", "preparing", "report", "audit"],
     3: ["rollout", "policy"],
     2: ["tables", "samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
-    1: ["types", "gpg", "boxes", "answers", "statements", "quantities", "box_texts", "seeds", "plugins", "shelves", "config", "loading"],
+    1: [
+        "intervals",
+        "types",
+        "gpg",
+        "boxes",
+        "answers",
+        "statements",
+        "quantities",
+        "box_texts",
+        "seeds",
+        "plugins",
+        "shelves",
+        "config",
+        "loading",
+    ],
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 SIDEWAYS = [("policy", "rollout"), ("benchmark", "training")]

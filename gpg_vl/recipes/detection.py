@@ -119,11 +119,11 @@ def annotations(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not one.
     """
-    truth: Any = tables.json_file(path)
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(truth, dict) or key not in truth]
+    truth: dict[str, Any] = tables.json_file(path)
+    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
     if missing:
         raise UserError(f"{path}: no {missing[0]!r}; expected a COCO annotation file with images, annotations and categories")
-    return dict(truth)
+    return truth
 
 
 def file_of(image: Mapping[str, Any]) -> str:

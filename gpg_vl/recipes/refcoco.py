@@ -22,7 +22,7 @@ def _refs(name: str, split: str = "val", folder: str | None = None, pictures: bo
     found = Published.find(name, split, folder=folder, pictures=pictures, complete=complete)
     for number, (path, row) in enumerate(found.raw()):
         if "problem" in row and "solution" in row:
-            yield found.sample(number, question=row["problem"], images=row["image"], answer=[row["solution"]])
+            yield found.sample(number, question=row["problem"], images=row["image"], answer=[row["solution"]], tags={"split": split})
         elif "bbox" in row and "answer" in row:
             yield from _expressions(found, number, row)
         else:
@@ -35,7 +35,9 @@ def _expressions(found: Published, number: int, row: Any) -> Iterator[Sample]:
     x, y, width, height = row["bbox"]
     for place, words in enumerate(row["answer"]):
         box = [x, y, x + width, y + height]
-        yield found.sample(f"{number}#{place}", question=ASKED.format(words.rstrip(".")), images=row["image"], answer=[box])
+        yield found.sample(
+            f"{number}#{place}", question=ASKED.format(words.rstrip(".")), images=row["image"], answer=[box], tags={"split": found.split}
+        )
 
 
 def refcoco(split: str = "val", folder: str | None = None, pictures: bool = True, complete: bool = False) -> Iterator[Sample]:

@@ -139,14 +139,17 @@ def solution(sample: Sample, style: Style, checks: Verifiers) -> str:
     return style.write(verifier.gold(sample) if hasattr(verifier, "gold") else str(sample.answer))
 
 
-def examination(config: Config, folder: Path, policy: Policy, name: str | None = None) -> Examination:
+def examination(config: Config, folder: Path, policy: Policy, name: str | None = None, overrides: Sequence[str] = ()) -> Examination:
     """The held-out questions of a config's benchmark, or of a benchmark by name.
 
     Accuracy is measured by the benchmark's own verifiers, gated by format, whatever the run is rewarded for.
+
+    Args:
+        overrides: key=value knobs of the benchmark.
     """
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
-    spec, home = load_benchmark(wanted, folder)
+    spec, home = load_benchmark(wanted, folder, overrides)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
     checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home)
     questions = read_questions(spec.data, checks, folder=home)
