@@ -137,9 +137,8 @@ def overlap(config: Config, folder: Path, questions: Questions, checks: Verifier
     trained, tested = _pictures(questions), _pictures(held_out)
     shared = [tested[digest] for digest in tested if digest in trained]
     if shared:
-        yield Finding(
-            "mind", f"overlap: {len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel; {shared[0]} is one"
-        )
+        told = f"{len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel"
+        yield Finding("mind", f"overlap: {told}; {shared[0]} is one")
     else:
         yield Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures")
 
@@ -176,10 +175,8 @@ def lengths(config: Config, style: Style, checks: Verifiers, questions: Question
     if len(lost) > config.rollout.max_lost * len(samples):
         yield Finding("stop", f"lengths: {len(lost)} of {len(samples)} prompts cannot be asked; {lost[0]}")
     elif longest > room:
-        yield Finding(
-            "stop",
-            f"lengths: the longest prompt has {longest} tokens; with max_tokens {config.rollout.max_tokens} it outgrows {reader.window}",
-        )
+        told = f"the longest prompt has {longest} tokens; with max_tokens {config.rollout.max_tokens}"
+        yield Finding("stop", f"lengths: {told} it outgrows the window of {reader.window}")
     else:
         yield Finding("fine", f"lengths: prompts of {min(counted)} to {longest} tokens, {room} are free of a window of {reader.window}")
     yield from _answer_lengths(config, style, checks, samples, reader.processor.tokenizer)
@@ -233,9 +230,8 @@ def told_of(groups: Sequence[Group], groups_per_step: int) -> Iterator[Finding]:
     yield Finding("fine", f"rewards: {histogram([verdict.reward for verdict in verdicts])}")
     for group in islice(groups, 3):
         sample, text, verdict = group.prompt.sample, group.completions[0].text, group.verdicts[0]
-        yield Finding(
-            "fine", f"sample {sample.id} (truth {sample.answer!r}): {text[:160]!r} earns {verdict.reward:.2f}, {_short(verdict.reason)}"
-        )
+        told = f"{text[:160]!r} earns {verdict.reward:.2f}, {_short(verdict.reason)}"
+        yield Finding("fine", f"sample {sample.id} (truth {sample.answer!r}): {told}")
     share = fmean(group.informative for group in groups)
     told = (
         f"informative: {100 * share:.0f} % of {len(groups)} groups, so about {share * groups_per_step:.1f} of {groups_per_step} in a round"

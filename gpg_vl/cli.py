@@ -177,12 +177,8 @@ def _check_evaluation(names: list[str], model: str | None, answers: Path | None,
     if (model is None) == (answers is None):
         raise UserError("expected exactly one of --model (who answers) and --answers (a file of recorded answers)")
     if answers is not None and (blank or len(names) > 1):
-        why = (
-            "--blank shows a model grey pictures; recorded answers were given already"
-            if blank
-            else f"--answers fits one benchmark, got {len(names)}"
-        )
-        raise UserError(f"{why}: leave it out")
+        several = f"--answers belongs to one benchmark, got {len(names)}: name one"
+        raise UserError("--blank shows a model grey pictures; recorded answers were given already: leave it out" if blank else several)
     if columns and answers is None:
         raise UserError("--map names the columns of an --answers file; there is none")
 
@@ -260,9 +256,7 @@ def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
 @sentences
 def data(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe, or one of yours: ./scenes.py:scenes")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="The recipe's options, for instance split=test.")
-    ] = None,
+    options: Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="The recipe's options: split=test.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="The folder of the published files.")] = None,
     to: Annotated[Path | None, typer.Option(help="A new folder for samples.jsonl, images/ and left_out.jsonl.")] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,

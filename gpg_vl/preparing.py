@@ -1,4 +1,4 @@
-"""A published data set as rows of our own on disk: read by its recipe, checked by its verifiers, what is left out listed with the reason."""
+"""A published data set as rows of our own on disk: read by its recipe, checked by its verifiers, with a list of what is left out."""
 
 import json
 from collections import Counter
@@ -37,12 +37,13 @@ def prepare(recipe: str, options: Sequence[str], *, source: Path | None, to: Pat
     questions = read_questions([asked], checks, folder=Path(), key=recipe)
     (rows,) = questions.sources
     kinds = Counter(f"{sample.answer_kind}{' with picture' if sample.images else ''}" for sample in rows)
-    yield f"{recipe}: {len(rows)} rows earn full marks with their own answer ({', '.join(f'{kind} {count}' for kind, count in kinds.items())})"
+    told = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    yield f"{recipe}: {len(rows)} rows earn full marks with their own answer ({told})"
     yield f"example: {rows[0].question!r} -> {rows[0].answer!r}"
     yield f"left out: {len(questions.left_out)} rows"
     yield from (f"  {left.id}: {left.why}" for left in questions.left_out[:SHOWN])
     if to:
         samples.write(rows, to)
-        told = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in questions.left_out)
-        (to / "left_out.jsonl").write_text("".join(told))
+        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in questions.left_out)
+        (to / "left_out.jsonl").write_text("".join(lines))
         yield f"written: {to / 'samples.jsonl'} (a config reads it with data: [{{files: {to / 'samples.jsonl'}}}])"
