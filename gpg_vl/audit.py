@@ -114,10 +114,12 @@ def rewards(kind: str, samples: Sequence[Sample], checks: Verifiers) -> Iterator
     else:
         yield Finding("fine", f"{kind}: the exploit suite earns what it may on {min(EXPLOITED, len(samples))} questions")
     constant = exploits.best_constant(samples, verifier)
-    if not constant.fair:
-        yield Finding(holes, f"{kind}: a constant beats chance: {constant}")
-    elif constant.reward > 0.99 and len(samples) > 1:
+    if constant.reward > 0.99 and len(samples) > 1:
         yield Finding("stop", f"{kind}: one answer is always right, so there is nothing to learn: {constant}")
+    elif not constant.fair and not type(verifier).__module__.startswith("gpg_vl."):
+        yield Finding("mind", f"{kind}: {constant}; part marks can do that, a hole in the verifier too")
+    elif not constant.fair:
+        yield Finding(holes, f"{kind}: a constant beats chance: {constant}")
     else:
         yield Finding("fine", f"{kind}: {constant}")
 
