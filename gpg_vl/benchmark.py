@@ -8,15 +8,15 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from statistics import fmean
 
 from PIL import Image
 
 from gpg_vl.config import BenchmarkSpec
+from gpg_vl.intervals import Interval, interval
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
@@ -25,8 +25,6 @@ from gpg_vl.seeds import seed as addressed_seed
 from gpg_vl.types import Completion, Sample, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
-Z95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 QUESTIONS_AT_ONCE = 64
 
 
@@ -49,23 +47,12 @@ class Record:
     """Why it scored so."""
     well_formed: float = math.nan
     """1 where the greedy completion kept the format, 0 where not; NaN = not recorded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A mean and half the width of its 95 % interval."""
-
-    mean: float
-    margin: float
-    count: int
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.mean - self.margin > 0
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.margin:.1f}"
+    beside: float = math.nan
+    """Accuracy of the greedy completion as the spec's `beside` reads it; NaN = it has none."""
+    each: Sequence[float] = ()
+    """Accuracy of every sampled answer."""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The question's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +67,7 @@ class Examination:
 
     def tag(self, sample: Sample) -> str:
         """The row of the table that a question counts in."""
-        return sample.tags.get(self.spec.group_by, sample.answer_kind)
+        return tag_of(sample, self.spec)
 
     def shortened(self, head: int) -> "Examination":
         """Only the first `head` questions of each row of the table."""
@@ -94,20 +81,32 @@ class Examination:
 
 
 def examine(
-    examination: Examination, policy: Policy, engine: RolloutEngine, *, blank: bool = False, told: Callable[[int], None] = lambda done: None
+    examination: Examination,
+    policy: Policy,
+    engine: RolloutEngine,
+    *,
+    blank: bool = False,
+    told: Callable[[int], None] = lambda done: None,
+    kept: "Unfinished | None" = None,
 ) -> list[Record]:
     """Ask every question, greedily and `spec.samples` times.
 
     Args:
         blank: show grey pictures of the same size instead: what is left is guessing.
         told: called with the number of questions done so far.
+        kept: where answers are kept while it goes on; questions that are answered there are not asked again.
     """
-    records: list[Record] = []
-    for start in range(0, len(examination.questions), QUESTIONS_AT_ONCE):
-        batch = examination.questions[start : start + QUESTIONS_AT_ONCE]
-        records += _ask([blanked(sample) for sample in batch] if blank else batch, examination, policy, engine)
+    records = {record.id: record for record in kept.records()} if kept else {}
+    asked = [sample for sample in examination.questions if sample.id not in records]
+    told(len(records))
+    for start in range(0, len(asked), QUESTIONS_AT_ONCE):
+        batch = asked[start : start + QUESTIONS_AT_ONCE]
+        fresh = _ask([blanked(sample) for sample in batch] if blank else batch, examination, policy, engine)
+        records |= {record.id: record for record in fresh}
+        if kept:
+            kept.add(fresh)
         told(len(records))
-    return records
+    return [records[sample.id] for sample in examination.questions]
 
 
 def _ask(batch: Sequence[Sample], examination: Examination, policy: Policy, engine: RolloutEngine) -> list[Record]:
@@ -117,21 +116,31 @@ def _ask(batch: Sequence[Sample], examination: Examination, policy: Policy, engi
     greedy = engine.generate(prompts, replace(sampling, greedy=True), [[0]] * len(batch))
     seeds = [[addressed_seed(examination.seed, "evaluate", sample.id, index) for index in range(spec.samples)] for sample in batch]
     sampled = engine.generate(prompts, sampling, seeds) if spec.samples else [[] for _ in batch]
-    return [_record(sample, best[0], others, examination) for sample, best, others in zip(batch, greedy, sampled, strict=True)]
+    return [record(sample, best[0], others, spec, examination.checks) for sample, best, others in zip(batch, greedy, sampled, strict=True)]
 
 
-def _record(sample: Sample, best: Completion, others: list[Completion], examination: Examination) -> Record:
-    verdict = examination.checks.judge(best, sample)
+def record(sample: Sample, best: Completion, others: Sequence[Completion], spec: BenchmarkSpec, checks: Verifiers) -> Record:
+    """One question with its greedy answer and its sampled ones, scored."""
+    verdict = checks.judge(best, sample)
+    each = [_accuracy(checks.judge(other, sample)) for other in others]
     return Record(
         id=sample.id,
-        tag=examination.tag(sample),
+        tag=tag_of(sample, spec),
         greedy=_accuracy(verdict),
-        sampled=fmean(_accuracy(examination.checks.judge(other, sample)) for other in others) if others else math.nan,
+        sampled=fmean(each) if each else math.nan,
         text=best.text,
         answer=verdict.answer,
         reason=verdict.reason,
         well_formed=verdict.parts.get("format", math.nan),
+        beside=_accuracy(checks.in_mode(spec.beside).judge(best, sample)) if spec.beside else math.nan,
+        each=each,
+        tags=sample.tags,
     )
+
+
+def tag_of(sample: Sample, spec: BenchmarkSpec) -> str:
+    """The row of the table that a question counts in."""
+    return sample.tags.get(spec.group_by, sample.answer_kind)
 
 
 def _accuracy(verdict: Verdict) -> float:
@@ -148,12 +157,6 @@ def _grey(size: tuple[int, int]) -> bytes:
     encoded = io.BytesIO()
     Image.new("RGB", size, (128, 128, 128)).save(encoded, "PNG")
     return encoded.getvalue()
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % margin of independent values (normal approximation, unbiased standard deviation)."""
-    margin = Z95 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return Interval(mean=fmean(values), margin=margin, count=len(values))
 
 
 def by_tag(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -179,13 +182,66 @@ def paired(before: Sequence[Record], after: Sequence[Record]) -> Interval:
 def save(records: Sequence[Record], path: Path) -> None:
     """One JSON line per question."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(_row(record), ensure_ascii=False) + "\n" for record in records))
+    path.write_text("".join(map(_line, records)))
 
 
 def load(path: Path) -> list[Record]:
-    """What `save` wrote."""
-    return [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+    """What `save` wrote.
+
+    Raises:
+        UserError: the file is not one of records.
+    """
+    try:
+        return [_read(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a file of evaluation records: {error}") from None
 
 
-def _row(record: Record) -> dict[str, Any]:
-    return {field: getattr(record, field) for field in Record.__slots__}
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Answers of an evaluation that goes on, in a file beside its end result: an interrupted one continues where it stopped.
+
+    Example:
+        Unfinished(Path("runs/a/geoqa.jsonl.part"), "6b1e...")
+    """
+
+    path: Path
+    fingerprint: str
+    """Of model, questions, prompt and verifiers: answers of another evaluation are not mixed in."""
+
+    def records(self) -> list[Record]:
+        """What is there already; a line that was cut short is dropped.
+
+        Raises:
+            UserError: the file belongs to another evaluation.
+        """
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps({"evaluation": self.fingerprint}) + "\n")
+            return []
+        whole = self.path.read_text().rpartition("\n")[0]
+        first, _, lines = whole.partition("\n")
+        if first != json.dumps({"evaluation": self.fingerprint}):
+            raise UserError(
+                f"{self.path}: answers of another evaluation (model, questions or scoring differ); delete it, or choose another --to"
+            )
+        self.path.write_text(whole + "\n")
+        return [_read(line) for line in lines.splitlines()]
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Keep some more."""
+        with self.path.open("a") as file:
+            file.write("".join(map(_line, records)))
+
+    def finish(self, records: Sequence[Record], path: Path) -> None:
+        """Write the end result and remove what led there."""
+        save(records, path)
+        self.path.unlink()
+
+
+def _read(line: str) -> Record:
+    return Record(**json.loads(line))
+
+
+def _line(record: Record) -> str:
+    return json.dumps({name: getattr(record, name) for name in Record.__slots__}, ensure_ascii=False) + "\n"

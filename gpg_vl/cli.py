@@ -1,5 +1,6 @@
 """The commands. Heavy imports wait until a command runs, so `--help` and a typo answer at once."""
 
+import json
 import os
 import shlex
 import sys
@@ -159,42 +160,149 @@ def serve(
 @app.command()
 @sentences
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="A shipped benchmark by name, or a YAML file.")],
+    benchmarks: Annotated[
+        list[str], typer.Argument(metavar="BENCHMARK... [KEY=VALUE]...", help="Shipped benchmarks by name, or YAML files; then knobs.")
+    ],
     model: Annotated[str | None, typer.Option(help="A run folder, a checkpoint folder or a hub id.")] = None,
     answers: Annotated[
         Path | None, typer.Option(help="Score these recorded answers (.jsonl of id, text) instead; no model needed.")
     ] = None,
     columns: Annotated[list[str] | None, typer.Option("--map", help="Our column=theirs in --answers: id=idx,text=response.")] = None,
     blank: Annotated[bool, typer.Option(help="Show grey pictures instead: what is left is guessing.")] = False,
-    to: Annotated[Path | None, typer.Option(help="Where to write the per-question records (.jsonl).")] = None,
-    overrides: Overrides = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write the per-question records (.jsonl; a folder for several). The same again goes on.")
+    ] = None,
 ) -> None:
     """Greedy and sampled accuracy on held-out questions, with 95 % intervals.
 
-    KEY=VALUE are knobs of the run's config with --model, of the benchmark with --answers (mode=lenient verifiers.boxes.policy=first).
+    KEY=VALUE are knobs of the run's config with --model (those of the benchmark begin with benchmark.), of the benchmark with --answers
+    (mode=lenient verifiers.boxes.policy=first).
     """
-    if (model is None) == (answers is None):
-        raise UserError("expected exactly one of --model (who answers) and --answers (a file of recorded answers)")
-    if answers is not None and blank:
-        raise UserError("--blank shows a model grey pictures; recorded answers were given already: leave it out")
-    if columns and answers is None:
-        raise UserError("--map names the columns of an --answers file; there is none")
+    names = [item for item in benchmarks if "=" not in item]
+    overrides = [item for item in benchmarks if "=" in item]
+    _check_evaluation(names, model, answers, columns, blank)
     _quiet()
     from gpg_vl import benchmark as measuring
     from gpg_vl import recorded
-    from gpg_vl.display import results_table
-    from gpg_vl.training.trial import evaluate_model
+    from gpg_vl.training.trial import evaluate_on
+
+    def path_of(name: str) -> Path | None:
+        return to / f"{Path(name).stem}.jsonl" if to and len(names) > 1 else to
 
     with console.status("evaluating") as status:
         if answers is not None:
-            records = recorded.score(benchmark, answers, columns or (), list(overrides or ()), say=_say)
+            given = [item.removeprefix("benchmark.") for item in overrides]
+            taken = iter([recorded.score(names[0], answers, columns or (), given, say=_say)])
         else:
-            records = evaluate_model(
-                benchmark, str(model), list(overrides or ()), blank=blank, told=lambda done: status.update(f"evaluated {done}")
+            taken = evaluate_on(
+                names,
+                str(model),
+                overrides,
+                blank=blank,
+                told=lambda name, done, of: status.update(f"{name}: {done} of {of} questions"),
+                to=path_of,
             )
+        for name, (exam, records) in zip(names, taken, strict=True):
+            if to and answers is not None:
+                measuring.save(records, to)
+            _tell_figures(f"{name}{' on blank images' if blank else ''}", exam, records)
+
+
+def _check_evaluation(names: list[str], model: str | None, answers: Path | None, columns: list[str] | None, blank: bool) -> None:
+    if not names:
+        raise UserError(f"no benchmark named; shipped: {', '.join(shelves.names('evaluation'))}")
+    if (model is None) == (answers is None):
+        raise UserError("expected exactly one of --model (who answers) and --answers (a file of recorded answers)")
+    if answers is not None and (blank or len(names) > 1):
+        several = f"--answers belongs to one benchmark, got {len(names)}: name one"
+        raise UserError("--blank shows a model grey pictures; recorded answers were given already: leave it out" if blank else several)
+    if columns and answers is None:
+        raise UserError("--map names the columns of an --answers file; there is none")
+
+
+def _tell_figures(title: str, exam: Any, records: Any) -> None:
+    from gpg_vl import figures
+    from gpg_vl.display import precision_table, results_table
+
+    console.print(results_table(title, records, exam.spec))
+    if exam.spec.average_precision:
+        console.print(precision_table(f"average precision ({exam.spec.average_precision})", figures.detection(exam, records)))
+
+
+@app.command()
+@sentences
+def compare(
+    first: Annotated[Path, typer.Argument(help="Records written by evaluate --to, or a run folder.")],
+    second: Annotated[Path, typer.Argument(help="The same of another model.")],
+    changed: Annotated[int, typer.Option(min=0, help="How many questions that changed are shown.")] = 5,
+    to: Annotated[Path | None, typer.Option(help="Also write every question that changed to this .jsonl file.")] = None,
+) -> None:
+    """Two evaluations of the same questions: paired difference with 95 % interval and p value, and what changed."""
+    from gpg_vl import comparison
+    from gpg_vl.display import paired_table
+
+    if to and not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
+    written: list[str] = []
+    for name, (before, after) in comparison.read(first, second).items():
+        console.print(paired_table(f"{name}: {first} and {second}", comparison.compare(before, after)))
+        moved = comparison.changed(before, after)
+        for old, new in moved[:changed]:
+            _say(f"  {old.id}: {old.greedy:.2f} {old.answer!r} -> {new.greedy:.2f} {new.answer!r}")
+        rows = ({"id": old.id, "first": old.greedy, "second": new.greedy, "texts": [old.text, new.text]} for old, new in moved)
+        written += [json.dumps({"benchmark": name, **row}, ensure_ascii=False) + "\n" for row in rows]
     if to:
-        measuring.save(records, to)
-    console.print(results_table(f"{benchmark}{' on blank images' if blank else ''}", records))
+        to.write_text("".join(written))
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def audit(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Also ask this model: a run folder, a checkpoint folder or a hub id.")] = None,
+    head: Annotated[int, typer.Option(min=1, help="Rows of each source that are looked at.")] = 1000,
+) -> None:
+    """Before training: can this run learn? Exit 1 with the reason where it cannot."""
+    given, folder = _load(config, overrides, None)
+    _quiet()
+    from gpg_vl.audit import audit as examine
+
+    stops: list[str] = []
+    for finding in examine(given, folder, model=model, head=head):
+        _say(f"{finding.level:4}  {finding.text}")
+        stops += [finding.text] if finding.level == "stop" else []
+    _say(f"cannot learn: {stops[0]}" if stops else "nothing stands in the way")
+    if stops:
+        raise typer.Exit(1)
+
+
+@app.command(cls=WithKnobs)
+@sentences
+def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
+    """What a config asks for: answers, tokens, memory. Every part is built, nothing is trained."""
+    given, folder = _load(config, overrides, None)
+    _quiet()
+    from gpg_vl.training.plan import plan as planned
+
+    for line in planned(given, folder):
+        _say(line)
+
+
+@app.command()
+@sentences
+def data(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe, or one of yours: ./scenes.py:scenes")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="The recipe's options: split=test.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="The folder of the published files.")] = None,
+    to: Annotated[Path | None, typer.Option(help="A new folder for samples.jsonl, images/ and left_out.jsonl.")] = None,
+    head: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+) -> None:
+    """Read a published data set into rows: every row is checked by its own verifier, what is left out is listed with the reason."""
+    from gpg_vl.preparing import prepare
+
+    for line in prepare(recipe, list(options or ()), source=source, to=to, head=head):
+        _say(line)
 
 
 def _how_to_go_on(run: Path) -> str:

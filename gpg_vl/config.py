@@ -273,8 +273,14 @@ class BenchmarkSpec(Section):
     frame: str = "pixels"
     """Of the boxes in recorded answers: pixels, norm1, norm1000, resized, or a family (qwen2_vl, qwen2_5_vl, qwen3_vl, internvl). With a
     model: the model's own."""
+    beside: Mode | None = None
+    """A second way to read the same answers, shown beside the first: the published figure where it follows another rule."""
+    average_precision: Literal["coco", "lvis"] | None = None
+    """Also the average precision of all boxes: COCO's, or LVIS' with its federated rules. For questions that name their truth_file."""
     group_by: str = "task"
     """The tag that rows of the table stand for."""
+    totals: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Name -> tags over whose values the mean is taken in turn: {all: [], CV-Bench: [type, source]}. [] = the mean over all questions."""
     samples: int = Field(default=4, ge=0)
     """Sampled answers per question, beside the greedy one; 0 = greedy only."""
     max_tokens: int = Field(default=256, ge=1)

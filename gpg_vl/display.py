@@ -8,7 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpg_vl.benchmark import Record, by_tag, interval, paired
+from gpg_vl import figures
+from gpg_vl.benchmark import Record, by_tag, paired
+from gpg_vl.comparison import Comparison
+from gpg_vl.config import BenchmarkSpec
+from gpg_vl.intervals import Interval, interval
 
 PLAIN_LINES = 20
 """Elsewhere than on a terminal a run prints about so many lines of progress."""
@@ -58,16 +62,43 @@ def summary(metrics: Mapping[str, float]) -> str:
     return f"skipped  {told}" if metrics.get("skipped") else told
 
 
-def results_table(title: str, records: Sequence[Record]) -> Table:
-    """Accuracy per task with 95 % intervals."""
+def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec | None = None) -> Table:
+    """Accuracy per task with 95 % intervals, then the totals of the spec; pass@k where k answers were drawn."""
+    drawn = min((len(record.each) for record in records), default=0)
+    also = [f"{spec.beside} %"] if spec and spec.beside else []
+    best = [f"pass@{drawn} %"] if drawn > 1 else []
     table = Table(title=title)
-    for heading in ("task", "questions", "greedy %", "sampled %", "well-formed %"):
+    for heading in ("task", "questions", "greedy %", *also, "sampled %", *best, "well-formed %"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for tag, rows in by_tag(records).items():
         sampled = [record.sampled for record in rows if record.sampled == record.sampled]
         kept = [record.well_formed for record in rows if record.well_formed == record.well_formed]
-        figures = [str(interval(values)) if values else "" for values in ([record.greedy for record in rows], sampled)]
-        table.add_row(tag, str(len(rows)), *figures, f"{100 * fmean(kept):.1f}" if kept else "")
+        others = [str(figures.beside(rows) or "")] if also else []
+        passed = [str(figures.pass_at(rows, drawn) or "")] if best else []
+        greedy = str(interval([record.greedy for record in rows]))
+        told = f"{100 * fmean(kept):.1f}" if kept else ""
+        table.add_row(tag, str(len(rows)), greedy, *others, str(interval(sampled)) if sampled else "", *passed, told)
+    for name, tags in (spec.totals if spec else {}).items():
+        table.add_row(name, str(len(records)), str(figures.total(records, tags)), end_section=True)
+    return table
+
+
+def precision_table(title: str, precisions: Mapping[str, Interval]) -> Table:
+    """Average precision with 95 % intervals."""
+    table = Table("figure", "images", "%", title=title)
+    for name, figure in precisions.items():
+        table.add_row(name, str(figure.count), str(figure))
+    return table
+
+
+def paired_table(title: str, rows: Sequence[Comparison]) -> Table:
+    """Two evaluations side by side."""
+    table = Table(title=title)
+    for heading in ("task", "questions", "first %", "second %", "difference", "better", "worse", "p"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for row in rows:
+        figures_of = [str(row.first), str(row.second), str(row.difference)]
+        table.add_row(row.name, str(row.difference.count), *figures_of, str(row.gained), str(row.lost), f"{row.p:.2g}")
     return table
 
 

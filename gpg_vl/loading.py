@@ -25,10 +25,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     return parse(Config, override(Config, read_yaml(path), overrides), str(path))
 
 
-def load_benchmark(name: str, beside: Path = Path()) -> tuple[BenchmarkSpec, Path]:
-    """A benchmark spec by shipped name or file, and the folder it stands in."""
+def load_benchmark(name: str, beside: Path = Path(), overrides: Sequence[str] = ()) -> tuple[BenchmarkSpec, Path]:
+    """A benchmark spec by shipped name or file, with `key=value` overrides, and the folder it stands in."""
     path = shelves.find("evaluation", name, beside)
-    return parse(BenchmarkSpec, read_yaml(path), str(path)), path.parent
+    return parse(BenchmarkSpec, override(BenchmarkSpec, read_yaml(path), overrides), str(path)), path.parent
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

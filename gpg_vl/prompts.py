@@ -52,12 +52,14 @@ class Style:
     """required: words between the tags | optional: tags, perhaps empty | absent: no tags | opened: the prompt ends inside <think>."""
     instruction: str = "Output the thinking process in <think> </think> and the final answer in <answer> </answer> tags."
     """Appended to the question."""
+    template: str = "{question} {instruction}"
+    """Where question and instruction stand in the user's turn."""
     system: str = ""
     """System message; empty = none."""
 
     def messages(self, sample: Sample) -> list[Message]:
         """The chat that asks the question, images first."""
-        words = f"{sample.question} {self.instruction}".strip()
+        words = self.template.replace("{instruction}", self.instruction).replace("{question}", sample.question).strip(" ")
         content: list[Message] = [{"type": "image", "image": image} for image in sample.images]
         asked: list[Message] = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
         return [{"role": "system", "content": [{"type": "text", "text": self.system}]}, *asked] if self.system else asked

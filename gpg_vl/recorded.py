@@ -6,16 +6,16 @@ fault.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gpg_vl import loading, shelves
-from gpg_vl.benchmark import Record
+from gpg_vl import benchmark, loading
+from gpg_vl.benchmark import Examination, Record
 from gpg_vl.boxes import FAMILIES, frame_named
 from gpg_vl.config import BenchmarkSpec, RewardConfig
+from gpg_vl.prompts import Style
 from gpg_vl.training.experiment import Questions, build_style, build_verifiers, read_questions
 from gpg_vl.types import Completion, Sample, UserError
 from gpg_vl.verifiers.verifier import Verifiers
@@ -26,8 +26,8 @@ SHOWN = 5
 
 def score(
     name: str, answers: Path, columns: Sequence[str], overrides: Sequence[str], *, say: Callable[[str], None] = lambda line: None
-) -> list[Record]:
-    """The records of a benchmark's questions with the answers of a file.
+) -> tuple[Examination, list[Record]]:
+    """A benchmark, and the records of its questions with the answers of a file.
 
     Args:
         name: a shipped benchmark or a YAML file.
@@ -39,16 +39,16 @@ def score(
         UserError: an unreadable file, or ids that are unknown, doubled or missing.
     """
     texts = read_answers(answers, columns)
-    path = shelves.find("evaluation", name)
-    spec = loading.parse(BenchmarkSpec, loading.override(BenchmarkSpec, loading.read_yaml(path), overrides), str(path))
-    checks = _verifiers(spec, path.parent)
-    questions = read_questions(spec.data, checks, folder=path.parent)
+    spec, home = loading.load_benchmark(name, overrides=overrides)
+    style, checks = _parts(spec, home)
+    questions = read_questions(spec.data, checks, folder=home)
     asked = [sample for source in questions.sources for sample in source]
     _check_ids(texts, asked, questions, answers)
     if questions.left_out:
         first, why = questions.left_out[0]
         say(f"{len(questions.left_out)} questions have no truth that can be scored and are left out; {first}: {why}")
-    return [_record(sample, texts[sample.id], spec, checks) for sample in asked]
+    records = [_record(sample, texts[sample.id], spec, checks) for sample in asked]
+    return Examination(spec=spec, questions=asked, style=style, checks=checks, seed=0), records
 
 
 def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
@@ -103,12 +103,12 @@ def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     return rows
 
 
-def _verifiers(spec: BenchmarkSpec, folder: Path) -> Verifiers:
+def _parts(spec: BenchmarkSpec, folder: Path) -> tuple[Style, Verifiers]:
     frame = frame_named(spec.frame)
     if frame is None:
         raise UserError(f"frame: got {spec.frame!r}, expected pixels, norm1, norm1000, resized or a family: {', '.join(FAMILIES)}")
     style = build_style(spec.prompt or "think", folder)
-    return build_verifiers(spec.verifiers, style, frame, RewardConfig(mode=spec.mode), folder)
+    return style, build_verifiers(spec.verifiers, style, frame, RewardConfig(mode=spec.mode), folder)
 
 
 def _check_ids(texts: Mapping[str, str], asked: Sequence[Sample], questions: Questions, path: Path) -> None:
@@ -127,14 +127,5 @@ def _told(ids: Sequence[str]) -> str:
 
 
 def _record(sample: Sample, text: str, spec: BenchmarkSpec, checks: Verifiers) -> Record:
-    verdict = checks.judge(Completion(token_ids=(), logprobs=(), text=text, finish="stop", version=0), sample)
-    return Record(
-        id=sample.id,
-        tag=sample.tags.get(spec.group_by, sample.answer_kind),
-        greedy=0.0 if math.isnan(verdict.reward) else verdict.reward,
-        sampled=math.nan,
-        text=text,
-        answer=verdict.answer,
-        reason=verdict.reason,
-        well_formed=verdict.parts.get("format", math.nan),
-    )
+    said = Completion(token_ids=(), logprobs=(), text=text, finish="stop", version=0)
+    return benchmark.record(sample, said, [], spec, checks)

@@ -9,7 +9,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +16,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from gpg_vl import plugins
+from gpg_vl import plugins, tables
 from gpg_vl.config import Source
 from gpg_vl.recipes import ALIASES
 from gpg_vl.seeds import seed
-from gpg_vl.types import Sample, Size, UserError
+from gpg_vl.types import LeftOut, Sample, Size, UserError
 
-Recipe = Callable[..., Iterator[Sample]]
-"""A data set: a function with options that yields samples."""
+Recipe = Callable[..., Iterator[Sample | LeftOut]]
+"""A data set: a function with options that yields samples, and rows it leaves out with the reason."""
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused before they are decoded."""
@@ -32,18 +31,19 @@ MAX_IMAGE_PIXELS = 100_000_000
 _FIELDS = {field.name for field in fields(Sample)} - {"columns", "sizes"}
 
 
-def read(source: Source, *, folder: Path, key: str) -> Iterator[Sample]:
+def read(source: Source, *, folder: Path, key: str, told: Callable[[LeftOut], None] = lambda left: None) -> Iterator[Sample]:
     """The samples of one source, in their order.
 
     Args:
         folder: the config's own; relative files and plug-ins are looked for there, then in the working directory.
         key: where the source stands in the config, for messages.
+        told: called with what a recipe leaves out, and why.
 
     Raises:
         UserError: names file, row and column.
     """
     if source.recipe is not None:
-        samples = _made(source, folder, key)
+        samples = _made(source, folder, key, told)
     else:
         path, rows = _rows(source, folder)
         origin = source.files or str(source.hub)
@@ -51,19 +51,32 @@ def read(source: Source, *, folder: Path, key: str) -> Iterator[Sample]:
     return islice(samples, source.head)
 
 
-def _made(source: Source, folder: Path, key: str) -> Iterator[Sample]:
+def _made(source: Source, folder: Path, key: str, told: Callable[[LeftOut], None]) -> Iterator[Sample]:
     """What a recipe yields; a mistake in a recipe of the user's is told with its file and line."""
     try:
-        yield from plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+        for made in plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={}):
+            if isinstance(made, LeftOut):
+                told(made)
+            else:
+                yield made
     except Exception as error:
         raise plugins.told_with_place(error) from error
 
 
 def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, origin: str) -> Sample:
-    """One row as a sample: names mapped, defaults filled in, images opened far enough to know their sizes."""
+    """One row as a sample: names mapped and defaults filled in."""
     named = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row}
     others = {name: value for name, value in row.items() if name not in source.columns.values()}
-    values = {**source.defaults, **others, **named}
+    return checked({**source.defaults, **others, **named}, base=base, origin=origin)
+
+
+def checked(values: Mapping[str, Any], *, base: Path | None, origin: str) -> Sample:
+    """A row in our own column names as a sample: what is needed is there, images are opened far enough to know their sizes.
+
+    Args:
+        base: the folder that image paths start from and must stay in; None = they are taken as they are.
+        origin: names the row in messages; its id where it has none.
+    """
     for needed in ("question", "answer_kind", "answer"):
         if values.get(needed) in (None, ""):
             raise UserError(f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set it under `defaults:`")
@@ -155,22 +168,9 @@ class Stream:
 
 def _rows(source: Source, folder: Path) -> tuple[Path | None, Iterable[Mapping[str, Any]]]:
     if source.files is None:
-        datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
-        try:
-            rows = datasets.load_dataset(source.hub, split=source.split)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:300]
-            raise UserError(f"hub: {source.hub!r} (split {source.split!r}) cannot be loaded: {why}") from None
-        for name, feature in rows.features.items():
-            rows = rows.cast_column(name, _undecoded(feature, datasets.Image))
-        return None, rows
+        return None, tables.hub(str(source.hub), source.split)
     path = _existing(source.files, folder)
-    if path.suffix == ".jsonl":
-        return path.parent, _jsonl(path)
-    if path.suffix == ".parquet":
-        parquet: Any = import_module("pyarrow.parquet")
-        return path.parent, parquet.read_table(path).to_pylist()
-    raise UserError(f"{path}: got a {path.suffix or 'nameless'} file, expected .jsonl or .parquet (a hub data set goes under `hub:`)")
+    return path.parent, tables.read(path)
 
 
 def _existing(name: str, folder: Path) -> Path:
@@ -178,28 +178,6 @@ def _existing(name: str, folder: Path) -> Path:
         if path.is_file():
             return path
     raise UserError(f"files: {name} does not exist, neither beside the config ({folder}) nor in the working directory")
-
-
-def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open() as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row: object = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path} line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path} line {number}: got {type(row).__name__}, expected an object of columns")
-            yield cast(dict[str, Any], row)
-
-
-def _undecoded(feature: Any, image: Any) -> Any:
-    """The same `datasets` feature with images left as encoded bytes, also inside lists."""
-    if isinstance(feature, image):
-        return image(decode=False)
-    inner = getattr(feature, "feature", None)
-    return type(feature)(_undecoded(inner, image)) if isinstance(inner, image) else feature
 
 
 def _tags(tags: Any, origin: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +33,19 @@ class UserError(Exception):
 
 class UnusableSampleError(UserError):
     """A drawn sample cannot be asked: its image is gone, or its prompt does not fit. The run leaves it out and counts it."""
+
+
+class LeftOut(NamedTuple):
+    """A row of a data set that is not used.
+
+    Example:
+        LeftOut("sat/17", "2 images; the published experiment uses rows of one image")
+    """
+
+    id: str
+    """Of the row."""
+    why: str
+    """In words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

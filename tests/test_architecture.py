@@ -11,10 +11,11 @@ PACKAGE = ROOT / "gpg_vl"
 
 FLOORS = {
     5: ["cli", "__main__", "display"],
-    4: ["training", "benchmark", "recorded", "report", "audit"],
+    4: ["training", "benchmark", "recorded", "figures", "comparison", "preparing", "report", "audit"],
     3: ["rollout", "policy"],
-    2: ["samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
+    2: ["tables", "samples", "prompts", "estimators", "verifiers", "average_precision", "exploits", "recipes", "journal", "clock"],
     1: [
+        "intervals",
         "types",
         "gpg",
         "boxes",

@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         "policy.language, policy.projector and policy.vision are all frozen",
     ),
     "not YAML": (text("mine.yaml", "steps: [1"), [], "mine.yaml: not YAML"),
-    "no such config": (lambda folder: (folder / "mine.yaml").unlink(), [], "mine.yaml: no such file. Shipped configs: digits"),
+    "no such config": (lambda folder: (folder / "mine.yaml").unlink(), [], "mine.yaml: no such file. Shipped configs: cars196"),
     "missing file": (lambda folder: (folder / "samples.jsonl").unlink(), [], "files: samples.jsonl does not exist"),
     "not JSON": (text("samples.jsonl", "{"), [], "samples.jsonl line 1: not JSON"),
     "empty data set": (text("samples.jsonl", ""), [], "data.0: the data set is empty"),

@@ -172,10 +172,11 @@ def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "rows.csv").write_text("")
-    sentence = f"{tmp_path / 'rows.csv'}: got a .csv file, expected .jsonl or .parquet (a hub data set goes under `hub:`)"
+    (tmp_path / "rows.xlsx").write_text("")
+    known = ".jsonl, .json, .parquet, .arrow, .csv, .tsv"
+    sentence = f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes under `hub:`)"
     with refused(sentence):
-        list(samples.read(Source(files="rows.csv"), folder=tmp_path, key="data.0"))
+        list(samples.read(Source(files="rows.xlsx"), folder=tmp_path, key="data.0"))
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.gate import TOLERANCES, Gate, Tolerance
 from gpg_vl.samples import Stream
 from gpg_vl.training import ESTIMATORS
-from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
+from gpg_vl.types import LeftOut, Prompt, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifier, Verifiers
 
 
@@ -29,8 +29,8 @@ class Questions:
 
     sources: tuple[Sequence[Sample], ...]
     weights: tuple[int, ...]
-    left_out: tuple[tuple[str, str], ...]
-    """(sample id, why)."""
+    left_out: tuple[LeftOut, ...]
+    """What its recipe leaves out, and rows whose gold answer fails."""
 
     def stream(self, seed: int, purpose: str) -> Stream:
         """The endless order of these questions for one purpose."""
@@ -44,9 +44,9 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
         UserError: a source is empty, or nothing of it is left.
     """
     kept: list[Sequence[Sample]] = []
-    left_out: list[tuple[str, str]] = []
+    left_out: list[LeftOut] = []
     for number, source in enumerate(sources):
-        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}"))
+        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}", told=left_out.append))
         if doubled := [name for name, times in Counter(sample.id for sample in rows).items() if times > 1]:
             raise UserError(
                 f"{key}.{number}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique"
@@ -59,7 +59,7 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
                 f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty")
             )
         kept.append(good)
-        left_out += complaints.items()
+        left_out += (LeftOut(*complaint) for complaint in complaints.items())
     return Questions(sources=tuple(kept), weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
 
 
@@ -163,14 +163,17 @@ def solution(sample: Sample, style: Style, checks: Verifiers) -> str:
     return style.write(verifier.gold(sample) if hasattr(verifier, "gold") else str(sample.answer))
 
 
-def examination(config: Config, folder: Path, policy: Policy, name: str | None = None) -> Examination:
+def examination(config: Config, folder: Path, policy: Policy, name: str | None = None, overrides: Sequence[str] = ()) -> Examination:
     """The held-out questions of a config's benchmark, or of a benchmark by name.
 
     Accuracy is measured by the benchmark's own verifiers, gated by format, whatever the run is rewarded for.
+
+    Args:
+        overrides: key=value knobs of the benchmark.
     """
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
-    spec, home = load_benchmark(wanted, folder)
+    spec, home = load_benchmark(wanted, folder, overrides)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
     checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home)
     questions = read_questions(spec.data, checks, folder=home)

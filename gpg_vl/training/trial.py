@@ -1,13 +1,15 @@
 """Trying a policy without training it: sample and score some groups, or take a benchmark."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from gpg_vl import benchmark, journal, loading
-from gpg_vl.benchmark import Record
+from gpg_vl.benchmark import Examination, Record, Unfinished
 from gpg_vl.config import Config, PolicyConfig, Source
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.rollout.collect import Drawing, sample_groups
@@ -15,20 +17,65 @@ from gpg_vl.training import checkpoint
 from gpg_vl.training.experiment import Asker, build_engine, build_style, build_verifiers, examination, read_questions
 from gpg_vl.types import Group
 
+OF_BENCHMARK = "benchmark."
+"""What a knob of the benchmark begins with, among those of the run."""
+
 
 def evaluate_model(name: str, model: str, overrides: Sequence[str], *, blank: bool = False, told: Callable[[int], None]) -> list[Record]:
     """Take a benchmark with a run's newest policy, a checkpoint or a hub model."""
-    given, folder = _config_of(model, overrides)
-    policy = _policy(given, model)
-    exam = examination(given, folder, policy, name)
+    return next(evaluate_on([name], model, overrides, blank=blank, told=lambda name, done, of: told(done)))[1]
+
+
+def evaluate_on(
+    names: Sequence[str],
+    model: str,
+    overrides: Sequence[str],
+    *,
+    blank: bool = False,
+    told: Callable[[str, int, int], None] = lambda name, done, of: None,
+    to: Callable[[str], Path | None] = lambda name: None,
+) -> Iterator[tuple[Examination, list[Record]]]:
+    """Take several benchmarks with one policy, loaded once.
+
+    Args:
+        overrides: key=value knobs of the run's config; those of the benchmark begin with `benchmark.`.
+        told: called with benchmark, questions done and questions in all.
+        to: where a benchmark's records are written, question by question, so that an interrupted evaluation goes on; None = nowhere.
+    """
+    given, folder = _config_of(model, [item for item in overrides if not item.startswith(OF_BENCHMARK)])
+    knobs = [item.removeprefix(OF_BENCHMARK) for item in overrides if item.startswith(OF_BENCHMARK)]
+    policy = chosen_policy(given, model)
     engine = build_engine(given.rollout.engine, policy, folder)
     with closing(engine):
-        return benchmark.examine(exam, policy, engine, blank=blank, told=told)
+        for name in names:
+            exam = examination(given, folder, policy, name, knobs)
+            told_of = partial(_tell, told, name, len(exam.questions))
+            path = to(name)
+            kept = Unfinished(path.with_name(path.name + ".part"), _fingerprint(exam, given, model, blank)) if path else None
+            records = benchmark.examine(exam, policy, engine, blank=blank, told=told_of, kept=kept)
+            if path and kept:
+                kept.finish(records, path)
+            yield exam, records
+
+
+def _tell(told: Callable[[str, int, int], None], name: str, of: int, done: int) -> None:
+    told(name, done, of)
+
+
+def _fingerprint(exam: Examination, given: Config, model: str, blank: bool) -> str:
+    """Of everything that an answer and its score depend on."""
+    run = Path(model)
+    folder = checkpoint.newest(run) / "policy" if (run / "config.yaml").is_file() else run
+    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    policy = given.policy.model_dump(mode="json")
+    asked = [sample.id for sample in exam.questions]
+    parts = [exam.spec.model_dump(mode="json"), policy, str(folder), weights, blank, exam.seed, repr(exam.style), repr(exam.checks), asked]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: Path | None) -> Iterator[str]:
     """Sample and score groups; lines that tell them."""
-    policy = _policy(given, model) if model else load_policy(given.policy, seed=given.seed)
+    policy = chosen_policy(given, model) if model else load_policy(given.policy, seed=given.seed)
     style = build_style(given.prompt, folder)
     checks = build_verifiers(given.verifiers, style, policy.frame, given.reward, folder)
     questions = read_questions(given.data, checks, folder=folder)
@@ -62,7 +109,8 @@ def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
     return loading.parse(Config, loading.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
 
 
-def _policy(given: Config, model: str) -> Policy:
+def chosen_policy(given: Config, model: str) -> Policy:
+    """A run's newest policy, or the one of a checkpoint folder or a hub id."""
     run = Path(model)
     path = checkpoint.newest(run) / "policy" if (run / "config.yaml").is_file() else None
     chosen = given.policy if path else given.policy.model_copy(update={"model": model})

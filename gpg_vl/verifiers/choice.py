@@ -21,7 +21,7 @@ class Choice(Graded):
     letters: Literal["always", "shown"] = "always"
     """always | shown: only where the question letters its options, or the truth is a letter."""
     authors: reference.ChoiceRule = "mmmu"
-    """Whose rule reference mode follows: mmmu | mmmu_pro."""
+    """Whose rule reference mode follows: mmmu | mmmu_pro | visual_thinker."""
 
     def mark(self, answer: str, sample: Sample) -> Mark:
         given = self._given(answer, sample)
@@ -31,6 +31,9 @@ class Choice(Graded):
         return Mark(float(right), sample.choices[given], "right" if right else "wrong")
 
     def reference(self, text: str, sample: Sample) -> Mark:
+        if self.authors == "visual_thinker":
+            right = reference.visual_thinker_choice(text, str(sample.answer))
+            return Mark(float(right), reference.reading(text), "right" if right else "wrong")
         given = reference.mmmu_choice(text, sample.choices, self.authors)
         if given is None:
             return Mark(0.0, "", "unreadable: the authors' rule draws an option at random here")

@@ -58,6 +58,12 @@ class Detection(Graded):
         records = [f'{{"bbox_2d": {box}, "confidence": 1.0{label}}}' for box, label in zip(spelt, named, strict=True)]
         return f"[{', '.join(records)}]" if records else "No Objects"
 
+    def placed(self, answer: str, sample: Sample) -> list[tuple[Box, float]]:
+        """The boxes of an answer in original pixels with their confidence; those that are no box of the picture are left out."""
+        placer = Boxes(frame=self.frame, mode=self.mode)
+        pairs = [(placer.placed(item.box, sample), item.confidence) for item in self._read(answer) or []]
+        return [(box, 0.0 if confidence is None else confidence) for box, confidence in pairs if box is not None]
+
     def _mark(self, given: Sequence[Found], truths: Sequence[Box], sample: Sample) -> Mark:
         labels, placer = _labels(sample), Boxes(frame=self.frame, mode=self.mode)
         in_pixels = [placer.placed(item.box, sample) for item in given]

@@ -14,12 +14,13 @@ from gpg_vl.boxes import Box
 
 MOST = 1000
 """Boxes of one answer that are scored; matching them takes boxes times truths."""
-ChoiceRule = Literal["mmmu", "mmmu_pro"]
+ChoiceRule = Literal["mmmu", "mmmu_pro", "visual_thinker"]
 
 _COUNT = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 _RECORD_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")
 _REAL = r"\s*(-?(?:\d+(?:\.\d+)?|\.\d+))\s*"
 _ANY_BOX = re.compile(rf"\[{_REAL},{_REAL},{_REAL},{_REAL}\]")
+_LONE_LETTER = re.compile(r"(?:^|(?<=[\s(\[]))[A-H](?=$|[\s)\]])")
 _PAIR_BOX = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
@@ -156,6 +157,13 @@ def mmmu_choice(text: str, choices: Sequence[str], rule: ChoiceRule) -> int | No
     lower = text.lower()
     named = [index for index, option in enumerate(choices) if option.lower() in lower]
     return max(named, key=lambda index: (lower.rfind(choices[index].lower()), -index), default=None)
+
+
+def visual_thinker_choice(text: str, truth: str) -> bool:
+    """VisualThinker's reward on SAT, less its numeric stage: the very words of the truth, or the last lone capital letter is it."""
+    given, wanted = single_line_answer(text).strip(), single_line_answer(truth).strip()
+    alone = _LONE_LETTER.findall(given)
+    return given == wanted or (bool(alone) and alone[-1] == wanted)
 
 
 def reading(text: str) -> str:

@@ -108,6 +108,10 @@ class Verifiers:
     def __call__(self, text: str, sample: Sample) -> Verdict:
         return self.by_kind[sample.answer_kind](text, sample)
 
+    def in_mode(self, mode: Mode) -> "Verifiers":
+        """The same verifiers reading in another way; those of another make stay as they are."""
+        return replace(self, by_kind={kind: _in_mode(verifier, mode) for kind, verifier in self.by_kind.items()})
+
     def judge(self, completion: Completion, sample: Sample) -> Verdict:
         """The verdict on a completion, its unfinished end and the verifier's own faults included."""
         try:
@@ -148,3 +152,7 @@ class Verifiers:
         verdict, full = verifier(text, sample), verifier.accuracy_weight + verifier.format_weight
         enough = full - verifier.spelling_loss * verifier.accuracy_weight
         return "" if verdict.reward >= enough else f"its own answer {text!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
+
+
+def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:
+    return replace(verifier, mode=mode) if isinstance(verifier, Graded) else verifier

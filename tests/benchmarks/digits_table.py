@@ -16,8 +16,9 @@ from statistics import fmean
 from transformers.utils import logging
 
 from gpg_vl import benchmark, loading, shelves
-from gpg_vl.benchmark import Record, by_tag, interval, paired
+from gpg_vl.benchmark import Record, by_tag, paired
 from gpg_vl.config import Config
+from gpg_vl.intervals import interval
 from gpg_vl.training import warmups
 from gpg_vl.training.train import train
 from gpg_vl.training.trial import evaluate_model

@@ -1,0 +1,264 @@
+"""Before any GPU time is spent: can this run learn what it is meant to learn?
+
+Without a model: every gold answer scores 1, the exploit suite earns what it may, no constant answer beats chance, no picture is in both
+training and test, prompts fit into the window. With one: what it answers, why answers are not read, and how many groups will speak.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from PIL import Image
+
+from gpg_vl import exploits
+from gpg_vl.boxes import FAMILIES, Frame, frame_named
+from gpg_vl.config import Config
+from gpg_vl.loading import load_benchmark
+from gpg_vl.policy.encode import encode, read_images
+from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor
+from gpg_vl.prompts import Style
+from gpg_vl.rollout.collect import Drawing, sample_groups
+from gpg_vl.training.experiment import Asker, Questions, build_engine, build_estimator, build_style, build_verifiers, read_questions
+from gpg_vl.types import Group, Sample, UnusableSampleError, UserError
+from gpg_vl.verifiers.verifier import Graded, Verifiers
+
+EXPLOITED = 50
+"""Questions of each kind that the exploit suite is tried on."""
+MEASURED = 64
+"""Prompts that are counted in tokens."""
+PROBED = 16
+"""Groups that a model is asked."""
+BARS = 10
+"""Of the reward histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence of the audit."""
+
+    level: Literal["fine", "mind", "stop"]
+    """fine | mind: worth knowing | stop: the run cannot learn what it is meant to."""
+    text: str
+
+
+def audit(config: Config, folder: Path, *, model: str | None = None, head: int = 1000) -> Iterator[Finding]:
+    """Everything that can be known before training, sentence by sentence.
+
+    Args:
+        model: a policy to ask; None = nothing is loaded but a processor.
+        head: rows of each source that are looked at.
+    """
+    style = build_style(config.prompt, folder)
+    checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
+    build_estimator(config, folder)
+    short = [source.model_copy(update={"head": min(head, source.head or head)}) for source in config.data]
+    try:
+        questions = read_questions(short, checks, folder=folder)
+    except UserError as error:
+        yield Finding("stop", f"data: {error}")
+        return
+    yield from golds(questions)
+    by_kind = _by_kind([sample for source in questions.sources for sample in source])
+    for kind, samples in by_kind.items():
+        yield from rewards(kind, samples, checks)
+    yield from overlap(config, folder, questions, checks, head)
+    yield from lengths(config, style, checks, questions)
+    if model is not None:
+        yield from asked(config, folder, model, style, questions)
+
+
+def _frame(config: Config) -> Frame:
+    """What the model's numbers mean; without its checkpoint at hand thousandths, which any box can be written in."""
+    if config.policy.frame != "auto":
+        return frame_named(config.policy.frame) or Frame()
+    family = config.policy.tiny.family if config.policy.model == "tiny" else ""
+    return FAMILIES.get(family, Frame(kind="norm1000"))
+
+
+def _by_kind(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.answer_kind, []).append(sample)
+    return groups
+
+
+def golds(questions: Questions) -> Iterator[Finding]:
+    """How many rows are used, and why the others are not."""
+    used = sum(map(len, questions.sources))
+    yield Finding("fine", f"gold answers: {used} rows earn full marks")
+    if questions.left_out:
+        first = questions.left_out[0]
+        level = "mind" if len(questions.left_out) < used else "stop"
+        yield Finding(level, f"left out: {len(questions.left_out)} rows of {used + len(questions.left_out)}; {first.id}: {first.why}")
+
+
+def rewards(kind: str, samples: Sequence[Sample], checks: Verifiers) -> Iterator[Finding]:
+    """What a policy could earn without looking: by exploits, and by one constant answer."""
+    verifier = checks.by_kind[kind]
+    if not isinstance(verifier, Graded):
+        yield Finding("mind", f"{kind}: {type(verifier).__name__} has no gold answer and no exploit suite; nothing was checked")
+        return
+    holes = "mind" if verifier.mode == "reference" else "stop"
+    offences = [told for sample in samples[:EXPLOITED] for told in exploits.offences(sample, verifier)]
+    if offences:
+        why = "the authors' rule has holes" if verifier.mode == "reference" else "the reward can be fooled"
+        yield Finding(holes, f"{kind}: {why}: {len(offences)} exploits earn more than they may; {offences[0]}")
+    else:
+        yield Finding("fine", f"{kind}: the exploit suite earns what it may on {min(EXPLOITED, len(samples))} questions")
+    constant = exploits.best_constant(samples, verifier)
+    if constant.reward > 0.99 and len(samples) > 1:
+        yield Finding("stop", f"{kind}: one answer is always right, so there is nothing to learn: {constant}")
+    elif not constant.fair and not type(verifier).__module__.startswith("gpg_vl."):
+        yield Finding("mind", f"{kind}: {constant}; part marks can do that, a hole in the verifier too")
+    elif not constant.fair:
+        yield Finding(holes, f"{kind}: a constant beats chance: {constant}")
+    else:
+        yield Finding("fine", f"{kind}: {constant}")
+
+
+def overlap(config: Config, folder: Path, questions: Questions, checks: Verifiers, head: int) -> Iterator[Finding]:
+    """Pictures that are in training and test."""
+    if config.evaluation.benchmark is None:
+        yield Finding("mind", "no evaluation.benchmark: the run will not know whether it learns")
+        return
+    try:
+        spec, home = load_benchmark(config.evaluation.benchmark, folder)
+        short = [source.model_copy(update={"head": min(head, source.head or head)}) for source in spec.data]
+        held_out = read_questions(short, checks, folder=home)
+    except UserError as error:
+        yield Finding("stop", f"evaluation.benchmark: {error}")
+        return
+    trained, tested = _pictures(questions), _pictures(held_out)
+    shared = [tested[digest] for digest in tested if digest in trained]
+    if shared:
+        told = f"{len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel"
+        yield Finding("mind", f"overlap: {told}; {shared[0]} is one")
+    else:
+        yield Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures")
+
+
+def _pictures(questions: Questions) -> dict[str, str]:
+    """Digest of a picture's pixels -> a question that shows it."""
+    seen: dict[str, str] = {}
+    for sample in (sample for source in questions.sources for sample in source):
+        for image in read_images([{"role": "user", "content": [{"type": "image", "image": image} for image in sample.images]}]):
+            seen.setdefault(_digest(image), sample.id)
+    return seen
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
+
+
+def lengths(config: Config, style: Style, checks: Verifiers, questions: Questions) -> Iterator[Finding]:
+    """Prompts against the window, gold answers against max_tokens."""
+    try:
+        reader: Any = load_policy(config.policy, seed=0) if config.policy.model == "tiny" else _reader(config)
+    except (OSError, ValueError, UserError) as error:
+        yield Finding("mind", f"lengths: not counted, because the processor cannot be loaded: {' '.join(str(error).split())[:200]}")
+        return
+    samples = _spread([sample for source in questions.sources for sample in source])
+    counted: list[int] = []
+    lost: list[str] = []
+    for sample in samples:
+        try:
+            counted.append(len(encode(sample, style, reader).input_ids))
+        except UnusableSampleError as error:
+            lost.append(str(error))
+    room, longest = reader.window - config.rollout.max_tokens, max(counted, default=0)
+    if len(lost) > config.rollout.max_lost * len(samples):
+        yield Finding("stop", f"lengths: {len(lost)} of {len(samples)} prompts cannot be asked; {lost[0]}")
+    elif longest > room:
+        told = f"the longest prompt has {longest} tokens; with max_tokens {config.rollout.max_tokens}"
+        yield Finding("stop", f"lengths: {told} it outgrows the window of {reader.window}")
+    else:
+        yield Finding("fine", f"lengths: prompts of {min(counted)} to {longest} tokens, {room} are free of a window of {reader.window}")
+    yield from _answer_lengths(config, style, checks, samples, reader.processor.tokenizer)
+
+
+def _reader(config: Config) -> Any:
+    """A model's processor and window, without its weights."""
+    from transformers import AutoConfig
+
+    processor = load_processor(config.policy.model, choose_backend(config.policy.image_backend))
+    limit_pixels(processor, config.policy.min_pixels, config.policy.max_pixels)
+    window = AutoConfig.from_pretrained(config.policy.model).get_text_config().max_position_embeddings
+    return SimpleNamespace(processor=processor, window=window)
+
+
+def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Some of them, evenly, and the longest question."""
+    step = max(1, len(samples) // MEASURED)
+    return [*samples[::step], max(samples, key=lambda sample: len(sample.question))]
+
+
+def _answer_lengths(config: Config, style: Style, checks: Verifiers, samples: Sequence[Sample], tokenizer: Any) -> Iterator[Finding]:
+    verifiers = [(sample, checks.by_kind[sample.answer_kind]) for sample in samples]
+    texts = [style.write(verifier.gold(sample), thought="so") for sample, verifier in verifiers if isinstance(verifier, Graded)]
+    needed = sorted(1 + len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    if not needed:
+        return
+    over = sum(length > config.rollout.max_tokens for length in needed)
+    told = f"the barest right answer takes {needed[0]} to {needed[-1]} tokens, rollout.max_tokens is {config.rollout.max_tokens}"
+    yield Finding("stop" if 2 * over > len(needed) else "mind" if over else "fine", f"answers: {told}")
+
+
+def asked(config: Config, folder: Path, model: str, style: Style, questions: Questions) -> Iterator[Finding]:
+    """What a model answers: reasons, reward histogram, how many groups will speak, some samples."""
+    from gpg_vl.training.trial import chosen_policy
+
+    policy = chosen_policy(config, model)
+    checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
+    ask = Asker(questions.stream(config.seed, "data"), style, policy)
+    engine = build_engine(config.rollout.engine, policy, folder)
+    drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=config.rollout, wanted=0, seed=config.seed)
+    groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(PROBED)])
+    yield from told_of(groups, config.rollout.groups_per_step)
+
+
+def told_of(groups: Sequence[Group], groups_per_step: int) -> Iterator[Finding]:
+    """The findings about sampled groups."""
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    reasons = Counter(_short(verdict.reason) for verdict in verdicts)
+    yield Finding("fine", "reasons: " + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()))
+    yield Finding("fine", f"rewards: {histogram([verdict.reward for verdict in verdicts])}")
+    for group in islice(groups, 3):
+        sample, text, verdict = group.prompt.sample, group.completions[0].text, group.verdicts[0]
+        told = f"{text[:160]!r} earns {verdict.reward:.2f}, {_short(verdict.reason)}"
+        yield Finding("fine", f"sample {sample.id} (truth {sample.answer!r}): {told}")
+    share = fmean(group.informative for group in groups)
+    told = (
+        f"informative: {100 * share:.0f} % of {len(groups)} groups, so about {share * groups_per_step:.1f} of {groups_per_step} in a round"
+    )
+    if share == 0:
+        mean = fmean(verdict.reward for verdict in verdicts if not math.isnan(verdict.reward)) if verdicts else 0.0
+        remedy = "it is solved already" if mean > 0.5 else "no answer earns anything: warm up, ask easier questions or mend the format"
+        yield Finding("stop", f"{told}; no group speaks, so there is no gradient: {remedy}")
+    else:
+        yield Finding("mind" if share < 0.2 else "fine", told)
+
+
+def _short(reason: str) -> str:
+    """The kind of a reason, without the particulars of one answer."""
+    kind, _, rest = reason.partition(":")
+    return f"{kind}: {rest.strip().split(',')[0][:40]}" if kind in ("malformed", "unreadable") else kind
+
+
+def histogram(values: Sequence[float]) -> str:
+    """Counts over ten equal parts of the range, from the lowest reward to the highest."""
+    finite = [value for value in values if not math.isnan(value)]
+    if not finite:
+        return f"none, {len(values)} faults"
+    low, high = min(finite), max(finite)
+    width = (high - low) / BARS or 1.0
+    bins: Mapping[int, int] = Counter(min(BARS - 1, int((value - low) / width)) for value in finite)
+    bars = " ".join(str(bins.get(place, 0)) for place in range(BARS)) if high > low else str(len(finite))
+    return f"{low:.2f} [{bars}] {high:.2f}, mean {fmean(finite):.3f}"

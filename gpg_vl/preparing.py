@@ -1,0 +1,49 @@
+"""A published data set as rows of our own on disk: read by its recipe, checked by its verifiers, with a list of what is left out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpg_vl import samples
+from gpg_vl.boxes import Frame
+from gpg_vl.config import RewardConfig, Source
+from gpg_vl.loading import override
+from gpg_vl.prompts import Style
+from gpg_vl.training.experiment import build_verifiers, read_questions
+from gpg_vl.types import UserError
+
+SHOWN = 5
+"""Rows that are left out and shown; the file has them all."""
+
+
+def prepare(recipe: str, options: Sequence[str], *, source: Path | None, to: Path | None, head: int | None) -> Iterator[str]:
+    """Read, check and write; lines that tell it.
+
+    Args:
+        options: OPTION=VALUE of the recipe.
+        source: the folder of the published files; None = where the recipe looks, or the hub.
+        to: a folder that does not hold rows yet; None = only tell.
+
+    Raises:
+        UserError: files are missing or broken, no row is usable, or there are rows in `to` already.
+    """
+    if to and (to / "samples.jsonl").exists():
+        raise UserError(f"--to {to}: holds rows already; choose another folder")
+    given: dict[str, Any] = override(Source, {}, options)
+    asked = Source(recipe=recipe, options={**given, **({"folder": str(source)} if source else {})}, head=head)
+    checks = build_verifiers({}, Style(), Frame(kind="norm1000"), RewardConfig(), Path())
+    questions = read_questions([asked], checks, folder=Path(), key=recipe)
+    (rows,) = questions.sources
+    kinds = Counter(f"{sample.answer_kind}{' with picture' if sample.images else ''}" for sample in rows)
+    told = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    yield f"{recipe}: {len(rows)} rows earn full marks with their own answer ({told})"
+    yield f"example: {rows[0].question!r} -> {rows[0].answer!r}"
+    yield f"left out: {len(questions.left_out)} rows"
+    yield from (f"  {left.id}: {left.why}" for left in questions.left_out[:SHOWN])
+    if to:
+        samples.write(rows, to)
+        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in questions.left_out)
+        (to / "left_out.jsonl").write_text("".join(lines))
+        yield f"written: {to / 'samples.jsonl'} (a config reads it with data: [{{files: {to / 'samples.jsonl'}}}])"

@@ -1,0 +1,144 @@
+"""COCO and LVIS: all objects of one class in a picture, each with a confidence. The cards are `data/coco.yaml` and `data/lvis.yaml`.
+
+Training rows are Visual-RFT's (image, problem, solution in thousandths). Test rows are pairs (picture, class) out of the annotation files
+(`instances_val2017.json`, `lvis_v1_val.json`): of every class that is there, or those that a file `exist_map_*.json` names for a picture.
+
+Example row:
+    {"id": "coco/val/397133/cat", "question": "Detect all objects belonging to the category 'cat' in the image, and provide ...",
+     "answer_kind": "detection", "answer": [{"box": [217.6, 240.5, 256.4, 298.3], "label": ""}], "category_id": 17, "image_id": 397133}
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpg_vl import box_texts, tables
+from gpg_vl.recipes.card import Published, answer_text
+from gpg_vl.types import LeftOut, Sample, UserError
+
+ASKED = (
+    "Detect all objects belonging to the category '{0}' in the image, and provide the bounding boxes (between 0 and 1000, integer) "
+    "and confidence (between 0 and 1, with two decimal places).\n"
+    "If no object belonging to the category '{0}' in the image, return 'No Objects'."
+)
+"""Visual-RFT's wording."""
+FORMAT = "\nOutput the thinking process in"
+"""Where the published question goes on with its answer format, which here belongs to the prompt style."""
+
+
+def coco(
+    split: str = "train",
+    folder: str | None = None,
+    classes: Sequence[str] | None = None,
+    asked: str | None = None,
+    pictures: bool = True,
+    complete: bool = False,
+) -> Iterator[Sample | LeftOut]:
+    """COCO: 80 classes.
+
+    Args:
+        classes: only these; default: all.
+        asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map; default: what is there.
+    """
+    found = Published.find("coco", split, folder=folder, pictures=pictures, complete=complete)
+    return _solved(found) if split == "train" else _annotated(found, classes, asked)
+
+
+def lvis(
+    split: str = "train",
+    folder: str | None = None,
+    classes: Sequence[str] | None = None,
+    asked: str | None = None,
+    pictures: bool = True,
+    complete: bool = False,
+) -> Iterator[Sample | LeftOut]:
+    """LVIS: 1,203 classes, with few examples of many of them. Options as for `coco`."""
+    found = Published.find("lvis", split, folder=folder, pictures=pictures, complete=complete)
+    return _solved(found) if split == "train" else _annotated(found, classes, asked)
+
+
+def _solved(found: Published) -> Iterator[Sample | LeftOut]:
+    """Rows of a published training set: the truth is written as an answer."""
+    for number, row in found.rows():
+        boxes = [[item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in box_texts.found(answer_text(row["answer"]))]
+        empty = "no objects" in str(row["answer"]).lower()
+        if not boxes and not empty:
+            yield LeftOut(f"{found.name}/{found.split}/{number}", f"its solution holds no box: {str(row['answer'])[:80]!r}")
+            continue
+        asked = str(row["question"]).partition(FORMAT)[0]
+        yield found.sample(number, question=asked, images=row["image"], answer=boxes, frame="norm1000")
+
+
+def _annotated(found: Published, classes: Sequence[str] | None, asked: str | None) -> Iterator[Sample | LeftOut]:
+    """A sample per picture and class of an annotation file."""
+    truth = annotations(found.files[0])
+    names = {item["id"]: str(item["name"]) for item in truth["categories"]}
+    if unknown := sorted(set(classes or ()) - set(names.values())):
+        raise UserError(f"{found.files[0]}: no class {unknown[0]!r}; it has {', '.join(sorted(names.values())[:10])}...")
+    boxes: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    crowds: set[tuple[int, int]] = set()
+    for item in truth["annotations"]:
+        pair = (item["image_id"], item["category_id"])
+        if item.get("iscrowd"):
+            crowds.add(pair)
+        else:
+            boxes[pair].append(item["bbox"])
+    found.expect(len(truth["images"]))
+    wanted = _wanted(asked, names, truth["images"]) if asked else sorted({*boxes, *crowds})
+    images = {item["id"]: item for item in truth["images"]}
+    for image_id, category in wanted:
+        if classes is not None and names[category] not in classes:
+            continue
+        name = f"{image_id}/{names[category]}"
+        if (image_id, category) in crowds and (image_id, category) not in boxes:
+            yield LeftOut(f"{found.name}/{found.split}/{name}", "only a crowd region, which has no single objects")
+            continue
+        yield _detected(found, name, images[image_id], boxes[image_id, category], category, names[category])
+
+
+def _detected(found: Published, name: str, image: Mapping[str, Any], boxes: Sequence[Any], category: int, label: str) -> Sample:
+    size = (image["width"], image["height"])
+    return found.sample(
+        name,
+        question=ASKED.format(label),
+        images=[file_of(image)],
+        base=_root(found.files[0]),
+        sizes=[size],
+        answer=[[x, y, min(x + width, size[0]), min(y + height, size[1])] for x, y, width, height in boxes],
+        image_id=image["id"],
+        category_id=category,
+        truth_file=str(found.files[0].resolve()),
+        tags={"task": "detection", "class": label},
+    )
+
+
+def annotations(path: Path) -> dict[str, Any]:
+    """A COCO or LVIS annotation file.
+
+    Raises:
+        UserError: it is not one.
+    """
+    truth: dict[str, Any] = tables.json_file(path)
+    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
+    if missing:
+        raise UserError(f"{path}: no {missing[0]!r}; expected a COCO annotation file with images, annotations and categories")
+    return truth
+
+
+def file_of(image: Mapping[str, Any]) -> str:
+    """Where a picture stands below the folder of pictures: the end of its address (val2017/000000397133.jpg), else its file name."""
+    return "/".join(str(image["coco_url"]).split("/")[-2:]) if "coco_url" in image else str(image["file_name"])
+
+
+def _root(file: Path) -> Path:
+    return file.parent.parent if file.parent.name == "annotations" else file.parent
+
+
+def _wanted(asked: str, names: Mapping[int, str], images: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """(image, class) pairs of a map from image numbers to class names; names that are no class are passed over."""
+    by_name, known = {label: number for number, label in names.items()}, {item["id"] for item in images}
+    content: dict[str, list[str]] = tables.json_file(Path(asked))
+    if strangers := [image for image in content if int(image) not in known]:
+        raise UserError(f"{asked}: {len(strangers)} images ({', '.join(strangers[:5])}) are not among the {len(known)} annotated ones")
+    return [(int(image), by_name[label]) for image, labels in content.items() for label in dict.fromkeys(labels) if label in by_name]

@@ -1,0 +1,122 @@
+"""The tutorial, word for word, on a folder of pictures made here; and `gpg-vl data` from published files to a trained model."""
+
+import csv
+import json
+import re
+import shlex
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gpg_vl import benchmark
+from gpg_vl.cli import app
+
+from . import published
+from .conftest import ROOT
+
+TEXT = (ROOT / "data" / "TUTORIAL.md").read_text()
+COLOURS = ("red", "green", "blue", "yellow")
+QUICK = [
+    "steps=2",
+    "warmup.steps=30",
+    "warmup.optimizer.lr=3e-3",
+    "rollout.max_rounds=2",
+    "policy.tiny.hidden=32",
+    "policy.tiny.layers=1",
+    "policy.tiny.vision_hidden=16",
+    "policy.tiny.vision_layers=1",
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def pictures(folder: Path) -> None:
+    """Pictures of one or two stripes of colour, one in four of them to be tested on."""
+    (folder / "pictures").mkdir(parents=True)
+    tables = {"train": list[list[str]](), "test": list[list[str]]()}
+    shown = [pair for count in (1, 2) for pair in combinations(COLOURS, count)]
+    for number in range(24):
+        picture, colours = Image.new("RGB", (56, 56), "black"), shown[number % len(shown)]
+        for place, colour in enumerate(colours):
+            picture.paste(colour, (4, 4 + 20 * place, 52 - number, 20 + 20 * place))
+        picture.save(folder / "pictures" / f"{number:03d}.png")
+        row = [f"pictures/{number:03d}.png", "Which colours are in the picture?", " ".join(colours)]
+        tables["test" if number % 4 == 3 else "train"].append(row)
+    for name, rows in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["picture", "question", "truth"], *rows])
+
+
+def command(*words: str) -> str:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(words))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypatch):
+    pictures(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    for block in [*blocks("python"), *blocks("yaml")]:
+        (named,) = re.findall(r"\A# (\S+\.(?:py|yaml))\n", block)
+        Path(named).write_text(block)
+    told = {}
+    for line in "".join(blocks("bash")).splitlines():
+        words = shlex.split(line)[1:]
+        told[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
+    assert "colours: the exploit suite earns what it may" in told["audit",]
+    assert "none of 6 test pictures is among 18 training pictures" in told["audit",]
+    assert "30 steps of 8 prompts x 8 answers" in told["plan",]
+    assert "held-out greedy accuracy" in told["train",]
+    assert "difference" in told["compare",]
+    assert "on blank images" in told["evaluate",]
+    after = benchmark.load(Path("after.jsonl"))
+    assert [record.greedy for record in after] == [
+        record.greedy for record in benchmark.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
+    ]
+    assert {record.reason.split(":")[0] for record in after} <= {"right", "wrong", "unreadable", "malformed", "truncated"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "earned"),
+    [("red green", 1.0), ("green red", 1.0), ("red", 0.5), ("red blue", 1 / 3), ("red red", 0), ("", 0), ("red green blue yellow", 0.5)],
+)
+def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
+    from gpg_vl import plugins
+    from gpg_vl.types import Sample
+
+    (tmp_path / "rewards.py").write_text(blocks("python")[0])
+    verifier = plugins.build("./rewards.py:Colours", {}, folder=tmp_path, key="verifiers.colours", given={})
+    sample = Sample(id="a", question="?", answer_kind="colours", answer="red green")
+    assert verifier.mark(answer, sample).accuracy == pytest.approx(earned)
+
+
+def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
+    published.clevr(tmp_path / "clevr")
+    monkeypatch.chdir(tmp_path)
+    told = command("data", "clevr", "--from", "clevr", "--to", "rows", "--head", "2")
+    assert "clevr: 2 rows earn full marks with their own answer (number with picture 2)" in told
+    rows = [json.loads(line) for line in Path("rows/samples.jsonl").read_text().splitlines()]
+    assert [(row["answer"], Path("rows", row["images"][0]).is_file()) for row in rows] == [(3, True), (10, True)]
+    assert "left out: 1 rows" in command("data", "clevr", "--from", "clevr", "--to", "all")
+    assert json.loads(Path("all/left_out.jsonl").read_text()) == {"id": "clevr/train/2", "why": "its answer 'yes' is no count"}
+    assert "gold answers: 2 rows" in command("audit", "digits", "data=[{files: rows/samples.jsonl}]", "evaluation.benchmark=null")
+    assert "superclevr: 4 rows" in command("data", "superclevr", "pictures=false", "--from", str(_superclevr(tmp_path)))
+    for words, sentence in (
+        (["clevr", "--from", "clevr", "--to", "rows"], "--to rows: holds rows already"),
+        (["clevr", "--from", "nowhere"], "nowhere holds no data/train-*.parquet"),
+        (["clever"], "did you mean clevr?"),
+        (["clevr", "spilt=train", "--from", "clevr"], "spilt: no such key; did you mean split?"),
+    ):
+        done = CliRunner().invoke(app, ["data", *words])
+        assert done.exit_code == 2, done.output
+        assert sentence in done.stderr
+
+
+def _superclevr(folder: Path) -> Path:
+    published.superclevr(folder / "superclevr")
+    return folder / "superclevr"
