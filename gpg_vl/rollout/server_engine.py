@@ -232,6 +232,7 @@ class ServerEngine:
             missing = [place for place in range(len(asked)) if place not in done]
             with ThreadPoolExecutor(self.at_once) as pool:
                 waiting = {place: pool.submit(self._group, server, *asked[place], sampling) for place in missing}
+            self._still_the_same(server)
             done.update({place: future.result() for place, future in waiting.items() if not future.exception()})
             for future in waiting.values():
                 future.result()
@@ -239,6 +240,15 @@ class ServerEngine:
         if asked:
             self._patiently(server, attempt)
         return [done[place] for place in range(len(asked))]
+
+    def _still_the_same(self, server: Server) -> None:
+        """Before 0.32 answers do not say which weights gave them: a server that has the right ones now has had them all the time.
+
+        Raises:
+            UnansweredError: it has.
+        """
+        if (theirs := server.get("/weight_info")["weight_version"]) != self._version:
+            raise UnansweredError(f"{server.url}: it has weights {theirs}, expected {self._version}: it was restarted")
 
     def _group(self, server: Server, prompt: Prompt, seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """The completions of one prompt.
@@ -257,7 +267,7 @@ class ServerEngine:
         answer = server.post("/inference/v1/generate", question)
         check_prompt_ids(self.policy, prompt, answer["prompt_token_ids"])
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        if versions := {span["version"] for choice in choices for span in choice["weight_versions"]} - {self._version}:
+        if versions := {span["version"] for choice in choices for span in choice.get("weight_versions", ())} - {self._version}:
             raise UnansweredError(f"{server.url}: sampled with weights {sorted(versions)}, expected {self._version}")
         if len(choices) != len(seeds):
             raise MismatchError(f"{prompt.sample.id}: asked for {len(seeds)} completions, got {len(choices)}")

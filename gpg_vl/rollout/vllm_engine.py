@@ -21,7 +21,7 @@ import torch
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout import vllm_plugin
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.handover import travelling
+from gpg_vl.rollout.handover import digests, travelling
 from gpg_vl.rollout.request import (
     Answer,
     MismatchError,
@@ -172,9 +172,9 @@ class VllmEngine:
 
         Weights that vLLM has packed into another library's memory (its CPU backend) are not in the checksums; the gate looks at those.
         """
-        before = self._llm.collective_rpc("compute_weight_checksums")
+        before = self._llm.collective_rpc(_held)
         self._hand_over(frozen_too=True)
-        after = self._llm.collective_rpc("compute_weight_checksums")
+        after = self._llm.collective_rpc(_held)
         if differing := [name for then, now in zip(before, after, strict=True) for name in then if then[name] != now[name]]:
             raise MismatchError(f"weight hand-over: {len(differing)} tensors are not what loading makes of them, {differing[0]} among them")
 
@@ -182,6 +182,11 @@ class VllmEngine:
         """Keys and values of prompts, and image embeddings: both caches are found by content and know nothing of weights."""
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.reset_encoder_cache()
+
+
+def _held(worker: Any) -> dict[str, str]:
+    """Checksums of the weights as vLLM holds them."""
+    return digests(dict(worker.model_runner.get_model().named_parameters()))
 
 
 def _answer(said: Any) -> Answer:

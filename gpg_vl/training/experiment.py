@@ -125,6 +125,8 @@ def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy) -> 
             prompts.append(ask(index))
         if len(prompts) == wanted.prompts:
             break
+    if not prompts:  # then there is nothing to train on either, and the run says so
+        return None
     usual = TOLERANCES[policy.dtype]
     return Gate(
         prompts=tuple(prompts),
