@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -153,12 +153,12 @@ def test_the_truth_in_a_malformed_text_earns_nothing(kind, style):
 def test_a_megabyte_earns_nothing_quickly(kind):
     verifier, sample = verifier_of(kind), sample_of(kind)
     gold = verifier.gold(sample)
-    start = perf_counter()
+    start = process_time()
     for piece in ("x", gold, f"{gold}\n", "[10,20,60,80],", "<answer>", said(gold), "<|image_pad|>", " "):
         many = piece * (10**6 // len(piece))
         assert verifier(many, sample).reward == 0.0
         assert verifier(said(many), sample).reward == 0.0
-    assert perf_counter() - start < 8
+    assert process_time() - start < 20  # a second or so; a quadratic reading takes hours
 
 
 PIECES = [
