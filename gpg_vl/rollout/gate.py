@@ -68,6 +68,8 @@ class Gate:
         Raises:
             MismatchError: engine and trainer disagree; says what is likely the cause.
         """
+        if not self.prompts:  # nothing could be asked; the loop tells why and stops
+            return {}
         look = _Look(self, engine, policy, version)
         seen, blind = look.ask(self.prompts), look.ask([blanked(prompt, policy) for prompt in self.prompts if prompt.images])
         gap_N, blind_gap_N = look.gap(seen), look.gap(blind)
