@@ -118,7 +118,7 @@ def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(undisturbed, 
     run = tmp_path / "small"
     assert int(checkpoint.newest(run).name) == 2
     served.start()
-    train(config(tmp_path, server_spec(nursery, served)), TESTS, resume=run, say=lambda line: None, allow_changed=True)
+    train(config(tmp_path, server_spec(nursery, served)), TESTS, resume=run, say=lambda line: None)
     served.kill()
     same_course(undisturbed, run)
 
