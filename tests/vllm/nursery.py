@@ -2,14 +2,16 @@
 
 A line is JSON: {"arguments": [...], "log": "path"}; the answer is the process id of the server, which leads a process
 group of its own. A fork saves the half minute of imports that each of a server's three processes would spend; what runs is vLLM's own
-entry point.
+entry point. When the input ends, because the tests are over or have been killed, all servers end too.
 """
 
 import json
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
+from contextlib import suppress
 
 ENTRY = "vllm.entrypoints.openai.api_server"
 
@@ -17,12 +19,16 @@ ENTRY = "vllm.entrypoints.openai.api_server"
 def main() -> None:
     __import__(ENTRY)
     print("ready", flush=True)
+    children: list[int] = []
     for line in sys.stdin:
         order = json.loads(line)
-        if child := os.fork():
-            print(child, flush=True)
-            continue
-        serve(order)
+        if not (child := os.fork()):
+            return serve(order)
+        children.append(child)
+        print(child, flush=True)
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
 
 
 def serve(order: dict) -> None:
