@@ -1,7 +1,7 @@
 """What all tests share: one thread, no network, one tiny policy per family."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_in_the_repository() -> Iterator[None]:
+    """What tests write, they write into folders of their own."""
+    before = set(ROOT.iterdir())
+    yield
+    assert not {path.name for path in set(ROOT.iterdir()) - before} - {".pytest_cache", ".hypothesis", "__pycache__"}
 
 
 @cache

@@ -1,23 +1,31 @@
 """The vision gate in front of the transformers engine, and of engines that lie to it; what vLLM is asked and may answer, without a vLLM."""
 
 import json
+import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from gpg_vl import loading, plugins, rollout
 from gpg_vl.rollout import request, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.gate import TOLERANCES, Gate, blanked
-from gpg_vl.rollout.handover import HEAD, checked, digests, travelling
+from gpg_vl.rollout.handover import HEAD, check_arrival, digests, travelling
+from gpg_vl.rollout.parcel import Parcels
 from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
 from gpg_vl.rollout.serving import serving
 from gpg_vl.rollout.transformers_engine import TransformersEngine
+from gpg_vl.training.experiment import build_gate
 from gpg_vl.training.train import train
 from gpg_vl.types import Completion, UserError
 
@@ -195,20 +203,28 @@ def test_the_range_of_releases_is_that_of_the_extra_and_is_checked():
             check_version(version, "the server")
 
 
-def test_without_vllm_a_sentence_says_which_extra_to_install(policy_of, monkeypatch):
+def test_without_vllm_a_sentence_says_which_extra_to_install(build, policy_of, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"vllm is not installed; pip install 'gpg-vl\[vllm\]', or use engine: transformers"):
         build(policy_of(), "vllm")
-    command = serving(loading.load("digits", []).policy, seed=0, folder=Path(), host="h", port=1, window=1, transfer="file", handover="x")
+    command = serving(loading.load("digits", []).policy, seed=0, folder=tmp_path, host="h", port=1, window=1, transfer="file", handover="x")
     with pytest.raises(UserError, match=r"pip install 'gpg-vl\[vllm\]'"):
         command.replace_this_process()
 
 
-def build(policy, engine, **given):
-    return plugins.build(engine, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy, **given})
+@pytest.fixture
+def build(tmp_path):
+    """Engines as a config names them; servers take weights from a folder of the test's own."""
+
+    def made(policy, engine, **given):
+        spec = {"kind": engine} if isinstance(engine, str) else engine
+        spec = {"handover": str(tmp_path / "handover"), **spec} if spec["kind"] == "server" else spec
+        return plugins.build(spec, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy, **given})
+
+    return made
 
 
-def test_engines_refuse_what_they_cannot_do(policy_of):
+def test_engines_refuse_what_they_cannot_do(build, policy_of):
     wide = policy_of(dtype="float64")
     with pytest.raises(UserError, match="vLLM knows no float64"):
         build(wide, "server")
@@ -218,16 +234,21 @@ def test_engines_refuse_what_they_cannot_do(policy_of):
         build(policy_of(), "server", ranks=4)
     with pytest.raises(UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"):
         build(policy_of(), {"kind": "server", "servers": ["http://10.0.0.1:8000"]})
-    with pytest.raises(UserError, match="expected an address such as"):
-        build(policy_of(), {"kind": "server", "servers": ["localhost"]})
+    for wrong in ("localhost", "http://127.0.0.1:abc", "ftp://127.0.0.1:8000"):
+        with pytest.raises(UserError, match="expected an address such as"):
+            build(policy_of(), {"kind": "server", "servers": [wrong]})
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
+        build(policy_of(), {"kind": "server", "servers": ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"]})
     with pytest.raises(UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"):
         build(policy_of(), {"kind": "server", "severs": []})
 
 
-def test_a_server_that_never_comes_is_waited_for_and_told(policy_of):
+def test_a_server_that_never_comes_is_waited_for_and_told(build, policy_of):
     lines: list[str] = []
-    with pytest.raises(EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"):
-        build(policy_of(), {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}, say=lines.append)
+    spec = {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}
+    engine = build(policy_of(), spec, say=lines.append)
+    with closing(engine), pytest.raises(EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"):
+        engine.longest()
     assert lines[0].startswith("waiting for a server, 0 of at most 0 s")
 
 
@@ -241,7 +262,9 @@ def test_only_what_trains_travels_and_a_tied_head_under_its_own_name(policy_of):
     assert sent[HEAD].data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
     assert {name for name in sent if name != HEAD} == {name for name, it in policy.model.named_parameters() if it.requires_grad}
     assert set(travelling(policy, frozen_too=True)) == {HEAD, *dict(policy.model.named_parameters())}
-    assert {it.dtype for it in travelling(policy_of(dtype="bfloat16")).values()} == {torch.bfloat16}
+    narrow = travelling(policy_of(dtype="bfloat16"))
+    assert {it.dtype for it in narrow.values()} == {torch.bfloat16}
+    assert {it.dtype for it in narrow.parameters.values()} == {torch.float32}, "converted one by one, when they are read"
 
 
 def test_a_frozen_language_model_sends_no_head(policy_of):
@@ -250,7 +273,7 @@ def test_a_frozen_language_model_sends_no_head(policy_of):
 
 def test_every_tensor_lands_exactly_once_and_unaltered():
     tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
-    assert dict(checked(iter(tensors.items()), ["a", "b"], digests(tensors))) == tensors
+    check_arrival(iter(tensors.items()), ["a", "b"], digests(tensors))
     wrong = {
         "b came, but was not announced": (list(tensors.items()), ["a"], {}),
         "a came, but was not announced or came before": ([*tensors.items(), ("a", tensors["a"])], ["a", "b"], {}),
@@ -259,7 +282,7 @@ def test_every_tensor_lands_exactly_once_and_unaltered():
     }
     for told, (coming, names, sums) in wrong.items():
         with pytest.raises(ValueError, match=told):
-            list(checked(iter(coming), names, sums))
+            check_arrival(iter(coming), names, sums)
 
 
 def test_a_server_reads_weights_inside_its_folder_only(tmp_path):
@@ -287,3 +310,118 @@ def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
     assert json.loads(options["--weight-transfer-config"]) == {"backend": "nccl"}
     assert options["--seed"] == "1"
     assert str(command).startswith("VLLM_SERVER_DEV_MODE=1 ")
+
+
+def test_every_copy_of_the_weights_is_shown_every_question(policy_of):
+    """Two copies that answer in turn; one of them has lost its eyes."""
+
+    class OneOfTwoIsBlind(TransformersEngine):
+        copies = 2
+
+        def generate(self, asked, sampling, seeds):
+            seen = [blanked(prompt, self.policy) if place % 2 else prompt for place, prompt in enumerate(asked)]
+            return super().generate(seen, sampling, seeds)
+
+    policy = policy_of()
+    with pytest.raises(MismatchError, match="vision gate"):
+        gate(policy, prompts=tuple(prompts(policy, ["count"]))).look(OneOfTwoIsBlind(policy), policy, 0)
+
+
+def test_questions_with_pictures_come_first():
+    given = loading.load(str(HERE / "small.yaml"), ["rollout.gate.prompts=2"])
+    asked = [
+        SimpleNamespace(images=(), number=index) if index < 5 else SimpleNamespace(images=("picture",), number=index) for index in range(8)
+    ]
+    made = build_gate(given, asked.__getitem__, SimpleNamespace(dtype=torch.float32))
+    assert [prompt.number for prompt in made.prompts] == [5, 6]
+
+
+def test_the_gate_scores_no_more_than_a_piece_of_long_answers(policy_of, monkeypatch):
+    policy, lengths = policy_of(), []
+    generate = TransformersEngine.generate
+    monkeypatch.setattr(
+        TransformersEngine, "generate", lambda self, *asked: [lengths.append(asked[1].max_tokens), generate(self, *asked)][1]
+    )
+    monkeypatch.setattr("gpg_vl.rollout.gate.MOST_TOKENS", 4)
+    gate(policy).look(TransformersEngine(policy), policy, 0)
+    assert set(lengths) == {4}
+
+
+def test_what_has_no_room_is_left_out_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformersEngine, "longest", lambda self: 20)
+    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=1", "evaluation.benchmark=null", "rollout.gate.every=0"]
+    with pytest.raises(UserError, match=r"could not be asked.*prompt and answer may have \d+ tokens, the engine's window is 20"):
+        train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+
+
+def test_a_renewed_engine_is_looked_at_before_anything_is_learnt_from_it(tmp_path, monkeypatch):
+    looks: list[int] = []
+    look, generate = Gate.look, TransformersEngine.generate
+
+    def renewed(self, *asked):
+        self.renewed = self.renewed or (self.version == 2 and looks[-1] != 2)
+        return generate(self, *asked)
+
+    monkeypatch.setattr(TransformersEngine, "generate", renewed)
+    monkeypatch.setattr(Gate, "look", lambda self, engine, policy, version: [looks.append(version), look(self, engine, policy, version)][1])
+    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "rollout.gate.every=100"]
+    train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+    assert looks == [0, 0, 2]
+
+
+# --- the folder through which weights travel --------------------------------------------------------------------------
+
+
+def test_a_parcel_is_made_once_sealed_or_not_and_removed(policy_of, tmp_path):
+    parcels, policy = Parcels(str(tmp_path / "a")), policy_of(vision="frozen")
+    sealed = parcels.of(policy, frozen_too=False, sealed=True)
+    assert parcels.of(policy, frozen_too=False, sealed=True) is sealed
+    assert sealed.digests == digests(load_file(sealed.path))
+    assert set(sealed.names) == set(travelling(policy)) == set(load_file(sealed.path))
+    assert sealed.path.stat().st_mode & 0o077 == 0
+    assert parcels.of(policy, frozen_too=False, sealed=False).digests == {}
+    assert set(parcels.of(policy, frozen_too=True, sealed=False).names) > set(sealed.names)
+    parcels.remove()
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_folder_that_others_can_enter_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    (tmp_path / "file").write_text("")
+    for name, told in (
+        ("open", "chmod 700"),
+        ("link", "is a link"),
+        ("file", "cannot be made: File exists"),
+        ("file/in", "cannot be made"),
+    ):
+        with pytest.raises(UserError, match=told):
+            Parcels(str(tmp_path / name))
+
+
+def test_parcels_of_a_killed_process_are_removed_and_those_of_a_living_one_kept(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir(mode=0o700)
+    dead, alive = (folder / f"{socket.gethostname()}-{number}-0.safetensors" for number in (2**22 + 1, os.getpid()))
+    for path in (dead, alive, folder / "elsewhere-1-0.safetensors"):
+        path.write_bytes(b"")
+    Parcels(str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([alive.name, "elsewhere-1-0.safetensors"])
+
+
+def test_without_room_a_sentence_names_the_folder(policy_of, tmp_path, monkeypatch):
+    parcels = Parcels(str(tmp_path / "a"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+        with pytest.raises(EngineLostError, match=r"rollout\.engine\.handover: .*/a has 0\.00 GiB left, the weights need"):
+            parcels.of(policy_of(), frozen_too=False, sealed=False)
+    monkeypatch.setattr("gpg_vl.rollout.parcel.save_file", full)
+    with pytest.raises(EngineLostError, match=r"/a has .* No space left on device.*; make room there"):
+        parcels.of(policy_of(), frozen_too=False, sealed=False)
+
+
+def full(tensors, path):
+    Path(path).write_bytes(b"half")
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

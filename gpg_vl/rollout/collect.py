@@ -1,13 +1,15 @@
 """Draw rounds of groups until enough of them speak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpg_vl.clock import Clock
 from gpg_vl.config import RolloutConfig
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.seeds import seed
-from gpg_vl.types import Group, Prompt, UnusableSampleError
+from gpg_vl.types import Group, Prompt, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifiers
 
 
@@ -26,8 +28,8 @@ class Drawing:
     """Of the run."""
     rank: int = 0
     ranks: int = 1
-    everybodys: Callable[[list[int]], list[list[int]]] = lambda own: [own]
-    """One list per rank."""
+    everybodys: Callable[[Any], list[Any]] = lambda own: [own]
+    """One small value per rank."""
     clock: Clock = field(default_factory=Clock)
     """Told what the seconds are spent on."""
 
@@ -59,7 +61,8 @@ def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> C
     """Draw whole rounds until the informative groups of all ranks are as many as wanted, or the cap on rounds."""
     groups, fresh, lost, rounds, used = list(carried), list[Group](), list[str](), 0, set[int]()
     while rounds < drawing.config.max_rounds:
-        drawn = draw_round(drawing, cursor, lost)
+        with all_or_nobody(drawing.everybodys):
+            drawn = draw_round(drawing, cursor, lost)
         groups += drawn
         fresh += drawn
         rounds += 1
@@ -73,6 +76,18 @@ def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> C
     return Collected(groups=kept, surplus=surplus, fresh=tuple(fresh), lost=tuple(lost), rounds=rounds, cursor=cursor)
 
 
+@contextmanager
+def all_or_nobody(everybodys: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
+    """What only one process meets, such as an engine that is gone, is raised by all of them: nobody waits for one that has left."""
+    met: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        met = error
+    if first := next(filter(None, everybodys(met)), None):
+        raise first
+
+
 def draw_round(drawing: Drawing, cursor: int, lost: list[str]) -> list[Group]:
     """Sample and score this rank's share of one round; samples that cannot be asked are added to `lost`."""
     asked: list[tuple[int, Prompt]] = []
@@ -80,10 +95,22 @@ def draw_round(drawing: Drawing, cursor: int, lost: list[str]) -> list[Group]:
         for index in range(drawing.share):
             draw = cursor + drawing.rank + index * drawing.ranks
             try:
-                asked.append((draw, drawing.ask(draw)))
+                asked.append((draw, _with_room(drawing.ask(draw), drawing)))
             except UnusableSampleError as error:
                 lost.append(str(error))
     return sample_groups(drawing, asked) if asked else []
+
+
+def _with_room(prompt: Prompt, drawing: Drawing) -> Prompt:
+    """The prompt, if the engine has room for it and its answers.
+
+    Raises:
+        UnusableSampleError: it has not.
+    """
+    if (tokens := len(prompt.input_ids) + drawing.config.max_tokens) > drawing.engine.longest():
+        told = f"prompt and answer may have {tokens} tokens, the engine's window is {drawing.engine.longest()}"
+        raise UnusableSampleError(f"{prompt.sample.id}: {told}")
+    return prompt
 
 
 def sample_groups(drawing: Drawing, asked: list[tuple[int, Prompt]]) -> list[Group]:

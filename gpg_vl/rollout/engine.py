@@ -1,8 +1,10 @@
-"""The protocol of everything that samples answers."""
+"""What everything that samples answers has in common."""
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gpg_vl.types import Completion, Prompt, UserError
 
@@ -26,21 +28,28 @@ class EngineLostError(UserError):
     """Whoever samples is gone and has not come back in time. Nothing of the step that was begun has been used."""
 
 
-class RolloutEngine(Protocol):
+class RolloutEngine(ABC):
     """Samples from the policy, wherever it runs."""
 
+    copies: int = 1
+    """How many copies of the weights answer. Questions that follow one another go to different ones."""
+    renewed: bool = False
+    """Whether a copy has come back with weights that nobody has compared yet; then the gate looks before anything is learnt from it."""
+
+    @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         """One list of completions per prompt, one completion per seed; a group's randomness depends on its seeds alone."""
-        ...
 
+    @abstractmethod
     def refresh(self, policy: "Policy", version: int) -> None:
         """Sample from these weights from now on; `version` is written into the completions."""
-        ...
 
-    def rest(self) -> None:
+    def longest(self) -> int:
+        """Most tokens of prompt and completion together; what could become longer is left out before it is asked."""
+        return sys.maxsize
+
+    def rest(self) -> None:  # noqa: B027  # most have nothing to do here
         """Nothing is asked for a while: memory that the update could use may be given back until then."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give back what was taken."""
-        ...

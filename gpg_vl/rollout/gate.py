@@ -27,9 +27,13 @@ from gpg_vl.rollout.request import MismatchError
 from gpg_vl.seeds import seed
 from gpg_vl.types import Prompt
 
+Said = tuple[tuple[int, ...], tuple[float, ...]]
+"""A completion's tokens and their log-probabilities."""
 GREY = (128, 128, 128)
 COMPLETIONS = 2
 """Of each question."""
+MOST_TOKENS = 256
+"""Of a completion: scored one by one in full, they would fill the memory where answers are long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,7 @@ class Gate:
         if not self.prompts:  # nothing could be asked; the loop tells why and stops
             return {}
         look = _Look(self, engine, policy, version)
+        engine.renewed = False
         seen, blind = look.ask(self.prompts), look.ask([blanked(prompt, policy) for prompt in self.prompts if prompt.images])
         gap_N, blind_gap_N = look.gap(seen), look.gap(blind)
         stale = {completion.version for _, group in [*seen, *blind] for completion in group} - {version}
@@ -98,12 +103,22 @@ class _Look:
         self.draws: Iterator[int] = count()
 
     def ask(self, prompts: Sequence[Prompt]) -> list[Asked]:
-        """The engine's answers to prompts."""
+        """The engine's answers to prompts, every prompt put to every copy of the weights."""
         if not prompts:
             return []
-        own = [next(self.draws) for _ in prompts]
+        asked = self.for_every_copy(prompts)
+        own = [next(self.draws) for _ in asked]
         seeds = [[seed(self.gate.seed, "gate", self.version, draw, index) for index in range(COMPLETIONS)] for draw in own]
-        return list(zip(prompts, self.engine.generate(prompts, self.gate.sampling, seeds), strict=True))
+        return list(zip(asked, self.engine.generate(asked, self.sampling, seeds), strict=True))
+
+    def for_every_copy(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts as often as the engine has copies of the weights; the same one goes to all of them in turn."""
+        return [prompt for prompt in prompts for _ in range(self.engine.copies)]
+
+    @property
+    def sampling(self) -> Sampling:
+        """As in training, but not so long."""
+        return replace(self.gate.sampling, max_tokens=min(self.gate.sampling.max_tokens, MOST_TOKENS))
 
     def gap(self, asked: Sequence[Asked], policy: Policy | None = None, temperature: float | None = None) -> Tensor:
         """[N] what the engine says of its own tokens less what the trainer says, or would say at another temperature or without its ban."""
@@ -161,15 +176,22 @@ class _Look:
 
     def picture_is_ignored(self) -> bool:
         """Whether the engine says the very same of a picture and of a grey one, where the trainer does not."""
-        shown = [prompt for prompt in self.gate.prompts if prompt.images]
+        shown = self.for_every_copy([prompt for prompt in self.gate.prompts if prompt.images])
         if not shown:
             return False
-        greedy = replace(self.gate.sampling, greedy=True)
         hidden = [blanked(prompt, self.policy) for prompt in shown]
+        greedy = replace(self.sampling, greedy=True)
         answers = [self.engine.generate(prompts, greedy, [[0]] * len(prompts)) for prompts in (shown, hidden)]
         said = [[(completion.token_ids, completion.logprobs) for (completion,) in groups] for groups in answers]
         own = [self.score([(prompt, group) for prompt, group in zip(prompts, answers[0], strict=True)]) for prompts in (shown, hidden)]
-        return said[0] == said[1] and not self.agrees(own[0] - own[1])
+        return self.same(*said) and not self.agrees(own[0] - own[1])
+
+    def same(self, said: Sequence[Said], others: Sequence[Said]) -> bool:
+        """Whether answers are alike: the same tokens, with log-probabilities within the tolerance."""
+        if [token_ids for token_ids, _ in said] != [token_ids for token_ids, _ in others]:
+            return False
+        flat = [torch.tensor([logprob for _, logprobs in side for logprob in logprobs], dtype=torch.float64) for side in (said, others)]
+        return self.agrees(flat[0] - flat[1])
 
 
 def blanked(prompt: Prompt, policy: Policy) -> Prompt:

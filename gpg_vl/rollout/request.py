@@ -22,6 +22,8 @@ IMPOSSIBLE = -1e9
 """Added to the logits of banned tokens: their probability is 0 in float32, as with the trainer's -inf."""
 HOTTEST = 2.0
 """The highest temperature that vLLM accepts."""
+TESTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families that the engine contract is tested with on a real vLLM; others write pictures into a prompt in ways of their own."""
 LARGEST_SEED = 2**62
 """vLLM adds the completion's index to the seed of a request; the sum must fit into 63 bits."""
 
@@ -52,13 +54,15 @@ def check_version(version: str, where: str) -> None:
         raise UserError(f"rollout.engine: {where} is vLLM {version}, expected {SUPPORTED_VLLM}; pip install 'gpg-vl[vllm]'")
 
 
-def check_dtype(policy: Policy) -> str:
+def check_policy(policy: Policy) -> str:
     """The policy's number format by vLLM's name.
 
     Raises:
-        UserError: vLLM does not compute in it.
+        UserError: vLLM does not compute in it, or the model is of a family that has not been tested with vLLM.
     """
-    name = str(policy.dtype).removeprefix("torch.")
+    family, name = policy.model.config.model_type, str(policy.dtype).removeprefix("torch.")
+    if family not in TESTED:
+        raise UserError(f"rollout.engine: {family} is not tested with vLLM, only {', '.join(TESTED)}; take engine: transformers")
     if name == "float64":
         raise UserError("rollout.engine: vLLM knows no float64; set policy.dtype to float32 or bfloat16, or take engine: transformers")
     return name

@@ -2,39 +2,38 @@
 
 Every process of a run has servers of its own, shares its prompts among them, one request for each group, and hands its weights to them.
 What a server says of its own weights is believed, not remembered: before it is asked anything it is asked for its version, so one that has
-been restarted gets all changed tensors again. A request that fails is repeated with its seed, which gives the same answers; nothing is used
-of a generation until all of it is there.
+been restarted gets all changed tensors again, and one that has served another run all tensors. A request that fails is repeated with its
+seed, which gives the same answers; nothing is used of a generation until all of it is there.
 
 Weights travel through a folder that trainer and servers both see (`transfer: file`), or from GPU to GPU (`transfer: nccl`).
 """
 
+import asyncio
 import base64
 import io
-import os
 import secrets
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-import torch
 from PIL.Image import Image
-from safetensors.torch import save_file
 
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout import vllm_plugin
-from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.handover import digests, travelling
+from gpg_vl.rollout.engine import EngineLostError, RolloutEngine, Sampling
+from gpg_vl.rollout.handover import travelling
+from gpg_vl.rollout.parcel import HANDOVER, Parcels
 from gpg_vl.rollout.request import (
     Answer,
     MismatchError,
-    check_dtype,
+    check_policy,
     check_prompt_ids,
     check_version,
     completion,
@@ -43,12 +42,13 @@ from gpg_vl.rollout.request import (
 )
 from gpg_vl.types import Completion, Prompt, UserError
 
-HANDOVER = f"/dev/shm/gpg_vl-{os.getuid()}"
-"""Where weights are put for servers on this machine: in memory, readable by this user alone."""
+T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
 """Seconds between two tries: doubled each time."""
 TOLD_EVERY = 15.0
 """Seconds between two lines that tell what is waited for."""
+PULSE = 5.0
+"""Seconds after which a server that still owes answers is asked whether it lives."""
 MOST_FAILURES = 6
 """Tries of what a server that is up keeps failing."""
 Question = tuple[Prompt, Sequence[int]]
@@ -60,59 +60,69 @@ MENDABLE = {408, 425, 429, 500, 502, 503, 504}
 class UnansweredError(Exception):
     """A server did not answer, or not usefully; asking again may help."""
 
+    def __init__(self, told: str, status: int | None = None) -> None:
+        super().__init__(told)
+        self.status = status
+
 
 @dataclass(slots=True)
 class Server:
     """One server as this process knows it."""
 
     url: str
-    client: httpx.Client
+    client: httpx.AsyncClient
+    at_once: asyncio.Semaphore
+    window: int = 0
+    """Longest prompt and completion together; 0 = it has not been met."""
     proven: bool = False
     """Whether a hand-over to this start of the server has been checked by checksum."""
     sender: Any = None
     """Its NCCL group, where weights travel so."""
 
-    def get(self, path: str) -> Any:
+    async def get(self, path: str) -> Any:
         """A GET's JSON."""
-        return self._answer("GET", path, {})
+        return await self._answer("GET", path, {})
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """A POST's JSON."""
-        return self._answer("POST", path, {"json": body} if body is not None else {})
+        return await self._answer("POST", path, {"json": body} if body is not None else {})
 
-    def take(self, update: dict[str, Any]) -> None:
+    async def take(self, update: dict[str, Any]) -> None:
         """Let it take weights.
 
         Raises:
             EngineLostError: it tried and failed; it may have taken some, so it must not be asked anything any more.
         """
         try:
-            self.post("/update_weights", {"update_info": update})
+            await self.post("/update_weights", {"update_info": update})
         except UnansweredError as error:
-            if "HTTP 500" not in str(error):
+            if error.status != 500:
                 raise
             raise EngineLostError(f"a server could not take the weights ({error}); start it again") from None
 
-    def _answer(self, method: str, path: str, options: dict[str, Any]) -> Any:
+    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> Any:
         """What comes back.
 
         Raises:
             UnansweredError: no connection, no answer in time, or an answer that may be another the next time.
-            EngineLostError: it refuses; says why.
+            EngineLostError: it refuses, or is no vLLM; says why.
         """
         try:
-            response = self.client.request(method, path, **options)
+            response = await self.client.request(method, path, **options)
         except httpx.TransportError as error:
             raise UnansweredError(f"{self.url}{path}: {type(error).__name__} {error}") from None
         if response.status_code in MENDABLE:
-            raise UnansweredError(f"{self.url}{path}: {_told(response)}")
+            raise UnansweredError(f"{self.url}{path}: {_told(response)}", response.status_code)
         if not response.is_success:
             raise EngineLostError(f"rollout.engine: {self.url}{path} refuses ({_told(response)}){_remedy(path, response.status_code)}")
-        return response.json() if response.content else {}
+        try:
+            return response.json() if response.content else {}
+        except ValueError:
+            raise EngineLostError(f"rollout.engine: {self.url}{path} is no vLLM: it answers {_told(response)}") from None
 
 
 @dataclass(kw_only=True)
-class ServerEngine:
+class ServerEngine(RolloutEngine):
     """vLLM servers."""
 
     policy: Any
@@ -141,60 +151,94 @@ class ServerEngine:
     """Allow servers beyond this machine: what they answer, and to whom they listen, is then yours to guard."""
 
     def __post_init__(self) -> None:
-        check_dtype(self.policy)
-        if len(self.servers) < self.ranks:
-            raise UserError(f"rollout.engine.servers: got {len(self.servers)} for {self.ranks} processes, expected one for each at least")
+        check_policy(self.policy)
+        urls = [url.rstrip("/") for url in self.servers]
+        if len(urls) < self.ranks:
+            raise UserError(f"rollout.engine.servers: got {len(urls)} for {self.ranks} processes, expected one for each at least")
+        if len(set(urls)) < len(urls):
+            raise UserError(f"rollout.engine.servers: {max(urls, key=urls.count)} is named twice; name each server once")
         self.version = 0
-        self.own = [self._server(url.rstrip("/")) for url in self.servers[self.rank :: self.ranks]]
         self._run = secrets.token_hex(4)
-        for server in self.own:
-            self._patiently(server, lambda server=server: self._check(server))
+        self._parcels = Parcels(self.handover) if self.transfer == "file" else None
+        self.own = [self._server(url) for url in urls[self.rank :: self.ranks]]
+        self.copies = len(self.own)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
+        self._thread.start()
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         """One list of completions per prompt, one completion per seed. All of them, or an error: never some."""
-        asked = list(zip(prompts, seeds, strict=True))
-        places = [list(range(index, len(asked), len(self.own))) for index in range(len(self.own))]
-        with ThreadPoolExecutor(len(self.own)) as pool:
-            shares = list(pool.map(lambda server, mine: self._share(server, [asked[place] for place in mine], sampling), self.own, places))
-        answered = {place: group for mine, groups in zip(places, shares, strict=True) for place, group in zip(mine, groups, strict=True)}
-        return [answered[place] for place in range(len(asked))]
+        return self._wait_for(self._generate(list(zip(prompts, seeds, strict=True)), sampling))
 
     def refresh(self, policy: Policy, version: int) -> None:
         """Sample from these weights from now on; a server takes them before it is next asked."""
+        if policy is not self.policy:
+            self._run = secrets.token_hex(4)
         self.policy, self.version = policy, version
+
+    def longest(self) -> int:
+        """Most tokens of prompt and completion together, on the server with the shortest window."""
+        self._wait_for(together(*map(self._meet, self.own)))
+        return min(server.window for server in self.own)
 
     def rest(self) -> None:
         """Let the servers sleep, if that is wanted, until something is asked."""
         if self.sleep:
-            for server in self.own:
-                self._patiently(server, lambda server=server: server.post(f"/sleep?level={self.sleep}"))
+            level = f"/sleep?level={self.sleep}"
+            self._wait_for(together(*(self._patiently(server, partial(server.post, level)) for server in self.own)))
 
     def close(self) -> None:
-        """Hang up; the servers go on."""
-        for server in self.own:
-            server.client.close()
+        """Hang up; the servers go on, awake."""
+        if self._thread.is_alive():
+            self._wait_for(together(*map(self._leave, self.own)))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it in the thread of the connections; whoever interrupts the waiting ends the work."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
 
     def _server(self, url: str) -> Server:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            host, _ = (parts := urlsplit(url)).hostname, parts.port
+        except ValueError:
+            host = None
+        if not host or not url.startswith(("http://", "https://")):
             raise UserError(f"rollout.engine.servers: got {url!r}, expected an address such as http://127.0.0.1:8000")
-        if not self.remote and not _is_here(parts.hostname):
+        if not self.remote and not _is_here(host):
             raise UserError(
-                f"rollout.engine.servers: {parts.hostname} is not this machine, and a vLLM that takes weights obeys whoever reaches it; "
+                f"rollout.engine.servers: {host} is not this machine, and a vLLM that takes weights obeys whoever reaches it; "
                 "keep it inside a network of your own and set rollout.engine.remote: true"
             )
-        limits = httpx.Limits(max_connections=self.at_once + 4)
-        timeout = httpx.Timeout(self.timeout, connect=10)
-        return Server(url=url, client=httpx.Client(base_url=url, timeout=timeout, limits=limits, trust_env=False))
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.at_once)
+        client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(self.timeout, connect=10), limits=limits, trust_env=False)
+        return Server(url=url, client=client, at_once=asyncio.Semaphore(self.at_once))
 
-    def _check(self, server: Server) -> None:
-        """Is it a vLLM of the right release, started as it must be?"""
-        check_version(server.get("/version")["version"], server.url)
-        server.get("/get_world_size")
-        server.post("/resume")  # whoever was here before may have left in the middle of an update
+    async def _meet(self, server: Server) -> None:
+        """Make sure, once, that it is a vLLM of the right release, started as it must be."""
 
-    def _patiently(self, server: Server, attempt: Callable[[], Any]) -> Any:
-        """What `attempt` gives, tried until the deadline; a server that is up and keeps failing gets fewer tries.
+        async def attempt() -> None:
+            check_version((await server.get("/version")).get("version", "?"), server.url)
+            await server.get("/get_world_size")
+            await server.post("/resume")  # whoever was here before may have left in the middle of an update
+            server.window = (await server.get("/v1/models"))["data"][0]["max_model_len"]
+
+        if not server.window:
+            await self._patiently(server, attempt)
+
+    async def _leave(self, server: Server) -> None:
+        with suppress(UnansweredError, EngineLostError):  # gone, it needs no waking
+            if self.sleep:
+                await server.post("/wake_up")
+        await server.client.aclose()
+
+    async def _patiently(self, server: Server, attempt: Callable[[], Awaitable[Any]]) -> None:
+        """Try until it succeeds or the deadline is reached; a server that is up and keeps failing gets fewer tries.
 
         Raises:
             EngineLostError: it did not succeed.
@@ -202,10 +246,11 @@ class ServerEngine:
         start, told, pause, failures = time.monotonic(), -TOLD_EVERY, FIRST_PAUSE, 0
         while True:
             try:
-                return attempt()
+                await attempt()
+                return
             except UnansweredError as error:
                 waited = time.monotonic() - start
-                failures += self._is_up(server)
+                failures += await self._is_up(server)
                 if waited > self.deadline or failures == MOST_FAILURES:
                     raise EngineLostError(
                         f"no answer in {waited:.0f} s ({error}); start the server again, `gpg-vl serve` says how"
@@ -213,50 +258,90 @@ class ServerEngine:
                 if waited - told > TOLD_EVERY:
                     told = waited
                     self.say(f"waiting for a server, {waited:.0f} of at most {self.deadline:.0f} s: {error}")
-                time.sleep(min(pause, max(0.0, self.deadline - waited)) + 0.01)
+                await asyncio.sleep(min(pause, max(0.0, self.deadline - waited)) + 0.01)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _is_up(self, server: Server) -> bool:
+    async def _is_up(self, server: Server) -> bool:
         try:
-            server.get("/health")
+            await server.get("/health")
         except UnansweredError:
             return False
         return True
 
-    def _share(self, server: Server, asked: list[Question], sampling: Sampling) -> list[list[Completion]]:
+    async def _generate(self, asked: Sequence[Question], sampling: Sampling) -> list[list[Completion]]:
+        """The groups of all questions, dealt to the servers in turn."""
+        await together(*map(self._meet, self.own))
+        hands = [asked[index :: self.copies] for index in range(self.copies)]
+        try:
+            shares = await together(*(self._share(server, hand, sampling) for server, hand in zip(self.own, hands, strict=True)))
+        finally:
+            if self._parcels:
+                self._parcels.remove()
+        return [shares[place % self.copies][place // self.copies] for place in range(len(asked))]
+
+    async def _share(self, server: Server, asked: Sequence[Question], sampling: Sampling) -> list[list[Completion]]:
         """One server's share of the groups. What has been answered is kept when another request has to be repeated."""
         done: dict[int, list[Completion]] = {}
 
-        def attempt() -> None:
-            self._catch_up(server)
+        async def attempt() -> None:
+            await self._catch_up(server)
             missing = [place for place in range(len(asked)) if place not in done]
-            with ThreadPoolExecutor(self.at_once) as pool:
-                waiting = {place: pool.submit(self._group, server, *asked[place], sampling) for place in missing}
-            self._still_the_same(server)
-            done.update({place: future.result() for place, future in waiting.items() if not future.exception()})
-            for future in waiting.values():
-                future.result()
+            groups = (self._group(server, *asked[place], sampling) for place in missing)
+            answers = await self._while_it_lives(server, asyncio.gather(*groups, return_exceptions=True))
+            await self._still_the_same(server)
+            done.update({place: group for place, group in zip(missing, answers, strict=True) if not isinstance(group, BaseException)})
+            for group in answers:
+                if isinstance(group, BaseException):
+                    raise group
 
         if asked:
-            self._patiently(server, attempt)
+            await self._patiently(server, attempt)
         return [done[place] for place in range(len(asked))]
 
-    def _still_the_same(self, server: Server) -> None:
+    async def _while_it_lives(self, server: Server, answers: "asyncio.Future[T]") -> T:
+        """Wait for answers; one that is told to end stops listening, and never closes the connections on which it still owes some.
+
+        Raises:
+            UnansweredError: it is gone.
+        """
+        try:
+            while not (await asyncio.wait([answers], timeout=PULSE))[0]:
+                await server.get("/health")
+            return answers.result()
+        finally:
+            answers.cancel()
+
+    async def _still_the_same(self, server: Server) -> None:
         """Before 0.32 answers do not say which weights gave them: a server that has the right ones now has had them all the time.
 
         Raises:
-            UnansweredError: it has.
+            UnansweredError: it has not.
         """
-        if (theirs := server.get("/weight_info")["weight_version"]) != self._version:
+        if (theirs := (await server.get("/weight_info"))["weight_version"]) != self._version:
             raise UnansweredError(f"{server.url}: it has weights {theirs}, expected {self._version}: it was restarted")
 
-    def _group(self, server: Server, prompt: Prompt, seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    async def _group(self, server: Server, prompt: Prompt, seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """The completions of one prompt.
 
         Raises:
-            UnansweredError: no answer, or one of other weights (the server has been restarted since it was asked for its version).
+            UnansweredError: no answer, one that was broken off, or one of other weights (the server has been restarted since it was asked
+                for its version).
             MismatchError: what came back is not what was asked.
         """
+        async with server.at_once:
+            question = await asyncio.to_thread(self._question, prompt, seeds, sampling)
+            answer = await server.post("/inference/v1/generate", question)
+        check_prompt_ids(self.policy, prompt, answer["prompt_token_ids"])
+        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+        if versions := {span["version"] for choice in choices for span in choice.get("weight_versions", ())} - {self._version}:
+            raise UnansweredError(f"{server.url}: sampled with weights {sorted(versions)}, expected {self._version}")
+        if any(choice["finish_reason"] == "abort" for choice in choices):
+            raise UnansweredError(f"{server.url}: {prompt.sample.id} was broken off there")
+        if len(choices) != len(seeds):
+            raise MismatchError(f"{prompt.sample.id}: asked for {len(seeds)} completions, got {len(choices)}")
+        return [completion(self.policy, prompt, _answer(choice), sampling, self.version) for choice in choices]
+
+    def _question(self, prompt: Prompt, seeds: Sequence[int], sampling: Sampling) -> dict[str, Any]:
         question: dict[str, Any] = {
             "token_ids": unexpanded_ids(self.policy, prompt),
             "sampling_params": sampling_fields(self.policy, sampling, seeds),
@@ -264,83 +349,89 @@ class ServerEngine:
         }
         if prompt.images:
             question["content_parts"] = [{"type": "image_url", "url": data_url(image)} for image in prompt.images]
-        answer = server.post("/inference/v1/generate", question)
-        check_prompt_ids(self.policy, prompt, answer["prompt_token_ids"])
-        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        if versions := {span["version"] for choice in choices for span in choice.get("weight_versions", ())} - {self._version}:
-            raise UnansweredError(f"{server.url}: sampled with weights {sorted(versions)}, expected {self._version}")
-        if len(choices) != len(seeds):
-            raise MismatchError(f"{prompt.sample.id}: asked for {len(seeds)} completions, got {len(choices)}")
-        return [completion(self.policy, prompt, _answer(choice), sampling, self.version) for choice in choices]
+        return question
 
     @property
     def _version(self) -> str:
         """What a server with the present weights calls them."""
         return f"gpg_vl/{self._run}/{self.version}"
 
-    def _catch_up(self, server: Server) -> None:
+    async def _catch_up(self, server: Server) -> None:
         """Wake it up, and hand the weights over unless it has them."""
-        asleep = bool(self.sleep) and server.get("/is_sleeping")["is_sleeping"]
-        if asleep:
-            server.post("/wake_up?tags=weights")
-        theirs = server.get("/weight_info")["weight_version"]
-        lost = asleep and self.sleep == 2
+        if asleep := (await server.get("/is_sleeping"))["is_sleeping"]:
+            await server.post("/wake_up?tags=weights")
+        theirs = (await server.get("/weight_info"))["weight_version"]
+        ours = theirs.startswith(f"gpg_vl/{self._run}/")
+        lost = asleep and (self.sleep == 2 or not ours)
         if theirs != self._version or lost:
-            server.proven = server.proven and theirs.startswith(f"gpg_vl/{self._run}/")
-            self._hand_over(server, travelling(self.policy, frozen_too=lost))
+            server.proven = server.proven and ours
+            self.renewed = self.renewed or not ours
+            await self._hand_over(server, frozen_too=lost or (theirs.startswith("gpg_vl/") and not ours))
         if asleep:
-            server.post("/wake_up?tags=kv_cache")
+            await server.post("/wake_up?tags=kv_cache")
 
-    def _hand_over(self, server: Server, tensors: dict[str, torch.Tensor]) -> None:
+    async def _hand_over(self, server: Server, *, frozen_too: bool) -> None:
         """Put the trainer's tensors in place of the server's, forget what was computed with the old ones, and name the version.
 
-        The name comes last: a server that dies on the way, or a trainer, leaves one that has to be handed everything again.
+        The name comes last, and until then it is nobody's: a server that dies on the way, or a trainer, leaves one that has to be handed
+        everything again.
         """
-        server.post("/pause?mode=abort&clear_cache=false")
-        if self.transfer == "nccl":
-            self._send_by_nccl(server, tensors)
+        await server.post("/pause?mode=abort&clear_cache=false")
+        await server.post("/update_weight_version", {"new_version": "gpg_vl/under way"})
+        if self._parcels:
+            await self._send_by_file(self._parcels, server, frozen_too)
         else:
-            self._send_by_file(server, tensors)
-        self._forget(server)
-        server.post("/update_weight_version", {"new_version": self._version})
-        server.post("/resume")
+            await self._send_by_nccl(server, frozen_too)
+        await self._forget(server)
+        await server.post("/update_weight_version", {"new_version": self._version})
+        await server.post("/resume")
         server.proven = True
 
-    def _send_by_file(self, server: Server, tensors: dict[str, torch.Tensor]) -> None:
-        wanted = {} if server.proven else digests(tensors)
-        with weights_file(Path(self.handover), tensors) as path:
-            server.post("/init_weight_transfer_engine", {"init_info": {}})
-            server.post("/start_weight_update")
-            server.take({"names": list(tensors), "path": str(path), "digests": wanted})
-            server.post("/finish_weight_update", {})
+    async def _send_by_file(self, parcels: Parcels, server: Server, frozen_too: bool) -> None:
+        parcel = await asyncio.to_thread(parcels.of, self.policy, frozen_too=frozen_too, sealed=not server.proven)
+        await server.post("/init_weight_transfer_engine", {"init_info": {}})
+        try:
+            await server.post("/start_weight_update")
+        except UnansweredError as error:
+            if error.status != 500:
+                raise
+            await server.post("/finish_weight_update", {})  # a trainer, perhaps this one, was cut off in the middle of an update
+            await server.post("/start_weight_update")
+        await server.take({"names": list(parcel.names), "path": str(parcel.path), "digests": parcel.digests})
+        await server.post("/finish_weight_update", {})
 
-    def _send_by_nccl(self, server: Server, tensors: dict[str, torch.Tensor]) -> None:
+    async def _send_by_nccl(self, server: Server, frozen_too: bool) -> None:
+        tensors, device = travelling(self.policy, frozen_too=frozen_too), self.policy.device
         if not server.proven or server.sender is None:
-            server.sender = vllm_plugin.nccl_sender(server.url, server.get("/get_world_size")["world_size"], self.policy.device)
-        vllm_plugin.send(server.sender, tensors)
+            if server.sender is not None:
+                server.sender.shutdown()
+            workers = (await server.get("/get_world_size"))["world_size"]
+            server.sender = await self._by_nccl(server, vllm_plugin.nccl_sender, server.url, workers, device)
+        await self._by_nccl(server, vllm_plugin.send, server.sender, tensors, device)
 
-    def _forget(self, server: Server) -> None:
+    async def _by_nccl(self, server: Server, work: Callable[..., T], *given: Any) -> T:
+        """What vLLM's own NCCL transfer gives; its failures, of whatever kind, are the server's not answering."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(work, *given), self.timeout)
+        except (RuntimeError, OSError) as error:
+            server.sender = None
+            raise UnansweredError(f"{server.url}: NCCL: {type(error).__name__} {error}") from None
+
+    async def _forget(self, server: Server) -> None:
         """Keys and values of prompts, and image embeddings: both caches are found by content and know nothing of weights."""
-        server.post("/reset_prefix_cache")
-        server.post("/reset_encoder_cache")
+        if not (await server.post("/reset_prefix_cache")).get("success", True):
+            raise UnansweredError(f"{server.url}: it did not empty its prefix cache")
+        await server.post("/reset_encoder_cache")
 
 
-@contextmanager
-def weights_file(folder: Path, tensors: dict[str, torch.Tensor]) -> Generator[Path, None, None]:
-    """A safetensors file in a folder that no other user can read, gone afterwards.
-
-    Raises:
-        UserError: the folder is somebody else's.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise UserError(f"rollout.engine.handover: {folder} belongs to another user; name a folder of your own")
-    path = folder / f"{secrets.token_hex(8)}.safetensors"
+async def together(*work: Awaitable[T]) -> list[T]:
+    """All results; the first error ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
     try:
-        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
-        yield path
+        return await asyncio.gather(*tasks)
     finally:
-        path.unlink(missing_ok=True)
+        for task in tasks:
+            task.cancel()
 
 
 def data_url(image: Image) -> str:

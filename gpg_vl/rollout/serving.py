@@ -13,7 +13,7 @@ import torch
 
 from gpg_vl.config import Part, PolicyConfig
 from gpg_vl.policy.load import load_policy
-from gpg_vl.rollout.server_engine import HANDOVER
+from gpg_vl.rollout.parcel import HANDOVER
 from gpg_vl.rollout.vllm_plugin import BACKEND, FOLDER_VARIABLE
 from gpg_vl.types import UserError
 

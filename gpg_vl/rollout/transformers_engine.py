@@ -16,7 +16,7 @@ from torch import Tensor
 from gpg_vl.policy.decoding import RepeatedRows, SharedRows, begin
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.logprobs import allowed_logits
-from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.types import Completion, Prompt
 
 
@@ -30,7 +30,7 @@ class _Answer:
     done: bool = False
 
 
-class TransformersEngine:
+class TransformersEngine(RolloutEngine):
     """Plain transformers, no server, no copy of the weights."""
 
     def __init__(self, policy: Policy, prompts_at_once: int = 32) -> None:
@@ -42,12 +42,6 @@ class TransformersEngine:
         """The weights are the trainer's own; only their version is noted."""
         self.policy = policy
         self.version = version
-
-    def rest(self) -> None:
-        """There is no memory to give back."""
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:

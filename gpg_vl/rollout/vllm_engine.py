@@ -1,7 +1,7 @@
 """vLLM in this process: one machine, one GPU that sampling and training share in turns.
 
-The engine starts from the policy as it is, loaded by vLLM's own loader, and takes the tensors that training changes before it is next asked
-something. Between the phases it can sleep, so that the update has the memory.
+The engine starts when it is first asked, from the policy as it then is, loaded by vLLM's own loader, and takes the tensors that training
+changes before it is next asked something. Between the phases it can sleep, so that the update has the memory.
 """
 
 import importlib
@@ -20,12 +20,12 @@ import torch
 
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout import vllm_plugin
-from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.handover import digests, travelling
+from gpg_vl.rollout.engine import EngineLostError, RolloutEngine, Sampling
+from gpg_vl.rollout.handover import Weights, digests, travelling
 from gpg_vl.rollout.request import (
     Answer,
     MismatchError,
-    check_dtype,
+    check_policy,
     check_prompt_ids,
     check_version,
     completion,
@@ -35,15 +35,16 @@ from gpg_vl.rollout.request import (
 )
 from gpg_vl.types import Completion, Prompt, UserError
 
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this very process: tensors are handed over, not copied through a pipe
+NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""In this very process: tensors are handed over, and do not survive a pipe."""
+USUAL = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is told to anybody
     "VLLM_LOGGING_LEVEL": "CRITICAL",  # what matters comes as an exception; below that it prints whole batches
 }
 
 
 @dataclass(kw_only=True)
-class VllmEngine:
+class VllmEngine(RolloutEngine):
     """vLLM in this process."""
 
     policy: Any
@@ -68,24 +69,20 @@ class VllmEngine:
     def __post_init__(self) -> None:
         if self.ranks > 1:
             raise UserError(f"rollout.engine: vllm samples for one process, got {self.ranks}; use kind: server, with a server for each")
+        self._number_format = check_policy(self.policy)
         self._vllm = import_vllm()
-        self._parameters = self._vllm.SamplingParams
+        self._llm: Any = None
         self.version = 0
         self._stale = self._asleep = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")
-        try:
-            with global_state_kept():
-                self._llm = self._start(Path(self._folder.name))
-        except (ValueError, AssertionError, RuntimeError) as error:
-            raise UserError(f"rollout.engine: vLLM does not start: {error!r}") from error
-        self._prove_landing()
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         """One list of completions per prompt, one completion per seed."""
-        self._check_lengths(prompts)
+        for prompt in prompts:
+            self._check(prompt, sampling)
         self._catch_up()
         questions = [self._question(prompt) for prompt in prompts]
-        parameters = [self._parameters(**sampling_fields(self.policy, sampling, group)) for group in seeds]
+        parameters = [self._vllm.SamplingParams(**sampling_fields(self.policy, sampling, group)) for group in seeds]
         outputs = self._llm.generate(questions, parameters, use_tqdm=False)
         return [self._completions(prompt, output, sampling) for prompt, output in zip(prompts, outputs, strict=True)]
 
@@ -94,25 +91,44 @@ class VllmEngine:
         self._stale = self._stale or version != self.version or policy is not self.policy
         self.policy, self.version = policy, version
 
+    def longest(self) -> int:
+        """Most tokens of prompt and completion together."""
+        return min(self.window, self.policy.window)
+
     def rest(self) -> None:
         """Sleep, if that is wanted, until something is asked."""
-        if self.sleep and not self._asleep:
+        if self.sleep and self._llm and not self._asleep:
             self._llm.sleep(level=self.sleep)
             self._asleep = True
 
     def close(self) -> None:
         """Stop vLLM and remove its folder."""
-        self._llm.llm_engine.engine_core.shutdown()
+        if self._llm:
+            self._llm.llm_engine.engine_core.shutdown()
         self._folder.cleanup()
 
-    def _start(self, folder: Path) -> Any:
-        """A vLLM of the policy as it is."""
+    def _start_up(self) -> None:
+        """Start from the policy as it is."""
+        folder = Path(self._folder.name)
         self.policy.save(folder)
         vllm_plugin.register()
-        device, window = self.policy.device.type, min(self.window, self.policy.window)
+        with global_state_kept():
+            self._llm = self._start(folder)
+        for weights in folder.glob("*.safetensors"):
+            weights.unlink()  # read; configuration and processor may still be looked at
+        self._prove_landing()
+        self._stale = False
+
+    def _start(self, folder: Path) -> Any:
+        """A vLLM of a checkpoint.
+
+        Raises:
+            UserError: it does not start.
+        """
+        device, window = self.policy.device.type, self.longest()
         cache_gib = self.cache_gib or (1.0 if device == "cpu" else None)
         options: dict[str, Any] = {
-            "dtype": check_dtype(self.policy),
+            "dtype": self._number_format,
             "max_model_len": window,
             "max_num_seqs": self.rows,
             "limit_mm_per_prompt": {"image": self.images, "video": 0},
@@ -128,10 +144,10 @@ class VllmEngine:
             options["gpu_memory_utilization"] = self.memory
         if cache_gib:
             options["kv_cache_memory_bytes"] = int(cache_gib * 2**30)
-        started = self._vllm.LLM(model=str(folder), **{**options, **self.options})
-        for weights in folder.glob("*.safetensors"):
-            weights.unlink()  # read; configuration and processor may still be looked at
-        return started
+        try:
+            return self._vllm.LLM(model=str(folder), **{**options, **self.options})
+        except (ValueError, AssertionError, RuntimeError, TypeError) as error:
+            raise UserError(f"rollout.engine: vLLM does not start: {error!r}") from error
 
     def _question(self, prompt: Prompt) -> dict[str, Any]:
         question: dict[str, Any] = {"prompt_token_ids": unexpanded_ids(self.policy, prompt)}
@@ -142,15 +158,22 @@ class VllmEngine:
         said = sorted(output.outputs, key=lambda one: one.index)
         return [completion(self.policy, prompt, _answer(one), sampling, self.version) for one in said]
 
-    def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
-        window = min(self.window, self.policy.window)
-        for prompt in prompts:
-            if len(prompt.input_ids) >= window:
-                told = f"its prompt has {len(prompt.input_ids)} tokens, rollout.engine.window is {window}"
-                raise UserError(f"{prompt.sample.id}: {told}; raise it, or lower policy.max_pixels")
+    def _check(self, prompt: Prompt, sampling: Sampling) -> None:
+        """Make sure that a prompt and its answers have room.
+
+        Raises:
+            UserError: they have not.
+        """
+        if (tokens := len(prompt.input_ids) + sampling.max_tokens) > self.longest():
+            told = f"prompt and answer may have {tokens} tokens, rollout.engine.window is {self.longest()}"
+            raise UserError(f"{prompt.sample.id}: {told}; raise it, or lower policy.max_pixels")
+        if len(prompt.images) > self.images:
+            raise UserError(f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is {self.images}; raise it")
 
     def _catch_up(self) -> None:
-        """Wake up, and take the weights if they have changed."""
+        """Start or wake up, and take the weights if they have changed."""
+        if not self._llm:
+            self._start_up()
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         if self._stale or (self._asleep and self.sleep == 2):
@@ -160,11 +183,8 @@ class VllmEngine:
         self._stale = self._asleep = False
 
     def _hand_over(self, *, frozen_too: bool) -> None:
-        """Put the trainer's tensors in place of vLLM's, and forget what was computed with the old ones."""
-        tensors = travelling(self.policy, frozen_too=frozen_too)
-        self._llm.collective_rpc("start_weight_update")
-        self._llm.collective_rpc("update_weights", args=({"names": list(tensors), "tensors": tensors.items()},))
-        self._llm.collective_rpc("finish_weight_update")
+        """Put the trainer's tensors in place of vLLM's."""
+        land(self._llm, travelling(self.policy, frozen_too=frozen_too))
         self._forget()
 
     def _prove_landing(self) -> None:
@@ -173,15 +193,23 @@ class VllmEngine:
         Weights that vLLM has packed into another library's memory (its CPU backend) are not in the checksums; the gate looks at those.
         """
         before = self._llm.collective_rpc(_held)
-        self._hand_over(frozen_too=True)
+        land(self._llm, travelling(self.policy, frozen_too=True))
         after = self._llm.collective_rpc(_held)
         if differing := [name for then, now in zip(before, after, strict=True) for name in then if then[name] != now[name]]:
             raise MismatchError(f"weight hand-over: {len(differing)} tensors are not what loading makes of them, {differing[0]} among them")
 
     def _forget(self) -> None:
         """Keys and values of prompts, and image embeddings: both caches are found by content and know nothing of weights."""
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():
+            raise EngineLostError("vLLM did not empty its prefix cache")
         self._llm.llm_engine.reset_encoder_cache()
+
+
+def land(llm: Any, weights: Weights) -> None:
+    """Let a vLLM take weights."""
+    llm.collective_rpc("start_weight_update")
+    llm.collective_rpc("update_weights", args=({"names": list(weights), "tensors": weights},))
+    llm.collective_rpc("finish_weight_update")
 
 
 def _held(worker: Any) -> dict[str, str]:
@@ -203,7 +231,8 @@ def import_vllm() -> Any:
     """
     if importlib.util.find_spec("vllm") is None:
         raise UserError("rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine: transformers")
-    for name, value in ENVIRONMENT.items():
+    os.environ.update(NEEDED)
+    for name, value in USUAL.items():
         os.environ.setdefault(name, value)
     vllm: Any = importlib.import_module("vllm")
     check_version(vllm.__version__, "the installed one")

@@ -8,7 +8,7 @@ makes of weights when it loads them (fused, sharded, repacked) is made again.
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpg_vl.rollout.handover import checked
+from gpg_vl.rollout.handover import check_arrival
 
 BACKEND = "gpg_vl"
 FOLDER_VARIABLE = "GPG_VL_HANDOVER"
@@ -71,12 +71,12 @@ def landing() -> Any:
         path: str = ""
         """A file inside the configured folder."""
         tensors: Any = None
-        """In the trainer's own process: (name, tensor) pairs instead of a file."""
+        """In the trainer's own process: a mapping of names to tensors instead of a file."""
         digests: dict[str, str] = field(default_factory=dict)
         """SHA-256 of tensors, where they are to be checked."""
 
     class Landing(base.WeightTransferEngine):
-        """Receives weights. A whole hand-over is one `update_weights`, so that a refused one has touched nothing."""
+        """Receives weights. A whole hand-over is one `update_weights`, looked through before the first weight is touched."""
 
         init_info_cls = Nothing
         update_info_cls = HandOver
@@ -91,9 +91,9 @@ def landing() -> Any:
             self.receive_weights(self.parse_update_info(update_info))
 
         def receive_weights(self, update_info: HandOver) -> None:
-            coming = update_info.tensors or read_tensors(allowed_file(update_info.path, os.environ.get(FOLDER_VARIABLE)))
+            check_arrival(coming_with(update_info), update_info.names, update_info.digests)
             reload.initialize_layerwise_reload(self.model)
-            self.model.load_weights(checked(iter(coming), update_info.names, update_info.digests))
+            self.model.load_weights(coming_with(update_info))
             refuse_partial_layers(self.model)
             reload.finalize_layerwise_reload(self.model, self.model_config)
 
@@ -104,6 +104,13 @@ def landing() -> Any:
             pass
 
     return Landing
+
+
+def coming_with(update: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors of a hand-over, one at a time."""
+    if update.tensors is not None:
+        return iter(update.tensors.items())
+    return read_tensors(allowed_file(update.path, os.environ.get(FOLDER_VARIABLE)))
 
 
 def refuse_partial_layers(model: Any) -> None:
@@ -130,22 +137,25 @@ def nccl_sender(url: str, workers: int, device: Any) -> Any:
     nccl: Any = import_module("vllm.distributed.weight_transfer.nccl_engine")
     clients: Any = import_module("vllm.distributed.weight_transfer.clients")
     torch: Any = import_module("torch")
-    torch.cuda.set_device(device)
     with socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 80)) as line, socket.socket() as free:
         here = line.getsockname()[0]  # the address of this machine as the server reaches it
         free.bind((here, 0))
         port = free.getsockname()[1]
     init = nccl.NCCLTrainerInitInfo(master_address=here, master_port=port, world_size=workers + 1, rank=0)
-    return nccl.NCCLTrainerWeightTransferEngine.trainer_init(init, client=clients.HTTPVLLMWeightSyncClient(url), source=tensor_source({}))
+    client, nothing = clients.HTTPVLLMWeightSyncClient(url), tensor_source({})
+    with torch.cuda.device(device):
+        return nccl.NCCLTrainerWeightTransferEngine.trainer_init(init, client=client, source=nothing)
 
 
-def send(sender: Any, tensors: dict[str, Any]) -> None:
+def send(sender: Any, tensors: Mapping[str, Any], device: Any) -> None:
     """Send tensors through an NCCL group: start, broadcast, finish."""
+    torch: Any = import_module("torch")
     sender.source = tensor_source(tensors)
-    sender.send_weights()
+    with torch.cuda.device(device):  # vLLM takes its streams from whatever device is the thread's own
+        sender.send_weights()
 
 
-def tensor_source(tensors: dict[str, Any]) -> Any:
+def tensor_source(tensors: Mapping[str, Any]) -> Any:
     """Named tensors as vLLM's transfer reads them."""
     base: Any = import_module("vllm.distributed.weight_transfer.base")
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from gpg_vl import journal
 from gpg_vl.benchmark import Examination
@@ -19,7 +21,8 @@ from gpg_vl.loading import dump
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
-from gpg_vl.rollout.collect import Drawing
+from gpg_vl.rollout.collect import Drawing, all_or_nobody
+from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.gate import Gate
 from gpg_vl.training import checkpoint, identity, sft, warmups
 from gpg_vl.training.checkpoint import State
@@ -43,6 +46,8 @@ from gpg_vl.verifiers.verifier import Verifiers
 
 Say = Callable[[str], None]
 """Tells the user a line."""
+LONGEST_WAIT = timedelta(hours=6)
+"""Of one process for another: while the main one examines the model, or one waits for its server, the others wait."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +71,8 @@ def assemble(
     config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print, allow_changed: bool = False
 ) -> Trainer:
     """Build every part of a run, warmed up or resumed."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
     ranks = Ranks(accelerator)
     say = say if ranks.is_main else _hush
     if config.rollout.groups_per_step % ranks.count:
@@ -89,6 +95,7 @@ def assemble(
         journal.refuse_to_overwrite(config.run_folder)
     else:
         _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
+    engine = build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say)
     if config.warmup.steps and not resume:
         policy = _warmed_up(config, folder, policy, questions, accelerator, say)
     trackers = [
@@ -99,11 +106,12 @@ def assemble(
         identity.write(resume or config.run_folder, own)
     accelerator.wait_for_everyone()
     ask = Asker(questions.stream(config.seed, "data"), style, policy)
+    engine.refresh(policy, 0)
     trainer = Trainer(
         config=config,
         ranks=ranks,
         policy=policy,
-        drawing=_drawing(config, folder, policy, ask, checks, estimator, ranks, say),
+        drawing=_drawing(config, engine, ask, checks, estimator, ranks),
         estimator=estimator,
         learner=_learner(config, folder, policy, estimator, accelerator, say),
         journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
@@ -114,17 +122,17 @@ def assemble(
     if saved:
         _restore(trainer, saved)
     elif config.steps:
-        for warning in probe(trainer.drawing, questions, style, policy):
+        with all_or_nobody(ranks.everybodys):
+            warnings = list(probe(trainer.drawing, questions, style, policy))
+        for warning in warnings:
             say(f"warning: {warning}")
     return trainer
 
 
-def _drawing(
-    config: Config, folder: Path, policy: Policy, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks, say: Say
-) -> Drawing:
+def _drawing(config: Config, engine: RolloutEngine, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks) -> Drawing:
     """How the groups of every step are drawn on this rank."""
     return Drawing(
-        engine=build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say),
+        engine=engine,
         ask=ask,
         verifiers=checks,
         config=config.rollout,

@@ -116,15 +116,14 @@ def build_engine(
 
 
 def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy) -> Gate | None:
-    """The vision gate of a config, over the first questions of the data that can be asked; None = it is never looked through."""
+    """The vision gate of a config, over early questions of the data, those with pictures first; None = it is never looked through."""
     wanted, prompts = config.rollout.gate, list[Prompt]()
     if not wanted.every:
         return None
     for index in range(4 * wanted.prompts):
         with suppress(UnusableSampleError):  # the run itself counts and tells it
             prompts.append(ask(index))
-        if len(prompts) == wanted.prompts:
-            break
+    prompts = sorted(prompts, key=lambda prompt: not prompt.images)[: wanted.prompts]
     if not prompts:  # then there is nothing to train on either, and the run says so
         return None
     usual = TOLERANCES[policy.dtype]

@@ -3,14 +3,14 @@
 import errno
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import fmean
 
 from gpg_vl import benchmark, journal
 from gpg_vl.config import Config
 from gpg_vl.journal import Sink
-from gpg_vl.rollout.collect import Collected, collect
+from gpg_vl.rollout.collect import Collected, all_or_nobody, collect
 from gpg_vl.rollout.engine import EngineLostError
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
@@ -37,7 +37,7 @@ def train(
     """
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
-        with disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
+        with closing(trainer.drawing.engine), disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
             look(trainer)
             if trainer.state.step == 0:
                 _evaluate(trainer, "before")
@@ -49,7 +49,6 @@ def train(
                 _after_step(trainer, leaving=leaving)
                 if leaving:
                     raise Stopped
-        trainer.drawing.engine.close()
     return trainer.journal.folder
 
 
@@ -77,15 +76,12 @@ def _is_disk_full(error: Exception) -> bool:
 
 @contextmanager
 def lost_engine_is_survived(trainer: Trainer) -> Generator[None, None, None]:
-    """A run whose engine is gone stops with a sentence, after the last whole step has been saved.
-
-    One of several processes cannot save alone; there the newest checkpoint is where the run goes on.
-    """
+    """A run whose engine is gone stops with a sentence, after the last whole step has been saved."""
     try:
         yield
     except EngineLostError as error:
         run, step = trainer.journal.folder, trainer.state.step
-        if trainer.ranks.count == 1 and step not in {int(path.name) for path in checkpoint.whole(run)}:
+        if step not in {int(path.name) for path in checkpoint.whole(run)}:
             _save(trainer, None)
         raise UserError(f"stopped after step {step}: {error}. Then go on with gpg-vl train --resume {run}") from None
 
@@ -94,7 +90,7 @@ def look(trainer: Trainer) -> dict[str, float]:
     """One look through the vision gate, if there is one."""
     if trainer.gate is None:
         return {}
-    with trainer.drawing.clock("gate"):
+    with trainer.drawing.clock("gate"), all_or_nobody(trainer.ranks.everybodys):
         return trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
 
 
@@ -104,6 +100,8 @@ def take_step(trainer: Trainer) -> Update:
     every = trainer.config.rollout.gate.every
     seen = look(trainer) if every and state.step % every == 0 else {}
     collected = collect(trainer.drawing, state.cursor, state.carried)
+    if trainer.ranks.largest(int(trainer.drawing.engine.renewed)):
+        look(trainer)
     rewards_BG, lengths_BG, mine = trainer.ranks.matrices(collected.groups)
     trainer.drawing.engine.rest()
     with clock("update"):
@@ -208,7 +206,12 @@ def _evaluation_path(trainer: Trainer, when: str) -> Path:
 
 def _evaluate(trainer: Trainer, when: str, head: int | None = None) -> float | None:
     """Mean greedy accuracy on held-out questions; None without a benchmark."""
-    if trainer.examination is None or not trainer.ranks.is_main:
+    with all_or_nobody(trainer.ranks.everybodys):
+        return _examined(trainer, when, head) if trainer.ranks.is_main else None
+
+
+def _examined(trainer: Trainer, when: str, head: int | None) -> float | None:
+    if trainer.examination is None:
         return None
     exam = trainer.examination.shortened(head) if head else trainer.examination
     records = benchmark.examine(exam, trainer.policy, trainer.drawing.engine)

@@ -22,10 +22,12 @@ def main() -> None:
     children: list[int] = []
     for line in sys.stdin:
         order = json.loads(line)
-        if not (child := os.fork()):
-            return serve(order)
-        children.append(child)
-        print(child, flush=True)
+        if child := os.fork():
+            children.append(child)
+            print(child, flush=True)
+        else:
+            serve(order)
+            return
     for child in children:
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)

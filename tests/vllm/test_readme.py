@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from ..conftest import ROOT
 from ..test_cli import gpg_vl
 from ..test_readme import QUICK, commands, needs_vllm
@@ -57,13 +59,18 @@ def test_many_processes_with_a_server_each(tmp_path, nursery):
     for served in servers:
         served.start()
     urls = ", ".join(served.wait().url for served in servers)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "gpg_vl"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gpg_vl"]
     engine = f"rollout.engine={{kind: server, servers: [{urls}], handover: {nursery.handover}}}"
     options = ["train", "digits", engine, *SHORT, "rollout.gate.every=1", "rollout.max_tokens=16"]
-    done = subprocess.run([*launch, *options], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([*launch, *options], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert rows(tmp_path / "runs" / "digits")[0]["gate/worst"] <= 2e-5
+    run = tmp_path / "runs" / "digits"
+    assert json.loads((run / "environment.json").read_text())["processes"] == 2
+    assert rows(run)[0]["gate/worst"] <= 2e-5
+    for served in servers:
+        assert httpx.get(f"{served.url}/weight_info", trust_env=False).json()["weight_version"].startswith("gpg_vl/")
+        served.kill()
 
 
 def test_servers_of_these_tests_are_started_as_serve_starts_them(tmp_path):

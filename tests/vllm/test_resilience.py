@@ -3,16 +3,20 @@
 The servers are real and the kills are SIGKILL; what is killed is the whole process group.
 """
 
+import inspect
 import json
+import os
+import signal
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpg_vl import loading
-from gpg_vl.rollout import server_engine
+from gpg_vl.rollout import parcel, server_engine
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.server_engine import Server, ServerEngine, UnansweredError
 from gpg_vl.training import checkpoint
@@ -67,19 +71,30 @@ class Accidents:
     def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch, *, restart: bool = True) -> None:
         self.served = served
         self.restart = restart
-        self.due: dict[str, int] = {}
+        self.due: dict[str, tuple[int, ...]] = {}
+        """Call -> which of them meet a kill."""
+        self.seen: dict[str, int] = {}
         self.happened: list[str] = []
-        for owner, name in ((ServerEngine, "_group"), (Server, "take"), (ServerEngine, "refresh")):
+        for owner, name in ((ServerEngine, "_group"), (Server, "take"), (ServerEngine, "_forget"), (ServerEngine, "refresh")):
             monkeypatch.setattr(owner, name, self.watched(name, getattr(owner, name)))
 
     def watched(self, name: str, original: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            self.due[name] = self.due.get(name, 0) - 1
-            if self.due[name] == 0:
-                self.kill(name)
+            self.count(name)
             return original(*args, **more)
 
-        return call
+        async def awaited(*args: Any, **more: Any) -> Any:
+            self.count(name)
+            return await original(*args, **more)
+
+        return awaited if inspect.iscoroutinefunction(original) else call
+
+    def count(self, name: str) -> None:
+        self.seen[name] = self.seen.get(name, 0) + 1
+        if self.seen[name] in self.due.get(name, ()):
+            self.kill(name)
+        if self.seen[name] in self.due.get(f"{name}, a moment later", ()):
+            threading.Timer(0.01, self.kill, [f"{name}, a moment later"]).start()
 
     def kill(self, when: str) -> None:
         self.happened.append(when)
@@ -94,29 +109,31 @@ def same_course(one: Path, other: Path) -> None:
         assert [row.get(key) for row in metrics(one)] == pytest.approx([row.get(key) for row in metrics(other)], rel=1e-3), key
 
 
-def test_killed_before_between_in_a_rollout_and_in_an_update_the_run_goes_on(
-    undisturbed, small_model, serve, nursery, tmp_path, monkeypatch
-):
-    served = serve(small_model)  # before the first rollout: nobody has waited for it yet
+def test_killed_at_any_moment_the_run_goes_on(undisturbed, small_model, serve, nursery, tmp_path, monkeypatch):
+    """Before the first answer, in a rollout, before, in and after an update, between the steps."""
+    served = serve(small_model)  # nobody has waited for it yet
     accidents = Accidents(served, monkeypatch)
-    accidents.due = {"_group": 60, "take": 3, "refresh": 4}
+    accidents.due = {"_group": (1, 60), "take": (3,), "take, a moment later": (5,), "_forget": (6,), "refresh": (4,)}
     train(config(tmp_path, server_spec(nursery, served, handover=str(nursery.handover))), TESTS, say=lambda line: None)
     served.kill()
-    assert sorted(accidents.happened) == ["_group", "refresh", "take"]
+    assert sorted(accidents.happened) == ["_forget", "_group", "_group", "refresh", "take", "take, a moment later"]
     assert len(metrics(tmp_path / "small")) == STEPS
     assert max(row["gate/worst"] for row in metrics(tmp_path / "small")) <= WORST
     same_course(undisturbed, tmp_path / "small")
 
 
-def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(undisturbed, small_model, serve, nursery, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("moment", "step"), [("_group", 0), ("take", 2)])
+def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
+    moment, step, undisturbed, small_model, serve, nursery, tmp_path, monkeypatch
+):
     served = serve(small_model).wait()
     with monkeypatch.context() as patch:
         accidents = Accidents(served, patch, restart=False)
-        accidents.due = {"take": 3}
-        with pytest.raises(UserError, match=r"stopped after step 2: no answer in .* s .*gpg-vl train --resume"):
+        accidents.due = {"_group": (40,)} if moment == "_group" else {"take": (3,)}
+        with pytest.raises(UserError, match=rf"stopped after step {step}: no answer in .* s .*gpg-vl train --resume"):
             train(config(tmp_path, server_spec(nursery, served, deadline=1.0)), TESTS, say=lambda line: None)
     run = tmp_path / "small"
-    assert int(checkpoint.newest(run).name) == 2
+    assert int(checkpoint.newest(run).name) == step
     served.start()
     train(config(tmp_path, server_spec(nursery, served)), TESTS, resume=run, say=lambda line: None)
     served.kill()
@@ -155,16 +172,91 @@ def engine(shared, policy_of):
     return shared("server", "qwen2_5_vl").sampling_from(policy)
 
 
+def test_a_server_that_is_told_to_end_is_not_waited_for_in_vain(small_model, serve, nursery, policy_of, monkeypatch):
+    """Asked politely, vLLM stops listening and keeps the connections open on which it owes answers."""
+    monkeypatch.setattr(server_engine, "PULSE", 0.5)
+    served, policy = serve("qwen2_5_vl").wait(), policy_of("qwen2_5_vl")
+    long = Sampling(max_tokens=400, temperature=1.0)
+    with closing(build(policy, server_spec(nursery, served, deadline=120.0))) as engine:
+        asked = prompts(policy)
+        expected = engine.generate(asked, long, seeds(5, 8))
+        post = Server.post
+
+        async def ended(self, path, body=None):
+            if path == "/inference/v1/generate" and not ending:
+                ending.append(threading.Timer(0.1, end))
+                ending[0].start()
+            return await post(self, path, body)
+
+        def end():
+            os.kill(served.pid, signal.SIGTERM)
+            threading.Timer(1, served.start).start()
+
+        ending: list[threading.Timer] = []
+        monkeypatch.setattr(Server, "post", ended)
+        assert engine.generate(asked, long, seeds(5, 8)) == expected
+        assert ending
+    served.kill()
+
+
+def test_an_update_that_another_trainer_left_open_is_closed(engine):
+    engine.generate(prompts(engine.policy), SAMPLING, seeds(5, 2))
+    engine._wait_for(engine.own[0].post("/pause?mode=abort&clear_cache=false"))
+    engine._wait_for(engine.own[0].post("/start_weight_update"))  # and then it was killed
+    move(engine.policy, 3)
+    engine.refresh(engine.policy, 10**6)
+    asked = prompts(engine.policy)
+    assert worst_gap(engine.policy, asked, engine.generate(asked, SAMPLING, seeds(5, 2)), temperature=1.0) <= WORST
+
+
+def test_a_lost_answer_to_an_update_is_made_good(engine, monkeypatch):
+    take, lost = Server.take, []
+
+    async def answer_lost(self, update):
+        await take(self, update)
+        if not lost:
+            lost.append(update)
+            raise UnansweredError("ReadError")
+
+    monkeypatch.setattr(Server, "take", answer_lost)
+    move(engine.policy, 4)
+    engine.refresh(engine.policy, 10**6 + 1)
+    asked = prompts(engine.policy)
+    assert worst_gap(engine.policy, asked, engine.generate(asked, SAMPLING, seeds(5, 2)), temperature=1.0) <= WORST
+    assert lost
+
+
+def test_what_another_run_trained_does_not_stay(engine, policy_of, nursery):
+    """A run that trains the tower leaves its tower in the server; the next run freezes it and would never send one."""
+    move(engine.policy, 5)
+    engine.refresh(engine.policy, 10**6 + 2)
+    engine.generate(prompts(engine.policy), SAMPLING, seeds(5, 1))
+    policy = policy_of("qwen2_5_vl", vision="frozen", projector="frozen")
+    with closing(build(policy, {"kind": "server", "servers": [engine.own[0].url], "handover": str(nursery.handover)})) as other:
+        asked = prompts(policy)
+        assert worst_gap(policy, asked, other.generate(asked, SAMPLING, seeds(5, 2)), temperature=1.0) <= WORST
+        assert other.renewed
+
+
+def test_whoever_interrupts_the_waiting_leaves_at_once(policy_of, nursery, monkeypatch):
+    engine = build(policy_of("qwen2_5_vl"), {"kind": "server", "servers": ["http://127.0.0.1:9"], "handover": str(nursery.handover)})
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
+    start = time.monotonic()
+    with closing(engine), pytest.raises(KeyboardInterrupt):
+        engine.longest()
+    assert time.monotonic() - start < 10
+
+
 def test_one_failing_request_is_repeated_alone(engine, monkeypatch):
     asked = prompts(engine.policy)
     expected = engine.generate(asked, SAMPLING, seeds(5, 2))
     group, calls = ServerEngine._group, []
 
-    def flaky(self, server, prompt, *more):
+    async def flaky(self, server, prompt, *more):
         calls.append(prompt.sample.id)
         if calls.count(prompt.sample.id) == 1 and prompt is asked[2]:
             raise UnansweredError("HTTP 503: try again")
-        return group(self, server, prompt, *more)
+        return await group(self, server, prompt, *more)
 
     monkeypatch.setattr(ServerEngine, "_group", flaky)
     assert engine.generate(asked, SAMPLING, seeds(5, 2)) == expected
@@ -175,10 +267,10 @@ def test_what_keeps_failing_on_a_healthy_server_ends_with_a_sentence_and_without
     monkeypatch.setattr(server_engine, "FIRST_PAUSE", 0.01)
     group = ServerEngine._group
 
-    def poisoned(self, server, prompt, *more):
+    async def poisoned(self, server, prompt, *more):
         if prompt.sample.id.startswith("digits/train/add"):
             raise UnansweredError("HTTP 500: poisoned")
-        return group(self, server, prompt, *more)
+        return await group(self, server, prompt, *more)
 
     monkeypatch.setattr(ServerEngine, "_group", poisoned)
     start = time.monotonic()
@@ -193,15 +285,11 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(shared, policy_
     expected = engine.generate(asked, SAMPLING, seeds(5, 2))
     post, late = Server.post, []
 
-    def slow_once(self, path, body=None):
+    async def slow_once(self, path, body=None):
         if path == "/inference/v1/generate" and not late:
             late.append(path)
-            self.client.timeout, before = 0.001, self.client.timeout
-            try:
-                return post(self, path, body)
-            finally:
-                self.client.timeout = before
-        return post(self, path, body)
+            return await self._answer("POST", path, {"json": body, "timeout": 0.001})
+        return await post(self, path, body)
 
     monkeypatch.setattr(Server, "post", slow_once)
     assert engine.generate(asked, SAMPLING, seeds(5, 2)) == expected
@@ -212,9 +300,10 @@ def test_a_server_takes_weights_from_its_folder_alone(engine, tmp_path):
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(b"")
     server = engine.own[0]
-    server.post("/start_weight_update")
+    engine.generate(prompts(engine.policy), SAMPLING, seeds(5, 2))
+    engine._wait_for(server.post("/start_weight_update"))
     with pytest.raises(EngineLostError, match=r"is not a \.safetensors file inside"):
-        server.take({"names": ["a"], "path": str(outside)})
+        engine._wait_for(server.take({"names": ["a"], "path": str(outside)}))
     asked = prompts(engine.policy)
     answers = engine.generate(asked, SAMPLING, seeds(5, 2))  # a refused update has touched nothing
     assert worst_gap(engine.policy, asked, answers, temperature=1.0) <= WORST
@@ -223,8 +312,8 @@ def test_a_server_takes_weights_from_its_folder_alone(engine, tmp_path):
 def test_altered_and_missing_tensors_are_refused(serve, nursery, policy_of, monkeypatch):
     served = serve("qwen2_vl").wait()
     policy = policy_of("qwen2_vl")
-    digests = server_engine.digests
-    monkeypatch.setattr(server_engine, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
+    digests = parcel.digests
+    monkeypatch.setattr(parcel, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
     engine = build(policy, server_spec(nursery, served))
     with pytest.raises(EngineLostError, match="is not what was sent: its checksum differs"):
         engine.generate(prompts(policy), SAMPLING, seeds(5, 2))

@@ -12,17 +12,19 @@ import torch
 from PIL import Image
 
 from gpg_vl.policy.encode import encode_text
-from gpg_vl.rollout import request, server_engine, vllm_engine, vllm_plugin
+from gpg_vl.rollout import parcel, request, server_engine, vllm_engine, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.gate import TOLERANCES, Gate
-from gpg_vl.rollout.handover import HEAD
+from gpg_vl.rollout.handover import HEAD, Weights, travelling
 from gpg_vl.rollout.request import MismatchError
 
 from ..asking import prompts
-from .conftest import IN_PROCESS, build, move, server_spec
+from .conftest import IN_PROCESS, USUAL, build, move, server_spec
 
 SAMPLING = Sampling(max_tokens=10, temperature=0.7)
 MODULES = {"vllm": vllm_engine, "server": server_engine}
+PACKERS = {"vllm": vllm_engine, "server": parcel}
+"""Where it is decided what travels."""
 
 
 class Lab:
@@ -55,6 +57,16 @@ def broken(monkeypatch):
     return monkeypatch
 
 
+def all_but(forgotten):
+    """What travels, less the tensors whose names are forgotten."""
+
+    def some(policy, **more):
+        weights = travelling(policy, **more)
+        return Weights({name: tensor for name, tensor in weights.parameters.items() if not forgotten(name)}, weights.dtype)
+
+    return some
+
+
 def test_an_expanded_prompt_would_be_expanded_again(lab, broken):
     broken.setattr(lab.module, "unexpanded_ids", lambda policy, prompt: list(prompt.input_ids))
     with pytest.raises(MismatchError, match="an expanded placeholder was expanded again"):
@@ -82,12 +94,7 @@ def test_keys_and_values_of_the_old_weights_would_be_used_again(lab, broken):
 
 
 def test_a_tied_head_would_stay_what_it_was(lab, broken):
-    travelling = lab.module.travelling
-
-    def without_head(policy, **more):
-        return {name: tensor for name, tensor in travelling(policy, **more).items() if name != HEAD}
-
-    broken.setattr(lab.module, "travelling", without_head)
+    broken.setattr(PACKERS[lab.kind], "travelling", all_but(lambda name: name == HEAD))
     with pytest.raises(MismatchError, match=r"stale weights: .*tied head"):
         lab.update_and_look()
 
@@ -167,7 +174,11 @@ def test_a_picture_of_another_size_is_noticed(lab, broken):
 
 
 def test_an_update_that_did_not_arrive_is_noticed(lab, broken):
-    broken.setattr(type(lab.shared.engine), "_hand_over", lambda engine, *asked, **more: None)
+    async def forgotten(engine, *asked, **more):
+        """Nothing is handed over, and nobody notices."""
+
+    nothing = {"vllm": lambda engine, *asked, **more: None, "server": forgotten}
+    broken.setattr(type(lab.shared.engine), "_hand_over", nothing[lab.kind])
     if lab.kind == "server":  # a server says itself which weights it has
         lab.shared.engine.deadline = 0.5
         with pytest.raises(EngineLostError, match=r"it has weights gpg_vl/.*, expected gpg_vl/"):
@@ -185,6 +196,7 @@ def test_an_update_that_did_not_arrive_is_noticed(lab, broken):
 def own_engine(policy_of):
     """An engine in this process that a test may break."""
     with closing(build(policy_of("qwen3_vl"), IN_PROCESS)) as engine:
+        engine.generate(prompts(engine.policy, ["add"]), SAMPLING, [[1]])
         yield engine
 
 
@@ -196,21 +208,35 @@ def test_raw_logprobs_are_those_of_another_temperature(policy_of):
         gate.look(engine, policy, 0)
 
 
+def test_raw_logprobs_of_a_server_are_too(serve, nursery, policy_of):
+    served, policy = serve("qwen2_vl", *USUAL, "--logprobs-mode", "raw_logprobs").wait(), policy_of("qwen2_vl")
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+    with closing(build(policy, server_spec(nursery, served))) as engine, pytest.raises(MismatchError, match="temperature: it samples at"):
+        gate.look(engine, policy, 0)
+    served.kill()
+
+
 def test_weights_cannot_be_loaded_over_packed_ones(own_engine, policy_of, broken):
     """What other toolkits do, `model.load_weights` on the running model: the CPU backend has packed the weights and refuses."""
-    broken.setattr(vllm_plugin.landing(), "receive_weights", lambda self, update: self.model.load_weights(iter(update.tensors)))
+    broken.setattr(vllm_plugin.landing(), "receive_weights", lambda self, update: self.model.load_weights(update.tensors.items()))
     own_engine.refresh(policy_of("qwen3_vl"), 1)
     with pytest.raises((AssertionError, AttributeError), match=r"Attempted to load weight|no attribute 'weight_loader'"):
         own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
 
 
 def test_half_a_layer_is_refused(own_engine, policy_of, broken):
-    travelling = vllm_engine.travelling
-
-    def without_queries(policy, **more):
-        return {name: tensor for name, tensor in travelling(policy, **more).items() if "layers.0.self_attn.q_" not in name}
-
-    broken.setattr(vllm_engine, "travelling", without_queries)
+    broken.setattr(vllm_engine, "travelling", all_but(lambda name: "layers.0.self_attn.q_" in name))
     own_engine.refresh(policy_of("qwen3_vl"), 1)
     with pytest.raises(ValueError, match=r"only \d+ of \d+ numbers of .*qkv_proj came"):
         own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
+
+
+def test_in_bfloat16_too(policy_of):
+    """What GPUs train in: the gate's tolerance for it is that of the trainer's own rounding."""
+    policy = policy_of("qwen2_5_vl", dtype="bfloat16")
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.bfloat16])
+    with closing(build(policy, IN_PROCESS)) as engine:
+        for update in (0, 1, 2):
+            move(policy, update)
+            engine.refresh(policy, update)
+            gate.look(engine, policy, update)
