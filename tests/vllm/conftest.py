@@ -102,9 +102,7 @@ class Nursery:
         return int(line)
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()  # it takes its servers with it
-        self.process.wait(30)
+        self.process.communicate(timeout=30)  # its input ends, and it takes its servers with it
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ ENTRY = "vllm.entrypoints.openai.api_server"
 
 def main() -> None:
     __import__(ENTRY)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they come to the whole group; the end of the input tells enough
     print("ready", flush=True)
     children: list[int] = []
     for line in sys.stdin:
@@ -35,6 +37,8 @@ def main() -> None:
 
 def serve(order: dict) -> None:
     os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)

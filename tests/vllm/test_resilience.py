@@ -240,7 +240,7 @@ def test_what_another_run_trained_does_not_stay(engine, policy_of, nursery):
 
 def test_whoever_interrupts_the_waiting_leaves_at_once(policy_of, nursery, monkeypatch):
     engine = build(policy_of("qwen2_5_vl"), {"kind": "server", "servers": ["http://127.0.0.1:9"], "handover": str(nursery.handover)})
-    threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
     start = time.monotonic()
     with closing(engine), pytest.raises(KeyboardInterrupt):
         engine.longest()
