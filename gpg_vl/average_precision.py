@@ -99,7 +99,9 @@ def with_intervals(truth: Mapping[str, Any], detections: Sequence[Mapping[str, A
         drawn = list(_drawn(evaluation))
     margins = {name: Z95 * stdev([figure[name] for figure in drawn]) for name in COCO_FIGURES[:3]}
     return {
-        name: Interval(mean=figures[name], low=figures[name] - margin, high=figures[name] + margin, count=len(truth["images"]))
+        name: Interval(
+            mean=figures[name], low=max(0.0, figures[name] - margin), high=min(1.0, figures[name] + margin), count=len(truth["images"])
+        )
         for name, margin in margins.items()
     }
 

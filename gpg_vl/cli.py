@@ -385,7 +385,10 @@ def _tell_results(run: Path) -> None:
     for before in sorted((run / "evaluation").glob("*-before.jsonl")):
         after = before.with_name(before.name.replace("-before", "-after"))
         if after.exists():
-            console.print(comparison_table(load(before), load(after)))
+            try:
+                console.print(comparison_table(load(before), load(after)))
+            except UserError as error:  # the run is done all the same
+                _say(f"{before.stem} and {after.stem} are not compared: {error}")
     _say(f"run folder: {run}")
     _say(f"try it:     gpg-vl rollout {run / 'config.yaml'} --model {run}")
 

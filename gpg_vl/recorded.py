@@ -85,12 +85,17 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
         if missing:
             has = ", ".join(row)
             raise UserError(f"{path} line {number}: no column {' and no '.join(missing)}; it has {has}: name it with --map text=THEIRS")
-        text = row[theirs["text"]]
-        pairs.append((str(row[theirs["id"]]), text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)))
+        pairs.append((str(row[theirs["id"]]), _text(row[theirs["text"]])))
     doubled = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if doubled:
         raise UserError(f"{path}: {_told(doubled)} answered more than once; keep one answer each")
     return dict(pairs)
+
+
+def _text(answer: Any) -> str:
+    """A string as it is, other JSON as its text; half a surrogate pair, which no file can hold, as the sign for an unreadable letter."""
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str]:

@@ -79,6 +79,15 @@ def test_columns_may_have_other_names(folder):
     assert records(folder, "mode=lenient", "--map", "id=idx,text=response")["b"].greedy == 1.0
 
 
+def test_any_letters_in_an_answer_are_read_and_written(folder):
+    texts = ANSWERS | {"a": "<think>so\u2028\u0085</think><answer>3</answer>", "b": "half a pair \ud83d"}
+    (folder / "answers.jsonl").write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()))
+    assert records(folder)["b"].text == "half a pair \ufffd"
+    write(folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()])  # the separators as they are
+    assert records(folder)["a"].text == texts["a"]
+    assert records(folder)["a"].greedy == 1.0
+
+
 def test_verifiers_are_knobs_too(folder):
     assert records(folder, "mode=lenient", "verifiers.number.kind=value", "verifiers.number.tolerance=0.5")["a"].greedy == 1.0
 

@@ -14,7 +14,7 @@ from gpg_vl import average_precision, benchmark, figures, samples
 from gpg_vl.benchmark import Kept
 from gpg_vl.cli import app
 from gpg_vl.config import BenchmarkSpec, Source
-from gpg_vl.training import trial
+from gpg_vl.training import experiment, trial
 from gpg_vl.types import Completion, Sample
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.verifier import Verifiers
@@ -246,6 +246,17 @@ def test_a_changed_verifier_or_question_is_another_evaluation(file, before, afte
     code, told = evaluate(*whole)
     assert code == 2
     assert "answers of another evaluation" in told
+
+
+def test_another_revision_of_a_hub_model_is_another_evaluation(own, policy_of):
+    given, folder = trial._config_of("who/model", ["prompt=answer"])
+    policy = policy_of()
+    exam = experiment.examination(given, folder, policy, str(own / "own.yaml"))
+    told = []
+    for revision in ("aaa", "bbb", "aaa"):
+        policy.model.config._commit_hash = revision
+        told.append(trial._fingerprint(exam, given, "who/model", policy, False))
+    assert told[0] == told[2] != told[1]
 
 
 @pytest.mark.parametrize("recorded", [False, True])
