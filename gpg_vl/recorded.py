@@ -134,7 +134,7 @@ def _parts(spec: BenchmarkSpec, folder: Path) -> tuple[Style, Verifiers]:
     if frame is None:
         raise UserError(f"frame: got {spec.frame!r}, expected pixels, norm1, norm1000, resized or a family: {', '.join(FAMILIES)}")
     style = build_style(spec.prompt or "think", folder)
-    return style, build_verifiers(spec.verifiers, style, frame, RewardConfig(mode=spec.mode), folder).in_mode(spec.mode)
+    return style, build_verifiers(spec.verifiers, style, frame, RewardConfig(mode=spec.mode), folder)
 
 
 def _check_ids(texts: Mapping[str, str], asked: Sequence[Sample], questions: Questions, path: Path) -> None:

@@ -114,6 +114,7 @@ def test_intervals_are_shown_in_percent():
     assert str(interval([1.0])) == "100.0 [no interval]"
     assert str(interval([0.5, 0.5])) == "50.0 [no interval]"
     assert str(difference([1.0] * 512, [1.0] * 512)) == "0.0 [-0.5, 0.5]"
+    assert str(difference([0.0], [1.0])) == "100.0 [no interval]"
     assert not difference([0.0], [1.0]).above_zero
 
 

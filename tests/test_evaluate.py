@@ -212,6 +212,18 @@ def test_of_several_benchmarks_the_finished_ones_are_not_asked_again(tmp_path, a
     assert "second.yaml: 2 of 4 questions\n" in told
 
 
+def test_a_foreign_file_in_the_place_of_the_second_is_told_before_the_first_is_asked(tmp_path, asking):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(ADD)
+    benchmark.save([], tmp_path / "out" / "first.jsonl.part")
+    foreign = benchmark.Record(id="a", tag="t", greedy=1.0, sampled=math.nan, text="", answer="", reason="")
+    benchmark.save([foreign], tmp_path / "out" / "second.jsonl")
+    code, told = evaluate(tmp_path / "first.yaml", tmp_path / "second.yaml", "--model", "tiny", *SMALL, "--to", tmp_path / "out")
+    assert code == 2
+    assert "second.jsonl: answers of another evaluation" in told
+    assert asking == []
+
+
 OWN = """class Own:
     def __call__(self, text, sample):
         from gpg_vl.types import Verdict
