@@ -97,9 +97,12 @@ def with_intervals(truth: Mapping[str, Any], detections: Sequence[Mapping[str, A
         evaluation.evaluate()
         figures = _precisions(evaluation)
         drawn = list(_drawn(evaluation))
+    margins = {name: Z95 * stdev([figure[name] for figure in drawn]) for name in COCO_FIGURES[:3]}
     return {
-        name: Interval(mean=figures[name], margin=Z95 * stdev([figure[name] for figure in drawn]), count=len(truth["images"]))
-        for name in COCO_FIGURES[:3]
+        name: Interval(
+            mean=figures[name], low=max(0.0, figures[name] - margin), high=min(1.0, figures[name] + margin), count=len(truth["images"])
+        )
+        for name, margin in margins.items()
     }
 
 
@@ -155,9 +158,18 @@ def _grown(item: Mapping[str, Any], extra: float) -> dict[str, Any]:
     return {**item, "bbox": box, "area": box[2] * box[3]}
 
 
-def _evaluation(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Any:
+def check_installed() -> None:
+    """Before anything is asked whose answers could not be counted then.
+
+    Raises:
+        UserError: pycocotools is not there.
+    """
     if find_spec("pycocotools") is None:
         raise UserError("average precision needs pycocotools: pip install 'gpg-vl[detection]'")
+
+
+def _evaluation(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Any:
+    check_installed()
     if not truth["annotations"]:
         raise UserError("average precision: the truth holds no box, so there is nothing to find")
     data_set: Any = import_module("pycocotools.coco").COCO

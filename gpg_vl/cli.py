@@ -11,12 +11,13 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
 from gpg_vl import journal, loading, plugins, prompts, shelves, verifiers
 from gpg_vl import rollout as rollout_parts
-from gpg_vl.config import Config, Section, Source, knobs
+from gpg_vl.config import BenchmarkSpec, Config, Section, Source, knobs
 from gpg_vl.training import ESTIMATORS
 from gpg_vl.types import UserError
 
@@ -49,6 +50,19 @@ class WithKnobs(TyperCommand):
             for name, path in aliases.items():
                 if rows := plugins.fields_of(path):
                     console.print(_table(f"{key}: {{kind: {name}, ...}}", rows))
+
+
+class WithBenchmarks(TyperCommand):
+    """A command whose --help ends with the shipped benchmarks and the knobs of one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The command's own help, then the benchmarks."""
+        super().format_help(ctx, formatter)
+        table = Table("benchmark", "what it is", title="shipped benchmarks", title_justify="left", expand=True)
+        for name in shelves.names("evaluation"):
+            table.add_row(name, escape(shelves.promise("evaluation", name)))
+        console.print(table)
+        console.print(_knob_table("every knob of a benchmark (benchmark.key=value with --model, key=value with --answers)", BenchmarkSpec))
 
 
 def sentences(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -157,7 +171,7 @@ def serve(
         command.replace_this_process()
 
 
-@app.command()
+@app.command(cls=WithBenchmarks)
 @sentences
 def evaluate(
     benchmarks: Annotated[
@@ -170,42 +184,62 @@ def evaluate(
     columns: Annotated[list[str] | None, typer.Option("--map", help="Our column=theirs in --answers: id=idx,text=response.")] = None,
     blank: Annotated[bool, typer.Option(help="Show grey pictures instead: what is left is guessing.")] = False,
     to: Annotated[
-        Path | None, typer.Option(help="Where to write the per-question records (.jsonl; a folder for several). The same again goes on.")
+        Path | None, typer.Option(help="Where to write a record per question (.jsonl; a folder for several). The same again goes on.")
     ] = None,
 ) -> None:
-    """Greedy and sampled accuracy on held-out questions, with 95 % intervals.
+    """Greedy accuracy and pass@k (pass@1 is the mean of the sampled answers) on held-out questions, with 95 % intervals.
 
     KEY=VALUE are knobs of the run's config with --model (those of the benchmark begin with benchmark.), of the benchmark with --answers
-    (mode=lenient verifiers.boxes.policy=first).
+    (mode=lenient verifiers.boxes.policy=first). Exit 1 where a verifier of one's own failed on answers.
     """
-    names = [item for item in benchmarks if "=" not in item]
+    names = list(dict.fromkeys(item for item in benchmarks if "=" not in item))
     overrides = [item for item in benchmarks if "=" in item]
     _check_evaluation(names, model, answers, columns, blank)
+    path_of = _places(names, to)
     _quiet()
     from gpg_vl import benchmark as measuring
     from gpg_vl import recorded
+    from gpg_vl.display import Counting
     from gpg_vl.training.trial import evaluate_on
 
-    def path_of(name: str) -> Path | None:
-        return to / f"{Path(name).stem}.jsonl" if to and len(names) > 1 else to
+    failed: list[str] = []
+    with Counting(console) as counting:
+        try:
+            if answers is None:
+                taken = evaluate_on(names, str(model), overrides, blank=blank, told=counting.told, to=path_of, say=_say)
+            else:
+                given = [item.removeprefix("benchmark.") for item in overrides]
+                taken = iter([recorded.score(names[0], answers, columns or (), given, to=to, say=_say)])
+            for name, (exam, records) in zip(names, taken, strict=True):
+                _tell_figures(f"{name}{' on blank images' if blank else ''}", exam, records)
+                failed += [f"{name}: {told}" for told in (measuring.failures(records),) if told]
+        except KeyboardInterrupt:
+            _say("stopped; " + ("the same command goes on from there" if to and model else "nothing is kept without --to; start again"))
+            raise typer.Exit(130) from None
+    for line in failed:
+        _say(line)
+    if failed:
+        raise typer.Exit(1)
 
-    with console.status("evaluating") as status:
-        if answers is not None:
-            given = [item.removeprefix("benchmark.") for item in overrides]
-            taken = iter([recorded.score(names[0], answers, columns or (), given, say=_say)])
-        else:
-            taken = evaluate_on(
-                names,
-                str(model),
-                overrides,
-                blank=blank,
-                told=lambda name, done, of: status.update(f"{name}: {done} of {of} questions"),
-                to=path_of,
+
+def _places(names: list[str], to: Path | None) -> Callable[[str], Path | None]:
+    """Where the records of a benchmark are written; what cannot be written is told before a model is loaded."""
+    if to is None:
+        return lambda name: None
+    if any(parent.is_file() for parent in to.parents):
+        raise UserError(f"--to {to}: a folder above it is a file")
+    if len(names) == 1:
+        if to.is_dir():
+            raise UserError(
+                f"--to {to}: is a folder, expected a .jsonl file for one benchmark, for instance {to / (Path(names[0]).stem + '.jsonl')}"
             )
-        for name, (exam, records) in zip(names, taken, strict=True):
-            if to and answers is not None:
-                measuring.save(records, to)
-            _tell_figures(f"{name}{' on blank images' if blank else ''}", exam, records)
+        return lambda name: to
+    if to.is_file():
+        raise UserError(f"--to {to}: is a file, expected a folder for {len(names)} benchmarks")
+    stems = [Path(name).stem for name in names]
+    if doubled := [stem for stem in stems if stems.count(stem) > 1]:
+        raise UserError(f"--to {to}: several benchmarks would be written to {doubled[0]}.jsonl; rename one, or take them one by one")
+    return lambda name: to / f"{Path(name).stem}.jsonl"
 
 
 def _check_evaluation(names: list[str], model: str | None, answers: Path | None, columns: list[str] | None, blank: bool) -> None:
@@ -246,6 +280,8 @@ def compare(
     written: list[str] = []
     for name, (before, after) in comparison.read(first, second).items():
         console.print(paired_table(f"{name}: {first} and {second}", comparison.compare(before, after)))
+        for remark in comparison.remarks(before, after):
+            _say(f"mind: {remark}")
         moved = comparison.changed(before, after)
         for old, new in moved[:changed]:
             _say(f"  {old.id}: {old.greedy:.2f} {old.answer!r} -> {new.greedy:.2f} {new.answer!r}")
@@ -349,7 +385,10 @@ def _tell_results(run: Path) -> None:
     for before in sorted((run / "evaluation").glob("*-before.jsonl")):
         after = before.with_name(before.name.replace("-before", "-after"))
         if after.exists():
-            console.print(comparison_table(load(before), load(after)))
+            try:
+                console.print(comparison_table(load(before), load(after)))
+            except UserError as error:  # the run is done all the same
+                _say(f"{before.stem} and {after.stem} are not compared: {error}")
     _say(f"run folder: {run}")
     _say(f"try it:     gpg-vl rollout {run / 'config.yaml'} --model {run}")
 

@@ -3,16 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpg_vl import benchmark
 from gpg_vl.benchmark import Record
-from gpg_vl.intervals import Interval, interval
+from gpg_vl.intervals import Interval, difference, interval
 from gpg_vl.types import UserError
 
 SHOWN = 5
 """Ids that a sentence names."""
+EXACT = 12
+"""Graded differences up to so many are given every combination of signs; more are given `DRAWS` random ones."""
+DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,7 @@ class Comparison:
     lost: int
     """Questions that it answers worse."""
     p: float
-    """Two-sided: how likely a difference so large is where there is none. McNemar's exact test for right and wrong, else paired t."""
+    """Two-sided: how likely a difference so large is where there is none. McNemar's exact test for right and wrong, else sign flips."""
 
 
 def compare(first: Sequence[Record], second: Sequence[Record]) -> list[Comparison]:
@@ -57,17 +63,38 @@ def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Rec
     """The two answers to each question.
 
     Raises:
-        UserError: a question stands on one side only, or twice.
+        UserError: a question stands on one side only, or twice, or another one has its id.
     """
     sides = ({record.id: record for record in first}, {record.id: record for record in second})
+    common = [(record, sides[1][name]) for name, record in sides[0].items() if name in sides[1]]
     faults = [
         *_fault([name for name in sides[0] if name not in sides[1]], "only in the first"),
         *_fault([name for name in sides[1] if name not in sides[0]], "only in the second"),
+        *_fault([old.id for old, new in common if _differ(old.digest, new.digest)], "with another question or truth"),
+        *_fault([old.id for old, new in common if _differ(old.pictures, new.pictures)], "with other pictures"),
         *(["the same id names several records"] if len(sides[0]) < len(first) or len(sides[1]) < len(second) else []),
     ]
     if faults or not first:
         raise UserError(f"not the same questions: {'; '.join(faults) or 'there is none'}; compare two evaluations of one benchmark")
-    return [(record, sides[1][record.id]) for record in first]
+    return common
+
+
+def _differ(before: str, after: str) -> bool:
+    """Where one side has no digest nothing is known."""
+    return bool(before and after) and before != after
+
+
+def remarks(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
+    """What to know before the figures are believed: questions known by their ids alone, settings that differ."""
+    pairs = matched(first, second)
+    by_id = sum(not (before.digest and after.digest) for before, after in pairs)
+    told = [f"{by_id} of {len(pairs)} questions are known by their ids alone: a record of them has no digest"] if by_id else []
+    for name in dict.fromkeys(name for pair in pairs for record in pair for name in record.settings):
+        ways = dict.fromkeys((before.settings.get(name), after.settings.get(name)) for before, after in pairs)
+        told += [
+            f"{name} differs: {one} in the first, {other} in the second" for one, other in ways if None not in {one, other} and one != other
+        ]
+    return told
 
 
 def _fault(ids: Sequence[str], where: str) -> Iterator[str]:
@@ -82,7 +109,7 @@ def _compared(name: str, pairs: Sequence[tuple[Record, Record]]) -> Comparison:
         name=name,
         first=interval(before),
         second=interval(after),
-        difference=interval([new - old for old, new in zip(before, after, strict=True)]),
+        difference=difference(before, after),
         gained=sum(new > old for old, new in zip(before, after, strict=True)),
         lost=sum(new < old for old, new in zip(before, after, strict=True)),
         p=p_value(before, after),
@@ -92,17 +119,29 @@ def _compared(name: str, pairs: Sequence[tuple[Record, Record]]) -> Comparison:
 def p_value(before: Sequence[float], after: Sequence[float]) -> float:
     """Two-sided p of the paired difference.
 
-    Right and wrong: McNemar's exact test, a coin thrown once for each question that changed. Graded: Student's paired t.
+    Right and wrong: McNemar's exact test, a coin thrown once for each question that changed. Graded: the differences that there are, their
+    signs thrown anew (Fisher's randomisation test): how often is their sum as far from zero?
     """
-    stats: Any = import_module("scipy.stats")
-    changed = [new - old for old, new in zip(before, after, strict=True) if new != old]
-    if not changed:
+    steps = np.array([new - old for old, new in zip(before, after, strict=True) if new != old])
+    if not len(steps):
         return 1.0
-    if {*before, *after} <= {0.0, 1.0}:
-        return float(stats.binomtest(sum(step > 0 for step in changed), len(changed)).pvalue)
-    if len(before) < 2 or len({new - old for old, new in zip(before, after, strict=True)}) == 1:
-        return 0.0 if len(before) > 1 else 1.0  # a constant shift has no spread to divide by
-    return float(stats.ttest_rel(after, before).pvalue)
+    if {*before, *after} <= {0, 1}:
+        stats: Any = import_module("scipy.stats")
+        return float(stats.binomtest(int((steps > 0).sum()), len(steps)).pvalue)
+    enough = abs(steps.sum()) * (1 - 1e-9)  # sums of the same numbers in another order differ by rounding
+    as_far = [abs(signs @ steps) >= enough for signs in _signs(len(steps))]
+    if len(steps) <= EXACT:
+        return sum(as_far) / len(as_far)
+    return (1 + sum(as_far)) / (1 + len(as_far))  # the observed signs are one draw more: p is never 0
+
+
+def _signs(count: int) -> Iterator[Any]:
+    """Every combination of signs, or random ones of a fixed seed."""
+    if count <= EXACT:
+        yield from map(np.array, product((-1.0, 1.0), repeat=count))
+    else:
+        rng = np.random.default_rng(0)
+        yield from (rng.choice((-1.0, 1.0), count) for _ in range(DRAWS))
 
 
 def changed(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:

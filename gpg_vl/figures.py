@@ -5,13 +5,12 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, variance
 from typing import Any
 
 from gpg_vl import average_precision
 from gpg_vl.answers import last_answer
 from gpg_vl.benchmark import Examination, Record
-from gpg_vl.intervals import Z95, Interval, interval
+from gpg_vl.intervals import Interval, interval, weighted
 from gpg_vl.recipes.detection import annotations
 from gpg_vl.types import Sample, UserError
 from gpg_vl.verifiers.detection import Detection
@@ -20,15 +19,12 @@ from gpg_vl.verifiers.detection import Detection
 def total(records: Sequence[Record], tags: Sequence[str], figure: Callable[[Record], float] = lambda record: record.greedy) -> Interval:
     """The mean of a figure, taken over the values of each tag in turn: with no tag over all questions.
 
-    The innermost groups are independent samples: the variance is the weighted sum of the variances of their means.
+    The innermost groups are independent samples.
 
     Raises:
         UserError: a record lacks a tag.
     """
-    parts = list(_weighted(records, tags))
-    mean = sum(weight * fmean(map(figure, rows)) for weight, rows in parts)
-    spread = [weight**2 * variance(list(map(figure, rows))) / len(rows) if len(rows) > 1 else math.inf for weight, rows in parts]
-    return Interval(mean=mean, margin=Z95 * math.sqrt(sum(spread)), count=len(records))
+    return weighted([(weight, interval(list(map(figure, rows)))) for weight, rows in _weighted(records, tags)])
 
 
 def _weighted(records: Sequence[Record], tags: Sequence[str], weight: float = 1.0) -> Iterator[tuple[float, Sequence[Record]]]:

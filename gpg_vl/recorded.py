@@ -8,10 +8,11 @@ fault.
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from gpg_vl import benchmark, loading
+from gpg_vl import average_precision, benchmark, loading
 from gpg_vl.benchmark import Examination, Record
 from gpg_vl.boxes import FAMILIES, frame_named
 from gpg_vl.config import BenchmarkSpec, RewardConfig
@@ -25,7 +26,13 @@ SHOWN = 5
 
 
 def score(
-    name: str, answers: Path, columns: Sequence[str], overrides: Sequence[str], *, say: Callable[[str], None] = lambda line: None
+    name: str,
+    answers: Path,
+    columns: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    to: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[Examination, list[Record]]:
     """A benchmark, and the records of its questions with the answers of a file.
 
@@ -33,22 +40,36 @@ def score(
         name: a shipped benchmark or a YAML file.
         columns: our column=theirs, for files that call `id` or `text` something else.
         overrides: key=value knobs of the benchmark: mode=lenient, frame=qwen2_5_vl, verifiers.boxes.policy=first...
-        say: told how many questions cannot be scored at all.
+        to: where the records are written.
+        say: told what is left out, and what is written over.
 
     Raises:
-        UserError: an unreadable file, or ids that are unknown, doubled or missing.
+        UserError: an unreadable file, ids that are unknown, doubled or missing, or a model's own records where these should be written.
     """
+    if to and to.exists():
+        _may_be_replaced(to, say)
     texts = read_answers(answers, columns)
     spec, home = loading.load_benchmark(name, overrides=overrides)
+    if spec.average_precision:
+        average_precision.check_installed()
     style, checks = _parts(spec, home)
     questions = read_questions(spec.data, checks, folder=home)
     asked = [sample for source in questions.sources for sample in source]
     _check_ids(texts, asked, questions, answers)
-    if questions.left_out:
-        first, why = questions.left_out[0]
-        say(f"{len(questions.left_out)} questions have no truth that can be scored and are left out; {first}: {why}")
+    exam = Examination(spec=spec, questions=asked, style=style, checks=checks, seed=0, left_out=questions.left_out)
+    if exam.missing:
+        say(exam.missing)
     records = [_record(sample, texts[sample.id], spec, checks) for sample in asked]
-    return Examination(spec=spec, questions=asked, style=style, checks=checks, seed=0), records
+    if to:
+        benchmark.save(records, to)
+    return exam, records
+
+
+def _may_be_replaced(path: Path, say: Callable[[str], None]) -> None:
+    """Scores of recorded answers can be had again in seconds, answers of a model cannot."""
+    if any(record.evaluation for record in benchmark.load(path)):
+        raise UserError(f"--to {path}: holds what a model was asked; delete it, or choose another --to")
+    say(f"written over: {path}")
 
 
 def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
@@ -64,12 +85,17 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
         if missing:
             has = ", ".join(row)
             raise UserError(f"{path} line {number}: no column {' and no '.join(missing)}; it has {has}: name it with --map text=THEIRS")
-        text = row[theirs["text"]]
-        pairs.append((str(row[theirs["id"]]), text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)))
+        pairs.append((str(row[theirs["id"]]), _text(row[theirs["text"]])))
     doubled = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if doubled:
         raise UserError(f"{path}: {_told(doubled)} answered more than once; keep one answer each")
     return dict(pairs)
+
+
+def _text(answer: Any) -> str:
+    """A string as it is, other JSON as its text; half a surrogate pair, which no file can hold, as the sign for an unreadable letter."""
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str]:
@@ -87,7 +113,7 @@ def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"--answers {path}: no such file")
     rows: list[tuple[int, Mapping[str, Any]]] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other separators of Unicode belong to the texts
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error}") from None
     for number, line in enumerate(lines, 1):
@@ -128,4 +154,4 @@ def _told(ids: Sequence[str]) -> str:
 
 def _record(sample: Sample, text: str, spec: BenchmarkSpec, checks: Verifiers) -> Record:
     said = Completion(token_ids=(), logprobs=(), text=text, finish="stop", version=0)
-    return benchmark.record(sample, said, [], spec, checks)
+    return replace(benchmark.record(sample, said, [], spec, checks), settings=benchmark.settings_of(spec))

@@ -25,6 +25,11 @@ def names(shelf: Shelf) -> list[str]:
     return sorted(path.stem for path in folder(shelf).glob("*.yaml"))
 
 
+def promise(shelf: Shelf, name: str) -> str:
+    """The first line of a shipped file: what it is."""
+    return find(shelf, name).read_text().partition("\n")[0].removeprefix("# ")
+
+
 def find(shelf: Shelf, name: str, beside: Path = Path()) -> Path:
     """The file of a shipped spec by name, or a file of the user's by path.
 

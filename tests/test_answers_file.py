@@ -79,6 +79,15 @@ def test_columns_may_have_other_names(folder):
     assert records(folder, "mode=lenient", "--map", "id=idx,text=response")["b"].greedy == 1.0
 
 
+def test_any_letters_in_an_answer_are_read_and_written(folder):
+    texts = ANSWERS | {"a": "<think>so\u2028\u0085</think><answer>3</answer>", "b": "half a pair \ud83d"}
+    (folder / "answers.jsonl").write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()))
+    assert records(folder)["b"].text == "half a pair \ufffd"
+    write(folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()])  # the separators as they are
+    assert records(folder)["a"].text == texts["a"]
+    assert records(folder)["a"].greedy == 1.0
+
+
 def test_verifiers_are_knobs_too(folder):
     assert records(folder, "mode=lenient", "verifiers.number.kind=value", "verifiers.number.tolerance=0.5")["a"].greedy == 1.0
 
@@ -121,7 +130,7 @@ def test_questions_without_a_sound_truth_are_left_out_and_told(folder):
     write(folder, [{"id": name, "text": text} for name, text in {**ANSWERS, "e": "3"}.items()])
     code, told = evaluate(folder, "mode=lenient")
     assert code == 0
-    assert "1 questions have no truth that can be scored and are left out; e: answer 'many' is not a number" in told
+    assert "four: 1 question is left out, 4 are asked; e: answer 'many' is not a number" in told
 
 
 @needed
@@ -137,4 +146,4 @@ def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
     write(tmp_path, [{"id": place, "text": record["model_output"]} for place, record in enumerate(read(log)["results"])])
     code, told = evaluate(tmp_path, f"mode={mode}")
     assert code == 0
-    assert re.search(rf"{reference(log)[figure]} ± 2\.\d", told)
+    assert re.search(rf"greedy │ {reference(log)[figure]} \[8\d\.\d, 9\d\.\d\]", told)

@@ -1,18 +1,24 @@
 """Figures of records: totals, pass@k, paired differences; by hand, by bootstrap, and as scipy has them."""
 
+import io
 import itertools
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
 from gpg_vl import benchmark, comparison, figures
 from gpg_vl.benchmark import Record
 from gpg_vl.cli import app
+from gpg_vl.config import BenchmarkSpec, Source
+from gpg_vl.display import paired_table, results_table, tries
+from gpg_vl.intervals import difference, interval
 from gpg_vl.types import UserError
 
 
@@ -41,8 +47,8 @@ def test_the_paired_interval_agrees_with_a_bootstrap_of_ten_thousand_draws(grade
     means = steps[rng.integers(0, 300, (10_000, 300))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     error = 4 * means.std() * math.sqrt(0.025 * 0.975) / (0.058 * math.sqrt(10_000))  # of a 2.5 % quantile, four standard errors
-    assert row.difference.mean - row.difference.margin == pytest.approx(low, abs=error)
-    assert row.difference.mean + row.difference.margin == pytest.approx(high, abs=error)
+    assert row.difference.low == pytest.approx(low, abs=error)
+    assert row.difference.high == pytest.approx(high, abs=error)
 
 
 def test_mcnemar_by_hand_and_as_scipy_has_it():
@@ -63,10 +69,84 @@ def test_mcnemar_by_hand_and_as_scipy_has_it():
         assert both == pytest.approx(min(1.0, 2 * tail))
 
 
-def test_graded_scores_are_compared_by_the_paired_t_test():
+def flips(before, after):
+    steps = (np.array(after) - np.array(before),)
+    return stats.permutation_test(steps, np.sum, permutation_type="samples", n_resamples=10_000).pvalue
+
+
+def test_graded_scores_are_compared_by_flipping_signs():
+    """Of 16 combinations of the steps .1, -.1, .05, .3 six are as far from zero as .35: those of .3 with at least one .1 beside it."""
     before, after = [0.1, 0.5, 0.9, 0.3], [0.2, 0.4, 0.95, 0.6]
-    assert comparison.p_value(before, after) == pytest.approx(stats.ttest_rel(after, before).pvalue)
+    assert comparison.p_value(before, after) == pytest.approx(6 / 16 + 2 / 16)
+    assert comparison.p_value(before, after) == pytest.approx(flips(before, after))
     assert comparison.p_value(before, before) == 1.0
+    assert comparison.p_value([0.3], [0.5]) == 1.0
+
+
+def test_the_same_shift_of_a_few_graded_questions_proves_little():
+    assert comparison.p_value([0.1, 0.2], [0.2, 0.3]) == pytest.approx(0.5)
+    assert comparison.p_value([0.1] * 10, [0.2] * 10) == pytest.approx(2 / 2**10)
+    assert comparison.p_value([0.1] * 300, [0.2] * 300) == pytest.approx(1 / 10_001)
+
+
+def test_many_graded_questions_are_compared_by_random_signs_the_same_ones_each_time():
+    rng = np.random.default_rng(3)
+    before = rng.random(60)
+    after = before + rng.normal(0.03, 0.1, 60)
+    p = comparison.p_value(before, after)
+    assert p == comparison.p_value(before, after)
+    assert p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.01)
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "of"), [(434, 512), (512, 512), (0, 512), (19, 20), (1, 2)])
+def test_right_and_wrong_have_wilsons_interval_as_scipy_has_it(right, of):
+    known = stats.binomtest(right, of).proportion_ci(method="wilson")
+    own = interval([1.0] * right + [0.0] * (of - right))
+    assert (own.low, own.high) == (pytest.approx(known.low, abs=1e-12), pytest.approx(known.high, abs=1e-12))
+
+
+def test_intervals_are_shown_in_percent():
+    assert str(interval([1.0] * 434 + [0.0] * 78)) == "84.8 [81.4, 87.6]"
+    assert str(interval([1.0] * 512)) == "100.0 [99.3, 100.0]"
+    assert str(interval([1.0])) == "100.0 [no interval]"
+    assert str(interval([0.5, 0.5])) == "50.0 [no interval]"
+    assert str(difference([1.0] * 512, [1.0] * 512)) == "0.0 [-0.5, 0.5]"
+    assert str(difference([0.0], [1.0])) == "100.0 [no interval]"
+    assert not difference([0.0], [1.0]).above_zero
+
+
+@pytest.mark.parametrize(("of", "share", "least"), [(20, 0.95, 0.924), (200, 0.99, 0.94)])
+def test_wilsons_interval_covers_what_it_says_near_one(of, share, least):
+    """Exactly: the chance of the counts whose interval holds the share. Mean and two standard errors reach 0.64 and 0.87."""
+    inside = [interval([1.0] * right + [0.0] * (of - right)) for right in range(of + 1)]
+    covered = sum(stats.binom.pmf(right, of, share) for right, own in enumerate(inside) if own.low <= share <= own.high)
+    assert covered >= least
+
+
+@pytest.mark.parametrize(("of", "share", "later"), [(20, 0.95, 0.95), (200, 0.99, 0.99), (20, 0.5, 0.95), (512, 0.85, 0.999)])
+def test_the_paired_interval_covers_what_it_says_near_one(of, share, later):
+    rng = np.random.default_rng(0)
+    before, after = (rng.random((4000, of)) < each for each in (share, later))
+    own = [difference(*pair) for pair in zip(before.astype(float).tolist(), after.astype(float).tolist(), strict=True)]
+    assert np.mean([one.low <= later - share <= one.high for one in own]) >= 0.93
+
+
+def test_bonett_and_prices_interval_by_hand():
+    """8 won and 2 lost of 38: 9/40 and 3/40, so 0.15 with a variance of (0.3 - 0.0225) / 40."""
+    own = difference([0.0] * 8 + [1.0] * 30, [1.0] * 8 + [0.0] * 2 + [1.0] * 28)
+    assert own.mean == pytest.approx(6 / 38)
+    assert (own.low, own.high) == pytest.approx((0.15 - 1.959964 * math.sqrt(0.2775 / 40), 0.15 + 1.959964 * math.sqrt(0.2775 / 40)))
+
+
+def test_graded_values_have_students_interval_as_scipy_has_it():
+    values = [0.1, 0.4, 0.35, 0.9]
+    known = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (interval(values).low, interval(values).high) == pytest.approx((known.low, known.high))
+    steps = [0.0, 0.5, 0.5, 1.0]  # graded scores whose differences are all 0 or 1
+    assert difference(steps, [0.0, 0.5, 0.5, 2.0]).low == pytest.approx(stats.ttest_1samp([0, 0, 0, 1], 0).confidence_interval().low)
 
 
 def test_overall_and_per_tag_and_what_changed():
@@ -86,6 +166,24 @@ def test_other_questions_are_told_with_their_ids():
         comparison.compare([], [])
 
 
+def test_equal_ids_of_other_questions_truths_or_pictures_are_told():
+    first = records([1, 0], digest="a1", pictures="p1")
+    with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with another question or truth"):
+        comparison.compare(first, records([1, 0], digest="b2", pictures="p1"))
+    with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with other pictures"):
+        comparison.compare(first, records([1, 0], digest="a1", pictures="p2"))
+    assert comparison.remarks(first, records([1, 0], digest="a1")) == []  # recorded answers need no pictures
+    (remark,) = comparison.remarks(first, records([1, 0]))
+    assert "2 of 2 questions are known by their ids alone" in remark
+
+
+def test_other_settings_are_told():
+    first = records([1, 0], digest="a", settings={"benchmark": "geoqa", "mode": "strict", "max_tokens": 8, "blank": False})
+    second = records([1, 0], digest="a", settings={"benchmark": "geoqa", "mode": "lenient"})
+    assert comparison.remarks(first, second) == ["mode differs: strict in the first, lenient in the second"]
+    assert comparison.remarks(first, first) == []
+
+
 def test_the_command_compares_files_and_runs(tmp_path):
     for run, values in (("a", [0, 0, 1, 1]), ("b", [1, 1, 1, 0])):
         benchmark.save(records(values), tmp_path / run / "evaluation" / "small-after.jsonl")
@@ -102,9 +200,21 @@ def test_the_command_compares_files_and_runs(tmp_path):
 
 def test_what_cannot_be_compared_is_told(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1}\n')
+    benchmark.save(records([1, 0]), tmp_path / "words.jsonl")
+    written = (tmp_path / "words.jsonl").read_text()
+    (tmp_path / "words.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": "1"'))
+    (tmp_path / "nan.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": NaN'))
     (tmp_path / "runs" / "evaluation").mkdir(parents=True)
     for pair, sentence in (
         ((tmp_path / "x.jsonl", tmp_path / "x.jsonl"), "not a file of evaluation records"),
+        (
+            (tmp_path / "words.jsonl", tmp_path / "words.jsonl"),
+            "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input should be",
+        ),
+        (
+            (tmp_path / "nan.jsonl", tmp_path / "nan.jsonl"),
+            "nan.jsonl line 1: not a file of evaluation records: greedy: got nan; input should be",
+        ),
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder"),
         ((tmp_path / "runs", tmp_path / "x.jsonl"), "no benchmark that both have taken"),
     ):
@@ -125,9 +235,11 @@ def test_a_nested_total_is_the_mean_of_means():
     ]
     assert figures.total(rows, ["type", "source"]).mean == pytest.approx(0.5 * (0.75 + 0.0))
     assert figures.total(rows, []).mean == pytest.approx(3 / 7)
-    assert figures.total(rows, []).margin == pytest.approx(benchmark.interval([row.greedy for row in rows]).margin)
-    # only ADE20K varies: variance 1/2 over 2 questions, weight 1/4
-    assert figures.total(rows, ["type", "source"]).margin == pytest.approx(1.959964 * math.sqrt(0.25**2 * 0.5 / 2))
+    assert str(figures.total(rows, [])) == str(interval([row.greedy for row in rows]))
+    # MOVER: 1 of 2, 2 of 2 and 0 of 3 with weights 1/4, 1/4 and 1/2
+    parts = [stats.binomtest(right, of).proportion_ci(method="wilson") for right, of in ((1, 2), (2, 2), (0, 3))]
+    below = math.hypot(0.25 * (0.5 - parts[0].low), 0.25 * (1 - parts[1].low), 0.5 * (0 - parts[2].low))
+    assert figures.total(rows, ["type", "source"]).low == pytest.approx(0.375 - below)
     with pytest.raises(UserError, match="totals: a0 has no tag 'room'; it has type, source"):
         figures.total(rows, ["room"])
 
@@ -149,3 +261,32 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
     rows = records([0, 0], each=[1.0, 0.0])
     assert figures.pass_at(rows, 2).mean == 1.0
     assert figures.pass_at(rows, 3) is None
+
+
+def test_pass_at_every_power_of_two_up_to_the_answers_drawn():
+    assert [tries(drawn) for drawn in (0, 1, 2, 4, 6, 8)] == [[], [1], [1, 2], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8]]
+    rows = records([0, 1], each=[1.0, 0.0, 0.0, 0.0])
+    told = shown(results_table("t", rows))
+    assert re.findall(r"pass@(\d) +│ ([\d.]+)", told) == [("1", "25.0"), ("2", "50.0"), ("4", "100.0")]
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------------
+
+
+def shown(table, width=80) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_tables_stay_readable_at_eighty_columns_and_tags_are_no_markup():
+    rows = records([1] * 400 + [0] * 112, tag="[red]counting[/]", each=[1.0, 0.0, 1.0, 0.0], well_formed=1.0, beside=1.0)
+    spec = BenchmarkSpec(name="b", data=(Source(recipe="digits"),), beside="reference", totals={"[bold]all": ()})
+    told = shown(results_table("[red] benchmark", rows, spec))
+    assert "[red] benchmark" in told
+    assert re.search(r"│ \[red\]counting\[/\] +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", told)
+    assert re.search(r"│ \[bold\]all +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", told)
+    told = shown(paired_table("[red] both", comparison.compare(rows, rows)))
+    assert re.search(r"│ difference +│ 0\.0 \[-0\.5, 0\.5\] +│", told)
+    assert re.search(r"│ better, worse +│ 0, 0 questions, p = 1 +│", told)
+    assert "[red] both" in told

@@ -254,6 +254,21 @@ def test_a_verifier_that_always_fails_is_told_as_such(tmp_path):
     assert any("the verifier failed on" in line for line in told)
 
 
+def test_the_evaluations_of_a_run_tell_what_they_leave_out_and_where_a_verifier_fails(tmp_path):
+    rows = [{"id": f"q{place}", "question": "?", "answer_kind": "number", "answer": answer} for place, answer in enumerate((3, "many"))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {"id": "q2", "question": "?", "answer_kind": "own", "answer": "x"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
+    (tmp_path / "own.py").write_text("def own():\n    return lambda text, sample: sample.columns['weight']\n")
+    spec = "name: some\ndata: [{files: rows.jsonl}, {files: own.jsonl}]\nverifiers: {own: ./own.py:own}\nmode: lenient\nmax_tokens: 3\n"
+    (tmp_path / "some.yaml").write_text(spec)
+    told: list[str] = []
+    given = small(tmp_path, "steps=0", "warmup.steps=0", f"evaluation.benchmark={tmp_path / 'some.yaml'}")
+    train.train(given, HERE, say=told.append)
+    assert "some: 1 question is left out, 2 are asked; q1: answer 'many' is not a number" in told
+    assert "warning: the verifier failed on answers to 1 question of 2, which count as wrong; q2: fault: KeyError: 'weight'" in told
+
+
 def test_a_thinking_style_needs_solutions_to_imitate(tmp_path):
     with pytest.raises(UserError, match=r"prompt style wants a thought"):
         run(tmp_path, "prompt=think")

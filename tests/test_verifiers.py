@@ -496,6 +496,13 @@ def test_truncated_score_behind_a_gate_earns_nothing():
     assert judged("score", said("3"), combine="gate").reward == 0.0
 
 
+@pytest.mark.parametrize(("mode", "cut"), [("reference", 1.0), ("lenient", 1.0), ("strict", 0.0)])
+def test_only_the_strict_reading_asks_how_a_text_ended(mode, cut):
+    checks = Verifiers(by_kind={"number": Number()}).in_mode("reference").in_mode(mode)
+    assert checks.judge(completion(said("3")), sample_of("number")).reward == 1.0
+    assert checks.judge(completion(said("3"), "length"), sample_of("number")).reward == cut
+
+
 def test_truncated_drop_is_not_scored():
     verdict = judged("drop", said("3"))
     assert math.isnan(verdict.reward)

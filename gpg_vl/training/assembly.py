@@ -89,6 +89,8 @@ def assemble(
     for name, why in questions.left_out:
         say(f"left out {name}: {why}")
     exam = examination(config, folder, policy) if config.evaluation.benchmark else None
+    if exam and exam.missing:
+        say(exam.missing)
     check_installed(config.trackers)
     own = identity.identity(config, questions, checks)
     if resume is None:

@@ -176,7 +176,7 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder, overrides)
     style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home)
+    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home).in_mode(spec.mode)
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
-    return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed)
+    return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed, left_out=questions.left_out)

@@ -7,7 +7,7 @@ because it can change the last bits but not the meaning.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ TOLD = ("python", "platform", "packages", "threads", "device", "processes", "ima
 def identity(config: Config, questions: Questions, checks: Verifiers) -> dict[str, Any]:
     """What `identity.json` holds."""
     sources = {f"verifiers.{kind}": plugins.source_hash(verifier) for kind, verifier in checks.by_kind.items()}
-    return {"config": config.model_dump(mode="json"), "data": _digest(questions), "sources": sources}
+    return {"config": config.model_dump(mode="json"), "data": digest(questions.sources, repr(questions.weights)), "sources": sources}
 
 
 def write(run: Path, own: Mapping[str, Any]) -> None:
@@ -81,12 +81,13 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _digest(questions: Questions) -> str:
-    digest = hashlib.sha256(repr(questions.weights).encode())
-    for source in questions.sources:
+def digest(sources: Iterable[Iterable[Sample]], said: str = "") -> str:
+    """Of the samples of several sources, and of some words about them."""
+    told = hashlib.sha256(said.encode())
+    for source in sources:
         for sample in source:
-            digest.update(repr(_content(sample)).encode())
-    return digest.hexdigest()[:16]
+            told.update(repr(_content(sample)).encode())
+    return told.hexdigest()[:16]
 
 
 def _content(sample: Sample) -> Sequence[Any]:

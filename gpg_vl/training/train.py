@@ -218,5 +218,7 @@ def _examined(trainer: Trainer, when: str, head: int | None) -> float | None:
     benchmark.save(records, _evaluation_path(trainer, when))
     parts = ", ".join(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %" for tag, rows in benchmark.by_tag(records).items())
     trainer.say(f"held out, {when}: {parts}")
+    if failed := benchmark.failures(records):
+        trainer.say(f"warning: {failed}")
     rows = benchmark.by_tag(records).values()
     return fmean(record.greedy for tagged in rows for record in tagged[: trainer.config.evaluation.head])

@@ -7,13 +7,14 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from gpg_vl import benchmark, journal, loading
-from gpg_vl.benchmark import Examination, Record, Unfinished
+from gpg_vl import __version__, average_precision, benchmark, journal, loading, plugins
+from gpg_vl.benchmark import Examination, Kept, Record
 from gpg_vl.config import Config, PolicyConfig, Source
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.rollout.collect import Drawing, sample_groups
-from gpg_vl.training import checkpoint
+from gpg_vl.training import checkpoint, identity
 from gpg_vl.training.experiment import Asker, build_engine, build_style, build_verifiers, examination, read_questions
 from gpg_vl.types import Group
 
@@ -34,27 +35,38 @@ def evaluate_on(
     blank: bool = False,
     told: Callable[[str, int, int], None] = lambda name, done, of: None,
     to: Callable[[str], Path | None] = lambda name: None,
+    say: Callable[[str], None] = print,
 ) -> Iterator[tuple[Examination, list[Record]]]:
     """Take several benchmarks with one policy, loaded once.
 
     Args:
         overrides: key=value knobs of the run's config; those of the benchmark begin with `benchmark.`.
         told: called with benchmark, questions done and questions in all.
-        to: where a benchmark's records are written, question by question, so that an interrupted evaluation goes on; None = nowhere.
+        to: where a benchmark's records are written, `benchmark.QUESTIONS_AT_ONCE` at a time, so that an interrupted evaluation goes on;
+            None = nowhere.
+        say: told what of a benchmark is left out.
+
+    Raises:
+        UserError: a benchmark cannot be taken, or answers of another evaluation stand where its own belong; before anything is asked.
     """
     given, folder = _config_of(model, [item for item in overrides if not item.startswith(OF_BENCHMARK)])
     knobs = [item.removeprefix(OF_BENCHMARK) for item in overrides if item.startswith(OF_BENCHMARK)]
     policy = chosen_policy(given, model)
-    engine = build_engine(given.rollout.engine, policy, folder)
-    with closing(engine):
-        for name in names:
-            exam = examination(given, folder, policy, name, knobs)
-            told_of = partial(_tell, told, name, len(exam.questions))
-            path = to(name)
-            kept = Unfinished(path.with_name(path.name + ".part"), _fingerprint(exam, given, model, blank)) if path else None
+    exams = {name: examination(given, folder, policy, name, knobs) for name in names}
+    places = {name: Kept(path, _fingerprint(exam, given, model, policy, blank)) for name, exam in exams.items() if (path := to(name))}
+    for name, exam in exams.items():
+        if exam.spec.average_precision:
+            average_precision.check_installed()
+        if name in places:
+            places[name].records()
+        if exam.missing:
+            say(exam.missing)
+    with closing(build_engine(given.rollout.engine, policy, folder)) as engine:
+        for name, exam in exams.items():
+            told_of, kept = partial(_tell, told, name, len(exam.questions)), places.get(name)
             records = benchmark.examine(exam, policy, engine, blank=blank, told=told_of, kept=kept)
-            if path and kept:
-                kept.finish(records, path)
+            if kept:
+                kept.finish(records)
             yield exam, records
 
 
@@ -62,15 +74,25 @@ def _tell(told: Callable[[str, int, int], None], name: str, of: int, done: int) 
     told(name, done, of)
 
 
-def _fingerprint(exam: Examination, given: Config, model: str, blank: bool) -> str:
-    """Of everything that an answer and its score depend on."""
+def _fingerprint(exam: Examination, given: Config, model: str, policy: Policy, blank: bool) -> str:
+    """Of everything that an answer and its score depend on; the same at every start.
+
+    Options of prompt and verifiers stand in the spec and the config; what they do with them, in their source files.
+    """
     run = Path(model)
     folder = checkpoint.newest(run) / "policy" if (run / "config.yaml").is_file() else run
-    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
-    policy = given.policy.model_dump(mode="json")
-    asked = [sample.id for sample in exam.questions]
-    parts = [exam.spec.model_dump(mode="json"), policy, str(folder), weights, blank, exam.seed, repr(exam.style), repr(exam.checks), asked]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
+    weights = [str(folder.resolve()), files] if files else [model, getattr(policy.model.config, "_commit_hash", None)]
+    settings = [exam.spec.model_dump(mode="json"), given.policy.model_dump(mode="json"), given.prompt, blank, exam.seed]
+    sources = {kind: plugins.source_hash(verifier) for kind, verifier in exam.checks.by_kind.items()}
+    asked = [identity.digest([exam.questions]), [(sample.tags, sample.columns) for sample in exam.questions]]
+    parts = [__version__, weights, settings, plugins.source_hash(exam.style), sources, asked]
+    return hashlib.sha256(json.dumps(parts, default=_plain).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    """Bytes by their digest, anything else that is not JSON by its type: its words could hold an address."""
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else type(value).__name__
 
 
 def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: Path | None) -> Iterator[str]:

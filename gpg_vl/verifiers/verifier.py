@@ -104,13 +104,19 @@ class Verifiers:
     """answer_kind -> verifier."""
     truncated: Literal["zero", "score", "drop"] = "zero"
     """What a completion that ran into the length limit earns."""
+    whole: bool = False
+    """Whether a text is scored as it stands, wherever it ended: readings that require no format do not ask how it came to its end."""
 
     def __call__(self, text: str, sample: Sample) -> Verdict:
         return self.by_kind[sample.answer_kind](text, sample)
 
     def in_mode(self, mode: Mode) -> "Verifiers":
-        """The same verifiers reading in another way; those of another make stay as they are."""
-        return replace(self, by_kind={kind: _in_mode(verifier, mode) for kind, verifier in self.by_kind.items()})
+        """The same verifiers reading in another way; those of another make stay as they are.
+
+        Only the strict reading looks at how a text ended: published evaluations score what was decoded.
+        """
+        by_kind = {kind: _in_mode(verifier, mode) for kind, verifier in self.by_kind.items()}
+        return replace(self, by_kind=by_kind, whole=mode != "strict")
 
     def judge(self, completion: Completion, sample: Sample) -> Verdict:
         """The verdict on a completion, its unfinished end and the verifier's own faults included."""
@@ -121,7 +127,7 @@ class Verifiers:
             return Verdict(reward=math.nan, reason=f"fault: {type(fault).__name__}: {fault}\n{trace}")
 
     def _judge(self, completion: Completion, sample: Sample) -> Verdict:
-        if completion.finish == "stop":
+        if completion.finish == "stop" or self.whole:
             return self(completion.text, sample)
         if self.truncated == "score":
             verifier = self.by_kind[sample.answer_kind]

@@ -16,7 +16,8 @@ from statistics import fmean
 from transformers.utils import logging
 
 from gpg_vl import benchmark, loading, shelves
-from gpg_vl.benchmark import Record, by_tag, paired
+from gpg_vl.benchmark import Record, by_tag
+from gpg_vl.comparison import compare
 from gpg_vl.config import Config
 from gpg_vl.intervals import interval
 from gpg_vl.training import warmups
@@ -82,7 +83,8 @@ def table(folder: Path, seeds: list[int], name: str) -> str:
         imitations = [folder / f"sft-{kind}-{seed}" / "evaluation" / f"{name}-before.jsonl" for kind in ("few", "all")]
         controls = [by_tag(benchmark.load(path)) for path in imitations]
         for tag, before in sides["before"].items():
-            cells = [percent(before), percent(sides["after"][tag]), str(paired(before, sides["after"][tag])), percent(sides["blank"][tag])]
+            after, won = sides["after"][tag], compare(before, sides["after"][tag])[0].difference
+            cells = [percent(before), percent(after), str(won), percent(sides["blank"][tag])]
             lines.append(f"| {tag} | {seed} | " + " | ".join([*cells, *(percent(control[tag]) for control in controls)]) + " |")
         seconds = sum(row["seconds"] for row in steps(folder / f"gpg-{seed}"))
         lines.append(f"| *seconds of GPG* | {seed} | | {seconds:.0f} | | | | |")
