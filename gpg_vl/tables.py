@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -125,7 +125,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _text(path: Path, newline: str) -> Iterator[TextIO]:
+def _text(path: Path, newline: str) -> Generator[TextIO]:
     """A text file as people save it: UTF-8, with the mark that Excel sets before it or without."""
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:

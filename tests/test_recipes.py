@@ -1,6 +1,9 @@
 """Published data sets: small files of the published form become rows that their own verifiers accept; what does not fit is told."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,6 +225,97 @@ def test_another_number_of_rows_than_published_is_refused_where_all_are_needed(m
         read("superclevr", made("superclevr"), complete=True)
     with refused(r"coco \(val\): .* holds 2 rows, published are 5,000"):
         read("coco", made("coco"), split="val", complete=True)
+
+
+def test_complete_needs_a_published_number(made, tmp_path):
+    for name, split in (("geoqa", "train"), ("sat", "train"), ("refcoco", "val")):
+        with refused(rf"{name} \({split}\): complete=true, but no published number of rows is known; leave complete out"):
+            read(name, made(name), split=split, complete=True)
+    published.refcoco_parquet(tmp_path / "other")
+    with refused(r"refcoco \(testA\): .* holds 1 rows, published are 1,975"):
+        read("refcoco", tmp_path / "other", split="testA", complete=True)
+
+
+def test_sat_counts_beyond_the_rows_that_it_takes(made, monkeypatch):
+    folder, card = made("sat"), read_card("sat")
+    for published_rows in (3, 4):
+        train = card.splits["train"].model_copy(update={"rows": published_rows})
+        known = card.model_copy(update={"splits": {"train": train}})
+        monkeypatch.setattr("gpg_vl.recipes.card.read_card", lambda name, known=known: known)
+        if published_rows == 3:
+            assert [sample.id for sample in asked("sat", folder, rows=1, complete=True)] == ["sat/train/0"]
+        else:
+            with refused(r"sat \(train\): .* holds 3 rows, published are 4"):
+                read("sat", folder, rows=1, complete=True)
+
+
+def test_every_complete_benchmark_knows_its_number():
+    from gpg_vl import shelves
+    from gpg_vl.loading import load_benchmark
+
+    for name in shelves.names("evaluation"):
+        for source in load_benchmark(name)[0].data:
+            if source.options.get("complete"):
+                assert isinstance(read_card(str(source.recipe)).splits[source.options.get("split", "test")].rows, int), name
+
+
+def rewritten(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content)))
+
+
+def without(*way: Any) -> Callable[[Any], Any]:
+    """A change that takes out what a way of keys leads to."""
+
+    def change(content: Any) -> Any:
+        place = content
+        for step in way[:-1]:
+            place = place[step]
+        del place[way[-1]]
+        return content
+
+    return change
+
+
+LIST = "split_zhou_OxfordFlowers.json"
+TRUTH = "annotations/instances_val2017.json"
+NOT_AS_PUBLISHED = [
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes"), r"a.json: no column 'shapes'; it has text, is_sentence. Is this the pub"),
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes", 0, "points"), r"a.json shapes: no column 'points'; it has label"),
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes", 1, "points", 0, 0), r"a.json points: got \[20\], expected 2 numbers"),
+    ("refcoco", "val", "refcoco_val.json", without(0, "image"), r"refcoco_val.json row 1: no column 'image'; it has problem, solution. Is"),
+    ("flower102", "test", LIST, without("test"), rf"{LIST}: no column 'test'; it has train, val. Is this one of CoOp's"),
+    ("flower102", "test", LIST, without("test", 0, 1), rf"{LIST}: test holds \['image_00001.jpg', 'rose'\], expected \[FILE, NUMBER"),
+    ("flower102", "test", LIST, lambda content: content["test"], rf"{LIST}: got list, expected an object with test"),
+    ("coco", "val", TRUTH, without("annotations", 0, "bbox"), r"annotations: no column 'bbox'; it has id, image_id.* Is this a COCO"),
+    ("coco", "val", TRUTH, without("annotations", 0, "bbox", 0), r"bbox: got \[5, 20, 30\], expected 4 numbers"),
+    ("coco", "val", TRUTH, without("images", 0), r"an annotation of image 7 and category 3, which the file does not list"),
+    ("coco", "val", TRUTH, without("categories"), r"no column 'categories'; it has images, annotations"),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "file", "change", "sentence"), NOT_AS_PUBLISHED)
+def test_a_file_that_is_not_as_published_is_told(made, name, split, file, change, sentence):
+    folder = made(name)
+    rewritten(folder / file, change)
+    with refused(sentence):
+        read(name, folder, split=split)
+
+
+def test_a_map_of_what_is_asked_has_to_fit(made, tmp_path):
+    folder = made("coco")
+    given = tmp_path / "map.json"
+    with refused(r"asked: .*map.json does not exist; expected a .json file"):
+        read("coco", folder, split="val", asked=str(given))
+    published.written(given, {"000000000007.jpg": ["cat"]})
+    with refused(r"map.json: 1 keys \(000000000007.jpg\) are not among the numbers of the 2 images"):
+        read("coco", folder, split="val", asked=str(given))
+    published.written(given, [7])
+    with refused(r"map.json: expected \{image number: \[class, ...\]\}"):
+        read("coco", folder, split="val", asked=str(given))
+    for option in ({"asked": "nope.json"}, {"classes": ["cat"]}):
+        with refused("coco: asked and classes choose among the pairs of split val"):
+            read("coco", folder, split="train", **option)
 
 
 def test_a_wrong_split_or_another_file_is_told(made, tmp_path):
