@@ -69,6 +69,7 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
         words = shlex.split(line)[1:]
         told[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
     assert "colours: the exploit suite earns what it may" in told["audit",]
+    assert re.search(r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns", told["audit",])
     assert "none of 6 test pictures is among 18 training pictures" in told["audit",]
     assert "30 steps of 8 prompts x 8 answers" in told["plan",]
     assert "held-out greedy accuracy" in told["train",]
@@ -83,7 +84,8 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("answer", "earned"),
-    [("red green", 1.0), ("green red", 1.0), ("red", 0.5), ("red blue", 1 / 3), ("red red", 0), ("", 0), ("red green blue yellow", 0.5)],
+    [("red green", 1.0), ("green red", 1.0), ("red", 0.5), ("red green blue", 0.5), ("red blue", 0), ("red red", 0), ("", 0)]
+    + [("red green blue yellow", 0)],
 )
 def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     from gpg_vl import plugins
@@ -93,6 +95,19 @@ def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     verifier = plugins.build("./rewards.py:Colours", {}, folder=tmp_path, key="verifiers.colours", given={})
     sample = Sample(id="a", question="?", answer_kind="colours", answer="red green")
     assert verifier.mark(answer, sample).accuracy == pytest.approx(earned)
+
+
+def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in [*blocks("python"), *blocks("yaml")]:
+        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    mended = "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1, len(others))"
+    code = Path("rewards.py").read_text()
+    assert mended in code
+    Path("rewards.py").write_text(code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))"))
+    (told,) = re.findall(r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml"))
+    assert set(told.split()) == set(COLOURS)
 
 
 def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpg_vl import plugins, prompts, rollout, samples, verifiers
 from gpg_vl.benchmark import Examination
-from gpg_vl.config import Config, Part, RewardConfig, Source
+from gpg_vl.config import BenchmarkSpec, Config, Part, RewardConfig, Source
 from gpg_vl.estimators import Estimator
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode
@@ -176,8 +176,18 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder, overrides)
-    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home)
+    style, checks = build_ruler(spec, home, config, folder, policy.frame)
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed)
+
+
+def build_ruler(spec: BenchmarkSpec, home: Path, config: Config, folder: Path, policy_frame: Any) -> tuple[Style, Verifiers]:
+    """How a benchmark asks and scores: by its own prompt and verifiers; asked as the run asks where it does not say.
+
+    Args:
+        home: the benchmark's folder.
+        folder: the config's.
+    """
+    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
+    return style, build_verifiers(spec.verifiers, style, policy_frame, RewardConfig(mode=spec.mode), home)
