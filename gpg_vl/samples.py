@@ -46,8 +46,6 @@ def read(source: Source, *, folder: Path, key: str, told: Callable[[LeftOut], No
         UserError: names file, row and column.
     """
     if source.recipe is not None:
-        if source.columns or source.defaults:
-            raise UserError(f"{key}: columns and defaults are for files and hub; a recipe names its columns itself: leave them out")
         return islice(_made(source, folder, key, told), source.head)
     path, rows = _rows(source, folder)
     origin = source.files or str(source.hub)
@@ -66,10 +64,31 @@ def _named(rows: Iterable[Mapping[str, Any]], source: Source, origin: str) -> It
         raise UserError(f"{origin}: columns: {ours}: {theirs}: no row has a column {theirs!r}; there are {', '.join(seen)}")
 
 
+def resolve(source: Source, *, folder: Path, key: str) -> None:
+    """Make sure that a source can be begun: its recipe takes its options, its file is there. Nothing is read, nothing fetched.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if source.recipe is not None:
+        _called(source, folder, key)
+    elif source.files is not None:
+        _existing(source.files, folder)
+
+
+def _called(source: Source, folder: Path, key: str) -> Iterable[Sample | LeftOut]:
+    if source.columns or source.defaults:
+        raise UserError(f"{key}: columns and defaults are for files and hub; a recipe names its columns itself: leave them out")
+    try:
+        return plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+    except Exception as error:
+        raise plugins.told_with_place(error) from error
+
+
 def _made(source: Source, folder: Path, key: str, told: Callable[[LeftOut], None]) -> Iterator[Sample]:
     """What a recipe yields; a mistake in a recipe of the user's is told with its file and line."""
     try:
-        for made in plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={}):
+        for made in _called(source, folder, key):
             if isinstance(made, LeftOut):
                 told(made)
             else:

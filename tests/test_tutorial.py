@@ -132,6 +132,31 @@ def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
         assert sentence in done.stderr
 
 
+def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in [*blocks("python"), *blocks("yaml")]:
+        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    Path("scenes.py").write_text(
+        "from gpg_vl.types import Sample\n\n\n"
+        "def scenes():\n"
+        "    for colour in ('red', 'mauve'):\n"
+        "        yield Sample(id=colour, question='Which?', answer_kind='colours', answer=colour)\n"
+    )
+    without = CliRunner().invoke(app, ["data", "./scenes.py:scenes"])
+    assert without.exit_code == 2
+    assert "answer_kind 'colours' has no verifier" in without.stderr
+    told = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
+    assert "1 rows earn full marks with their own answer (colours 1)" in told
+    assert "mauve: " in told
+    Path("taken").write_text("precious")
+    for to in ("taken", "taken/rows"):
+        refused = CliRunner().invoke(app, ["data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to])
+        assert refused.exit_code == 2
+        assert "taken is a file, expected a folder" in refused.stderr
+    assert Path("taken").read_text() == "precious"
+
+
 def _superclevr(folder: Path) -> Path:
     published.superclevr(folder / "superclevr")
     return folder / "superclevr"

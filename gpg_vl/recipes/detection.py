@@ -43,7 +43,8 @@ def coco(
         classes: only these; default: all.
         asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map; default: what is there.
     """
-    return _detection(Published.find("coco", split, folder=folder, pictures=pictures, complete=complete), classes, asked)
+    found = Published.find("coco", split, folder=folder, pictures=pictures, complete=complete)
+    yield from _detection(found, classes, asked)
 
 
 def lvis(
@@ -55,7 +56,8 @@ def lvis(
     complete: bool = False,
 ) -> Iterator[Sample | LeftOut]:
     """LVIS: 1,203 classes, with few examples of many of them. Options as for `coco`."""
-    return _detection(Published.find("lvis", split, folder=folder, pictures=pictures, complete=complete), classes, asked)
+    found = Published.find("lvis", split, folder=folder, pictures=pictures, complete=complete)
+    yield from _detection(found, classes, asked)
 
 
 def _detection(found: Published, classes: Sequence[str] | None, asked: str | None) -> Iterator[Sample | LeftOut]:
