@@ -13,7 +13,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.recipes import ALIASES
 from gpg_vl.recipes.card import read_card
 from gpg_vl.training.experiment import Questions, build_verifiers, read_questions
-from gpg_vl.types import UserError
+from gpg_vl.types import Sample, UserError
 
 from . import published
 from .recorded import home, needed
@@ -305,7 +305,7 @@ def test_a_file_that_is_not_as_published_is_told(made, name, split, file, change
 def test_a_map_of_what_is_asked_has_to_fit(made, tmp_path):
     folder = made("coco")
     given = tmp_path / "map.json"
-    with refused(r"asked: .*map.json does not exist; expected a .json file"):
+    with refused(r"asked: .*map.json does not exist, neither in .*coco nor in the working directory; it is a .json file .*Put them into"):
         read("coco", folder, split="val", asked=str(given))
     published.written(given, {"000000000007.jpg": ["cat"]})
     with refused(r"map.json: 1 keys \(000000000007.jpg\) are not among the numbers of the 2 images"):
@@ -313,9 +313,39 @@ def test_a_map_of_what_is_asked_has_to_fit(made, tmp_path):
     published.written(given, [7])
     with refused(r"map.json: expected \{image number: \[class, ...\]\}"):
         read("coco", folder, split="val", asked=str(given))
+    published.written(folder / "beside.json", {"9": ["cat"]})
+    assert [sample.id for sample in asked("coco", folder, split="val", asked="beside.json")] == ["coco/val/9/cat"]
     for option in ({"asked": "nope.json"}, {"classes": ["cat"]}):
         with refused("coco: asked and classes choose among the pairs of split val"):
             read("coco", folder, split="train", **option)
+
+
+@needed
+@pytest.mark.parametrize(("benchmark", "count"), [("coco_novel15", 15), ("lvis_rare13", 13)])
+def test_the_published_classes_are_asked_about_the_published_pairs(benchmark, count, tmp_path):
+    """All pictures of the published map, as an annotation file without any box, so that every pair is a question."""
+    from gpg_vl.loading import load_benchmark
+
+    folder, (spec, _) = home(), load_benchmark(benchmark)
+    assert folder is not None
+    (source,) = spec.data
+    classes, pairs = source.options["classes"], str(source.options["asked"])
+    content = json.loads((folder / "detection" / pairs).read_text())
+    names = sorted({name for named in content.values() for name in named})
+    assert len(set(classes)) == count
+    assert set(classes) <= set(names)
+    truth = {
+        "images": [{"id": int(image), "width": 10, "height": 10, "file_name": f"{image}.jpg"} for image in content],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+    }
+    file = {"coco": "instances_val2017.json", "lvis": "lvis_v1_val.json"}[str(source.recipe)]
+    published.written(tmp_path / file, truth)
+    (tmp_path / pairs).symlink_to(folder / "detection" / pairs)
+    options = {**source.options, "folder": str(tmp_path), "pictures": False}
+    samples_asked = list(samples.read(source.model_copy(update={"options": options}), folder=Path(), key="data.0"))
+    assert len(samples_asked) == sum(name in classes for named in content.values() for name in set(named))
+    assert {sample.tags["class"] for sample in samples_asked if isinstance(sample, Sample)} == set(classes)
 
 
 def test_a_wrong_split_or_another_file_is_told(made, tmp_path):

@@ -211,9 +211,14 @@ class Published:
         except UserError as error:
             raise self._told(error) from None
 
+    @property
+    def how(self) -> str:
+        """Where the files come from and where they go."""
+        return _how(self.card, self.home or Path())
+
     def _told(self, error: UserError) -> UserError:
         lost = "does not exist" in str(error)
-        return UserError(f"{error}. {_how(self.card, self.home or Path())}") if lost else error
+        return UserError(f"{error}. {self.how}") if lost else error
 
 
 def _how(card: Card, home: Path) -> str:

@@ -41,7 +41,8 @@ def coco(
 
     Args:
         classes: only these; default: all.
-        asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map; default: what is there.
+        asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map, in the folder of the set or by
+            path; default: what is there.
     """
     found = Published.find("coco", split, folder=folder, pictures=pictures, complete=complete)
     yield from _detection(found, classes, asked)
@@ -100,7 +101,7 @@ def _annotated(found: Published, classes: Sequence[str] | None, asked: str | Non
         else:
             boxes[pair].append(numbers(item["bbox"], 4, where=f"{found.files[0]} bbox"))
     found.expect(len(truth["images"]))
-    wanted = _wanted(Path(asked), names, images) if asked else sorted({*boxes, *crowds})
+    wanted = _wanted(_map_of(found, asked), names, images) if asked else sorted({*boxes, *crowds})
     for image_id, category in wanted:
         if classes is not None and names[category] not in classes:
             continue
@@ -154,10 +155,17 @@ def _root(file: Path) -> Path:
     return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
+def _map_of(found: Published, asked: str) -> Path:
+    assert found.home is not None
+    for path in (found.home / asked, Path(asked)):
+        if path.is_file():
+            return path
+    where = f"{asked} does not exist, neither in {found.home} nor in the working directory"
+    raise UserError(f"asked: {where}; it is a .json file of {{image number: [class, ...]}}. {found.how}")
+
+
 def _wanted(file: Path, names: Mapping[int, str], images: Mapping[int, Any]) -> list[tuple[int, int]]:
     """(image, class) pairs of a map from image numbers to class names; names that are no class are passed over."""
-    if not file.is_file():
-        raise UserError(f"asked: {file} does not exist; expected a .json file of {{image number: [class, ...]}}")
     content = tables.json_file(file)
     if not isinstance(content, dict) or not all(isinstance(labels, list) for labels in cast(dict[str, Any], content).values()):
         raise UserError(f"{file}: expected {{image number: [class, ...]}}")
