@@ -11,8 +11,8 @@ from gpg_vl.boxes import Frame
 from gpg_vl.config import RewardConfig, Source
 from gpg_vl.loading import load, override
 from gpg_vl.prompts import Style
-from gpg_vl.training.experiment import build_style, build_verifiers, read_questions
-from gpg_vl.types import UserError
+from gpg_vl.training.experiment import build_style, build_verifiers, sound
+from gpg_vl.types import LeftOut, Sample, UserError
 from gpg_vl.verifiers.verifier import Verifiers
 
 SHOWN = 5
@@ -22,7 +22,7 @@ SHOWN = 5
 def prepare(
     recipe: str, options: Sequence[str], *, source: Path | None, to: Path | None, head: int | None, config: str | None = None
 ) -> Iterator[str]:
-    """Read, check and write; lines that tell it.
+    """Read, check and write, row by row; lines that tell it.
 
     Args:
         options: OPTION=VALUE of the recipe.
@@ -39,19 +39,30 @@ def prepare(
         raise UserError(f"--to {to}: {file} is a file, expected a folder")
     given: dict[str, Any] = override(Source, {}, options)
     asked = Source(recipe=recipe, options={**given, **({"folder": str(source)} if source else {})}, head=head)
-    questions = read_questions([asked], _checks(config), folder=Path(), key=recipe)
-    (rows,) = questions.sources
-    kinds = Counter(f"{sample.answer_kind}{' with picture' if sample.images else ''}" for sample in rows)
-    told = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-    yield f"{recipe}: {len(rows)} rows earn full marks with their own answer ({told})"
-    yield f"example: {rows[0].question!r} -> {rows[0].answer!r}"
-    yield f"left out: {len(questions.left_out)} rows"
-    yield from (f"  {left.id}: {left.why}" for left in questions.left_out[:SHOWN])
+    left_out: list[LeftOut] = []
+    rows = sound(asked, _checks(config), folder=Path(), key=recipe, told=left_out.append)
+    kinds: Counter[str] = Counter()
+    examples: list[str] = []
+    used = _counted(rows, kinds, examples)
+    count = samples.write(used, to) if to else sum(1 for _ in used)
+    told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    yield f"{recipe}: {count} rows earn full marks with their own answer ({told})"
+    yield f"example: {examples[0]}"
+    yield f"left out: {len(left_out)} rows"
+    yield from (f"  {left.id}: {left.why}" for left in left_out[:SHOWN])
     if to:
-        samples.write(rows, to)
-        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in questions.left_out)
+        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in left_out)
         (to / "left_out.jsonl").write_text("".join(lines))
         yield f"written: {to / 'samples.jsonl'} (a config reads it with data: [{{files: {to / 'samples.jsonl'}}}])"
+
+
+def _counted(rows: Iterator[Sample], kinds: Counter[str], examples: list[str]) -> Iterator[Sample]:
+    """The rows as they pass: counted by kind, the first of them shown."""
+    for sample in rows:
+        kinds[f"{sample.answer_kind}{' with picture' if sample.images else ''}"] += 1
+        if not examples:
+            examples.append(f"{sample.question!r} -> {sample.answer!r}")
+        yield sample
 
 
 def _checks(config: str | None) -> Verifiers:

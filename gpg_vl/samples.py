@@ -165,12 +165,15 @@ def image_size(image: Path | bytes, origin: str) -> Size:
 
 
 def write(samples: Iterable[Sample], folder: Path) -> int:
-    """Write `samples.jsonl` and `images/` into a folder; the number of rows written."""
+    """Write `samples.jsonl` and `images/` into a folder, row by row; the number of rows written. The file has its name when it is whole."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    with (folder / "samples.jsonl").open("w") as file:
-        return sum(
+    unfinished = folder / "samples.jsonl.part"
+    with unfinished.open("w", encoding="utf-8") as file:
+        count = sum(
             file.write(json.dumps(_row(sample, folder, number), ensure_ascii=False) + "\n") > 0 for number, sample in enumerate(samples, 1)
         )
+    unfinished.replace(folder / "samples.jsonl")
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,33 @@ def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path
     assert Path("taken").read_text() == "precious"
 
 
+def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.chdir(tmp_path)
+    Path("many.py").write_text(
+        "import io, os\n\n"
+        "from PIL import Image\n\n"
+        "from gpg_vl.types import Sample\n\n\n"
+        "def many(last=1):\n"
+        "    for number in range(40):\n"
+        "        encoded = io.BytesIO()\n"
+        "        Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG', compress_level=0)\n"
+        "        picture, name = encoded.getvalue(), min(number, 39 - last)\n"
+        "        yield Sample(id=str(name), question='?', answer_kind='number', answer=1, images=(picture,), sizes=((512, 128),))\n"
+    )
+    tracemalloc.start()
+    told = command("data", "./many.py:many", "last=0", "--to", "rows")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "40 rows earn full marks" in told
+    assert peak < 5_000_000  # 40 pictures have 7.9 MB
+    doubled = CliRunner().invoke(app, ["data", "./many.py:many", "--to", "doubled"])
+    assert doubled.exit_code == 2
+    assert "the id '38' names several rows" in doubled.stderr
+    assert not Path("doubled/samples.jsonl").exists()
+
+
 def _superclevr(folder: Path) -> Path:
     published.superclevr(folder / "superclevr")
     return folder / "superclevr"
