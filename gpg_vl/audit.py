@@ -109,13 +109,13 @@ def _cut(sources: Sequence[Source], questions: Questions, head: int) -> str:
     """Says that there may be more rows than were looked at; empty where all were."""
     looked_at = [len(rows) + len(questions.left_out) for rows in questions.sources]
     more = any((source.head or math.inf) > head and count >= head for source, count in zip(sources, looked_at, strict=True))
-    return f" of the first {head:,} rows" if more else ""
+    return f" (only the first {head:,} rows of a source were looked at)" if more else ""
 
 
 def golds(questions: Questions, cut: str = "") -> Iterator[Finding]:
     """How many rows are used, and why the others are not."""
     used = sum(map(len, questions.sources))
-    yield Finding("fine", f"gold answers: {used}{cut or ' rows'} earn full marks")
+    yield Finding("fine", f"gold answers: {used} rows earn full marks{cut}")
     if questions.left_out:
         first = questions.left_out[0]
         level = "mind" if len(questions.left_out) < used else "stop"
@@ -136,8 +136,10 @@ def rewards(kind: str, samples: Sequence[Sample], checks: Verifiers) -> Iterator
     else:
         yield Finding("fine", f"{kind}: the exploit suite earns what it may on {min(EXPLOITED, len(samples))} questions")
     constant = exploits.best_constant(samples, verifier)
-    if constant.reward > 0.99 and len(samples) > 1:
+    if constant.reward > 0.99 and constant.fair and len(samples) > 1:
         yield Finding("stop", f"{kind}: one answer is always right, so there is nothing to learn: {constant}")
+    elif constant.reward > 0.99 and not constant.fair:
+        yield Finding(holes, f"{kind}: one answer is always right, whatever the truth is: {constant}")
     elif not constant.fair and not type(verifier).__module__.startswith("gpg_vl."):
         yield Finding("mind", f"{kind}: {constant}; part marks can do that, a hole in the verifier too")
     elif not constant.fair:
@@ -178,16 +180,14 @@ def overlap(config: Config, folder: Path, trained: Mapping[str, str], cut: str, 
     tested, lost = _pictures(held_out)
     if lost:
         yield Finding("mind", f"evaluation.benchmark: {len(lost)} rows have a picture that cannot be read; {lost[0]}")
-    cut = cut or _cut(spec.data, held_out, head)
-    compared = f" (compared:{cut.removeprefix(' of')} of every source)" if cut else ""
-    yield _shared(trained, tested, compared)
+    yield _shared(trained, tested, cut or _cut(spec.data, held_out, head))
 
 
-def _shared(trained: Mapping[str, str], tested: Mapping[str, str], compared: str) -> Finding:
+def _shared(trained: Mapping[str, str], tested: Mapping[str, str], cut: str) -> Finding:
     shared = [tested[digest] for digest in tested if digest in trained]
-    told = f"overlap: {len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel{compared}"
+    told = f"overlap: {len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel{cut}"
     if not shared:
-        return Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures{compared}")
+        return Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures{cut}")
     if len(shared) == len(tested):
         return Finding("stop", f"{told}: the benchmark would measure memory, not learning; hold other pictures out")
     if 2 * len(shared) > len(tested):

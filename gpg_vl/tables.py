@@ -63,6 +63,16 @@ def jsonl(path: Path) -> Iterator[Row]:
             yield cast(dict[str, Any], row)
 
 
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        UserError: not UTF-8.
+    """
+    with _text(path, newline=None) as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
 def json_file(path: Path) -> Any:
     """The content of a .json file. Some published files are in Windows' own encoding, so that is tried second.
 
@@ -125,7 +135,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _text(path: Path, newline: str) -> Generator[TextIO]:
+def _text(path: Path, newline: str | None) -> Generator[TextIO]:
     """A text file as people save it: UTF-8, with the mark that Excel sets before it or without."""
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:

@@ -83,9 +83,9 @@ def test_a_test_that_is_trained_on_whole_stops_the_run(run):
 def test_rows_that_were_not_looked_at_are_told(run):
     code, told = run("--head", "7")
     assert code == 0
-    assert "gold answers: 7 of the first 7 rows earn full marks" in told
-    assert "none of 5 test pictures is among 7 training pictures (compared: the first 7 rows of every source)" in told
-    assert "the first" not in run("--head", "11")[1]
+    assert "gold answers: 7 rows earn full marks (only the first 7 rows of a source were looked at)" in told
+    assert "none of 5 test pictures is among 7 training pictures (only the first 7 rows of a source were looked at)" in told
+    assert "only the first" not in run("--head", "11")[1]
 
 
 def test_questions_without_their_picture_are_told(run):
@@ -157,7 +157,7 @@ def test_naming_everything_is_tried_as_a_constant(run):
     )
     code, told = run('verifiers={words: "./rewards.py:Words"}')
     assert code == 1
-    assert "one answer is always right, so there is nothing to learn: best constant of those tried, 'a b c', earns 1.0000" in told
+    assert "stop  words: one answer is always right, whatever the truth is: best constant of those tried, 'a b c', earns 1.0000" in told
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,16 @@ def test_the_authors_rules_have_holes_and_that_is_worth_knowing(run):
     code, told = run("reward.mode=reference")
     assert "mind  label: the authors' rule has holes" in told
     assert code == 1  # and here every row has the same answer
+
+
+def test_naming_every_class_is_a_hole_of_the_authors_rule_and_does_not_stop_their_experiment(run):
+    names = ("rose", "iris", "lily")
+    Path("samples.jsonl").write_text(
+        "".join(rows(3, first=3 * place, answer_kind="label", answer=name, choices=names) for place, name in enumerate(names))
+    )
+    code, told = run("reward.mode=reference")
+    assert "mind  label: one answer is always right, whatever the truth is: best constant of those tried, 'rose iris lily'" in told
+    assert code == 0, told
 
 
 def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):

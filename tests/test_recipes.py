@@ -302,6 +302,20 @@ def test_a_file_that_is_not_as_published_is_told(made, name, split, file, change
         read(name, folder, split=split)
 
 
+def test_a_list_of_classes_in_another_encoding_is_told(made):
+    folder = made("fgvc_aircraft")
+    (folder / "images_variant_test.txt").write_bytes("0034309 Citroën\n".encode("latin-1"))
+    with refused(r"images_variant_test.txt: not UTF-8 .*; save it as UTF-8"):
+        read("fgvc_aircraft", folder, split="test")
+
+
+def test_one_expression_that_is_no_list_is_one_question(tmp_path):
+    row = {"image": published.inside(), "answer": "left man", "bbox": [4.0, 6.0, 20.0, 30.0]}
+    published.parquet(tmp_path / "data" / "val-00000-of-00001.parquet", [row])
+    (sample,) = asked("refcoco", tmp_path)
+    assert sample.question.endswith("this sentence describes: left man.")
+
+
 def test_a_map_of_what_is_asked_has_to_fit(made, tmp_path):
     folder = made("coco")
     given = tmp_path / "map.json"

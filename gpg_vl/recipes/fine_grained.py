@@ -53,7 +53,7 @@ def _listed(path: Path, split: str) -> list[tuple[str, str]]:
             if not isinstance(item, list) or len(cast(list[Any], item)) != 3:
                 raise UserError(f"{path}: {split} holds {item!r}, expected [FILE, NUMBER, CLASS]")
         return [(str(image), str(label)) for image, _, label in content[split]]
-    pairs = [line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    pairs = [line.partition(" ") for line in tables.lines(path)]
     if wrong := [image for image, _, label in pairs if not label]:
         raise UserError(f"{path}: line {wrong[0]!r} names no class; expected NUMBER CLASS")
     return [(f"{image}.jpg", label) for image, _, label in pairs]

@@ -8,8 +8,8 @@ Example row:
      "answer_kind": "boxes", "answer": [[14.67, 133.56, 121.84, 469.68]]}
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from gpg_vl.recipes.card import Published, need, numbers
 from gpg_vl.types import Sample, UserError
@@ -33,10 +33,15 @@ def _refs(name: str, split: str = "val", folder: str | None = None, pictures: bo
 
 def _expressions(found: Published, number: int, row: Any, where: str) -> Iterator[Sample]:
     x, y, width, height = numbers(row["bbox"], 4, where=f"{where}, bbox")
-    for place, words in enumerate(row["answer"]):
+    listed = row["answer"] if isinstance(row["answer"], list | tuple) else [row["answer"]]
+    for place, words in enumerate(cast(Sequence[Any], listed)):
         box = [x, y, x + width, y + height]
         yield found.sample(
-            f"{number}#{place}", question=ASKED.format(words.rstrip(".")), images=row["image"], answer=[box], tags={"split": found.split}
+            f"{number}#{place}",
+            question=ASKED.format(str(words).rstrip(".")),
+            images=row["image"],
+            answer=[box],
+            tags={"split": found.split},
         )
 
 
