@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,14 +20,23 @@ from PIL import Image
 
 from gpg_vl import exploits
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
-from gpg_vl.config import Config
+from gpg_vl.config import Config, Source
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode, read_images
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor
 from gpg_vl.prompts import Style
-from gpg_vl.rollout.collect import Drawing, sample_groups
-from gpg_vl.training.experiment import Asker, Questions, build_engine, build_estimator, build_style, build_verifiers, read_questions
+from gpg_vl.rollout.collect import Drawing, draw_round
+from gpg_vl.training.experiment import (
+    Asker,
+    Questions,
+    build_engine,
+    build_estimator,
+    build_ruler,
+    build_style,
+    build_verifiers,
+    read_questions,
+)
 from gpg_vl.types import Group, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Graded, Verifiers
 
@@ -59,17 +69,18 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     style = build_style(config.prompt, folder)
     checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
     build_estimator(config, folder)
-    short = [source.model_copy(update={"head": min(head, source.head or head)}) for source in config.data]
     try:
-        questions = read_questions(short, checks, folder=folder)
+        questions = read_questions(_first(config.data, head), checks, folder=folder)
     except UserError as error:
         yield Finding("stop", f"data: {error}")
         return
-    yield from golds(questions)
+    yield from golds(questions, _cut(config.data, questions, head))
+    trained, lost = _pictures(questions)
+    yield from pictures(config, questions, lost)
     by_kind = _by_kind([sample for source in questions.sources for sample in source])
     for kind, samples in by_kind.items():
         yield from rewards(kind, samples, checks)
-    yield from overlap(config, folder, questions, checks, head)
+    yield from overlap(config, folder, trained, _cut(config.data, questions, head), head)
     yield from lengths(config, style, checks, questions)
     if model is not None:
         yield from asked(config, folder, model, style, questions)
@@ -90,10 +101,21 @@ def _by_kind(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     return groups
 
 
-def golds(questions: Questions) -> Iterator[Finding]:
+def _first(sources: Sequence[Source], head: int) -> list[Source]:
+    return [source.model_copy(update={"head": min(head, source.head or head)}) for source in sources]
+
+
+def _cut(sources: Sequence[Source], questions: Questions, head: int) -> str:
+    """Says that there may be more rows than were looked at; empty where all were."""
+    looked_at = [len(rows) + len(questions.left_out) for rows in questions.sources]
+    more = any((source.head or math.inf) > head and count >= head for source, count in zip(sources, looked_at, strict=True))
+    return f" (only the first {head:,} rows of a source were looked at)" if more else ""
+
+
+def golds(questions: Questions, cut: str = "") -> Iterator[Finding]:
     """How many rows are used, and why the others are not."""
     used = sum(map(len, questions.sources))
-    yield Finding("fine", f"gold answers: {used} rows earn full marks")
+    yield Finding("fine", f"gold answers: {used} rows earn full marks{cut}")
     if questions.left_out:
         first = questions.left_out[0]
         level = "mind" if len(questions.left_out) < used else "stop"
@@ -114,8 +136,10 @@ def rewards(kind: str, samples: Sequence[Sample], checks: Verifiers) -> Iterator
     else:
         yield Finding("fine", f"{kind}: the exploit suite earns what it may on {min(EXPLOITED, len(samples))} questions")
     constant = exploits.best_constant(samples, verifier)
-    if constant.reward > 0.99 and len(samples) > 1:
+    if constant.reward > 0.99 and constant.fair and len(samples) > 1:
         yield Finding("stop", f"{kind}: one answer is always right, so there is nothing to learn: {constant}")
+    elif constant.reward > 0.99 and not constant.fair:
+        yield Finding(holes, f"{kind}: one answer is always right, whatever the truth is: {constant}")
     elif not constant.fair and not type(verifier).__module__.startswith("gpg_vl."):
         yield Finding("mind", f"{kind}: {constant}; part marks can do that, a hole in the verifier too")
     elif not constant.fair:
@@ -124,34 +148,66 @@ def rewards(kind: str, samples: Sequence[Sample], checks: Verifiers) -> Iterator
         yield Finding("fine", f"{kind}: {constant}")
 
 
-def overlap(config: Config, folder: Path, questions: Questions, checks: Verifiers, head: int) -> Iterator[Finding]:
-    """Pictures that are in training and test."""
+def pictures(config: Config, questions: Questions, lost: Sequence[str]) -> Iterator[Finding]:
+    """Questions that go out without their picture, and pictures that cannot be read."""
+    for source, rows in zip(config.data, questions.sources, strict=True):
+        bare = [sample.id for sample in rows if not sample.images]
+        if bare and (len(bare) < len(rows) or {"image", "images"} & set(source.columns)):
+            yield Finding("mind", f"pictures: {len(bare)} of {len(rows)} rows have no picture; {bare[0]} is one")
+    if lost:
+        count = sum(map(len, questions.sources))
+        level = "stop" if len(lost) > config.rollout.max_lost * count else "mind"
+        yield Finding(level, f"pictures: {len(lost)} of {count} rows have one that cannot be read; {lost[0]}")
+
+
+def overlap(config: Config, folder: Path, trained: Mapping[str, str], cut: str, head: int) -> Iterator[Finding]:
+    """Pictures that are in training and test.
+
+    Args:
+        trained: digests of the training pictures.
+        cut: says how many rows they come from, where not from all.
+    """
     if config.evaluation.benchmark is None:
         yield Finding("mind", "no evaluation.benchmark: the run will not know whether it learns")
         return
     try:
         spec, home = load_benchmark(config.evaluation.benchmark, folder)
-        short = [source.model_copy(update={"head": min(head, source.head or head)}) for source in spec.data]
-        held_out = read_questions(short, checks, folder=home)
+        _, checks = build_ruler(spec, home, config, folder, _frame(config))
+        held_out = read_questions(_first(spec.data, head), checks, folder=home)
     except UserError as error:
         yield Finding("stop", f"evaluation.benchmark: {error}")
         return
-    trained, tested = _pictures(questions), _pictures(held_out)
+    tested, lost = _pictures(held_out)
+    if lost:
+        yield Finding("mind", f"evaluation.benchmark: {len(lost)} rows have a picture that cannot be read; {lost[0]}")
+    yield _shared(trained, tested, cut or _cut(spec.data, held_out, head))
+
+
+def _shared(trained: Mapping[str, str], tested: Mapping[str, str], cut: str) -> Finding:
     shared = [tested[digest] for digest in tested if digest in trained]
-    if shared:
-        told = f"{len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel"
-        yield Finding("mind", f"overlap: {told}; {shared[0]} is one")
-    else:
-        yield Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures")
+    told = f"overlap: {len(shared)} of {len(tested)} test pictures are also trained on, pixel for pixel{cut}"
+    if not shared:
+        return Finding("fine", f"overlap: none of {len(tested)} test pictures is among {len(trained)} training pictures{cut}")
+    if len(shared) == len(tested):
+        return Finding("stop", f"{told}: the benchmark would measure memory, not learning; hold other pictures out")
+    if 2 * len(shared) > len(tested):
+        return Finding("mind", f"{told}, more than half: the benchmark measures mostly memory; {shared[0]} is one")
+    return Finding("mind", f"{told}; {shared[0]} is one")
 
 
-def _pictures(questions: Questions) -> dict[str, str]:
-    """Digest of a picture's pixels -> a question that shows it."""
+def _pictures(questions: Questions) -> tuple[dict[str, str], list[str]]:
+    """Digest of a picture's pixels -> a question that shows it; and why the pictures of other questions cannot be read."""
     seen: dict[str, str] = {}
+    lost: list[str] = []
     for sample in (sample for source in questions.sources for sample in source):
-        for image in read_images([{"role": "user", "content": [{"type": "image", "image": image} for image in sample.images]}]):
+        try:
+            shown = read_images([{"role": "user", "content": [{"type": "image", "image": image} for image in sample.images]}])
+        except UnusableSampleError as error:
+            lost.append(f"{sample.id}: {error}")
+            continue
+        for image in shown:
             seen.setdefault(_digest(image), sample.id)
-    return seen
+    return seen, lost
 
 
 def _digest(image: Image.Image) -> str:
@@ -218,10 +274,15 @@ def asked(config: Config, folder: Path, model: str, style: Style, questions: Que
     policy = chosen_policy(config, model)
     checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
     ask = Asker(questions.stream(config.seed, "data"), style, policy)
-    engine = build_engine(config.rollout.engine, policy, folder)
-    drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=config.rollout, wanted=0, seed=config.seed)
-    groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(PROBED)])
-    yield from told_of(groups, config.rollout.groups_per_step)
+    engine, lost = build_engine(config.rollout.engine, policy, folder), list[str]()
+    probed = config.rollout.model_copy(update={"groups_per_step": PROBED})
+    drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=probed, wanted=0, seed=config.seed)
+    with closing(engine):
+        groups = draw_round(drawing, 0, lost)
+    if lost:
+        yield Finding("mind" if groups else "stop", f"asked: {len(lost)} of {PROBED} questions cannot be asked; {lost[0]}")
+    if groups:
+        yield from told_of(groups, config.rollout.groups_per_step)
 
 
 def told_of(groups: Sequence[Group], groups_per_step: int) -> Iterator[Finding]:

@@ -316,7 +316,7 @@ def audit(
 @app.command(cls=WithKnobs)
 @sentences
 def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
-    """What a config asks for: answers, tokens, memory. Every part is built, nothing is trained."""
+    """What a config asks for: answers, tokens, memory. Data, prompt, rewards, method, benchmark are resolved, nothing is read or trained."""
     given, folder = _load(config, overrides, None)
     _quiet()
     from gpg_vl.training.plan import plan as planned
@@ -333,11 +333,14 @@ def data(
     source: Annotated[Path | None, typer.Option("--from", help="The folder of the published files.")] = None,
     to: Annotated[Path | None, typer.Option(help="A new folder for samples.jsonl, images/ and left_out.jsonl.")] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Check the rows with this config's prompt and verifiers: those of your own kinds.")
+    ] = None,
 ) -> None:
     """Read a published data set into rows: every row is checked by its own verifier, what is left out is listed with the reason."""
     from gpg_vl.preparing import prepare
 
-    for line in prepare(recipe, list(options or ()), source=source, to=to, head=head):
+    for line in prepare(recipe, list(options or ()), source=source, to=to, head=head, config=config):
         _say(line)
 
 

@@ -6,44 +6,68 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpg_vl import samples
+from gpg_vl import samples, shelves
 from gpg_vl.boxes import Frame
 from gpg_vl.config import RewardConfig, Source
-from gpg_vl.loading import override
+from gpg_vl.loading import load, override
 from gpg_vl.prompts import Style
-from gpg_vl.training.experiment import build_verifiers, read_questions
-from gpg_vl.types import UserError
+from gpg_vl.training.experiment import build_style, build_verifiers, sound
+from gpg_vl.types import LeftOut, Sample, UserError
+from gpg_vl.verifiers.verifier import Verifiers
 
 SHOWN = 5
 """Rows that are left out and shown; the file has them all."""
 
 
-def prepare(recipe: str, options: Sequence[str], *, source: Path | None, to: Path | None, head: int | None) -> Iterator[str]:
-    """Read, check and write; lines that tell it.
+def prepare(
+    recipe: str, options: Sequence[str], *, source: Path | None, to: Path | None, head: int | None, config: str | None = None
+) -> Iterator[str]:
+    """Read, check and write, row by row; lines that tell it.
 
     Args:
         options: OPTION=VALUE of the recipe.
         source: the folder of the published files; None = where the recipe looks, or the hub.
         to: a folder that does not hold rows yet; None = only tell.
+        config: an experiment by name or file whose prompt and verifiers check the rows; None = the shipped ones.
 
     Raises:
         UserError: files are missing or broken, no row is usable, or there are rows in `to` already.
     """
     if to and (to / "samples.jsonl").exists():
         raise UserError(f"--to {to}: holds rows already; choose another folder")
+    if to and (file := next((path for path in (to, *to.parents) if path.is_file()), None)):
+        raise UserError(f"--to {to}: {file} is a file, expected a folder")
     given: dict[str, Any] = override(Source, {}, options)
     asked = Source(recipe=recipe, options={**given, **({"folder": str(source)} if source else {})}, head=head)
-    checks = build_verifiers({}, Style(), Frame(kind="norm1000"), RewardConfig(), Path())
-    questions = read_questions([asked], checks, folder=Path(), key=recipe)
-    (rows,) = questions.sources
-    kinds = Counter(f"{sample.answer_kind}{' with picture' if sample.images else ''}" for sample in rows)
-    told = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-    yield f"{recipe}: {len(rows)} rows earn full marks with their own answer ({told})"
-    yield f"example: {rows[0].question!r} -> {rows[0].answer!r}"
-    yield f"left out: {len(questions.left_out)} rows"
-    yield from (f"  {left.id}: {left.why}" for left in questions.left_out[:SHOWN])
+    left_out: list[LeftOut] = []
+    rows = sound(asked, _checks(config), folder=Path(), key=recipe, told=left_out.append)
+    kinds: Counter[str] = Counter()
+    examples: list[str] = []
+    used = _counted(rows, kinds, examples)
+    count = samples.write(used, to) if to else sum(1 for _ in used)
+    told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    yield f"{recipe}: {count} rows earn full marks with their own answer ({told})"
+    yield f"example: {examples[0]}"
+    yield f"left out: {len(left_out)} rows"
+    yield from (f"  {left.id}: {left.why}" for left in left_out[:SHOWN])
     if to:
-        samples.write(rows, to)
-        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in questions.left_out)
+        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in left_out)
         (to / "left_out.jsonl").write_text("".join(lines))
         yield f"written: {to / 'samples.jsonl'} (a config reads it with data: [{{files: {to / 'samples.jsonl'}}}])"
+
+
+def _counted(rows: Iterator[Sample], kinds: Counter[str], examples: list[str]) -> Iterator[Sample]:
+    """The rows as they pass: counted by kind, the first of them shown."""
+    for sample in rows:
+        kinds[f"{sample.answer_kind}{' with picture' if sample.images else ''}"] += 1
+        if not examples:
+            examples.append(f"{sample.question!r} -> {sample.answer!r}")
+        yield sample
+
+
+def _checks(config: str | None) -> Verifiers:
+    frame = Frame(kind="norm1000")
+    if config is None:
+        return build_verifiers({}, Style(), frame, RewardConfig(), Path())
+    given, folder = load(config), shelves.find("configs", config).parent
+    return build_verifiers(given.verifiers, build_style(given.prompt, folder), frame, given.reward, folder)

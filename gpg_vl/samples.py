@@ -28,6 +28,9 @@ Recipe = Callable[..., Iterator[Sample | LeftOut]]
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused before they are decoded."""
 
+NEEDED = ("question", "answer_kind", "answer")
+"""Columns without which a row is none."""
+
 _FIELDS = {field.name for field in fields(Sample)} - {"columns", "sizes"}
 
 
@@ -43,18 +46,49 @@ def read(source: Source, *, folder: Path, key: str, told: Callable[[LeftOut], No
         UserError: names file, row and column.
     """
     if source.recipe is not None:
-        samples = _made(source, folder, key, told)
-    else:
-        path, rows = _rows(source, folder)
-        origin = source.files or str(source.hub)
-        samples = (sample_of(row, source, base=path, origin=f"{origin} row {number}") for number, row in enumerate(rows, 1))
-    return islice(samples, source.head)
+        return islice(_made(source, folder, key, told), source.head)
+    path, rows = _rows(source, folder)
+    origin = source.files or str(source.hub)
+    named = _named(islice(rows, source.head), source, origin)
+    return (sample_of(row, source, base=path, origin=f"{origin} row {number}") for number, row in enumerate(named, 1))
+
+
+def _named(rows: Iterable[Mapping[str, Any]], source: Source, origin: str) -> Iterator[Mapping[str, Any]]:
+    """The rows; after the last of them it is a mistake if none had a column that is named under `columns:`."""
+    seen: dict[str, None] = {}
+    for row in rows:
+        seen |= dict.fromkeys(row)
+        yield row
+    if seen and (lost := [(ours, theirs) for ours, theirs in source.columns.items() if theirs not in seen]):
+        ours, theirs = lost[0]
+        raise UserError(f"{origin}: columns: {ours}: {theirs}: no row has a column {theirs!r}; there are {', '.join(seen)}")
+
+
+def resolve(source: Source, *, folder: Path, key: str) -> None:
+    """Make sure that a source can be begun: its recipe takes its options, its file is there. Nothing is read, nothing fetched.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if source.recipe is not None:
+        _called(source, folder, key)
+    elif source.files is not None:
+        _existing(source.files, folder)
+
+
+def _called(source: Source, folder: Path, key: str) -> Iterable[Sample | LeftOut]:
+    if source.columns or source.defaults:
+        raise UserError(f"{key}: columns and defaults are for files and hub; a recipe names its columns itself: leave them out")
+    try:
+        return plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={})
+    except Exception as error:
+        raise plugins.told_with_place(error) from error
 
 
 def _made(source: Source, folder: Path, key: str, told: Callable[[LeftOut], None]) -> Iterator[Sample]:
     """What a recipe yields; a mistake in a recipe of the user's is told with its file and line."""
     try:
-        for made in plugins.build({"kind": source.recipe, **source.options}, ALIASES, folder=folder, key=key, given={}):
+        for made in _called(source, folder, key):
             if isinstance(made, LeftOut):
                 told(made)
             else:
@@ -65,6 +99,9 @@ def _made(source: Source, folder: Path, key: str, told: Callable[[LeftOut], None
 
 def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, origin: str) -> Sample:
     """One row as a sample: names mapped and defaults filled in."""
+    for ours, theirs in source.columns.items():
+        if ours in NEEDED and theirs not in row and ours not in source.defaults:
+            raise UserError(f"{origin}: columns: {ours}: {theirs}: the row has no column {theirs!r}; it has {', '.join(row)}")
     named = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row}
     others = {name: value for name, value in row.items() if name not in source.columns.values()}
     return checked({**source.defaults, **others, **named}, base=base, origin=origin)
@@ -77,7 +114,7 @@ def checked(values: Mapping[str, Any], *, base: Path | None, origin: str) -> Sam
         base: the folder that image paths start from and must stay in; None = they are taken as they are.
         origin: names the row in messages; its id where it has none.
     """
-    for needed in ("question", "answer_kind", "answer"):
+    for needed in NEEDED:
         if values.get(needed) in (None, ""):
             raise UserError(f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set it under `defaults:`")
     images = tuple(_image(image, base, origin) for image in _listed(values.get("images", values.get("image"))))
@@ -128,12 +165,15 @@ def image_size(image: Path | bytes, origin: str) -> Size:
 
 
 def write(samples: Iterable[Sample], folder: Path) -> int:
-    """Write `samples.jsonl` and `images/` into a folder; the number of rows written."""
+    """Write `samples.jsonl` and `images/` into a folder, row by row; the number of rows written. The file has its name when it is whole."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    with (folder / "samples.jsonl").open("w") as file:
-        return sum(
+    unfinished = folder / "samples.jsonl.part"
+    with unfinished.open("w", encoding="utf-8") as file:
+        count = sum(
             file.write(json.dumps(_row(sample, folder, number), ensure_ascii=False) + "\n") > 0 for number, sample in enumerate(samples, 1)
         )
+    unfinished.replace(folder / "samples.jsonl")
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from gpg_vl.types import UserError
 
@@ -49,7 +50,7 @@ def hub(name: str, split: str) -> Iterator[Row]:
 
 def jsonl(path: Path) -> Iterator[Row]:
     """One JSON object a line; empty lines are skipped."""
-    with path.open(encoding="utf-8") as file:
+    with _text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -62,6 +63,16 @@ def jsonl(path: Path) -> Iterator[Row]:
             yield cast(dict[str, Any], row)
 
 
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        UserError: not UTF-8.
+    """
+    with _text(path, newline=None) as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
 def json_file(path: Path) -> Any:
     """The content of a .json file. Some published files are in Windows' own encoding, so that is tried second.
 
@@ -70,7 +81,7 @@ def json_file(path: Path) -> Any:
     """
     content = path.read_bytes()
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("cp1252", errors="replace")
     try:
@@ -116,8 +127,21 @@ def _broken(path: Path, error: Exception) -> UserError:
 
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    with _text(path, newline="") as file:
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), 1):
+            if None in row:  # where csv puts what the header has no name for
+                raise UserError(f"{path} row {number}: more cells than the header has names; write a cell with a comma in it in quotes")
+            yield row
+
+
+@contextmanager
+def _text(path: Path, newline: str | None) -> Generator[TextIO]:
+    """A text file as people save it: UTF-8, with the mark that Excel sets before it or without."""
+    try:
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} near byte {error.start:,}); save it as UTF-8") from None
 
 
 def _undecoded(feature: Any, image: Any) -> Any:

@@ -55,7 +55,7 @@ def test_a_sound_config_passes_and_says_chance(run):
     code, told = run()
     assert code == 0, told
     assert "gold answers: 10 rows earn full marks" in told
-    assert "best constant '0' earns 0.2000, chance level 0.2000" in told
+    assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in told
     assert "none of 5 test pictures is among 10 training pictures" in told
     assert "nothing stands in the way" in told
 
@@ -65,6 +65,99 @@ def test_pictures_in_training_and_test_are_told(run):
     code, told = run()
     assert code == 0
     assert "mind  overlap: 1 of 5 test pictures are also trained on, pixel for pixel; 11 is one" in told
+    for place in (10, 12):
+        Path(f"{place}.png").write_bytes(Path("3.png").read_bytes())
+    Path("13.png").write_bytes(Path("4.png").read_bytes())
+    code, told = run()
+    assert code == 0
+    assert "mind  overlap: 2 of 3 test pictures are also trained on, pixel for pixel, more than half" in told
+
+
+def test_a_test_that_is_trained_on_whole_stops_the_run(run):
+    Path("held_out.jsonl").write_text(rows(5))
+    code, told = run()
+    assert code == 1
+    assert "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark would measure memory" in told
+
+
+def test_rows_that_were_not_looked_at_are_told(run):
+    code, told = run("--head", "7")
+    assert code == 0
+    assert "gold answers: 7 rows earn full marks (only the first 7 rows of a source were looked at)" in told
+    assert "none of 5 test pictures is among 7 training pictures (only the first 7 rows of a source were looked at)" in told
+    assert "only the first" not in run("--head", "11")[1]
+
+
+def test_questions_without_their_picture_are_told(run):
+    bare = json.dumps({"id": "bare", "question": "How many?", "answer_kind": "number", "answer": 3}) + "\n"
+    Path("samples.jsonl").write_text(rows(9) + bare)
+    assert "mind  pictures: 1 of 10 rows have no picture; bare is one" in run()[1]
+    Path("samples.jsonl").write_text(rows(10, images=None, picture=None))
+    assert "have no picture" not in run()[1]  # a set of words alone
+    told = run("data=[{files: samples.jsonl, columns: {image: picture}}]")[1]
+    assert "mind  pictures: 10 of 10 rows have no picture; 0 is one" in told
+
+
+def cut_short(name: str) -> None:
+    Path(name).write_bytes(png((9, 9, 9), size=(600, 600))[:300])
+
+
+def test_a_picture_that_cannot_be_read_is_a_finding(run):
+    cut_short("14.png")
+    code, told = run()
+    assert code == 0
+    assert "mind  evaluation.benchmark: 1 rows have a picture that cannot be read; 14: image " in told
+    cut_short("3.png")
+    code, told = run("--model", "tiny")
+    assert code == 1
+    assert "stop  pictures: 1 of 10 rows have one that cannot be read; 3: image " in told
+    assert "questions cannot be asked; " in told
+    assert "rewards: " in told
+
+
+def test_a_benchmark_is_checked_by_its_own_verifiers(run):
+    Path("held_out.jsonl").write_text(rows(5, first=10, answer_kind="smell", answer="sour"))
+    Path("noses.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from gpg_vl.verifiers.verifier import Graded, Mark\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Smell(Graded):\n"
+        "    def mark(self, answer, sample):\n"
+        "        return Mark(float(answer == sample.answer), answer, 'right')\n\n"
+        "    def gold(self, sample):\n"
+        "        return sample.answer\n"
+    )
+    assert "answer_kind 'smell' has no verifier" in run()[1]
+    Path("test.yaml").write_text(TEST + 'verifiers: {smell: "./noses.py:Smell"}\n')
+    code, told = run()
+    assert code == 0, told
+    assert "none of 5 test pictures" in told
+
+
+def test_the_engine_of_an_audit_is_closed(run, monkeypatch):
+    from gpg_vl.rollout.transformers_engine import TransformersEngine
+
+    closed: list[object] = []
+    monkeypatch.setattr(TransformersEngine, "close", lambda engine: closed.append(engine))
+    run("--model", "tiny")
+    assert len(closed) == 1
+
+
+def test_naming_everything_is_tried_as_a_constant(run):
+    Path("samples.jsonl").write_text(rows(5, answer_kind="words", answer="a b") + rows(5, first=5, answer_kind="words", answer="c"))
+    Path("rewards.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from gpg_vl.verifiers.verifier import Graded, Mark\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Words(Graded):\n"
+        "    def mark(self, answer, sample):\n"
+        "        return Mark(float(set(sample.answer.split()) <= set(answer.split()) <= set('abc')), answer, 'right')\n\n"
+        "    def gold(self, sample):\n"
+        "        return sample.answer\n"
+    )
+    code, told = run('verifiers={words: "./rewards.py:Words"}')
+    assert code == 1
+    assert "stop  words: one answer is always right, whatever the truth is: best constant of those tried, 'a b c', earns 1.0000" in told
 
 
 @pytest.mark.parametrize(
@@ -110,6 +203,16 @@ def test_the_authors_rules_have_holes_and_that_is_worth_knowing(run):
     code, told = run("reward.mode=reference")
     assert "mind  label: the authors' rule has holes" in told
     assert code == 1  # and here every row has the same answer
+
+
+def test_naming_every_class_is_a_hole_of_the_authors_rule_and_does_not_stop_their_experiment(run):
+    names = ("rose", "iris", "lily")
+    Path("samples.jsonl").write_text(
+        "".join(rows(3, first=3 * place, answer_kind="label", answer=name, choices=names) for place, name in enumerate(names))
+    )
+    code, told = run("reward.mode=reference")
+    assert "mind  label: one answer is always right, whatever the truth is: best constant of those tried, 'rose iris lily'" in told
+    assert code == 0, told
 
 
 def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):

@@ -1,6 +1,9 @@
 """Published data sets: small files of the published form become rows that their own verifiers accept; what does not fit is told."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +13,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.recipes import ALIASES
 from gpg_vl.recipes.card import read_card
 from gpg_vl.training.experiment import Questions, build_verifiers, read_questions
-from gpg_vl.types import UserError
+from gpg_vl.types import Sample, UserError
 
 from . import published
 from .recorded import home, needed
@@ -222,6 +225,141 @@ def test_another_number_of_rows_than_published_is_refused_where_all_are_needed(m
         read("superclevr", made("superclevr"), complete=True)
     with refused(r"coco \(val\): .* holds 2 rows, published are 5,000"):
         read("coco", made("coco"), split="val", complete=True)
+
+
+def test_complete_needs_a_published_number(made, tmp_path):
+    for name, split in (("geoqa", "train"), ("sat", "train"), ("refcoco", "val")):
+        with refused(rf"{name} \({split}\): complete=true, but no published number of rows is known; leave complete out"):
+            read(name, made(name), split=split, complete=True)
+    published.refcoco_parquet(tmp_path / "other")
+    with refused(r"refcoco \(testA\): .* holds 1 rows, published are 1,975"):
+        read("refcoco", tmp_path / "other", split="testA", complete=True)
+
+
+def test_sat_counts_beyond_the_rows_that_it_takes(made, monkeypatch):
+    folder, card = made("sat"), read_card("sat")
+    for published_rows in (3, 4):
+        train = card.splits["train"].model_copy(update={"rows": published_rows})
+        known = card.model_copy(update={"splits": {"train": train}})
+        monkeypatch.setattr("gpg_vl.recipes.card.read_card", lambda name, known=known: known)
+        if published_rows == 3:
+            assert [sample.id for sample in asked("sat", folder, rows=1, complete=True)] == ["sat/train/0"]
+        else:
+            with refused(r"sat \(train\): .* holds 3 rows, published are 4"):
+                read("sat", folder, rows=1, complete=True)
+
+
+def test_every_complete_benchmark_knows_its_number():
+    from gpg_vl import shelves
+    from gpg_vl.loading import load_benchmark
+
+    for name in shelves.names("evaluation"):
+        for source in load_benchmark(name)[0].data:
+            if source.options.get("complete"):
+                assert isinstance(read_card(str(source.recipe)).splits[source.options.get("split", "test")].rows, int), name
+
+
+def rewritten(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content)))
+
+
+def without(*way: Any) -> Callable[[Any], Any]:
+    """A change that takes out what a way of keys leads to."""
+
+    def change(content: Any) -> Any:
+        place = content
+        for step in way[:-1]:
+            place = place[step]
+        del place[way[-1]]
+        return content
+
+    return change
+
+
+LIST = "split_zhou_OxfordFlowers.json"
+TRUTH = "annotations/instances_val2017.json"
+NOT_AS_PUBLISHED = [
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes"), r"a.json: no column 'shapes'; it has text, is_sentence. Is this the pub"),
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes", 0, "points"), r"a.json shapes: no column 'points'; it has label"),
+    ("lisa", "val", "ReasonSeg/val/a.json", without("shapes", 1, "points", 0, 0), r"a.json points: got \[20\], expected 2 numbers"),
+    ("refcoco", "val", "refcoco_val.json", without(0, "image"), r"refcoco_val.json row 1: no column 'image'; it has problem, solution. Is"),
+    ("flower102", "test", LIST, without("test"), rf"{LIST}: no column 'test'; it has train, val. Is this one of CoOp's"),
+    ("flower102", "test", LIST, without("test", 0, 1), rf"{LIST}: test holds \['image_00001.jpg', 'rose'\], expected \[FILE, NUMBER"),
+    ("flower102", "test", LIST, lambda content: content["test"], rf"{LIST}: got list, expected an object with test"),
+    ("coco", "val", TRUTH, without("annotations", 0, "bbox"), r"annotations: no column 'bbox'; it has id, image_id.* Is this a COCO"),
+    ("coco", "val", TRUTH, without("annotations", 0, "bbox", 0), r"bbox: got \[5, 20, 30\], expected 4 numbers"),
+    ("coco", "val", TRUTH, without("images", 0), r"an annotation of image 7 and category 3, which the file does not list"),
+    ("coco", "val", TRUTH, without("categories"), r"no column 'categories'; it has images, annotations"),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "file", "change", "sentence"), NOT_AS_PUBLISHED)
+def test_a_file_that_is_not_as_published_is_told(made, name, split, file, change, sentence):
+    folder = made(name)
+    rewritten(folder / file, change)
+    with refused(sentence):
+        read(name, folder, split=split)
+
+
+def test_a_list_of_classes_in_another_encoding_is_told(made):
+    folder = made("fgvc_aircraft")
+    (folder / "images_variant_test.txt").write_bytes("0034309 Citroën\n".encode("latin-1"))
+    with refused(r"images_variant_test.txt: not UTF-8 .*; save it as UTF-8"):
+        read("fgvc_aircraft", folder, split="test")
+
+
+def test_one_expression_that_is_no_list_is_one_question(tmp_path):
+    row = {"image": published.inside(), "answer": "left man", "bbox": [4.0, 6.0, 20.0, 30.0]}
+    published.parquet(tmp_path / "data" / "val-00000-of-00001.parquet", [row])
+    (sample,) = asked("refcoco", tmp_path)
+    assert sample.question.endswith("this sentence describes: left man.")
+
+
+def test_a_map_of_what_is_asked_has_to_fit(made, tmp_path):
+    folder = made("coco")
+    given = tmp_path / "map.json"
+    with refused(r"asked: .*map.json does not exist, neither in .*coco nor in the working directory; it is a .json file .*Put them into"):
+        read("coco", folder, split="val", asked=str(given))
+    published.written(given, {"000000000007.jpg": ["cat"]})
+    with refused(r"map.json: 1 keys \(000000000007.jpg\) are not among the numbers of the 2 images"):
+        read("coco", folder, split="val", asked=str(given))
+    published.written(given, [7])
+    with refused(r"map.json: expected \{image number: \[class, ...\]\}"):
+        read("coco", folder, split="val", asked=str(given))
+    published.written(folder / "beside.json", {"9": ["cat"]})
+    assert [sample.id for sample in asked("coco", folder, split="val", asked="beside.json")] == ["coco/val/9/cat"]
+    for option in ({"asked": "nope.json"}, {"classes": ["cat"]}):
+        with refused("coco: asked and classes choose among the pairs of split val"):
+            read("coco", folder, split="train", **option)
+
+
+@needed
+@pytest.mark.parametrize(("benchmark", "count"), [("coco_novel15", 15), ("lvis_rare13", 13)])
+def test_the_published_classes_are_asked_about_the_published_pairs(benchmark, count, tmp_path):
+    """All pictures of the published map, as an annotation file without any box, so that every pair is a question."""
+    from gpg_vl.loading import load_benchmark
+
+    folder, (spec, _) = home(), load_benchmark(benchmark)
+    assert folder is not None
+    (source,) = spec.data
+    classes, pairs = source.options["classes"], str(source.options["asked"])
+    content = json.loads((folder / "detection" / pairs).read_text())
+    names = sorted({name for named in content.values() for name in named})
+    assert len(set(classes)) == count
+    assert set(classes) <= set(names)
+    truth = {
+        "images": [{"id": int(image), "width": 10, "height": 10, "file_name": f"{image}.jpg"} for image in content],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+    }
+    file = {"coco": "instances_val2017.json", "lvis": "lvis_v1_val.json"}[str(source.recipe)]
+    published.written(tmp_path / file, truth)
+    (tmp_path / pairs).symlink_to(folder / "detection" / pairs)
+    options = {**source.options, "folder": str(tmp_path), "pictures": False}
+    samples_asked = list(samples.read(source.model_copy(update={"options": options}), folder=Path(), key="data.0"))
+    assert len(samples_asked) == sum(name in classes for named in content.values() for name in set(named))
+    assert {sample.tags["class"] for sample in samples_asked if isinstance(sample, Sample)} == set(classes)
 
 
 def test_a_wrong_split_or_another_file_is_told(made, tmp_path):

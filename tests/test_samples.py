@@ -184,6 +184,70 @@ def test_a_missing_file_is_refused(tmp_path):
         list(samples.read(Source(files="no.jsonl"), folder=tmp_path, key="data.0"))
 
 
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"image": "pictre"}, ": columns: image: pictre: no row has a column 'pictre'; there are question, answer_kind, answer, why"),
+        ({"answer": "trth"}, " row 1: columns: answer: trth: the row has no column 'trth'; it has question, answer_kind, answer"),
+    ],
+)
+def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, told):
+    with refused(f"rows.jsonl{told}"):
+        jsonl(ROW, ROW | {"why": "so"}, columns=columns)
+    with refused(f"rows.jsonl{told}".replace(", why", "")):
+        jsonl(ROW, ROW | {"why": "so"}, columns=columns, head=1)
+
+
+def test_columns_of_a_recipe_are_refused(tmp_path):
+    with refused("data.0: columns and defaults are for files and hub; a recipe names its columns itself: leave them out"):
+        list(samples.read(Source(recipe="digits", columns={"answer": "truth"}), folder=tmp_path, key="data.0"))
+
+
+def test_a_mapped_column_may_be_missing_in_some_rows(jsonl, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    first, second = jsonl(ROW | {"picture": "a.png"}, ROW, columns={"image": "picture"})
+    assert (len(first.images), len(second.images)) == (1, 0)
+
+
+# --- text files as people save them -------------------------------------------------------------------------------------
+
+
+def table(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    return list(samples.read(Source(files=name, defaults={"answer_kind": "number"}), folder=tmp_path, key="data.0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "question,answer\r\nHow many?,3\r\n"),
+        ("a.jsonl", '{"question": "How many?", "answer": "3"}\r\n'),
+        ("a.json", '[{"question": "How many?", "answer": "3"}]'),
+    ],
+)
+def test_the_mark_that_excel_sets_before_a_file_is_no_part_of_it(tmp_path, name, text):
+    (sample,) = table(tmp_path, name, b"\xef\xbb\xbf" + text.encode())
+    assert (sample.question, sample.answer) == ("How many?", "3")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "question,answer\nHow déep?,3\n"), ("a.jsonl", '{"question": "déep", "answer": 3}')])
+def test_another_encoding_is_refused(tmp_path, name, text):
+    with pytest.raises(UserError, match=rf"{name}: not UTF-8 \(.* near byte \d+\); save it as UTF-8$"):
+        table(tmp_path, name, text.encode("latin-1"))
+
+
+def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path):
+    question = "one\u2028two\u0085three"
+    line = json.dumps({"question": question, "answer": 3}, ensure_ascii=False)
+    (sample,) = table(tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"'))  # \r is white space to JSON
+    assert sample.question == question
+
+
+def test_a_csv_row_with_more_cells_than_names_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a.csv row 2: more cells than the header has names; write a cell with a comma in it in quotes"):
+        table(tmp_path, "a.csv", b'question,answer\n"How many, really?",3\nHow many, really?,3\n')
+
+
 # --- parquet and datasets ---------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
         words = shlex.split(line)[1:]
         told[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
     assert "colours: the exploit suite earns what it may" in told["audit",]
+    assert re.search(r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns", told["audit",])
     assert "none of 6 test pictures is among 18 training pictures" in told["audit",]
     assert "30 steps of 8 prompts x 8 answers" in told["plan",]
     assert "held-out greedy accuracy" in told["train",]
@@ -83,7 +84,7 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("answer", "earned"),
-    [("red green", 1.0), ("green red", 1.0), ("red", 0.5), ("red blue", 1 / 3), ("red red", 0), ("", 0), ("red green blue yellow", 0.5)],
+    [("red green", 1.0), ("green red", 1.0), ("red", 0.5), ("red green blue", 0.5), ("red blue", 0), ("red red", 0), ("all", 0), ("", 0)],
 )
 def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     from gpg_vl import plugins
@@ -93,6 +94,19 @@ def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     verifier = plugins.build("./rewards.py:Colours", {}, folder=tmp_path, key="verifiers.colours", given={})
     sample = Sample(id="a", question="?", answer_kind="colours", answer="red green")
     assert verifier.mark(answer, sample).accuracy == pytest.approx(earned)
+
+
+def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in [*blocks("python"), *blocks("yaml")]:
+        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    mended = "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1, len(others))"
+    code = Path("rewards.py").read_text()
+    assert mended in code
+    Path("rewards.py").write_text(code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))"))
+    (told,) = re.findall(r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml"))
+    assert set(told.split()) == set(COLOURS)
 
 
 def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
@@ -115,6 +129,58 @@ def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
         done = CliRunner().invoke(app, ["data", *words])
         assert done.exit_code == 2, done.output
         assert sentence in done.stderr
+
+
+def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in [*blocks("python"), *blocks("yaml")]:
+        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    Path("scenes.py").write_text(
+        "from gpg_vl.types import Sample\n\n\n"
+        "def scenes():\n"
+        "    for colour in ('red', 'mauve'):\n"
+        "        yield Sample(id=colour, question='Which?', answer_kind='colours', answer=colour)\n"
+    )
+    without = CliRunner().invoke(app, ["data", "./scenes.py:scenes"])
+    assert without.exit_code == 2
+    assert "answer_kind 'colours' has no verifier" in without.stderr
+    told = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
+    assert "1 rows earn full marks with their own answer (colours 1)" in told
+    assert "mauve: " in told
+    Path("taken").write_text("precious")
+    for to in ("taken", "taken/rows"):
+        refused = CliRunner().invoke(app, ["data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to])
+        assert refused.exit_code == 2
+        assert "taken is a file, expected a folder" in refused.stderr
+    assert Path("taken").read_text() == "precious"
+
+
+def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.chdir(tmp_path)
+    Path("many.py").write_text(
+        "import io, os\n\n"
+        "from PIL import Image\n\n"
+        "from gpg_vl.types import Sample\n\n\n"
+        "def many(last=1):\n"
+        "    for number in range(40):\n"
+        "        encoded = io.BytesIO()\n"
+        "        Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG', compress_level=0)\n"
+        "        picture, name = encoded.getvalue(), min(number, 39 - last)\n"
+        "        yield Sample(id=str(name), question='?', answer_kind='number', answer=1, images=(picture,), sizes=((512, 128),))\n"
+    )
+    tracemalloc.start()
+    told = command("data", "./many.py:many", "last=0", "--to", "rows")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "40 rows earn full marks" in told
+    assert peak < 5_000_000  # 40 pictures have 7.9 MB
+    doubled = CliRunner().invoke(app, ["data", "./many.py:many", "--to", "doubled"])
+    assert doubled.exit_code == 2
+    assert "the id '38' names several rows" in doubled.stderr
+    assert not Path("doubled/samples.jsonl").exists()
 
 
 def _superclevr(folder: Path) -> Path:

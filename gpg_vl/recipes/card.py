@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import Field, ValidationError
@@ -18,6 +18,9 @@ from gpg_vl import shelves, tables
 from gpg_vl.config import Section
 from gpg_vl.samples import checked, image_size
 from gpg_vl.types import Sample, Size, UserError
+
+SHOWN = 20
+"""Names that a message lists at most."""
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -31,8 +34,8 @@ class Split(Section):
     """What the hub calls the split, where the name differs."""
     files: tuple[str, ...]
     """Glob patterns within the folder; the first that matches anything names the files."""
-    rows: int | None = None
-    """How many rows the published files hold."""
+    rows: int | dict[str, int] | None = None
+    """How many rows were published; by file ending where there are several forms (the hub's is .parquet); empty = not known."""
     columns: dict[str, str] | None = None
     """As the card's, where this split differs."""
 
@@ -111,7 +114,7 @@ class Published:
             complete: refuse a set that does not have the published number of rows.
 
         Raises:
-            UserError: no such split, or no files: which, from where to get them, where to put them.
+            UserError: no such split; no files: which, from where to get them, where to put them; `complete` where no number is known.
         """
         card = read_card(name)
         if split not in card.splits:
@@ -122,8 +125,17 @@ class Published:
         files = next((found for found in matches if found), list[Path]())
         if not files and (folder or card.splits[split].hub is None):
             raise UserError(f"{name} ({split}): {home} holds no {' or '.join(patterns)}. {_how(card, home)}")
-        found = home if files else None
-        return cls(name=name, card=card, split=split, home=found, files=tuple(files), pictures=pictures, complete=complete)
+        home_of = home if files else None
+        found = cls(name=name, card=card, split=split, home=home_of, files=tuple(files), pictures=pictures, complete=complete)
+        if complete and found.published is None:
+            raise UserError(f"{name} ({split}): complete=true, but no published number of rows is known; leave complete out")
+        return found
+
+    @property
+    def published(self) -> int | None:
+        """How many rows were published in the form that is read; None = not known."""
+        rows = self.card.splits[self.split].rows
+        return rows.get(self.files[0].suffix if self.files else ".parquet") if isinstance(rows, dict) else rows
 
     def raw(self) -> Iterator[tuple[Path | None, tables.Row]]:
         """Every row with the file it stands in, in the published columns.
@@ -148,11 +160,11 @@ class Published:
         Raises:
             UserError: another number.
         """
-        published = self.card.splits[self.split].rows
-        if self.complete and published is not None and count != published:
+        if self.complete and count != self.published:
+            told = f"{self.home or 'the hub'} holds {count:,} rows, published are {self.published:,}"
             raise UserError(
-                f"{self.name} ({self.split}): {self.home or 'the hub'} holds {count:,} rows, published are {published:,}: a download cut "
-                "short or another split? Nothing was scored; to use what is there all the same set the option complete=false"
+                f"{self.name} ({self.split}): {told}: a download cut short or another split? Nothing was scored; to use what is there "
+                "all the same set the option complete=false"
             )
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -164,11 +176,8 @@ class Published:
         theirs = self.card.splits[self.split].columns
         theirs = self.card.columns if theirs is None else theirs
         for number, (path, row) in enumerate(self.raw()):
-            if missing := [name for name in theirs.values() if name not in row]:
-                where = path or f"hub {self.card.splits[self.split].hub}"
-                raise UserError(
-                    f"{where} row {number + 1}: no column {missing[0]!r}; it has {', '.join(row)}. Is this {self.name}, split {self.split}?"
-                )
+            where = path or f"hub {self.card.splits[self.split].hub}"
+            need(row, *theirs.values(), where=f"{where} row {number + 1}", what=f"{self.name}, split {self.split}")
             yield number, {**row, **{ours: row[name] for ours, name in theirs.items()}}
 
     def sample(self, number: int | str, *, images: Any, base: Path | None = None, **values: Any) -> Sample:
@@ -202,14 +211,51 @@ class Published:
         except UserError as error:
             raise self._told(error) from None
 
+    @property
+    def how(self) -> str:
+        """Where the files come from and where they go."""
+        return _how(self.card, self.home or Path())
+
     def _told(self, error: UserError) -> UserError:
         lost = "does not exist" in str(error)
-        return UserError(f"{error}. {_how(self.card, self.home or Path())}") if lost else error
+        return UserError(f"{error}. {self.how}") if lost else error
 
 
 def _how(card: Card, home: Path) -> str:
     """What to do when files are missing."""
     return f"{' '.join(card.get.split())} Put them into {home}, or say where they are with the option folder (data.0.options.folder=DIR)"
+
+
+def need(row: Any, *names: str, where: object, what: str = "the published file") -> None:
+    """Make sure that a part of a published file has what is read of it.
+
+    Args:
+        where: file and row, for the message.
+        what: which file it should be.
+
+    Raises:
+        UserError: what is missing, and what was found.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: got {type(row).__name__}, expected an object with {', '.join(names)}. Is this {what}?")
+    found = cast(Mapping[str, Any], row)
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{where}: no column {missing[0]!r}; it has {', '.join(list(found)[:SHOWN]) or 'nothing'}. Is this {what}?")
+
+
+def numbers(values: Any, count: int, *, where: object) -> list[float]:
+    """So many numbers of a published file, such as the four of a box.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != count:
+        raise UserError(f"{where}: got {values!r}, expected {count} numbers")
+    return found
 
 
 def answer_text(solution: Any) -> str:

@@ -11,10 +11,10 @@ Example row:
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpg_vl import box_texts, tables
-from gpg_vl.recipes.card import Published, answer_text
+from gpg_vl.recipes.card import Published, answer_text, need, numbers
 from gpg_vl.types import LeftOut, Sample, UserError
 
 ASKED = (
@@ -23,6 +23,8 @@ ASKED = (
     "If no object belonging to the category '{0}' in the image, return 'No Objects'."
 )
 """Visual-RFT's wording."""
+NEEDED = {"images": ("id", "width", "height"), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
+"""What is read of an annotation file."""
 FORMAT = "\nOutput the thinking process in"
 """Where the published question goes on with its answer format, which here belongs to the prompt style."""
 
@@ -39,10 +41,11 @@ def coco(
 
     Args:
         classes: only these; default: all.
-        asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map; default: what is there.
+        asked: a file {image number: [class, ...]} of what is asked about, for instance Visual-RFT's exist_map, in the folder of the set or
+            by path; default: what is there.
     """
     found = Published.find("coco", split, folder=folder, pictures=pictures, complete=complete)
-    return _solved(found) if split == "train" else _annotated(found, classes, asked)
+    yield from _detection(found, classes, asked)
 
 
 def lvis(
@@ -55,7 +58,17 @@ def lvis(
 ) -> Iterator[Sample | LeftOut]:
     """LVIS: 1,203 classes, with few examples of many of them. Options as for `coco`."""
     found = Published.find("lvis", split, folder=folder, pictures=pictures, complete=complete)
-    return _solved(found) if split == "train" else _annotated(found, classes, asked)
+    yield from _detection(found, classes, asked)
+
+
+def _detection(found: Published, classes: Sequence[str] | None, asked: str | None) -> Iterator[Sample | LeftOut]:
+    if found.split != "train":
+        return _annotated(found, classes, asked)
+    if asked is not None or classes is not None:
+        raise UserError(
+            f"{found.name}: asked and classes choose among the pairs of split val; those of split train are asked as they stand"
+        )
+    return _solved(found)
 
 
 def _solved(found: Published) -> Iterator[Sample | LeftOut]:
@@ -74,19 +87,21 @@ def _annotated(found: Published, classes: Sequence[str] | None, asked: str | Non
     """A sample per picture and class of an annotation file."""
     truth = annotations(found.files[0])
     names = {item["id"]: str(item["name"]) for item in truth["categories"]}
+    images = {item["id"]: item for item in truth["images"]}
     if unknown := sorted(set(classes or ()) - set(names.values())):
         raise UserError(f"{found.files[0]}: no class {unknown[0]!r}; it has {', '.join(sorted(names.values())[:10])}...")
     boxes: dict[tuple[int, int], list[Any]] = defaultdict(list)
     crowds: set[tuple[int, int]] = set()
     for item in truth["annotations"]:
         pair = (item["image_id"], item["category_id"])
+        if pair[0] not in images or pair[1] not in names:
+            raise UserError(f"{found.files[0]}: an annotation of image {pair[0]} and category {pair[1]}, which the file does not list")
         if item.get("iscrowd"):
             crowds.add(pair)
         else:
-            boxes[pair].append(item["bbox"])
+            boxes[pair].append(numbers(item["bbox"], 4, where=f"{found.files[0]} bbox"))
     found.expect(len(truth["images"]))
-    wanted = _wanted(asked, names, truth["images"]) if asked else sorted({*boxes, *crowds})
-    images = {item["id"]: item for item in truth["images"]}
+    wanted = _wanted(_map_of(found, asked), names, images) if asked else sorted({*boxes, *crowds})
     for image_id, category in wanted:
         if classes is not None and names[category] not in classes:
             continue
@@ -120,25 +135,42 @@ def annotations(path: Path) -> dict[str, Any]:
         UserError: it is not one.
     """
     truth: dict[str, Any] = tables.json_file(path)
-    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
-    if missing:
-        raise UserError(f"{path}: no {missing[0]!r}; expected a COCO annotation file with images, annotations and categories")
+    what = "a COCO annotation file with images, annotations and categories"
+    need(truth, *NEEDED, where=path, what=what)
+    for part, columns in NEEDED.items():
+        for item in truth[part]:
+            need(item, *columns, where=f"{path} {part}", what=what)
     return truth
 
 
 def file_of(image: Mapping[str, Any]) -> str:
     """Where a picture stands below the folder of pictures: the end of its address (val2017/000000397133.jpg), else its file name."""
-    return "/".join(str(image["coco_url"]).split("/")[-2:]) if "coco_url" in image else str(image["file_name"])
+    if "coco_url" in image:
+        return "/".join(str(image["coco_url"]).split("/")[-2:])
+    need(image, "file_name", where=f"image {image['id']}", what="a COCO annotation file")
+    return str(image["file_name"])
 
 
 def _root(file: Path) -> Path:
     return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
-def _wanted(asked: str, names: Mapping[int, str], images: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+def _map_of(found: Published, asked: str) -> Path:
+    assert found.home is not None
+    for path in (found.home / asked, Path(asked)):
+        if path.is_file():
+            return path
+    where = f"{asked} does not exist, neither in {found.home} nor in the working directory"
+    raise UserError(f"asked: {where}; it is a .json file of {{image number: [class, ...]}}. {found.how}")
+
+
+def _wanted(file: Path, names: Mapping[int, str], images: Mapping[int, Any]) -> list[tuple[int, int]]:
     """(image, class) pairs of a map from image numbers to class names; names that are no class are passed over."""
-    by_name, known = {label: number for number, label in names.items()}, {item["id"] for item in images}
-    content: dict[str, list[str]] = tables.json_file(Path(asked))
-    if strangers := [image for image in content if int(image) not in known]:
-        raise UserError(f"{asked}: {len(strangers)} images ({', '.join(strangers[:5])}) are not among the {len(known)} annotated ones")
-    return [(int(image), by_name[label]) for image, labels in content.items() for label in dict.fromkeys(labels) if label in by_name]
+    content = tables.json_file(file)
+    if not isinstance(content, dict) or not all(isinstance(labels, list) for labels in cast(dict[str, Any], content).values()):
+        raise UserError(f"{file}: expected {{image number: [class, ...]}}")
+    by_name, by_text = {label: number for number, label in names.items()}, {str(number): number for number in images}
+    if strangers := [image for image in cast(dict[str, Any], content) if image not in by_text]:
+        raise UserError(f"{file}: {len(strangers)} keys ({', '.join(strangers[:5])}) are not among the numbers of the {len(images)} images")
+    pairs = ((by_text[image], label) for image, labels in cast(dict[str, list[str]], content).items() for label in dict.fromkeys(labels))
+    return [(image, by_name[label]) for image, label in pairs if label in by_name]

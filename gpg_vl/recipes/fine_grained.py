@@ -10,10 +10,10 @@ Example row:
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from gpg_vl import tables
-from gpg_vl.recipes.card import Published, answer_text
+from gpg_vl.recipes.card import Published, answer_text, need
 from gpg_vl.types import Sample, UserError
 
 WHAT = {
@@ -47,8 +47,13 @@ def _classes(name: str, split: str, folder: str | None, pictures: bool, complete
 def _listed(path: Path, split: str) -> list[tuple[str, str]]:
     """(picture, class) of a published list of the test pictures."""
     if path.suffix == ".json":
-        return [(str(image), str(label)) for image, _, label in tables.json_file(path)[split]]
-    pairs = [line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        content: Any = tables.json_file(path)
+        need(content, split, where=path, what="one of CoOp's split_zhou files")
+        for item in content[split]:
+            if not isinstance(item, list) or len(cast(list[Any], item)) != 3:
+                raise UserError(f"{path}: {split} holds {item!r}, expected [FILE, NUMBER, CLASS]")
+        return [(str(image), str(label)) for image, _, label in content[split]]
+    pairs = [line.partition(" ") for line in tables.lines(path)]
     if wrong := [image for image, _, label in pairs if not label]:
         raise UserError(f"{path}: line {wrong[0]!r} names no class; expected NUMBER CLASS")
     return [(f"{image}.jpg", label) for image, _, label in pairs]

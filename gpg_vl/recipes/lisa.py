@@ -6,9 +6,10 @@ Example row:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from gpg_vl.recipes.card import Published
+from gpg_vl.recipes.card import Published, need, numbers
 from gpg_vl.types import LeftOut, Sample, Size
 
 Points = Sequence[Sequence[float]]
@@ -31,8 +32,7 @@ def lisa(
     for path, row in found.raw():
         assert path is not None
         name, picture = f"lisa/{split}/{path.stem}", path.with_suffix(".jpg")
-        polygons = [shape["points"] for shape in row["shapes"] if regions == "first" or shape["label"] == "target"]
-        polygons = polygons[:1] if regions == "first" else polygons
+        polygons = _polygons(row, regions, path)
         box = _box(polygons, found.size(picture, name))
         if box is None:
             yield LeftOut(name, "no polygon with an area inside the image")
@@ -48,6 +48,14 @@ def lisa(
                 polygons=polygons,
                 tags=_tags(row),
             )
+
+
+def _polygons(row: Mapping[str, Any], regions: str, path: Path) -> list[Points]:
+    need(row, "shapes", "text", where=path)
+    for shape in row["shapes"]:
+        need(shape, "points", "label", where=f"{path} shapes")
+    shown = row["shapes"][:1] if regions == "first" else [shape for shape in row["shapes"] if shape["label"] == "target"]
+    return [[numbers(point, 2, where=f"{path} points") for point in shape["points"]] for shape in shown]
 
 
 def _box(polygons: Sequence[Points], size: Size) -> list[float] | None:

@@ -8,10 +8,10 @@ Example row:
      "answer_kind": "boxes", "answer": [[14.67, 133.56, 121.84, 469.68]]}
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
-from gpg_vl.recipes.card import Published
+from gpg_vl.recipes.card import Published, need, numbers
 from gpg_vl.types import Sample, UserError
 
 ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
@@ -21,22 +21,27 @@ ASKED = "Please provide the bounding box coordinate of the region this sentence 
 def _refs(name: str, split: str = "val", folder: str | None = None, pictures: bool = True, complete: bool = False) -> Iterator[Sample]:
     found = Published.find(name, split, folder=folder, pictures=pictures, complete=complete)
     for number, (path, row) in enumerate(found.raw()):
+        where = f"{path or 'the hub'} row {number + 1}"
+        need(row, "image", where=where, what=f"{name}, split {split}")
         if "problem" in row and "solution" in row:
             yield found.sample(number, question=row["problem"], images=row["image"], answer=[row["solution"]], tags={"split": split})
         elif "bbox" in row and "answer" in row:
-            yield from _expressions(found, number, row)
+            yield from _expressions(found, number, row, where)
         else:
-            raise UserError(
-                f"{path or 'the hub'} row {number + 1}: neither problem and solution nor answer and bbox; it has {', '.join(row)}"
-            )
+            raise UserError(f"{where}: neither problem and solution nor answer and bbox; it has {', '.join(row)}")
 
 
-def _expressions(found: Published, number: int, row: Any) -> Iterator[Sample]:
-    x, y, width, height = row["bbox"]
-    for place, words in enumerate(row["answer"]):
+def _expressions(found: Published, number: int, row: Any, where: str) -> Iterator[Sample]:
+    x, y, width, height = numbers(row["bbox"], 4, where=f"{where}, bbox")
+    listed = row["answer"] if isinstance(row["answer"], list | tuple) else [row["answer"]]
+    for place, words in enumerate(cast(Sequence[Any], listed)):
         box = [x, y, x + width, y + height]
         yield found.sample(
-            f"{number}#{place}", question=ASKED.format(words.rstrip(".")), images=row["image"], answer=[box], tags={"split": found.split}
+            f"{number}#{place}",
+            question=ASKED.format(str(words).rstrip(".")),
+            images=row["image"],
+            answer=[box],
+            tags={"split": found.split},
         )
 
 

@@ -33,6 +33,8 @@ def sat(
     found = Published.find("sat", split, folder=folder, complete=complete)
     for number, row in found.rows():
         if rows is not None and number >= rows:
+            if complete:
+                continue  # read to the end, so that all are counted
             return
         if len(row["images"]) != 1:
             yield LeftOut(f"sat/{split}/{number}", f"{len(row['images'])} images; the published experiment uses rows of one image")

@@ -1,7 +1,7 @@
 """From a config to its parts: data, prompt style, verifiers, estimator, engine; what all programs have in common."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from gpg_vl import plugins, prompts, rollout, samples, verifiers
 from gpg_vl.benchmark import Examination
-from gpg_vl.config import Config, Part, RewardConfig, Source
+from gpg_vl.config import BenchmarkSpec, Config, Part, RewardConfig, Source
 from gpg_vl.estimators import Estimator
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode
@@ -43,24 +43,35 @@ def read_questions(sources: Sequence[Source], checks: Verifiers, *, folder: Path
     Raises:
         UserError: a source is empty, or nothing of it is left.
     """
-    kept: list[Sequence[Sample]] = []
     left_out: list[LeftOut] = []
-    for number, source in enumerate(sources):
-        rows = list(samples.read(source, folder=folder, key=f"{key}.{number}", told=left_out.append))
-        if doubled := [name for name, times in Counter(sample.id for sample in rows).items() if times > 1]:
-            raise UserError(
-                f"{key}.{number}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique"
-            )
-        complaints = {sample.id: complaint for sample in rows if (complaint := checks.complaint(sample))}
-        good = [sample for sample in rows if sample.id not in complaints]
-        if not good:
-            first = next(iter(complaints.items()), None)
-            raise UserError(
-                f"{key}.{number}: " + (f"all {len(rows)} rows are unusable; {first[0]}: {first[1]}" if first else "the data set is empty")
-            )
-        kept.append(good)
-        left_out += (LeftOut(*complaint) for complaint in complaints.items())
-    return Questions(sources=tuple(kept), weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
+    kept = tuple(
+        list(sound(source, checks, folder=folder, key=f"{key}.{number}", told=left_out.append)) for number, source in enumerate(sources)
+    )
+    return Questions(sources=kept, weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
+
+
+def sound(source: Source, checks: Verifiers, *, folder: Path, key: str, told: Callable[[LeftOut], None]) -> Iterator[Sample]:
+    """The rows of one source whose gold answer earns full marks, one by one: a large set need not be held.
+
+    Args:
+        told: called with what its recipe leaves out, and with every other row.
+
+    Raises:
+        UserError: at the end, where ids are doubled, or not one row was sound.
+    """
+    names: Counter[str] = Counter()
+    bad: list[LeftOut] = []
+    for sample in samples.read(source, folder=folder, key=key, told=told):
+        names[sample.id] += 1
+        if complaint := checks.complaint(sample):
+            bad.append(LeftOut(sample.id, complaint))
+            told(bad[-1])
+        else:
+            yield sample
+    if doubled := [name for name, times in names.items() if times > 1]:
+        raise UserError(f"{key}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique")
+    if len(bad) == names.total():
+        raise UserError(f"{key}: " + (f"all {len(bad)} rows are unusable; {bad[0].id}: {bad[0].why}" if bad else "the data set is empty"))
 
 
 def build_style(part: Part, folder: Path) -> Style:
@@ -175,8 +186,19 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     wanted = name or config.evaluation.benchmark
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder, overrides)
-    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy.frame, RewardConfig(mode=spec.mode), home).in_mode(spec.mode)
+    style, checks = build_ruler(spec, home, config, folder, policy.frame)
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed, left_out=questions.left_out)
+
+
+def build_ruler(spec: BenchmarkSpec, home: Path, config: Config, folder: Path, policy_frame: Any) -> tuple[Style, Verifiers]:
+    """How a benchmark asks and scores: by its own prompt and verifiers; asked as the run asks where it does not say.
+
+    Args:
+        home: the benchmark's folder.
+        folder: the config's.
+    """
+    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
+    checks = build_verifiers(spec.verifiers, style, policy_frame, RewardConfig(mode=spec.mode), home)
+    return style, checks.in_mode(spec.mode)

@@ -143,7 +143,6 @@ def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
 def test_several_servers_share_the_prompts_and_all_take_the_weights(serve, nursery, policy_of, monkeypatch):
     both = [serve("qwen2_5_vl"), serve("qwen2_5_vl")]
     policy = policy_of("qwen2_5_vl")
-    engine = build(policy, server_spec(nursery, *[served.wait() for served in both]))
     asked_by: dict[str, int] = {}
     group = ServerEngine._group
 
@@ -153,15 +152,16 @@ def test_several_servers_share_the_prompts_and_all_take_the_weights(serve, nurse
 
     monkeypatch.setattr(ServerEngine, "_group", counted)
     asked = prompts(policy, each=2)
-    for version in (1, 2):
-        move(policy, version)
-        engine.refresh(policy, version)
-        answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
-        assert worst_gap(policy, asked, answers, temperature=1.0) <= WORST
+    with closing(build(policy, server_spec(nursery, *[served.wait() for served in both]))) as engine:
+        for version in (1, 2):
+            move(policy, version)
+            engine.refresh(policy, version)
+            answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+            assert worst_gap(policy, asked, answers, temperature=1.0) <= WORST
     assert asked_by == {served.url: 10 for served in both}
 
-    second = build(policy, server_spec(nursery, *both, rank=1, ranks=2))  # of two processes, each has a server of its own
-    assert [server.url for server in second.own] == [both[1].url]
+    with closing(build(policy, server_spec(nursery, *both, rank=1, ranks=2))) as second:  # of two processes, each has a server of its own
+        assert [server.url for server in second.own] == [both[1].url]
     for served in both:
         served.kill()
 
@@ -315,6 +315,6 @@ def test_altered_and_missing_tensors_are_refused(serve, nursery, policy_of, monk
     digests = parcel.digests
     monkeypatch.setattr(parcel, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
     engine = build(policy, server_spec(nursery, served))
-    with pytest.raises(EngineLostError, match="is not what was sent: its checksum differs"):
+    with closing(engine), pytest.raises(EngineLostError, match="is not what was sent: its checksum differs"):
         engine.generate(prompts(policy), SAMPLING, seeds(5, 2))
     served.kill()

@@ -141,7 +141,7 @@ def test_a_server_without_tokens_in_and_out_says_how_to_start_it(serve, nursery,
     served = serve("qwen3_vl", "--generation-config", "vllm").wait()
     policy = policy_of("qwen3_vl")
     engine = build(policy, server_spec(nursery, served))
-    with pytest.raises(EngineLostError, match="start it with --enable-scale-out"):
+    with closing(engine), pytest.raises(EngineLostError, match="start it with --enable-scale-out"):
         engine.generate(prompts(policy, ["add"]), SAMPLING, [[1]])
     served.kill()
 
