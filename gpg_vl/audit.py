@@ -269,7 +269,7 @@ def _answer_lengths(config: Config, style: Style, checks: Verifiers, samples: Se
 
 def asked(config: Config, folder: Path, model: str, style: Style, questions: Questions) -> Iterator[Finding]:
     """What a model answers: reasons, reward histogram, how many groups will speak, some samples."""
-    from gpg_vl.training.trial import chosen_policy
+    from gpg_vl.training.trial import chosen_policy, prove
 
     policy = chosen_policy(config, model)
     checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
@@ -278,6 +278,7 @@ def asked(config: Config, folder: Path, model: str, style: Style, questions: Que
     probed = config.rollout.model_copy(update={"groups_per_step": PROBED})
     drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=probed, wanted=0, seed=config.seed)
     with closing(engine):
+        prove(engine, config, ask, policy)
         groups = draw_round(drawing, 0, lost)
     if lost:
         yield Finding("mind" if groups else "stop", f"asked: {len(lost)} of {PROBED} questions cannot be asked; {lost[0]}")

@@ -316,7 +316,7 @@ def audit(
 @app.command(cls=WithKnobs)
 @sentences
 def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
-    """What a config asks for: answers, tokens, memory. Data, prompt, rewards, method, benchmark are resolved, nothing is read or trained."""
+    """What a config asks for: answers, tokens, memory. Data, prompt, rewards, method, benchmark are resolved, nothing is read."""
     given, folder = _load(config, overrides, None)
     _quiet()
     from gpg_vl.training.plan import plan as planned

@@ -93,7 +93,8 @@ def first_complaint(error: ValidationError) -> str:
     place = ".".join(str(step) for step in first["loc"] if not str(step).startswith(("function-", "literal[")))
     if first["type"].startswith("missing"):
         return f"{place}: missing; this key must be set"
-    return f"{place}: got {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{place}: got {first['input']!r}; {told}" if place else told
 
 
 def source_hash(part: Any) -> str:

@@ -5,7 +5,9 @@ from gpg_vl.rollout.transformers_engine import TransformersEngine
 
 
 class Blind(TransformersEngine):
-    """Sees grey."""
+    """Sees grey, and has weights of its own, as far as anybody knows."""
+
+    renewed = True
 
     def __init__(self, policy) -> None:
         super().__init__(policy)

@@ -17,14 +17,17 @@ KNOBS = ["rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy
 
 
 def train(folder: Path, processes: int, *knobs: str) -> Path:
+    done = launched(folder, processes, *knobs)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "small"
+
+
+def launched(folder: Path, processes: int, *knobs: str) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "gpg_vl"]
     command = [sys.executable, *(launcher if processes > 1 else ["-m", "gpg_vl"]), "train", "small.yaml"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, f"folder={folder}", *KNOBS, *knobs], cwd=HERE, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "small"
+    asked = [*command, f"folder={folder}", *KNOBS, *knobs]
+    return subprocess.run(asked, cwd=HERE, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -84,3 +87,12 @@ def test_two_ranks_make_the_gradient_of_one(case, tokens, gradients_of_one_and_t
     assert sum(gradient.abs().sum() for gradient in one.values()) > 0
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_what_one_process_loses_all_stop_for_with_a_checkpoint(tmp_path):
+    done = launched(tmp_path, 2, "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume" in told
+    assert "gpg_vl/training" not in told, "nobody's traceback"
+    assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {"000000", "000001"}

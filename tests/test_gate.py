@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gpg_vl import loading, plugins, rollout
+from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout import request, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.gate import TOLERANCES, Gate, blanked
@@ -27,6 +28,7 @@ from gpg_vl.rollout.serving import serving
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.training.experiment import build_gate
 from gpg_vl.training.train import train
+from gpg_vl.training.trial import evaluate_model, try_out
 from gpg_vl.types import Completion, UserError
 
 from .asking import prompts
@@ -425,3 +427,13 @@ def test_without_room_a_sentence_names_the_folder(policy_of, tmp_path, monkeypat
 def full(tensors, path):
     Path(path).write_bytes(b"half")
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_without_training_too_an_engine_is_looked_at_before_its_answers_are_believed(tmp_path):
+    blind = [f"folder={tmp_path}", f"rollout.engine={Path(__file__).with_name('blind_engine.py')}:Blind"]
+    given = loading.load(str(HERE / "small.yaml"), blind)
+    with pytest.raises(MismatchError, match="image lost"):
+        list(try_out(given, HERE, model=None, count=1, to=None))
+    load_policy(given.policy, seed=given.seed).save(tmp_path / "model")
+    with pytest.raises(MismatchError, match="image lost"):
+        evaluate_model(str(HERE / "small_benchmark.yaml"), str(tmp_path / "model"), blind, told=lambda done: None)

@@ -34,7 +34,7 @@ class RolloutEngine(ABC):
     copies: int = 1
     """How many copies of the weights answer. Questions that follow one another go to different ones."""
     renewed: bool = False
-    """Whether a copy has come back with weights that nobody has compared yet; then the gate looks before anything is learnt from it."""
+    """Whether there is a copy whose weights nobody has compared yet; then the gate looks before anything of it is believed."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:

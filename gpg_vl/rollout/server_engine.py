@@ -162,6 +162,7 @@ class ServerEngine(RolloutEngine):
         self._parcels = Parcels(self.handover) if self.transfer == "file" else None
         self.own = [self._server(url) for url in urls[self.rank :: self.ranks]]
         self.copies = len(self.own)
+        self.renewed = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
         self._thread.start()

@@ -72,6 +72,7 @@ class VllmEngine(RolloutEngine):
         self._number_format = check_policy(self.policy)
         self._vllm = import_vllm()
         self._llm: Any = None
+        self.renewed = True
         self.version = 0
         self._stale = self._asleep = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")

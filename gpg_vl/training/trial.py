@@ -12,11 +12,13 @@ from typing import Any
 from gpg_vl import __version__, average_precision, benchmark, journal, loading, plugins
 from gpg_vl.benchmark import Examination, Kept, Record
 from gpg_vl.config import Config, PolicyConfig, Source
+from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.rollout.collect import Drawing, sample_groups
+from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.training import checkpoint, identity
-from gpg_vl.training.experiment import Asker, build_engine, build_style, build_verifiers, examination, read_questions
-from gpg_vl.types import Group
+from gpg_vl.training.experiment import Asker, build_engine, build_gate, build_style, build_verifiers, examination, read_questions
+from gpg_vl.types import Group, Prompt
 
 OF_BENCHMARK = "benchmark."
 """What a knob of the benchmark begins with, among those of the run."""
@@ -62,6 +64,8 @@ def evaluate_on(
         if exam.missing:
             say(exam.missing)
     with closing(build_engine(given.rollout.engine, policy, folder)) as engine:
+        first = next(iter(exams.values()))
+        prove(engine, given, lambda index: encode(first.questions[index % len(first.questions)], first.style, policy), policy)
         for name, exam in exams.items():
             told_of, kept = partial(_tell, told, name, len(exam.questions)), places.get(name)
             records = benchmark.examine(exam, policy, engine, blank=blank, told=told_of, kept=kept)
@@ -95,6 +99,12 @@ def _plain(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else type(value).__name__
 
 
+def prove(engine: RolloutEngine, given: Config, ask: Callable[[int], Prompt], policy: Policy) -> None:
+    """Look through the vision gate at an engine with weights of its own, before its answers are believed."""
+    if engine.renewed and (gate := build_gate(given, ask, policy)):
+        gate.look(engine, policy, 0)
+
+
 def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: Path | None) -> Iterator[str]:
     """Sample and score groups; lines that tell them."""
     policy = chosen_policy(given, model) if model else load_policy(given.policy, seed=given.seed)
@@ -105,6 +115,7 @@ def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: P
     engine = build_engine(given.rollout.engine, policy, folder)
     drawing = Drawing(engine=engine, ask=ask, verifiers=checks, config=given.rollout, wanted=0, seed=given.seed)
     with closing(engine):
+        prove(engine, given, ask, policy)
         groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(count)])
     for group in groups:
         yield from _told(group)
