@@ -356,6 +356,21 @@ def test_what_has_no_room_is_left_out_and_told(tmp_path, monkeypatch):
         train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
 
 
+def test_a_gate_that_shuts_in_mid_run_saves_nothing_and_names_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
+    look = Gate.look
+
+    def shut(self, engine, policy, version):
+        if version == 3:
+            raise MismatchError("vision gate, weights 3: stale weights")
+        return look(self, engine, policy, version)
+
+    monkeypatch.setattr(Gate, "look", shut)
+    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "rollout.gate.every=1", "checkpoint.every=2"]
+    with pytest.raises(MismatchError, match=r"stale weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*small"):
+        train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+    assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {"000000", "000002"}
+
+
 def test_a_renewed_engine_is_looked_at_before_anything_is_learnt_from_it(tmp_path, monkeypatch):
     looks: list[int] = []
     look, generate = Gate.look, TransformersEngine.generate

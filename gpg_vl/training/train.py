@@ -12,6 +12,7 @@ from gpg_vl.config import Config
 from gpg_vl.journal import Sink
 from gpg_vl.rollout.collect import Collected, all_or_nobody, collect
 from gpg_vl.rollout.engine import EngineLostError
+from gpg_vl.rollout.request import MismatchError
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
 from gpg_vl.training.checkpoint import State
@@ -76,9 +77,17 @@ def _is_disk_full(error: Exception) -> bool:
 
 @contextmanager
 def lost_engine_is_survived(trainer: Trainer) -> Generator[None, None, None]:
-    """A run whose engine is gone stops with a sentence, after the last whole step has been saved."""
+    """A run whose engine is gone stops with a sentence, after the last whole step has been saved.
+
+    One whose engine samples from something else saves nothing: what has been learnt since the gate last opened may be wrong.
+    """
     try:
         yield
+    except MismatchError as error:
+        if not (kept := checkpoint.whole(trainer.journal.folder)):
+            raise
+        ahead = f"go on from step {int(kept[-1].name)} with gpg-vl train --resume {trainer.journal.folder}"
+        raise MismatchError(f"{error}. Mend it, then {ahead}") from None
     except EngineLostError as error:
         run, step = trainer.journal.folder, trainer.state.step
         if step not in {int(path.name) for path in checkpoint.whole(run)}:
