@@ -151,9 +151,9 @@ def serve(
     """Serve a config's policy with vLLM, as `rollout.engine: {kind: server}` needs it. Needs the extra gpg-vl[vllm]."""
     given, _ = _load(config, overrides, None)
     _quiet()
-    from gpg_vl.rollout.serving import handover_of, serving
+    from gpg_vl.rollout.serving import serving, wishes_of
 
-    transfer, handover = handover_of(given.rollout.engine)
+    transfer, handover, sleeping = wishes_of(given.rollout.engine)
     command = serving(
         given.policy,
         seed=given.seed,
@@ -163,7 +163,7 @@ def serve(
         window=window,
         transfer=transfer,
         handover=handover,
-        more=shlex.split(vllm),
+        more=[*sleeping, *shlex.split(vllm)],
     )
     if show:
         print(command)

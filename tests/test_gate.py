@@ -22,9 +22,9 @@ from gpg_vl.rollout import request, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.gate import TOLERANCES, Gate, blanked
 from gpg_vl.rollout.handover import HEAD, check_arrival, digests, travelling
-from gpg_vl.rollout.parcel import Parcels
+from gpg_vl.rollout.parcel import HANDOVER, Parcels
 from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
-from gpg_vl.rollout.serving import serving
+from gpg_vl.rollout.serving import serving, wishes_of
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.training.experiment import build_gate
 from gpg_vl.training.train import train
@@ -452,3 +452,8 @@ def test_without_training_too_an_engine_is_looked_at_before_its_answers_are_beli
     load_policy(given.policy, seed=given.seed).save(tmp_path / "model")
     with pytest.raises(MismatchError, match="image lost"):
         evaluate_model(str(HERE / "small_benchmark.yaml"), str(tmp_path / "model"), blind, told=lambda done: None)
+
+
+def test_a_server_that_is_to_sleep_is_started_so_that_it_can():
+    assert wishes_of({"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"}) == ("nccl", "/a", ("--enable-sleep-mode",))
+    assert wishes_of("server") == wishes_of({"kind": "vllm", "sleep": 1}) == ("file", HANDOVER, ())

@@ -78,10 +78,11 @@ def serving(
     )
 
 
-def handover_of(engine: Part) -> tuple[str, str]:
-    """How weights travel to a config's servers, and through which folder."""
+def wishes_of(engine: Part) -> tuple[str, str, tuple[str, ...]]:
+    """How weights travel to a config's servers, through which folder, and what vLLM must be told so that it can sleep."""
     options = engine if isinstance(engine, dict) and engine.get("kind") == "server" else {}
-    return options.get("transfer", "file"), options.get("handover", HANDOVER)
+    sleeping = ("--enable-sleep-mode",) if options.get("sleep") else ()
+    return options.get("transfer", "file"), options.get("handover", HANDOVER), sleeping
 
 
 def _written(policy: PolicyConfig, seed: int, folder: Path) -> Path:
