@@ -18,11 +18,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
-import httpx
 from PIL.Image import Image
 
 from gpg_vl.policy.load import Policy
@@ -40,6 +37,7 @@ from gpg_vl.rollout.request import (
     sampling_fields,
     unexpanded_ids,
 )
+from gpg_vl.rollout.server import Server, UnansweredError, server_at
 from gpg_vl.types import Completion, Prompt, UserError
 
 T = TypeVar("T")
@@ -53,72 +51,6 @@ MOST_FAILURES = 6
 """Tries of what a server that is up keeps failing."""
 Question = tuple[Prompt, Sequence[int]]
 """A prompt and the seeds of its completions."""
-MENDABLE = {408, 425, 429, 500, 502, 503, 504}
-"""Answers that may be another the next time."""
-
-
-class UnansweredError(Exception):
-    """A server did not answer, or not usefully; asking again may help."""
-
-    def __init__(self, told: str, status: int | None = None) -> None:
-        super().__init__(told)
-        self.status = status
-
-
-@dataclass(slots=True)
-class Server:
-    """One server as this process knows it."""
-
-    url: str
-    client: httpx.AsyncClient
-    at_once: asyncio.Semaphore
-    window: int = 0
-    """Longest prompt and completion together; 0 = it has not been met."""
-    proven: bool = False
-    """Whether a hand-over to this start of the server has been checked by checksum."""
-    sender: Any = None
-    """Its NCCL group, where weights travel so."""
-
-    async def get(self, path: str) -> Any:
-        """A GET's JSON."""
-        return await self._answer("GET", path, {})
-
-    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """A POST's JSON."""
-        return await self._answer("POST", path, {"json": body} if body is not None else {})
-
-    async def take(self, update: dict[str, Any]) -> None:
-        """Let it take weights.
-
-        Raises:
-            EngineLostError: it tried and failed; it may have taken some, so it must not be asked anything any more.
-        """
-        try:
-            await self.post("/update_weights", {"update_info": update})
-        except UnansweredError as error:
-            if error.status != 500:
-                raise
-            raise EngineLostError(f"a server could not take the weights ({error}); start it again") from None
-
-    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> Any:
-        """What comes back.
-
-        Raises:
-            UnansweredError: no connection, no answer in time, or an answer that may be another the next time.
-            EngineLostError: it refuses, or is no vLLM; says why.
-        """
-        try:
-            response = await self.client.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise UnansweredError(f"{self.url}{path}: {type(error).__name__} {error}") from None
-        if response.status_code in MENDABLE:
-            raise UnansweredError(f"{self.url}{path}: {_told(response)}", response.status_code)
-        if not response.is_success:
-            raise EngineLostError(f"rollout.engine: {self.url}{path} refuses ({_told(response)}){_remedy(path, response.status_code)}")
-        try:
-            return response.json() if response.content else {}
-        except ValueError:
-            raise EngineLostError(f"rollout.engine: {self.url}{path} is no vLLM: it answers {_told(response)}") from None
 
 
 @dataclass(kw_only=True)
@@ -160,7 +92,8 @@ class ServerEngine(RolloutEngine):
         self.version = 0
         self._run = secrets.token_hex(4)
         self._parcels = Parcels(self.handover) if self.transfer == "file" else None
-        self.own = [self._server(url) for url in urls[self.rank :: self.ranks]]
+        mine = urls[self.rank :: self.ranks]
+        self.own = [server_at(url, remote=self.remote, at_once=self.at_once, timeout=self.timeout) for url in mine]
         self.copies = len(self.own)
         self.renewed = True
         self._loop = asyncio.new_event_loop()
@@ -203,22 +136,6 @@ class ServerEngine(RolloutEngine):
             return future.result()
         finally:
             future.cancel()
-
-    def _server(self, url: str) -> Server:
-        try:
-            host, _ = (parts := urlsplit(url)).hostname, parts.port
-        except ValueError:
-            host = None
-        if not host or not url.startswith(("http://", "https://")):
-            raise UserError(f"rollout.engine.servers: got {url!r}, expected an address such as http://127.0.0.1:8000")
-        if not self.remote and not _is_here(host):
-            raise UserError(
-                f"rollout.engine.servers: {host} is not this machine, and a vLLM that takes weights obeys whoever reaches it; "
-                "keep it inside a network of your own and set rollout.engine.remote: true"
-            )
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.at_once)
-        client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(self.timeout, connect=10), limits=limits, trust_env=False)
-        return Server(url=url, client=client, at_once=asyncio.Semaphore(self.at_once))
 
     async def _meet(self, server: Server) -> None:
         """Make sure, once, that it is a vLLM of the right release, started as it must be."""
@@ -445,24 +362,3 @@ def data_url(image: Image) -> str:
 def _answer(choice: dict[str, Any]) -> Answer:
     logprobs = tuple(token["logprob"] for token in choice["logprobs"]["content"])
     return Answer(token_ids=tuple(choice["token_ids"]), logprobs=logprobs, finish=choice["finish_reason"])
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _told(response: httpx.Response) -> str:
-    """What a refusal says, in a line."""
-    return f"HTTP {response.status_code}: {' '.join(response.text.split())[:300]}"
-
-
-def _remedy(path: str, status: int) -> str:
-    """How to start a server so that it knows a path that it does not know."""
-    if status not in {403, 404, 405}:
-        return ""
-    if path.startswith("/inference/"):
-        return "; start it with --enable-scale-out, as `gpg-vl serve` does"
-    return "; start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config, as `gpg-vl serve` does"

@@ -18,7 +18,8 @@ import pytest
 from gpg_vl import loading
 from gpg_vl.rollout import parcel, server_engine
 from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.server_engine import Server, ServerEngine, UnansweredError
+from gpg_vl.rollout.server import Server, UnansweredError
+from gpg_vl.rollout.server_engine import ServerEngine
 from gpg_vl.training import checkpoint
 from gpg_vl.training.train import train
 from gpg_vl.types import UserError
