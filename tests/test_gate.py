@@ -332,9 +332,12 @@ def test_every_copy_of_the_weights_is_shown_every_question(policy_of):
 def test_questions_with_pictures_come_first():
     given = loading.load(str(HERE / "small.yaml"), ["rollout.gate.prompts=2"])
     asked = [
-        SimpleNamespace(images=(), number=index) if index < 5 else SimpleNamespace(images=("picture",), number=index) for index in range(8)
+        SimpleNamespace(images=(), input_ids=(), number=index)
+        if index < 5
+        else SimpleNamespace(images=("picture",), input_ids=(), number=index)
+        for index in range(8)
     ]
-    made = build_gate(given, asked.__getitem__, SimpleNamespace(dtype=torch.float32))
+    made = build_gate(given, asked.__getitem__, SimpleNamespace(dtype=torch.float32), SimpleNamespace(longest=lambda: 99))
     assert [prompt.number for prompt in made.prompts] == [5, 6]
 
 
@@ -458,3 +461,22 @@ def test_without_training_too_an_engine_is_looked_at_before_its_answers_are_beli
 def test_a_server_that_is_to_sleep_is_started_so_that_it_can():
     assert wishes_of({"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"}) == ("nccl", "/a", ("--enable-sleep-mode",))
     assert wishes_of("server") == wishes_of({"kind": "vllm", "sleep": 1}) == ("file", HANDOVER, ())
+
+
+def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(tmp_path, monkeypatch):
+    knobs = [f"folder={tmp_path}", "steps=2", "warmup.steps=20", "checkpoint.every=100"]
+    given, generate = loading.load(str(HERE / "small.yaml"), knobs), TransformersEngine.generate
+    before, after = (tmp_path / "small" / "evaluation" / f"small-{when}.jsonl" for when in ("before", "after"))
+
+    def dies(self, asked, sampling, seeds):
+        if before.exists() and sampling.greedy:
+            raise EngineLostError("no answer in 900 s")
+        return generate(self, asked, sampling, seeds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersEngine, "generate", dies)
+        with pytest.raises(UserError, match="stopped after step 2: no answer"):
+            train(given, HERE, say=lambda line: None)
+    assert not after.exists()
+    train(given, HERE, resume=tmp_path / "small", say=lambda line: None)
+    assert after.exists()

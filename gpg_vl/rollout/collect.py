@@ -7,7 +7,7 @@ from typing import Any
 
 from gpg_vl.clock import Clock
 from gpg_vl.config import RolloutConfig
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
 from gpg_vl.seeds import seed
 from gpg_vl.types import Group, Prompt, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifiers
@@ -95,22 +95,10 @@ def draw_round(drawing: Drawing, cursor: int, lost: list[str]) -> list[Group]:
         for index in range(drawing.share):
             draw = cursor + drawing.rank + index * drawing.ranks
             try:
-                asked.append((draw, _with_room(drawing.ask(draw), drawing)))
+                asked.append((draw, with_room(drawing.ask(draw), drawing.engine, drawing.config.max_tokens)))
             except UnusableSampleError as error:
                 lost.append(str(error))
     return sample_groups(drawing, asked) if asked else []
-
-
-def _with_room(prompt: Prompt, drawing: Drawing) -> Prompt:
-    """The prompt, if the engine has room for it and its answers.
-
-    Raises:
-        UnusableSampleError: it has not.
-    """
-    if (tokens := len(prompt.input_ids) + drawing.config.max_tokens) > drawing.engine.longest():
-        told = f"prompt and answer may have {tokens} tokens, the engine's window is {drawing.engine.longest()}"
-        raise UnusableSampleError(f"{prompt.sample.id}: {told}")
-    return prompt
 
 
 def sample_groups(drawing: Drawing, asked: list[tuple[int, Prompt]]) -> list[Group]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpg_vl.types import Completion, Prompt, UserError
+from gpg_vl.types import Completion, Prompt, UnusableSampleError, UserError
 
 if TYPE_CHECKING:
     from gpg_vl.policy.load import Policy
@@ -53,3 +53,16 @@ class RolloutEngine(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Give back what was taken."""
+
+
+def with_room(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Prompt:
+    """The prompt, if the engine has room for it and its answers.
+
+    Raises:
+        UnusableSampleError: it has not.
+    """
+    if (tokens := len(prompt.input_ids) + max_tokens) > engine.longest():
+        raise UnusableSampleError(
+            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window is {engine.longest()}"
+        )
+    return prompt

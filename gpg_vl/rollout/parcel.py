@@ -1,4 +1,4 @@
-"""The folder through which weights reach servers: one file for all servers of a process, gone as soon as they have taken it."""
+"""The folder through which weights reach servers: one file for all servers of a process, gone when they have answered."""
 
 import os
 import secrets

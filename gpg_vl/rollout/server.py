@@ -44,6 +44,14 @@ class Server:
         """A GET's JSON."""
         return await self._answer("GET", path, {})
 
+    async def feel_pulse(self) -> None:
+        """Make sure that it lives.
+
+        Raises:
+            UnansweredError: it does not.
+        """
+        await self._answer("GET", "/health", {"timeout": 30})
+
     async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """A POST's JSON."""
         return await self._answer("POST", path, {"json": body} if body is not None else {})

@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 from PIL.Image import Image
@@ -92,8 +91,8 @@ class ServerEngine(RolloutEngine):
         self.version = 0
         self._run = secrets.token_hex(4)
         self._parcels = Parcels(self.handover) if self.transfer == "file" else None
-        mine = urls[self.rank :: self.ranks]
-        self.own = [server_at(url, remote=self.remote, at_once=self.at_once, timeout=self.timeout) for url in mine]
+        every = [server_at(url, remote=self.remote, at_once=self.at_once, timeout=self.timeout) for url in urls]
+        self.own = every[self.rank :: self.ranks]
         self.copies = len(self.own)
         self.renewed = True
         self._loop = asyncio.new_event_loop()
@@ -118,11 +117,10 @@ class ServerEngine(RolloutEngine):
     def rest(self) -> None:
         """Let the servers sleep, if that is wanted, until something is asked."""
         if self.sleep:
-            level = f"/sleep?level={self.sleep}"
-            self._wait_for(together(*(self._patiently(server, partial(server.post, level)) for server in self.own)))
+            self._wait_for(together(*map(self._lull, self.own)))
 
     def close(self) -> None:
-        """Hang up; the servers go on, awake."""
+        """Hang up; the servers go on, awake unless their weights have been dropped."""
         if self._thread.is_alive():
             self._wait_for(together(*map(self._leave, self.own)))
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -149,9 +147,13 @@ class ServerEngine(RolloutEngine):
         if not server.window:
             await self._patiently(server, attempt)
 
+    async def _lull(self, server: Server) -> None:
+        with suppress(UnansweredError):  # gone, it holds no memory
+            await server.post(f"/sleep?level={self.sleep}")
+
     async def _leave(self, server: Server) -> None:
         with suppress(UnansweredError, EngineLostError):  # gone, it needs no waking
-            if self.sleep:
+            if self.sleep == 1:
                 await server.post("/wake_up")
         await server.client.aclose()
 
@@ -181,13 +183,15 @@ class ServerEngine(RolloutEngine):
 
     async def _is_up(self, server: Server) -> bool:
         try:
-            await server.get("/health")
+            await server.feel_pulse()
         except UnansweredError:
             return False
         return True
 
     async def _generate(self, asked: Sequence[Question], sampling: Sampling) -> list[list[Completion]]:
         """The groups of all questions, dealt to the servers in turn."""
+        if self._parcels:
+            self._parcels.remove()
         await together(*map(self._meet, self.own))
         hands = [asked[index :: self.copies] for index in range(self.copies)]
         try:
@@ -224,7 +228,7 @@ class ServerEngine(RolloutEngine):
         """
         try:
             while not (await asyncio.wait([answers], timeout=PULSE))[0]:
-                await server.get("/health")
+                await server.feel_pulse()
             return answers.result()
         finally:
             answers.cancel()
@@ -301,8 +305,8 @@ class ServerEngine(RolloutEngine):
         else:
             await self._send_by_nccl(server, frozen_too)
         await self._forget(server)
-        await server.post("/update_weight_version", {"new_version": self._version})
         await server.post("/resume")
+        await server.post("/update_weight_version", {"new_version": self._version})
         server.proven = True
 
     async def _send_by_file(self, parcels: Parcels, server: Server, frozen_too: bool) -> None:
@@ -331,6 +335,8 @@ class ServerEngine(RolloutEngine):
         """What vLLM's own NCCL transfer gives; its failures, of whatever kind, are the server's not answering."""
         try:
             return await asyncio.wait_for(asyncio.to_thread(work, *given), self.timeout)
+        except TimeoutError:  # its thread waits for ever, so another try would be a second group beside the first
+            raise EngineLostError(f"{server.url}: NCCL: no end in {self.timeout:.0f} s; start server and run again") from None
         except (RuntimeError, OSError) as error:
             server.sender = None
             raise UnansweredError(f"{server.url}: NCCL: {type(error).__name__} {error}") from None
@@ -350,6 +356,7 @@ async def together(*work: Awaitable[T]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def data_url(image: Image) -> str:

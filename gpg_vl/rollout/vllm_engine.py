@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout import vllm_plugin
@@ -74,7 +75,7 @@ class VllmEngine(RolloutEngine):
         self._llm: Any = None
         self.renewed = True
         self.version = 0
-        self._stale = self._asleep = False
+        self._stale = self._asleep = self._another = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
@@ -89,7 +90,8 @@ class VllmEngine(RolloutEngine):
 
     def refresh(self, policy: Policy, version: int) -> None:
         """Sample from these weights from now on; they are handed over when something is next asked."""
-        self._stale = self._stale or version != self.version or policy is not self.policy
+        self._another = self._another or policy is not self.policy
+        self._stale = self._stale or version != self.version or self._another
         self.policy, self.version = policy, version
 
     def longest(self) -> int:
@@ -111,14 +113,17 @@ class VllmEngine(RolloutEngine):
     def _start_up(self) -> None:
         """Start from the policy as it is."""
         folder = Path(self._folder.name)
-        self.policy.save(folder)
+        try:
+            self.policy.save(folder)
+        except (OSError, SafetensorError) as error:
+            raise EngineLostError(f"rollout.engine: no checkpoint for vLLM in {folder}: {error}; name a larger folder in TMPDIR") from None
         vllm_plugin.register()
         with global_state_kept():
             self._llm = self._start(folder)
         for weights in folder.glob("*.safetensors"):
             weights.unlink()  # read; configuration and processor may still be looked at
         self._prove_landing()
-        self._stale = False
+        self._stale = self._another = False
 
     def _start(self, folder: Path) -> Any:
         """A vLLM of a checkpoint.
@@ -177,11 +182,12 @@ class VllmEngine(RolloutEngine):
             self._start_up()
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
-        if self._stale or (self._asleep and self.sleep == 2):
-            self._hand_over(frozen_too=self._asleep and self.sleep == 2)
+        lost = self._asleep and self.sleep == 2
+        if self._stale or lost:
+            self._hand_over(frozen_too=lost or self._another)
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
-        self._stale = self._asleep = False
+        self._stale = self._asleep = self._another = False
 
     def _hand_over(self, *, frozen_too: bool) -> None:
         """Put the trainer's tensors in place of vLLM's."""
@@ -244,6 +250,7 @@ def import_vllm() -> Any:
 def global_state_kept() -> Generator[None, None, None]:
     """vLLM seeds every global generator and takes the thread knob away when it starts; give both back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     try:
         yield
@@ -253,3 +260,4 @@ def global_state_kept() -> Generator[None, None, None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        torch.cuda.set_rng_state_all(on_gpus)

@@ -1,6 +1,7 @@
 """Put a run together: model, data, engine, learner, journal; warmed up, or where a checkpoint left it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -97,37 +98,43 @@ def assemble(
         journal.refuse_to_overwrite(config.run_folder)
     else:
         _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
-    engine = build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say)
-    if config.warmup.steps and not resume:
-        policy = _warmed_up(config, folder, policy, questions, accelerator, say)
-    trackers = [
-        open_tracker(name, resume or config.run_folder, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main
-    ]
-    if ranks.is_main:
-        journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
-        identity.write(resume or config.run_folder, own)
-    accelerator.wait_for_everyone()
-    ask = Asker(questions.stream(config.seed, "data"), style, policy)
-    engine.refresh(policy, 0)
-    trainer = Trainer(
-        config=config,
-        ranks=ranks,
-        policy=policy,
-        drawing=_drawing(config, engine, ask, checks, estimator, ranks),
-        estimator=estimator,
-        learner=_learner(config, folder, policy, estimator, accelerator, say),
-        journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
-        examination=exam,
-        gate=build_gate(config, ask, policy),
-        say=say,
-    )
-    if saved:
-        _restore(trainer, saved)
-    elif config.steps:
+    with all_or_nobody(ranks.everybodys):
+        engine = build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say)
+    with ExitStack() as undo:  # an engine that nobody will close is closed here
+        undo.callback(engine.close)
+        if config.warmup.steps and not resume:
+            policy = _warmed_up(config, folder, policy, questions, accelerator, say)
+        trackers = [
+            open_tracker(name, resume or config.run_folder, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main
+        ]
+        if ranks.is_main:
+            journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
+            identity.write(resume or config.run_folder, own)
+        accelerator.wait_for_everyone()
+        ask = Asker(questions.stream(config.seed, "data"), style, policy)
+        engine.refresh(policy, 0)
         with all_or_nobody(ranks.everybodys):
-            warnings = list(probe(trainer.drawing, questions, style, policy))
-        for warning in warnings:
-            say(f"warning: {warning}")
+            gate = build_gate(config, ask, policy, engine)
+        trainer = Trainer(
+            config=config,
+            ranks=ranks,
+            policy=policy,
+            drawing=_drawing(config, engine, ask, checks, estimator, ranks),
+            estimator=estimator,
+            learner=_learner(config, folder, policy, estimator, accelerator, say),
+            journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
+            examination=exam,
+            gate=gate,
+            say=say,
+        )
+        if saved:
+            _restore(trainer, saved)
+        elif config.steps:
+            with all_or_nobody(ranks.everybodys):
+                warnings = list(probe(trainer.drawing, questions, style, policy))
+            for warning in warnings:
+                say(f"warning: {warning}")
+        undo.pop_all()
     return trainer
 
 

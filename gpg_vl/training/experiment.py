@@ -15,7 +15,7 @@ from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
 from gpg_vl.rollout.gate import TOLERANCES, Gate, Tolerance
 from gpg_vl.samples import Stream
 from gpg_vl.training import ESTIMATORS
@@ -126,14 +126,14 @@ def build_engine(
     return plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given=given)
 
 
-def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy) -> Gate | None:
+def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy, engine: RolloutEngine) -> Gate | None:
     """The vision gate of a config, over early questions of the data, those with pictures first; None = it is never looked through."""
     wanted, prompts = config.rollout.gate, list[Prompt]()
     if not wanted.every:
         return None
     for index in range(4 * wanted.prompts):
         with suppress(UnusableSampleError):  # the run itself counts and tells it
-            prompts.append(ask(index))
+            prompts.append(with_room(ask(index), engine, config.rollout.max_tokens))
     prompts = sorted(prompts, key=lambda prompt: not prompt.images)[: wanted.prompts]
     if not prompts:  # then there is nothing to train on either, and the run says so
         return None

@@ -7,6 +7,7 @@ from statistics import fmean
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, sample_groups
+from gpg_vl.rollout.engine import with_room
 from gpg_vl.samples import Stream
 from gpg_vl.training.experiment import Asker, Questions
 from gpg_vl.types import Group, Prompt, UnusableSampleError
@@ -20,7 +21,7 @@ def probe(drawing: Drawing, questions: Questions, style: Style, policy: Policy) 
     groups: list[Group] = []
     for source in questions.sources:
         ask = Asker(Stream((source,), (1,), drawing.seed, "probe"), style, policy)
-        asked = [(-1 - index, prompt) for index in range(PROBED_PROMPTS) if (prompt := _prompt(ask, index)) is not None]
+        asked = [(-1 - index, prompt) for index in range(PROBED_PROMPTS) if (prompt := _prompt(ask, index, drawing)) is not None]
         groups += sample_groups(drawing, asked) if asked else []
     by_task: dict[str, list[Group]] = {}
     for group in groups:
@@ -29,9 +30,9 @@ def probe(drawing: Drawing, questions: Questions, style: Style, policy: Policy) 
     drawing.clock.read()  # these seconds belong to no step
 
 
-def _prompt(ask: Asker, index: int) -> Prompt | None:
+def _prompt(ask: Asker, index: int, drawing: Drawing) -> Prompt | None:
     try:
-        return ask(index)
+        return with_room(ask(index), drawing.engine, drawing.config.max_tokens)
     except UnusableSampleError:  # the run itself counts and tells it
         return None
 

@@ -44,6 +44,8 @@ def train(
                 _evaluate(trainer, "before")
                 _save(trainer, None)
             request.can_wait = True
+            if _owes_an_examination(trainer):
+                _after_step(trainer, leaving=False)
             while trainer.state.step < config.steps:
                 take_step(trainer)
                 leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
@@ -59,7 +61,7 @@ def disk_full_is_told(run: Path) -> Generator[None, None, None]:
     try:
         yield
     except Exception as error:
-        if not _is_disk_full(error):
+        if isinstance(error, UserError) or not _is_disk_full(error):
             raise
         kept = checkpoint.whole(run)
         ahead = f"go on from step {int(kept[-1].name)} with gpg-vl train --resume {run}" if kept else "start the run again"
@@ -90,7 +92,8 @@ def lost_engine_is_survived(trainer: Trainer) -> Generator[None, None, None]:
         raise MismatchError(f"{error}. Mend it, then {ahead}") from None
     except EngineLostError as error:
         run, step = trainer.journal.folder, trainer.state.step
-        if step not in {int(path.name) for path in checkpoint.whole(run)}:
+        missing = trainer.ranks.is_main and step not in {int(path.name) for path in checkpoint.whole(run)}
+        if trainer.ranks.largest(int(missing)):
             _save(trainer, None)
         raise UserError(f"stopped after step {step}: {error}. Then go on with gpg-vl train --resume {run}") from None
 
@@ -112,7 +115,8 @@ def take_step(trainer: Trainer) -> Update:
     if trainer.ranks.largest(int(trainer.drawing.engine.renewed)):
         look(trainer)
     rewards_BG, lengths_BG, mine = trainer.ranks.matrices(collected.groups)
-    trainer.drawing.engine.rest()
+    with all_or_nobody(trainer.ranks.everybodys):
+        trainer.drawing.engine.rest()
     with clock("update"):
         update = trainer.learner.update(collected.groups, trainer.estimator, rewards_BG, lengths_BG, mine, state.version)
     lost = sum(map(len, trainer.ranks.everybodys(collected.lost)))
@@ -192,11 +196,25 @@ def silence(collected: Collected, full_marks: float) -> str:
 def _after_step(trainer: Trainer, *, leaving: bool) -> None:
     """A checkpoint where one is due or the run is left, or was examined, so that the best examined one can be kept."""
     config, step = trainer.config, trainer.state.step
-    last = step == config.steps
-    examined = last or bool(not leaving and config.evaluation.every and step % config.evaluation.every == 0)
-    score = _evaluate(trainer, "after" if last else f"{step:06d}", head=None if last else config.evaluation.head) if examined else None
+    last, due = step == config.steps, _examination_due(trainer)
+    examined = last or bool(not leaving and due)
+    score = _evaluate(trainer, due, head=None if last else config.evaluation.head) if examined else None
     if examined or leaving or step % config.checkpoint.every == 0:
         _save(trainer, score)
+
+
+def _examination_due(trainer: Trainer) -> str:
+    """What the examination that belongs to this step is called; empty = none does."""
+    step, every = trainer.state.step, trainer.config.evaluation.every
+    if step == trainer.config.steps:
+        return "after"
+    return f"{step:06d}" if step and every and step % every == 0 else ""
+
+
+def _owes_an_examination(trainer: Trainer) -> bool:
+    """Whether the run was left, by request or by its engine, after a step and before the examination that belongs to it."""
+    due = _examination_due(trainer) if trainer.state.step and trainer.examination else ""
+    return bool(trainer.ranks.largest(int(bool(due) and trainer.ranks.is_main and not _evaluation_path(trainer, due).exists())))
 
 
 def _save(trainer: Trainer, score: float | None) -> None:
@@ -223,7 +241,10 @@ def _examined(trainer: Trainer, when: str, head: int | None) -> float | None:
     if trainer.examination is None:
         return None
     exam = trainer.examination.shortened(head) if head else trainer.examination
-    records = benchmark.examine(exam, trainer.policy, trainer.drawing.engine)
+    engine = trainer.drawing.engine
+    records = benchmark.examine(exam, trainer.policy, engine)
+    if engine.renewed and trainer.gate:
+        trainer.gate.look(engine, trainer.policy, trainer.state.version)
     benchmark.save(records, _evaluation_path(trainer, when))
     parts = ", ".join(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %" for tag, rows in benchmark.by_tag(records).items())
     trainer.say(f"held out, {when}: {parts}")

@@ -12,10 +12,10 @@ from typing import Any
 from gpg_vl import __version__, average_precision, benchmark, journal, loading, plugins
 from gpg_vl.benchmark import Examination, Kept, Record
 from gpg_vl.config import Config, PolicyConfig, Source
-from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.rollout.collect import Drawing, sample_groups
 from gpg_vl.rollout.engine import RolloutEngine
+from gpg_vl.samples import Stream
 from gpg_vl.training import checkpoint, identity
 from gpg_vl.training.experiment import Asker, build_engine, build_gate, build_style, build_verifiers, examination, read_questions
 from gpg_vl.types import Group, Prompt
@@ -65,10 +65,12 @@ def evaluate_on(
             say(exam.missing)
     with closing(build_engine(given.rollout.engine, policy, folder)) as engine:
         first = next(iter(exams.values()))
-        prove(engine, given, lambda index: encode(first.questions[index % len(first.questions)], first.style, policy), policy)
+        ask = Asker(Stream((first.questions,), (1,), given.seed, "gate"), first.style, policy)
+        prove(engine, given, ask, policy)
         for name, exam in exams.items():
             told_of, kept = partial(_tell, told, name, len(exam.questions)), places.get(name)
             records = benchmark.examine(exam, policy, engine, blank=blank, told=told_of, kept=kept)
+            prove(engine, given, ask, policy)  # it may have come back in the meantime
             if kept:
                 kept.finish(records)
             yield exam, records
@@ -101,7 +103,7 @@ def _plain(value: Any) -> str:
 
 def prove(engine: RolloutEngine, given: Config, ask: Callable[[int], Prompt], policy: Policy) -> None:
     """Look through the vision gate at an engine with weights of its own, before its answers are believed."""
-    if engine.renewed and (gate := build_gate(given, ask, policy)):
+    if engine.renewed and (gate := build_gate(given, ask, policy, engine)):
         gate.look(engine, policy, 0)
 
 

@@ -56,7 +56,7 @@ def imitate(given: Config, control: str, sources, seconds: float) -> None:
     name = given.name.replace("gpg", f"sft-{control}")
     if (given.run_folder.with_name(name) / "checkpoints" / "000000").exists():
         return
-    policy = given.policy.model_copy(update={"model": str(warmups.place(given))})
+    policy = given.policy.model_copy(update={"model": str(warmups.place(given, CONFIGS))})
     probe = sft(given, f"{name}-probe", policy, sources, 20)
     sft(given, name, policy, sources, round(seconds / probe))
 
