@@ -9,6 +9,7 @@ import os
 import random
 import tempfile
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
@@ -142,7 +143,7 @@ def random_groups(trainer: Trainer, row: Row, count: int) -> list[Group]:
 
 def update(trainer: Trainer, groups: list[Group]) -> None:
     """One optimizer step of gpg_vl's learner on these groups."""
-    rewards_BG, lengths_BG, mine = trainer.ranks.matrices(groups)
+    rewards_BG, lengths_BG, mine = trainer.ranks.matrices(tuple(groups))
     done = trainer.learner.update(groups, trainer.estimator, rewards_BG, lengths_BG, mine, 0)
     assert not done.skipped, done.skipped
 
@@ -204,10 +205,10 @@ def _table(samples: list[Sample], style: Any) -> Any:
 
 def _grpo_trainer(row: Row, policy: Policy, table: Any, reward: Any, meter: Meter, folder: str) -> Any:
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
 
+    trl: Any = import_module("trl")
     completions = PROMPTS * row.group_size
-    settings = GRPOConfig(
+    settings = trl.GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=row.trl_rows,
         gradient_accumulation_steps=completions // row.trl_rows,
@@ -237,7 +238,9 @@ def _grpo_trainer(row: Row, policy: Policy, table: Any, reward: Any, meter: Mete
         def on_step_end(self, *_: Any, **__: Any) -> None:
             meter.lap()
 
-    trainer = GRPOTrainer(policy.model, reward, args=settings, train_dataset=table, processing_class=policy.processor, callbacks=[Laps()])
+    trainer = trl.GRPOTrainer(
+        policy.model, reward, args=settings, train_dataset=table, processing_class=policy.processor, callbacks=[Laps()]
+    )
     for method, phase in {
         "_tokenize_prompts": "encode",
         "_generate_single_turn": "sample",

@@ -67,7 +67,7 @@ def python_share(step: Callable[[], object]) -> float:
         start = perf_counter()
         step()
         whole = perf_counter() - start
-    operators = sum(event.time_range.elapsed_us() for event in profiler.events() if event.cpu_parent is None) / 1e6
+    operators = sum(event.time_range.elapsed_us() for event in profiler.events() or () if event.cpu_parent is None) / 1e6
     return max(0.0, 1 - operators / whole)
 
 
