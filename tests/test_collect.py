@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 
 from gpg_vl.config import RolloutConfig
-from gpg_vl.rollout.collect import Drawing, collect
+from gpg_vl.rollout.collect import Drawing, all_or_nobody, collect
+from gpg_vl.rollout.engine import EngineLostError, RolloutEngine
 from gpg_vl.types import Completion, Prompt, Sample, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
 
-class Scripted:
+class Scripted(RolloutEngine):
     """Group `draw` is informative where the script says so; the texts carry the rewards."""
 
     def __init__(self, speaks: Callable[[int], bool], silent_text: str = "0") -> None:
@@ -20,6 +21,9 @@ class Scripted:
     def generate(self, prompts, sampling, seeds):
         self.seeds += [seed for group in seeds for seed in group]
         return [[self._answer(prompt, index) for index in range(len(group))] for prompt, group in zip(prompts, seeds, strict=True)]
+
+    def refresh(self, policy, version):
+        """There are no weights."""
 
     def _answer(self, prompt, index):
         text = "1" if index == 0 and self.speaks(int(prompt.sample.id)) else self.silent_text
@@ -93,7 +97,7 @@ def test_ranks_draw_disjoint_prompts_and_stop_together():
 
 def test_the_cut_is_by_draw_number_over_all_ranks():
     other = [0, 2, 4, 6, 8]
-    plan = drawing(Scripted(lambda draw: draw > 8), wanted=8, groups=8, rank=1, ranks=2, everybodys=lambda own: [other, own])
+    plan = drawing(Scripted(lambda draw: draw > 8), wanted=8, groups=8, rank=1, ranks=2, everybodys=lambda own: [own and other, own])
     collected = collect(plan, cursor=0)
     assert collected.rounds == 2
     assert draws(group for group in collected.groups if group.informative) == [9, 11, 13]
@@ -114,3 +118,13 @@ def test_unscored_completions_do_not_make_a_group_speak(rewards):
     engine = Scripted(lambda draw: rewards[1] == "1", silent_text="nan")
     collected = collect(drawing(engine, wanted=0), cursor=0)
     assert not any(group.informative for group in collected.groups)
+
+
+def test_what_one_process_meets_all_raise():
+    lost = EngineLostError("no answer in 900 s")
+    with pytest.raises(EngineLostError, match="no answer"), all_or_nobody(lambda own: [own, lost]):
+        """This one has nothing to complain about."""
+    with pytest.raises(EngineLostError, match="no answer"), all_or_nobody(lambda own: [own, None]):
+        raise lost
+    with all_or_nobody(lambda own: [own, None]):
+        """Nobody has."""
