@@ -26,7 +26,7 @@ from gpg_vl.rollout.parcel import HANDOVER, Parcels
 from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
 from gpg_vl.rollout.serving import serving, wishes_of
 from gpg_vl.rollout.transformers_engine import TransformersEngine
-from gpg_vl.training.experiment import build_gate
+from gpg_vl.training.experiment import build_engine, build_gate
 from gpg_vl.training.train import train
 from gpg_vl.training.trial import evaluate_model, try_out
 from gpg_vl.types import Completion, UserError
@@ -480,3 +480,9 @@ def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(
     assert not after.exists()
     train(given, HERE, resume=tmp_path / "small", say=lambda line: None)
     assert after.exists()
+
+
+def test_what_is_no_engine_is_refused(policy_of, tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    def generate(self, prompts, sampling, seeds): ...\n")
+    with pytest.raises(UserError, match=r"rollout\.engine: Mine is no engine; derive it from"):
+        build_engine("./mine.py:Mine", policy_of(), tmp_path)

@@ -121,9 +121,17 @@ def build_estimator(config: Config, folder: Path) -> Estimator:
 def build_engine(
     part: Part, policy: Policy, folder: Path, *, rank: int = 0, ranks: int = 1, say: Callable[[str], None] = print
 ) -> RolloutEngine:
-    """Who samples on this rank."""
+    """Who samples on this rank.
+
+    Raises:
+        UserError: the config names something that is no engine.
+    """
     given = {"policy": policy, "rank": rank, "ranks": ranks, "say": say}
-    return plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given=given)
+    engine = plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given=given)
+    if not isinstance(engine, RolloutEngine):
+        name = type(engine).__name__
+        raise UserError(f"rollout.engine: {name} is no engine; derive it from gpg_vl.rollout.engine.RolloutEngine")
+    return engine
 
 
 def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy, engine: RolloutEngine) -> Gate | None:
