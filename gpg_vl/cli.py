@@ -148,7 +148,7 @@ def serve(
     vllm: Annotated[str, typer.Option(help="Further arguments for vLLM, for instance '--tensor-parallel-size 2'.")] = "",
     show: Annotated[bool, typer.Option("--show", help="Only print the command.")] = False,
 ) -> None:
-    """Serve a config's policy with vLLM, as `rollout.engine: {kind: server}` needs it. Needs the extra gpg-vl[vllm]."""
+    """Serve a config's policy with vLLM, as `rollout.engine: {kind: server}` needs it. Needs vLLM, the extra `vllm`."""
     given, _ = _load(config, overrides, None)
     _quiet()
     from gpg_vl.rollout.serving import serving, wishes_of

@@ -178,6 +178,7 @@ class _Calculator:
         self.place = 0
 
     def result(self) -> float | None:
+        """The value of the whole text; None where it is no expression, or has no finite real value."""
         mixed = _MIXED.fullmatch(self.text)
         if mixed:  # three and a half: whole, part, of
             whole, part, of = (float(digits) for digits in mixed.groups() if digits is not None)
@@ -196,13 +197,23 @@ class _Calculator:
         return value if self.place == len(self.tokens) and math.isfinite(value) else None
 
     def peek(self) -> str:
+        """The next token; empty = the end."""
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
 
     def take(self) -> str:
+        """The next token, taken; an IndexError at the end."""
         self.place += 1
         return self.tokens[self.place - 1]
 
+    def minus(self) -> float:
+        """-1 where a minus comes next, which is taken; else 1."""
+        if self.peek() != "-":
+            return 1.0
+        self.take()
+        return -1.0
+
     def sum(self, depth: int) -> float:
+        """Terms with + and - between them; `depth` counts the brackets around."""
         if depth > DEPTH:
             raise ValueError("nested too deep")
         sign = -1.0 if self.peek() == "-" else 1.0
@@ -215,15 +226,13 @@ class _Calculator:
         return total
 
     def product(self, depth: int) -> float:
+        """Factors with *, / or nothing between them."""
         total = self.power(depth)
         while True:
             following = self.peek()
             if following in {"*", "/"}:
                 self.take()
-                sign = -1.0 if self.peek() == "-" else 1.0
-                if self.peek() == "-":
-                    self.take()
-                factor = sign * self.power(depth)
+                factor = self.minus() * self.power(depth)
                 total = total * factor if following == "*" else total / factor
             elif following in _IMPLICIT:
                 total *= self.power(depth)
@@ -231,14 +240,12 @@ class _Calculator:
                 return total
 
     def power(self, depth: int) -> float:
+        """One factor, perhaps with an exponent; a ValueError where that is too large or gives no real number."""
         base = self.atom(depth)
         if self.peek() != "^":
             return base
         self.take()
-        sign = -1.0 if self.peek() == "-" else 1.0
-        if self.peek() == "-":
-            self.take()
-        exponent = sign * self.atom(depth)
+        exponent = self.minus() * self.atom(depth)
         if abs(exponent) > 64:
             raise ValueError("a power that large is no answer")
         value: float | complex = base**exponent
@@ -247,6 +254,7 @@ class _Calculator:
         return value
 
     def atom(self, depth: int) -> float:
+        """A number, π, a root, a fraction or what stands in brackets; a ValueError where none of them does."""
         token = self.take()
         if token[0].isdigit() or token[0] == ".":
             return float(token.replace(",", ""))

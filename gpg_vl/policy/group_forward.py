@@ -159,6 +159,13 @@ class _Piecewise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Any, in_line: Any, pieces: Sequence[Rows], left: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Scores of all pieces in line; one piece's graph is alive at a time.
+
+        Args:
+            run: from what the prompts left to the scores of a piece.
+            in_line: puts the pieces' scores into the order that was asked for.
+            left: how many of `tensors` are what the prompts left; the others are parameters.
+        """
         leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:left]]
         scores_of = run(leaves)
         sources = [*leaves, *tensors[left:]]

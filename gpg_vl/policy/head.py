@@ -62,6 +62,7 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, tokens_N: Tensor, rule: Rule, loss: TokenLoss | None, line_N: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """[N] log-probabilities, [N] entropies and the loss; its gradient is made here too, while a chunk's [n, V] is at hand."""
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
         wants_hidden, wants_weight = (wanted and loss is not None for wanted in ctx.needs_input_grad[:2])
@@ -97,6 +98,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradient made in `forward` times the loss's own slope; it can be had once."""
         made, ctx.hidden, ctx.weight = (ctx.hidden, ctx.weight), None, None
         hidden, weight = (None if gradient is None else gradient.mul_(slopes[2]) for gradient in made)
         return hidden, weight, None, None, None, None

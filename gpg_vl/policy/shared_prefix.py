@@ -240,6 +240,7 @@ class _TwoFlashes(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Each kernel's own backward, given the joined normaliser: its part of the joined softmax's gradient."""
         query, key, value, prompt_key, prompt_value, hidden, mixed, norm = ctx.saved_tensors
         heads, slope = ctx.heads, slopes[0].contiguous()
         of_query, of_key, of_value = _FLASH_BACKWARD(

@@ -22,6 +22,7 @@ from gpg_vl.loading import dump
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, all_or_nobody
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.gate import Gate
@@ -104,13 +105,7 @@ def assemble(
         undo.callback(engine.close)
         if config.warmup.steps and not resume:
             policy = _warmed_up(config, folder, policy, questions, accelerator, say)
-        trackers = [
-            open_tracker(name, resume or config.run_folder, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main
-        ]
-        if ranks.is_main:
-            journal.start(resume or config.run_folder, dump(config), _environment(policy, ranks, folder))
-            identity.write(resume or config.run_folder, own)
-        accelerator.wait_for_everyone()
+        written = _open_journal(config, resume or config.run_folder, own, _environment(policy, ranks, folder), sinks, ranks)
         ask = Asker(questions.stream(config.seed, "data"), style, policy)
         engine.refresh(policy, 0)
         with all_or_nobody(ranks.everybodys):
@@ -122,7 +117,7 @@ def assemble(
             drawing=_drawing(config, engine, ask, checks, estimator, ranks),
             estimator=estimator,
             learner=_learner(config, folder, policy, estimator, accelerator, say),
-            journal=Journal(resume or config.run_folder, [*sinks, *trackers], rank=ranks.rank),
+            journal=written,
             examination=exam,
             gate=gate,
             say=say,
@@ -130,12 +125,29 @@ def assemble(
         if saved:
             _restore(trainer, saved)
         elif config.steps:
-            with all_or_nobody(ranks.everybodys):
-                warnings = list(probe(trainer.drawing, questions, style, policy))
-            for warning in warnings:
-                say(f"warning: {warning}")
+            _warn(trainer, questions, style)
         undo.pop_all()
     return trainer
+
+
+def _open_journal(
+    config: Config, run: Path, own: dict[str, Any], environment: dict[str, Any], sinks: Sequence[Sink], ranks: Ranks
+) -> Journal:
+    """The run's folder, begun by the main process, and its trackers."""
+    trackers = [open_tracker(name, run, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main]
+    if ranks.is_main:
+        journal.start(run, dump(config), environment)
+        identity.write(run, own)
+    ranks.accelerator.wait_for_everyone()
+    return Journal(run, [*sinks, *trackers], rank=ranks.rank)
+
+
+def _warn(trainer: Trainer, questions: Questions, style: Style) -> None:
+    """Tell where reinforcement will have little to work with."""
+    with all_or_nobody(trainer.ranks.everybodys):
+        warnings = list(probe(trainer.drawing, questions, style, trainer.policy))
+    for warning in warnings:
+        trainer.say(f"warning: {warning}")
 
 
 def _drawing(config: Config, engine: RolloutEngine, ask: Asker, checks: Verifiers, estimator: Estimator, ranks: Ranks) -> Drawing:

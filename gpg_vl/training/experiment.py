@@ -142,6 +142,8 @@ def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy, eng
     for index in range(4 * wanted.prompts):
         with suppress(UnusableSampleError):  # the run itself counts and tells it
             prompts.append(with_room(ask(index), engine, config.rollout.max_tokens))
+        if sum(bool(prompt.images) for prompt in prompts) == wanted.prompts:
+            break
     prompts = sorted(prompts, key=lambda prompt: not prompt.images)[: wanted.prompts]
     if not prompts:  # then there is nothing to train on either, and the run says so
         return None

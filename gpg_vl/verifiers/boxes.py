@@ -46,6 +46,7 @@ class Boxes(Graded):
     """Filled from the policy: what the model's numbers mean."""
 
     def mark(self, answer: str, sample: Sample) -> Mark:
+        """The score of the box that `policy` chooses, or of all; 0 where none can be read or placed inside the image."""
         truths, given = self._truths(sample), self._read(answer)
         if given is None:
             return Mark(0.0, answer, "unreadable: not exactly one box" if self.policy == "exactly_one" else "unreadable: no box")
