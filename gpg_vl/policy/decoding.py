@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from gpg_vl.policy.families import row_positions
+from gpg_vl.policy.families import cache_input, row_positions
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.shared_prefix import extend, prefill, read_prompts, use_shared_prefix
 from gpg_vl.types import Prompt
@@ -89,12 +89,13 @@ class RepeatedRows:
         """[P, R, D] the states that predict what follows these tokens."""
         core = self.policy.model.model
         self.visible = torch.cat([self.visible, torch.ones_like(self.visible[:, :1])], 1)
-        output = core.get_decoder()(
+        decoder = core.get_decoder()
+        output = decoder(
             inputs_embeds=core.get_input_embeddings()(tokens_PR.reshape(-1, 1)),
             position_ids=row_positions(core, self.next_position, 0, 1),
             attention_mask=self.visible,
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_input(decoder, self.cache),
         )
         self.next_position = self.next_position + 1
         return output.last_hidden_state.view(*tokens_PR.shape, -1)

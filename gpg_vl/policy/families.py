@@ -1,7 +1,9 @@
 """What differs between families of vision-language models, in one place: names of parts, rotary positions, who can share a prompt."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,6 +44,16 @@ def why_not_shared(model: Any) -> str:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     other = sorted(kinds - {"full_attention", "sliding_attention"})
     return f"{model.config.model_type} has layers of {' and '.join(other)}, which keep a running state per answer" if other else ""
+
+
+def cache_input(module: nn.Module, keys_and_values: Any) -> dict[str, Any]:
+    """The argument that hands `module` its cache: transformers 5.24 renamed `past_key_values` to `cache`, and 5.40 forgets the old name."""
+    return {_cache_keyword(type(module)): keys_and_values}
+
+
+@cache
+def _cache_keyword(kind: type[nn.Module]) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 def picture_tokens(model: Any, input_ids: Tensor) -> Tensor:

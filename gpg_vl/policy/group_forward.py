@@ -199,7 +199,7 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 def checkpoint_layers(model: Any) -> None:
     """Activation checkpointing around the layers of tower and language model.
 
-    transformers' own sets `past_key_values` to None in training mode, so a prompt would leave nothing; this one leaves arguments alone.
+    transformers' own takes the cache away in training mode, so a prompt would leave nothing; this one leaves arguments alone.
     """
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and not isinstance(module.forward, partial):

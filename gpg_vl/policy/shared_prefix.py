@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from gpg_vl.policy.families import picture_tokens, prompt_positions, row_positions, token_inputs
+from gpg_vl.policy.families import cache_input, picture_tokens, prompt_positions, row_positions, token_inputs
 from gpg_vl.policy.load import Policy
 from gpg_vl.types import Prompt
 
@@ -107,8 +107,8 @@ def read_prompts(policy: Policy, prompts: Sequence[Prompt], notes: Any) -> tuple
         input_ids=input_ids,
         attention_mask=visible,
         position_ids=positions,
-        past_key_values=notes,
         use_cache=True,
+        **cache_input(core, notes),
         **token_inputs(policy.model, types),
         **policy.vision.inputs(prompts),
     )
@@ -129,13 +129,14 @@ def extend(policy: Policy, prefix: Prefix, tokens_PRQ: Tensor, start: int, cache
     prompts, rows, new = tokens_PRQ.shape
     core = policy.model.model
     own = torch.ones(1, 1, new, start + new, dtype=torch.bool, device=tokens_PRQ.device).tril(start)
-    output = core.get_decoder()(
+    decoder = core.get_decoder()
+    output = decoder(
         inputs_embeds=core.get_input_embeddings()(tokens_PRQ.reshape(prompts * rows, new)),
         position_ids=row_positions(core, prefix.next_position_P.repeat_interleave(rows), start, new),
         attention_mask=own.expand(prompts * rows, 1, new, start + new),
-        past_key_values=cache,
         use_cache=cache is not None,
         shared_prefix=prefix,
+        **cache_input(decoder, cache),
     )
     return output.last_hidden_state.view(prompts, rows, new, -1)
 
