@@ -22,9 +22,10 @@ from gpg_vl import exploits
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import Config, Source
 from gpg_vl.loading import load_benchmark
-from gpg_vl.policy.encode import encode, read_images
+from gpg_vl.policy.encode import encode, read_images, template_thought
 from gpg_vl.policy.load import load_policy
-from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor
+from gpg_vl.policy.model_folder import find_model
+from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, draw_round
 from gpg_vl.training.experiment import (
@@ -219,8 +220,12 @@ def lengths(config: Config, style: Style, checks: Verifiers, questions: Question
     try:
         reader: Any = load_policy(config.policy, seed=0) if config.policy.model == "tiny" else _reader(config)
     except (OSError, ValueError, UserError) as error:
-        yield Finding("mind", f"lengths: not counted, because the processor cannot be loaded: {' '.join(str(error).split())[:200]}")
+        here = Path(config.policy.model).is_dir()  # then it will not get better by itself, as a hub may
+        why = " ".join(str(error).split())[:300]
+        yield Finding("stop" if here else "mind", f"lengths: not counted, because the model cannot be loaded: {why}")
         return
+    if misfit := style.misfit(template_thought(reader.processor)):
+        yield Finding("stop", f"prompt: {misfit}")
     samples = _spread([sample for source in questions.sources for sample in source])
     counted: list[int] = []
     lost: list[str] = []
@@ -244,9 +249,10 @@ def _reader(config: Config) -> Any:
     """A model's processor and window, without its weights."""
     from transformers import AutoConfig
 
-    processor = load_processor(config.policy.model, choose_backend(config.policy.image_backend))
+    folder = find_model(config.policy.model)
+    processor = load_processor(folder, choose_backend(config.policy.image_backend))
     limit_pixels(processor, config.policy.min_pixels, config.policy.max_pixels)
-    window = AutoConfig.from_pretrained(config.policy.model).get_text_config().max_position_embeddings
+    window = AutoConfig.from_pretrained(folder, **LOCAL).get_text_config().max_position_embeddings
     return SimpleNamespace(processor=processor, window=window)
 
 

@@ -64,6 +64,18 @@ class Style:
         asked: list[Message] = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
         return [{"role": "system", "content": [{"type": "text", "text": self.system}]}, *asked] if self.system else asked
 
+    def misfit(self, template: str) -> str:
+        """Why a chat template that begins the answer by itself cannot be used with this style; empty = it can.
+
+        Args:
+            template: the last thought tag that it writes: <think> where it leaves a thought open, </think> where it closes one, else empty.
+        """
+        wanted = {"<think>": "opened", "</think>": "absent"}.get(template, self.think)
+        if self.think == wanted:
+            return ""
+        what = "opens <think>" if template == "<think>" else "writes a whole thought"
+        return f"the chat template {what} by itself, so no answer is well-formed with think: {self.think}; set prompt.think to {wanted}"
+
     @property
     def opening(self) -> str:
         """What the prompt already says of the answer."""

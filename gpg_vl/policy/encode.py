@@ -1,6 +1,7 @@
 """Sample -> Prompt: chat template, images, expanded ids. Called once for a drawn sample; sampler and trainer share the result."""
 
 import io
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.policy.vision import digest, pictures
 from gpg_vl.prompts import Style
 from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
+
+_THOUGHT = re.compile(r"</?think>")
 
 
 def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
@@ -26,8 +29,18 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
 
 def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Policy, *, opening: str = "") -> Prompt:
     """A prompt from chat messages; `opening` is what the prompt already says of the answer."""
-    text = policy.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + opening
-    return encode_text(text, read_images(messages), sample, policy)
+    text = policy.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    opened = opening and text.rstrip().endswith(opening)  # by the chat template itself
+    return encode_text(text if opened else text + opening, read_images(messages), sample, policy)
+
+
+def template_thought(processor: Any) -> str:
+    """The last thought tag that a chat template writes behind a question by itself: <think>, </think> or none."""
+    question = "What is to be seen?"
+    messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+    text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    tags = _THOUGHT.findall(text.rpartition(question)[2])
+    return tags[-1] if tags else ""
 
 
 def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Policy) -> Prompt:

@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "idefics3", "llava", "gemma3")
-"""Families whose gradients are held against plain rows in the tests."""
-
 TILE_ROWS = frozenset({"smolvlm", "idefics3"})
 """Families whose pixels come as one row of tiles per prompt [P, tiles, 3, height, width]."""
 

@@ -1,7 +1,10 @@
-"""Load a policy: model, processor, what its family speaks, and which parts are trained."""
+"""Load a policy: model, processor, what its family speaks, and which parts are trained.
+
+Loading tells the truth: a tensor that the files do not hold, or hold in another shape, is refused and never drawn at random.
+"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,17 @@ from typing import Any
 from gpg_vl.boxes import FAMILIES, Frame
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy import tiny
-from gpg_vl.policy.processor import choose_backend, limit_pixels, load_processor, torchvision_works
+from gpg_vl.policy.model_folder import find_model
+from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor, torchvision_works
 from gpg_vl.types import UserError
 
 torchvision_works()  # a broken one must be hidden before transformers is imported
 
 import torch  # noqa: E402
-from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from gpg_vl.policy.families import SUPPORTED, Sharing, parts, why_not_shared  # noqa: E402
+from gpg_vl.policy.families import Sharing, parts, why_not_shared  # noqa: E402
 from gpg_vl.policy.vision import FeatureCache, Vision  # noqa: E402
 
 
@@ -68,15 +73,16 @@ class Policy:
         self.processor.save_pretrained(folder)
 
 
-def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) -> Policy:
+def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None, say: Callable[[str], None] = print) -> Policy:
     """The policy of a config, or the same policy with the weights of a checkpoint.
 
     Args:
         seed: draws the tiny model's weights.
         path: a checkpoint folder to read instead of `config.model`.
+        say: told what the files hold beyond the model.
 
     Raises:
-        UserError: the checkpoint cannot be found or is of a family that is not supported.
+        UserError: the checkpoint cannot be found, is not whole, or is of a family that is not supported.
     """
     masters = torch.float64 if config.dtype == "float64" else torch.float32
     backend = choose_backend(config.image_backend)
@@ -85,10 +91,11 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None) ->
         model = tiny.build_model(tokenizer, config.tiny, seed).to(masters)
         processor = tiny.build_processor(tokenizer, config.tiny.family, backend)
     else:
-        name = str(path or config.model)
-        _check_family(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=masters, attn_implementation="sdpa")
-        processor = load_processor(name, backend)
+        key = "policy.model" if path is None else "checkpoint"
+        folder = find_model(str(path or config.model), key)
+        processor = load_processor(folder, backend, key)
+        model = _load_model(folder, masters, key, say)
+        _check_fit(model, processor, f"{key}: {folder}")
     limit_pixels(processor, config.min_pixels, config.max_pixels)
     _freeze(model, config)
     return Policy(
@@ -137,13 +144,53 @@ def _freeze(model: Any, config: PolicyConfig) -> None:
         raise UserError("policy.language, policy.projector and policy.vision are all frozen: nothing would be trained; set one to full")
 
 
-def _check_family(name: str) -> None:
+def _load_model(folder: Path, masters: torch.dtype, key: str, say: Callable[[str], None]) -> Any:
+    """The model of a folder, every tensor of it from the files.
+
+    Raises:
+        UserError: a tensor is missing or has another shape, or the files cannot be read.
+    """
+    truth = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, where transformers would draw or raise
     try:
-        family = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError) as error:
-        raise UserError(f"policy.model: {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if family not in SUPPORTED:
-        raise UserError(f"policy.model: {name!r} is a {family}; expected one of {', '.join(SUPPORTED)}")
+        read: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=masters, attn_implementation="sdpa", **truth, **LOCAL)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{key}: {folder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    model, loaded = read
+    unknown, total = sorted(loaded["unexpected_keys"]), len(list(model.named_parameters()))
+    if missing := sorted(loaded["missing_keys"]):
+        others = f"{len(unknown)} that the model does not know, first {unknown[0]}" if unknown else "no others"
+        raise UserError(
+            f"{key}: {folder}: {len(missing)} of {total} tensors are missing, first {missing[0]}; its files hold {others}. The model "
+            "would be random in part; use a complete checkpoint whose tensors are named as its config.json wants"
+        )
+    if mismatched := sorted(loaded["mismatched_keys"]):
+        name, theirs, ours = mismatched[0]
+        raise UserError(
+            f"{key}: {folder}: {len(mismatched)} of {total} tensors have another shape than config.json says, first {name}: "
+            f"{list(theirs)} in the files, {list(ours)} expected; config and weights are of different models"
+        )
+    if unknown:
+        say(f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first {unknown[0]}; they are not saved again")
+    return model
+
+
+def _check_fit(model: Any, processor: Any, origin: str) -> None:
+    """Refuse a processor that was made for another model.
+
+    Raises:
+        UserError: tokens without an embedding, another placeholder for pictures, patches of another size.
+    """
+    rows, highest = model.get_input_embeddings().num_embeddings, max(processor.tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise UserError(f"{origin}: its tokenizer has a token {highest}, its model embeds {rows}; take both from the same model")
+    ours, theirs = model.config.image_token_id, processor.image_token_id
+    if ours not in {theirs, getattr(processor.tokenizer, "image_token_id", None)}:  # Gemma 3's processor names the token before a picture
+        raise UserError(f"{origin}: a picture is token {theirs} for its processor and {ours} for its model; take both from the same model")
+    vision = model.config.vision_config
+    for part, own in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", "temporal_patch_size")):
+        wanted, given = getattr(vision, own, None), getattr(processor.image_processor, part, None)
+        if wanted is not None and given is not None and given != wanted:
+            raise UserError(f"{origin}: its processor has {part} {given}, its model {wanted}; take both from the same model")
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:

@@ -1,19 +1,29 @@
 """The checkpoint's processor, also where torchvision is absent or cannot be loaded.
 
-transformers 5 wants torchvision for Qwen-VL's video processor, even when no video is ever shown; without it the same processor class is
-built without that part. A torchvision whose binary does not match torch is worse than none, because transformers believes in it: it is
-hidden.
+transformers 5 wants torchvision for Qwen-VL's video processor, even when no video is ever shown; the same processor class is built here
+without that part, and saves its settings. A torchvision whose binary does not match torch is worse than none, because transformers
+believes in it: it is hidden.
 """
 
 import importlib
 import importlib.util
+import json
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from gpg_vl.types import UserError
 
-_QWEN_PROCESSORS = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+_QWEN = {
+    "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+    "qwen3_vl": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+}
+"""The classes that read text with images, and videos."""
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers loads what lies in a folder: it asks no hub and runs no code of a checkpoint's."""
 
 INSTALL_TORCHVISION = "install the torchvision that matches your torch (see pytorch.org/get-started); images work without it"
 
@@ -44,23 +54,57 @@ def choose_backend(wanted: Literal["auto", "pil", "torchvision"]) -> str:
     return "torchvision" if wanted != "pil" and torchvision_works() else "pil"
 
 
-def load_processor(path: str, backend: str) -> Any:
-    """The processor of a checkpoint, its images resized by `backend`."""
-    torchvision_works()  # before transformers looks for it
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+def load_processor(folder: Path, backend: str, key: str = "policy.model") -> Any:
+    """The processor of a checkpoint, its images resized by `backend`.
 
-    images: Any = AutoImageProcessor.from_pretrained(path, backend=backend)
-    family = AutoConfig.from_pretrained(path).model_type
-    if not torchvision_works() and family in _QWEN_PROCESSORS:
-        return image_only(family, images, AutoTokenizer.from_pretrained(path))
+    Args:
+        key: whom to blame in messages.
+
+    Raises:
+        UserError: a part of it is missing or cannot be read.
+    """
+    torchvision_works()  # before transformers looks for it
+    from transformers import AutoImageProcessor, AutoTokenizer
+
     try:
-        processor: Any = AutoProcessor.from_pretrained(path)
-    except (ImportError, OSError):
-        if torchvision_works():
-            raise
-        raise UserError(f"policy.model: the processor of a {family} needs torchvision; {INSTALL_TORCHVISION}") from None
-    processor.image_processor = images
+        images: Any = AutoImageProcessor.from_pretrained(folder, backend=backend, **LOCAL)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
+        processor = _assemble(folder, images, tokenizer)
+    except (ImportError, OSError, ValueError) as error:
+        if isinstance(error, ImportError) and not torchvision_works():
+            raise UserError(f"{key}: {folder}: this processor needs torchvision; {INSTALL_TORCHVISION}") from None
+        raise UserError(f"{key}: {folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if not processor.chat_template:
+        raise UserError(f"{key}: {folder}: has no chat template; copy chat_template.jinja or chat_template.json from its base model")
+    if processor.tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{key}: {folder}: its tokenizer has no pad token; name one in tokenizer_config.json, for instance "
+            '"pad_token": "<|endoftext|>" (any special token that no answer contains will do)'
+        )
     return processor
+
+
+def _assemble(folder: Path, images: Any, tokenizer: Any) -> Any:
+    family = json.loads((folder / "config.json").read_text())["model_type"]
+    if family in _QWEN:
+        template = _parent(family).get_processor_dict(folder, **LOCAL)[0].get("chat_template") or tokenizer.chat_template
+        return image_only(family, images, tokenizer, template, _video_settings(folder))
+    from transformers import AutoProcessor
+
+    processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)
+    processor.image_processor = images
+    processor.chat_template = processor.chat_template or tokenizer.chat_template
+    return processor
+
+
+def _video_settings(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of videos, to be saved again as it was; None = nothing."""
+    for name, part in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)):
+        if (folder / name).exists():
+            content = json.loads((folder / name).read_text())
+            if found := content.get(part) if part else content:
+                return found
+    return None
 
 
 def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -77,12 +121,24 @@ def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None)
     images.size = {"shortest_edge": min_pixels or images.size["shortest_edge"], "longest_edge": max_pixels or images.size["longest_edge"]}
 
 
-def image_only(model_type: str, image_processor: Any, tokenizer: Any) -> Any:
-    """The processor of a Qwen-VL family without its video part."""
+def image_only(family: str, images: Any, tokenizer: Any, chat_template: str, videos: dict[str, Any] | None = None) -> Any:
+    """The processor of a Qwen-VL family without a video part, which nothing here uses and which cannot be built without torchvision.
+
+    It saves one all the same: plain transformers, vLLM and TRL load no Qwen-VL processor without.
+
+    Args:
+        videos: the settings that are saved; None = the family's own, with the patches of `images`.
+    """
+    patches = {name: getattr(images, name) for name in ("patch_size", "temporal_patch_size", "merge_size")}
+    processor = _image_only_class(_parent(family))(images, tokenizer, chat_template=chat_template)
+    processor.video_settings = videos or {"video_processor_type": _QWEN[family][1], **patches}
+    return processor
+
+
+def _parent(family: str) -> Any:
     import transformers
 
-    parent = getattr(transformers, _QWEN_PROCESSORS[model_type])
-    return _image_only_class(parent)(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+    return getattr(transformers, _QWEN[family][0])
 
 
 @cache
@@ -99,6 +155,9 @@ def _image_only_class(parent: Any) -> Any:
                 setattr(self, f"{edge}_token", f"<|{edge}|>")
                 setattr(self, f"{edge}_token_id", tokenizer.convert_tokens_to_ids(f"<|{edge}|>"))
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+        def to_dict(self) -> dict[str, Any]:
+            return {**super().to_dict(), "video_processor": self.video_settings}
 
     ImageOnly.__name__ = ImageOnly.__qualname__ = parent.__name__  # what the saved processor config names
     return ImageOnly

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import Tiny
-from gpg_vl.policy.processor import choose_backend, image_only, torchvision_works
+from gpg_vl.policy.processor import choose_backend, image_only
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -90,12 +90,7 @@ def build_processor(tokenizer: Any, family: str, backend: str) -> Any:
         "size": {"shortest_edge": _MIN_SIDE**2, "longest_edge": _MAX_SIDE**2},
     }
     images = Qwen2VLImageProcessorPil(**settings) if backend == "pil" else transformers.Qwen2VLImageProcessor(**settings)
-    if not torchvision_works():
-        return image_only(family, images, tokenizer)
-    video = "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor"
-    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}[family]
-    videos = getattr(transformers, video)(**settings)
-    return getattr(transformers, name)(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
+    return image_only(family, images, tokenizer, CHAT_TEMPLATE)
 
 
 def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:

@@ -37,6 +37,7 @@ from gpg_vl.training.experiment import (
     build_gate,
     build_style,
     build_verifiers,
+    check_template,
     examination,
     read_questions,
 )
@@ -83,9 +84,10 @@ def assemble(
         )
     estimator = build_estimator(config, folder)
     saved = checkpoint.newest(resume) if resume else None
-    policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None)
+    policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None, say=say)
     policy.model.to(accelerator.device)
     style = build_style(config.prompt, folder)
+    check_template(style, policy.processor)
     checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
     questions = read_questions(config.data, checks, folder=folder)
     for name, why in questions.left_out:

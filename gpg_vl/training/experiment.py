@@ -12,7 +12,7 @@ from gpg_vl.benchmark import Examination
 from gpg_vl.config import BenchmarkSpec, Config, Part, RewardConfig, Source
 from gpg_vl.estimators import Estimator
 from gpg_vl.loading import load_benchmark
-from gpg_vl.policy.encode import encode
+from gpg_vl.policy.encode import encode, template_thought
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
@@ -77,6 +77,16 @@ def sound(source: Source, checks: Verifiers, *, folder: Path, key: str, told: Ca
 def build_style(part: Part, folder: Path) -> Style:
     """The prompt style of a config."""
     return plugins.build(part, prompts.ALIASES, folder=folder, key="prompt", given={})
+
+
+def check_template(style: Style, processor: Any, key: str = "prompt") -> None:
+    """Refuse a prompt style whose grammar the model's chat template breaks.
+
+    Raises:
+        UserError: the template opens or closes a thought that the style does not expect; the sentence says which style does.
+    """
+    if misfit := style.misfit(template_thought(processor)):
+        raise UserError(f"{key}: {misfit}")
 
 
 def build_verifiers(parts: Mapping[str, Part], style: Style, policy_frame: Any, reward: RewardConfig, folder: Path) -> Verifiers:
@@ -176,7 +186,7 @@ def solution(sample: Sample, style: Style, checks: Verifiers) -> str:
         UserError: the style demands a thought, which only a worked solution can give.
     """
     if sample.solution:
-        return sample.solution
+        return sample.solution.removeprefix(style.opening)
     if style.think == "required":
         raise UserError(
             f"warm-up: prompt style wants a thought, but {sample.id} has no `solution` column to imitate; add one, or set prompt.think"
@@ -197,6 +207,7 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     assert wanted is not None
     spec, home = load_benchmark(wanted, folder, overrides)
     style, checks = build_ruler(spec, home, config, folder, policy.frame)
+    check_template(style, policy.processor, f"{wanted}: prompt")
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed, left_out=questions.left_out)

@@ -10,6 +10,8 @@ from gpg_vl.config import Config
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy import tiny
 from gpg_vl.policy.families import parts
+from gpg_vl.policy.model_folder import locate
+from gpg_vl.policy.processor import LOCAL
 from gpg_vl.training.experiment import build_estimator, build_ruler, build_style, build_verifiers
 from gpg_vl.types import UserError
 
@@ -55,7 +57,7 @@ def _resolve_data(config: Config, folder: Path) -> None:
 def _memory(config: Config) -> str:
     try:
         model = _outline(config)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         return f"unknown until {config.policy.model} can be read ({' '.join(str(error).split())[:80]})"
     trained = sum(parameter.numel() for part, _, parameter in parts(model) if getattr(config.policy, part) == "full")
     frozen = sum(parameter.numel() for part, _, parameter in parts(model) if getattr(config.policy, part) != "full")
@@ -72,6 +74,6 @@ def _outline(config: Config) -> Any:
 
     if config.policy.model == "tiny":
         return tiny.build_model(tiny.build_tokenizer(), config.policy.tiny, 0)
-    shape = AutoConfig.from_pretrained(config.policy.model)
+    shape = AutoConfig.from_pretrained(locate(config.policy.model, weights=False), **LOCAL)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(shape)

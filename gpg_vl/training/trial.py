@@ -17,7 +17,16 @@ from gpg_vl.rollout.collect import Drawing, sample_groups
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.samples import Stream
 from gpg_vl.training import checkpoint, identity
-from gpg_vl.training.experiment import Asker, build_engine, build_gate, build_style, build_verifiers, examination, read_questions
+from gpg_vl.training.experiment import (
+    Asker,
+    build_engine,
+    build_gate,
+    build_style,
+    build_verifiers,
+    check_template,
+    examination,
+    read_questions,
+)
 from gpg_vl.types import Group, Prompt
 
 OF_BENCHMARK = "benchmark."
@@ -53,7 +62,7 @@ def evaluate_on(
     """
     given, folder = _config_of(model, [item for item in overrides if not item.startswith(OF_BENCHMARK)])
     knobs = [item.removeprefix(OF_BENCHMARK) for item in overrides if item.startswith(OF_BENCHMARK)]
-    policy = chosen_policy(given, model)
+    policy = chosen_policy(given, model, say=say)
     exams = {name: examination(given, folder, policy, name, knobs) for name in names}
     places = {name: Kept(path, _fingerprint(exam, given, model, policy, blank)) for name, exam in exams.items() if (path := to(name))}
     for name, exam in exams.items():
@@ -111,6 +120,7 @@ def try_out(given: Config, folder: Path, *, model: str | None, count: int, to: P
     """Sample and score groups; lines that tell them."""
     policy = chosen_policy(given, model) if model else load_policy(given.policy, seed=given.seed)
     style = build_style(given.prompt, folder)
+    check_template(style, policy.processor)
     checks = build_verifiers(given.verifiers, style, policy.frame, given.reward, folder)
     questions = read_questions(given.data, checks, folder=folder)
     ask = Asker(questions.stream(given.seed, "data"), style, policy)
@@ -144,9 +154,9 @@ def _config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
     return loading.parse(Config, loading.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
 
 
-def chosen_policy(given: Config, model: str) -> Policy:
+def chosen_policy(given: Config, model: str, *, say: Callable[[str], None] = print) -> Policy:
     """A run's newest policy, or the one of a checkpoint folder or a hub id."""
     run = Path(model)
     path = checkpoint.newest(run) / "policy" if (run / "config.yaml").is_file() else None
     chosen = given.policy if path else given.policy.model_copy(update={"model": model})
-    return load_policy(chosen, seed=given.seed, path=path)
+    return load_policy(chosen, seed=given.seed, path=path, say=say)
