@@ -19,7 +19,6 @@ from gpg_vl.types import UserError
 torchvision_works()  # a broken one must be hidden before transformers is imported
 
 import torch  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
 from gpg_vl.policy.families import Sharing, parts, why_not_shared  # noqa: E402
@@ -153,11 +152,11 @@ def _load_model(folder: Path, masters: torch.dtype, key: str, say: Callable[[str
     truth = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, where transformers would draw or raise
     try:
         read: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=masters, attn_implementation="sdpa", **truth, **LOCAL)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{key}: {folder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # whatever transformers raises for files that it cannot use: a KeyError, an AssertionError...
+        raise UserError(f"{key}: {folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     model, loaded = read
     unknown, total = sorted(loaded["unexpected_keys"]), len(list(model.named_parameters()))
-    if missing := sorted(loaded["missing_keys"]):
+    if missing := sorted(set(loaded["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", {}))):
         others = f"{len(unknown)} that the model does not know, first {unknown[0]}" if unknown else "no others"
         raise UserError(
             f"{key}: {folder}: {len(missing)} of {total} tensors are missing, first {missing[0]}; its files hold {others}. The model "

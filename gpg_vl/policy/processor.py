@@ -70,10 +70,11 @@ def load_processor(folder: Path, backend: str, key: str = "policy.model") -> Any
         images: Any = AutoImageProcessor.from_pretrained(folder, backend=backend, **LOCAL)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
         processor = _assemble(folder, images, tokenizer)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # whatever transformers raises for files that it cannot use: a KeyError, a bare Exception...
         if isinstance(error, ImportError) and not torchvision_works():
             raise UserError(f"{key}: {folder}: this processor needs torchvision; {INSTALL_TORCHVISION}") from None
-        raise UserError(f"{key}: {folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{key}: {folder}: its processor cannot be loaded: {why}") from error
     if not processor.chat_template:
         raise UserError(f"{key}: {folder}: has no chat template; copy chat_template.jinja or chat_template.json from its base model")
     if processor.tokenizer.pad_token_id is None:

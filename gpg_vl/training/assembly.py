@@ -60,6 +60,7 @@ class Trainer:
     config: Config
     ranks: Ranks
     policy: Policy
+    style: Style
     drawing: Drawing
     estimator: Estimator
     learner: Learner
@@ -116,6 +117,7 @@ def assemble(
             config=config,
             ranks=ranks,
             policy=policy,
+            style=style,
             drawing=_drawing(config, engine, ask, checks, estimator, ranks),
             estimator=estimator,
             learner=_learner(config, folder, policy, estimator, accelerator, say),

@@ -1,5 +1,6 @@
-"""The README.md beside the weights of a checkpoint: what was trained on what, how, and what it reached."""
+"""The README.md beside the weights of a checkpoint: what was trained on what, how, what it reached, and how it is asked."""
 
+import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -7,13 +8,34 @@ from typing import Any
 import yaml
 
 from gpg_vl import __version__, benchmark
+from gpg_vl.boxes import Frame
 from gpg_vl.config import Config
+from gpg_vl.prompts import Style
+from gpg_vl.types import Sample
 
 HEAD = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["gpg_vl", "reinforcement-learning"]}
 
+SNIPPET = """\
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-def model_card(config: Config, step: int, run: Path) -> str:
-    """Markdown with the metadata block that model hubs read."""
+folder = "."  # where this file lies, or the model's name on a hub
+model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+messages = {messages}
+text = processor.apply_chat_template(messages, add_generation_prompt=True){opening}
+inputs = processor(text=[text], images=[Image.open("picture.png").convert("RGB")], return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens={longest}, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))"""
+"""How plain transformers asks a checkpoint."""
+
+
+def model_card(config: Config, step: int, run: Path, style: Style, frame: Frame) -> str:
+    """Markdown with the metadata block that model hubs read.
+
+    Args:
+        style: how the run asks.
+        frame: what the model's box coordinates mean.
+    """
     base = {} if config.policy.model == "tiny" else {"base_model": config.policy.model}
     lines = ["---", yaml.safe_dump({**HEAD, **base}, sort_keys=False).strip(), "---", "", f"# {config.name}, step {step}", ""]
     method = f"the estimator `{_short(config.estimator)}` (loss: weighted log-likelihood)"
@@ -21,9 +43,39 @@ def model_card(config: Config, step: int, run: Path) -> str:
     lines += ["", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in _method(config).items())]
     lines += ["", "## Data", "", *(f"- `{_short(source.model_dump(exclude_defaults=True))}`" for source in config.data)]
     lines += ["", "## Held-out greedy accuracy", "", *_results(run)]
-    return "\n".join(
-        [*lines, "", "Load it with `transformers.AutoModelForImageTextToText.from_pretrained` and `AutoProcessor.from_pretrained`.", ""]
-    )
+    return "\n".join([*lines, "", "## How to ask it", "", *_use(style, frame, config.rollout.max_tokens), ""])
+
+
+def _use(style: Style, frame: Frame, longest: int) -> list[str]:
+    """The words of a prompt, the form of an answer, and a program of plain transformers that asks."""
+    question = "How many digits are there in the image?"
+    chat = style.messages(Sample(id="", question=question, images=(Path("picture.png"),), sizes=((56, 56),), answer_kind="", answer=""))
+    for part in (part for message in chat for part in message["content"] if part["type"] == "image"):
+        del part["image"]  # the processor is shown the picture itself
+    opening = f" + {json.dumps(style.opening)}" if style.opening else ""
+    messages = json.dumps(chat, ensure_ascii=False)
+    return [
+        f"It was trained on chats like the one below; another wording is another task. An answer looks like `{style.write('4', '...')}`.",
+        f"Coordinates of boxes are {_coordinates(frame)}.",
+        "",
+        "```python",
+        SNIPPET.format(messages=messages, opening=opening, longest=longest),
+        "```",
+        "",
+        "The processor of a Qwen-VL model needs torchvision, also where no video is shown: transformers builds none without.",
+    ]
+
+
+def _coordinates(frame: Frame) -> str:
+    if frame.kind == "resized":
+        size = f"each side a multiple of {frame.factor}, the area from {frame.min_pixels:,} to {frame.max_pixels:,} pixels"
+        return f"pixels of the picture as the processor resizes it ({size})"
+    return {
+        "pixels": "pixels of the picture",
+        "norm1": "shares of width and height, from 0 to 1",
+        "norm1000": "thousandths of width and height, from 0 to 1000",
+        "undeclared": "in no declared frame",
+    }[frame.kind]
 
 
 def _start(config: Config) -> str:

@@ -220,7 +220,7 @@ def _owes_an_examination(trainer: Trainer) -> bool:
 def _save(trainer: Trainer, score: float | None) -> None:
     state = checkpoint.state_row(trainer.state, trainer.ranks)
     if trainer.ranks.is_main:
-        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder)
+        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder, trainer.style, trainer.policy.frame)
         checkpoint.save(trainer.journal.folder, trainer.state.step, {**state, "score": score}, trainer.policy, trainer.learner, card)
         checkpoint.prune(trainer.journal.folder, trainer.config.checkpoint.keep_last, trainer.config.checkpoint.keep_best)
     trainer.ranks.accelerator.wait_for_everyone()
