@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "prompt beyond the window": (row(COUNT, question="why? " * 9000), [], "the model's window is 8192"),
     "existing run": (existing_run, [], "holds a run already; continue it with `gpg-vl train --resume"),
     "no such model": (nothing, ["policy.model=./nowhere"], "policy.model: './nowhere' cannot be loaded"),
-    "other architecture": (other_architecture, ["policy.model=./llama"], "policy.model: './llama' is a llama; expected one of qwen2_vl"),
+    "other architecture": (other_architecture, ["policy.model=./llama"], "policy.model: llama: is a llama; expected one of qwen2_vl"),
     "unwritable folder": (nothing, ["folder=/proc/x"], "folder: /proc/x/mine cannot be made"),
     "no such benchmark": (
         nothing,

@@ -1,0 +1,100 @@
+"""Real pretrained weights through every part of a run, in both precisions: load, answer, warm up, train, save, load plainly, resume."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+from typer.testing import CliRunner
+
+from gpg_vl import loading
+from gpg_vl.cli import app
+from gpg_vl.config import Config, PolicyConfig
+from gpg_vl.policy.encode import encode
+from gpg_vl.policy.load import load_policy
+from gpg_vl.prompts import Style
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.transformers_engine import TransformersEngine
+from gpg_vl.training import train
+from gpg_vl.types import Sample
+
+HERE = Path(__file__).parent
+
+
+class Run(NamedTuple):
+    folder: Path
+    told: list[str]
+    config: Config
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def run(request, smolqwen, tmp_path_factory) -> Run:
+    """A finished run of two steps."""
+    told: list[str] = []
+    knobs = [f"folder={tmp_path_factory.mktemp(request.param)}", f"policy.model={smolqwen}", f"policy.dtype={request.param}"]
+    config = loading.load(str(HERE / "real.yaml"), knobs)
+    return Run(train.train(config, HERE, say=told.append), told, config)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_knows_the_capital_of_france(dtype, smolqwen):
+    policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype), seed=0)
+    sample = Sample(id="q", question="What is the capital of France?", answer_kind="label", answer="Paris")
+    asked = encode(sample, Style(think="absent", instruction=""), policy)
+    sampling = Sampling(max_tokens=24, temperature=1.0, greedy=True)
+    ((answer,),) = TransformersEngine(policy).generate([asked], sampling, [[0]])
+    assert "Paris" in policy.decode(answer.token_ids)
+
+
+def test_the_warm_up_teaches(run):
+    losses = [float(found[1]) for line in run.told if (found := re.match(r"warm-up \d/6: loss ([\d.]+),", line))]
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gpg_steps_are_finite_and_move_the_language_model(run, smolqwen):
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["grad_norm"] > 0 for row in rows), "a step without an informative group"
+    after = load_file(run.folder / "checkpoints" / "000002" / "policy" / "model.safetensors")
+    before = load_file(run.folder / "checkpoints" / "000000" / "policy" / "model.safetensors")
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved
+    assert not any("visual" in name for name in moved)
+    assert all(value.isfinite().all() for value in after.values())
+
+
+def test_the_saved_policy_loads_with_plain_transformers(run):
+    folder = run.folder / "checkpoints" / "000002" / "policy"
+    plain, loaded = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not loaded["missing_keys"]
+    assert not loaded["unexpected_keys"]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    policy = load_policy(run.config.policy, seed=0, path=folder)
+    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+    with torch.no_grad():
+        assert torch.equal(plain(**inputs).logits, policy.model(**inputs).logits)
+
+
+def test_a_resumed_run_ends_where_the_whole_one_did(run, tmp_path):
+    cut = shutil.copytree(run.folder, tmp_path / "cut")
+    shutil.rmtree(cut / "checkpoints" / "000002")
+    train.train(run.config, HERE, resume=cut, say=lambda line: None)
+    ends = [load_file(folder / "checkpoints" / "000002" / "policy" / "model.safetensors") for folder in (run.folder, cut)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_the_commands_take_it(run):
+    given = ["rollout", str(run.folder / "config.yaml"), "--model", str(run.folder), "--groups", "2"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert "mean reward" in done.output

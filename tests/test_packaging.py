@@ -1,0 +1,78 @@
+"""What is installed is what was tested: pins, ranges and the stages of CI agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from .conftest import ROOT
+
+PINS = {name: ROOT / name for name in ("constraints.txt", ".ci/constraints-oldest.txt", ".ci/constraints-vllm.txt")}
+
+
+def pinned(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return {_plain(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    return [Requirement(line) for group in groups for line in group]
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_dependency_is_pinned_within_its_range(name):
+    extras = {"constraints.txt": ["lora", "bench", "math", "detection", "trackers", "dev"], ".ci/constraints-oldest.txt": ["dev"]}.get(
+        name, []
+    )
+    pins = pinned(PINS[name])
+    for wanted in requirements(*extras):
+        if wanted.name in {"torch", "gpg-vl"}:
+            continue
+        assert wanted.specifier.contains(pins[_plain(wanted.name)], prereleases=True), f"{name}: {wanted}"
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_torch_and_what_belongs_to_a_card_stay_apart(name):
+    pins = pinned(PINS[name])
+    assert "torch" not in pins
+    assert not [package for package in pins if package.startswith("nvidia")]
+    assert name != "constraints.txt" or not {"torchvision", "triton"} & pins.keys()
+
+
+def test_the_oldest_pins_hold_the_oldest_transformers_that_is_promised():
+    (floor,) = (
+        spec.version for wanted in requirements() if wanted.name == "transformers" for spec in wanted.specifier if spec.operator == ">="
+    )
+    assert pinned(PINS[".ci/constraints-oldest.txt"])["transformers"].startswith(f"{floor}.")
+
+
+def test_both_commands_of_the_readme_install_the_pins():
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert all("-c constraints.txt -c constraints-cpu.txt" in command for command in commands)
+
+
+def test_every_stage_is_a_function_and_has_a_job():
+    script = (ROOT / ".ci" / "run").read_text()
+    (listed,) = re.findall(r"^stages=\((.*)\)$", script, re.MULTILINE)
+    stages = listed.split()
+    assert all(re.search(rf"^{stage}\(\) ", script, re.MULTILINE) for stage in stages)
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert sorted([*jobs["stage"]["strategy"]["matrix"]["stage"], "newest"]) == sorted(stages)
+    assert jobs["newest"]["continue-on-error"] is True
+
+
+def test_no_index_is_named_but_torchs_own_in_the_workflow():
+    for path in [ROOT / "README.md", ROOT / "pyproject.toml", *PINS.values(), *(ROOT / ".ci").iterdir(), ROOT / "constraints-cpu.txt"]:
+        assert not re.search(r"index-url|find-links|https?://\S*(?:whl|simple)", path.read_text()), path
+    named = re.findall(r"https?://\S+", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert named == ["https://download.pytorch.org/whl/cpu"]
