@@ -290,6 +290,26 @@ def test_a_group_forward_that_gives_no_number_is_not_used(policy_of, monkeypatch
     assert told[0].endswith("plain rows from here on")
 
 
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_what_was_decided_about_sharing_goes_on_after_a_resume(error, policy_of, monkeypatch):
+    """A resumed run would otherwise judge by another group, and perhaps otherwise: then it would not end where the whole one does."""
+    policy, told = policy_of(), []
+    learner = learner_of(policy, say=told.append)
+    assert learner.state_dict()["why_not_shared"] is None
+    monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (error, error, ""))
+    step(learner, groups_of(policy), Gpg())
+    saved = learner.state_dict()
+    assert bool(saved["why_not_shared"]) == bool(error)
+    monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (1.0 - error, 1.0 - error, ""))
+    for same_machine, shares in ((True, not error), (False, bool(error))):
+        again, told = policy_of(), []
+        resumed = learner_of(again, say=told.append)
+        resumed.load_state_dict(saved, same_machine=same_machine)
+        step(resumed, groups_of(again), Gpg())
+        assert resumed.shared == shares
+        assert bool(told) != same_machine
+
+
 def test_the_cost_of_a_microbatch_by_hand(policy_of):
     short, long = prompts(policy_of(), ["add", "box"])
     items = [

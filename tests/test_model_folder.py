@@ -92,6 +92,15 @@ def test_an_untied_head_that_is_missing_is_refused_and_a_tied_one_is_not(model):
     refused(model, "1 of 81 tensors are missing, first lm_head.weight")
 
 
+def test_a_head_of_its_own_is_kept_where_the_config_says_that_it_is_tied(model, tmp_path):
+    rewrite(model, lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
+    policy = loaded(model)
+    assert torch.equal(policy.model.lm_head.weight, policy.model.get_input_embeddings().weight + 1)
+    policy.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert torch.equal(loaded(tmp_path / "again").model.lm_head.weight, policy.model.lm_head.weight)
+
+
 def test_renamed_tensors_are_named_beside_the_missing(model):
     rewrite(model, lambda tensors: {name.replace("visual.", "tower."): value for name, value in tensors.items()})
     refused(model, "that the model does not know, first tower.blocks.0.")

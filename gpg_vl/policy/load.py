@@ -168,6 +168,8 @@ def _load_model(folder: Path, masters: torch.dtype, key: str, say: Callable[[str
             f"{key}: {folder}: {len(mismatched)} of {total} tensors have another shape than config.json says, first {name}: "
             f"{list(theirs)} in the files, {list(ours)} expected; config and weights are of different models"
         )
+    if model.lm_head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False  # two different tensors in the files: whoever loads what is saved must not tie them
     if unknown:
         say(f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first {unknown[0]}; they are not saved again")
     return model

@@ -53,7 +53,7 @@ def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner
     (aside / "learner").mkdir(parents=True)
     policy.save(aside / "policy")
     (aside / "policy" / "README.md").write_text(card)
-    torch.save({"optimizer": learner.optimizer.state_dict(), "schedule": learner.schedule.state_dict()}, aside / "learner" / "optimizer.pt")
+    torch.save(learner.state_dict(), aside / "learner" / "optimizer.pt")
     (aside / "state.json").write_text(json.dumps(state))
     _sync(aside)
     shutil.rmtree(path, ignore_errors=True)
@@ -94,11 +94,10 @@ def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Ranks) -> State:
     return State(**plain, carried=tuple(_carried_group(row, ask) for row in own))
 
 
-def load_learner(path: Path, learner: Learner) -> None:
-    """Optimizer moments and schedule of a checkpoint."""
+def load_learner(path: Path, learner: Learner, *, same_machine: bool = True) -> None:
+    """Optimizer moments, schedule and what was decided about sharing, of a checkpoint."""
     saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(saved["optimizer"])
-    learner.schedule.load_state_dict(saved["schedule"])
+    learner.load_state_dict(saved, same_machine=same_machine)
 
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:

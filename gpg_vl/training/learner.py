@@ -5,8 +5,9 @@ cannot change the answer.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -119,6 +120,19 @@ class Learner:
     def shared(self) -> bool:
         """Whether prompts are computed once per group."""
         return isinstance(self.bare, GroupForward) and self.bare.shares
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer moments, schedule, and what was decided about sharing: the next step of a resumed run depends on all three."""
+        decided = self.bare.policy.sharing.why_not if self.say is None and isinstance(self.bare, GroupForward) else None
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "why_not_shared": decided}
+
+    def load_state_dict(self, saved: Mapping[str, Any], *, same_machine: bool) -> None:
+        """Go on from a saved state; the group forward is held against plain rows anew only where the machine is another."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        decided = saved.get("why_not_shared")
+        if decided is not None and same_machine and isinstance(self.bare, GroupForward):
+            self.say, self.bare.policy.sharing.why_not = None, decided
 
     def _compare_once(self, weighted: list[Weighted]) -> None:
         """Before the first update: hold two answers of a real group against plain rows; where they disagree, plain rows it is."""
