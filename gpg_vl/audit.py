@@ -24,7 +24,7 @@ from gpg_vl.config import Config, Source
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode, read_images, template_thought
 from gpg_vl.policy.load import load_policy
-from gpg_vl.policy.model_folder import find_model
+from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, draw_round
@@ -220,7 +220,7 @@ def lengths(config: Config, style: Style, checks: Verifiers, questions: Question
     try:
         reader: Any = load_policy(config.policy, seed=0) if config.policy.model == "tiny" else _reader(config)
     except (OSError, ValueError, UserError) as error:
-        here = Path(config.policy.model).is_dir()  # then it will not get better by itself, as a hub may
+        here = is_here(config.policy.model)  # then it will not get better by itself, as a hub may
         why = " ".join(str(error).split())[:300]
         yield Finding("stop" if here else "mind", f"lengths: not counted, because the model cannot be loaded: {why}")
         return
@@ -249,7 +249,8 @@ def _reader(config: Config) -> Any:
     """A model's processor and window, without its weights."""
     from transformers import AutoConfig
 
-    folder = find_model(config.policy.model)
+    name = config.policy.model
+    folder = find_model(name) if is_here(name) else locate(name, weights=False)
     processor = load_processor(folder, choose_backend(config.policy.image_backend))
     limit_pixels(processor, config.policy.min_pixels, config.policy.max_pixels)
     window = AutoConfig.from_pretrained(folder, **LOCAL).get_text_config().max_position_embeddings

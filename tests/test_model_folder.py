@@ -380,6 +380,22 @@ def test_the_audit_stops_at_a_model_that_cannot_be_loaded_and_at_a_template_that
     assert any("is cut or damaged" in text for text in stops)
 
 
+def test_the_audit_fetches_no_weights(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **patterns: asked.append(patterns) or str(model))
+    (model / "model.safetensors").unlink()
+    list(audit(load("digits_count", ["policy.model=lab/tiny"]), tmp_path, head=5))
+    assert asked
+    assert not any("*.safetensors" in patterns["allow_patterns"] for patterns in asked)
+
+
+def test_a_damaged_model_is_not_served(model):
+    cut_short(model)
+    done = CliRunner().invoke(app, ["serve", "digits", f"policy.model={model}", "--show"])
+    assert done.exit_code == 2
+    assert "is cut or damaged" in done.stderr
+
+
 def test_a_benchmark_whose_prompt_does_not_fit_the_template_is_named(model, tmp_path):
     done = CliRunner().invoke(app, ["evaluate", "digits", "--model", str(thinking(model, "<think>"))])
     assert done.exit_code == 2

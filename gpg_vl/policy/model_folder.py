@@ -45,6 +45,11 @@ def find_model(name: str, key: str = "policy.model") -> Path:
     return folder
 
 
+def is_here(name: str) -> bool:
+    """Whether a model's name is that of a folder, and not a hub's."""
+    return Path(name).expanduser().is_dir()
+
+
 def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Path:
     """The folder of a model, not looked into yet.
 

@@ -13,6 +13,7 @@ import torch
 
 from gpg_vl.config import Part, PolicyConfig
 from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.model_folder import find_model, is_here
 from gpg_vl.rollout.parcel import HANDOVER
 from gpg_vl.rollout.vllm_plugin import BACKEND, FOLDER_VARIABLE
 from gpg_vl.types import UserError
@@ -61,7 +62,7 @@ def serving(
         handover: the folder that weights are taken from.
         more: further arguments for vLLM.
     """
-    model = str(_written(policy, seed, folder)) if policy.model == "tiny" else policy.model
+    model = _model(policy, seed, folder)
     limits = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
     given = {name: pixels for name, pixels in limits.items() if pixels and policy.model != "tiny"}
     return Command(
@@ -85,7 +86,9 @@ def wishes_of(engine: Part) -> tuple[str, str, tuple[str, ...]]:
     return options.get("transfer", "file"), options.get("handover", HANDOVER), sleeping
 
 
-def _written(policy: PolicyConfig, seed: int, folder: Path) -> Path:
-    """The tiny model as a checkpoint."""
-    load_policy(policy, seed=seed).save(folder)
-    return folder
+def _model(policy: PolicyConfig, seed: int, folder: Path) -> str:
+    """A folder that has been looked through, or a hub id; the tiny model is written first."""
+    if policy.model == "tiny":
+        load_policy(policy, seed=seed).save(folder)
+        return str(folder)
+    return str(find_model(policy.model)) if is_here(policy.model) else policy.model
