@@ -22,7 +22,7 @@ from gpg_vl import exploits
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import Config, Source
 from gpg_vl.loading import load_benchmark
-from gpg_vl.policy.encode import encode, read_images, template_thought
+from gpg_vl.policy.encode import encode, read_images
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
@@ -36,6 +36,7 @@ from gpg_vl.training.experiment import (
     build_ruler,
     build_style,
     build_verifiers,
+    check_template,
     read_questions,
 )
 from gpg_vl.types import Group, Sample, UnusableSampleError, UserError
@@ -224,8 +225,11 @@ def lengths(config: Config, style: Style, checks: Verifiers, questions: Question
         why = " ".join(str(error).split())[:300]
         yield Finding("stop" if here else "mind", f"lengths: not counted, because the model cannot be loaded: {why}")
         return
-    if misfit := style.misfit(template_thought(reader.processor)):
-        yield Finding("stop", f"prompt: {misfit}")
+    try:
+        check_template(style, reader.processor)
+    except UserError as error:
+        yield Finding("stop", str(error))
+        return
     samples = _spread([sample for source in questions.sources for sample in source])
     counted: list[int] = []
     lost: list[str] = []

@@ -238,6 +238,32 @@ DAMAGES = {
         ),
         "its processor has patch_size 16, its model 14",
     ),
+    "an index of nothing": (
+        lambda folder: (remove("model.safetensors")(folder), write("model.safetensors.index.json", "{}")(folder)),
+        "has no weights: model.safetensors.index.json names no files",
+    ),
+    "int8": (
+        lambda folder: rewrite(
+            folder, lambda tensors: {n: v.char() if "mlp" in n and n.endswith("weight") else v for n, v in tensors.items()}
+        ),
+        "is stored as I8: quantised, so it cannot be trained",
+    ),
+    "NaN": (
+        lambda folder: rewrite(folder, lambda tensors: {n: v * torch.nan if "layers.0.mlp.up" in n else v for n, v in tensors.items()}),
+        "model.language_model.layers.0.mlp.up_proj.weight holds a NaN",
+    ),
+    "no end": (
+        lambda folder: (
+            edit(folder / "generation_config.json", eos_token_id=None),
+            edit(folder / "tokenizer_config.json", eos_token=None),
+            edit(
+                folder / "config.json",
+                text_config={**json.loads((folder / "config.json").read_text())["text_config"], "eos_token_id": None},
+            ),
+        ),
+        "names no end token, so no answer would end",
+    ),
+    "a generation config that is cut": (write("generation_config.json", '{"eos'), "generation_config.json is not JSON"),
     "another placeholder": (change("config.json", image_token_id=7), "a picture is token "),
 }
 
@@ -351,6 +377,14 @@ def test_a_template_that_thinks_by_itself_fits_one_style_or_says_which(model, ta
     check_template(style, policy.processor)
     text = encode(next(digits("add", count=1)), style, policy).text.rpartition("assistant")[2]
     assert text.count("<think>") == (1 if tag or think == "opened" else 0)
+
+
+@pytest.mark.parametrize("template", ["{% for x in %}", "{{ raise_exception('no pictures') }}"])
+def test_a_template_that_cannot_be_rendered_is_one_sentence(model, template, tmp_path):
+    (model / "chat_template.jinja").write_text(template)
+    done = CliRunner().invoke(app, ["train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}"])
+    assert done.exit_code == 2
+    assert "policy.model: its chat template cannot be used: " in done.stderr
 
 
 def test_a_worked_solution_does_not_open_the_thought_again():

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from gpg_vl.policy.load import Policy
@@ -35,10 +36,17 @@ def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Poli
 
 
 def template_thought(processor: Any) -> str:
-    """The last thought tag that a chat template writes behind a question by itself: <think>, </think> or none."""
+    """The last thought tag that a chat template writes behind a question by itself: <think>, </think> or none.
+
+    Raises:
+        UserError: the template cannot be rendered.
+    """
     question = "What is to be seen?"
     messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-    text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    try:
+        text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"policy.model: its chat template cannot be used: {' '.join(str(error).split())[:300]}") from None
     tags = _THOUGHT.findall(text.rpartition(question)[2])
     return tags[-1] if tags else ""
 

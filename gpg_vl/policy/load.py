@@ -168,6 +168,9 @@ def _load_model(folder: Path, masters: torch.dtype, key: str, say: Callable[[str
             f"{key}: {folder}: {len(mismatched)} of {total} tensors have another shape than config.json says, first {name}: "
             f"{list(theirs)} in the files, {list(ours)} expected; config and weights are of different models"
         )
+    broken = next((name for name, parameter in model.named_parameters() if not parameter.detach().sum().isfinite()), None)
+    if broken is not None:
+        raise UserError(f"{key}: {folder}: {broken} holds a NaN or an infinity: it was saved after a training that diverged, or is damaged")
     if model.lm_head.weight is not model.get_input_embeddings().weight:
         model.config.tie_word_embeddings = False  # two different tensors in the files: whoever loads what is saved must not tie them
     if unknown:
@@ -179,7 +182,7 @@ def _check_fit(model: Any, processor: Any, origin: str) -> None:
     """Refuse a processor that was made for another model.
 
     Raises:
-        UserError: tokens without an embedding, another placeholder for pictures, patches of another size.
+        UserError: no end token, tokens without an embedding, another placeholder for pictures, patches of another size.
     """
     rows, highest = model.get_input_embeddings().num_embeddings, max(processor.tokenizer.get_vocab().values())
     if highest >= rows:
@@ -187,6 +190,8 @@ def _check_fit(model: Any, processor: Any, origin: str) -> None:
     ours, theirs = model.config.image_token_id, processor.image_token_id
     if ours not in {theirs, getattr(processor.tokenizer, "image_token_id", None)}:  # Gemma 3's processor names the token before a picture
         raise UserError(f"{origin}: a picture is token {theirs} for its processor and {ours} for its model; take both from the same model")
+    if not _end_ids(model, processor.tokenizer):
+        raise UserError(f"{origin}: names no end token, so no answer would end; set eos_token_id in generation_config.json")
     vision = model.config.vision_config
     for part, own in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", "temporal_patch_size")):
         wanted, given = getattr(vision, own, None), getattr(processor.image_processor, part, None)

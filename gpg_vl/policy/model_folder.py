@@ -21,11 +21,15 @@ _POINTER = b"version https://git-lfs"
 """What a file begins with that Git LFS has not replaced by its content."""
 _OLD_PICKLE = b"\x80\x02"
 """What a .bin file of torch before 1.6 begins with; later ones are zip files, whose end says whether they are whole."""
+_QUANTISED = ("I8", "U8", "F8", "F6", "F4")
+"""How the types of safetensors begin that no trained weight has."""
 
 WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Where transformers looks for weights, in its order."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
+OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+"""What may be absent, but is wrong where it cannot be read: transformers passes over some of it without a word."""
 ADAPTER = "adapter_config.json"
 
 
@@ -88,7 +92,7 @@ def _faults(folder: Path) -> Iterator[str]:
     """What is wrong with a model's files, the cause before its consequences."""
     if not (folder / "config.json").is_file():
         yield _what_it_is_instead(folder)
-    yield from (fault for name in ("config.json", *PROCESSORS, *TOKENIZERS) if (fault := _unreadable(folder / name)))
+    yield from (fault for name in ("config.json", *PROCESSORS, *TOKENIZERS, *OTHERS) if (fault := _unreadable(folder / name)))
     config = json.loads((folder / "config.json").read_text())
     if (folder / ADAPTER).exists():
         yield f"has a LoRA adapter beside its model ({ADAPTER}): transformers would train and save only the adapter. {_merge(folder)}"
@@ -149,6 +153,8 @@ def _weight_faults(folder: Path) -> Iterator[str]:
         return
     shards = sorted(set(json.loads((folder / found).read_text()).get("weight_map", {}).values()))
     missing = [name for name in shards if not (folder / name).exists()]
+    if not shards:
+        yield f"has no weights: {found} names no files; download it again"
     if missing:
         yield f"lacks {len(missing)} of the {len(shards)} weight files that {found} names, first {missing[0]}; download them again"
     for name in shards:
@@ -163,23 +169,26 @@ def _broken(weights: Path) -> Iterator[str]:
         if start == _POINTER:
             yield _pointer(weights)
         elif weights.suffix == ".safetensors":
-            if size != (promised := _promised(file, size)):
+            tensors, promised = _header(file, size)
+            if size != promised:
                 yield f"{weights.name} is cut or damaged ({size:,} bytes, its header promises {promised:,}); download it again"
+            if packed := next((name for name, entry in tensors.items() if entry["dtype"].startswith(_QUANTISED)), None):
+                yield f"{packed} is stored as {tensors[packed]['dtype']}: quantised, so it cannot be trained; use what it was made from"
         elif not (is_zipfile(file) or start.startswith(_OLD_PICKLE)):
             yield f"{weights.name} is cut or damaged ({size:,} bytes, no end); download it again"
 
 
-def _promised(file: BinaryIO, size: int) -> int:
-    """Bytes that a safetensors file must have by its own header: eight for the header's length, the header, the tensors."""
+def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    """The tensors that a safetensors file names in its header, and how many bytes it must have: the header's length, the header, theirs."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > size:
-        return 8 + length
+        return {}, 8 + length
     try:
         tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
-        return 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        return tensors, 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError):  # no header at all
-        return 8 + length
+        return {}, 8 + length
 
 
 def _unreadable(path: Path) -> str:
