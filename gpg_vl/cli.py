@@ -89,6 +89,8 @@ def train(
 ) -> None:
     """Train a policy. Without arguments: the offline digits run."""
     given, folder = _load(config, overrides, resume)
+    if resume is None:
+        _look_at_model(given)
     _quiet()
     from gpg_vl.display import Display
     from gpg_vl.training.train import train as run
@@ -110,6 +112,7 @@ def sft(config: ConfigName = "digits", overrides: Overrides = None) -> None:
     given, folder = _load(config, overrides, None)
     if not given.warmup.steps:
         raise UserError("warmup.steps: got 0, expected at least 1; nothing would be trained")
+    _look_at_model(given)
     _quiet()
     from gpg_vl.training.train import train as run
 
@@ -130,6 +133,8 @@ def rollout(
     given, folder = _load(config, overrides, None)
     if to and not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
+    if model is None:
+        _look_at_model(given)
     _quiet()
     from gpg_vl.training.trial import try_out
 
@@ -367,6 +372,14 @@ def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[
     if not kept.is_file():
         raise UserError(f"--resume {resume}: no config.yaml there, so it is not a run folder")
     return loading.load(str(kept), given), journal.config_folder(resume)
+
+
+def _look_at_model(given: Config) -> None:
+    """A model that cannot be trained is told at once, before torch and transformers are imported."""
+    from gpg_vl.policy.model_folder import find_model
+
+    if given.policy.model != "tiny":
+        find_model(given.policy.model)
 
 
 def _say(line: str) -> None:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -403,6 +405,18 @@ def test_commands_end_with_the_sentence_and_2(command, model, tmp_path):
     assert done.exit_code == 2
     assert "tensors are missing" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "rollout"])
+def test_it_is_told_before_torch_is_imported(command, model):
+    cut_short(model)
+    program = (
+        "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;"
+        f"done = CliRunner().invoke(app, [{command!r}, 'digits_count', 'policy.model={model}']);"
+        "print(done.exit_code, 'is cut or damaged' in done.stderr, {'torch', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 True set()\n"
 
 
 def test_the_audit_stops_at_a_model_that_cannot_be_loaded_and_at_a_template_that_does_not_fit(model, tmp_path):
