@@ -103,6 +103,12 @@ def test_a_head_of_its_own_is_kept_where_the_config_says_that_it_is_tied(model, 
     assert torch.equal(loaded(tmp_path / "again").model.lm_head.weight, policy.model.lm_head.weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_every_floating_type_load(dtype, model):
+    rewrite(model, lambda tensors: {name: value.to(dtype) for name, value in tensors.items()})
+    assert loaded(model).model.dtype == torch.float32
+
+
 def test_renamed_tensors_are_named_beside_the_missing(model):
     rewrite(model, lambda tensors: {name.replace("visual.", "tower."): value for name, value in tensors.items()})
     refused(model, "that the model does not know, first tower.blocks.0.")

@@ -21,7 +21,7 @@ _POINTER = b"version https://git-lfs"
 """What a file begins with that Git LFS has not replaced by its content."""
 _OLD_PICKLE = b"\x80\x02"
 """What a .bin file of torch before 1.6 begins with; later ones are zip files, whose end says whether they are whole."""
-_QUANTISED = ("I8", "U8", "F8", "F6", "F4")
+_QUANTISED = ("I8", "U8", "F8_", "F6_", "F4")
 """How the types of safetensors begin that no trained weight has."""
 
 WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
