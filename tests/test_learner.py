@@ -301,13 +301,13 @@ def test_what_was_decided_about_sharing_goes_on_after_a_resume(error, policy_of,
     saved = learner.state_dict()
     assert bool(saved["why_not_shared"]) == bool(error)
     monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (1.0 - error, 1.0 - error, ""))
-    for same_machine, shares in ((True, not error), (False, bool(error))):
+    for unchanged, shares in ((True, not error), (False, bool(error))):
         again, told = policy_of(), []
         resumed = learner_of(again, say=told.append)
-        resumed.load_state_dict(saved, same_machine=same_machine)
+        resumed.load_state_dict(saved, unchanged=unchanged)
         step(resumed, groups_of(again), Gpg())
         assert resumed.shared == shares
-        assert bool(told) != same_machine
+        assert bool(told) != unchanged
 
 
 def test_the_cost_of_a_microbatch_by_hand(policy_of):

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from PIL import Image
 
 from gpg_vl.policy.load import Policy
@@ -30,7 +29,7 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
 
 def encode_messages(messages: list[dict[str, Any]], sample: Sample, policy: Policy, *, opening: str = "") -> Prompt:
     """A prompt from chat messages; `opening` is what the prompt already says of the answer."""
-    text = policy.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = _rendered(policy.processor, messages)
     opened = opening and text.rstrip().endswith(opening)  # by the chat template itself
     return encode_text(text if opened else text + opening, read_images(messages), sample, policy)
 
@@ -39,22 +38,37 @@ def template_thought(processor: Any) -> str:
     """The last thought tag that a chat template writes behind a question by itself: <think>, </think> or none.
 
     Raises:
-        UserError: the template cannot be rendered.
+        UserError: the template cannot be rendered, or does not show the picture and the question that it is given.
     """
     question = "What is to be seen?"
-    messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-    try:
-        text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise UserError(f"policy.model: its chat template cannot be used: {' '.join(str(error).split())[:300]}") from None
+    text = _rendered(processor, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}])
+    if question not in text or "'type':" in text or text.count(_placeholder(processor)) != 1:
+        raise UserError(
+            f"policy.model: its chat template makes {text[:200]!r} of a picture and a question; expected the place of one picture and the "
+            "question in words: it is not the template of this vision-language model, copy chat_template.jinja from there"
+        )
     tags = _THOUGHT.findall(text.rpartition(question)[2])
     return tags[-1] if tags else ""
+
+
+def _rendered(processor: Any, messages: list[dict[str, Any]]) -> str:
+    """Chat text up to where the answer begins."""
+    try:
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # whatever a template raises: a TemplateError, a TypeError...
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"policy.model: its chat template cannot be used: {why}") from error
+
+
+def _placeholder(processor: Any) -> str:
+    """What stands for a picture in chat text."""
+    return getattr(processor, "boi_token", processor.image_token)  # Gemma 3's text holds where an image begins
 
 
 def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Policy) -> Prompt:
     """A prompt from chat text with one placeholder an image."""
     processor = policy.processor
-    placeholder = getattr(processor, "boi_token", processor.image_token)  # Gemma 3's text holds where an image begins
+    placeholder = _placeholder(processor)
     if text.count(placeholder) != len(images):
         raise UserError(f"{sample.id}: {len(images)} images, but the text holds {text.count(placeholder)} image placeholders")
     features = dict(processor(text=[text], images=images or None, return_tensors="pt", return_mm_token_type_ids=True))

@@ -5,6 +5,7 @@ show (tensors that are missing or have another shape) is seen in `load`.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,10 @@ WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_m
 """Where transformers looks for weights, in its order."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
-OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+OTHERS = (
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("chat_template.json", "chat_template.jinja", "video_preprocessor_config.json"),
+)
 """What may be absent, but is wrong where it cannot be read: transformers passes over some of it without a word."""
 ADAPTER = "adapter_config.json"
 
@@ -51,7 +55,7 @@ def find_model(name: str, key: str = "policy.model") -> Path:
 
 def is_here(name: str) -> bool:
     """Whether a model's name is that of a folder, and not a hub's."""
-    return Path(name).expanduser().is_dir()
+    return bool(name) and Path(os.path.expanduser(name)).is_dir()  # noqa: PTH111
 
 
 def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Path:
@@ -63,8 +67,8 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     Raises:
         UserError: there is no such model.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 (pathlib's raises for a user that is not there)
+    if name and folder.is_dir():
         return folder
     if folder.is_file():
         raise UserError(f"{key}: {name!r} is a file; expected the folder that holds it with its config.json, or a hub id")
@@ -96,7 +100,8 @@ def _faults(folder: Path) -> Iterator[str]:
     config = json.loads((folder / "config.json").read_text())
     if (folder / ADAPTER).exists():
         yield f"has a LoRA adapter beside its model ({ADAPTER}): transformers would train and save only the adapter. {_merge(folder)}"
-    if quantised := config.get("quantization_config"):
+    text = config.get("text_config")
+    if quantised := config.get("quantization_config") or (isinstance(text, dict) and text.get("quantization_config")):
         method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else "unknown method"
         yield f"is quantised ({method}), so its weights cannot be trained; use the checkpoint that it was made from"
     yield from _family_faults(config)
@@ -141,7 +146,7 @@ def _family_faults(config: dict[str, Any]) -> Iterator[str]:
 
 def _weight_faults(folder: Path) -> Iterator[str]:
     """Weight files that are missing, pointers, or cut."""
-    found = next((name for name in WHOLE_WEIGHTS if (folder / name).exists()), None)
+    found = next((name for name in WHOLE_WEIGHTS if (folder / name).exists() or (folder / name).is_symlink()), None)
     if found is None:
         yield f"has no weights; expected {WHOLE_WEIGHTS[0]} or shards with {WHOLE_WEIGHTS[1]}; it holds {_listed(folder)}"
         return
@@ -151,7 +156,8 @@ def _weight_faults(folder: Path) -> Iterator[str]:
     if fault := _unreadable(folder / found):
         yield fault
         return
-    shards = sorted(set(json.loads((folder / found).read_text()).get("weight_map", {}).values()))
+    files = json.loads((folder / found).read_text()).get("weight_map")
+    shards = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
     missing = [name for name in shards if not (folder / name).exists()]
     if not shards:
         yield f"has no weights: {found} names no files; download it again"
@@ -163,6 +169,9 @@ def _weight_faults(folder: Path) -> Iterator[str]:
 
 def _broken(weights: Path) -> Iterator[str]:
     """Why one weight file cannot be whole."""
+    if not weights.exists():
+        yield f"{weights.name} is a link to nothing; download it again"
+        return
     size = weights.stat().st_size
     with weights.open("rb") as file:
         start = file.read(len(_POINTER))
@@ -172,36 +181,37 @@ def _broken(weights: Path) -> Iterator[str]:
             tensors, promised = _header(file, size)
             if size != promised:
                 yield f"{weights.name} is cut or damaged ({size:,} bytes, its header promises {promised:,}); download it again"
-            if packed := next((name for name, entry in tensors.items() if entry["dtype"].startswith(_QUANTISED)), None):
-                yield f"{packed} is stored as {tensors[packed]['dtype']}: quantised, so it cannot be trained; use what it was made from"
+            if packed := next((name for name, dtype in tensors.items() if dtype.startswith(_QUANTISED)), None):
+                yield f"{packed} is stored as {tensors[packed]}: quantised, so it cannot be trained; use what it was made from"
         elif not (is_zipfile(file) or start.startswith(_OLD_PICKLE)):
             yield f"{weights.name} is cut or damaged ({size:,} bytes, no end); download it again"
 
 
-def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The tensors that a safetensors file names in its header, and how many bytes it must have: the header's length, the header, theirs."""
+def _header(file: BinaryIO, size: int) -> tuple[dict[str, str], int]:
+    """The types of the tensors that a safetensors file's header names, and the bytes that the file must have by it."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > size:
         return {}, 8 + length
     try:
-        tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
-        return tensors, 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError):  # no header at all
+        entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        return {name: entry["dtype"] for name, entry in entries.items()}, 8 + length + end
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # no header at all
         return {}, 8 + length
 
 
 def _unreadable(path: Path) -> str:
     """Why a JSON or vocabulary file, if it is there, cannot be read; empty = it can."""
     if not path.exists():
-        return ""
+        return f"{path.name} is a link to nothing; download it again" if path.is_symlink() else ""
     content = path.read_bytes()
     if content.startswith(_POINTER):
         return _pointer(path)
     if path.suffix != ".json":
         return "" if content else f"{path.name} is empty; download it again"
     try:
-        plain = json.loads(content)
+        plain = json.loads(content.decode())  # strictly: what begins with a byte order mark is read by nobody else
     except ValueError as error:
         return f"{path.name} is not JSON ({error}): cut or damaged; download it again"
     return "" if isinstance(plain, dict) else f"{path.name} holds a {type(plain).__name__}, expected a mapping; download it again"

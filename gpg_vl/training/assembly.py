@@ -98,11 +98,11 @@ def assemble(
         say(exam.missing)
     check_installed(config.trackers)
     own = identity.identity(config, questions, checks)
-    same_machine = True
+    unchanged = True
     if resume is None:
         journal.refuse_to_overwrite(config.run_folder)
     else:
-        same_machine = _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
+        unchanged = _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
     with all_or_nobody(ranks.everybodys):
         engine = build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say)
     with ExitStack() as undo:  # an engine that nobody will close is closed here
@@ -128,7 +128,7 @@ def assemble(
             say=say,
         )
         if saved:
-            _restore(trainer, saved, same_machine)
+            _restore(trainer, saved, unchanged)
         elif config.steps:
             _warn(trainer, questions, style)
         undo.pop_all()
@@ -172,13 +172,14 @@ def _drawing(config: Config, engine: RolloutEngine, ask: Asker, checks: Verifier
 
 
 def _tell_differences(run: Path, own: dict[str, Any], environment: dict[str, Any], *, allow_changed: bool, say: Say) -> bool:
-    """Refuse a run that is not the one that was begun; tell what else is not as it was. True where the machine is the same."""
-    for difference in identity.check(run, own, allow_changed=allow_changed):
+    """Refuse a run that is not the one that was begun; tell what else is not as it was. True where all is as it was."""
+    changed = list(identity.check(run, own, allow_changed=allow_changed))
+    for difference in changed:
         say(f"changed, as allowed: {difference}")
     differences = list(identity.environment_differences(journal.read_environment(run), environment))
     for difference in differences:
         say(f"not as it was, so the last bits may differ: {difference}")
-    return not differences
+    return not (changed or differences)
 
 
 def _hush(line: str) -> None:
@@ -252,9 +253,9 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
     sft.warm_up(policy, imitation, config.warmup, accelerator, told)
 
 
-def _restore(trainer: Trainer, saved: Path, same_machine: bool) -> None:
+def _restore(trainer: Trainer, saved: Path, unchanged: bool) -> None:
     trainer.state = checkpoint.load_state(saved, trainer.drawing.ask, trainer.ranks)
-    checkpoint.load_learner(saved, trainer.learner, same_machine=same_machine)
+    checkpoint.load_learner(saved, trainer.learner, unchanged=unchanged)
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
     trainer.journal.rewind(trainer.state.step)
     told = f"weights, optimizer, schedule, {trainer.state.cursor} prompts drawn, {len(trainer.state.carried)} groups waiting"

@@ -94,10 +94,10 @@ def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Ranks) -> State:
     return State(**plain, carried=tuple(_carried_group(row, ask) for row in own))
 
 
-def load_learner(path: Path, learner: Learner, *, same_machine: bool = True) -> None:
+def load_learner(path: Path, learner: Learner, *, unchanged: bool = True) -> None:
     """Optimizer moments, schedule and what was decided about sharing, of a checkpoint."""
     saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
-    learner.load_state_dict(saved, same_machine=same_machine)
+    learner.load_state_dict(saved, unchanged=unchanged)
 
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:

@@ -126,12 +126,12 @@ class Learner:
         decided = self.bare.policy.sharing.why_not if self.say is None and isinstance(self.bare, GroupForward) else None
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "why_not_shared": decided}
 
-    def load_state_dict(self, saved: Mapping[str, Any], *, same_machine: bool) -> None:
-        """Go on from a saved state; the group forward is held against plain rows anew only where the machine is another."""
+    def load_state_dict(self, saved: Mapping[str, Any], *, unchanged: bool) -> None:
+        """Go on from a saved state; the group forward is held against plain rows anew only where config or machine have changed."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         decided = saved.get("why_not_shared")
-        if decided is not None and same_machine and isinstance(self.bare, GroupForward):
+        if decided is not None and unchanged and isinstance(self.bare, GroupForward):
             self.say, self.bare.policy.sharing.why_not = None, decided
 
     def _compare_once(self, weighted: list[Weighted]) -> None:

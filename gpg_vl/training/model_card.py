@@ -29,12 +29,13 @@ print(processor.decode(answer, skip_special_tokens=True))"""
 """How plain transformers asks a checkpoint."""
 
 
-def model_card(config: Config, step: int, run: Path, style: Style, frame: Frame) -> str:
+def model_card(config: Config, step: int, run: Path, style: Style, frame: Frame, *, opened: bool = False) -> str:
     """Markdown with the metadata block that model hubs read.
 
     Args:
         style: how the run asks.
         frame: what the model's box coordinates mean.
+        opened: the chat template itself writes what the style would open an answer with.
     """
     base = {} if config.policy.model == "tiny" else {"base_model": config.policy.model}
     lines = ["---", yaml.safe_dump({**HEAD, **base}, sort_keys=False).strip(), "---", "", f"# {config.name}, step {step}", ""]
@@ -43,16 +44,16 @@ def model_card(config: Config, step: int, run: Path, style: Style, frame: Frame)
     lines += ["", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in _method(config).items())]
     lines += ["", "## Data", "", *(f"- `{_short(source.model_dump(exclude_defaults=True))}`" for source in config.data)]
     lines += ["", "## Held-out greedy accuracy", "", *_results(run)]
-    return "\n".join([*lines, "", "## How to ask it", "", *_use(style, frame, config.rollout.max_tokens), ""])
+    return "\n".join([*lines, "", "## How to ask it", "", *_use(style, frame, config.rollout.max_tokens, opened), ""])
 
 
-def _use(style: Style, frame: Frame, longest: int) -> list[str]:
+def _use(style: Style, frame: Frame, longest: int, opened: bool) -> list[str]:
     """The words of a prompt, the form of an answer, and a program of plain transformers that asks."""
     question = "How many digits are there in the image?"
     chat = style.messages(Sample(id="", question=question, images=(Path("picture.png"),), sizes=((56, 56),), answer_kind="", answer=""))
     for part in (part for message in chat for part in message["content"] if part["type"] == "image"):
         del part["image"]  # the processor is shown the picture itself
-    opening = f" + {json.dumps(style.opening)}" if style.opening else ""
+    opening = f" + {json.dumps(style.opening)}" if style.opening and not opened else ""
     messages = json.dumps(chat, ensure_ascii=False)
     return [
         f"It was trained on chats like the one below; another wording is another task. An answer looks like `{style.write('4', '...')}`.",

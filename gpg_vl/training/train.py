@@ -10,6 +10,7 @@ from statistics import fmean
 from gpg_vl import benchmark, journal
 from gpg_vl.config import Config
 from gpg_vl.journal import Sink
+from gpg_vl.policy.encode import template_thought
 from gpg_vl.rollout.collect import Collected, all_or_nobody, collect
 from gpg_vl.rollout.engine import EngineLostError
 from gpg_vl.rollout.request import MismatchError
@@ -220,7 +221,8 @@ def _owes_an_examination(trainer: Trainer) -> bool:
 def _save(trainer: Trainer, score: float | None) -> None:
     state = checkpoint.state_row(trainer.state, trainer.ranks)
     if trainer.ranks.is_main:
-        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder, trainer.style, trainer.policy.frame)
+        opened = template_thought(trainer.policy.processor) == "<think>"
+        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder, trainer.style, trainer.policy.frame, opened=opened)
         checkpoint.save(trainer.journal.folder, trainer.state.step, {**state, "score": score}, trainer.policy, trainer.learner, card)
         checkpoint.prune(trainer.journal.folder, trainer.config.checkpoint.keep_last, trainer.config.checkpoint.keep_best)
     trainer.ranks.accelerator.wait_for_everyone()
