@@ -1,6 +1,7 @@
 """What people name as a model: whole folders load, everything else is one sentence before anything is trained, and nothing is random."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -84,6 +85,22 @@ def test_a_whole_checkpoint_loads_and_nothing_is_said(family, checkpoints, capsy
 def test_missing_tensors_are_refused_with_their_number_and_the_first_by_name(model, part, words):
     rewrite(model, without(part))
     refused(model, words)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_whole_shards_load_and_a_cut_one_is_named(model, cut):
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    shards = {name: f"model-0000{1 if place < 5 else 2}-of-00002.safetensors" for place, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        save_file({name: tensors[name] for name in tensors if shards[name] == shard}, model / shard, metadata={"format": "pt"})
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    if not cut:
+        loaded(model)
+        return
+    second = model / "model-00002-of-00002.safetensors"
+    second.write_bytes(second.read_bytes()[:-9])
+    refused(model, "model-00002-of-00002.safetensors is cut or damaged")
 
 
 def test_an_untied_head_that_is_missing_is_refused_and_a_tied_one_is_not(model):
@@ -206,7 +223,7 @@ DAMAGES = {
     "cut": (cut_short, "model.safetensors is cut or damaged ("),
     "empty": (write("model.safetensors", b""), "model.safetensors is cut or damaged (0 bytes"),
     "a length beyond the file": (write("model.safetensors", struct.pack("<Q", 2**60) + b"{}"), "model.safetensors is cut or damaged (10"),
-    "a header that is none": (write("model.safetensors", struct.pack("<Q", 2) + b"[]rest"), "model.safetensors is cut or damaged (14"),
+    "a header that is none": (write("model.safetensors", struct.pack("<Q", 2) + b"[]rest"), "model.safetensors is no safetensors file"),
     "a cut .bin": (as_a_bin(b"PK\x03\x04 and then nothing"), "pytorch_model.bin is cut or damaged (21 bytes, no end)"),
     "a lost shard": (
         shards_of_which_one_is_missing,
@@ -272,6 +289,39 @@ DAMAGES = {
         "names no end token, so no answer would end",
     ),
     "a generation config that is cut": (write("generation_config.json", '{"eos'), "generation_config.json is not JSON"),
+    "a template that is a pointer": (write("chat_template.jinja", POINTER), "chat_template.jinja is a Git LFS pointer"),
+    "a byte order mark": (
+        lambda folder: write("config.json", b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())(folder),
+        "config.json is not JSON",
+    ),
+    "an index that is a list": (
+        lambda folder: (
+            remove("model.safetensors")(folder),
+            write("model.safetensors.index.json", '{"weight_map": ["model.safetensors"]}')(folder),
+        ),
+        "has no weights: model.safetensors.index.json names no files",
+    ),
+    "a header without offsets": (
+        write("model.safetensors", struct.pack("<Q", 24) + b'{"a":{"data_offsets":[]}'),
+        "model.safetensors is no safetensors file",
+    ),
+    "a header without types": (
+        write("model.safetensors", struct.pack("<Q", 28) + b'{"a":{"data_offsets":[0,0]}}'),
+        "model.safetensors is no safetensors file",
+    ),
+    "weights that are a link to nothing": (
+        lambda folder: (remove("model.safetensors")(folder), (folder / "model.safetensors").symlink_to("/nowhere/blob")),
+        "model.safetensors is a link to nothing",
+    ),
+    "a generation config that is a link to nothing": (
+        lambda folder: (remove("generation_config.json")(folder), (folder / "generation_config.json").symlink_to("/nowhere/blob")),
+        "generation_config.json is a link to nothing",
+    ),
+    "a quantised language model": (
+        lambda folder: edit(folder / "config.json", text_config={"quantization_config": {"quant_method": "gptq"}}),
+        "is quantised (gptq)",
+    ),
+    "no vision config": (change("config.json", vision_config=None), "has no vision_config in its config.json"),
     "another placeholder": (change("config.json", image_token_id=7), "a picture is token "),
 }
 
@@ -387,12 +437,21 @@ def test_a_template_that_thinks_by_itself_fits_one_style_or_says_which(model, ta
     assert text.count("<think>") == (1 if tag or think == "opened" else 0)
 
 
-@pytest.mark.parametrize("template", ["{% for x in %}", "{{ raise_exception('no pictures') }}"])
-def test_a_template_that_cannot_be_rendered_is_one_sentence(model, template, tmp_path):
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for x in %}",
+        "{{ raise_exception('no pictures') }}",
+        "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+        "a question",
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_sentence(model, template, tmp_path):
     (model / "chat_template.jinja").write_text(template)
     done = CliRunner().invoke(app, ["train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}"])
     assert done.exit_code == 2
-    assert "policy.model: its chat template cannot be used: " in done.stderr
+    assert re.search(r"^gpg-vl: policy.model: its chat template (cannot be used|makes .* of a picture and a question)", done.stderr)
 
 
 def test_a_worked_solution_does_not_open_the_thought_again():

@@ -123,6 +123,12 @@ def test_a_pipeline_reads_it(family, told):
     assert ran == (family not in FAMILIES or torchvision_works()), printed
 
 
+def test_the_card_does_not_open_a_thought_that_the_template_opens(tmp_path):
+    config, style = loading.load("digits_count"), STYLES["opened"]
+    assert '+ "<think>"' in model_card(config, 0, tmp_path, style, Frame())
+    assert '+ "<think>"' not in model_card(config, 0, tmp_path, style, Frame(), opened=True)
+
+
 def test_the_card_names_words_form_and_coordinates(saved):
     card = (saved["qwen2_5_vl", "words"].folder / "README.md").read_text()
     assert '"You count."' in card

@@ -139,6 +139,8 @@ def _merge(folder: Path) -> str:
 def _family_faults(config: dict[str, Any]) -> Iterator[str]:
     family = config.get("model_type")
     if family in SUPPORTED:
+        if not isinstance(config.get("vision_config"), dict):
+            yield "has no vision_config in its config.json; copy config.json from the model that its weights are of"
         return
     own_code = "; it needs code of its own (auto_map), which is never run" if "auto_map" in config else ""
     yield f"is a {family}{own_code}; expected one of {', '.join(SUPPORTED)}" if family else "has no model_type in its config.json"
@@ -179,6 +181,8 @@ def _broken(weights: Path) -> Iterator[str]:
             yield _pointer(weights)
         elif weights.suffix == ".safetensors":
             tensors, promised = _header(file, size)
+            if not tensors and size > 8 and size >= promised:
+                yield f"{weights.name} is no safetensors file, or damaged: its header cannot be read; download it again"
             if size != promised:
                 yield f"{weights.name} is cut or damaged ({size:,} bytes, its header promises {promised:,}); download it again"
             if packed := next((name for name, dtype in tensors.items() if dtype.startswith(_QUANTISED)), None):

@@ -7,6 +7,7 @@ installed. A Llama is a Qwen2-VL language model whose biases are zero and whose 
 logits of the two agree. The tower is small and random: what is real here is language.
 """
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -37,7 +38,10 @@ def checkpoint(folder: Path) -> Path:
     """
     made = folder / "smolqwen"
     if not (made / "config.json").exists():
-        build(_gguf(folder), made)
+        aside = folder / "smolqwen.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        build(_gguf(folder), aside)
+        aside.rename(made)
     return made
 
 
