@@ -7,16 +7,18 @@ Each class is frozen and is its own config: the fields are the keys of `estimato
 Shape letters: B groups, G completions, N tokens of any number of completions in one row.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor, minimum
+from typing import TYPE_CHECKING, Protocol
 
 from gpg_vl import gpg
 from gpg_vl.gpg import Aggregation, Scale
 from gpg_vl.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Estimator(Protocol):
@@ -140,7 +142,7 @@ class Grpo:
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         ratio_N = (logprobs_N - sampled_logprobs_N).exp()
         clipped_N = ratio_N.clamp(1 - self.clip_low, 1 + self.clip_high)
-        return -minimum(ratio_N * weight_N, clipped_N * weight_N).sum()
+        return -(ratio_N * weight_N).minimum(clipped_N * weight_N).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ class Reinforce:
 
 def _shares_over_all(rewards_BG: Tensor, lengths_BG: Tensor, aggregation: Aggregation, max_tokens: int) -> Tensor:
     """Every group stands in the denominator, also one without a scored completion."""
-    everyone_B = torch.ones(len(rewards_BG), dtype=torch.bool, device=rewards_BG.device)
+    everyone_B = rewards_BG.new_ones(len(rewards_BG)) > 0
     return gpg.token_shares(rewards_BG, lengths_BG, everyone_B, aggregation=aggregation, min_groups=len(rewards_BG), max_tokens=max_tokens)
 
 

@@ -14,12 +14,15 @@ advantages; a completion that could not be scored (NaN) is left out of its group
 Shape letters: B groups, G completions of a group. `rewards_BG` [B, G] with NaN = unscored, `lengths_BG` [B, G] in tokens.
 """
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING, Literal
 
 from gpg_vl.types import SILENT_RANGE
+
+if TYPE_CHECKING:  # methods of tensors are all that is needed: a plan names a method in a moment, without torch
+    from torch import Tensor
 
 Aggregation = Literal["group_token", "completion", "token", "constant"]
 Scale = Literal["none", "std", "batch_std"]
@@ -37,8 +40,8 @@ def scored(rewards_BG: Tensor) -> Tensor:
 def silent(rewards_BG: Tensor) -> Tensor:
     """[B] True where a group has nothing to say: fewer than two scored completions, or all scored rewards equal."""
     is_scored_BG = scored(rewards_BG)
-    highest_B = rewards_BG.masked_fill(~is_scored_BG, -torch.inf).amax(1)
-    lowest_B = rewards_BG.masked_fill(~is_scored_BG, torch.inf).amin(1)
+    highest_B = rewards_BG.masked_fill(~is_scored_BG, -math.inf).amax(1)
+    lowest_B = rewards_BG.masked_fill(~is_scored_BG, math.inf).amin(1)
     return (is_scored_BG.sum(1) < 2) | ~(highest_B - lowest_B > SILENT_RANGE)
 
 

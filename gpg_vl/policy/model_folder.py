@@ -81,6 +81,26 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
         raise UserError(f"{key}: {name!r} cannot be loaded: no folder of that name is here, and the hub says: {why}") from None
 
 
+def config_file(name: str, key: str = "policy.model") -> Path:
+    """A model's config.json, of a folder or a hub id; what the hub's cache holds is not asked for again.
+
+    Raises:
+        UserError: there is no such model, or the file is not there, or is no JSON mapping.
+    """
+    file = None
+    if not is_here(name) and _HUB_ID.fullmatch(name):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name, "config.json")
+        file = Path(cached) if isinstance(cached, str) else None
+    file = file or locate(name, key, weights=False) / "config.json"
+    if not file.is_file():
+        raise UserError(f"{key}: {file.parent}: {_what_it_is_instead(file.parent)}")
+    if fault := _unreadable(file):
+        raise UserError(f"{key}: {file.parent}: {fault}")
+    return file
+
+
 def _fetch(name: str, weights: bool) -> Path:
     """The hub's files of a model, weights as safetensors where there are any; out of its cache where the machine is offline."""
     from huggingface_hub import snapshot_download

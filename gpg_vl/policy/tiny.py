@@ -59,8 +59,21 @@ def save(folder: Path, tiny: Tiny, seed: int) -> None:
 
 def build_tokenizer(vocabulary: int = 400) -> Any:
     """A byte-level BPE trained on the words of the digits questions; any text can be encoded, unknown words byte by byte."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_bpe(vocabulary),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        model_max_length=8192,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _bpe(vocabulary: int = 400) -> Any:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
@@ -71,11 +84,7 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
     bpe.train_from_iterator(_CORPUS, trainer)
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=8192
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return bpe
 
 
 def build_processor(tokenizer: Any, family: str, backend: str) -> Any:
@@ -115,6 +124,14 @@ def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:
     model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     return model
+
+
+def shape(tiny: Tiny) -> dict[str, Any]:
+    """What the tiny model's config.json would say of its size, without torch and transformers."""
+    bpe = _bpe()
+    ids = {token: bpe.token_to_id(token) for token in SPECIAL_TOKENS}
+    text = _text(tiny, bpe.get_vocab_size(with_added_tokens=True), ids)
+    return {"model_type": tiny.family, "text_config": text, "vision_config": _vision(tiny), "tie_word_embeddings": True}
 
 
 def _text(tiny: Tiny, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """From a config to its parts: data, prompt style, verifiers, estimator, engine; what all programs have in common."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl import plugins, prompts, rollout, samples, verifiers
+from gpg_vl import plugins, rollout, samples
 from gpg_vl.benchmark import Examination
-from gpg_vl.config import BenchmarkSpec, Config, Part, RewardConfig, Source
-from gpg_vl.estimators import Estimator
+from gpg_vl.config import Config, Part, Source
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode, template_thought
 from gpg_vl.policy.load import Policy
@@ -18,9 +17,12 @@ from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
 from gpg_vl.rollout.gate import TOLERANCES, Gate, Tolerance
 from gpg_vl.samples import Stream
-from gpg_vl.training import ESTIMATORS
+from gpg_vl.training.rules import build_estimator as build_estimator
+from gpg_vl.training.rules import build_ruler as build_ruler
+from gpg_vl.training.rules import build_style as build_style
+from gpg_vl.training.rules import build_verifiers as build_verifiers
 from gpg_vl.types import LeftOut, Prompt, Sample, UnusableSampleError, UserError
-from gpg_vl.verifiers.verifier import Verifier, Verifiers
+from gpg_vl.verifiers.verifier import Verifiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +76,6 @@ def sound(source: Source, checks: Verifiers, *, folder: Path, key: str, told: Ca
         raise UserError(f"{key}: " + (f"all {len(bad)} rows are unusable; {bad[0].id}: {bad[0].why}" if bad else "the data set is empty"))
 
 
-def build_style(part: Part, folder: Path) -> Style:
-    """The prompt style of a config."""
-    return plugins.build(part, prompts.ALIASES, folder=folder, key="prompt", given={})
-
-
 def check_template(style: Style, processor: Any, key: str = "prompt") -> None:
     """Refuse a prompt style whose grammar the model's chat template breaks.
 
@@ -87,45 +84,6 @@ def check_template(style: Style, processor: Any, key: str = "prompt") -> None:
     """
     if misfit := style.misfit(template_thought(processor)):
         raise UserError(f"{key}: {misfit}")
-
-
-def build_verifiers(parts: Mapping[str, Part], style: Style, policy_frame: Any, reward: RewardConfig, folder: Path) -> Verifiers:
-    """One verifier per answer kind: the shipped ones, and whatever the config names."""
-    given = {
-        "style": style,
-        "frame": policy_frame,
-        "mode": reward.mode,
-        "combine": reward.combine,
-        "accuracy_weight": reward.accuracy,
-        "format_weight": reward.format,
-    }
-    wanted: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
-    built: dict[str, Verifier] = {
-        kind: plugins.build(part, verifiers.ALIASES, folder=folder, key=f"verifiers.{kind}", given=given) for kind, part in wanted.items()
-    }
-    return Verifiers(by_kind=built, truncated=reward.truncated)
-
-
-def build_estimator(config: Config, folder: Path) -> Estimator:
-    """The method of a config.
-
-    Raises:
-        UserError: several updates per rollout for a method without a ratio.
-    """
-    given = {"groups_per_step": config.rollout.groups_per_step, "max_tokens": config.rollout.max_tokens}
-    estimator: Estimator = plugins.build(config.estimator, ESTIMATORS, folder=folder, key="estimator", given=given)
-    if config.learner.updates_per_rollout > 1 and not estimator.has_ratio:
-        name = type(estimator).__name__
-        raise UserError(
-            f"learner.updates_per_rollout: {config.learner.updates_per_rollout} with estimator {name}: {name} has no ratio, so a second "
-            "update would train on another policy's samples; set it to 1 or use estimator grpo"
-        )
-    if config.rollout.carry_over and not estimator.min_informative:
-        raise UserError(
-            f"rollout.carry_over: 1 with estimator {type(estimator).__name__} and min_informative 0: a step then draws one round, without "
-            "surplus; set carry_over to 0, or use estimator gpg with min_informative above 0"
-        )
-    return estimator
 
 
 def build_engine(
@@ -211,15 +169,3 @@ def examination(config: Config, folder: Path, policy: Policy, name: str | None =
     questions = read_questions(spec.data, checks, folder=home)
     flat = [sample for source in questions.sources for sample in source]
     return Examination(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed, left_out=questions.left_out)
-
-
-def build_ruler(spec: BenchmarkSpec, home: Path, config: Config, folder: Path, policy_frame: Any) -> tuple[Style, Verifiers]:
-    """How a benchmark asks and scores: by its own prompt and verifiers; asked as the run asks where it does not say.
-
-    Args:
-        home: the benchmark's folder.
-        folder: the config's.
-    """
-    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy_frame, RewardConfig(mode=spec.mode), home)
-    return style, checks.in_mode(spec.mode)
