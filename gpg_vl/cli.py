@@ -321,13 +321,18 @@ def audit(
 @app.command(cls=WithKnobs)
 @sentences
 def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
-    """What a config asks for: answers, tokens, memory. Data, prompt, rewards, method, benchmark are resolved, nothing is read."""
+    """What a config asks for: answers, tokens, memory, disk. Nothing is loaded. Exit 1 where it does not fit the hardware it names.
+
+    Data, prompt, rewards, method and benchmark are resolved, of the model only config.json is read.
+    """
     given, folder = _load(config, overrides, None)
-    _quiet()
     from gpg_vl.training.plan import plan as planned
 
-    for line in planned(given, folder):
+    told = planned(given, folder)
+    for line in told.lines:
         _say(line)
+    if told.faults:
+        raise typer.Exit(1)
 
 
 @app.command()

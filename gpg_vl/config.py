@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -176,14 +176,19 @@ class LearnerConfig(Section):
 
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps on the same groups; more than one needs an estimator with a ratio."""
-    tokens_per_microbatch: int = Field(default=16384, ge=1)
-    """Budget of prompt and completion tokens that go through the model at once."""
+    tokens_per_microbatch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Budget of prompt and completion tokens that go through the model at once; auto = the most that fits the GPU, 16384 on a CPU."""
     shared_prefix: bool = True
     """Compute image and prompt once per group; false = every completion is a row of its own (slower, the same numbers)."""
-    checkpointing: bool = False
-    """Keep only each layer's input and run layers again in the backward: less memory, a third more time."""
+    checkpointing: Literal["auto"] | bool = "auto"
+    """Keep only each layer's input and run layers again in the backward: less memory, a third more time; auto = where a group needs it."""
     max_bad_steps: int = Field(default=3, ge=1)
     """Stop after so many non-finite losses or gradients in a row."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no `auto` is left."""
+        return "auto" not in (self.tokens_per_microbatch, self.checkpointing)
 
 
 class WarmupConfig(Section):
@@ -221,6 +226,15 @@ class CheckpointConfig(Section):
     """So many of the best by evaluation are kept too."""
 
 
+class HardwareConfig(Section):
+    """What a run has to fit on. Empty = the GPU of the machine; without one nothing is judged."""
+
+    gpus: int = Field(default=1, ge=1)
+    """GPUs, each with the whole model on it; a run on several is started with `accelerate launch`."""
+    gb: float | None = Field(default=None, gt=0)
+    """Memory of one GPU in GB (10^9 bytes, as on its box: 24, 80, 141); empty = what the machine has."""
+
+
 class Config(Section):
     """An experiment."""
 
@@ -250,6 +264,7 @@ class Config(Section):
     warmup: WarmupConfig = WarmupConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    hardware: HardwareConfig = HardwareConfig()
 
     @property
     def run_folder(self) -> Path:

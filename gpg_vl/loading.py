@@ -120,16 +120,23 @@ def _scalar(text: str) -> Any:
 
 def _complaint(kind: type[Section], error: ValidationError) -> str:
     first = error.errors()[0]
-    place = [step for step in first["loc"] if isinstance(step, int) or not step.startswith(("function-", "str", "dict["))]
+    place = _place(first["loc"])
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
         return unknown_key(key, str(place[-1]), _known_keys(kind, place[:-1]))
-    message = first["msg"].removeprefix("Value error, ")
+    ways = [other["msg"] for other in error.errors() if _place(other["loc"]) == place]  # several where a knob takes a word or a number
+    message = " or ".join(dict.fromkeys(ways)).removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{key}: missing; this key must be set"
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: got {first['input']!r}, expected: {message[0].lower()}{message[1:]}"
+
+
+def _place(steps: Sequence[int | str]) -> list[int | str]:
+    """Where a mistake is, without the names of pydantic's own branches."""
+    branches = ("function-", "str", "dict[", "literal[", "constrained-", "int", "bool")
+    return [step for step in steps if isinstance(step, int) or not step.startswith(branches)]
 
 
 def _known_keys(kind: type[Section], place: Sequence[int | str]) -> list[str]:

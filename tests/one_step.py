@@ -11,7 +11,7 @@ from gpg_vl.estimators import Gpg
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
 from gpg_vl.recipes.digits import Task
-from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.distributed import Ranks, start_accelerator
 from gpg_vl.training.learner import Learner
 
 from .asking import group, prompts, random_completions
@@ -28,7 +28,7 @@ BUDGETS = (1 << 20, 1)
 
 
 def main(folder: Path) -> None:
-    accelerator = Accelerator(cpu=True)
+    accelerator = start_accelerator()
     for place, case in enumerate(CASES):
         for tokens in BUDGETS:
             gradients = one_step(case, tokens, accelerator)

@@ -197,7 +197,7 @@ def size_of_model(model: Any) -> Size:
     """The size of a model that is there, of any family."""
     from gpg_vl.policy.families import parts
 
-    parameters = dict.fromkeys(("language", "projector", "vision"), 0)
+    parameters: dict[str, int] = {"language": 0, "projector": 0, "vision": 0}
     for part, _, parameter in parts(model):
         parameters[part] += parameter.numel()
     text, vision = model.config.get_text_config(), model.config.vision_config

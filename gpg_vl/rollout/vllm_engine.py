@@ -181,11 +181,13 @@ class VllmEngine(RolloutEngine):
         if not self._llm:
             self._start_up()
         if self._asleep:
+            _give_back()
             self._llm.wake_up(tags=["weights"])
         lost = self._asleep and self.sleep == 2
         if self._stale or lost:
             self._hand_over(frozen_too=lost or self._another)
         if self._asleep:
+            _give_back()  # the hand-over has made copies
             self._llm.wake_up(tags=["kv_cache"])
         self._stale = self._asleep = self._another = False
 
@@ -210,6 +212,12 @@ class VllmEngine(RolloutEngine):
         if not self._llm.reset_prefix_cache():
             raise EngineLostError("vLLM did not empty its prefix cache")
         self._llm.llm_engine.reset_encoder_cache()
+
+
+def _give_back() -> None:
+    """What the update has used and freed, torch still holds; vLLM, with an allocator of its own, would find the GPU full."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def land(llm: Any, weights: Weights) -> None:

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from gpg_vl import journal
 from gpg_vl.benchmark import Examination
@@ -18,17 +16,18 @@ from gpg_vl.clock import Clock
 from gpg_vl.config import Config
 from gpg_vl.estimators import Estimator, groups_wanted
 from gpg_vl.journal import Journal, Sink
-from gpg_vl.loading import dump
+from gpg_vl.loading import dump, read_yaml
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.policy.sizes import size_of
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, all_or_nobody
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.gate import Gate
 from gpg_vl.training import checkpoint, identity, sft, warmups
 from gpg_vl.training.checkpoint import State
-from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.distributed import Ranks, start_accelerator
 from gpg_vl.training.experiment import (
     Asker,
     Questions,
@@ -42,6 +41,7 @@ from gpg_vl.training.experiment import (
     read_questions,
 )
 from gpg_vl.training.learner import Forward, Learner
+from gpg_vl.training.memory import Run, faults, gpu_here, machine_of, settle, unjudged
 from gpg_vl.training.probe import probe
 from gpg_vl.training.trackers import check_installed, open_tracker
 from gpg_vl.types import Update, UserError
@@ -49,8 +49,8 @@ from gpg_vl.verifiers.verifier import Verifiers
 
 Say = Callable[[str], None]
 """Tells the user a line."""
-LONGEST_WAIT = timedelta(hours=6)
-"""Of one process for another: while the main one examines the model, or one waits for its server, the others wait."""
+SMALLER = 0.9
+"""A GPU with less than this share of hardware.gb is another one: what is printed on the box is met within a tenth."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,8 +75,7 @@ def assemble(
     config: Config, folder: Path, *, resume: Path | None = None, sinks: Sequence[Sink] = (), say: Say = print, allow_changed: bool = False
 ) -> Trainer:
     """Build every part of a run, warmed up or resumed."""
-    patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    accelerator = start_accelerator()
     ranks = Ranks(accelerator)
     say = say if ranks.is_main else _hush
     if config.rollout.groups_per_step % ranks.count:
@@ -84,6 +83,7 @@ def assemble(
             f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple"
         )
     estimator = build_estimator(config, folder)
+    config = _settled(config, resume, estimator, ranks.count, say)
     saved = checkpoint.newest(resume) if resume else None
     policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None, say=say)
     policy.model.to(accelerator.device)
@@ -133,6 +133,27 @@ def assemble(
             _warn(trainer, questions, style)
         undo.pop_all()
     return trainer
+
+
+def _settled(config: Config, resume: Path | None, estimator: Estimator, processes: int, say: Say) -> Config:
+    """The config with the learner's `auto` resolved: by the run that goes on, else by what fits the hardware.
+
+    Everything after it, the run's config.yaml included, sees plain values, so a resumed run cannot resolve otherwise.
+    """
+    learner = config.learner
+    if resume is not None:
+        begun = read_yaml(resume / "config.yaml").get("learner", {})
+        learner = learner.model_copy(update={key: begun[key] for key, value in learner if value == "auto" and key in begun})
+    machine, limits = machine_of(config, processes), unjudged(learner)
+    if machine.gb is not None and not (resume and learner.is_settled):
+        run = Run(config=config.model_copy(update={"learner": learner}), size=size_of(config.policy), machine=machine, kl=estimator.kl)
+        limits = settle(run)
+        for fault in faults(run)[:1]:
+            say(f"warning: {fault}; gpg-vl plan says what to change")
+        if (here := gpu_here()) and here < SMALLER * machine.gb:
+            say(f"warning: hardware.gb is {machine.gb:g}, the GPU here has {here:.0f}; leave hardware.gb out to go by what is here")
+    settled = learner.model_copy(update={"tokens_per_microbatch": limits.tokens, "checkpointing": limits.checkpointing})
+    return config.model_copy(update={"learner": settled})
 
 
 def _open_journal(
@@ -194,7 +215,7 @@ def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator,
         config.optimizer,
         accelerator,
         total_steps=config.steps,
-        tokens_per_microbatch=config.learner.tokens_per_microbatch,
+        tokens_per_microbatch=unjudged(config.learner).tokens,
         updates_per_rollout=config.learner.updates_per_rollout,
         reference=_reference(config, folder, accelerator) if estimator.kl > 0 else None,
         say=say,
@@ -204,12 +225,8 @@ def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator,
 def _forward(config: Config, policy: Policy) -> Forward:
     if not config.learner.shared_prefix:
         return PlainForward(policy, config.rollout.temperature)
-    return GroupForward(
-        policy,
-        config.rollout.temperature,
-        tokens_at_once=config.learner.tokens_per_microbatch,
-        checkpointing=config.learner.checkpointing,
-    )
+    limits = unjudged(config.learner)
+    return GroupForward(policy, config.rollout.temperature, tokens_at_once=limits.tokens, checkpointing=limits.checkpointing)
 
 
 def _reference(config: Config, folder: Path, accelerator: Accelerator) -> Forward:
@@ -250,7 +267,7 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
         if step % max(1, config.warmup.steps // 10) == 0 or step == config.warmup.steps:
             say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.1f} s")
 
-    sft.warm_up(policy, imitation, config.warmup, accelerator, told)
+    sft.warm_up(policy, imitation, config.warmup, accelerator, told, unjudged(config.learner))
 
 
 def _restore(trainer: Trainer, saved: Path, unchanged: bool) -> None:

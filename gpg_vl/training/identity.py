@@ -18,7 +18,7 @@ from gpg_vl.types import Sample, UserError
 from gpg_vl.verifiers.verifier import Verifiers
 
 _SERVERS = tuple(f"rollout.engine.{knob}" for knob in ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote"))
-FREE = ("name", "folder", "checkpoint.", "evaluation.every", "evaluation.head", "rollout.gate.", *_SERVERS)
+FREE = ("name", "folder", "checkpoint.", "evaluation.every", "evaluation.head", "rollout.gate.", "hardware.", *_SERVERS)
 """Keys that may change in mid-run without changing what is learnt; so may `steps` under a constant learning rate."""
 TOLD = ("python", "platform", "packages", "threads", "device", "processes", "image_backend")
 """What of the environment exact resume depends on."""

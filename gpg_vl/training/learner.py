@@ -84,7 +84,9 @@ class Learner:
         self.say = say
         self.bare = forward
         self.trained = [parameter for parameter in forward.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
+        # one kernel on a GPU, without a second set of gradients; on a CPU its last bits differ, so runs go on as they began
+        kernel = {"fused": True} if accelerator.device.type == "cuda" else {"foreach": True}
+        optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **kernel)
         self.schedule = LambdaLR(optimizer, _schedule(config, total_steps * updates_per_rollout))
         self.forward: nn.Module
         self.forward, self.optimizer = accelerator.prepare(forward, optimizer)

@@ -16,6 +16,7 @@ from gpg_vl.prompts import Style
 from gpg_vl.samples import Stream
 from gpg_vl.training.experiment import solution
 from gpg_vl.training.learner import Learner
+from gpg_vl.training.memory import Limits
 from gpg_vl.types import Completion, Group, UnusableSampleError, Update, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
@@ -77,16 +78,20 @@ class Imitation:
 
 
 def warm_up(
-    policy: Policy, imitation: Imitation, config: WarmupConfig, accelerator: Accelerator, told: Callable[[int, Update], None]
+    policy: Policy,
+    imitation: Imitation,
+    config: WarmupConfig,
+    accelerator: Accelerator,
+    told: Callable[[int, Update], None],
+    limits: Limits,
 ) -> None:
-    """Imitate for `config.steps` steps.
+    """Imitate for `config.steps` steps, within the limits of the learner.
 
     Raises:
         UserError: the loss is not a number (the learning rate is too high), or there are more processes than samples in a step.
     """
-    learner = Learner(
-        GroupForward(policy, temperature=1.0), config.optimizer, accelerator, total_steps=config.steps, tokens_per_microbatch=1 << 16
-    )
+    forward = GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing)
+    learner = Learner(forward, config.optimizer, accelerator, total_steps=config.steps, tokens_per_microbatch=limits.tokens)
     ranks = learner.ranks
     if config.batch_size < ranks.count:
         raise UserError(f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each of {ranks.count} processes")
