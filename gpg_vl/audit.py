@@ -1,10 +1,12 @@
 """Before any GPU time is spent: can this run learn what it is meant to learn?
 
-Without a model: every gold answer scores 1, the exploit suite earns what it may, no constant answer beats chance, no picture is in both
-training and test, prompts fit into the window. With one: what it answers, why answers are not read, and how many groups will speak.
+Without a model: the run fits its hardware, model and packages are there, every gold answer scores 1, the exploit suite earns what it may,
+no constant answer beats chance, no picture is in both training and test, prompts fit into the window. With one: what it answers, why
+answers are not read, and how many groups will speak.
 """
 
 import hashlib
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from PIL import Image
 from gpg_vl import exploits
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import Config, Source
+from gpg_vl.estimators import Estimator
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode, read_images
 from gpg_vl.policy.load import load_policy
@@ -28,6 +31,7 @@ from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import Drawing, draw_round
+from gpg_vl.training import memory
 from gpg_vl.training.experiment import (
     Asker,
     Questions,
@@ -39,6 +43,7 @@ from gpg_vl.training.experiment import (
     check_template,
     read_questions,
 )
+from gpg_vl.training.plan import run_of
 from gpg_vl.types import Group, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Graded, Verifiers
 
@@ -70,7 +75,8 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     """
     style = build_style(config.prompt, folder)
     checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
-    build_estimator(config, folder)
+    yield from hardware(config, build_estimator(config, folder))
+    yield from packages(config)
     try:
         questions = read_questions(_first(config.data, head), checks, folder=folder)
     except UserError as error:
@@ -86,6 +92,37 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     yield from lengths(config, style, checks, questions)
     if model is not None:
         yield from asked(config, folder, model, style, questions)
+
+
+def hardware(config: Config, estimator: Estimator) -> Iterator[Finding]:
+    """Whether the model is to be had and the run fits."""
+    try:
+        run = run_of(config, estimator)
+    except UserError as error:
+        yield Finding("stop", f"model: cannot be read: {error}")
+        return
+    if found := memory.faults(run):
+        yield Finding("stop", f"memory: {found[0]}; change: {'; or '.join(found[1:])}")
+    elif run.machine.gb is None:
+        level = "fine" if config.policy.model == "tiny" else "mind"
+        yield Finding(level, "memory: not judged: there is no GPU here, and hardware.gb names none")
+    else:
+        yield Finding(
+            "fine", f"memory: {memory.needed(run) / memory.GB:.1f} GB of {run.machine.gb:g} at the peak; gpg-vl plan has the items"
+        )
+
+
+def packages(config: Config) -> Iterator[Finding]:
+    """Optional packages that the config needs and that are not installed."""
+    engine = config.rollout.engine if isinstance(config.rollout.engine, str) else config.rollout.engine.get("kind")
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield Finding("stop", "rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine: transformers")
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            yield Finding("stop", f"trackers: {name} is not installed; pip install 'gpg-vl[trackers]', or leave it out")
+    hubs = [source.hub for source in (*config.data, *config.warmup.data) if source.hub]
+    if hubs and importlib.util.find_spec("datasets") is None:
+        yield Finding("stop", f"data: {hubs[0]} is read with the package datasets, which is not installed; pip install datasets")
 
 
 def _frame(config: Config) -> Frame:
@@ -221,9 +258,7 @@ def lengths(config: Config, style: Style, checks: Verifiers, questions: Question
     try:
         reader: Any = load_policy(config.policy, seed=0) if config.policy.model == "tiny" else _reader(config)
     except (OSError, ValueError, UserError) as error:
-        here = is_here(config.policy.model)  # then it will not get better by itself, as a hub may
-        why = " ".join(str(error).split())[:300]
-        yield Finding("stop" if here else "mind", f"lengths: not counted, because the model cannot be loaded: {why}")
+        yield Finding("stop", f"lengths: not counted, because the model cannot be loaded: {' '.join(str(error).split())[:300]}")
         return
     try:
         check_template(style, reader.processor)

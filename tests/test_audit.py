@@ -1,6 +1,7 @@
 """`gpg-vl audit`: what can be known before training; exit 1 with the reason where a run cannot learn."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,26 @@ def test_a_sound_config_passes_and_says_chance(run):
     assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in told
     assert "none of 5 test pictures is among 10 training pictures" in told
     assert "nothing stands in the way" in told
+
+
+def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(run, monkeypatch, tmp_path):
+    from importlib.util import find_spec
+
+    code, told = run("hardware.gb=0.001")
+    assert code == 1
+    assert re.search(r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change: hardware\.gb=24 ", told)
+    assert "fine  memory: not judged: there is no GPU here, and hardware.gb names none" in run()[1]
+    assert "fine  memory: 3." in run("hardware.gb=24")[1]
+    code, told = run("policy.model=nobody/has-this")
+    assert code == 1
+    assert "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder of that name is here" in told
+    there = {"vllm": False, "trackio": False, "datasets": False}
+    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name, *rest: find_spec(name, *rest) if there.get(name, True) else None)
+    code, told = run("rollout.engine=vllm", "trackers=[trackio]")
+    assert code == 1
+    assert "stop  rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]'" in told
+    assert "stop  trackers: trackio is not installed; pip install 'gpg-vl[trackers]'" in told
+    assert "stop  data: some/set is read with the package datasets" in run("data=[{hub: some/set}]")[1]
 
 
 def test_pictures_in_training_and_test_are_told(run):

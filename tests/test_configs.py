@@ -13,6 +13,8 @@ from gpg_vl.recipes import ALIASES
 from gpg_vl.training.experiment import build_estimator, build_style, build_verifiers
 from gpg_vl.types import Sample
 
+from .published_sizes import write
+
 PAPER = ["sat", "lisa", "geoqa", "clevr", "flower102", "pets37", "fgvc_aircraft", "cars196"]
 EXPERIMENTS = [name for name in shelves.names("configs") if not name.startswith("digits")]
 
@@ -39,10 +41,26 @@ def test_every_config_is_planned(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = CliRunner().invoke(app, ["plan", name])
     assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
     config = loading.load(name)
     answers = config.rollout.groups_per_step * config.rollout.group_size
-    assert f"{answers} answers a round, {config.steps * answers:,} in all" in done.output
-    assert ("GiB" if name == "digits" else "unknown until Qwen/") in done.output
+    assert f"{answers} answers a round, {config.steps * answers:,} in all" in told
+    assert ("MB in a process" if name == "digits" else "unknown until Qwen/") in told
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_fits_the_hardware_that_it_names(name, tmp_path):
+    """By its model's published config.json alone, with nothing else of it at hand."""
+    model = loading.load(name).policy.model.removeprefix("Qwen/").removesuffix("-Instruct")
+    done = CliRunner().invoke(app, ["plan", name, f"policy.model={write(model, tmp_path)}"])
+    assert done.exit_code == 0, done.output
+    assert "GB on a GPU of 80 GB" in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+    small = CliRunner().invoke(app, ["plan", name, f"policy.model={tmp_path / model}", "hardware.gb=24"])
+    assert small.exit_code == 1, small.output
+    assert "too much: " in small.output
+    assert "change:   hardware.gb=" in small.output
 
 
 @pytest.mark.parametrize(

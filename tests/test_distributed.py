@@ -10,6 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpg_vl import loading
+from gpg_vl.training import assembly
+from gpg_vl.training.distributed import start_accelerator
+from gpg_vl.types import UserError
+
 from .one_step import BUDGETS, CASES
 
 HERE = Path(__file__).parent
@@ -96,3 +101,31 @@ def test_what_one_process_loses_all_stop_for_with_a_checkpoint(tmp_path):
     assert "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume" in told
     assert "gpg_vl/training" not in told, "nobody's traceback"
     assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {"000000", "000001"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "accelerate: launched with FSDP, which trains a wrong model here or none"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "accelerate: launched with DeepSpeed, which"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "accelerate: launched with Megatron-LM, which"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "accelerate: got mixed_precision fp16, expected no; gpg_vl casts by itself"),
+    ],
+)
+def test_what_would_train_a_wrong_model_is_refused_before_one_is_loaded(key, value, sentence, tmp_path, monkeypatch):
+    """By what was asked for: on a CPU accelerate itself passes over these."""
+    monkeypatch.setenv(key, value)
+    monkeypatch.setattr(assembly, "load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match=sentence):
+        assembly.assemble(loading.load(str(HERE / "small.yaml"), [f"folder={tmp_path}"]), HERE)
+
+
+def test_what_is_said_to_be_off_is_not_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert start_accelerator().num_processes == 1
+
+
+def test_gradients_are_kept_once():
+    """DDP's buckets are the gradients themselves: the plan counts no bytes for buckets."""
+    assert start_accelerator().ddp_handler.gradient_as_bucket_view

@@ -1,10 +1,13 @@
 """The transformers engine: what it samples, from which stream, and what it costs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.rollout import vllm_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine, inverse_cdf
 
@@ -157,3 +160,23 @@ def test_version_is_written_into_completions(policy_of):
     engine = TransformersEngine(policy)
     engine.refresh(policy, 7)
     assert engine.generate(prompts(policy, ["add"]), SAMPLING, [[1]])[0][0].version == 7
+
+
+def test_a_vllm_that_wakes_finds_the_memory_that_torch_had_cached(monkeypatch):
+    """The update's peak stays in torch's cache; vLLM maps its own memory and would find the GPU full."""
+    done: list[str] = []
+    engine = object.__new__(vllm_engine.VllmEngine)
+    engine.sleep, engine.policy, engine.version = 2, None, 1
+    engine._stale, engine._asleep, engine._another = True, True, False
+    engine._llm = SimpleNamespace(wake_up=lambda tags: done.append(f"wake {tags[0]}"))
+    monkeypatch.setattr(engine, "_hand_over", lambda frozen_too: done.append("weights"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("empty"))
+    for there, expected in (
+        (True, ["empty", "wake weights", "weights", "empty", "wake kv_cache"]),
+        (False, ["wake weights", "weights", "wake kv_cache"]),
+    ):
+        done.clear()
+        engine._asleep = True
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        engine._catch_up()
+        assert done == expected

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from gpg_vl import benchmark, loading, samples
 from gpg_vl.config import Config, Source
 from gpg_vl.recipes.digits import digits
-from gpg_vl.training import checkpoint, train
+from gpg_vl.training import checkpoint, memory, train
 from gpg_vl.training.assembly import assemble
 from gpg_vl.training.probe import weakness
 from gpg_vl.training.warmups import place
@@ -129,6 +129,25 @@ def test_four_steps_are_some_and_the_rest(cut, knobs, warmups):
         assert rollouts(whole, step) == rollouts(halves, step)
     timeless = [[{key: value for key, value in row.items() if "second" not in key} for row in metrics(path)] for path in (whole, halves)]
     assert timeless[0] == timeless[1]
+
+
+def test_auto_is_resolved_by_the_hardware_written_down_and_kept(warmups, monkeypatch):
+    done = run(warmups, "name=settled", "steps=2", "hardware.gb=24", "checkpoint.every=2")
+    learner = loading.load(str(done / "config.yaml")).learner
+    assert (learner.tokens_per_microbatch, learner.checkpointing) == (65536, False)  # the most that auto takes, on 24 GB
+    told: list[str] = []
+    for gb in (None, 0.001):  # neither another machine nor another wish resolves it anew
+        monkeypatch.setattr(memory, "gpu_here", lambda gb=gb: gb)
+        given = small(warmups, "name=settled", f"steps={3 if gb is None else 4}")
+        train.train(given, HERE, resume=done, say=told.append)
+        assert loading.load(str(done / "config.yaml")).learner == learner
+    assert not any("changed" in line or "warning" in line for line in told)
+
+
+def test_a_run_that_does_not_fit_is_warned(warmups, monkeypatch):
+    told: list[str] = []
+    assemble(small(warmups, "name=narrow", "steps=0", "hardware.gb=0.5"), HERE, say=told.append)
+    assert any(line.startswith("warning: 2.") and "it has 0.5; gpg-vl plan says what to change" in line for line in told), told
 
 
 def test_resume_drops_what_was_written_after_the_checkpoint(warmups):

@@ -30,10 +30,14 @@ class Stack:
     """Of all query heads together."""
     keys: int
     """Of all key heads together; the values are as wide."""
-    gated: bool = True
-    """Whether the feed-forward part has a gate beside it (SwiGLU)."""
+    inner_kept: int = 4
+    """Tensors of the feed-forward part's width that its gradient needs: 4 of SwiGLU, 3 of quick-GELU, 2 of GELU."""
     normed: bool = False
     """Whether queries and keys are normalised."""
+    sight: bool = False
+    """Whether it is a tower, whose rotary positions are made in float32."""
+    layer_norm: bool = False
+    """Whether its norms subtract the mean too: one kernel, which keeps less than RMS norm's four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,29 +139,40 @@ def _decoder_layer(stack: Stack, family: str, text: Mapping[str, Any]) -> int:
 
 def _qwen2_tower(vision: Mapping[str, Any]) -> Stack:
     width = vision["embed_dim"]
-    return _tower(vision, width, int(width * vision["mlp_ratio"]), gated=False)
+    return _sight(vision["depth"], width, int(width * vision["mlp_ratio"]), "qwen2_vl")
 
 
 def _qwen2_5_tower(vision: Mapping[str, Any]) -> Stack:
-    return _tower(vision, vision["hidden_size"], vision["intermediate_size"], gated=True)
+    return _sight(vision["depth"], vision["hidden_size"], vision["intermediate_size"], "qwen2_5_vl")
 
 
 def _qwen3_tower(vision: Mapping[str, Any]) -> Stack:
-    return _tower(vision, vision["hidden_size"], vision["intermediate_size"], gated=False)
+    return _sight(vision["depth"], vision["hidden_size"], vision["intermediate_size"], "qwen3_vl")
 
 
+_KEPT = {"qwen2_vl": 3, "qwen2_5_vl": 4}
+"""Stack.inner_kept of towers; 2 of all others."""
 _TOWERS = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower}
 
 
-def _tower(vision: Mapping[str, Any], width: int, inner: int, *, gated: bool) -> Stack:
-    return Stack(layers=vision["depth"], width=width, inner=inner, queries=width, keys=width, gated=gated)
+def _sight(layers: int, width: int, inner: int, family: str) -> Stack:
+    return Stack(
+        layers=layers,
+        width=width,
+        inner=inner,
+        queries=width,
+        keys=width,
+        inner_kept=_KEPT.get(family, 2),
+        sight=True,
+        layer_norm=family != "qwen2_5_vl",
+    )
 
 
 def _tower_layer(stack: Stack, family: str) -> int:
     """Parameters of a layer: everything has a bias but the norms of Qwen2.5-VL (RMS)."""
     attention = _linear(stack.width, 3 * stack.width) + _linear(stack.width, stack.width)
     norms = 2 * stack.width * (1 if family == "qwen2_5_vl" else 2)
-    up = _linear(stack.width, stack.inner) * (2 if stack.gated else 1)
+    up = _linear(stack.width, stack.inner) * (2 if family == "qwen2_5_vl" else 1)
     return attention + norms + up + _linear(stack.inner, stack.width)
 
 
@@ -215,14 +230,7 @@ def size_of_model(model: Any) -> Size:
             keys=(getattr(text, "num_key_value_heads", None) or heads) * head,
             normed=text.model_type.startswith(("qwen3", "gemma3")),
         ),
-        tower=Stack(
-            layers=getattr(vision, "depth", None) or vision.num_hidden_layers,
-            width=width,
-            inner=inner,
-            queries=width,
-            keys=width,
-            gated=model.config.model_type == "qwen2_5_vl",
-        ),
+        tower=_sight(getattr(vision, "depth", None) or vision.num_hidden_layers, width, inner, model.config.model_type),
         vocabulary=text.vocab_size,
         tied=model.lm_head.weight is model.get_input_embeddings().weight,
         patches=_merged(model.config),

@@ -255,16 +255,17 @@ def _kept(stack: Stack, tokens: float, dtype: str, checkpointing: bool) -> float
 def layer_bytes(stack: Stack, dtype: str) -> float:
     """Bytes that one layer keeps for the backward of one token.
 
-    In float32: 4 tensors of the feed-forward part's width (2 without a gate), 6 of the residual stream's, queries, mixed values and their
-    normaliser, keys and values. Under bfloat16 autocast the products are half as wide, but the residual stream, the norms and the rotated
-    queries and keys stay float32, and casts are kept beside them.
+    In float32: tensors of the feed-forward part's width, 6 of the residual stream's (two norms; 4 of a layer norm), rotated queries, mixed
+    values and their normaliser, keys and values. Under bfloat16 autocast the products are half as wide, but the residual stream, the norms
+    and the rotated queries and keys stay float32, and casts are kept beside them.
     """
-    feed_forward = (4 if stack.gated else 2) * stack.inner
     if dtype == "bfloat16":
-        norms = 6 * (stack.queries + stack.keys) if stack.normed else 0
-        return 2 * feed_forward + 26 * stack.width + 5.4 * stack.queries + 5 * stack.keys + norms
-    norms = 8 * (stack.queries + stack.keys) if stack.normed else 0
-    single = 4 * feed_forward + 24 * stack.width + 10.4 * stack.queries + 8 * stack.keys + norms
+        norms = (16 if stack.layer_norm else 26) * stack.width
+        attention = 6.3 * stack.width if stack.sight else 5.4 * stack.queries + 5 * stack.keys
+        return 2 * stack.inner_kept * stack.inner + norms + attention + 6 * (stack.queries + stack.keys) * stack.normed
+    norms = (16 if stack.layer_norm else 24) * stack.width
+    attention = 28.3 * stack.width if stack.sight else 10.4 * stack.queries + 8 * stack.keys
+    single = 4 * stack.inner_kept * stack.inner + norms + attention + 8 * (stack.queries + stack.keys) * stack.normed
     return 2 * single if dtype == "float64" else single
 
 
@@ -310,17 +311,16 @@ def faults(run: Run) -> list[str]:
     assert run.machine.gb is not None
     told = [f"{needed(run) / GB:.1f} GB are needed on a GPU at the peak, it has {run.machine.gb:g}"]
     tried = list(changes(run))
-    told += [f"{words} ({needed(changed) / GB:.1f} GB)" for words, changed in tried if fits(changed)]
-    for words, larger in [("", run), *tried[-1:]]:
-        if gb := _smallest(larger):
-            told.append(f"{words} hardware.gb={gb:g}" if words else f"hardware.gb={gb:g} (larger GPUs, nothing else changed)")
-    return (
-        told if len(told) > 1 else [*told, "policy.model: a smaller one; no GPU holds this one whole, and it is not divided over several"]
-    )
+    enough = [f"{words} ({needed(changed) / GB:.1f} GB)" for words, changed in tried if fits(changed)]
+    if gb := _smallest(run):
+        enough.append(f"hardware.gb={gb:g} (larger GPUs, nothing else changed)")
+    if tried and not any(fits(changed) for _, changed in tried) and (gb := _smallest(tried[-1][1])):
+        enough.append(f"{tried[-1][0]} hardware.gb={gb:g}")
+    return [*told, *(enough or ["policy.model: a smaller one; no GPU holds this one whole, and it is not divided over several"])]
 
 
 def changes(run: Run) -> Iterator[tuple[str, Run]]:
-    """Single changes that make a run smaller, then all of them, as what to write into the config."""
+    """Single changes that make a run smaller, as what to write into the config; all of them together where none is enough."""
     config = run.config
     kind, options = run.engine
     single: list[dict[str, Any]] = []
@@ -335,8 +335,12 @@ def changes(run: Run) -> Iterator[tuple[str, Run]]:
     if config.policy.dtype != "bfloat16":
         single.append({"policy.dtype": "bfloat16"})
     together = {key: value for change in single for key, value in change.items()}
-    for change in [*single, together] if len(single) > 1 else single:
+    enough = False
+    for change in [*single, together]:
+        if change is together and (enough or len(single) < 2):
+            return
         changed = replace(run, config=_changed(config, change))
+        enough = enough or fits(changed)
         if change.get("learner.tokens_per_microbatch"):
             tokens = settle(changed).tokens
             change = {**change, "learner.tokens_per_microbatch": str(tokens)}

@@ -17,11 +17,16 @@ from gpg_vl.cli import app
 from gpg_vl.config import Config, PolicyConfig
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.sizes import size_of
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.training import train
+from gpg_vl.training.memory import ON_CPU, Machine, items
+from gpg_vl.training.memory import Run as Reckoned
 from gpg_vl.types import Sample
+
+from ..held import held, one_step
 
 HERE = Path(__file__).parent
 
@@ -52,6 +57,17 @@ def test_it_knows_the_capital_of_france(dtype, smolqwen):
     sampling = Sampling(max_tokens=24, temperature=1.0, greedy=True)
     ((answer,),) = TransformersEngine(policy).generate([asked], sampling, [[0]])
     assert "Paris" in policy.decode(answer.token_ids)
+
+
+@pytest.mark.parametrize("vision", ["frozen", "full"])
+def test_the_plan_tells_what_a_process_holds(vision, smolqwen):
+    given = PolicyConfig(model=str(smolqwen), vision=vision)
+    policy = load_policy(given, seed=0)
+    found = held(policy, one_step(policy))
+    config = Config.model_validate({"data": [{"recipe": "digits"}], "policy": given.model_dump()})
+    told = {item.name: item.step for item in items(Reckoned(config=config, size=size_of(given), machine=Machine(gb=None)), ON_CPU)}
+    for name, count in found.items():
+        assert told.get(name, 0) == pytest.approx(count, rel=0.01), name
 
 
 def test_the_warm_up_teaches(run):

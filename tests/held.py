@@ -1,0 +1,40 @@
+"""What a process holds after a step, item by item, in bytes; for the tests that hold the plan against it."""
+
+from typing import Any
+
+from accelerate import Accelerator
+
+from gpg_vl.config import OptimizerConfig, Tiny
+from gpg_vl.estimators import Gpg
+from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.learner import Learner
+
+from .asking import group, prompts, random_completions
+
+MID = Tiny(hidden=512, layers=6, vision_hidden=256, vision_layers=4)
+"""About 20 million parameters."""
+
+
+def one_step(policy: Any) -> Learner:
+    """A learner that has taken one step on two groups, one of them with a picture."""
+    asked = prompts(policy, ["count", "add"])
+    groups = tuple(group(prompt, random_completions(2, longest=5, seed=seed), [1.0, 0.0]) for seed, prompt in enumerate(asked))
+    learner = Learner(GroupForward(policy, 1.0), OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 14)
+    update = learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
+    assert not update.skipped
+    return learner
+
+
+def held(policy: Any, learner: Learner) -> dict[str, int]:
+    """Bytes of the tensors that stay, under the names of the plan."""
+    parameters = list(policy.model.parameters())
+    wide = f"float{8 * parameters[0].element_size()}"
+    optimizer: Any = learner.optimizer
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return {
+        f"weights, trained ({wide})": sum(parameter.nbytes for parameter in parameters if parameter.requires_grad),
+        f"weights, frozen ({wide})": sum(parameter.nbytes for parameter in parameters if not parameter.requires_grad),
+        "gradients": sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None),
+        "AdamW's two moments": sum(value.nbytes for value in states),
+    }
