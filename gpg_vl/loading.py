@@ -125,7 +125,7 @@ def _complaint(kind: type[Section], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return unknown_key(key, str(place[-1]), _known_keys(kind, place[:-1]))
     ways = [other["msg"] for other in error.errors() if _place(other["loc"]) == place]  # several where a knob takes a word or a number
-    message = " or ".join(dict.fromkeys(ways)).removeprefix("Value error, ")
+    message = " or ".join([ways[0], *(way.removeprefix("Input should be ") for way in ways[1:])]).removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{key}: missing; this key must be set"
     if first["type"] == "value_error":

@@ -146,6 +146,20 @@ def test_lists_and_mappings_are_yaml():
     assert loaded.data == (Source(recipe="digits", options={"task": "add"}, weight=2),)
 
 
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("learner.tokens_per_microbatch=0", "got 0, expected: input should be 'auto' or greater than or equal to 1"),
+        ("learner.checkpointing=maybe", "got 'maybe', expected: input should be 'auto' or a valid boolean"),
+    ],
+)
+def test_a_knob_that_takes_a_word_or_a_value_names_both(item, sentence):
+    with pytest.raises(UserError, match=f"{item.partition('=')[0]}: {sentence}"):
+        overridden(item)
+    assert overridden("learner.tokens_per_microbatch=77").learner.tokens_per_microbatch == 77
+    assert overridden().learner.checkpointing == "auto"
+
+
 def test_truth_values_and_nothing():
     assert overridden("learner.shared_prefix=false").learner.shared_prefix is False
     assert overridden("evaluation.benchmark=").evaluation.benchmark is None
