@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from gpg_vl import loading, plugins, rollout
 from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout import request, vllm_plugin
+from gpg_vl.rollout.altered import blanked
 from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.gate import TOLERANCES, Gate, blanked
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.rollout.handover import HEAD, check_arrival, digests, travelling
 from gpg_vl.rollout.parcel import HANDOVER, Parcels
 from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
@@ -39,7 +40,7 @@ SAMPLING = Sampling(max_tokens=8, temperature=0.7)
 
 
 def gate(policy, **more) -> Gate:
-    return Gate(**{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, "tolerance": TOLERANCES[policy.dtype], **more})
+    return Gate(**{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, **more})
 
 
 class Lying(TransformersEngine):

@@ -113,7 +113,7 @@ def assemble(
         ask = Asker(questions.stream(config.seed, "data"), style, policy)
         engine.refresh(policy, 0)
         with all_or_nobody(ranks.everybodys):
-            gate = build_gate(config, ask, policy, engine)
+            gate = build_gate(config, ask, engine)
         trainer = Trainer(
             config=config,
             ranks=ranks,

@@ -40,7 +40,7 @@ def train(
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
         with closing(trainer.drawing.engine), disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
-            look(trainer)
+            _tell_look(trainer, look(trainer))
             if trainer.state.step == 0:
                 _evaluate(trainer, "before")
                 _save(trainer, None)
@@ -105,6 +105,16 @@ def look(trainer: Trainer) -> dict[str, float]:
         return {}
     with trainer.drawing.clock("gate"), all_or_nobody(trainer.ranks.everybodys):
         return trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
+
+
+def _tell_look(trainer: Trainer, seen: Mapping[str, float]) -> None:
+    """What the first look measured and allowed."""
+    if seen:
+        found, rounding, allowed = (
+            f"mean {seen[f'gate/{name[0]}']:.1e}, worst {seen[f'gate/{name[1]}']:.1e}"
+            for name in (("mean", "worst"), ("noise", "noise_worst"), ("allowed", "allowed_worst"))
+        )
+        trainer.say(f"vision gate: engine and trainer differ by {found} nat a token; rounding alone: {rounding}; allowed: {allowed}")
 
 
 def take_step(trainer: Trainer) -> Update:
