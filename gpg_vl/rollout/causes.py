@@ -67,12 +67,12 @@ def _vanishes(measure: Callable[[int], Gap]) -> bool:
 
 def _reports_raw(look: "Look", _: Sequence[Asked]) -> bool:
     unbanned = replace(look.policy, banned_ids=())
-    return look.gate.sampling.temperature != 1 and _vanishes(lambda _: look.compare(look.gate.prompts, unbanned, 1.0)[1])
+    return look.gate.sampling.temperature != 1 and _vanishes(lambda _: look.gap_on(look.gate.prompts, unbanned, 1.0))
 
 
 def _ignores_the_ban(look: "Look", _: Sequence[Asked]) -> bool:
     unbanned = replace(look.policy, banned_ids=())
-    return _vanishes(lambda _: look.compare(look.gate.prompts, unbanned)[1])
+    return _vanishes(lambda _: look.gap_on(look.gate.prompts, unbanned))
 
 
 def _says_the_same_again(look: "Look", asked: Sequence[Asked]) -> bool:
@@ -105,19 +105,15 @@ def _hears_no_difference(look: "Look", shown: Sequence[Prompt], hidden: Sequence
 
 
 def _likes_new_words(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(
-        lambda time: look.compare([with_new_words(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])[1]
-    )
+    return _vanishes(lambda time: look.gap_on([with_new_words(prompt, look.policy, look.version, time) for prompt in look.gate.prompts]))
 
 
 def _likes_new_pictures(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(
-        lambda time: look.compare([with_new_pictures(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])[1]
-    )
+    return _vanishes(lambda time: look.gap_on([with_new_pictures(prompt, look.policy, look.version, time) for prompt in look.gate.prompts]))
 
 
 def _likes_no_pictures(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(lambda _: look.compare([without_pictures(prompt, look.policy) for prompt in look.gate.prompts])[1])
+    return _vanishes(lambda _: look.gap_on([without_pictures(prompt, look.policy) for prompt in look.gate.prompts]))
 
 
 def _cut(look: "Look") -> str:
@@ -125,13 +121,15 @@ def _cut(look: "Look") -> str:
 
     The cut is fitted to some answers and must then explain others.
     """
-    fitted, gap = look.compare(look.gate.prompts)
+    fitted = look.ask(look.gate.prompts)
+    gap = look.gap(fitted)
     mass_NK = _mass(look, fitted)
     errors = {cut: float((gap.gap_N + _kept(mass_NK, cut)).abs().mean()) for cut in [*KEPT, *SHARES]}
     best = min(errors, key=lambda cut: errors[cut])
 
     def explained(_: int) -> Gap:
-        asked, gap = look.compare(look.gate.prompts)
+        asked = look.ask(look.gate.prompts)
+        gap = look.gap(asked)
         return look.beside_rounding(gap.gap_N + _kept(_mass(look, asked), best), gap.noise_N)
 
     if not _vanishes(explained):

@@ -109,21 +109,22 @@ class Look:
         self.version = version
         self.draws: Iterator[int] = count()
 
-    def compare(self, prompts: Sequence[Prompt], policy: Policy | None = None, temperature: float | None = None) -> tuple[list[Asked], Gap]:
+    def compare(self, prompts: Sequence[Prompt]) -> tuple[list[Asked], Gap]:
         """The engine's answers to prompts and their gap; asked again until enough tokens carry the rounding.
-
-        Args:
-            policy, temperature: score by these instead, to try what the engine may be doing.
 
         Raises:
             MismatchError: the engine says itself that it has other weights.
         """
         asked, times = self.ask(prompts), 1
-        gap = self.gap(asked, policy, temperature)
+        gap = self.gap(asked)
         while gap.carriers < CARRIERS and times < MOST_TIMES and len(gap.gap_N) < MOST_COMPARED:
             more = self.ask([*prompts] * min(times, MOST_TIMES - times))
-            times, asked, gap = 2 * times, asked + more, gap + self.gap(more, policy, temperature)
+            times, asked, gap = 2 * times, asked + more, gap + self.gap(more)
         return asked, gap
+
+    def gap_on(self, prompts: Sequence[Prompt], policy: Policy | None = None, temperature: float | None = None) -> Gap:
+        """An experiment: the gap of new answers to these prompts, scored as the engine may be doing it."""
+        return self.gap(self.ask(prompts), policy, temperature)
 
     def ask(self, prompts: Sequence[Prompt]) -> list[Asked]:
         """The engine's answers to prompts, every prompt put to every copy of the weights.

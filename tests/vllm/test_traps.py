@@ -14,7 +14,7 @@ from PIL import Image
 from gpg_vl.policy.encode import encode_text
 from gpg_vl.rollout import parcel, request, server_engine, vllm_engine, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.gate import TOLERANCES, Gate
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.rollout.handover import HEAD, Weights, travelling
 from gpg_vl.rollout.request import MismatchError
 
@@ -35,7 +35,7 @@ class Lab:
         self.module = MODULES[kind]
         self.policy = policy
         self.shared = shared
-        self.gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+        self.gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
         self.updates = 0
 
     def update_and_look(self) -> dict[str, float]:
@@ -202,7 +202,7 @@ def own_engine(policy_of):
 
 def test_raw_logprobs_are_those_of_another_temperature(policy_of):
     policy = policy_of("qwen2_vl")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     engine = build(policy, {**IN_PROCESS, "options": {**IN_PROCESS["options"], "logprobs_mode": "raw_logprobs"}})
     with closing(engine), pytest.raises(MismatchError, match=r"temperature: it samples at 0\.7 and reports raw log-probabilities"):
         gate.look(engine, policy, 0)
@@ -210,7 +210,7 @@ def test_raw_logprobs_are_those_of_another_temperature(policy_of):
 
 def test_raw_logprobs_of_a_server_are_too(serve, nursery, policy_of):
     served, policy = serve("qwen2_vl", *USUAL, "--logprobs-mode", "raw_logprobs").wait(), policy_of("qwen2_vl")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     with closing(build(policy, server_spec(nursery, served))) as engine, pytest.raises(MismatchError, match="temperature: it samples at"):
         gate.look(engine, policy, 0)
     served.kill()
@@ -234,7 +234,7 @@ def test_half_a_layer_is_refused(own_engine, policy_of, broken):
 def test_in_bfloat16_too(policy_of):
     """What GPUs train in: the gate's tolerance for it is that of the trainer's own rounding."""
     policy = policy_of("qwen2_5_vl", dtype="bfloat16")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.bfloat16])
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     with closing(build(policy, IN_PROCESS)) as engine:
         for update in (0, 1, 2):
             move(policy, update)
