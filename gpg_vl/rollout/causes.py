@@ -47,8 +47,6 @@ def _experiments(look: "Look") -> Iterator[Experiment]:
     temperature = look.gate.sampling.temperature
     yield f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start it with processed_logprobs", _reports_raw
     yield "the ban: the engine counts image and video placeholders among the possible tokens; it must obey logit_bias", _ignores_the_ban
-    if look.version:
-        yield "stale weights: it says to the last digit what it said at the last look; the update has not landed", _says_the_same_again
     if any(prompt.images for prompt in look.gate.prompts):
         yield "image lost: the engine answers alike with and without the picture", _ignores_pictures
     yield (
@@ -58,6 +56,8 @@ def _experiments(look: "Look") -> Iterator[Experiment]:
     if any(prompt.images for prompt in look.gate.prompts):
         yield "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights", _likes_new_pictures
         yield "only pictures disagree: processor mismatch (image backend, pixel limits), or the tower has old weights", _likes_no_pictures
+    if look.version:
+        yield "stale weights: it says to the last digit what it said at the last look; the update has not landed", _says_the_same_again
 
 
 def _vanishes(measure: Callable[[int], Gap]) -> bool:

@@ -29,7 +29,7 @@ from gpg_vl.types import Completion, Prompt
 
 COMPLETIONS = 2
 """Of each question at a time. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
-MOST_TIMES, MOST_COMPARED = 16, 2048
+MOST_TIMES, MOST_COMPARED = 8, 2048
 """A question is asked, and tokens are compared, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
