@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpg_vl.policy.logprobs import Asked, allowed_logits, plain_states
 from gpg_vl.rollout.altered import blanked, with_new_pictures, with_new_words, without_pictures
-from gpg_vl.rollout.rounding import Gap, score
+from gpg_vl.rollout.rounding import Gap, few, score
 from gpg_vl.types import Prompt
 
 if TYPE_CHECKING:
@@ -143,9 +143,9 @@ def _mass(look: "Look", asked: Sequence[Asked]) -> Tensor:
     """[N, CANDIDATES] the trainer's probability of the likeliest token, of the two likeliest, and so on."""
     policy, temperature = look.policy, look.gate.sampling.temperature
     masses: list[Tensor] = []
-    for question in asked:
+    for some in (some for question in asked for some in few(question)):
         with policy.autocast():
-            logits_NV = policy.model.lm_head(plain_states(policy, [question]))
+            logits_NV = policy.model.lm_head(plain_states(policy, [some]))
         probabilities_NV = allowed_logits(logits_NV, temperature, policy.banned_ids).softmax(-1)
         likeliest_NK = probabilities_NV.topk(min(CANDIDATES, probabilities_NV.shape[-1])).values
         masses.append(likeliest_NK.double().cumsum(-1).cpu())

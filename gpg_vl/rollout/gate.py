@@ -28,9 +28,9 @@ from gpg_vl.seeds import seed
 from gpg_vl.types import Completion, Prompt
 
 COMPLETIONS = 2
-"""Of each question at a time. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
-MOST_TIMES, MOST_COMPARED = 8, 2048
-"""A question is asked, and tokens are compared, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
+"""Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
+MOST_COMPLETIONS, MOST_COMPARED = 16, 2048
+"""Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
 
@@ -115,26 +115,26 @@ class Look:
         Raises:
             MismatchError: the engine says itself that it has other weights.
         """
-        asked, times = self.ask(prompts), 1
+        asked, given = self.ask(prompts), COMPLETIONS
         gap = self.gap(asked)
-        while gap.carriers < CARRIERS and times < MOST_TIMES and len(gap.gap_N) < MOST_COMPARED:
-            more = self.ask([*prompts] * min(times, MOST_TIMES - times))
-            times, asked, gap = 2 * times, asked + more, gap + self.gap(more)
+        while gap.carriers < CARRIERS and given < MOST_COMPLETIONS and len(gap.gap_N) < MOST_COMPARED:
+            more = self.ask(prompts, given)
+            given, asked, gap = 2 * given, asked + more, gap + self.gap(more)
         return asked, gap
 
     def gap_on(self, prompts: Sequence[Prompt], policy: Policy | None = None, temperature: float | None = None) -> Gap:
         """An experiment: the gap of new answers to these prompts, scored as the engine may be doing it."""
         return self.gap(self.ask(prompts), policy, temperature)
 
-    def ask(self, prompts: Sequence[Prompt]) -> list[Asked]:
-        """The engine's answers to prompts, every prompt put to every copy of the weights.
+    def ask(self, prompts: Sequence[Prompt], completions: int = COMPLETIONS) -> list[Asked]:
+        """So many answers of the engine to each prompt, every prompt put to every copy of the weights.
 
         Raises:
             MismatchError: the engine says itself that it has other weights.
         """
         prompts = self.for_every_copy(prompts)
         own = [next(self.draws) for _ in prompts]
-        addresses = [[(draw, 0) if index == 0 else (draw, index, self.version) for index in range(COMPLETIONS)] for draw in own]
+        addresses = [[(draw, 0) if index == 0 else (draw, index, self.version) for index in range(completions)] for draw in own]
         seeds = [[seed(self.gate.seed, "gate", *address) for address in group] for group in addresses]
         answers = self.engine.generate(prompts, self.sampling, seeds)
         if stale := {completion.version for group in answers for completion in group} - {self.version}:

@@ -10,7 +10,7 @@ Shape letters: N completion tokens of all questions in one line, R completions o
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -34,15 +34,18 @@ CARRIERS = 160
 """Tokens that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Spacings of the type of the log-probabilities that a mean and a single gap may always have."""
+AT_ONCE = 512
+"""Tokens whose logits exist at a time: 300 MiB in float32 with a vocabulary of 152k."""
 COARSEST = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean difference of the trainer's two ways, in nats, beyond which rounding is no explanation, or no basis for training."""
 
 
 @torch.no_grad()
 def score(policy: Policy, asked: Sequence[Asked], temperature: float) -> Tensor:
-    """[N] the trainer's log-probabilities, question by question, so that little memory is needed."""
+    """[N] the trainer's log-probabilities, a few rows at a time, so that little memory is needed."""
     forward = PlainForward(policy, temperature)
-    return _in_line([forward([question]).logprobs_N for question in asked])
+    with policy.autocast():  # around all: its copies of the weights are made once
+        return _in_line([forward([some]).logprobs_N for question in asked for some in few(question)])
 
 
 @torch.no_grad()
@@ -57,7 +60,15 @@ def score_again(policy: Policy, asked: Sequence[Asked], temperature: float, *, n
         if policy.sharing.why_not:
             return _in_line([_token_by_token(fresh, question, temperature) for question in asked])
         forward = GroupForward(fresh, temperature)
-        return _in_line([forward([question]).logprobs_N for question in asked])
+        with policy.autocast():
+            return _in_line([forward([question]).logprobs_N for question in asked])
+
+
+def few(question: Asked) -> Iterator[Asked]:
+    """A question's completions in portions whose logits fit into memory."""
+    prompt, completions = question
+    rows = max(1, AT_ONCE // max(len(completion.token_ids) for completion in completions))
+    yield from ((prompt, completions[first : first + rows]) for first in range(0, len(completions), rows))
 
 
 @contextmanager
