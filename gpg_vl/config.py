@@ -123,9 +123,9 @@ class GateConfig(Section):
     prompts: int = Field(default=4, ge=1)
     """Questions of the training data that are asked, always the same ones."""
     mean: float | None = Field(default=None, gt=0)
-    """Largest mean gap of a token's log-probability in nats; empty = 2e-5, or 0.02 in bfloat16."""
+    """Largest mean gap of a token's log-probability in nats; empty = 2.95 times what rounding gives, measured at each look."""
     worst: float | None = Field(default=None, gt=0)
-    """Largest gap of any token; empty = 2e-5, or 0.3 in bfloat16."""
+    """Largest gap of any token; empty = 8 times the largest that rounding gives."""
 
 
 class RolloutConfig(Section):

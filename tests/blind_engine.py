@@ -1,6 +1,6 @@
 """An engine that is shown no pictures, named in a config by its file."""
 
-from gpg_vl.rollout.gate import blanked
+from gpg_vl.rollout.altered import blanked
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 
 

@@ -48,3 +48,20 @@ def policy_of(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
         return load_policy(PolicyConfig(**{"vision": "full", **config}), seed=0, path=checkpoints(family))
 
     return load
+
+
+@pytest.fixture(scope="session")
+def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the default run's kind whose answers owe much to their pictures: a short supervised warm-up on boxes."""
+    from gpg_vl import loading, shelves
+    from gpg_vl.training.train import train
+
+    knobs = [
+        "steps=0",
+        "warmup.steps=100",
+        "evaluation.benchmark=null",
+        "rollout.gate.every=0",
+        f"folder={tmp_path_factory.mktemp('sighted')}",
+    ]
+    run = train(loading.load("digits_box", knobs), shelves.folder("configs"), say=lambda line: None)
+    return run / "checkpoints" / "000000" / "policy"

@@ -137,6 +137,25 @@ def test_add_is_the_sum():
         assert sample.images == ()
 
 
+def test_no_held_out_sum_is_in_training_in_either_order():
+    asked = {
+        split: {frozenset(re.findall(r"\d+", sample.question)) for sample in digits("add", split, count=4000, difficulty=20)}
+        for split in ("train", "validation", "test")
+    }
+    assert not asked["train"] & asked["test"]
+    assert not asked["train"] & asked["validation"]
+    assert not asked["validation"] & asked["test"]
+    assert set.union(*asked.values()) == {frozenset((str(a), str(b))) for a in range(21) for b in range(a + 1)}
+    assert 0.18 < len(asked["test"]) / 231 < 0.32
+
+
+def test_every_split_of_the_smallest_sums_that_are_split_has_some():
+    assert all(next(digits("add", split, difficulty=5)) for split in ("train", "validation", "test"))
+    assert len({sample.question for sample in digits("add", count=50, difficulty=1)}) == 4, "so few are all for training"
+    with pytest.raises(UserError, match="add of difficulty 4, split test: expected 5 to 1000000"):
+        next(digits("add", "test", difficulty=4))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_truth_comes_up(task):
     truths = [str(sample.answer) for sample in digits(task, count=200)]

@@ -1,13 +1,16 @@
 """The group forward against one row per completion: every family, every way to split, with checkpointing, and what must be noticed."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from gpg_vl.config import PolicyConfig, Tiny
 from gpg_vl.policy import group_forward
 from gpg_vl.policy.families import why_not_shared
-from gpg_vl.policy.group_forward import GroupForward, rows_of
+from gpg_vl.policy.group_forward import Agreement, GroupForward, rows_of
+from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.logprobs import PlainForward
 
 from .any_family import hand_made, policy_of_family
@@ -211,8 +214,43 @@ def test_the_check_of_the_first_step_measures_agreement(tokens_at_once, policy_o
     (prompt,) = prompts(policy, ["box"])
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once)
     asked = (prompt, random_completions(2, longest=6, seed=0))
-    assert max(forward.disagreement(asked)) < 1e-4
+    agreement = forward.agreement(asked)
+    assert agreement.holds
+    assert max(agreement.exact) < 1e-4
     honest = group_forward.prefill
     shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=torch.zeros(1, dtype=torch.long))  # noqa: E731
     monkeypatch.setattr(group_forward, "prefill", shifted)
-    assert max(forward.disagreement(asked)) > 1e-3
+    agreement = forward.agreement(asked)
+    assert not agreement.holds
+    assert max(agreement.exact) > 1e-3
+
+
+def test_rounding_to_a_narrow_type_is_no_disagreement_however_coarse():
+    """Sharp logits in a deeper model: bfloat16 costs plain rows as much as it costs the group forward, and no limit of its own is met."""
+    policy = load_policy(PolicyConfig(dtype="bfloat16", tiny=Tiny(layers=8, hidden=256)), seed=0)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(6)
+    (prompt,) = prompts(policy, ["box"])
+    agreement = GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=12, seed=0)))
+    assert agreement.holds
+    assert max(agreement.exact) < 1e-4
+    assert max(agreement.narrow) > 1e-3
+    assert max(agreement.plain) > 1e-3
+
+
+def test_a_wrong_position_is_a_disagreement_in_a_narrow_type_too(policy_of, monkeypatch):
+    policy = policy_of(dtype="bfloat16")
+    (prompt,) = prompts(policy, ["box"])
+    honest = group_forward.prefill
+    shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=honest(policy, prompts).next_position_P + 1)  # noqa: E731
+    monkeypatch.setattr(group_forward, "prefill", shifted)
+    assert not GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0))).holds
+
+
+@pytest.mark.parametrize(
+    ("narrow", "holds"), [((0.2, 0.1), True), ((0.009, 0.1), True), ((0.2, 0.6), False), ((math.nan, 0.1), False), ((0.6, 0.1), False)]
+)
+def test_the_narrow_type_is_judged_by_what_plain_rows_lose_in_it(narrow, holds):
+    """By hand: plain rows lose 0.1 and 0.05 (0 and 0.05 in the second row); five times that is allowed, or 0.01."""
+    plain = (0.0, 0.05) if narrow[0] == 0.009 else (0.1, 0.05)
+    assert Agreement(torch.float32, (1e-6, 1e-5), narrow, plain).holds == holds

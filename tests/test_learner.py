@@ -12,9 +12,8 @@ from gpg_vl.config import OptimizerConfig
 from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Rloo
 from gpg_vl.policy import group_forward
 from gpg_vl.policy.decoding import RepeatedRows, begin
-from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.policy.group_forward import Agreement, GroupForward
 from gpg_vl.policy.logprobs import PlainForward
-from gpg_vl.training import learner as learner_module
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner
 from gpg_vl.training.microbatches import UNEVEN, Weighted, padded_tokens, plan_microbatches
@@ -253,9 +252,9 @@ def test_before_the_first_update_the_group_forward_is_held_against_plain_rows(po
     for _ in range(2):
         step(learner, groups_of(policy), Gpg())
     assert len(told) == 1
-    assert re.fullmatch(
-        r"image and prompt are computed once per group; on a real group: relative error \S+ of log.*, \S+ of a gradient", told[0]
-    )
+    begins, figures = told[0].rsplit(": ", 1)
+    assert begins == "image and prompt are computed once per group; held against plain rows on a real group"
+    assert re.fullmatch(r"relative error \S+ of log-probabilities, \S+ of a gradient", figures)
 
 
 def test_a_group_forward_that_is_wrong_is_not_used(policy_of, monkeypatch):
@@ -285,9 +284,20 @@ def test_a_kernel_that_fails_is_told_and_plain_rows_train_and_sample(policy_of, 
 def test_a_group_forward_that_gives_no_number_is_not_used(policy_of, monkeypatch):
     policy, told = policy_of(), []
     learner = learner_of(policy, say=told.append)
-    monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (0.0, math.nan, ""))
+    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (0.0, math.nan)))
     step(learner, groups_of(policy), Gpg())
-    assert told[0].endswith("plain rows from here on")
+    assert "plain rows from here on" in told[0]
+
+
+def test_falling_back_says_what_it_costs(policy_of, monkeypatch):
+    """By hand: prompts of P tokens and four answers of C are P + 4 C tokens with a shared prefix, 4 (P + C) without."""
+    policy, told = policy_of(), []
+    (prompt,) = prompts(policy, ["box"])
+    own = group(prompt, [completion([5, 6, 7])] * 4, [1.0, 0.0, 0.0, 1.0])
+    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0, 1.0)))
+    step(learner_of(policy, say=told.append), [own], Gpg())
+    length = len(prompt.input_ids)
+    assert f"{4 * (length + 3) / (length + 12):.1f} times the tokens of a step)" in told[0]
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0])
@@ -296,11 +306,11 @@ def test_what_was_decided_about_sharing_goes_on_after_a_resume(error, policy_of,
     policy, told = policy_of(), []
     learner = learner_of(policy, say=told.append)
     assert learner.state_dict()["why_not_shared"] is None
-    monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (error, error, ""))
+    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (error, error)))
     step(learner, groups_of(policy), Gpg())
     saved = learner.state_dict()
     assert bool(saved["why_not_shared"]) == bool(error)
-    monkeypatch.setattr(learner_module, "_disagreement", lambda forward, asked: (1.0 - error, 1.0 - error, ""))
+    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0 - error, 1.0 - error)))
     for unchanged, shares in ((True, not error), (False, bool(error))):
         again, told = policy_of(), []
         resumed = learner_of(again, say=told.append)

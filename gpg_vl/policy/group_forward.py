@@ -22,6 +22,7 @@ from gpg_vl.policy.head import Rule, Scores, TokenLoss, check_head, score_in_chu
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.logprobs import Asked, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
+from gpg_vl.policy.vision import Vision
 
 NOTHING = -1
 """In a rectangle of completions: padding."""
@@ -96,22 +97,34 @@ class GroupForward(nn.Module):
                 return self._in_line([(piece, self._scores(prefix, piece, loss)) for piece in pieces])
             return self._piecewise(prefix, pieces, loss)
 
-    def disagreement(self, asked: Asked) -> tuple[float, float]:
-        """Relative errors against plain rows, of one group's log-probabilities and of a gradient that comes from all layers.
+    def agreement(self, asked: Asked) -> "Agreement":
+        """This forward held against plain rows on one group.
 
         Raises:
             RuntimeError: a kernel does not work here.
         """
+        weights_type = self.model.lm_head.weight.dtype
+        exact = self if weights_type == self.policy.dtype else self._computing_in(weights_type)
+        truth = exact._probe(exact._plain, asked)
+        errors = _relative_errors(exact._probe(exact.forward, asked), truth)
+        if exact is self:
+            return Agreement(weights_type, errors)
+        here, plain = (_relative_errors(self._probe(run, asked), truth) for run in (self.forward, self._plain))
+        return Agreement(weights_type, errors, here, plain)
+
+    def _computing_in(self, dtype: torch.dtype) -> "GroupForward":
+        """The same forward in another type; features that were cached in this one are not used."""
+        policy = replace(self.policy, dtype=dtype, vision=Vision(self.model, None))
+        return GroupForward(policy, self.rule.temperature, tokens_at_once=self.tokens_at_once)
+
+    def _probe(self, run: "Callable[[Sequence[Asked], TokenLoss | None], Scores]", asked: Asked) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of one group, and a gradient of their sum that comes through all layers."""
         in_order = [*self.model.model.get_decoder().layers[0].parameters(), *self.parameters()]
         probe = next(parameter for parameter in in_order if parameter.requires_grad)
-        results: list[tuple[Tensor, Tensor]] = []
-        for run in (self.forward, self._plain):
-            with self.policy.autocast():
-                scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
-            (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
-            results.append((scores.logprobs_N.detach(), gradient))
-        values, gradients = zip(*results, strict=True)
-        return _relative_error(*values), _relative_error(*gradients)
+        with self.policy.autocast():
+            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
+        (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
+        return scores.logprobs_N.detach(), gradient
 
     def _plain(self, asked: Sequence[Asked], loss: TokenLoss | None) -> Scores:
         tokens_N = completion_tokens(asked, self.policy.device)
@@ -192,8 +205,50 @@ class _Piecewise(torch.autograd.Function):
         return None, None, None, None, *(None if gradient is None else gradient.mul_(slopes[2]) for gradient in made)
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
+Errors = tuple[float, float]
+"""Relative errors of log-probabilities and of a gradient."""
+EXACT = {torch.float64: 1e-5, torch.float32: 1e-3}
+"""Largest relative error where both ways compute in the type of the weights: well above its rounding, well below a wrong position."""
+ROUNDING = 5.0
+"""In a narrower type the group forward may lose so many times what plain rows themselves lose by it."""
+NEGLIGIBLE = 0.01
+"""Relative error that no narrow type is blamed for: plain rows may happen to lose next to nothing on a short group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The group forward beside plain rows. A wrong mask or position shows in the type of the weights, a bad kernel in the narrow one."""
+
+    weights_type: torch.dtype
+    exact: Errors
+    """Of the group forward in the type of the weights."""
+    narrow: Errors | None = None
+    """Of the group forward in the type that the policy computes in, from plain rows in that of the weights; None = the types are one."""
+    plain: Errors = (0.0, 0.0)
+    """Of plain rows, likewise: what the narrow type costs whoever computes in it."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains all of the difference; a NaN is explained by nothing."""
+        return all(error <= EXACT[self.weights_type] for error in self.exact) and all(
+            error <= max(ROUNDING * own, NEGLIGIBLE) for error, own in zip(self.narrow or (), self.plain, strict=False)
+        )
+
+    def __str__(self) -> str:
+        told = "relative error {:.1e} of log-probabilities, {:.1e} of a gradient".format(*self.exact)
+        if self.narrow is None:
+            return told
+        pairs = zip(self.narrow, self.plain, strict=True)
+        narrow, gradient = (f"{error:.1e} (plain rows: {own:.1e})" for error, own in pairs)
+        return f"{told} in {str(self.weights_type).removeprefix('torch.')}; computed in the narrower type {narrow} and {gradient}"
+
+
+def _relative_errors(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> Errors:
+    values, gradients = (
+        float((one.double() - other.double()).norm() / other.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
+        for one, other in zip(found, expected, strict=True)
+    )
+    return values, gradients
 
 
 def checkpoint_layers(model: Any) -> None:

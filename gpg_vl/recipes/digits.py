@@ -2,7 +2,8 @@
 
 Source: the UCI "Optical Recognition of Handwritten Digits" test set as shipped inside scikit-learn (1,797 glyphs of 8 x 8 pixels, 17 grey
 levels, CC BY 4.0, doi 10.24432/C50P49). Glyphs are split once into train (1,297), validation (100) and test (400); a scene uses glyphs of
-one split only, so held-out scenes are made of handwriting that training never saw.
+one split only, so held-out scenes are made of handwriting that training never saw. Sums are split too, by a hash of the two numbers in
+either order: a quarter is for test, an eighth for validation, and no sum of these is in training.
 
 Tasks: count (how many digits), count_of (how many of digit k), choice (which of these is in the picture), box (where is digit k),
 compare (which of two pictures holds more), add (two numbers, text only).
@@ -29,6 +30,8 @@ Task = Literal["count", "count_of", "choice", "box", "compare", "add"]
 Split = Literal["train", "validation", "test"]
 
 TRAIN_GLYPHS, VALIDATION_GLYPHS = 1297, 100
+LEAST_HELD_OUT_SUMMAND = 5
+"""Up to smaller summands there are too few sums to keep some apart: all belong to train."""
 _SPLIT_SEED = 1234
 _BACKGROUND_NOISE = 12
 
@@ -81,7 +84,7 @@ def digits(
     default = CANVASES.get(task, CANVASES["count"])
     canvas = Canvas(side or default.side, cells or default.cells, glyph or default.glyph)
     difficulty = DIFFICULTIES[task] if difficulty is None else difficulty
-    _check(task, difficulty, canvas)
+    _check(task, split, difficulty, canvas)
     for index in range(count):
         rng = np.random.default_rng(addressed_seed(seed, "digits", task, split, difficulty, index))
         yield Sample(
@@ -89,12 +92,15 @@ def digits(
         )
 
 
-def _check(task: Task, difficulty: int, canvas: Canvas) -> None:
+def _check(task: Task, split: Split, difficulty: int, canvas: Canvas) -> None:
     least, most = {"choice": (2, 10), "compare": (2, canvas.cells**2), "add": (0, 10**6)}.get(task, (1, canvas.cells**2))
+    if task == "add" and split != "train":
+        least = LEAST_HELD_OUT_SUMMAND
     if task == "box":
         most = min(most, 10)
     if not least <= difficulty <= most:
-        raise UserError(f"digits: {task} of difficulty {difficulty}, expected {least} to {most} (more digits need more `cells`)")
+        why = "fewer sums cannot be split" if task == "add" else "more digits need more `cells`"
+        raise UserError(f"digits: {task} of difficulty {difficulty}, split {split}: expected {least} to {most} ({why})")
     if task != "add" and canvas.glyph > canvas.side // canvas.cells:
         raise UserError(
             f"digits: a glyph of {canvas.glyph} pixels in a cell of {canvas.side // canvas.cells}; make `glyph` or `cells` smaller"
@@ -141,9 +147,17 @@ def _compare(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> d
 
 
 def _add(rng: Generator, split: Split, difficulty: int, canvas: Canvas) -> dict[str, Any]:
-    del split, canvas  # a text-only question has no picture
-    a, b = (int(summand) for summand in rng.integers(0, difficulty + 1, 2))
-    return {"question": f"What is {a}+{b}?", "answer_kind": "number", "answer": a + b}
+    del canvas  # a text-only question has no picture
+    while True:  # until a sum of this split is drawn
+        a, b = (int(summand) for summand in rng.integers(0, difficulty + 1, 2))
+        if difficulty < LEAST_HELD_OUT_SUMMAND or _split_of_sum(a, b) == split:
+            return {"question": f"What is {a}+{b}?", "answer_kind": "number", "answer": a + b}
+
+
+def _split_of_sum(a: int, b: int) -> Split:
+    """Which split asks for a+b and b+a."""
+    eighth = addressed_seed("digits", "add", min(a, b), max(a, b)) % 8
+    return "test" if eighth < 2 else "validation" if eighth == 2 else "train"
 
 
 _TASKS = {"count": _count, "count_of": _count_of, "choice": _choice, "box": _box, "compare": _compare, "add": _add}

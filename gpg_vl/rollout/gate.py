@@ -1,9 +1,9 @@
 """The vision gate: does the engine see what the trainer sees?
 
 At the start of a run and every so many steps a few fixed questions are asked. The engine's log-probabilities of what it sampled must be the
-trainer's own, on the pictures and on grey ones of the same size (a lost picture would go unnoticed otherwise: the text alone fits well).
-Always the same questions, so that a cache that outlived a weight update is met again. A mismatch stops the run with its likely cause, which
-is found by asking differently: at another temperature, without the picture, with a new picture, with new words in front.
+trainer's own but for rounding, on the pictures and on grey ones of the same size (a lost picture would go unnoticed otherwise: the text
+alone fits well). Rounding is measured anew at each look (`rounding`). Always the same questions, so that a cache that outlived a weight
+update is met again. A mismatch stops the run; `causes` finds out why.
 
 The gate also tells how much an answer owes to its picture: `visual_reliance`.
 
@@ -11,49 +11,28 @@ Shape letters: N completion tokens of all prompts in one line.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from gpg_vl.policy.encode import encode_text
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import Asked, PlainForward
+from gpg_vl.policy.logprobs import Asked
+from gpg_vl.rollout.altered import blanked
+from gpg_vl.rollout.causes import cause
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.request import MismatchError
+from gpg_vl.rollout.rounding import CARRIERS, COARSEST, Gap, score, score_again
 from gpg_vl.seeds import seed
-from gpg_vl.types import Prompt
+from gpg_vl.types import Completion, Prompt
 
-Said = tuple[tuple[int, ...], tuple[float, ...]]
-"""A completion's tokens and their log-probabilities."""
-GREY = (128, 128, 128)
 COMPLETIONS = 2
-"""Of each question."""
+"""Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
+MOST_COMPLETIONS, MOST_COMPARED = 16, 2048
+"""Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerance:
-    """How far two log-probabilities of a token may lie apart, in nats."""
-
-    mean: float
-    worst: float
-
-    def holds(self, gap_N: Tensor) -> bool:
-        """Whether gaps are within it; none are."""
-        return not len(gap_N) or bool(gap_N.abs().mean() <= self.mean and gap_N.abs().max() <= self.worst)
-
-
-TOLERANCES = {
-    torch.float64: Tolerance(mean=2e-5, worst=2e-5),
-    torch.float32: Tolerance(mean=2e-5, worst=2e-5),
-    torch.bfloat16: Tolerance(mean=0.02, worst=0.3),
-}
-"""By what the forward computes in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,34 +43,63 @@ class Gate:
     sampling: Sampling
     seed: int
     """Of the run."""
-    tolerance: Tolerance
+    mean: float | None = None
+    """Largest mean gap allowed, in nats; None = a multiple of what rounding gives."""
+    worst: float | None = None
+    """Largest gap of any token allowed; None likewise."""
+    heard: "dict[int, Completion]" = field(default_factory=dict)
+    """What the engine said first to each question at the last look; changes at each."""
 
     def look(self, engine: RolloutEngine, policy: Policy, version: int) -> dict[str, float]:
         """Ask, compare, and return the numbers for the journal.
 
         Raises:
-            MismatchError: engine and trainer disagree; says what is likely the cause.
+            MismatchError: engine and trainer disagree by more than rounding explains; says why, where that could be found out.
         """
         if not self.prompts:  # nothing could be asked; the loop tells why and stops
             return {}
-        look = _Look(self, engine, policy, version)
+        look = Look(self, engine, policy, version)
         engine.renewed = False
-        seen, blind = look.ask(self.prompts), look.ask([blanked(prompt, policy) for prompt in self.prompts if prompt.images])
-        gap_N, blind_gap_N = look.gap(seen), look.gap(blind)
-        stale = {completion.version for _, group in [*seen, *blind] for completion in group} - {version}
-        if stale:
-            raise MismatchError(
-                f"vision gate: the engine samples with weights {min(stale)}, the trainer has weights {version}: stale weights"
-            )
-        if not (look.agrees(gap_N) and look.agrees(blind_gap_N)):
-            raise MismatchError(look.told(gap_N, blind_gap_N, seen))
-        told = {"gate/mean": float(gap_N.abs().mean()), "gate/worst": float(gap_N.abs().max())}
+        asked, gap = look.compare(self.prompts)
+        gaps, blind = [gap], [blanked(prompt, policy) for prompt in self.prompts if prompt.images]
         if blind:
-            told |= {"gate/blind_worst": float(blind_gap_N.abs().max()), "visual_reliance": look.reliance(seen)}
-        return told
+            gaps.append(look.compare(blind)[1])
+        for gap in gaps:
+            self._check_yardstick(gap, policy)
+        worst = max(gaps, key=lambda gap: gap.excess)
+        if not worst.holds:
+            raise MismatchError(
+                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens ({worst}). {cause(look, worst, asked)}"
+            )
+        self.heard.update(look.first_said(asked))
+        return _journal(gaps) | ({"visual_reliance": look.reliance(asked)} if blind else {})
+
+    def _check_yardstick(self, gap: Gap, policy: Policy) -> None:
+        """Refuse to judge by a trainer that does not agree with itself.
+
+        Raises:
+            MismatchError: rounding does not explain how its two ways differ.
+        """
+        if gap.rounding.mean <= COARSEST[policy.dtype]:  # not so of a NaN
+            return
+        kind = str(policy.dtype).removeprefix("torch.")
+        remedy = "set policy.dtype: float32" if policy.dtype == torch.bfloat16 else "set learner.shared_prefix: false and report it"
+        raise MismatchError(
+            f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding} apart; rounding to {kind} explains a "
+            f"mean of {COARSEST[policy.dtype]:g} at most, so it cannot be trained as it is; {remedy}"
+        )
 
 
-class _Look:
+def _journal(gaps: Sequence[Gap]) -> dict[str, float]:
+    """What was measured and what was allowed, of the questions as they are and of those with grey pictures."""
+    names = ("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst")
+    seen, *blind = gaps
+    sizes = [size for figures in (seen.found, seen.rounding, seen.allowed) for size in (figures.mean, figures.worst)]
+    numbers = dict(zip(names, sizes, strict=True)) | {"gate/excess": max(gap.excess for gap in gaps)}
+    return numbers | ({"gate/blind_worst": blind[0].found.worst} if blind else {})
+
+
+class Look:
     """One look through the gate: the engine, the trainer's forward, and the ways of asking that tell one fault from another."""
 
     def __init__(self, gate: Gate, engine: RolloutEngine, policy: Policy, version: int) -> None:
@@ -99,17 +107,41 @@ class _Look:
         self.engine = engine
         self.policy = policy
         self.version = version
-        self.tolerance = gate.tolerance
         self.draws: Iterator[int] = count()
 
-    def ask(self, prompts: Sequence[Prompt]) -> list[Asked]:
-        """The engine's answers to prompts, every prompt put to every copy of the weights."""
-        if not prompts:
-            return []
-        asked = self.for_every_copy(prompts)
-        own = [next(self.draws) for _ in asked]
-        seeds = [[seed(self.gate.seed, "gate", self.version, draw, index) for index in range(COMPLETIONS)] for draw in own]
-        return list(zip(asked, self.engine.generate(asked, self.sampling, seeds), strict=True))
+    def compare(self, prompts: Sequence[Prompt]) -> tuple[list[Asked], Gap]:
+        """The engine's answers to prompts and their gap; asked again until enough tokens carry the rounding.
+
+        Raises:
+            MismatchError: the engine says itself that it has other weights.
+        """
+        asked, given = self.ask(prompts), COMPLETIONS
+        gap = self.gap(asked)
+        while gap.carriers < CARRIERS and given < MOST_COMPLETIONS and len(gap.gap_N) < MOST_COMPARED:
+            more = self.ask(prompts, given)
+            given, asked, gap = 2 * given, asked + more, gap + self.gap(more)
+        return asked, gap
+
+    def gap_on(self, prompts: Sequence[Prompt], policy: Policy | None = None, temperature: float | None = None) -> Gap:
+        """An experiment: the gap of new answers to these prompts, scored as the engine may be doing it."""
+        return self.gap(self.ask(prompts), policy, temperature)
+
+    def ask(self, prompts: Sequence[Prompt], completions: int = COMPLETIONS) -> list[Asked]:
+        """So many answers of the engine to each prompt, every prompt put to every copy of the weights.
+
+        Raises:
+            MismatchError: the engine says itself that it has other weights.
+        """
+        prompts = self.for_every_copy(prompts)
+        own = [next(self.draws) for _ in prompts]
+        addresses = [[(draw, 0) if index == 0 else (draw, index, self.version) for index in range(completions)] for draw in own]
+        seeds = [[seed(self.gate.seed, "gate", *address) for address in group] for group in addresses]
+        answers = self.engine.generate(prompts, self.sampling, seeds)
+        if stale := {completion.version for group in answers for completion in group} - {self.version}:
+            raise MismatchError(
+                f"vision gate: the engine samples with weights {min(stale)}, the trainer has weights {self.version}: stale weights"
+            )
+        return list(zip(prompts, answers, strict=True))
 
     def for_every_copy(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Prompts as often as the engine has copies of the weights; the same one goes to all of them in turn."""
@@ -120,97 +152,37 @@ class _Look:
         """As in training, but not so long."""
         return replace(self.gate.sampling, max_tokens=min(self.gate.sampling.max_tokens, MOST_TOKENS))
 
-    def gap(self, asked: Sequence[Asked], policy: Policy | None = None, temperature: float | None = None) -> Tensor:
-        """[N] what the engine says of its own tokens less what the trainer says, or would say at another temperature or without its ban."""
-        theirs = [logprob for _, group in asked for completion in group for logprob in completion.logprobs]
-        return torch.tensor(theirs, dtype=torch.float64) - self.score(asked, policy, temperature)
+    def gap(self, asked: Sequence[Asked], policy: Policy | None = None, temperature: float | None = None) -> Gap:
+        """What the engine says of its own tokens less what the trainer says, or would say at another temperature or without its ban."""
+        theirs_N = self.in_line([completion for _, group in asked for completion in group])
+        policy, temperature = policy or self.policy, temperature or self.gate.sampling.temperature
+        own_N = score(policy, asked, temperature)
+        again_N = score_again(policy, asked, temperature, narrow=self.engine.narrow)
+        return self.beside_rounding(theirs_N - own_N, again_N - own_N)
 
-    def score(self, asked: Sequence[Asked], policy: Policy | None = None, temperature: float | None = None) -> Tensor:
-        """[N] the trainer's log-probabilities, question by question, so that little memory is needed."""
-        forward = PlainForward(policy or self.policy, temperature or self.gate.sampling.temperature)
-        with torch.no_grad():
-            scores = [forward([question]).logprobs_N.cpu().double() for question in asked]
-        return torch.cat(scores) if scores else torch.empty(0, dtype=torch.float64)
+    def beside_rounding(self, gap_N: Tensor, noise_N: Tensor) -> Gap:
+        """A gap that this gate judges."""
+        wide = torch.promote_types(self.policy.dtype, torch.float32)
+        return Gap(gap_N=gap_N, noise_N=noise_N, spacing=torch.finfo(wide).eps, mean=self.gate.mean, worst=self.gate.worst)
 
-    def agrees(self, gap_N: Tensor) -> bool:
-        """Whether the gaps are within the tolerance."""
-        return self.tolerance.holds(gap_N)
+    def noise(self, asked: Sequence[Asked]) -> Tensor:
+        """[N] the trainer's second way less its first."""
+        temperature = self.gate.sampling.temperature
+        again_N = score_again(self.policy, asked, temperature, narrow=self.engine.narrow)
+        return again_N - score(self.policy, asked, temperature)
+
+    @staticmethod
+    def in_line(completions: Sequence[Completion]) -> Tensor:
+        """[N] what an engine says of its tokens."""
+        return torch.tensor([logprob for completion in completions for logprob in completion.logprobs], dtype=torch.float64)
+
+    def first_said(self, asked: Sequence[Asked]) -> dict[int, Completion]:
+        """The first answer to each question: drawn with the same numbers at every look."""
+        return {place: group[0] for place, (_, group) in enumerate(asked[: len(self.gate.prompts) * self.engine.copies])}
 
     def reliance(self, seen: Sequence[Asked]) -> float:
-        """How much less likely the answers become without their picture, in nats per token."""
-        shown = [(prompt, group) for prompt, group in seen if prompt.images]
+        """How much less likely the answers become without their picture, in nats per token; of each question's first answers."""
+        shown = [(prompt, group) for prompt, group in seen[: len(self.gate.prompts) * self.engine.copies] if prompt.images]
         hidden = [(blanked(prompt, self.policy), group) for prompt, group in shown]
-        return float((self.score(shown) - self.score(hidden)).mean())
-
-    def told(self, gap_N: Tensor, blind_gap_N: Tensor, seen: Sequence[Asked]) -> str:
-        """The sentence: how far apart, and why."""
-        both_N = torch.cat([gap_N, blind_gap_N]).abs()
-        size = f"mean {both_N.mean():.2g}, worst {both_N.max():.2g} nat; allowed {self.tolerance.mean:g} and {self.tolerance.worst:g}"
-        return (
-            f"vision gate, weights {self.version}: engine and trainer disagree on sampled tokens ({size}). Likely cause: {self.cause(seen)}"
-        )
-
-    def cause(self, seen: Sequence[Asked]) -> str:
-        """What explains a mismatch, the most telling experiment first."""
-        temperature, unbanned = self.gate.sampling.temperature, replace(self.policy, banned_ids=())
-        if self.agrees(self.gap(seen, policy=unbanned, temperature=1.0)):
-            return f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start it with processed_logprobs"
-        if self.agrees(self.gap(seen, policy=unbanned)):
-            return "the ban: the engine counts image and video placeholders among the possible tokens; it must obey logit_bias"
-        if self.picture_is_ignored():
-            return "image lost: the engine answers alike with and without the picture"
-        if self.agrees(self.gap(self.ask([with_new_words(prompt, self.policy) for prompt in self.gate.prompts]))):
-            return "stale prefix cache: new words in front of the same picture agree; the prefix cache must be reset with the weights"
-        if any(prompt.images for prompt in self.gate.prompts):
-            if self.agrees(self.gap(self.ask([with_new_pictures(prompt, self.policy, self.version) for prompt in self.gate.prompts]))):
-                return "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights"
-            if self.agrees(self.gap(self.ask([without_pictures(prompt, self.policy) for prompt in self.gate.prompts]))):
-                return "only pictures disagree: processor mismatch (image backend, pixel limits), or the tower has old weights"
-        if bool((self.gap(seen) >= -self.tolerance.worst).all()):
-            return "truncated sampling: every token is likelier there; no top-k, top-p or penalty may be on (--generation-config vllm)"
-        return (
-            "stale weights: an update, a tied head (lm_head) among it, has not landed; or a penalty is on"
-            if self.version
-            else "other weights: it serves another checkpoint, or a tied head (lm_head) has not landed; or a penalty is on"
-        )
-
-    def picture_is_ignored(self) -> bool:
-        """Whether the engine says the very same of a picture and of a grey one, where the trainer does not."""
-        shown = self.for_every_copy([prompt for prompt in self.gate.prompts if prompt.images])
-        if not shown:
-            return False
-        hidden = [blanked(prompt, self.policy) for prompt in shown]
-        greedy = replace(self.sampling, greedy=True)
-        answers = [self.engine.generate(prompts, greedy, [[0]] * len(prompts)) for prompts in (shown, hidden)]
-        said = [[(completion.token_ids, completion.logprobs) for (completion,) in groups] for groups in answers]
-        own = [self.score([(prompt, group) for prompt, group in zip(prompts, answers[0], strict=True)]) for prompts in (shown, hidden)]
-        return self.same(*said) and not self.agrees(own[0] - own[1])
-
-    def same(self, said: Sequence[Said], others: Sequence[Said]) -> bool:
-        """Whether answers are alike: the same tokens, with log-probabilities within the tolerance."""
-        if [token_ids for token_ids, _ in said] != [token_ids for token_ids, _ in others]:
-            return False
-        flat = [torch.tensor([logprob for _, logprobs in side for logprob in logprobs], dtype=torch.float64) for side in (said, others)]
-        return self.agrees(flat[0] - flat[1])
-
-
-def blanked(prompt: Prompt, policy: Policy) -> Prompt:
-    """The same prompt with grey pictures of the same sizes."""
-    return encode_text(prompt.text, [Image.new("RGB", image.size, GREY) for image in prompt.images], prompt.sample, policy)
-
-
-def with_new_pictures(prompt: Prompt, policy: Policy, number: int) -> Prompt:
-    """The same prompt with noise of the same sizes that no cache has met."""
-    draw = np.random.default_rng(seed("noise", prompt.sample.id, number))
-    noise = [Image.fromarray(draw.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)) for image in prompt.images]
-    return encode_text(prompt.text, noise, prompt.sample, policy)
-
-
-def with_new_words(prompt: Prompt, policy: Policy) -> Prompt:
-    """The same prompt behind other first words: from there on no prefix is known."""
-    return encode_text(f"{seed(prompt.text)} {prompt.text}", list(prompt.images), prompt.sample, policy)
-
-
-def without_pictures(prompt: Prompt, policy: Policy) -> Prompt:
-    """The words alone."""
-    return encode_text(prompt.text.replace(policy.processor.image_token, ""), [], prompt.sample, policy)
+        temperature = self.gate.sampling.temperature
+        return float((score(self.policy, shown, temperature) - score(self.policy, hidden, temperature)).mean())

@@ -56,6 +56,8 @@ Question = tuple[Prompt, Sequence[int]]
 class ServerEngine(RolloutEngine):
     """vLLM servers."""
 
+    narrow = True
+
     policy: Any
     """Given by the run."""
     rank: int = 0

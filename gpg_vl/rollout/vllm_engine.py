@@ -48,6 +48,8 @@ USUAL = {
 class VllmEngine(RolloutEngine):
     """vLLM in this process."""
 
+    narrow = True
+
     policy: Any
     """Given by the run."""
     ranks: int = 1

@@ -55,7 +55,7 @@ SMALLER = 0.9
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
-    """Everything that a run consists of. `state` alone changes."""
+    """Everything that a run consists of. `state` changes, and `seen`."""
 
     config: Config
     ranks: Ranks
@@ -69,6 +69,8 @@ class Trainer:
     gate: Gate | None
     say: Say
     state: State = field(default_factory=State)
+    seen: dict[str, float] = field(default_factory=dict[str, float])
+    """What the last look through the gate measured, while the weights are those that it looked at."""
 
 
 def assemble(
@@ -113,7 +115,7 @@ def assemble(
         ask = Asker(questions.stream(config.seed, "data"), style, policy)
         engine.refresh(policy, 0)
         with all_or_nobody(ranks.everybodys):
-            gate = build_gate(config, ask, policy, engine)
+            gate = build_gate(config, ask, engine)
         trainer = Trainer(
             config=config,
             ranks=ranks,

@@ -15,7 +15,7 @@ from gpg_vl.policy.encode import encode, template_thought
 from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
-from gpg_vl.rollout.gate import TOLERANCES, Gate, Tolerance
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.samples import Stream
 from gpg_vl.training.rules import build_estimator as build_estimator
 from gpg_vl.training.rules import build_ruler as build_ruler
@@ -102,7 +102,7 @@ def build_engine(
     return engine
 
 
-def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy, engine: RolloutEngine) -> Gate | None:
+def build_gate(config: Config, ask: Callable[[int], Prompt], engine: RolloutEngine) -> Gate | None:
     """The vision gate of a config, over early questions of the data, those with pictures first; None = it is never looked through."""
     wanted, prompts = config.rollout.gate, list[Prompt]()
     if not wanted.every:
@@ -115,12 +115,12 @@ def build_gate(config: Config, ask: Callable[[int], Prompt], policy: Policy, eng
     prompts = sorted(prompts, key=lambda prompt: not prompt.images)[: wanted.prompts]
     if not prompts:  # then there is nothing to train on either, and the run says so
         return None
-    usual = TOLERANCES[policy.dtype]
     return Gate(
         prompts=tuple(prompts),
         sampling=Sampling(max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature),
         seed=config.seed,
-        tolerance=Tolerance(mean=wanted.mean or usual.mean, worst=wanted.worst or usual.worst),
+        mean=wanted.mean,
+        worst=wanted.worst,
     )
 
 

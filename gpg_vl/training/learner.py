@@ -26,9 +26,6 @@ from gpg_vl.types import Group, Update, UserError
 
 Forward = PlainForward | GroupForward
 
-TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2}
-"""Largest relative error of the group forward on a real group, by what it computes in: well above rounding, well below a wrong position."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepLoss:
@@ -137,21 +134,24 @@ class Learner:
             self.say, self.bare.policy.sharing.why_not = None, decided
 
     def _compare_once(self, weighted: list[Weighted]) -> None:
-        """Before the first update: hold two answers of a real group against plain rows; where they disagree, plain rows it is."""
+        """Before the first update: hold two answers of a real group against plain rows.
+
+        Plain rows it is where they differ by more than rounding explains, whatever the type.
+        """
         if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
             return
         told, self.say, policy = self.say, None, self.bare.policy
         by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
-        own = _disagreement(self.bare, by_length[0]) if by_length else (0.0, 0.0, "")
-        values, gradients, faults = zip(*self.ranks.everybodys(own), strict=True)
-        tolerance = TOLERANCES[policy.dtype]
-        relative = f"relative error {max(values):.1e} of log-probabilities, {max(gradients):.1e} of a gradient"
-        if all(error <= tolerance for error in (*values, *gradients)):  # a NaN is no agreement
-            told(f"image and prompt are computed once per group; on a real group: {relative}")
+        own = _compared(self.bare, by_length[0]) if by_length else (True, "")
+        found = self.ranks.everybodys(own)
+        fault = next((words for holds, words in found if not holds), "")
+        if not fault:
+            words = next(filter(None, (words for _, words in found)), "")
+            told(f"image and prompt are computed once per group; held against plain rows on a real group: {words}")
             return
         policy.sharing.why_not = "the group forward disagrees with plain rows"
-        why = next(filter(None, faults), f"is off from plain rows by {relative}, more than {tolerance:g}")
-        told(f"warning: the group forward {why}: plain rows from here on")
+        cost = f"image and prompt are computed for every answer, {_cost_of_plain_rows(weighted):.1f} times the tokens of a step"
+        told(f"warning: the group forward {fault}, more than rounding explains: plain rows from here on ({cost})")
 
     def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
@@ -260,18 +260,25 @@ class Learner:
         return batches + [[idle]] * missing if idle is not None else batches
 
 
-def _disagreement(forward: GroupForward, asked: Asked) -> tuple[float, float, str]:
-    """Of the first tokens of two answers: errors of values and gradient, and what a kernel complained of."""
+def _compared(forward: GroupForward, asked: Asked) -> tuple[bool, str]:
+    """Whether the first tokens of two answers come out alike, and the figures; or what a kernel complained of."""
     prompt, completions = asked
     short = [replace(completion, token_ids=completion.token_ids[:32], logprobs=completion.logprobs[:32]) for completion in completions[:2]]
     try:
-        return *forward.disagreement((prompt, short)), ""
+        agreement = forward.agreement((prompt, short))
     except RuntimeError as error:
         if _is_out_of_memory(error):
             raise UserError(
                 f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; lower policy.max_pixels"
             ) from None
-        return math.nan, math.nan, f"does not run here ({' '.join(str(error).split())[:200]})"
+        return False, f"does not run here ({' '.join(str(error).split())[:200]})"
+    return agreement.holds, str(agreement) if agreement.holds else f"is off from plain rows by {agreement}"
+
+
+def _cost_of_plain_rows(weighted: list[Weighted]) -> float:
+    """How many times the tokens of the group forward plain rows compute, on these groups."""
+    plain, shared = (sum(padded_tokens([item], shared=way) for item in weighted) for way in (False, True))
+    return plain / max(shared, 1)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -40,7 +40,7 @@ def train(
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
         with closing(trainer.drawing.engine), disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
-            look(trainer)
+            _tell_look(trainer, look(trainer))
             if trainer.state.step == 0:
                 _evaluate(trainer, "before")
                 _save(trainer, None)
@@ -104,14 +104,25 @@ def look(trainer: Trainer) -> dict[str, float]:
     if trainer.gate is None:
         return {}
     with trainer.drawing.clock("gate"), all_or_nobody(trainer.ranks.everybodys):
-        return trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
+        trainer.seen = trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
+    return trainer.seen
+
+
+def _tell_look(trainer: Trainer, seen: Mapping[str, float]) -> None:
+    """What the first look measured and allowed."""
+    if seen:
+        found, rounding, allowed = (
+            f"mean {seen[f'gate/{name[0]}']:.1e}, worst {seen[f'gate/{name[1]}']:.1e}"
+            for name in (("mean", "worst"), ("noise", "noise_worst"), ("allowed", "allowed_worst"))
+        )
+        trainer.say(f"vision gate: engine and trainer differ by {found} nat a token; rounding alone: {rounding}; allowed: {allowed}")
 
 
 def take_step(trainer: Trainer) -> Update:
     """Draw, weigh, update, write down."""
     state, clock = trainer.state, trainer.drawing.clock
     every = trainer.config.rollout.gate.every
-    seen = look(trainer) if every and state.step % every == 0 else {}
+    seen = (trainer.seen or look(trainer)) if every and state.step % every == 0 else {}
     collected = collect(trainer.drawing, state.cursor, state.carried)
     if trainer.ranks.largest(int(trainer.drawing.engine.renewed)):
         look(trainer)
@@ -123,6 +134,7 @@ def take_step(trainer: Trainer) -> Update:
     lost = sum(map(len, trainer.ranks.everybodys(collected.lost)))
     trainer.state = _advance(state, collected, update, lost=lost, carry=bool(trainer.config.rollout.carry_over))
     trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
+    trainer.seen = {}
     _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG), seen)
     _stop_if_hopeless(trainer, collected)
     return update

@@ -112,7 +112,7 @@ def _plain(value: Any) -> str:
 
 def prove(engine: RolloutEngine, given: Config, ask: Callable[[int], Prompt], policy: Policy) -> None:
     """Look through the vision gate at an engine with weights of its own, before its answers are believed."""
-    if engine.renewed and (gate := build_gate(given, ask, policy, engine)):
+    if engine.renewed and (gate := build_gate(given, ask, engine)):
         gate.look(engine, policy, 0)
 
 

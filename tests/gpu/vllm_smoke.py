@@ -24,7 +24,7 @@ from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.recipes.digits import digits
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
-from gpg_vl.rollout.gate import TOLERANCES, Gate
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.rollout.serving import serving
 from gpg_vl.types import Prompt
 
@@ -39,7 +39,7 @@ def questions(policy: Policy, count: int) -> list[Prompt]:
 
 def look(engine: RolloutEngine, policy: Policy, version: int) -> None:
     """The gate, told in a line."""
-    gate = Gate(prompts=tuple(questions(policy, 2)), sampling=SAMPLING, seed=version, tolerance=TOLERANCES[policy.dtype])
+    gate = Gate(prompts=tuple(questions(policy, 2)), sampling=SAMPLING, seed=version)
     told = gate.look(engine, policy, version)
     print(f"  weights {version}:", ", ".join(f"{name} {value:.2g}" for name, value in told.items()))
 

@@ -70,6 +70,20 @@ def test_the_plan_tells_what_a_process_holds(vision, smolqwen):
         assert told.get(name, 0) == pytest.approx(count, rel=0.01), name
 
 
+def test_the_gate_is_on_and_knows_rounding_from_error(run):
+    """Real weights in bfloat16 are off by tenths of a nat, in float32 by hundred-thousandths: rounding, and not stopped."""
+    first = run.metrics()[0]
+    assert 0 < first["gate/mean"] < first["gate/allowed"]
+    assert first["gate/excess"] < 0.5
+    assert any(line.startswith("vision gate: engine and trainer differ by mean") for line in run.told)
+    assert (first["gate/worst"] > 0.02) == (run.config.policy.dtype == "bfloat16")
+
+
+def test_the_prompt_is_shared(run):
+    """Rounding to bfloat16 is no reason to fall back to plain rows."""
+    assert any("image and prompt are computed once per group" in line for line in run.told)
+
+
 def test_the_warm_up_teaches(run):
     losses = [float(found[1]) for line in run.told if (found := re.match(r"warm-up \d/6: loss ([\d.]+),", line))]
     assert len(losses) == 6

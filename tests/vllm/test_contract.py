@@ -10,7 +10,7 @@ import torch
 
 from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.gate import TOLERANCES, Gate
+from gpg_vl.rollout.gate import Gate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 
 from ..asking import prompts
@@ -120,7 +120,7 @@ def test_placeholders_are_never_sampled_however_likely(policy_and_engine):
 
 def test_the_gate_opens_and_tells_how_much_the_picture_matters(policy_and_engine):
     policy, shared = policy_and_engine
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0, tolerance=TOLERANCES[torch.float32])
+    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     for update in (1, 2):
         move(policy, update)
         told = gate.look(shared.sampling_from(policy), policy, shared.version)

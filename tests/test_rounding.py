@@ -1,0 +1,208 @@
+"""What rounding does, by hand; honest engines, which the gate never stops, and faults three times the rounding, which it does."""
+
+import itertools
+import math
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gpg_vl.config import PolicyConfig, Tiny
+from gpg_vl.policy.families import Sharing
+from gpg_vl.policy.load import load_policy
+from gpg_vl.rollout import transformers_engine
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.gate import Gate, Look
+from gpg_vl.rollout.request import MismatchError
+from gpg_vl.rollout.rounding import Gap, score, score_again
+from gpg_vl.rollout.transformers_engine import TransformersEngine
+
+from .asking import prompts, random_completions
+
+DTYPES = ("float32", "bfloat16")
+SAMPLING = Sampling(max_tokens=16, temperature=0.7)
+
+
+def gap(gap_N, noise_N, **limits) -> Gap:
+    return Gap(gap_N=torch.tensor(gap_N).double(), noise_N=torch.tensor(noise_N).double(), spacing=1e-9, **limits)
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_by_hand():
+    """200 tokens whose rounding is 0.01 either way; the engine is off by 0.02 either way."""
+    made = gap([0.02, -0.02] * 100, [0.01, -0.01] * 100)
+    assert (made.found.mean, made.found.tail, made.found.worst) == pytest.approx((0.02, 0.02, 0.02))
+    assert made.found.bias == pytest.approx(0.02**2 / 2), "drawn by the engine itself: half the mean square is expected, and found is none"
+    assert made.carriers == pytest.approx(200)
+    assert made.allowed.mean == pytest.approx(2.95 * 0.01)
+    assert made.allowed.worst == pytest.approx(8 * 0.01)
+    assert made.allowed.bias == pytest.approx(8 * 0.01 / math.sqrt(200))
+    assert made.excess == pytest.approx(2 / 2.95)
+    assert made.holds
+
+
+def test_three_times_the_rounding_is_more_than_rounding():
+    assert not gap([0.03, -0.03] * 100, [0.01, -0.01] * 100).holds
+
+
+def test_a_small_shift_of_all_tokens_shows_in_the_signed_mean():
+    """Each gap is within the rounding, yet all have one sign: tokens that are all a little too likely, as when a tail is cut off."""
+    shifted = gap([0.01] * 400, [0.01, -0.01] * 200)
+    assert shifted.found.mean == pytest.approx(shifted.rounding.mean)
+    assert not shifted.holds
+    assert shifted.excess == pytest.approx((0.01 - 0.01**2 / 2) / (8 * 0.01 / 20))
+
+
+def test_one_wrong_token_shows_in_the_worst():
+    assert not gap([0.09] + [0.01, -0.01] * 100, [0.0] + [0.01, -0.01] * 100).holds
+
+
+def test_the_fewer_tokens_carry_the_rounding_the_wider_chance_is():
+    """Ten tokens of a thousand carry it all: limits are sqrt(160 / 10) = 4 times as wide."""
+    noise = [0.1, -0.1] * 5 + [0.0] * 990
+    assert gap(noise, noise).carriers == pytest.approx(10)
+    assert gap(noise, noise).allowed.mean == pytest.approx(4 * 2.95 * 0.001)
+
+
+def test_no_number_is_no_agreement_and_no_token_no_gap():
+    assert gap([math.nan, 0.0], [0.1, 0.1]).excess == math.inf
+    assert gap([], []).holds
+
+
+def test_limits_in_nats_overrule_the_measured_ones():
+    made = gap([0.05, -0.05] * 100, [0.01, -0.01] * 100, mean=0.2, worst=0.1)
+    assert (made.allowed.mean, made.allowed.worst) == (0.2, 0.1)
+    assert made.excess == pytest.approx(0.5)
+
+
+# --- the trainer's two ways -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_ways_are_equal_on_paper(shared, policy_of):
+    policy = policy_of(dtype="float64")
+    if not shared:
+        policy = replace(policy, sharing=Sharing("layers with a running state"))
+    asked = [(prompt, random_completions(3, longest=7, seed=place)) for place, prompt in enumerate(prompts(policy))]
+    torch.testing.assert_close(score_again(policy, asked, 0.7), score(policy, asked, 0.7), rtol=0, atol=1e-12)
+
+
+def test_the_narrow_way_rounds_more_and_leaves_the_weights_as_they_were(policy_of):
+    policy = policy_of(dtype="bfloat16")
+    before = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+    asked = [(prompt, random_completions(3, longest=7, seed=place)) for place, prompt in enumerate(prompts(policy))]
+    plain, shared, narrow = score(policy, asked, 1.0), score_again(policy, asked, 1.0), score_again(policy, asked, 1.0, narrow=True)
+    assert (narrow - plain).abs().mean() > (shared - plain).abs().mean() > 0
+    after = dict(policy.model.named_parameters())
+    assert all(after[name].dtype == torch.float32 and torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_trainer_that_disagrees_with_itself_is_no_yardstick(policy_of, monkeypatch):
+    policy = policy_of()
+    honest = score_again
+    monkeypatch.setattr("gpg_vl.rollout.gate.score_again", lambda *asked, **more: honest(*asked, **more) + 0.01)
+    with pytest.raises(
+        MismatchError, match=r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* learner.shared_prefix"
+    ):
+        gate_of(policy).look(TransformersEngine(policy), policy, 0)
+
+
+# --- honest engines pass ----------------------------------------------------------------------------------------------
+
+
+def gate_of(policy, **more) -> Gate:
+    return Gate(**{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, **more})
+
+
+def sharp(dtype: str, seed: int = 0):
+    """A deeper model with sharp logits, where rounding is largest."""
+    policy = load_policy(PolicyConfig(tiny=Tiny(layers=8), dtype=dtype), seed=seed)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(4)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "temperature"), [(n, *it) for n, it in enumerate(itertools.product(DTYPES, (0.7, 0.85, 1.0, 1.2)))]
+)
+def test_an_honest_engine_stays_under_half_of_every_limit(number, dtype, temperature, policy_of):
+    """A dozen with those below and in test_gate; tests/benchmarks/honest_looks.py takes hundreds, also of real weights and vLLM."""
+    policy = sharp(dtype, number) if number % 2 else policy_of(("qwen2_vl", "qwen2_5_vl", "qwen3_vl")[number % 3], dtype=dtype)
+    sampling = Sampling(max_tokens=(8, 24)[number % 2], temperature=temperature)
+    seen = gate_of(policy, sampling=sampling, seed=number).look(TransformersEngine(policy), policy, 0)
+    assert seen["gate/excess"] < 0.5, seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_so_does_one_whose_prompts_cannot_be_shared(dtype, policy_of):
+    policy = replace(policy_of(dtype=dtype), sharing=Sharing("layers with a running state"))
+    assert gate_of(policy).look(TransformersEngine(policy), policy, 0)["gate/excess"] < 0.5
+
+
+# --- faults of three times the rounding do not -----------------------------------------------------------------------
+
+
+class Fault:
+    """An engine with a fault of adjustable strength, and what the fault does to the log-probabilities of some answers."""
+
+    def __init__(self, kind: str, policy, other, monkeypatch) -> None:
+        self.kind, self.policy, self.other, self.monkeypatch = kind, policy, other, monkeypatch
+
+    def engine(self, strength: float) -> TransformersEngine:
+        if self.kind == "temperature":
+            return WrongTemperature(self.policy, 1 + strength)
+        if self.kind == "top-k":
+            allowed = transformers_engine.allowed_logits
+            self.monkeypatch.setattr(transformers_engine, "allowed_logits", lambda *asked: cut(allowed(*asked), strength))
+            return TransformersEngine(self.policy)
+        names = [name for name, _ in self.other.model.named_parameters() if self.kind == "stale weights" or name == "lm_head.weight"]
+        draw = torch.Generator().manual_seed(0)
+        for name in names or ["model.language_model.embed_tokens.weight"]:
+            mine, theirs = (dict(it.model.named_parameters())[name] for it in (self.policy, self.other))
+            step = torch.randn(mine.shape, generator=draw) * mine.detach().std()
+            theirs.data = mine.detach() + strength * step
+        return TransformersEngine(self.other)
+
+
+class WrongTemperature(TransformersEngine):
+    def __init__(self, policy, factor: float) -> None:
+        super().__init__(policy)
+        self.factor = factor
+
+    def generate(self, asked, sampling, seeds):
+        return super().generate(asked, replace(sampling, temperature=sampling.temperature * self.factor), seeds)
+
+
+def cut(logits, share):
+    """Without the least likely of all tokens, a share of the vocabulary."""
+    size = logits.shape[-1]
+    floor = logits.topk(max(1, int((1 - share) * size))).values[..., -1:]
+    return logits.masked_fill(logits < floor, -torch.inf)
+
+
+WEAKEST = {"float32": -22, "bfloat16": -9}
+"""Power of two from which on strengths are tried."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["temperature", "top-k", "stale weights", "tied head"])
+def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, policy_of, monkeypatch):
+    """The weakest fault whose own gap is at least three times the measured rounding in the mean; of twice that at most."""
+    policy, other = policy_of(dtype=dtype), policy_of(dtype=dtype)
+    gate = gate_of(policy, prompts=tuple(prompts(policy, ["choice", "add"])))
+    honest = gate.look(TransformersEngine(policy), policy, 0)
+    fault = Fault(kind, policy, other, monkeypatch)
+    for strength in (2.0**power for power in range(WEAKEST[dtype], 0)):
+        with monkeypatch.context() as patch:
+            fault.monkeypatch = patch
+            engine = fault.engine(strength)
+            _, found = Look(replace(gate, heard={}), engine, policy, 0).compare(gate.prompts)
+            if found.found.mean < 3 * max(found.rounding.mean, honest["gate/noise"]):
+                continue
+            with closing(engine), pytest.raises(MismatchError, match="engine and trainer disagree"):
+                replace(gate, heard={}).look(engine, policy, 0)
+            return
+    raise AssertionError("no strength of this fault is three times the rounding")
