@@ -1,8 +1,8 @@
 """The two sides that `step_time.py` compares, each a run of real training steps over the same row: `gpg_vl` and TRL's `GRPOTrainer`.
 
 Same checkpoint, questions, pictures, optimizer (AdamW), scoring by the same verifier, and completions of exactly the same length: no id
-ends one. Both train the same parameters: all of them, unless the row freezes the vision tower. Rewards are given, after the answer has really been scored, so that it
-is known which groups have something to say.
+ends one. Both train the same parameters: all of them, unless the row freezes the vision tower. Rewards are given, after the answer has
+really been scored, so that it is known which groups have something to say.
 """
 
 import os
@@ -25,6 +25,7 @@ from gpg_vl.training.assembly import Trainer
 from gpg_vl.training.train import take_step
 from gpg_vl.types import Completion, Group, Prompt, Sample, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

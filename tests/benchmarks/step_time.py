@@ -17,12 +17,11 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 
 import shapes
 import torch
 from fresh import Record, append, markdown, read, record, run
-from meter import Meter
+from meter import Meter, matrix_rate
 from sides import SIDES, Row
 
 CPU_ROWS = (
@@ -138,21 +137,6 @@ def measure(row: Row, side: str, checkpoint: Path, *, cuda: bool, meter: Meter |
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **({"matrix_tflops": matrix_rate()} if cuda else {}),
     }
-
-
-def matrix_rate() -> float:
-    """The best rate of large square bfloat16 matrix products on this device, in TFLOP/s."""
-    cuda = torch.cuda.is_available()
-    size = 8192 if cuda else 512
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda" if cuda else "cpu") for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        start = perf_counter()
-        torch.mm(a, b)
-        if cuda:
-            torch.cuda.synchronize()
-        best = min(best, perf_counter() - start)
-    return round(2 * size**3 / best / 1e12, 3)
 
 
 HEAD = (

@@ -1,4 +1,4 @@
-"""What one card can tell in eight minutes: does it run, is it exact, what does sharing buy, how fast is decoding, does memory go as planned?
+"""Eight minutes on one card: does it run, is it exact, what does sharing buy, how fast is decoding, is memory as planned?
 
     python tests/gpu/check.py [--to check.jsonl] [--minutes 8] [--parts NAME ...]
     python tests/gpu/check.py --toy          # the same way through at toy size, on any machine
@@ -11,69 +11,66 @@ numbers as a JSON line. Ends with 1 if a part failed or was late.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from runner import Numbers, Outcome, run_all, tell
 
-SHARES = {
-    "card": 12,
-    "train float32": 30,
-    "train bfloat16": 30,
-    "exactness float32": 22,
-    "exactness bfloat16": 22,
-    "3B weights": 30,
-    "3B step, shared": 65,
-    "3B step, plain rows": 65,
-    "3B step, TRL": 75,
-    "attention": 25,
-    "compiles": 40,
-    "3B decoding": 45,
-    "3B decoding, CUDA graph": 30,
-    "3B memory": 55,
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something to measure."""
+
+    seconds: float
+    """How long it should take on a card."""
+    function: str
+    """module:function of this folder; imported only in the part's own process."""
+    options: dict[str, str] = field(default_factory=dict)
+
+
+PARTS = {
+    "card": Part(12, "running:card"),
+    "train float32": Part(30, "running:train", {"dtype": "float32"}),
+    "train bfloat16": Part(30, "running:train", {"dtype": "bfloat16"}),
+    "exactness float32": Part(22, "exactness:exactness", {"dtype": "float32"}),
+    "exactness bfloat16": Part(22, "exactness:exactness", {"dtype": "bfloat16"}),
+    "3B weights": Part(30, "steps:weights"),
+    "3B step, shared": Part(65, "steps:step", {"side": "gpg_vl"}),
+    "3B step, plain rows": Part(65, "steps:step", {"side": "not shared"}),
+    "3B step, TRL": Part(75, "steps:step", {"side": "trl"}),
+    "attention": Part(25, "kernels:attention"),
+    "compiles": Part(40, "kernels:compiles"),
+    "3B decoding": Part(45, "decoding:decoding"),
+    "3B decoding, CUDA graph": Part(30, "decoding:graph"),
+    "3B memory": Part(55, "steps:held"),
 }
-"""The parts in their order, and how long each should take on a card, in seconds."""
+"""In their order."""
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "triton")
 ROOT = Path(__file__).parents[2]
 
 
 def measure(name: str, told: Path, folder: Path, *, toy: bool) -> None:
     """One part, in this process; its numbers go to a file as they come."""
-    import parts
+    from case import Case
 
-    keep = partial(tell, told)
-    measures: dict[str, Any] = {
-        "card": parts.card,
-        "train float32": partial(parts.train, dtype="float32"),
-        "train bfloat16": partial(parts.train, dtype="bfloat16"),
-        "exactness float32": partial(parts.exactness, dtype="float32"),
-        "exactness bfloat16": partial(parts.exactness, dtype="bfloat16"),
-        "3B weights": parts.weights,
-        "3B step, shared": partial(parts.step, side="gpg_vl", tell=keep),
-        "3B step, plain rows": partial(parts.step, side="not shared", tell=keep),
-        "3B step, TRL": partial(parts.step, side="trl", tell=keep),
-        "attention": parts.attention,
-        "compiles": parts.compiles,
-        "3B decoding": parts.decoding,
-        "3B decoding, CUDA graph": parts.graph,
-        "3B memory": parts.held,
-    }
-    for numbers in measures[name](parts.Case(folder, toy)):
-        keep(numbers)
+    module, function = PARTS[name].function.split(":")
+    for numbers in getattr(import_module(module), function)(Case(folder, toy, partial(tell, told)), **PARTS[name].options):
+        tell(told, numbers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path("check.jsonl"), help="results, a JSON line a part, appended")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
-    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), metavar="NAME", help=f"of {', '.join(SHARES)}")
+    parser.add_argument("--minutes", type=float, help="for all parts together; default: 8, a toy 30")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--toy", action="store_true", help="a few small layers, on any machine")
     parser.add_argument("--one", nargs=3, metavar=("NAME", "NUMBERS", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -85,21 +82,28 @@ def main() -> None:
     card = _card()
     if card == "cpu" and not given.toy:
         sys.exit("this needs a CUDA card and torch sees none; --toy goes the same way through at toy size on any machine")
-    versions = _versions()
-    print(f"{card}; {', '.join(f'{name} {of}' for name, of in versions.items())}\n\n{_row(('part', 'state', 's', 'found'))}\n{_row(['---'] * 4)}")
-    outcomes = list[Outcome]()
-    with tempfile.TemporaryDirectory() as folder:
-
-        def command(part: str, told: Path) -> list[str]:
-            return [sys.executable, __file__, "--one", part, str(told), folder, *["--toy"] * given.toy]
-
-        for outcome in run_all({part: SHARES[part] for part in given.parts}, command, 60 * given.minutes):
-            outcomes.append(outcome)
-            print(line(outcome), flush=True)
-            _keep(given.to, outcome, card, versions, toy=given.toy)
+    shares = {name: PARTS[name].seconds for name in given.parts}
+    outcomes = check(shares, given.to, 60 * (given.minutes or (30 if given.toy else 8)), card, toy=given.toy)
     wrong = [outcome.part for outcome in outcomes if outcome.state in {"failed", "late"}]
     print(f"\nall numbers: {given.to}" + (f"; look at: {', '.join(wrong)}" if wrong else ""))
     sys.exit(bool(wrong))
+
+
+def check(shares: dict[str, float], to: Path, budget: float, card: str, *, toy: bool) -> list[Outcome]:
+    """Run the parts; each is printed and kept as soon as it has ended."""
+    versions, outcomes = _versions(), list[Outcome]()
+    print(f"{card}; {', '.join(f'{name} {of}' for name, of in versions.items())}\n")
+    print(_row(("part", "state", "s", "found")), _row(("---",) * 4), sep="\n", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def command(part: str, told: Path) -> list[str]:
+            return [sys.executable, __file__, "--one", part, str(told), folder, *["--toy"] * toy]
+
+        for outcome in run_all(shares, command, budget):
+            outcomes.append(outcome)
+            print(line(outcome), flush=True)
+            _keep(to, outcome, {"card": card, "versions": versions, "toy": toy})
+    return outcomes
 
 
 def line(outcome: Outcome) -> str:
@@ -113,11 +117,10 @@ def _row(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _keep(path: Path, outcome: Outcome, card: str, versions: Numbers, *, toy: bool) -> None:
-    about = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "card": card, "versions": versions, "toy": toy}
-    fields = {name: getattr(outcome, name) for name in Outcome.__slots__}
+def _keep(path: Path, outcome: Outcome, about: Numbers) -> None:
+    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **about, **asdict(outcome)}
     with path.open("a") as file:
-        file.write(json.dumps({**about, **{name: value for name, value in fields.items() if value != ""}}) + "\n")
+        file.write(json.dumps(record) + "\n")
 
 
 def _card() -> str:
@@ -137,8 +140,8 @@ def _versions() -> Numbers:
 
 
 def _path() -> str:
-    """The checkout first, whether or not a gpg_vl is installed."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """This checkout first, whether or not a gpg_vl is installed, and the benchmarks, which import one another as scripts do."""
+    return os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests" / "benchmarks"), os.environ.get("PYTHONPATH")]))
 
 
 if __name__ == "__main__":

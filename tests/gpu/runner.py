@@ -6,6 +6,7 @@ by then.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -87,8 +88,15 @@ def _judged(code: int | None, numbers: Numbers, said: str, limit: float) -> tupl
     if code < 0:
         return "failed", f"killed by {signal.Signals(-code).name}"
     if code:
-        return "failed", next((line.strip()[:300] for line in reversed(said.splitlines()) if line.strip()), f"ended with {code}")
+        return "failed", _last_error(said) or f"ended with {code}"
     return ("skipped", numbers[SKIPPED]) if SKIPPED in numbers else ("ok", "")
+
+
+def _last_error(said: str) -> str:
+    """The last line that begins with an exception's name, else the last line."""
+    lines = [line.strip()[:300] for line in said.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Hit)\b", line)]
+    return (named or lines or [""])[-1]
 
 
 def tell(path: Path, numbers: Numbers) -> None:
