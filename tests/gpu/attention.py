@@ -16,7 +16,7 @@ from gpg_vl.policy import shared_prefix
 from gpg_vl.policy.group_forward import GroupForward
 
 
-def attention(case: Case) -> Told:
+def two_ways(case: Case) -> Told:
     """FlexAttention, and two flash calls merged by their normalisers, over the same rows, forward and backward."""
     heads, key_heads, width, length, new = (4, 2, 16, 40, 6) if case.toy else (16, 2, 128, 1250, 200)
     prompts, rows = 2, 8
