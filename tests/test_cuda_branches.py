@@ -16,7 +16,7 @@ from gpg_vl.policy.decoding import begin
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.logprobs import PlainForward
-from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_two_flashes, _way  # pyright: ignore[reportPrivateUsage]
+from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_two_flashes, _way, block_mask  # pyright: ignore[reportPrivateUsage]
 from gpg_vl.rollout.transformers_engine import inverse_cdf
 
 from .asking import completion, prompts
@@ -76,6 +76,20 @@ def test_flex_attention_and_its_gradient_stay_on_the_card(dtype, window):
         leaves = [query, key, value, *prompt]
         for leaf, gradient in zip(leaves, gradients(mixed.sum(), leaves), strict=True):
             assert (gradient.shape, gradient.dtype, gradient.device) == (leaf.shape, leaf.dtype, CUDA)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_all_that_a_block_mask_holds_is_on_the_card(window):
+    """A fake FlexAttention looks at no mask, so it is looked at here."""
+    with fake_card():
+        mask = block_mask(torch.ones(2, 300, dtype=torch.bool, device=CUDA), 3, 20, 20, window)
+        q, k = torch.arange(60, device=CUDA)[:, None], torch.arange(360, device=CUDA)
+        seen = mask.mask_mod(torch.zeros((), dtype=torch.long, device=CUDA), torch.zeros((), dtype=torch.long, device=CUDA), q, k)
+        captured = [cell.cell_contents for cell in mask.mask_mod.__closure__]
+        held = [each for each in [*mask.as_tuple(), *captured] if isinstance(each, Tensor)]
+    assert (seen.shape, seen.dtype, seen.device) == ((60, 360), torch.bool, CUDA)
+    assert len(held) >= 6
+    assert {tensor.device for tensor in held} == {CUDA}
 
 
 def test_a_mask_left_on_the_cpu_is_seen():
