@@ -50,7 +50,7 @@ def fake_card(item: int = 1) -> Generator[None, None, None]:
     Args:
         item: what `.item()` gives, whatever is asked: in a group forward the length of the completions.
     """
-    mode = FakeTensorMode()
+    mode: Any = FakeTensorMode()
     usual = mode.dispatch
 
     def dispatch(operation: Any, types: Any, args: Any = (), options: Any = None) -> Any:
@@ -92,7 +92,7 @@ def put(model: nn.Module) -> None:
                 store[name] = moved[tensor]  # type: ignore[assignment]
 
 
-def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, **_: Any) -> tuple[Tensor | None, ...]:
+def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, **unused: Any) -> tuple[Any, ...]:
     """`torch.autograd.grad` without the engine: each node of the graph is called by hand, after all that depends on it."""
     roots, leaves, slopes = (list(each) if isinstance(each, Sequence) else [each] for each in (outputs, inputs, grad_outputs))
     ends, wanted = ([get_gradient_edge(tensor) for tensor in tensors] for tensors in (roots, leaves))

@@ -4,6 +4,7 @@ Not reached: the tower, whose picture sizes steer Python and are not there; Trit
 """
 
 import sys
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ from gpg_vl.policy.decoding import begin
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.logprobs import PlainForward
-from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_two_flashes, _way, block_mask  # pyright: ignore[reportPrivateUsage]
+from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_two_flashes, _way, block_mask
 from gpg_vl.rollout.transformers_engine import inverse_cdf
 
 from .asking import completion, prompts
@@ -54,7 +55,7 @@ def text_positions(monkeypatch):
     monkeypatch.setattr("gpg_vl.policy.logprobs.prompt_positions", positions)
 
 
-def attended(*, dtype=torch.float32, padded=True, where=CUDA, needs=False):
+def attended(*, dtype=torch.float32, padded=True, where=CUDA, needs=False) -> Any:
     """Query, key, value, prompt, prefix."""
     made = [
         torch.randn(*shape, dtype=dtype, device=CUDA, requires_grad=needs)
@@ -93,8 +94,10 @@ def test_all_that_a_block_mask_holds_is_on_the_card(window):
 
 
 def test_a_mask_left_on_the_cpu_is_seen():
-    with fake_card(), pytest.raises(RuntimeError, match="cpu"):
-        _in_blocks(*attended(where=torch.device("cpu")), 0.3, None)
+    with fake_card():
+        query, key, value, prompt, prefix = attended(where=torch.device("cpu"))
+        with pytest.raises(RuntimeError, match="cpu"):
+            _in_blocks(query, key, value, prompt, prefix, 0.3, None)
 
 
 @pytest.mark.parametrize("budget", [None, 40])
