@@ -121,6 +121,21 @@ def give_back_unused() -> None:
         trim(0)
 
 
+def matrix_rate() -> float:
+    """The best rate of large square bfloat16 matrix products on this device, in TFLOP/s."""
+    cuda = torch.cuda.is_available()
+    size = 8192 if cuda else 512
+    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda" if cuda else "cpu") for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = perf_counter()
+        torch.mm(a, b)
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, perf_counter() - start)
+    return round(2 * size**3 / best / 1e12, 3)
+
+
 def _resident(field: str) -> int:
     if not _STATUS.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,8 @@
 """The two sides that `step_time.py` compares, each a run of real training steps over the same row: `gpg_vl` and TRL's `GRPOTrainer`.
 
 Same checkpoint, questions, pictures, optimizer (AdamW), scoring by the same verifier, and completions of exactly the same length: no id
-ends one. Both train every parameter, the vision tower included. Rewards are given, after the answer has really been scored, so that it
-is known which groups have something to say.
+ends one. Both train the same parameters: all of them, unless the row freezes the vision tower. Rewards are given, after the answer has
+really been scored, so that it is known which groups have something to say.
 """
 
 import os
@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from meter import Meter
 
-from gpg_vl.config import Config
+from gpg_vl.config import Config, Training
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.training import assembly
@@ -25,9 +25,6 @@ from gpg_vl.training.assembly import Trainer
 from gpg_vl.training.train import take_step
 from gpg_vl.types import Completion, Group, Prompt, Sample, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
-
-PROMPTS = 8
-"""Groups in a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +36,8 @@ class Row:
     """Which model; see shapes.py."""
     pixels: int = 448
     """Side of the picture; (pixels / 28) squared image tokens."""
+    groups: int = 8
+    """Groups in a step."""
     group_size: int = 8
     length: int = 32
     """Tokens of every completion."""
@@ -51,6 +50,10 @@ class Row:
     trl_rows: int = 64
     """TRL's micro-batch: completions at once, the size that was fastest."""
     dtype: str = "float32"
+    vision: Training = "full"
+    """The vision tower: frozen | full."""
+    checkpointing: bool = False
+    """Keep only each layer's input, on every side."""
 
     @property
     def image_tokens(self) -> int:
@@ -85,18 +88,18 @@ class GivenRewards:
 
 def config_of(row: Row, checkpoint: Path, folder: Path, *, shared: bool = True) -> Config:
     """The experiment that a row is. `steps` is 0: the benchmark takes the steps, so nothing is probed before them."""
-    canvas = {"task": "count", "side": row.pixels, "cells": 4, "glyph": 24, "count": PROMPTS * (row.laps + 2)}
+    canvas = {"task": "count", "side": row.pixels, "cells": 4, "glyph": 24, "count": row.groups * (row.laps + 2)}
     return Config.model_validate(
         {
             "folder": str(folder),
             "steps": 0,
             "data": [{"recipe": "digits", "options": canvas}],
             "prompt": "answer",
-            "policy": {"model": str(checkpoint), "vision": "full", "dtype": row.dtype},
-            "rollout": {"groups_per_step": PROMPTS, "group_size": row.group_size, "max_tokens": row.length, "max_rounds": 1},
+            "policy": {"model": str(checkpoint), "vision": row.vision, "dtype": row.dtype},
+            "rollout": {"groups_per_step": row.groups, "group_size": row.group_size, "max_tokens": row.length, "max_rounds": 1},
             "reward": {"truncated": "score"},
             "optimizer": {"lr": 1e-5},
-            "learner": {"shared_prefix": shared, "tokens_per_microbatch": row.tokens},
+            "learner": {"shared_prefix": shared, "tokens_per_microbatch": row.tokens, "checkpointing": row.checkpointing},
         }
     )
 
@@ -122,7 +125,8 @@ def gpg_vl(row: Row, checkpoint: Path, meter: Meter, *, shared: bool = True) -> 
             update = take_step(trainer)
             assert not update.skipped, update.skipped
             meter.lap()
-    return _told(trainer.policy, trainer.drawing.ask(0), row.tokens)
+    told = _told(trainer.policy, trainer.drawing.ask(0), row.tokens)
+    return told | {"why_not_shared": trainer.policy.sharing.why_not}
 
 
 def random_groups(trainer: Trainer, row: Row, count: int) -> list[Group]:
@@ -207,7 +211,7 @@ def _grpo_trainer(row: Row, policy: Policy, table: Any, reward: Any, meter: Mete
     from transformers import TrainerCallback
 
     trl: Any = import_module("trl")
-    completions = PROMPTS * row.group_size
+    completions = row.groups * row.group_size
     settings = trl.GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=row.trl_rows,
@@ -226,7 +230,7 @@ def _grpo_trainer(row: Row, policy: Policy, table: Any, reward: Any, meter: Mete
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
         bf16=row.dtype == "bfloat16",
-        gradient_checkpointing=False,
+        gradient_checkpointing=row.checkpointing,
         disable_tqdm=True,
         shuffle_dataset=False,
     )
