@@ -91,6 +91,11 @@ def test_prediction_is_read_from_what_plan_prints(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
     from steps import predicted_bytes
 
-    assert predicted_bytes("run: a\nmemory:  1,052.5 GiB for weights") == 1052.5 * 2**30
-    assert predicted_bytes("memory: unknown until x can be read") is None
+    table = """memory:   MB on a GPU of 24 GB                     rollout     update       step
+          activations                                          591.61
+          CUDA context, fragments                 3,200.00   3,200.00   3,200.00
+          sum                                     3,237.89   3,859.51   3,216.70
+"""
+    assert predicted_bytes(table) == pytest.approx(659.51e6)
+    assert predicted_bytes("memory:   unknown until x can be read") is None
     assert predicted_bytes("") is None

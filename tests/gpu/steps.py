@@ -112,9 +112,15 @@ def plan_of(row: Row, checkpoint: Path, folder: Path) -> str:
 
 
 def predicted_bytes(said: str) -> float | None:
-    """The bytes on a card that `gpg-vl plan` predicts: the first GiB of the line that begins with memory; None = it says none."""
-    for line in said.splitlines():
-        words = line.split()
-        if words[:1] == ["memory:"] and "GiB" in words:
-            return float(words[words.index("GiB") - 1].replace(",", "")) * 2**30
-    return None
+    """The bytes that torch holds at most in update and step by `gpg-vl plan`'s table: its sum, less what is kept free; None = no table."""
+    lines = [line.split() for line in said.splitlines()]
+    unit = next(({"GB": 1e9, "MB": 1e6}[words[1]] for words in lines if words[:1] == ["memory:"] and words[1] in {"GB", "MB"}), None)
+    if unit is None:
+        return None
+    sums = next(words for words in lines if words[:1] == ["sum"])
+    free = next((words for words in lines if words[:2] == ["CUDA", "context,"]), ["0"])
+    return unit * (max(_number(cell) for cell in sums[-2:]) - _number(free[-1]))
+
+
+def _number(cell: str) -> float:
+    return float(cell.replace(",", ""))
