@@ -76,7 +76,7 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     style = build_style(config.prompt, folder)
     checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
     yield from hardware(config, build_estimator(config, folder))
-    yield from packages(config)
+    yield from packages(config, _asked(config, folder))
     try:
         questions = read_questions(_first(config.data, head), checks, folder=folder)
     except UserError as error:
@@ -112,17 +112,25 @@ def hardware(config: Config, estimator: Estimator) -> Iterator[Finding]:
         )
 
 
-def packages(config: Config) -> Iterator[Finding]:
-    """Optional packages that the config needs and that are not installed."""
+def packages(config: Config, asked: Sequence[Source] = ()) -> Iterator[Finding]:
+    """Optional packages that the config needs and that are not installed.
+
+    Args:
+        asked: the sources of its benchmark.
+    """
     engine = config.rollout.engine if isinstance(config.rollout.engine, str) else config.rollout.engine.get("kind")
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         yield Finding("stop", "rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine: transformers")
     for name in config.trackers:
         if importlib.util.find_spec(name) is None:
             yield Finding("stop", f"trackers: {name} is not installed; pip install 'gpg-vl[trackers]', or leave it out")
-    hubs = [source.hub for source in (*config.data, *config.warmup.data) if source.hub]
+    hubs = [source.hub for source in (*config.data, *config.warmup.data, *asked) if source.hub]
     if hubs and importlib.util.find_spec("datasets") is None:
         yield Finding("stop", f"data: {hubs[0]} is read with the package datasets, which is not installed; pip install datasets")
+
+
+def _asked(config: Config, folder: Path) -> Sequence[Source]:
+    return load_benchmark(config.evaluation.benchmark, folder)[0].data if config.evaluation.benchmark else ()
 
 
 def _frame(config: Config) -> Frame:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import socket
 import tomllib
@@ -39,7 +40,7 @@ from .test_train import HERE, metrics
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.7)
 MEASURED = {
-    *("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst", "gate/excess"),
+    *("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst", "gate/excess", "gate/carriers"),
 }
 
 
@@ -117,6 +118,19 @@ def test_shuts_before_a_lie_and_names_it_only_where_an_experiment_does(lie, poli
         gate(policy).look(Lying(policy, **lies(policy)), policy, 0)
 
 
+def test_an_experiment_that_could_not_have_shown_the_fault_explains_nothing(policy_of):
+    """Placeholders are impossible anyway, so scoring without the ban changes nothing and does not explain an engine that is noisy."""
+    policy = policy_of(dtype="bfloat16")
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(6)
+        policy.model.lm_head.weight[list(policy.banned_ids)] = 0
+    draw = random.Random(0)
+    noisy = lambda said: replace(said, logprobs=tuple(it * (1 + draw.gauss(0, 0.1)) for it in said.logprobs))  # noqa: E731
+    sampling = Sampling(max_tokens=8, temperature=1.0)
+    with pytest.raises(MismatchError, match="Cause unknown"):
+        gate(policy, prompts=tuple(prompts(policy, ["count", "add"])), sampling=sampling).look(Lying(policy, after=noisy), policy, 0)
+
+
 class Cut(TransformersEngine):
     """Draws from a part of the distribution, as a checkpoint's own top-k and top-p do."""
 
@@ -175,7 +189,7 @@ def test_an_engine_that_was_not_updated_says_what_it_said_before_and_is_named(po
         for parameter in policy.model.parameters():
             parameter.mul_(1.02)
     engine.version = 1
-    with pytest.raises(MismatchError, match="Cause: stale weights: it says to the last digit what it said at the last look"):
+    with pytest.raises(MismatchError, match="Cause: stale weights: it says what it said at the last look"):
         watch.look(engine, policy, 1)
     with torch.no_grad():
         for parameter in old.model.parameters():
@@ -199,6 +213,18 @@ def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(
     with pytest.raises(UserError, match=r"vision gate, weights 0: .* Cause: image lost"):
         train(loading.load(str(HERE / "small.yaml"), blind), HERE, say=lambda line: None)
     assert not (tmp_path / "blind" / "metrics.jsonl").exists()
+
+
+def test_a_kernel_that_fails_leaves_the_gate_another_way_to_measure_rounding(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr("gpg_vl.policy.group_forward.prefill", broken)
+    knobs = [f"folder={tmp_path}", "steps=1", "warmup.steps=5", "evaluation.benchmark=null"]
+    told: list[str] = []
+    run = train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=told.append)
+    assert any("the group forward does not run here (no kernel image is available" in line for line in told)
+    assert metrics(run)[0]["gate/excess"] < 0.5
 
 
 def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, monkeypatch):

@@ -254,3 +254,19 @@ def test_the_narrow_type_is_judged_by_what_plain_rows_lose_in_it(narrow, holds):
     """By hand: plain rows lose 0.1 and 0.05 (0 and 0.05 in the second row); five times that is allowed, or 0.01."""
     plain = (0.0, 0.05) if narrow[0] == 0.009 else (0.1, 0.05)
     assert Agreement(torch.float32, (1e-6, 1e-5), narrow, plain).holds == holds
+
+
+def test_a_kernel_that_fails_only_in_the_type_of_the_weights_leaves_the_narrow_type_to_be_judged(policy_of, monkeypatch):
+    policy = policy_of(dtype="bfloat16")
+    (prompt,) = prompts(policy, ["box"])
+    honest = group_forward.prefill
+
+    def narrow_only(policy, prompts):
+        if policy.dtype == torch.float32:
+            raise RuntimeError("out of resource: shared memory")
+        return honest(policy, prompts)
+
+    monkeypatch.setattr(group_forward, "prefill", narrow_only)
+    agreement = GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0)))
+    assert agreement.holds
+    assert str(agreement).startswith("not comparable in float32; computed in the narrower type")

@@ -297,7 +297,7 @@ def test_falling_back_says_what_it_costs(policy_of, monkeypatch):
     monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0, 1.0)))
     step(learner_of(policy, say=told.append), [own], Gpg())
     length = len(prompt.input_ids)
-    assert f"{4 * (length + 3) / (length + 12):.1f} times the tokens of a step)" in told[0]
+    assert f"{4 * (length + 3) / (length + 12):.1f} times the tokens)" in told[0]
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0])

@@ -167,8 +167,23 @@ def test_auto_takes_what_fits():
     room = 17.6e9 - 2e9 - 0.05 * 17.6e9 - 14.464e9  # 0.256e9: 330 tokens, less than a group, or ten inputs and one layer each
     assert memory.settle(hand_made(gb=17.6)) == Limits(int(room / (10 * 4000 + 70_400)) // 256 * 256, True) == Limits(2304, True)
     assert memory.settle(hand_made("learner.checkpointing=true", "learner.tokens_per_microbatch=77", gb=24.0)) == Limits(77, True)
-    assert memory.settle(hand_made("learner.tokens_per_microbatch=8000", gb=24.0)) == Limits(8000, False)
+    assert memory.settle(hand_made("learner.tokens_per_microbatch=8000", gb=24.0)) == Limits(8000, True), "7,936 fit without"
+    assert memory.settle(hand_made("learner.tokens_per_microbatch=7900", gb=24.0)) == Limits(7900, False)
     assert memory.settle(hand_made(gb=None)) == Limits(16384, False)
+
+
+def test_a_group_larger_than_the_largest_budget_is_not_split_where_it_fits():
+    long = hand_made("rollout.group_size=64", "rollout.max_tokens=2048", gb=288.0)
+    assert long.group > memory.MOST
+    settled = memory.settle(long)
+    assert settled.tokens >= long.group
+    assert not settled.checkpointing
+
+
+def test_a_rollout_that_does_not_fit_samples_fewer_groups_at_once():
+    long = hand_made("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096", gb=24.0)
+    (told,) = [words for words, changed in memory.changes(long) if words.startswith("rollout.engine=") and memory.fits(changed)] or [""]
+    assert told.startswith("rollout.engine={kind: transformers, prompts_at_once: ")
 
 
 def test_what_does_not_fit_says_what_to_change():

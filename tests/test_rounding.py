@@ -61,10 +61,11 @@ def test_one_wrong_token_shows_in_the_worst():
 
 
 def test_the_fewer_tokens_carry_the_rounding_the_wider_chance_is():
-    """Ten tokens of a thousand carry it all: limits are sqrt(160 / 10) = 4 times as wide."""
-    noise = [0.1, -0.1] * 5 + [0.0] * 990
-    assert gap(noise, noise).carriers == pytest.approx(10)
-    assert gap(noise, noise).allowed.mean == pytest.approx(4 * 2.95 * 0.001)
+    """Forty tokens of a thousand carry it all: limits are sqrt(160 / 40) = 2 times as wide; three times at most."""
+    forty, four = [0.1, -0.1] * 20 + [0.0] * 960, [0.1, -0.1] * 2 + [0.0] * 996
+    assert gap(forty, forty).carriers == pytest.approx(40)
+    assert gap(forty, forty).allowed.mean == pytest.approx(2 * 2.95 * 0.004)
+    assert gap(four, four).allowed.mean == pytest.approx(3 * 2.95 * 0.0004)
 
 
 def test_no_number_is_no_agreement_and_no_token_no_gap():
@@ -104,9 +105,7 @@ def test_a_trainer_that_disagrees_with_itself_is_no_yardstick(policy_of, monkeyp
     policy = policy_of()
     honest = score_again
     monkeypatch.setattr("gpg_vl.rollout.gate.score_again", lambda *asked, **more: honest(*asked, **more) + 0.01)
-    with pytest.raises(
-        MismatchError, match=r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* learner.shared_prefix"
-    ):
+    with pytest.raises(MismatchError, match=r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* please report it"):
         gate_of(policy).look(TransformersEngine(policy), policy, 0)
 
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 TWICE = 2
 """An experiment must succeed so often."""
+AT_ONCE = 8
+"""Answers to each question in an experiment."""
 CLEAR = 2.0
-"""A gap must be so many times what is allowed before a cause is looked for: below, any experiment could make it vanish by chance."""
+"""A gap must be so many times what is allowed before a cause is looked for, and in each experiment's own answers too: an experiment that
+could not have shown the fault explains nothing."""
 CANDIDATES = 512
 """Likeliest tokens among which a cut of the distribution is looked for."""
 KEPT = tuple(range(1, 101))
@@ -57,22 +60,33 @@ def _experiments(look: "Look") -> Iterator[Experiment]:
         yield "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights", _likes_new_pictures
         yield "only pictures disagree: processor mismatch (image backend, pixel limits), or the tower has old weights", _likes_no_pictures
     if look.version:
-        yield "stale weights: it says to the last digit what it said at the last look; the update has not landed", _says_the_same_again
+        yield (
+            "stale weights: it says what it said at the last look, while the trainer has moved; the update has not landed",
+            _says_the_same_again,
+        )
 
 
-def _vanishes(measure: Callable[[int], Gap]) -> bool:
-    """Whether an experiment leaves nothing but rounding, again and again."""
-    return all(measure(time).holds for time in range(TWICE))
+def _vanishes(look: "Look", prompts: Callable[[int], Sequence[Prompt]]) -> bool:
+    """Whether other prompts leave nothing but rounding, again and again, where as many answers to the gate's own show the fault."""
+    return all(
+        look.gap(look.ask(prompts(time), AT_ONCE)).holds and look.gap(look.ask(look.gate.prompts, AT_ONCE)).excess >= CLEAR
+        for time in range(TWICE)
+    )
+
+
+def _is_explained(look: "Look", altered: Callable[[Sequence[Asked]], Gap]) -> bool:
+    """Whether another way of scoring leaves nothing but rounding, again and again, where the right way shows the fault."""
+    answers = [look.ask(look.gate.prompts, AT_ONCE) for _ in range(TWICE)]
+    return all(altered(asked).holds and look.gap(asked).excess >= CLEAR for asked in answers)
 
 
 def _reports_raw(look: "Look", _: Sequence[Asked]) -> bool:
     unbanned = replace(look.policy, banned_ids=())
-    return look.gate.sampling.temperature != 1 and _vanishes(lambda _: look.gap_on(look.gate.prompts, unbanned, 1.0))
+    return look.gate.sampling.temperature != 1 and _is_explained(look, lambda asked: look.gap(asked, unbanned, 1.0))
 
 
 def _ignores_the_ban(look: "Look", _: Sequence[Asked]) -> bool:
-    unbanned = replace(look.policy, banned_ids=())
-    return _vanishes(lambda _: look.gap_on(look.gate.prompts, unbanned))
+    return _is_explained(look, lambda asked: look.gap(asked, replace(look.policy, banned_ids=())))
 
 
 def _says_the_same_again(look: "Look", asked: Sequence[Asked]) -> bool:
@@ -105,15 +119,15 @@ def _hears_no_difference(look: "Look", shown: Sequence[Prompt], hidden: Sequence
 
 
 def _likes_new_words(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(lambda time: look.gap_on([with_new_words(prompt, look.policy, look.version, time) for prompt in look.gate.prompts]))
+    return _vanishes(look, lambda time: [with_new_words(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])
 
 
 def _likes_new_pictures(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(lambda time: look.gap_on([with_new_pictures(prompt, look.policy, look.version, time) for prompt in look.gate.prompts]))
+    return _vanishes(look, lambda time: [with_new_pictures(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])
 
 
 def _likes_no_pictures(look: "Look", _: Sequence[Asked]) -> bool:
-    return _vanishes(lambda _: look.gap_on([without_pictures(prompt, look.policy) for prompt in look.gate.prompts]))
+    return _vanishes(look, lambda _: [without_pictures(prompt, look.policy) for prompt in look.gate.prompts])
 
 
 def _cut(look: "Look") -> str:
@@ -121,18 +135,16 @@ def _cut(look: "Look") -> str:
 
     The cut is fitted to some answers and must then explain others.
     """
-    fitted = look.ask(look.gate.prompts)
-    gap = look.gap(fitted)
-    mass_NK = _mass(look, fitted)
+    fitted = look.ask(look.gate.prompts, AT_ONCE)
+    gap, mass_NK = look.gap(fitted), _mass(look, fitted)
     errors = {cut: float((gap.gap_N + _kept(mass_NK, cut)).abs().mean()) for cut in [*KEPT, *SHARES]}
     best = min(errors, key=lambda cut: errors[cut])
 
-    def explained(_: int) -> Gap:
-        asked = look.ask(look.gate.prompts)
+    def cut_likewise(asked: Sequence[Asked]) -> Gap:
         gap = look.gap(asked)
         return look.beside_rounding(gap.gap_N + _kept(_mass(look, asked), best), gap.noise_N)
 
-    if not _vanishes(explained):
+    if not _is_explained(look, cut_likewise):
         return ""
     told = f"top-k {best}" if isinstance(best, int) else f"top-p {best:g}"
     return f"truncated sampling: {told} is on and explains all of it; no top-k, top-p or penalty may be (--generation-config vllm)"

@@ -29,7 +29,7 @@ from gpg_vl.types import Completion, Prompt
 
 COMPLETIONS = 2
 """Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
-MOST_COMPLETIONS, MOST_COMPARED = 16, 2048
+MOST_COMPLETIONS, MOST_COMPARED = 16, 8192
 """Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
@@ -83,7 +83,7 @@ class Gate:
         if gap.rounding.mean <= COARSEST[policy.dtype]:  # not so of a NaN
             return
         kind = str(policy.dtype).removeprefix("torch.")
-        remedy = "set policy.dtype: float32" if policy.dtype == torch.bfloat16 else "set learner.shared_prefix: false and report it"
+        remedy = "set policy.dtype: float32" if policy.dtype == torch.bfloat16 else "please report it"
         raise MismatchError(
             f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding} apart; rounding to {kind} explains a "
             f"mean of {COARSEST[policy.dtype]:g} at most, so it cannot be trained as it is; {remedy}"
@@ -96,6 +96,7 @@ def _journal(gaps: Sequence[Gap]) -> dict[str, float]:
     seen, *blind = gaps
     sizes = [size for figures in (seen.found, seen.rounding, seen.allowed) for size in (figures.mean, figures.worst)]
     numbers = dict(zip(names, sizes, strict=True)) | {"gate/excess": max(gap.excess for gap in gaps)}
+    numbers["gate/carriers"] = min(gap.carriers for gap in gaps)
     return numbers | ({"gate/blind_worst": blind[0].found.worst} if blind else {})
 
 
@@ -121,10 +122,6 @@ class Look:
             more = self.ask(prompts, given)
             given, asked, gap = 2 * given, asked + more, gap + self.gap(more)
         return asked, gap
-
-    def gap_on(self, prompts: Sequence[Prompt], policy: Policy | None = None, temperature: float | None = None) -> Gap:
-        """An experiment: the gap of new answers to these prompts, scored as the engine may be doing it."""
-        return self.gap(self.ask(prompts), policy, temperature)
 
     def ask(self, prompts: Sequence[Prompt], completions: int = COMPLETIONS) -> list[Asked]:
         """So many answers of the engine to each prompt, every prompt put to every copy of the weights.

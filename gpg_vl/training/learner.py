@@ -104,7 +104,8 @@ class Learner:
             return Update(skipped="no informative group")
         rows = zip(groups, weights_BG[mine].tolist(), shares_BG[mine].tolist(), strict=True)
         weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
-        self._compare_once(weighted)
+        by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
+        self.compare_once(by_length[0] if by_length else None, rewards_BG.shape[1])
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
         update = self._step_in_memory(batches, sampled, estimator)
@@ -133,25 +134,27 @@ class Learner:
         if decided is not None and unchanged and isinstance(self.bare, GroupForward):
             self.say, self.bare.policy.sharing.why_not = None, decided
 
-    def _compare_once(self, weighted: list[Weighted]) -> None:
-        """Before the first update: hold two answers of a real group against plain rows.
+    def compare_once(self, asked: Asked | None, answers: int) -> None:
+        """Before the group forward is relied on: hold two answers against plain rows.
 
-        Plain rows it is where they differ by more than rounding explains, whatever the type.
+        Plain rows it is where they differ by more than rounding explains, in whatever type.
+
+        Args:
+            asked: a prompt and answers to it; None = this process has none.
+            answers: to a prompt in training.
         """
         if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
             return
         told, self.say, policy = self.say, None, self.bare.policy
-        by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
-        own = _compared(self.bare, by_length[0]) if by_length else (True, "")
-        found = self.ranks.everybodys(own)
-        fault = next((words for holds, words in found if not holds), "")
+        found = self.ranks.everybodys((*_compared(self.bare, asked), _cost_of_plain_rows(asked, answers)) if asked else (True, "", 0.0))
+        fault = next((words for holds, words, _ in found if not holds), "")
         if not fault:
-            words = next(filter(None, (words for _, words in found)), "")
+            words = next(filter(None, (words for _, words, _ in found)), "")
             told(f"image and prompt are computed once per group; held against plain rows on a real group: {words}")
             return
         policy.sharing.why_not = "the group forward disagrees with plain rows"
-        cost = f"image and prompt are computed for every answer, {_cost_of_plain_rows(weighted):.1f} times the tokens of a step"
-        told(f"warning: the group forward {fault}, more than rounding explains: plain rows from here on ({cost})")
+        cost = f"image and prompt are computed for every answer, {max(cost for *_, cost in found):.1f} times the tokens"
+        told(f"warning: the group forward {fault}: plain rows from here on ({cost})")
 
     def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
@@ -272,13 +275,14 @@ def _compared(forward: GroupForward, asked: Asked) -> tuple[bool, str]:
                 f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; lower policy.max_pixels"
             ) from None
         return False, f"does not run here ({' '.join(str(error).split())[:200]})"
-    return agreement.holds, str(agreement) if agreement.holds else f"is off from plain rows by {agreement}"
+    return agreement.holds, str(agreement) if agreement.holds else f"is off from plain rows by {agreement}, more than rounding explains"
 
 
-def _cost_of_plain_rows(weighted: list[Weighted]) -> float:
-    """How many times the tokens of the group forward plain rows compute, on these groups."""
-    plain, shared = (sum(padded_tokens([item], shared=way) for item in weighted) for way in (False, True))
-    return plain / max(shared, 1)
+def _cost_of_plain_rows(asked: Asked, answers: int) -> float:
+    """How many times the tokens of the group forward plain rows compute, for so many answers like these."""
+    prompt, completions = asked
+    own = sum(len(completion.token_ids) for completion in completions) / len(completions)
+    return answers * (len(prompt.input_ids) + own) / (len(prompt.input_ids) + answers * own)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

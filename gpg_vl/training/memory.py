@@ -26,7 +26,7 @@ USUAL_PIXELS = 1280 * 28 * 28
 TINY_PICTURE, TINY_WORDS = 64, 64
 """Of a scene of digits and its question."""
 PROMPTS_AT_ONCE = 32
-"""Groups that the transformers engine writes at once."""
+"""Groups that the transformers engine writes at once where its own knob of that name says nothing."""
 USUAL_GPUS = (24.0, 32.0, 40.0, 48.0, 80.0, 96.0, 141.0, 192.0, 288.0)
 """GB of GPUs that are sold."""
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -156,7 +156,7 @@ def settle(run: Run) -> Limits:
     ways = [False, True] if learner.checkpointing == "auto" else [learner.checkpointing]
     for checkpointing in ways:
         most = _most(run, checkpointing, split=False)
-        if tokens != "auto" and most >= min(tokens, run.group):
+        if tokens != "auto" and most >= min(tokens, run.groups * run.group):
             return Limits(tokens, checkpointing)
         if tokens == "auto" and most >= run.group:
             return Limits(most, checkpointing)
@@ -173,9 +173,10 @@ def unjudged(learner: LearnerConfig) -> Limits:
 def _most(run: Run, checkpointing: bool, *, split: bool) -> int:
     """The largest budget whose activations fit beside everything else; 0 = none."""
     assert run.machine.gb is not None
-    limits = Limits(1 if split else MOST, checkpointing)
+    highest = max(MOST, ceil(run.group / STEP) * STEP)  # a group that fits is not split
+    limits = Limits(1 if split else highest, checkpointing)
     room = run.machine.gb * GB - sum(item.update for item in items(run, limits) if item.name != ACTIVATIONS)
-    return next((tokens for tokens in range(MOST, 0, -STEP) if activations(run, tokens, checkpointing) <= room), 0)
+    return next((tokens for tokens in range(highest, 0, -STEP) if activations(run, tokens, checkpointing) <= room), 0)
 
 
 def items(run: Run, limits: Limits) -> list[Item]:
@@ -223,7 +224,7 @@ def _update(run: Run, limits: Limits) -> Iterator[Item]:
 
 def _rollout_logits(run: Run) -> float:
     """Of the next token of all rows: logits and log-probabilities, and the cumulative distribution in float64."""
-    rows = min(PROMPTS_AT_ONCE, run.groups) * run.config.rollout.group_size
+    rows = min(run.engine[1].get("prompts_at_once", PROMPTS_AT_ONCE), run.groups) * run.config.rollout.group_size
     return (3 * run.wide + 24) * rows * run.size.vocabulary if run.engine[0] == "transformers" else 0.0
 
 
@@ -273,7 +274,7 @@ def _sampling(run: Run) -> Iterator[Item]:
     """What whoever samples holds on this GPU."""
     kind, options = run.engine
     if kind == "transformers":
-        rows = min(PROMPTS_AT_ONCE, run.groups)
+        rows = min(options.get("prompts_at_once", PROMPTS_AT_ONCE), run.groups)
         yield Item("keys and values (rollout)", rollout=rows * run.group * token_bytes(run))
     if kind == "vllm" and run.machine.gb is not None:
         cache = options.get("cache_gib")
@@ -334,6 +335,8 @@ def changes(run: Run) -> Iterator[tuple[str, Run]]:
         single.append({"rollout.engine.sleep": "1"})
     if config.policy.dtype != "bfloat16":
         single.append({"policy.dtype": "bfloat16"})
+    if kind == "transformers" and (at_once := _fewer_at_once(run, options)):
+        single.append({"rollout.engine": f"{{kind: transformers, prompts_at_once: {at_once}}}"})
     together = {key: value for change in single for key, value in change.items()}
     enough = False
     for change in [*single, together]:
@@ -345,6 +348,22 @@ def changes(run: Run) -> Iterator[tuple[str, Run]]:
             tokens = settle(changed).tokens
             change = {**change, "learner.tokens_per_microbatch": str(tokens)}
         yield " ".join(f"{key}={value}" for key, value in change.items()), changed
+
+
+def _fewer_at_once(run: Run, options: dict[str, Any]) -> int:
+    """Groups to sample at once so that the rollout fits; 0 = it does, or no number makes it fit."""
+    assert run.machine.gb is not None
+    limits, count = settle(run), min(options.get("prompts_at_once", PROMPTS_AT_ONCE), run.groups)
+    room = run.machine.gb * GB
+    if sum(item.rollout for item in items(run, limits)) <= room:
+        return 0
+    while (count := count // 2) > 0:
+        config = run.config.model_copy(
+            update={"rollout": run.config.rollout.model_copy(update={"engine": {"kind": "transformers", "prompts_at_once": count}})}
+        )
+        if sum(item.rollout for item in items(replace(run, config=config), limits)) <= room:
+            return count
+    return 0
 
 
 def _changed(config: Config, change: dict[str, str]) -> Config:

@@ -4,6 +4,7 @@ import errno
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,6 +21,9 @@ from gpg_vl.training.checkpoint import State
 from gpg_vl.training.model_card import model_card
 from gpg_vl.training.stopping import Stopped, stop_request
 from gpg_vl.types import Update, UserError
+
+COMPARED_TOKENS = 32
+"""Of an answer, when the group forward is held against plain rows."""
 
 
 def train(
@@ -40,6 +44,7 @@ def train(
     with stop_request() as request:
         trainer = assemble(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
         with closing(trainer.drawing.engine), disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
+            _compare_ways(trainer)
             _tell_look(trainer, look(trainer))
             if trainer.state.step == 0:
                 _evaluate(trainer, "before")
@@ -106,6 +111,17 @@ def look(trainer: Trainer) -> dict[str, float]:
     with trainer.drawing.clock("gate"), all_or_nobody(trainer.ranks.everybodys):
         trainer.seen = trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
     return trainer.seen
+
+
+def _compare_ways(trainer: Trainer) -> None:
+    """Hold the group forward against plain rows before the gate measures rounding by it; without a gate the first update does."""
+    if trainer.gate is None or not trainer.gate.prompts:
+        return
+    prompt = min(trainer.gate.prompts, key=lambda prompt: (not prompt.images, len(prompt.input_ids)))
+    sampling = replace(trainer.gate.sampling, max_tokens=min(trainer.gate.sampling.max_tokens, COMPARED_TOKENS))
+    with all_or_nobody(trainer.ranks.everybodys):
+        (answers,) = trainer.drawing.engine.generate([prompt], sampling, [[0, 1]])
+    trainer.learner.compare_once((prompt, answers), trainer.config.rollout.group_size)
 
 
 def _tell_look(trainer: Trainer, seen: Mapping[str, float]) -> None:

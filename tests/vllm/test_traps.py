@@ -185,7 +185,7 @@ def test_an_update_that_did_not_arrive_is_noticed(lab, broken):
             lab.update_and_look()
         lab.shared.engine.deadline = 900.0
     else:
-        with pytest.raises(MismatchError, match="Cause: stale weights: it says to the last digit what it said"):
+        with pytest.raises(MismatchError, match="Cause: stale weights: it says what it said at the last look"):
             lab.update_and_look()
 
 
