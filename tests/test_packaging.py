@@ -69,6 +69,10 @@ def test_every_stage_is_a_function_and_has_a_job():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert sorted([*jobs["stage"]["strategy"]["matrix"]["stage"], "newest"]) == sorted(stages)
     assert jobs["newest"]["continue-on-error"] is True
+    (nightly,) = re.findall(r"^nightly=\((.*?)\)", script, re.MULTILINE)
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())["jobs"]
+    assert sorted(jobs) == sorted(nightly.split())
+    assert all(re.search(rf"^{stage}\(\) ", script, re.MULTILINE) for stage in nightly.split())
 
 
 def test_no_index_is_named_but_torchs_own_in_the_workflow():

@@ -81,7 +81,7 @@ def test_an_engine_without_the_ban_is_named(policy, gate):
     """Placeholders are made likely, and the engine counts them among the possible tokens."""
     with torch.no_grad():
         head = policy.model.lm_head.weight
-        head[list(policy.banned_ids)] = head[min(policy.end_ids)].clone()
+        head[list(policy.banned_ids)] = head[policy.processor.tokenizer.eos_token_id].clone()
 
     class Unbanned(TransformersEngine):
         def generate(self, asked, sampling, seeds):

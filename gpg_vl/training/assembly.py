@@ -269,7 +269,7 @@ def warm_up(config: Config, folder: Path, policy: Policy, questions: Questions, 
         if step % max(1, config.warmup.steps // 10) == 0 or step == config.warmup.steps:
             say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.1f} s")
 
-    sft.warm_up(policy, imitation, config.warmup, accelerator, told, unjudged(config.learner))
+    sft.warm_up(policy, imitation, config.warmup, accelerator, told, unjudged(config.learner), say)
 
 
 def _restore(trainer: Trainer, saved: Path, unchanged: bool) -> None:

@@ -155,13 +155,12 @@ def settle(run: Run) -> Limits:
     tokens = learner.tokens_per_microbatch
     ways = [False, True] if learner.checkpointing == "auto" else [learner.checkpointing]
     for checkpointing in ways:
-        most = _most(run, checkpointing, split=False)
-        if tokens != "auto" and most >= min(tokens, run.groups * run.group):
+        if tokens != "auto" and _update_fits(run, Limits(tokens, checkpointing)):
             return Limits(tokens, checkpointing)
-        if tokens == "auto" and most >= run.group:
+        if tokens == "auto" and (most := _most(run, checkpointing)) >= run.group:
             return Limits(most, checkpointing)
     smallest = run.prompt + run.config.rollout.max_tokens
-    return Limits(max(_most(run, ways[-1], split=True), smallest) if tokens == "auto" else tokens, ways[-1])
+    return Limits(max(_most(run, ways[-1]), smallest) if tokens == "auto" else tokens, ways[-1])
 
 
 def unjudged(learner: LearnerConfig) -> Limits:
@@ -170,13 +169,15 @@ def unjudged(learner: LearnerConfig) -> Limits:
     return Limits(ON_CPU.tokens if tokens == "auto" else tokens, ON_CPU.checkpointing if checkpointing == "auto" else checkpointing)
 
 
-def _most(run: Run, checkpointing: bool, *, split: bool) -> int:
-    """The largest budget whose activations fit beside everything else; 0 = none."""
-    assert run.machine.gb is not None
+def _most(run: Run, checkpointing: bool) -> int:
+    """The largest budget with which the update fits; 0 = none."""
     highest = max(MOST, ceil(run.group / STEP) * STEP)  # a group that fits is not split
-    limits = Limits(1 if split else highest, checkpointing)
-    room = run.machine.gb * GB - sum(item.update for item in items(run, limits) if item.name != ACTIVATIONS)
-    return next((tokens for tokens in range(highest, 0, -STEP) if activations(run, tokens, checkpointing) <= room), 0)
+    return next((tokens for tokens in range(highest, 0, -STEP) if _update_fits(run, Limits(tokens, checkpointing))), 0)
+
+
+def _update_fits(run: Run, limits: Limits) -> bool:
+    assert run.machine.gb is not None
+    return sum(item.update for item in items(run, limits)) <= run.machine.gb * GB
 
 
 def items(run: Run, limits: Limits) -> list[Item]:

@@ -84,14 +84,25 @@ def warm_up(
     accelerator: Accelerator,
     told: Callable[[int, Update], None],
     limits: Limits,
+    say: Callable[[str], None],
 ) -> None:
     """Imitate for `config.steps` steps, within the limits of the learner.
+
+    Args:
+        say: is told where the group forward does not work here; the run itself tells that it does.
 
     Raises:
         UserError: the loss is not a number (the learning rate is too high), or there are more processes than samples in a step.
     """
     forward = GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing)
-    learner = Learner(forward, config.optimizer, accelerator, total_steps=config.steps, tokens_per_microbatch=limits.tokens)
+    learner = Learner(
+        forward,
+        config.optimizer,
+        accelerator,
+        total_steps=config.steps,
+        tokens_per_microbatch=limits.tokens,
+        say=lambda line: say(line) if line.startswith("warning") else None,
+    )
     ranks = learner.ranks
     if config.batch_size < ranks.count:
         raise UserError(f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each of {ranks.count} processes")
