@@ -51,12 +51,16 @@ def test_warmup_and_update_are_the_same(one_and_two):
         torch.testing.assert_close(weights(two, 2)[name], parameter, rtol=0, atol=1e-5)
 
 
+RATIOS_OF_ROUNDING = {"gate/excess", "gate/carriers"}
+"""Last bits divided by last bits: these are no rank's and no run's own."""
+
+
 def test_the_log_is_of_all_ranks(one_and_two):
     first, second = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in one_and_two)
     assert len(first) == len(second) == 2
     for one, two in zip(first, second, strict=True):
-        compared = {key for key in one if "second" not in key}
-        assert compared == {key for key in two if "second" not in key}
+        assert one.keys() == two.keys()
+        compared = {key for key in one if "second" not in key} - RATIOS_OF_ROUNDING
         assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-4, abs=1e-6)
 
 
