@@ -28,6 +28,8 @@ CLEAR = 2.0
 could not have shown the fault explains nothing."""
 CANDIDATES = 512
 """Likeliest tokens among which a cut of the distribution is looked for."""
+BORDER = 1e-5
+"""How exactly an engine adds probabilities up."""
 KEPT = tuple(range(1, 101))
 SHARES = tuple(percent / 100 for percent in range(1, 100))
 Experiment = tuple[str, Callable[["Look", Sequence[Asked]], bool]]
@@ -137,12 +139,12 @@ def _cut(look: "Look") -> str:
     """
     fitted = look.ask(look.gate.prompts, AT_ONCE)
     gap, mass_NK = look.gap(fitted), _mass(look, fitted)
-    errors = {cut: float((gap.gap_N + _kept(mass_NK, cut)).abs().mean()) for cut in [*KEPT, *SHARES]}
+    errors = {cut: float(_left(gap.gap_N, mass_NK, cut).abs().mean()) for cut in [*KEPT, *SHARES]}
     best = min(errors, key=lambda cut: errors[cut])
 
     def cut_likewise(asked: Sequence[Asked]) -> Gap:
         gap = look.gap(asked)
-        return look.beside_rounding(gap.gap_N + _kept(_mass(look, asked), best), gap.noise_N)
+        return look.beside_rounding(_left(gap.gap_N, _mass(look, asked), best), gap.noise_N)
 
     if not _is_explained(look, cut_likewise):
         return ""
@@ -162,6 +164,14 @@ def _mass(look: "Look", asked: Sequence[Asked]) -> Tensor:
         likeliest_NK = probabilities_NV.topk(min(CANDIDATES, probabilities_NV.shape[-1])).values
         masses.append(likeliest_NK.double().cumsum(-1).cpu())
     return torch.cat(masses)
+
+
+def _left(gap_N: Tensor, mass_NK: Tensor, cut: float) -> Tensor:
+    """[N] what a cut does not explain. The engine's sums are rounded too, so a token at the border of a share may be in or out."""
+    if isinstance(cut, int):
+        return gap_N + _kept(mass_NK, cut)
+    sides_3N = torch.stack([gap_N + _kept(mass_NK, cut + aside) for aside in (0.0, -BORDER, BORDER)])
+    return sides_3N.gather(0, sides_3N.abs().argmin(0, keepdim=True))[0]
 
 
 def _kept(mass_NK: Tensor, cut: float) -> Tensor:
