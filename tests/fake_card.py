@@ -82,14 +82,15 @@ def put(model: nn.Module) -> None:
     """Move a real model to the card: the same parameters without their numbers, tied where they were."""
     moved: dict[Tensor, Tensor] = {}
     for module in model.modules():
-        for store in (module._parameters, module._buffers):
+        stores: tuple[Any, ...] = (module._parameters, module._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is None:
                     continue
                 if tensor not in moved:
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
                     moved[tensor] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
-                store[name] = moved[tensor]  # type: ignore[assignment]
+                store[name] = moved[tensor]
 
 
 def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, **unused: Any) -> tuple[Any, ...]:

@@ -125,7 +125,10 @@ def test_an_experiment_that_could_not_have_shown_the_fault_explains_nothing(poli
         policy.model.lm_head.weight.mul_(6)
         policy.model.lm_head.weight[list(policy.banned_ids)] = 0
     draw = random.Random(0)
-    noisy = lambda said: replace(said, logprobs=tuple(it * (1 + draw.gauss(0, 0.1)) for it in said.logprobs))  # noqa: E731
+
+    def noisy(said):
+        return replace(said, logprobs=tuple(it * (1 + draw.gauss(0, 0.1)) for it in said.logprobs))
+
     sampling = Sampling(max_tokens=8, temperature=1.0)
     with pytest.raises(MismatchError, match="Cause unknown"):
         gate(policy, prompts=tuple(prompts(policy, ["count", "add"])), sampling=sampling).look(Lying(policy, after=noisy), policy, 0)

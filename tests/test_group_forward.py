@@ -242,7 +242,11 @@ def test_a_wrong_position_is_a_disagreement_in_a_narrow_type_too(policy_of, monk
     policy = policy_of(dtype="bfloat16")
     (prompt,) = prompts(policy, ["box"])
     honest = group_forward.prefill
-    shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=honest(policy, prompts).next_position_P + 1)  # noqa: E731
+
+    def shifted(policy, prompts):
+        prefix = honest(policy, prompts)
+        return replace(prefix, next_position_P=prefix.next_position_P + 1)
+
     monkeypatch.setattr(group_forward, "prefill", shifted)
     assert not GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0))).holds
 

@@ -25,6 +25,8 @@ from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_t
 from gpg_vl.types import Group, Update, UserError
 
 Forward = PlainForward | GroupForward
+COMPARED_TOKENS = 32
+"""Of an answer, when the group forward is held against plain rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,7 +268,8 @@ class Learner:
 def _compared(forward: GroupForward, asked: Asked) -> tuple[bool, str]:
     """Whether the first tokens of two answers come out alike, and the figures; or what a kernel complained of."""
     prompt, completions = asked
-    short = [replace(completion, token_ids=completion.token_ids[:32], logprobs=completion.logprobs[:32]) for completion in completions[:2]]
+    cut = slice(COMPARED_TOKENS)
+    short = [replace(said, token_ids=said.token_ids[cut], logprobs=said.logprobs[cut]) for said in completions[:2]]
     try:
         agreement = forward.agreement((prompt, short))
     except RuntimeError as error:

@@ -18,12 +18,10 @@ from gpg_vl.rollout.request import MismatchError
 from gpg_vl.training import checkpoint
 from gpg_vl.training.assembly import Say, Trainer, assemble
 from gpg_vl.training.checkpoint import State
+from gpg_vl.training.learner import COMPARED_TOKENS
 from gpg_vl.training.model_card import model_card
 from gpg_vl.training.stopping import Stopped, stop_request
 from gpg_vl.types import Update, UserError
-
-COMPARED_TOKENS = 32
-"""Of an answer, when the group forward is held against plain rows."""
 
 
 def train(

@@ -13,14 +13,14 @@ import itertools
 import json
 import sys
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpg_vl.config import PolicyConfig, Tiny
+from gpg_vl.config import PolicyConfig
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.prompts import AnswerOnly, Style
@@ -103,9 +103,9 @@ def look(case: Case) -> dict[str, float]:
 def policy_of(case: Case) -> Policy:
     """The model of a case."""
     if case.model not in MODELS:
-        return load_policy(PolicyConfig(model=case.model, dtype=case.dtype), seed=0)  # pyright: ignore[reportArgumentType]
+        return load_policy(PolicyConfig.model_validate({"model": case.model, "dtype": case.dtype}), seed=0)
     shape, sharpness = MODELS[case.model]
-    policy = load_policy(PolicyConfig(tiny=Tiny(**shape), dtype=case.dtype), seed=case.seed)  # pyright: ignore[reportArgumentType]
+    policy = load_policy(PolicyConfig.model_validate({"tiny": shape, "dtype": case.dtype}), seed=case.seed)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(sharpness)
     return policy
@@ -115,7 +115,7 @@ def prompts_of(policy: Policy, case: Case) -> list[Prompt]:
     """A question of each task; a real model is asked for sentences, so that its answers are not all alike."""
     style = AnswerOnly() if case.model in MODELS else Style(think="absent", instruction="Explain in a few sentences.")
     samples = [next(digits(task, seed=case.seed, count=1)) for task in TASKS]
-    return [encode(replace(sample), style, policy) for sample in samples]
+    return [encode(sample, style, policy) for sample in samples]
 
 
 def spec_of(engine: str) -> Any:

@@ -59,7 +59,7 @@ class Case:
 
     def policy(self, shape: str, dtype: str) -> Policy:
         """Loaded, on the card, and its answers never end before their full length."""
-        policy = load_policy(PolicyConfig(model=str(self.weights(shape)), dtype=dtype), seed=0)  # type: ignore[arg-type]
+        policy = load_policy(PolicyConfig.model_validate({"model": str(self.weights(shape)), "dtype": dtype}), seed=0)
         policy.model.to(self.device)
         return replace(policy, end_ids=frozenset())
 
