@@ -30,8 +30,8 @@ MEAN, TAIL, WORST = 2.95, 3.7, 8.0
 a limit is not reached by chance; a fault that is three times the rounding in the mean is past the first."""
 BIAS = 8.0
 """Allowed standard errors of the signed mean."""
-CARRIERS, WIDEST = 160, 3.0
-"""Tokens that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they, up to three times."""
+CARRIERS = 160
+"""Tokens that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Spacings of the type of the log-probabilities that a mean and a single gap may always have."""
 AT_ONCE = 512
@@ -152,7 +152,7 @@ class Gap:
     def allowed(self) -> Figures:
         """How large the gap may be."""
         own, least, least_worst = self.rounding, SMALLEST * self.spacing, SMALLEST_WORST * self.spacing
-        chance = min(WIDEST, math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0))))
+        chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))
         error = float(self.noise_N.norm()) / len(self.noise_N)
         mean = self.mean if self.mean is not None else max(chance * MEAN * own.mean, least)
         worst = self.worst if self.worst is not None else max(chance * WORST * own.worst, least_worst)
