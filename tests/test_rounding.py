@@ -15,7 +15,7 @@ from gpg_vl.rollout import transformers_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate import Gate, Look
 from gpg_vl.rollout.request import MismatchError
-from gpg_vl.rollout.rounding import Gap, score, score_again
+from gpg_vl.rollout.rounding import Gap, places, score, score_again
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 
 from .asking import prompts, random_completions
@@ -24,8 +24,10 @@ DTYPES = ("float32", "bfloat16")
 SAMPLING = Sampling(max_tokens=16, temperature=0.7)
 
 
-def gap(gap_N, noise_N, **limits) -> Gap:
-    return Gap(gap_N=torch.tensor(gap_N).double(), noise_N=torch.tensor(noise_N).double(), spacing=1e-9, **limits)
+def gap(gap_N, noise_N, places_N=None, **limits) -> Gap:
+    """A gap of tokens that stand each at a place of its own, or at the given ones."""
+    places_N = torch.arange(len(gap_N)) if places_N is None else torch.tensor(places_N)
+    return Gap(gap_N=torch.tensor(gap_N).double(), noise_N=torch.tensor(noise_N).double(), places_N=places_N, spacing=1e-9, **limits)
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
@@ -67,13 +69,36 @@ def test_the_fewer_tokens_carry_the_rounding_the_wider_chance_is():
     assert gap(ten, ten).allowed.mean == pytest.approx(4 * 2.95 * 0.001)
 
 
+def test_equal_words_are_rounded_alike_and_count_once():
+    """Sixteen answers that are all the same are one observation, not sixteen: the limit is sqrt(16) = 4 times as wide as that of 160."""
+    noise = [0.01, -0.01] * 80
+    apart, alike = gap(noise, noise), gap(noise, noise, [place // 16 for place in range(160)])
+    assert (apart.carriers, alike.carriers) == pytest.approx((160, 10))
+    assert alike.allowed.mean == pytest.approx(4 * apart.allowed.mean)
+    shifted = gap([0.01] * 32, [0.01] * 32, [0] * 16 + [1] * 16)
+    assert shifted.carriers == pytest.approx(2)
+    assert shifted.allowed.bias == pytest.approx(shifted.allowed.mean), "the two places say the same by chance one time in two"
+
+
+def test_places_are_prompts_and_the_words_before(policy_of):
+    """Two questions; answers 5 6 7 and 5 6 8 share a place at 5, 6 and the last word, which differs only after it."""
+    first, second = prompts(policy_of())[:2]
+    said = [replace(random_completions(1, longest=3, seed=0)[0], token_ids=ids, logprobs=(0.0,) * 3) for ids in ((5, 6, 7), (5, 6, 8))]
+    places_N = places([(first, said), (second, said[:1]), (first, said[1:])]).tolist()
+    assert places_N[:3] == places_N[3:6] == places_N[9:]
+    assert len(set(places_N)) == 6
+    apart = [replace(said[0], token_ids=(1, 6, 7))]
+    assert places([(first, said[:1])])[0] == places([(first, apart)])[0]
+    assert places([(first, said[:1])])[1] != places([(first, apart)])[1]
+
+
 def test_a_policy_that_is_sure_of_nearly_all_tokens_is_no_fault():
     """As real weights were after six supervised steps: one token in 250 carries the measured rounding, in the engine it is fifteen."""
     noise = [0.15] + [0.0004, -0.0004] * 125
     honest = [0.15, -0.15] * 7 + [0.15] + [0.0004, -0.0004] * 118
     assert gap(noise, noise).carriers < 3
     assert gap(honest, noise).excess < 0.5
-    assert not gap([0.15, -0.15] * 125, noise).holds
+    assert not gap([0.15, -0.15] * 125 + [0.15], noise).holds
 
 
 def test_no_number_is_no_agreement_and_no_token_no_gap():

@@ -98,7 +98,7 @@ def _says_the_same_again(look: "Look", asked: Sequence[Asked]) -> bool:
         return False
     firsts = [(asked[place][0], [now[place]]) for place in now]
     said = [look.in_line([side[place] for place in now]) for side in (now, then)]
-    return look.beside_rounding(said[0] - said[1], look.noise(firsts)).holds
+    return look.beside_rounding(firsts, said[0] - said[1], look.noise(firsts)).holds
 
 
 def _ignores_pictures(look: "Look", _: Sequence[Asked]) -> bool:
@@ -117,7 +117,7 @@ def _hears_no_difference(look: "Look", shown: Sequence[Prompt], hidden: Sequence
     noise_N, temperature = look.noise(with_), look.gate.sampling.temperature
     own_N = score(look.policy, with_, temperature) - score(look.policy, without, temperature)
     said_N = look.in_line(answers[0]) - look.in_line(answers[1])
-    return look.beside_rounding(said_N, noise_N).holds and not look.beside_rounding(own_N, noise_N).holds
+    return look.beside_rounding(with_, said_N, noise_N).holds and not look.beside_rounding(with_, own_N, noise_N).holds
 
 
 def _likes_new_words(look: "Look", _: Sequence[Asked]) -> bool:
@@ -144,7 +144,7 @@ def _cut(look: "Look") -> str:
 
     def cut_likewise(asked: Sequence[Asked]) -> Gap:
         gap = look.gap(asked)
-        return look.beside_rounding(_left(gap.gap_N, _mass(look, asked), best), gap.noise_N)
+        return look.beside_rounding(asked, _left(gap.gap_N, _mass(look, asked), best), gap.noise_N)
 
     if not _is_explained(look, cut_likewise):
         return ""

@@ -23,14 +23,14 @@ from gpg_vl.rollout.altered import blanked
 from gpg_vl.rollout.causes import cause
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.request import MismatchError
-from gpg_vl.rollout.rounding import CARRIERS, COARSEST, Gap, score, score_again
+from gpg_vl.rollout.rounding import CARRIERS, COARSEST, Gap, places, score, score_again
 from gpg_vl.seeds import seed
 from gpg_vl.types import Completion, Prompt
 
 COMPLETIONS = 2
 """Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
 MOST_COMPLETIONS, MOST_COMPARED = 16, 8192
-"""Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` tokens carry the rounding before."""
+"""Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` places carry the rounding before."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
 
@@ -111,7 +111,7 @@ class Look:
         self.draws: Iterator[int] = count()
 
     def compare(self, prompts: Sequence[Prompt]) -> tuple[list[Asked], Gap]:
-        """The engine's answers to prompts and their gap; asked again until enough tokens carry the rounding.
+        """The engine's answers to prompts and their gap; asked again until enough places carry the rounding.
 
         Raises:
             MismatchError: the engine says itself that it has other weights.
@@ -155,12 +155,13 @@ class Look:
         policy, temperature = policy or self.policy, temperature or self.gate.sampling.temperature
         own_N = score(policy, asked, temperature)
         again_N = score_again(policy, asked, temperature, narrow=self.engine.narrow)
-        return self.beside_rounding(theirs_N - own_N, again_N - own_N)
+        return self.beside_rounding(asked, theirs_N - own_N, again_N - own_N)
 
-    def beside_rounding(self, gap_N: Tensor, noise_N: Tensor) -> Gap:
+    def beside_rounding(self, asked: Sequence[Asked], gap_N: Tensor, noise_N: Tensor) -> Gap:
         """A gap that this gate judges."""
-        wide = torch.promote_types(self.policy.dtype, torch.float32)
-        return Gap(gap_N=gap_N, noise_N=noise_N, spacing=torch.finfo(wide).eps, mean=self.gate.mean, worst=self.gate.worst)
+        spacing = torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps
+        limits = {"mean": self.gate.mean, "worst": self.gate.worst}
+        return Gap(gap_N=gap_N, noise_N=noise_N, places_N=places(asked), spacing=spacing, **limits)
 
     def noise(self, asked: Sequence[Asked]) -> Tensor:
         """[N] the trainer's second way less its first."""

@@ -31,7 +31,7 @@ a limit is not reached by chance; a fault that is three times the rounding in th
 BIAS = 8.0
 """Allowed standard errors of the signed mean."""
 CARRIERS = 160
-"""Tokens that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
+"""Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Spacings of the type of the log-probabilities that a mean and a single gap may always have."""
 AT_ONCE = 512
@@ -62,6 +62,18 @@ def score_again(policy: Policy, asked: Sequence[Asked], temperature: float, *, n
         forward = GroupForward(fresh, temperature)
         with policy.autocast():
             return _in_line([forward([question]).logprobs_N for question in asked])
+
+
+def places(asked: Sequence[Asked]) -> Tensor:
+    """[N] where each token stands: a number that is the same for tokens after the same prompt and the same words."""
+    numbers = list[int]()
+    for prompt, completions in asked:
+        for completion in completions:
+            before = hash((prompt.input_ids, prompt.pictures))
+            for token in completion.token_ids:
+                numbers.append(before)
+                before = hash((before, token))
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 def few(question: Asked) -> Iterator[Asked]:
@@ -125,6 +137,8 @@ class Gap:
     gap_N: Tensor
     noise_N: Tensor
     """The trainer's second way less its first, of the same tokens."""
+    places_N: Tensor
+    """Integers, the same for tokens after the same prompt and the same words: these are rounded alike and count as one (`places`)."""
     spacing: float
     """Of the type of the log-probabilities, at 1."""
     mean: float | None = None
@@ -144,16 +158,16 @@ class Gap:
 
     @property
     def carriers(self) -> float:
-        """How many tokens carry the rounding: N where it is alike on all, 1 where it is all on one. Sharp distributions have few."""
-        size_N = self.noise_N.abs()
-        return float(size_N.sum().square() / size_N.square().sum()) if size_N.any() else 0.0
+        """How many places carry the rounding: all where it is alike in all, 1 where it is all in one. Sharp distributions have few."""
+        sizes = self._by_place(self.noise_N.abs())
+        return float(sizes.sum().square() / sizes.square().sum()) if sizes.any() else 0.0
 
     @property
     def allowed(self) -> Figures:
         """How large the gap may be."""
         own, least, least_worst = self.rounding, SMALLEST * self.spacing, SMALLEST_WORST * self.spacing
         chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))
-        error = float(self.noise_N.norm()) / len(self.noise_N)
+        error = float(self._by_place(self.noise_N).norm()) / len(self.noise_N)
         mean = self.mean if self.mean is not None else max(chance * MEAN * own.mean, least)
         worst = self.worst if self.worst is not None else max(chance * WORST * own.worst, least_worst)
         return Figures(
@@ -163,8 +177,14 @@ class Gap:
             bias=mean if self.mean is not None else min(mean, chance * BIAS * error + MEAN * own.bias + least),
         )
 
+    def _by_place(self, numbers_N: Tensor) -> Tensor:
+        """Their sum at each place."""
+        places, at_N = self.places_N.unique(return_inverse=True)
+        return numbers_N.new_zeros(len(places)).index_add(0, at_N, numbers_N)
+
     def __add__(self, other: "Gap") -> "Gap":
-        return replace(self, gap_N=torch.cat([self.gap_N, other.gap_N]), noise_N=torch.cat([self.noise_N, other.noise_N]))
+        both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in ("gap_N", "noise_N", "places_N")}
+        return replace(self, **both)
 
     @property
     def excess(self) -> float:
