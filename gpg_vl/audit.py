@@ -23,7 +23,6 @@ from PIL import Image
 from gpg_vl import exploits
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import Config, Source
-from gpg_vl.estimators import Estimator
 from gpg_vl.loading import load_benchmark
 from gpg_vl.policy.encode import encode, read_images
 from gpg_vl.policy.load import load_policy
@@ -43,6 +42,7 @@ from gpg_vl.training.experiment import (
     check_template,
     read_questions,
 )
+from gpg_vl.training.memory import Run
 from gpg_vl.training.plan import run_of
 from gpg_vl.types import Group, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Graded, Verifiers
@@ -75,7 +75,12 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     """
     style = build_style(config.prompt, folder)
     checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
-    yield from hardware(config, build_estimator(config, folder))
+    estimator, run = build_estimator(config, folder), None
+    try:
+        run = run_of(config, estimator)
+        yield hardware(run)
+    except UserError as error:
+        yield Finding("stop", f"model: cannot be read: {error}")
     yield from packages(config, _asked(config, folder))
     try:
         questions = read_questions(_first(config.data, head), checks, folder=folder)
@@ -89,27 +94,21 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     for kind, samples in by_kind.items():
         yield from rewards(kind, samples, checks)
     yield from overlap(config, folder, trained, _cut(config.data, questions, head), head)
-    yield from lengths(config, style, checks, questions)
+    if run is not None:  # else the model has been told
+        yield from lengths(config, style, checks, questions)
     if model is not None:
         yield from asked(config, folder, model, style, questions)
 
 
-def hardware(config: Config, estimator: Estimator) -> Iterator[Finding]:
-    """Whether the model is to be had and the run fits."""
-    try:
-        run = run_of(config, estimator)
-    except UserError as error:
-        yield Finding("stop", f"model: cannot be read: {error}")
-        return
+def hardware(run: Run) -> Finding:
+    """Whether the run fits."""
     if found := memory.faults(run):
-        yield Finding("stop", f"memory: {found[0]}; change: {'; or '.join(found[1:])}")
-    elif run.machine.gb is None:
-        level = "fine" if config.policy.model == "tiny" else "mind"
-        yield Finding(level, "memory: not judged: there is no GPU here, and hardware.gb names none")
-    else:
-        yield Finding(
-            "fine", f"memory: {memory.needed(run) / memory.GB:.1f} GB of {run.machine.gb:g} at the peak; gpg-vl plan has the items"
-        )
+        return Finding("stop", f"memory: {found[0]}; change: {'; or '.join(found[1:])}")
+    if run.machine.gb is None:
+        level = "fine" if run.config.policy.model == "tiny" else "mind"
+        return Finding(level, "memory: not judged: there is no GPU here, and hardware.gb names none")
+    used = f"{memory.needed(run) / memory.GB:.1f} GB of {run.machine.gb:g}"
+    return Finding("fine", f"memory: {used} at the peak; gpg-vl plan has the items")
 
 
 def packages(config: Config, asked: Sequence[Source] = ()) -> Iterator[Finding]:

@@ -72,6 +72,7 @@ def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(run, mo
     code, told = run("policy.model=nobody/has-this")
     assert code == 1
     assert "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder of that name is here" in told
+    assert told.count("stop  ") == 1
     there = {"vllm": False, "trackio": False, "datasets": False}
     monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name, *rest: find_spec(name, *rest) if there.get(name, True) else None)
     code, told = run("rollout.engine=vllm", "trackers=[trackio]")

@@ -101,7 +101,7 @@ LIES = {
     ),
     "lost pictures": (lambda policy: {"before": lambda prompt: blanked(prompt, policy)}, "Cause: image lost"),
     "other weights": (lambda policy: {"after": more(0.1)}, "Cause unknown"),
-    "hardly more than rounding": (lambda policy: {"after": more(8e-7)}, "Cause unknown: .* too little to tell one from another"),
+    "hardly more than rounding": (lambda policy: {"after": more(1.1e-6)}, "Cause unknown: .* too little to tell one from another"),
     "old weights": (
         lambda policy: {"after": lambda said: replace(said, version=3)},
         "the engine samples with weights 3, the trainer has weights 0",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -85,7 +85,7 @@ def assemble(
             f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple"
         )
     estimator = build_estimator(config, folder)
-    config = _settled(config, resume, estimator, ranks.count, say)
+    config = _settled(config, resume, estimator, ranks, say)
     saved = checkpoint.newest(resume) if resume else None
     policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None, say=say)
     policy.model.to(accelerator.device)
@@ -137,8 +137,8 @@ def assemble(
     return trainer
 
 
-def _settled(config: Config, resume: Path | None, estimator: Estimator, processes: int, say: Say) -> Config:
-    """The config with the learner's `auto` resolved: by the run that goes on, else by what fits the hardware.
+def _settled(config: Config, resume: Path | None, estimator: Estimator, ranks: Ranks, say: Say) -> Config:
+    """The config with the learner's `auto` resolved: by the run that goes on, else by what fits the smallest GPU.
 
     Everything after it, the run's config.yaml included, sees plain values, so a resumed run cannot resolve otherwise.
     """
@@ -146,7 +146,9 @@ def _settled(config: Config, resume: Path | None, estimator: Estimator, processe
     if resume is not None:
         begun = read_yaml(resume / "config.yaml").get("learner", {})
         learner = learner.model_copy(update={key: begun[key] for key, value in learner if value == "auto" and key in begun})
-    machine, limits = machine_of(config, processes), unjudged(learner)
+    machine, limits = machine_of(config, ranks.count), unjudged(learner)
+    sizes = [gb for gb in ranks.everybodys(machine.gb) if gb is not None]
+    machine = replace(machine, gb=min(sizes, default=None))
     if machine.gb is not None and not (resume and learner.is_settled):
         run = Run(config=config.model_copy(update={"learner": learner}), size=size_of(config.policy), machine=machine, kl=estimator.kl)
         limits = settle(run)
