@@ -80,6 +80,17 @@ def test_equal_words_are_rounded_alike_and_count_once():
     assert shifted.allowed.bias == pytest.approx(shifted.allowed.mean), "the two places say the same by chance one time in two"
 
 
+def test_a_quantile_tells_little_where_few_places_carry_the_rounding():
+    """As a wide and sharp model did in bfloat16: the engine rounds the common word of sixteen answers, the trainer others."""
+    noise, places_N = [0.06] * 4 + [1e-5] * 196, [*range(184), *[184] * 16]
+    honest = [0.06] * 4 + [1e-5] * 174 + [0.02] * 22
+    made = gap(honest, noise, places_N)
+    assert made.carriers < 5
+    assert made.found.tail == pytest.approx(0.02)
+    assert made.rounding.tail == pytest.approx(1e-5)
+    assert made.excess < 0.5
+
+
 def test_places_are_prompts_and_the_words_before(policy_of):
     """Two questions; answers 5 6 7 and 5 6 8 share a place at 5, 6 and the last word, which differs only after it."""
     first, second = prompts(policy_of())[:2]

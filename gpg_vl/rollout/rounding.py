@@ -31,7 +31,8 @@ a limit is not reached by chance; a fault that is three times the rounding in th
 BIAS = 8.0
 """Allowed standard errors of the signed mean."""
 CARRIERS = 160
-"""Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
+"""Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they. A quantile tells least
+then: most tokens carry next to nothing."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Spacings of the type of the log-probabilities that a mean and a single gap may always have."""
 AT_ONCE = 512
@@ -172,7 +173,7 @@ class Gap:
         worst = self.worst if self.worst is not None else max(chance * WORST * own.worst, least_worst)
         return Figures(
             mean=mean,
-            tail=worst if self.worst is not None else max(chance * TAIL * own.tail, mean, least_worst),
+            tail=worst if self.worst is not None else max(chance * TAIL * own.tail, chance * mean, least_worst),
             worst=worst,
             bias=mean if self.mean is not None else min(mean, chance * BIAS * error + MEAN * own.bias + least),
         )
