@@ -75,12 +75,14 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     """
     style = build_style(config.prompt, folder)
     checks = build_verifiers(config.verifiers, style, _frame(config), config.reward, folder)
-    estimator, run = build_estimator(config, folder), None
+    estimator = build_estimator(config, folder)
     try:
         run = run_of(config, estimator)
-        yield hardware(run)
     except UserError as error:
+        run = None
         yield Finding("stop", f"model: cannot be read: {error}")
+    else:
+        yield hardware(run)
     yield from packages(config, _asked(config, folder))
     try:
         questions = read_questions(_first(config.data, head), checks, folder=folder)
@@ -94,14 +96,14 @@ def audit(config: Config, folder: Path, *, model: str | None = None, head: int =
     for kind, samples in by_kind.items():
         yield from rewards(kind, samples, checks)
     yield from overlap(config, folder, trained, _cut(config.data, questions, head), head)
-    if run is not None:  # else the model has been told
+    if run is not None:  # a model that is not to be had was found above
         yield from lengths(config, style, checks, questions)
     if model is not None:
         yield from asked(config, folder, model, style, questions)
 
 
 def hardware(run: Run) -> Finding:
-    """Whether the run fits."""
+    """Judge whether the run fits its hardware."""
     if found := memory.faults(run):
         return Finding("stop", f"memory: {found[0]}; change: {'; or '.join(found[1:])}")
     if run.machine.gb is None:

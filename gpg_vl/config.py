@@ -121,11 +121,11 @@ class GateConfig(Section):
     every: int = Field(default=20, ge=0)
     """Steps between two looks, the first of which is before the first step; 0 = never."""
     prompts: int = Field(default=4, ge=1)
-    """Questions of the training data that are asked, always the same ones."""
+    """Questions of the training data that are asked, always the same ones; up to four times as many where their answers are all alike."""
     mean: float | None = Field(default=None, gt=0)
-    """Largest mean gap of a token's log-probability in nats; empty = 2.95 times what rounding gives, measured at each look."""
+    """Largest mean gap of a token's log-probability in nats; empty = 2.95 times what rounding gives, or more where few tokens carry it."""
     worst: float | None = Field(default=None, gt=0)
-    """Largest gap of any token; empty = 8 times the largest that rounding gives."""
+    """Largest gap of any token; empty = 8 times the largest that rounding gives, or more likewise."""
 
 
 class RolloutConfig(Section):

@@ -23,7 +23,7 @@ from gpg_vl.policy.logprobs import allowed_logits
 from gpg_vl.rollout import request, rounding, transformers_engine, vllm_plugin
 from gpg_vl.rollout.altered import blanked
 from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.gate import Gate
+from gpg_vl.rollout.gate import Gate, Look
 from gpg_vl.rollout.handover import HEAD, check_arrival, digests, travelling
 from gpg_vl.rollout.parcel import HANDOVER, Parcels
 from gpg_vl.rollout.request import Answer, MismatchError, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
@@ -436,6 +436,27 @@ def test_every_copy_of_the_weights_is_shown_every_question(policy_of):
         gate(policy, prompts=tuple(prompts(policy, ["count"]))).look(OneOfTwoIsBlind(policy), policy, 0)
 
 
+@pytest.mark.parametrize("wrong", [None, 2])
+def test_one_wrong_copy_of_four_does_not_hide_among_the_others(wrong, policy_of):
+    """All four together are off by hardly more than rounding."""
+
+    class Four(TransformersEngine):
+        copies = 4
+
+        def generate(self, asked, sampling, seeds):
+            answers = super().generate(asked, sampling, seeds)
+            return [[more(2e-6)(said) for said in group] if place % 4 == wrong else group for place, group in enumerate(answers)]
+
+    policy = policy_of()
+    look = Look(gate(policy), Four(policy), policy, 0)
+    side = look.compare(look.gate.prompts)
+    assert side.gap.holds
+    assert [gap.holds for gap in look.of_every_copy(side)] == [copy != wrong for copy in range(4)]
+    if wrong is not None:
+        with pytest.raises(MismatchError, match="vision gate"):
+            gate(policy).look(Four(policy), policy, 0)
+
+
 def test_questions_with_pictures_come_first():
     given = loading.load(str(HERE / "small.yaml"), ["rollout.gate.prompts=2"])
     asked = [
@@ -446,6 +467,32 @@ def test_questions_with_pictures_come_first():
     ]
     made = build_gate(given, asked.__getitem__, SimpleNamespace(longest=lambda: 99))
     assert [prompt.number for prompt in made.prompts] == [5, 6]
+    assert [prompt.number for prompt in made.spare] == [7, 0, 1, 2, 3, 4]
+
+
+def test_a_policy_whose_answers_are_all_alike_is_asked_other_questions(policy_of):
+    """Sixteen equal answers are one observation: their places count, not their tokens, and the spare questions bring new ones."""
+    policy = policy_of(dtype="bfloat16")
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(50)
+    first, *others = prompts(policy)
+    asked = []
+
+    class Counting(TransformersEngine):
+        def generate(self, prompts, sampling, seeds):
+            asked.append(len(prompts))
+            return super().generate(prompts, sampling, seeds)
+
+    def compared(*spare):
+        asked.clear()
+        return Look(gate(policy), Counting(policy), policy, 0).compare([first], spare)
+
+    alone, together = compared(), compared(*others)
+    assert len(alone.gap.gap_N) > 4 * len(alone.gap.places_N.unique())
+    assert alone.gap.carriers <= len(alone.gap.places_N.unique())
+    assert len(together.gap.places_N.unique()) > 2 * len(alone.gap.places_N.unique())
+    assert asked == [1, len(others)], "more answers to all five would be more than sixteen"
+    assert sum(len(group) for _, group in together.asked) <= 16
 
 
 def test_the_gate_scores_no_more_than_a_piece_of_long_answers(policy_of, monkeypatch):

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -101,6 +104,19 @@ def test_places_are_prompts_and_the_words_before(policy_of):
     apart = [replace(said[0], token_ids=(1, 6, 7))]
     assert places([(first, said[:1])])[0] == places([(first, apart)])[0]
     assert places([(first, said[:1])])[1] != places([(first, apart)])[1]
+
+
+def test_places_are_numbered_alike_in_every_process():
+    """Python salts its hashes of text: metrics must be equal after a kill all the same."""
+    program = (
+        "from types import SimpleNamespace as S; from gpg_vl.rollout.rounding import places; "
+        "print(places([(S(input_ids=(1, 2), pictures=('ab',)), [S(token_ids=(3, 4))])]).tolist())"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": salt}, capture_output=True, check=True).stdout
+        for salt in ("0", "1")
+    }
+    assert len(told) == 1
 
 
 def test_a_policy_that_is_sure_of_nearly_all_tokens_is_no_fault():

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from gpg_vl import benchmark, loading, samples
 from gpg_vl.config import Config, Source
 from gpg_vl.recipes.digits import digits
-from gpg_vl.training import checkpoint, memory, train
+from gpg_vl.training import assembly, checkpoint, train
 from gpg_vl.training.assembly import assemble
+from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.probe import weakness
 from gpg_vl.training.warmups import place
 from gpg_vl.types import UserError
@@ -137,11 +138,25 @@ def test_auto_is_resolved_by_the_hardware_written_down_and_kept(warmups, monkeyp
     assert (learner.tokens_per_microbatch, learner.checkpointing) == (65536, False)  # the most that auto takes, on 24 GB
     told: list[str] = []
     for gb in (None, 0.001):  # neither another machine nor another wish resolves it anew
-        monkeypatch.setattr(memory, "gpu_here", lambda gb=gb: gb)
+        monkeypatch.setattr(assembly, "gpu_here", lambda gb=gb: gb)
         given = small(warmups, "name=settled", f"steps={3 if gb is None else 4}")
         train.train(given, HERE, resume=done, say=told.append)
         assert loading.load(str(done / "config.yaml")).learner == learner
     assert not any("changed" in line or "warning" in line for line in told)
+
+
+def test_the_smallest_gpu_decides_for_all(warmups, monkeypatch):
+    """Three processes, two of them on GPUs of 80 and of 24 GB."""
+    told, sizes, settle = list[str](), [], assembly.settle
+    monkeypatch.setattr(assembly, "settle", lambda run: [sizes.append(run.machine.gb), settle(run)][1])
+    monkeypatch.setattr(assembly, "gpu_here", lambda: 80.0)
+    monkeypatch.setattr(Ranks, "everybodys", lambda self, value: [value, 24.0, None] if value == 80.0 else [value])
+    assemble(small(warmups, "name=unequal", "steps=0"), HERE, say=told.append)
+    assert sizes == [24.0]
+    assert not any("hardware.gb" in line for line in told)
+    assemble(small(warmups, "name=overstated", "steps=0", "hardware.gb=80"), HERE, say=told.append)
+    assert sizes == [24.0, 80.0]
+    assert any("hardware.gb is 80, the smallest GPU here has 24" in line for line in told)
 
 
 def test_a_run_that_does_not_fit_is_warned(warmups, monkeypatch):

@@ -13,6 +13,7 @@ Shape letters: N completion tokens of all prompts in one line.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from gpg_vl.types import Completion, Prompt
 COMPLETIONS = 2
 """Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
 MOST_COMPLETIONS, MOST_COMPARED = 16, 8192
-"""Of each question, and tokens in all, at one look; fewer where `rounding.CARRIERS` places carry the rounding before."""
+"""Of each question (fewer where spare ones are asked too), and tokens in all, at one look."""
 MOST_TOKENS = 256
 """Of a completion: scored one by one in full, they would fill the memory where answers are long."""
 
@@ -40,6 +41,8 @@ class Gate:
     """What is asked, and how it must agree."""
 
     prompts: tuple[Prompt, ...]
+    spare: tuple[Prompt, ...] = ()
+    """Asked too where fewer than `rounding.CARRIERS` places carry the rounding: a policy that is sure of its answers has few in each."""
     sampling: Sampling
     seed: int
     """Of the run."""
@@ -60,19 +63,20 @@ class Gate:
             return {}
         look = Look(self, engine, policy, version)
         engine.renewed = False
-        asked, gap = look.compare(self.prompts)
-        gaps, blind = [gap], [blanked(prompt, policy) for prompt in self.prompts if prompt.images]
-        if blind:
-            gaps.append(look.compare(blind)[1])
+        seen = look.compare(self.prompts, self.spare)
+        hidden, spare_hidden = ([blanked(prompt, policy) for prompt in some if prompt.images] for some in (self.prompts, self.spare))
+        sides = [seen, look.compare(hidden, spare_hidden)] if hidden else [seen]
+        gaps = [gap for side in sides for gap in look.of_every_copy(side)]
         for gap in gaps:
             self._check_yardstick(gap, policy)
         worst = max(gaps, key=lambda gap: gap.excess)
         if not worst.holds:
             raise MismatchError(
-                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens ({worst}). {cause(look, worst, asked)}"
+                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens ({worst}). {cause(look, worst, seen.asked)}"
             )
-        self.heard.update(look.first_said(asked))
-        return _journal(gaps) | ({"visual_reliance": look.reliance(asked)} if blind else {})
+        self.heard.update(look.first_said(seen.asked))
+        numbers = _journal([side.gap for side in sides]) | {"gate/excess": worst.excess}
+        return numbers | ({"visual_reliance": look.reliance(seen.asked)} if len(sides) == 2 else {})
 
     def _check_yardstick(self, gap: Gap, policy: Policy) -> None:
         """Refuse to judge by a trainer that does not agree with itself.
@@ -95,9 +99,16 @@ def _journal(gaps: Sequence[Gap]) -> dict[str, float]:
     names = ("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst")
     seen, *blind = gaps
     sizes = [size for figures in (seen.found, seen.rounding, seen.allowed) for size in (figures.mean, figures.worst)]
-    numbers = dict(zip(names, sizes, strict=True)) | {"gate/excess": max(gap.excess for gap in gaps)}
-    numbers["gate/carriers"] = min(gap.carriers for gap in gaps)
+    numbers = dict(zip(names, sizes, strict=True)) | {"gate/carriers": min(gap.carriers for gap in gaps)}
     return numbers | ({"gate/blind_worst": blind[0].found.worst} if blind else {})
+
+
+class Answered(NamedTuple):
+    """Answers of the engine and how far they are off."""
+
+    asked: list[Asked]
+    gap: Gap
+    """Of all their tokens, in order."""
 
 
 class Look:
@@ -110,18 +121,28 @@ class Look:
         self.version = version
         self.draws: Iterator[int] = count()
 
-    def compare(self, prompts: Sequence[Prompt]) -> tuple[list[Asked], Gap]:
-        """The engine's answers to prompts and their gap; asked again until enough places carry the rounding.
+    def compare(self, prompts: Sequence[Prompt], spare: Sequence[Prompt] = ()) -> Answered:
+        """Ask prompts; spare ones too, and all of them for more answers, until enough places carry the rounding.
 
         Raises:
             MismatchError: the engine says itself that it has other weights.
         """
-        asked, given = self.ask(prompts), COMPLETIONS
+        asked, given, most = self.ask(prompts), COMPLETIONS, MOST_COMPLETIONS * len(prompts)
         gap = self.gap(asked)
-        while gap.carriers < CARRIERS and given < MOST_COMPLETIONS and len(gap.gap_N) < MOST_COMPARED:
+        if spare and gap.carriers < CARRIERS:
+            more = self.ask(spare)
+            prompts, asked, gap = [*prompts, *spare], asked + more, gap + self.gap(more)
+        while gap.carriers < CARRIERS and 2 * given * len(prompts) <= most and len(gap.gap_N) < MOST_COMPARED:
             more = self.ask(prompts, given)
             given, asked, gap = 2 * given, asked + more, gap + self.gap(more)
-        return asked, gap
+        return Answered(asked, gap)
+
+    def of_every_copy(self, side: Answered) -> list[Gap]:
+        """The gap of each copy of the weights alone: one that is wrong must not hide among those that are right."""
+        copies = self.engine.copies
+        lengths = [sum(len(completion.token_ids) for completion in group) for _, group in side.asked]
+        copy_N = torch.arange(len(lengths)).remainder(copies).repeat_interleave(torch.tensor(lengths))
+        return [side.gap[copy_N == copy] for copy in range(copies)]
 
     def ask(self, prompts: Sequence[Prompt], completions: int = COMPLETIONS) -> list[Asked]:
         """So many answers of the engine to each prompt, every prompt put to every copy of the weights.
@@ -159,9 +180,14 @@ class Look:
 
     def beside_rounding(self, asked: Sequence[Asked], gap_N: Tensor, noise_N: Tensor) -> Gap:
         """A gap that this gate judges."""
-        spacing = torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps
-        limits = {"mean": self.gate.mean, "worst": self.gate.worst}
-        return Gap(gap_N=gap_N, noise_N=noise_N, places_N=places(asked), spacing=spacing, **limits)
+        return Gap(
+            gap_N=gap_N,
+            noise_N=noise_N,
+            places_N=places(asked),
+            spacing=torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps,
+            mean=self.gate.mean,
+            worst=self.gate.worst,
+        )
 
     def noise(self, asked: Sequence[Asked]) -> Tensor:
         """[N] the trainer's second way less its first."""

@@ -24,15 +24,15 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.policy.logprobs import Asked, PlainForward
 from gpg_vl.policy.logprobs import score as score_logits
 from gpg_vl.policy.vision import Vision
+from gpg_vl.seeds import seed
 
 MEAN, TAIL, WORST = 2.95, 3.7, 8.0
 """Allowed mean, 90 % quantile and largest gap, as multiples of what rounding gives. Two honest engines come out at 0.3 to 1.4, so half of
-a limit is not reached by chance; a fault that is three times the rounding in the mean is past the first."""
+a limit is not reached by chance; a fault that is three times the rounding in the mean is past the first, where enough places carry it."""
 BIAS = 8.0
 """Allowed standard errors of the signed mean."""
 CARRIERS = 160
-"""Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they. A quantile tells least
-then: most tokens carry next to nothing."""
+"""Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Spacings of the type of the log-probabilities that a mean and a single gap may always have."""
 AT_ONCE = 512
@@ -66,14 +66,18 @@ def score_again(policy: Policy, asked: Sequence[Asked], temperature: float, *, n
 
 
 def places(asked: Sequence[Asked]) -> Tensor:
-    """[N] where each token stands: a number that is the same for tokens after the same prompt and the same words."""
+    """Number the places where tokens stand: [N], equal for tokens after the same prompt and the same words.
+
+    Whatever the token, its log-probability there has the same normaliser, and that is rounded once: so a place counts as one observation.
+    """
     numbers = list[int]()
     for prompt, completions in asked:
+        start = seed("place", *prompt.input_ids, *prompt.pictures)
         for completion in completions:
-            before = hash((prompt.input_ids, prompt.pictures))
+            before = start
             for token in completion.token_ids:
                 numbers.append(before)
-                before = hash((before, token))
+                before = hash((before, token))  # of integers: the same in every process
     return torch.tensor(numbers, dtype=torch.int64)
 
 
@@ -128,7 +132,7 @@ class Figures:
     """The signed mean. Tokens that the engine itself drew make its expectation a small divergence, half the mean square, not zero."""
 
     def __str__(self) -> str:
-        return f"mean {self.mean:.2g}, worst {self.worst:.2g} nat"
+        return f"mean {self.mean:.2g}, signed {self.bias:.2g}, 90 % below {self.tail:.2g}, worst {self.worst:.2g} nat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,7 +143,7 @@ class Gap:
     noise_N: Tensor
     """The trainer's second way less its first, of the same tokens."""
     places_N: Tensor
-    """Integers, the same for tokens after the same prompt and the same words: these are rounded alike and count as one (`places`)."""
+    """Where each token stands (`places`)."""
     spacing: float
     """Of the type of the log-probabilities, at 1."""
     mean: float | None = None
@@ -169,23 +173,35 @@ class Gap:
         own, least, least_worst = self.rounding, SMALLEST * self.spacing, SMALLEST_WORST * self.spacing
         chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))
         error = float(self._by_place(self.noise_N).norm()) / len(self.noise_N)
-        mean = self.mean if self.mean is not None else max(chance * MEAN * own.mean, least)
-        worst = self.worst if self.worst is not None else max(chance * WORST * own.worst, least_worst)
-        return Figures(
-            mean=mean,
-            tail=worst if self.worst is not None else max(chance * TAIL * own.tail, chance * mean, least_worst),
-            worst=worst,
-            bias=mean if self.mean is not None else min(mean, chance * BIAS * error + MEAN * own.bias + least),
-        )
+        if self.mean is None:
+            mean = max(chance * MEAN * own.mean, least)
+            bias = min(mean, chance * BIAS * error + MEAN * own.bias + least)
+            spread = chance * mean  # where few places carry the rounding nine tokens of ten may carry none: their quantile tells little
+        else:
+            mean = bias = spread = self.mean
+        if self.worst is None:
+            worst = max(chance * WORST * own.worst, least_worst)
+            tail = min(worst, max(chance * TAIL * own.tail, spread, least_worst))
+        else:
+            worst = tail = self.worst
+        return Figures(mean=mean, tail=tail, worst=worst, bias=bias)
 
     def _by_place(self, numbers_N: Tensor) -> Tensor:
-        """Their sum at each place."""
-        places, at_N = self.places_N.unique(return_inverse=True)
-        return numbers_N.new_zeros(len(places)).index_add(0, at_N, numbers_N)
+        """Add up the numbers of the tokens at each place."""
+        distinct, at_N = self.places_N.unique(return_inverse=True)
+        return numbers_N.new_zeros(len(distinct)).index_add(0, at_N, numbers_N)
 
     def __add__(self, other: "Gap") -> "Gap":
-        both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in ("gap_N", "noise_N", "places_N")}
-        return replace(self, **both)
+        return replace(
+            self,
+            gap_N=torch.cat([self.gap_N, other.gap_N]),
+            noise_N=torch.cat([self.noise_N, other.noise_N]),
+            places_N=torch.cat([self.places_N, other.places_N]),
+        )
+
+    def __getitem__(self, some_N: Tensor) -> "Gap":
+        """The gap of some of the tokens alone."""
+        return replace(self, gap_N=self.gap_N[some_N], noise_N=self.noise_N[some_N], places_N=self.places_N[some_N])
 
     @property
     def excess(self) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -41,7 +41,7 @@ from gpg_vl.training.experiment import (
     read_questions,
 )
 from gpg_vl.training.learner import Forward, Learner
-from gpg_vl.training.memory import Run, faults, gpu_here, machine_of, settle, unjudged
+from gpg_vl.training.memory import Machine, Run, faults, gpu_here, settle, unjudged
 from gpg_vl.training.probe import probe
 from gpg_vl.training.trackers import check_installed, open_tracker
 from gpg_vl.types import Update, UserError
@@ -146,16 +146,17 @@ def _settled(config: Config, resume: Path | None, estimator: Estimator, ranks: R
     if resume is not None:
         begun = read_yaml(resume / "config.yaml").get("learner", {})
         learner = learner.model_copy(update={key: begun[key] for key, value in learner if value == "auto" and key in begun})
-    machine, limits = machine_of(config, ranks.count), unjudged(learner)
-    sizes = [gb for gb in ranks.everybodys(machine.gb) if gb is not None]
-    machine = replace(machine, gb=min(sizes, default=None))
+    here = min((gb for gb in ranks.everybodys(gpu_here()) if gb), default=None)
+    machine, limits = Machine(gb=config.hardware.gb or here, processes=ranks.count), unjudged(learner)
     if machine.gb is not None and not (resume and learner.is_settled):
         run = Run(config=config.model_copy(update={"learner": learner}), size=size_of(config.policy), machine=machine, kl=estimator.kl)
         limits = settle(run)
         for fault in faults(run)[:1]:
             say(f"warning: {fault}; gpg-vl plan says what to change")
-        if (here := gpu_here()) and here < SMALLER * machine.gb:
-            say(f"warning: hardware.gb is {machine.gb:g}, the GPU here has {here:.0f}; leave hardware.gb out to go by what is here")
+        if here and here < SMALLER * machine.gb:
+            say(
+                f"warning: hardware.gb is {machine.gb:g}, the smallest GPU here has {here:.0f}; leave hardware.gb out to go by what is here"
+            )
     settled = learner.model_copy(update={"tokens_per_microbatch": limits.tokens, "checkpointing": limits.checkpointing})
     return config.model_copy(update={"learner": settled})
 

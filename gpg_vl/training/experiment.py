@@ -24,6 +24,9 @@ from gpg_vl.training.rules import build_verifiers as build_verifiers
 from gpg_vl.types import LeftOut, Prompt, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifiers
 
+AT_MOST = 4
+"""Times as many questions of the gate as are asked at each look: the others where these do not tell enough."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
@@ -107,16 +110,15 @@ def build_gate(config: Config, ask: Callable[[int], Prompt], engine: RolloutEngi
     wanted, prompts = config.rollout.gate, list[Prompt]()
     if not wanted.every:
         return None
-    for index in range(4 * wanted.prompts):
+    for index in range(AT_MOST * wanted.prompts):
         with suppress(UnusableSampleError):  # the run itself counts and tells it
             prompts.append(with_room(ask(index), engine, config.rollout.max_tokens))
-        if sum(bool(prompt.images) for prompt in prompts) == wanted.prompts:
-            break
-    prompts = sorted(prompts, key=lambda prompt: not prompt.images)[: wanted.prompts]
+    prompts.sort(key=lambda prompt: not prompt.images)
     if not prompts:  # then there is nothing to train on either, and the run says so
         return None
     return Gate(
-        prompts=tuple(prompts),
+        prompts=tuple(prompts[: wanted.prompts]),
+        spare=tuple(prompts[wanted.prompts :]),
         sampling=Sampling(max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature),
         seed=config.seed,
         mean=wanted.mean,

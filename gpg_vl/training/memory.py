@@ -125,14 +125,9 @@ class Run:
         return str(options.get("kind")), options
 
 
-def machine_of(config: Config, processes: int | None = None) -> Machine:
-    """What a config is reckoned for: the hardware that it names, else the GPU of this machine, else nothing that could be judged.
-
-    Args:
-        processes: how many there are, where they run already; None = as many as hardware.gpus.
-    """
-    hardware = config.hardware
-    return Machine(gb=hardware.gb or gpu_here(), processes=processes or hardware.gpus)
+def machine_of(config: Config) -> Machine:
+    """What a config is reckoned for: the hardware that it names, else the GPU of this machine, else nothing that could be judged."""
+    return Machine(gb=config.hardware.gb or gpu_here(), processes=config.hardware.gpus)
 
 
 def gpu_here() -> float | None:

@@ -66,16 +66,13 @@ def plan(config: Config, folder: Path) -> Plan:
     return Plan(tuple(lines), tuple(found))
 
 
-def run_of(config: Config, estimator: Estimator, processes: int | None = None) -> Run:
+def run_of(config: Config, estimator: Estimator) -> Run:
     """A config as the memory arithmetic sees it.
-
-    Args:
-        processes: how many there are, where they run already.
 
     Raises:
         UserError: the config.json of its model cannot be read.
     """
-    return Run(config=config, size=size_of(config.policy), machine=machine_of(config, processes), kl=estimator.kl)
+    return Run(config=config, size=size_of(config.policy), machine=machine_of(config), kl=estimator.kl)
 
 
 def _lines(label: str, text: str) -> list[str]:

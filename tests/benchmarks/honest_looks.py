@@ -11,6 +11,7 @@ a figure passes half its limit (`gate/excess` above 0.5).
 import argparse
 import itertools
 import json
+import math
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.recipes.digits import Task, digits
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate import Gate
+from gpg_vl.rollout.request import MismatchError
 from gpg_vl.training.experiment import build_engine
 from gpg_vl.types import Prompt
 
@@ -97,7 +99,11 @@ def look(case: Case) -> dict[str, float]:
     sampling = Sampling(max_tokens=case.length, temperature=case.temperature)
     gate = Gate(prompts=tuple(prompts_of(policy, case)), sampling=sampling, seed=case.seed)
     with closing(build_engine(spec_of(case.engine), policy, Path())) as engine:
-        return gate.look(engine, policy, 0)
+        try:
+            return gate.look(engine, policy, 0)
+        except MismatchError as error:
+            print(error)
+            return {"gate/excess": math.inf}
 
 
 def policy_of(case: Case) -> Policy:
