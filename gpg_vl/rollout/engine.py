@@ -34,7 +34,8 @@ class RolloutEngine(ABC):
     copies: int = 1
     """How many copies of the weights answer. Questions that follow one another go to different ones."""
     narrow: bool = False
-    """Whether it holds weights and activations in `policy.dtype` throughout, where the trainer's autocast keeps some in float32."""
+    """Whether it computes with kernels of its own, weights and activations held in `policy.dtype` throughout, where the trainer's autocast
+    keeps some in float32."""
     renewed: bool = False
     """Whether there is a copy whose weights nobody has compared yet; then the gate looks before anything of it is believed."""
 

@@ -24,7 +24,7 @@ from gpg_vl.rollout.altered import blanked
 from gpg_vl.rollout.causes import cause
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.request import MismatchError
-from gpg_vl.rollout.rounding import CARRIERS, COARSEST, Gap, places, score, score_again
+from gpg_vl.rollout.rounding import CARRIERS, COARSER, COARSEST, Gap, places, score, score_again
 from gpg_vl.seeds import seed
 from gpg_vl.types import Completion, Prompt
 
@@ -180,11 +180,12 @@ class Look:
 
     def beside_rounding(self, asked: Sequence[Asked], gap_N: Tensor, noise_N: Tensor) -> Gap:
         """A gap that this gate judges."""
+        spacing = torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps
         return Gap(
             gap_N=gap_N,
             noise_N=noise_N,
             places_N=places(asked),
-            spacing=torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps,
+            grain=COARSER * spacing if self.engine.narrow else spacing,
             mean=self.gate.mean,
             worst=self.gate.worst,
         )
