@@ -35,7 +35,7 @@ CARRIERS = 160
 """Places that must carry the rounding for these limits to hold; with fewer, chance alone is wider, and so are they."""
 SMALLEST, SMALLEST_WORST = 4, 32
 """Grains that a mean and a single gap may always have."""
-COARSER = 16
+COARSER = 32
 """Spacings of the type in a grain of an engine with kernels of its own: their exponentials are not exact to the last bit. In float32 vLLM's
 on a CPU differ from the trainer by 2e-6 to 6e-6 nat, up to 3.4 times what the trainer's two ways do."""
 AT_ONCE = 512
