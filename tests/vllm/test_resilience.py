@@ -241,11 +241,13 @@ def test_what_another_run_trained_does_not_stay(engine, policy_of, nursery):
 
 def test_whoever_interrupts_the_waiting_leaves_at_once(policy_of, nursery, monkeypatch):
     engine = build(policy_of("qwen2_5_vl"), {"kind": "server", "servers": ["http://127.0.0.1:9"], "handover": str(nursery.handover)})
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell started in the background ignore it
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
     start = time.monotonic()
     with closing(engine), pytest.raises(KeyboardInterrupt):
         engine.longest()
     assert time.monotonic() - start < 10
+    signal.signal(signal.SIGINT, usual)
 
 
 def test_one_failing_request_is_repeated_alone(engine, monkeypatch):
