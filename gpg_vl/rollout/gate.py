@@ -10,7 +10,7 @@ The gate also tells how much an answer owes to its picture: `visual_reliance`.
 Shape letters: N completion tokens of all prompts in one line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
@@ -64,8 +64,9 @@ class Gate:
         look = Look(self, engine, policy, version)
         engine.renewed = False
         seen = look.compare(self.prompts, self.spare)
-        hidden, spare_hidden = ([blanked(prompt, policy) for prompt in some if prompt.images] for some in (self.prompts, self.spare))
-        sides = [seen, look.compare(hidden, spare_hidden)] if hidden else [seen]
+        sides, hidden = [seen], [blanked(prompt, policy) for prompt in self.prompts if prompt.images]
+        if hidden:
+            sides.append(look.compare(hidden, (blanked(prompt, policy) for prompt in self.spare if prompt.images)))
         gaps = [gap for side in sides for gap in look.of_every_copy(side)]
         for gap in gaps:
             self._check_yardstick(gap, policy)
@@ -121,17 +122,20 @@ class Look:
         self.version = version
         self.draws: Iterator[int] = count()
 
-    def compare(self, prompts: Sequence[Prompt], spare: Sequence[Prompt] = ()) -> Answered:
+    def compare(self, prompts: Sequence[Prompt], spare: Iterable[Prompt] = ()) -> Answered:
         """Ask prompts; spare ones too, and all of them for more answers, until enough places carry the rounding.
+
+        Args:
+            spare: read only where they are needed.
 
         Raises:
             MismatchError: the engine says itself that it has other weights.
         """
         asked, given, most = self.ask(prompts), COMPLETIONS, MOST_COMPLETIONS * len(prompts)
         gap = self.gap(asked)
-        if spare and gap.carriers < CARRIERS:
-            more = self.ask(spare)
-            prompts, asked, gap = [*prompts, *spare], asked + more, gap + self.gap(more)
+        if gap.carriers < CARRIERS and (others := [*spare]):
+            more = self.ask(others)
+            prompts, asked, gap = [*prompts, *others], asked + more, gap + self.gap(more)
         while gap.carriers < CARRIERS and 2 * given * len(prompts) <= most and len(gap.gap_N) < MOST_COMPARED:
             more = self.ask(prompts, given)
             given, asked, gap = 2 * given, asked + more, gap + self.gap(more)

@@ -24,8 +24,8 @@ from gpg_vl.training.rules import build_verifiers as build_verifiers
 from gpg_vl.types import LeftOut, Prompt, Sample, UnusableSampleError, UserError
 from gpg_vl.verifiers.verifier import Verifiers
 
-AT_MOST = 4
-"""Times as many questions of the gate as are asked at each look: the others where these do not tell enough."""
+SPARE = 3
+"""Spare questions of the gate for each one that is asked at every look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def build_gate(config: Config, ask: Callable[[int], Prompt], engine: RolloutEngi
     wanted, prompts = config.rollout.gate, list[Prompt]()
     if not wanted.every:
         return None
-    for index in range(AT_MOST * wanted.prompts):
+    for index in range((1 + SPARE) * wanted.prompts):
         with suppress(UnusableSampleError):  # the run itself counts and tells it
             prompts.append(with_room(ask(index), engine, config.rollout.max_tokens))
     prompts.sort(key=lambda prompt: not prompt.images)

@@ -239,9 +239,9 @@ def test_what_another_run_trained_does_not_stay(engine, policy_of, nursery):
         assert other.renewed
 
 
-def test_whoever_interrupts_the_waiting_leaves_at_once(policy_of, nursery, monkeypatch):
+def test_whoever_interrupts_the_waiting_leaves_at_once(policy_of, nursery):
     engine = build(policy_of("qwen2_5_vl"), {"kind": "server", "servers": ["http://127.0.0.1:9"], "handover": str(nursery.handover)})
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell started in the background ignore it
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
     start = time.monotonic()
     with closing(engine), pytest.raises(KeyboardInterrupt):
