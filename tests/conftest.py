@@ -1,5 +1,6 @@
 """What all tests share: one thread, no network, one tiny policy per family."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -12,6 +13,13 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("push", max_examples=50, deadline=None, derandomize=True, database=None)
+    settings.register_profile("nightly", settings.get_profile("push"), max_examples=2000)
+    settings.load_profile("push")  # pytest --hypothesis-profile=nightly takes the other
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""The commands as a user sees them: real processes, their output, their exit codes."""
+"""The commands as a user sees them: their output, their exit codes; signals, terminals and full disks in real processes."""
 
 import contextlib
 import json
@@ -12,19 +12,16 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from gpg_vl import shelves
+from gpg_vl.config import Config, knobs
 
-
-def gpg_vl(*arguments: object, cwd: Path = HERE) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run([sys.executable, "-m", "gpg_vl", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment)
-
+from .commands import HERE, WIDE, gpg_vl, gpg_vl_process
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, str]:
-    """A small run made by the command, and what it printed."""
+    """A small run made by the command in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("cli")
-    done = gpg_vl("train", "small.yaml", f"folder={folder}")
+    done = gpg_vl_process("train", "small.yaml", f"folder={folder}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return folder / "small", done.stdout
@@ -69,8 +66,8 @@ def interrupted(folder: Path, until: str, *knobs: str, number: signal.Signals = 
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number, trained):
     run, _ = trained
     name = f"long{number}"
-    long = ("steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000", "checkpoint.every=2000")
-    code, printed = interrupted(run.parent, "step 150/3000", f"name={name}", *long, number=number)
+    long = ("steps=800", "evaluation.benchmark=null", "rollout.idle_steps=800", "checkpoint.every=800")
+    code, printed = interrupted(run.parent, "step 40/800", f"name={name}", *long, number=number)
     assert code == 130
     steps = [json.loads(line)["step"] for line in (run.parent / name / "metrics.jsonl").read_text().splitlines()]
     assert f"stopped; go on from step {steps[-1]} with: gpg-vl train --resume {run.parent / name}" in printed
@@ -83,7 +80,7 @@ def test_a_second_request_leaves_at_once_and_the_terminal_is_left_clean(trained)
     run, _ = trained
     command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={run.parent}", "name=twice"]
     command += ["steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000"]
-    wide = {**os.environ, "COLUMNS": "160", "TERM": "xterm-256color"}
+    wide = {**os.environ, **WIDE, "TERM": "xterm-256color"}
     terminal, end = pty.openpty()
     printed = b""
     with subprocess.Popen(command, cwd=HERE, env=wide, stdin=end, stdout=end, stderr=end) as process:
@@ -149,8 +146,6 @@ def test_sft_runs_only_the_warmup(trained):
 
 @pytest.mark.parametrize("command", ["train", "sft", "rollout"])
 def test_help_shows_every_knob_with_its_sentence(command):
-    from gpg_vl.config import Config, knobs
-
     done = gpg_vl(command, "--help")
     assert done.returncode == 0
     words = " ".join(done.stdout.split())
@@ -162,8 +157,6 @@ def test_help_shows_every_knob_with_its_sentence(command):
 
 
 def test_help_of_evaluate_lists_the_shipped_benchmarks():
-    from gpg_vl import shelves
-
     done = gpg_vl("evaluate", "--help")
     words = " ".join(done.stdout.split())
     for name in shelves.names("evaluation"):
@@ -192,6 +185,12 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mistake_in_a_process_of_its_own_gets_the_same():
+    done = gpg_vl_process("train", "stpes=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("stpes: no such key; did you mean steps?\n")
 
 
 def test_a_full_disk_stops_with_a_sentence_and_the_last_checkpoint_is_whole(trained):

@@ -1,6 +1,5 @@
 """Two processes are one: the same draws, the same update, the same numbers in the log."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,96 +14,91 @@ from gpg_vl.training import assembly
 from gpg_vl.training.distributed import start_accelerator
 from gpg_vl.types import UserError
 
-from .one_step import BUDGETS, CASES
+from . import two_ranks
+from .test_train import metrics
+from .two_ranks import BUDGETS, CASES, KNOBS
 
 HERE = Path(__file__).parent
-KNOBS = ["rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40"]
 
 
-def train(folder: Path, processes: int, *knobs: str) -> Path:
-    done = launched(folder, processes, *knobs)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """What one process makes, this one."""
+    folder = tmp_path_factory.mktemp("one")
+    two_ranks.small_run(folder)
+    two_ranks.write_gradients(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """What two make, in one launch for all tests of this file."""
+    folder = tmp_path_factory.mktemp("two")
+    done = launched("tests.two_ranks", str(folder), cwd=HERE.parent)
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "small"
+    return folder
 
 
-def launched(folder: Path, processes: int, *knobs: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "gpg_vl"]
-    command = [sys.executable, *(launcher if processes > 1 else ["-m", "gpg_vl"]), "train", "small.yaml"]
+def launched(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", module]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    asked = [*command, f"folder={folder}", *KNOBS, *knobs]
-    return subprocess.run(asked, cwd=HERE, env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, *launcher, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"{step:06d}" / "policy" / "model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("ranks")
-    return train(folder / "one", 1), train(folder / "two", 2)
-
-
-def test_warmup_and_update_are_the_same(one_and_two):
-    one, two = one_and_two
-    for name, parameter in weights(one, 2).items():
-        torch.testing.assert_close(weights(two, 2)[name], parameter, rtol=0, atol=1e-5)
+def test_warmup_and_update_are_the_same(one, two):
+    of_two = weights(two / "small", 2)
+    for name, parameter in weights(one / "small", 2).items():
+        torch.testing.assert_close(of_two[name], parameter, rtol=0, atol=1e-5)
 
 
 RATIOS_OF_ROUNDING = {"gate/excess", "gate/carriers"}
 """Last bits divided by last bits: these are no rank's and no run's own."""
 
 
-def test_the_log_is_of_all_ranks(one_and_two):
-    first, second = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in one_and_two)
-    assert len(first) == len(second) == 2
-    for one, two in zip(first, second, strict=True):
-        assert one.keys() == two.keys()
-        compared = {key for key in one if "second" not in key} - RATIOS_OF_ROUNDING
-        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-4, abs=1e-6)
+def test_the_log_is_of_all_ranks(one, two):
+    of_one, of_two = metrics(one / "small"), metrics(two / "small")
+    assert len(of_one) == len(of_two) == 2
+    for first, second in zip(of_one, of_two, strict=True):
+        assert first.keys() == second.keys()
+        compared = {key for key in first if "second" not in key} - RATIOS_OF_ROUNDING
+        assert {key: second[key] for key in compared} == pytest.approx({key: first[key] for key in compared}, rel=1e-4, abs=1e-6)
 
 
-def test_every_rank_keeps_its_rollouts(one_and_two):
-    _, two = one_and_two
-    assert {path.name for path in (two / "rollouts").iterdir()} == {
+def test_every_rank_keeps_its_rollouts(two):
+    assert {path.name for path in (two / "small" / "rollouts").iterdir()} == {
         f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
     }
 
 
-@pytest.fixture(scope="module")
-def gradients_of_one_and_two(tmp_path_factory) -> list[Path]:
-    folders = []
-    for processes in (1, 2):
-        folders.append(tmp_path_factory.mktemp(f"gradients{processes}"))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launcher, "-m", "tests.one_step", str(folders[-1])],
-            cwd=HERE.parent,
-            env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    return folders
-
-
 @pytest.mark.parametrize("tokens", BUDGETS)
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_make_the_gradient_of_one(case, tokens, gradients_of_one_and_two):
-    one, two = (torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in gradients_of_one_and_two)
-    assert sum(gradient.abs().sum() for gradient in one.values()) > 0
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-9)
+def test_two_ranks_make_the_gradient_of_one(case, tokens, one, two):
+    of_one, of_two = (torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in (one, two))
+    assert sum(gradient.abs().sum() for gradient in of_one.values()) > 0
+    for name, gradient in of_one.items():
+        torch.testing.assert_close(of_two[name], gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_what_one_process_loses_all_stop_for_with_a_checkpoint(tmp_path):
-    done = launched(tmp_path, 2, "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100")
+STOPPED = "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume"
+
+
+def test_what_one_process_loses_all_stop_for_with_a_checkpoint(two):
+    assert [STOPPED in (two / f"stopped.rank{rank}.txt").read_text() for rank in (0, 1)] == [True, True]
+    assert {path.name for path in (two / "lost" / "checkpoints").iterdir()} == {"000000", "000001"}
+
+
+@pytest.mark.nightly
+def test_the_command_of_two_processes_ends_with_the_sentence_and_no_traceback(tmp_path):
+    engine = "rollout.engine=lost_engine.py:LostOnOne"
+    done = launched("gpg_vl", "train", "small.yaml", f"folder={tmp_path}", *KNOBS, engine, cwd=HERE)
     assert done.returncode != 0
-    told = done.stdout + done.stderr
-    assert "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume" in told
-    assert "gpg_vl/training" not in told, "nobody's traceback"
-    assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {"000000", "000001"}
+    assert STOPPED in done.stdout + done.stderr
+    assert "gpg_vl/training" not in done.stdout + done.stderr, "nobody's traceback"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""A run cannot be lost: killed at twenty seeded random moments, resumed each time, it ends with the weights of the undisturbed run.
+"""A run cannot be lost: killed at seeded random moments, resumed each time, it ends with the weights of the undisturbed run.
 
 Children are forked from this process, so a run costs seconds and not the imports; SIGKILL is real. A moment is the n-th call of one of the
-functions below, and every one of them is hit.
+functions below: every one of them is hit once, and, nightly, some of them at other moments.
 """
 
 import json
@@ -38,7 +38,8 @@ PHASES: dict[str, tuple[object, str]] = {
     "sync": (checkpoint, "_sync"),
     "prune": (checkpoint, "prune"),
 }
-KILLS = 20
+NIGHTLY = 8
+"""Further kills, at random phases."""
 KNOBS = ("steps=4", "checkpoint.every=1", "warmup.steps=40", *CARRYING)
 
 
@@ -74,9 +75,9 @@ def watch(phase: str, calls: Counter[str], moment: tuple[str, int] | None) -> No
 
 
 def moments(calls: dict[str, int]) -> list[tuple[str, int]]:
-    """Every phase once, and random ones up to twenty."""
+    """A moment of every phase, then random ones."""
     draw = random.Random(7)
-    phases = [*PHASES, *(draw.choice(list(PHASES)) for _ in range(KILLS - len(PHASES)))]
+    phases = [*PHASES, *(draw.choice(list(PHASES)) for _ in range(NIGHTLY))]
     return [(phase, draw.randint(1, calls[phase])) for phase in phases]
 
 
@@ -89,7 +90,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     return folder / "small", calls
 
 
-@pytest.mark.parametrize("number", range(KILLS))
+@pytest.mark.parametrize("number", [*range(len(PHASES)), *(pytest.param(len(PHASES) + extra, marks=pytest.mark.nightly) for extra in range(NIGHTLY))])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, tmp_path):
     whole, calls = undisturbed
     moment = moments(calls)[number]

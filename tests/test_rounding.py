@@ -264,19 +264,27 @@ def cut(logits, share):
     return logits.masked_fill(logits < floor, -torch.inf)
 
 
-WEAKEST = {"float32": -22, "bfloat16": -9}
-"""Power of two from which on strengths are tried."""
+WEAKEST = {
+    ("temperature", "float32"): -18,
+    ("temperature", "bfloat16"): -6,
+    ("top-k", "float32"): -7,
+    ("top-k", "bfloat16"): -6,
+    ("stale weights", "float32"): -19,
+    ("stale weights", "bfloat16"): -8,
+    ("tied head", "float32"): -19,
+    ("tied head", "bfloat16"): -6,
+}
+"""Power of two of the weakest fault that counts; from two below it on, strengths are tried: another processor rounds otherwise."""
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["temperature", "top-k", "stale weights", "tied head"])
+@pytest.mark.parametrize(("kind", "dtype"), WEAKEST)
 def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, policy_of, monkeypatch):
     """The weakest fault whose own gap is at least three times the measured rounding in the mean; of twice that at most."""
     policy, other = policy_of(dtype=dtype), policy_of(dtype=dtype)
     gate = gate_of(policy, prompts=tuple(prompts(policy, ["choice", "add"])))
     honest = gate.look(TransformersEngine(policy), policy, 0)
     fault = Fault(kind, policy, other, monkeypatch)
-    for strength in (2.0**power for power in range(WEAKEST[dtype], 0)):
+    for strength in (2.0**power for power in range(WEAKEST[kind, dtype] - 2, 0)):
         with monkeypatch.context() as patch:
             fault.monkeypatch = patch
             engine = fault.engine(strength)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
+from ..commands import gpg_vl, gpg_vl_process
 from ..conftest import ROOT
-from ..test_cli import gpg_vl
 from ..test_readme import QUICK, commands, needs_vllm
 from .conftest import ARGUMENTS, USUAL, Served
 
@@ -32,7 +32,7 @@ def test_every_command_of_the_readme_that_needs_vllm_is_one_of_these():
 
 def test_one_machine(tmp_path):
     knobs = ["rollout.engine={kind: vllm, cache_gib: 0.0625}", *SHORT]
-    done = gpg_vl("train", "digits", *knobs, cwd=tmp_path)
+    done = gpg_vl_process("train", "digits", *knobs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path / "runs" / "digits")[0]["gate/worst"] <= 2e-5
 
@@ -43,7 +43,7 @@ def test_a_server_and_a_trainer(tmp_path):
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=environment)
         try:
-            done = gpg_vl("train", "digits", "name=served", "rollout.engine=server", *SHORT, cwd=tmp_path)
+            done = gpg_vl_process("train", "digits", "name=served", "rollout.engine=server", *SHORT, cwd=tmp_path)
         finally:
             server.terminate()
             server.wait(30)

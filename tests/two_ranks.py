@@ -1,4 +1,7 @@
-"""Updates on given groups, spread over however many processes there are; the main one writes the gradients. Run by test_distributed."""
+"""What processes do together, all in one launch: a small run, gradients of given groups, a run of which one process loses its engine.
+
+`python -m tests.two_ranks FOLDER` under torchrun; test_distributed starts two, and does the same in its own process for one.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from gpg_vl import loading
 from gpg_vl.config import OptimizerConfig, PolicyConfig
 from gpg_vl.estimators import Gpg
 from gpg_vl.policy.group_forward import GroupForward
@@ -13,8 +17,13 @@ from gpg_vl.policy.load import load_policy
 from gpg_vl.recipes.digits import Task
 from gpg_vl.training.distributed import Ranks, start_accelerator
 from gpg_vl.training.learner import Learner
+from gpg_vl.training.train import train
+from gpg_vl.types import UserError
 
 from .asking import group, prompts, random_completions
+
+HERE = Path(__file__).parent
+KNOBS = ("rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40")
 
 SPEAKS, SILENT = [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]
 CASES: dict[str, list[list[tuple[Task, list[float]]]]] = {
@@ -28,15 +37,35 @@ BUDGETS = (1 << 20, 1)
 
 
 def main(folder: Path) -> None:
+    small_run(folder)
+    write_gradients(folder)
+    lost_on_one(folder)
+
+
+def small_run(folder: Path, *knobs: str) -> Path:
+    """Two steps of the small config; the run folder."""
+    return train(loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *KNOBS, *knobs]), HERE, say=lambda line: None)
+
+
+def lost_on_one(folder: Path) -> None:
+    """A run of which the second process loses its engine; every process writes down why it stopped."""
+    try:
+        small_run(folder, "name=lost", "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100")
+    except UserError as error:
+        (folder / f"stopped.rank{Ranks(start_accelerator()).rank}.txt").write_text(str(error))
+
+
+def write_gradients(folder: Path) -> None:
     accelerator = start_accelerator()
     for place, case in enumerate(CASES):
         for tokens in BUDGETS:
-            gradients = one_step(case, tokens, accelerator)
+            gradients = gradients_of(case, tokens, accelerator)
             if accelerator.is_main_process:
                 torch.save(gradients, folder / f"{place}-{tokens}.pt")
 
 
-def one_step(case: str, tokens: int, accelerator: Accelerator) -> dict[str, torch.Tensor | None]:
+def gradients_of(case: str, tokens: int, accelerator: Accelerator) -> dict[str, torch.Tensor | None]:
+    """Of one update on the groups of a case, spread over however many processes there are."""
     ranks = Ranks(accelerator)
     policy = load_policy(PolicyConfig(vision="full", dtype="float64"), seed=0)
     held = [own for rank in CASES[case] for own in rank] if ranks.count == 1 else CASES[case][ranks.rank]
