@@ -1,6 +1,6 @@
 """Reading letters, words and numbers out of an answer: what counts as naming one thing, and what does not."""
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -157,12 +157,12 @@ def test_normalised_texts_differ_only_in_their_words():
 )
 @pytest.mark.parametrize("piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"])
 def test_a_megabyte_is_read_quickly(read, piece):
-    start = perf_counter()
+    start = process_time()
     read(piece * (10**6 // len(piece)))
-    assert perf_counter() - start < 2
+    assert process_time() - start < 2
 
 
 def test_heaped_accents_are_read_in_linear_time():
-    start = perf_counter()
+    start = process_time()
     assert answers.number("3" + "\u0301\u0316" * 20_000) is None
-    assert perf_counter() - start < 0.3
+    assert process_time() - start < 0.3

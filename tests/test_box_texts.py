@@ -1,6 +1,6 @@
 """Boxes in the spellings that models use: well-formed records strictly, anything that holds boxes leniently."""
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -125,10 +125,10 @@ def test_texts_that_are_no_literal(text):
 )
 def test_a_megabyte_is_read_quickly(piece):
     text = piece * (10**6 // len(piece))
-    start = perf_counter()
+    start = process_time()
     box_texts.found(text)
     box_texts.records(text)
-    assert perf_counter() - start < 4
+    assert process_time() - start < 4
 
 
 @pytest.mark.parametrize(

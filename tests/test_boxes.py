@@ -2,7 +2,7 @@
 
 import math
 import random
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -209,15 +209,15 @@ def test_brackets_and_commas_stand_around_and_between_the_boxes(text):
     ids=["brackets", "starts", "boxes", "pairs", "digits", "blanks", "blanks inside"],
 )
 def test_a_megabyte_is_read_quickly(text):
-    start = perf_counter()
+    start = process_time()
     boxes.read(text)
-    assert perf_counter() - start < 2
+    assert process_time() - start < 2
 
 
 def test_blanks_after_a_corner_are_read_in_linear_time():
-    start = perf_counter()
+    start = process_time()
     assert boxes.read("(1,2)" + " " * 20_000 + "x") is None
-    assert perf_counter() - start < 0.3
+    assert process_time() - start < 0.3
 
 
 def test_written_boxes_are_read_back():

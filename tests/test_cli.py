@@ -17,6 +17,7 @@ from gpg_vl.config import Config, knobs
 
 from .commands import HERE, WIDE, gpg_vl, gpg_vl_process
 
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, str]:
     """A small run made by the command in a process of its own, and what it printed."""

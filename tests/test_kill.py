@@ -22,7 +22,7 @@ from gpg_vl.rollout import collect, transformers_engine
 from gpg_vl.training import checkpoint, learner, sft, train
 from gpg_vl.verifiers import verifier
 
-from .test_train import CARRYING, HERE, metrics, rollouts, same
+from .test_train import CARRYING, HERE, metrics, rollouts, run, same
 
 PHASES: dict[str, tuple[object, str]] = {
     "imitate": (sft.Imitation, "__call__"),
@@ -84,13 +84,16 @@ def moments(calls: dict[str, int]) -> list[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
+    run(folder, "name=imports", "steps=0", "warmup.steps=1", "evaluation.benchmark=null")  # what is imported here, no child imports again
     assert child(folder, count=folder / "calls.json") == 0
     calls = json.loads((folder / "calls.json").read_text())
     assert set(calls) == set(PHASES)
     return folder / "small", calls
 
 
-@pytest.mark.parametrize("number", [*range(len(PHASES)), *(pytest.param(len(PHASES) + extra, marks=pytest.mark.nightly) for extra in range(NIGHTLY))])
+@pytest.mark.parametrize(
+    "number", [*range(len(PHASES)), *(pytest.param(len(PHASES) + extra, marks=pytest.mark.nightly) for extra in range(NIGHTLY))]
+)
 def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, tmp_path):
     whole, calls = undisturbed
     moment = moments(calls)[number]

@@ -1,6 +1,6 @@
 """Numbers and values that foreign answers state in words, by hand: what a careful reader takes as stated, and what states nothing."""
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -177,7 +177,7 @@ def test_the_counts_that_a_model_stated_in_free_text():
     ["There are 3 dogs. ", "The answer is 3. ", "total of 3 ", "So, ", "= 3 ", "**3** ", "9", "in total ", "共3", "一", "\n1. ", "{"],
 )
 def test_a_megabyte_is_read_quickly(piece):
-    text, start = piece * (10**6 // len(piece)), perf_counter()
+    text, start = piece * (10**6 // len(piece)), process_time()
     prose.number(text)
     prose.value(text, prose=True)
-    assert perf_counter() - start < 4
+    assert process_time() - start < 4

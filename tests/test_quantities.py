@@ -1,7 +1,7 @@
 """Values as people write them, by hand: which texts are one value, which are none, and which two values are the same."""
 
 import math
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -196,11 +196,11 @@ def test_a_boxed_value_is_the_answer_of_a_longer_text():
 
 @pytest.mark.parametrize("piece", ["9", "√", "(", "\\frac{", "{", "-", "1+", "²", "\\boxed{1}", "3\u0301"])
 def test_a_megabyte_is_read_quickly(piece):
-    start = perf_counter()
+    start = process_time()
     quantities.foreign(piece * (10**6 // len(piece)))
     for length in range(150, 200):
         quantities.read((piece * 200)[:length])
-    assert perf_counter() - start < 2
+    assert process_time() - start < 2
 
 
 def test_whole_numbers_may_differ_where_one_says_so():

@@ -1,6 +1,6 @@
 """The authors' rules by the values measured on their code, and what the verifiers make of the same answers."""
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -128,11 +128,11 @@ def test_what_the_published_detection_parser_repairs():
 
 @pytest.mark.parametrize("piece", ["<answer>", "<answer>\n", "[" + "9" * 40_000, "(9", "(" + " " * 9, "[["])
 def test_the_authors_rules_take_linear_time(piece):
-    text, start = piece * (200_000 // len(piece)), perf_counter()
+    text, start = piece * (200_000 // len(piece)), process_time()
     reference.single_line_answer(text)
     reference.vlm_r1_box(text)
     reference.lisa_reward(text, TRUTH)
     reference.virft_label(text, "rose")
     reference.virft_detection(text, TWO)
     reference.r1v_count(text)
-    assert perf_counter() - start < 1
+    assert process_time() - start < 1

@@ -1,6 +1,6 @@
 """Which option a foreign answer states: the ways models write it, and the texts that state none or several."""
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -169,9 +169,9 @@ def test_letters_as_options():
     ],
 )
 def test_a_megabyte_is_read_quickly(piece):
-    start = perf_counter()
+    start = process_time()
     statements.choice(piece * (10**6 // len(piece)), ANIMALS)
-    assert perf_counter() - start < 4
+    assert process_time() - start < 4
 
 
 CENTIMETRES = ("10 cm", "12 cm", "15 cm", "18 cm")

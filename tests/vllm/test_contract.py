@@ -1,5 +1,6 @@
 """One contract for every engine: transformers, vLLM in this process, a vLLM server; over the three families, no, one and two pictures.
 
+On each push the families meet vLLM in this process and one family the other engines; nightly every family meets every engine.
 Each test hands other weights over first, so everything here holds before and after updates.
 """
 
@@ -18,6 +19,13 @@ from ..conftest import FAMILIES
 from .conftest import move
 
 ENGINES = ("transformers", "vllm", "server")
+SERVED = "qwen2_5_vl"
+"""The family that meets every engine on each push."""
+PAIRS = [
+    pytest.param((family, kind), id=f"{family}-{kind}", marks=() if kind == "vllm" or family == SERVED else pytest.mark.nightly)
+    for family in FAMILIES
+    for kind in ENGINES
+]
 SAMPLING = Sampling(max_tokens=10, temperature=0.7)
 WORST = 2e-5
 """Largest gap of a float32 log-probability, in nats."""
@@ -34,7 +42,7 @@ def worst_gap(policy, asked, answers, temperature=0.7) -> float:
     return float((own - said).abs().max())
 
 
-@pytest.fixture(params=[(family, kind) for family in FAMILIES for kind in ENGINES], ids="-".join)
+@pytest.fixture(params=PAIRS)
 def policy_and_engine(request, policy_of, shared):
     """Engines of a family one after the other, so that the tests of one share it."""
     family, kind = request.param

@@ -1,6 +1,6 @@
 """Servers die, restart, hang, fail single requests: the run goes on with the right weights, or stops with a checkpoint to resume from.
 
-The servers are real and the kills are SIGKILL; what is killed is the whole process group.
+The servers are real and the kills are SIGKILL; what is killed is the whole process group. What needs a server of its own runs nightly.
 """
 
 import inspect
@@ -110,6 +110,7 @@ def same_course(one: Path, other: Path) -> None:
         assert [row.get(key) for row in metrics(one)] == pytest.approx([row.get(key) for row in metrics(other)], rel=1e-3), key
 
 
+@pytest.mark.nightly
 def test_killed_at_any_moment_the_run_goes_on(undisturbed, small_model, serve, nursery, tmp_path, monkeypatch):
     """Before the first answer, in a rollout, before, in and after an update, between the steps."""
     served = serve(small_model)  # nobody has waited for it yet
@@ -123,6 +124,7 @@ def test_killed_at_any_moment_the_run_goes_on(undisturbed, small_model, serve, n
     same_course(undisturbed, tmp_path / "small")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("moment", "step"), [("_group", 0), ("take", 2)])
 def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
     moment, step, undisturbed, small_model, serve, nursery, tmp_path, monkeypatch
@@ -141,6 +143,7 @@ def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
     same_course(undisturbed, run)
 
 
+@pytest.mark.nightly
 def test_several_servers_share_the_prompts_and_all_take_the_weights(serve, nursery, policy_of, monkeypatch):
     both = [serve("qwen2_5_vl"), serve("qwen2_5_vl")]
     policy = policy_of("qwen2_5_vl")
@@ -173,6 +176,7 @@ def engine(shared, policy_of):
     return shared("server", "qwen2_5_vl").sampling_from(policy)
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_told_to_end_is_not_waited_for_in_vain(small_model, serve, nursery, policy_of, monkeypatch):
     """Asked politely, vLLM stops listening and keeps the connections open on which it owes answers."""
     monkeypatch.setattr(server_engine, "PULSE", 0.5)
@@ -312,6 +316,7 @@ def test_a_server_takes_weights_from_its_folder_alone(engine, tmp_path):
     assert worst_gap(engine.policy, asked, answers, temperature=1.0) <= WORST
 
 
+@pytest.mark.nightly
 def test_altered_and_missing_tensors_are_refused(serve, nursery, policy_of, monkeypatch):
     served = serve("qwen2_vl").wait()
     policy = policy_of("qwen2_vl")

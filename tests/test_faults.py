@@ -1,0 +1,31 @@
+"""The list of faults stays true to the code: each can still be made, and the test that must see it is there."""
+
+import ast
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from .conftest import ROOT
+from .faults import FAULTS
+from .faults.fault import Fault
+
+
+@cache
+def tests_in(file: str) -> set[str]:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_can_be_made_and_names_a_test(fault: Fault):
+    assert (ROOT / "gpg_vl" / fault.file).read_text().count(fault.right) == 1
+    assert fault.right != fault.wrong
+    file, _, name = fault.seen_by.partition("::")
+    assert not name or name in tests_in(file)
+    assert tests_in(file)
+
+
+def test_no_two_have_one_name():
+    doubled = [name for name, count in Counter((fault.file, fault.name) for fault in FAULTS).items() if count > 1]
+    assert not doubled
