@@ -66,7 +66,10 @@ def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     knobs = [
         "steps=0",
+        "data.0.options.count=40",
         "warmup.steps=100",
+        "warmup.batch_size=16",
+        "warmup.data.0.options.count=800",
         "evaluation.benchmark=null",
         "rollout.gate.every=0",
         f"folder={tmp_path_factory.mktemp('sighted')}",

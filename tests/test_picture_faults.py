@@ -20,7 +20,7 @@ from gpg_vl.rollout.transformers_engine import TransformersEngine
 from .asking import prompts
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=["bfloat16", pytest.param("float32", marks=pytest.mark.nightly)])
 def policy(request, sighted):
     return load_policy(PolicyConfig(vision="full", dtype=request.param), seed=0, path=sighted)
 

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from gpg_vl.loading import load
+
 from .commands import HERE, gpg_vl
 from .conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+SMALL = ["rollout.groups_per_step=4", "rollout.group_size=4"]
+SHORT = ["warmup.steps=1", "warmup.batch_size=4", "evaluation.benchmark=null", *SMALL]
 QUICK = {
-    "train": ["steps=1", "warmup.steps=1", "evaluation.benchmark=null", "rollout.max_rounds=1", "data.0.options.count=40"],
-    "sft": ["warmup.steps=1", "evaluation.benchmark=null"],
+    "train": ["steps=1", "rollout.max_rounds=1", *SHORT],
+    "sft": SHORT,
     "evaluate": [f"benchmark.data.{place}.options.count=8" for place in range(3)],
 }
 """Command -> knobs that make it short."""
@@ -42,9 +46,27 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
+def few_questions(config: str) -> list[str]:
+    """Knobs that make forty questions of every source of a shipped config: thousands are drawn in seconds."""
+    given = load(config)
+    sources = {"data": given.data, "warmup.data": given.warmup.data}
+    return [f"{key}.{place}.options.count=40" for key, listed in sources.items() for place in range(len(listed))]
+
+
+def shortened(command: list[str]) -> list[str]:
+    """What is added to a command of the README so that it takes seconds."""
+    if {"--help", "--resume"} & set(command):
+        return []
+    own = QUICK.get(command[0], [])
+    if command[0] not in {"train", "sft", "rollout"}:
+        return own
+    config = next((word for word in command[1:] if "=" not in word and not word.startswith("-")), "digits")
+    return [*own, *few_questions(config)]
+
+
 @pytest.mark.parametrize("command", [command for command in commands() if not needs_vllm(command)], ids=" ".join)
 def test_command_runs(command, workplace):
-    options = [] if "--help" in command or "--resume" in command else QUICK.get(command[0], [])
+    options = shortened(command)
     if command == ["train"]:
         options = [*options, "name=fresh"]  # runs/digits is taken by now
     done = gpg_vl(*command, *options, cwd=workplace)
@@ -63,7 +85,7 @@ def test_own_verifier_and_data_set_train(tmp_path):
         if named := re.match(r"# (\S+\.(?:py|yaml))\n", block):
             (tmp_path / named[1]).write_text(block.removeprefix(named[0]))
     assert {path.name for path in tmp_path.iterdir()} == {"rewards.py", "squares.py", "mine.yaml"}
-    done = gpg_vl("train", "mine.yaml", cwd=tmp_path)
+    done = gpg_vl("train", "mine.yaml", "data.0.options.count=40", "warmup.steps=10", "rollout.idle_steps=9", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "000004").is_dir()
 

@@ -10,12 +10,12 @@ import httpx
 
 from ..commands import gpg_vl, gpg_vl_process
 from ..conftest import ROOT
-from ..test_readme import QUICK, commands, needs_vllm
+from ..test_readme import QUICK, commands, few_questions, needs_vllm
 from .conftest import ARGUMENTS, USUAL, Served
 
 CPU = ("--vllm", "--enforce-eager --kv-cache-memory-bytes 67108864 --skip-mm-profiling")
-SMALL = ("policy.tiny.layers=1", "rollout.groups_per_step=4", "rollout.group_size=4")
-SHORT = [*QUICK["train"], *SMALL]
+SMALL = ("policy.tiny.layers=1",)
+SHORT = [*QUICK["train"], *few_questions("digits"), *SMALL]
 
 
 def rows(run: Path) -> list[dict]:
