@@ -1,0 +1,432 @@
+"""One step by hand: which number belongs to which token, whatever order the forward has them in, and how a step is cut in pieces."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.config import OptimizerConfig
+from gpg_vl.estimators import Gpg, Grpo, k3
+from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.training import learner as learning
+from gpg_vl.training.distributed import Ranks
+from gpg_vl.training.learner import COMPARED_TOKENS, Learner, StepLoss
+from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
+from gpg_vl.types import Prompt, Sample, UserError
+
+from .asking import completion, group, prompts
+
+CPU = torch.device("cpu")
+LOG2 = math.log(2)
+
+
+def numbers(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def bare(tokens: int, *pictures: str) -> Prompt:
+    """A prompt that no model sees."""
+    sample = Sample(id=f"{tokens}", question="?", answer_kind="number", answer=1)
+    return Prompt(sample=sample, text="", input_ids=(7,) * tokens, features={}, pictures=pictures)
+
+
+def weighted(prompt_tokens: int, lengths, *pictures: str, weights=None, shares=None) -> Weighted:
+    answers = [completion([5] * length) for length in lengths]
+    own = group(bare(prompt_tokens, *pictures), answers, [float(place) for place in range(len(lengths))])
+    return Weighted(own, tuple(weights or [1.0] * len(lengths)), tuple(shares or [1.0] * len(lengths)))
+
+
+def sizes(batches) -> list[list[int]]:
+    """Prompt tokens of each group of each micro-batch."""
+    return [[len(item.group.prompt.input_ids) for item in batch] for batch in batches]
+
+
+# --- the loss of a line of tokens -------------------------------------------------------------------------------------
+
+# Three tokens. Place 0 is 1.1 times as likely as when it was sampled, place 1 is fresh, place 2 is 0.9 times as likely. The reference gives
+# place 0 twice the probability, place 1 the same, place 2 half of it: k3 = 2 - log 2 - 1 = 1 - log 2, then 0, then 1/2 + log 2 - 1.
+LOGPROBS = numbers(-1.0, -2.0, -3.0)
+WEIGHTS, SHARES = numbers(1.0, 10.0, 100.0), numbers(4.0, 5.0, 8.0)
+SAMPLED = numbers(-1.0 - math.log(1.1), math.nan, -3.0 - math.log(0.9))
+REFERENCE = numbers(-1.0 + LOG2, -2.0, -3.0 - LOG2)
+OF_PLACE = (-1.1 + 0.5 * 4 * (1 - LOG2), -10.0, -90.0 + 0.5 * 8 * (LOG2 - 0.5))
+
+
+@pytest.mark.parametrize("pieces", [[[0, 1, 2]], [[2, 0, 1]], [[1, 2, 0]], [[2], [0, 1]], [[2, 1], [0]], [[1], [2], [0]]])
+def test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come(pieces):
+    loss = StepLoss(Grpo(kl=0.5), WEIGHTS, SAMPLED, SHARES, REFERENCE)
+    for places in pieces:
+        found = loss(LOGPROBS[places], torch.tensor(places))
+        assert float(found) == pytest.approx(sum(OF_PLACE[place] for place in places), abs=1e-12)
+
+
+def test_the_slope_of_every_token_is_its_own_too():
+    places = [2, 0, 1]
+    leaf = LOGPROBS[places].requires_grad_()
+    StepLoss(Grpo(kl=0.5), WEIGHTS, SAMPLED, SHARES, REFERENCE)(leaf, torch.tensor(places)).backward()
+    # of -ratio * weight: itself; of k3 = exp(ref - log p) - (ref - log p) - 1: 1 - exp(ref - log p), which is 1/2, -1 and 0
+    expected = numbers(-90.0 + 0.5 * 8 * 0.5, -1.1 + 0.5 * 4 * -1.0, -10.0)
+    torch.testing.assert_close(leaf.grad, expected, rtol=0, atol=1e-12)
+
+
+def test_without_a_reference_there_is_no_divergence_and_without_old_groups_the_ratio_is_one():
+    loss = StepLoss(Grpo(kl=0.5), WEIGHTS, None, SHARES, None)
+    assert float(loss(LOGPROBS[[2, 0]], torch.tensor([2, 0]))) == -101.0
+
+
+def test_the_present_probability_that_stands_for_a_missing_one_carries_no_gradient():
+    """Else exp(log p - log p) would lose its slope, and with it a fresh group its whole gradient under GRPO."""
+    for sampled in (None, numbers(math.nan, math.nan, math.nan)):
+        leaf = LOGPROBS.clone().requires_grad_()
+        StepLoss(Grpo(), WEIGHTS, sampled, SHARES, None)(leaf, torch.tensor([0, 1, 2])).backward()
+        assert leaf.grad.tolist() == [-1.0, -10.0, -100.0]
+
+
+def test_weights_in_double_precision_do_not_widen_a_loss_in_single():
+    loss = StepLoss(Grpo(kl=0.5), WEIGHTS, SAMPLED, SHARES, REFERENCE.float())
+    assert loss(LOGPROBS.float(), torch.tensor([0, 1, 2])).dtype == torch.float32
+
+
+def test_a_completion_s_number_is_repeated_for_each_of_its_tokens():
+    batch = [weighted(3, [1, 3], weights=[0.1, 0.2], shares=[1.0, 2.0]), weighted(3, [2, 1], weights=[0.0, -0.4], shares=[3.0, 4.0])]
+    assert per_token(batch, lambda item: item.weights, CPU).tolist() == [0.1, 0.2, 0.2, 0.2, 0.0, 0.0, -0.4]
+    assert per_token(batch, lambda item: item.shares, CPU).tolist() == [1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 4.0]
+
+
+# --- a whole step on a model, answers short then long, some of an older version ---------------------------------------
+
+ANSWERS = [[[5], [6, 7, 8, 9]], [[10, 11], [12], [13, 14, 15]]]
+"""Two groups; the longest comes last, or in no order at all."""
+VERSIONS = [[2, 3], [3, 2, 2]]
+REWARDS = [[1.0, 0.0], [0.0, 0.25, 1.0]]
+
+
+def old_and_new(policy):
+    """Groups of two sizes are no matrix, so the smaller one has an unscored third."""
+    asked = prompts(policy, ["add", "count"])
+    made = []
+    for prompt, answers, versions, rewards in zip(asked, ANSWERS, VERSIONS, REWARDS, strict=True):
+        said = [
+            completion(ids, version=version, logprobs=[-5.75 - (token % 4) / 8 for token in ids])
+            for ids, version in zip(answers, versions, strict=True)
+        ]
+        missing = 3 - len(said)
+        made.append(group(prompt, [*said, *[completion([20, 21])] * missing], [*rewards, *[math.nan] * missing]))
+    return tuple(made)
+
+
+def written_out(policy, reference, groups, estimator):
+    """The loss in plain loops, answer by answer through rows of their own."""
+    rewards_BG = torch.tensor([own.rewards for own in groups], dtype=torch.float64)
+    lengths_BG = torch.tensor([own.lengths for own in groups])
+    weights, shares = estimator.weights(rewards_BG, lengths_BG).tolist(), estimator.shares(rewards_BG, lengths_BG).tolist()
+    now, then = PlainForward(policy, 1.0), PlainForward(reference, 1.0)
+    loss = torch.zeros((), dtype=torch.float64)
+    for row, own in enumerate(groups):
+        for place, said in enumerate(own.completions):
+            logprobs = now([(own.prompt, [said])]).logprobs_N
+            before = numbers(*said.logprobs) if said.version != 3 else logprobs.detach()
+            loss = loss + estimator.objective(logprobs, before, torch.full_like(logprobs, weights[row][place]))
+            if estimator.kl:
+                with torch.no_grad():
+                    anchor = then([(own.prompt, [said])]).logprobs_N
+                loss = loss + estimator.kl * shares[row][place] * k3(logprobs, anchor).sum()
+    return loss
+
+
+@pytest.mark.parametrize("tokens", [1 << 20, 1])
+@pytest.mark.parametrize("estimator", [Gpg(min_informative=0.0, max_ratio=1.2), Grpo(kl=0.3)], ids=["gpg", "grpo with a reference"])
+def test_a_step_on_old_and_new_groups_is_the_formula_written_out(estimator, tokens, policy_of):
+    policy, other, fresh = (policy_of(dtype="float64") for _ in range(3))
+    with torch.no_grad():
+        other.model.lm_head.weight += 0.02 * torch.randn(other.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    groups = old_and_new(policy)
+    loss = written_out(policy, other, groups, estimator)
+    loss.backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in policy.model.parameters() if parameter.grad is not None))
+    reference = GroupForward(other, 1.0) if estimator.kl else None
+    forward = GroupForward(fresh, 1.0, tokens_at_once=tokens)
+    learner = Learner(forward, OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 20, reference=reference)
+    told = learner.update(groups, estimator, *Ranks(learner.accelerator).matrices(groups), version=3)
+    assert told.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert told.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
+    assert told.metrics["trained_tokens"] == 1 + 4 + 2 + 2 + 1 + 3
+
+
+# --- what the sampling policy said ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def learner(policy_of):
+    forward = GroupForward(policy_of(dtype="float64"), 1.0)
+    return Learner(forward, OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 20)
+
+
+def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
+    first, second = old_and_new(learner.bare.policy)
+    batch = [Weighted(second, (1.0,) * 3, (1.0,) * 3), Weighted(first, (1.0,) * 3, (1.0,) * 3)]
+    # answers [10, 11] new, [12] old, [13, 14, 15] old; then [5] old, [6, 7, 8, 9] new, and an unscored [20, 21] of version 0
+    old = [math.nan, math.nan, -5.75, -5.875, -6.0, -6.125, -5.875, *[math.nan] * 4, 0.0, 0.0]
+    found = learner._sampled(batch, 3, fresh_too=False)
+    assert [math.isnan(value) for value in found.tolist()] == [math.isnan(value) for value in old]
+    torch.testing.assert_close(found.nan_to_num(9.0).double(), numbers(*old).nan_to_num(9.0), rtol=0, atol=1e-6)
+    present = PlainForward(learner.bare.policy, 1.0)([item.asked for item in batch]).logprobs_N.detach()
+    both = learner._sampled(batch, 3, fresh_too=True)
+    torch.testing.assert_close(both, torch.where(numbers(*old).isnan(), present, numbers(*old)), rtol=0, atol=1e-6)
+    assert not both.requires_grad
+
+
+def test_nothing_old_is_nothing_to_correct(learner):
+    (prompt,) = prompts(learner.bare.policy, ["add"])
+    own = group(prompt, [completion([5], version=4), completion([6, 7], version=4)], [1.0, 0.0])
+    batch = [Weighted(own, (1.0, -1.0), (1.0, 1.0))]
+    assert learner._sampled(batch, 4, fresh_too=False) is None
+    assert learner._sampled(batch, 5, fresh_too=False).tolist() == [0.0, 0.0, 0.0]
+    assert not learner._sampled(batch, 4, fresh_too=True).isnan().any()
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3])
+def test_further_updates_are_held_against_the_policy_before_the_first(updates, policy_of, monkeypatch):
+    """Every update of a rollout has the same sampled log-probabilities; with one update there is nothing to write down."""
+    policy = policy_of(dtype="float64")
+    learner = Learner(
+        GroupForward(policy, 1.0),
+        OptimizerConfig(lr=1e-3, warmup_steps=0),
+        Accelerator(cpu=True),
+        total_steps=1,
+        tokens_per_microbatch=1 << 20,
+        updates_per_rollout=updates,
+    )
+    (prompt,) = prompts(policy, ["add"])
+    own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+    before = PlainForward(policy, 1.0)([(prompt, own.completions)]).logprobs_N.detach()
+    seen, honest = [], learner._step
+    monkeypatch.setattr(learner, "_step", lambda batches, sampled, estimator: seen.append(sampled) or honest(batches, sampled, estimator))
+    assert not learner.update([own], Grpo(), *Ranks(learner.accelerator).matrices([own]), version=0).skipped
+    assert len(seen) == updates
+    if updates == 1:
+        assert seen == [[None]]
+        return
+    for (sampled,) in seen:
+        torch.testing.assert_close(sampled, before, rtol=0, atol=1e-6)
+
+
+# --- out of memory ----------------------------------------------------------------------------------------------------
+
+
+def test_halves_of_a_microbatch_keep_their_own_sampled_tokens():
+    a, b, c = weighted(3, [1, 2]), weighted(4, [3, 1]), weighted(5, [2, 2])
+    batches, sampled = learning._halved([[a, b, c], [b], [c, a]], [torch.arange(11.0), torch.arange(20.0, 24.0), None])
+    assert batches == [[a, b], [c], [b], [c], [a]]
+    # 3 tokens of a, 4 of b, 4 of c
+    assert [None if part is None else part.tolist() for part in sampled] == [
+        [0, 1, 2, 3, 4, 5, 6],
+        [7, 8, 9, 10],
+        [20, 21, 22, 23],
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("estimator", [Gpg(min_informative=0.0, max_ratio=1.2), Grpo(kl=0.3)], ids=["gpg", "grpo with a reference"])
+def test_out_of_memory_with_old_groups_takes_the_same_step(estimator, policy_of, monkeypatch):
+    whole, split, other = (policy_of(dtype="float64") for _ in range(3))
+    with torch.no_grad():
+        other.model.lm_head.weight += 0.02
+    told = []
+    for policy, room in ((whole, 9), (split, 1)):
+        learner = Learner(
+            GroupForward(policy, 1.0),
+            OptimizerConfig(),
+            Accelerator(cpu=True),
+            total_steps=1,
+            tokens_per_microbatch=1 << 20,
+            reference=GroupForward(other, 1.0),
+        )
+        forward = learner.forward.forward
+
+        def small(asked, loss, forward=forward, room=room):
+            if len(asked) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            return forward(asked, loss)
+
+        monkeypatch.setattr(learner.forward, "forward", small)
+        monkeypatch.setattr("gpg_vl.training.microbatches.UNEVEN", 9.0)  # both groups in one micro-batch, whatever their prompts
+        groups = old_and_new(policy)
+        told.append(learner.update(groups, estimator, *Ranks(learner.accelerator).matrices(groups), version=3).metrics)
+    assert [metrics["memory_splits"] for metrics in told] == [0, 1]
+    for name in ("loss", "grad_norm", "entropy", "trained_tokens"):
+        assert told[1][name] == pytest.approx(told[0][name], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_only_a_lack_of_memory_is_one(error, is_memory):
+    assert learning._is_out_of_memory(error) == is_memory
+
+
+def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answer(policy_of):
+    policy = policy_of()
+    forward = GroupForward(policy, 1.0)
+    learner = Learner(forward, OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 20)
+    batches = [[weighted(20, [8, 2, 3, 4])], [weighted(10, [4, 4, 4, 4])]]
+    # rectangles: 20 + 4 * 8 = 52 and 10 + 4 * 4 = 26 tokens; one answer alone: 20 + 8 = 28 and 10 + 4 = 14
+    learner._split_further(batches)
+    assert forward.tokens_at_once == 28  # half of 52 is less than one answer needs
+    with pytest.raises(UserError, match="out of memory with one group of 52 tokens"):
+        learner._split_further(batches)
+    forward.tokens_at_once = None
+    learner._split_further([[weighted(4, [30, 1])], [weighted(4, [10] * 10)]])  # 64 and 104; alone 34 and 14
+    assert forward.tokens_at_once == 52
+    learner._split_further([[weighted(4, [30, 1])], [weighted(4, [10] * 10)]])
+    assert forward.tokens_at_once == 34
+    forward.tokens_at_once = 1000  # more than there is: half of what there is
+    learner._split_further([[weighted(4, [10] * 10)]])
+    assert forward.tokens_at_once == 52
+
+
+# --- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(48, [[10, 10]]), (47, [[10], [10]]), (1 << 20, [[10, 10]])])
+def test_a_microbatch_may_be_exactly_as_large_as_the_budget(budget, expected):
+    """Two prompts of 10 and two answers each in a rectangle of 7: 2 * (10 + 2 * 7) = 48."""
+    assert sizes(plan_microbatches([weighted(10, [7, 1]), weighted(10, [2, 3])], budget)) == expected
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(68, [[10, 10]]), (67, [[10], [10]])])
+def test_unshared_prompts_count_for_every_answer(budget, expected):
+    """2 groups * 2 answers * (10 + 7) = 68."""
+    assert sizes(plan_microbatches([weighted(10, [7, 1]), weighted(10, [2, 3])], budget, shared=False)) == expected
+
+
+@pytest.mark.parametrize(("longer", "expected"), [(10, [[8, 10]]), (11, [[8], [11]])])
+def test_prompts_of_a_microbatch_differ_by_at_most_a_quarter(longer, expected):
+    assert sizes(plan_microbatches([weighted(longer, [1, 1]), weighted(8, [1, 1])], 1 << 20)) == expected
+
+
+def test_like_lengths_are_neighbours_prompts_before_answers():
+    items = [weighted(12, [9, 1]), weighted(10, [5, 1]), weighted(12, [2, 3]), weighted(10, [1, 8]), weighted(10, [6, 2])]
+    (batch,) = plan_microbatches(items, 1 << 20)
+    assert [(len(item.group.prompt.input_ids), max(item.group.lengths)) for item in batch] == [(10, 5), (10, 6), (10, 8), (12, 3), (12, 9)]
+
+
+def test_the_shortest_prompt_of_all_of_a_microbatch_is_the_measure():
+    """10 goes with 8 and 12 with 10, but not 12 with 8."""
+    assert sizes(plan_microbatches([weighted(n, [1, 1]) for n in (8, 10, 12)], 1 << 20)) == [[8, 10], [12]]
+
+
+def test_the_rectangle_of_a_microbatch_has_the_most_answers_and_the_longest_of_all():
+    batch = [weighted(10, [1, 2, 3]), weighted(8, [5])]
+    assert padded_tokens(batch) == 2 * (10 + 3 * 5)
+    assert padded_tokens(batch, shared=False) == 2 * 3 * (10 + 5)
+
+
+def test_groups_about_one_picture_also_through_a_third_stay_together_where_the_tower_trains():
+    a, b, c, d = weighted(8, [1], "x"), weighted(9, [1], "y"), weighted(9, [1], "z"), weighted(10, [1], "y", "x")
+    found = plan_microbatches([a, b, c, d], 1, tower_trains=True)
+    assert sizes(found) == [[8], [9], [9], [10]]  # nothing fits: each alone
+    found = plan_microbatches([a, b, c, d], 30, tower_trains=True)
+    assert sorted(map(sorted, ([item.group.prompt.pictures for item in batch] for batch in found))) == [
+        [("x",), ("y",), ("y", "x")],
+        [("z",)],
+    ]
+    found = plan_microbatches([a, b, c, d], 29, tower_trains=True)  # three prompts of up to 10 tokens need 30: two, then one
+    assert sorted(len(batch) for batch in found) == [1, 1, 2]
+
+
+def test_a_batch_is_idle_only_if_it_neither_weighs_nor_diverges():
+    nothing, weight = weighted(3, [1, 1], weights=[0, 0], shares=[0, 0]), weighted(3, [1, 1], weights=[0, -1], shares=[0, 0])
+    share = weighted(3, [1, 1], weights=[0, 0], shares=[0, 2])
+    assert [is_idle(batch) for batch in ([nothing], [nothing, weight], [share, nothing], [nothing, nothing])] == [True, False, False, True]
+
+
+def test_the_longest_answer_of_a_group_alone_keeps_what_is_its_own():
+    alone = weighted(3, [2, 5, 4], weights=[0.1, 0.2, 0.3], shares=[1.0, 2.0, 3.0]).alone
+    assert (alone.group.lengths, alone.group.rewards, alone.weights, alone.shares) == ((5,), (1.0,), (0.2,), (2.0,))
+
+
+def test_ranks_with_fewer_microbatches_repeat_one_without_weight(learner, monkeypatch):
+    monkeypatch.setattr(type(learner.ranks), "largest", lambda ranks, value: value + 2)
+    item = weighted(5, [2, 1], weights=[0.5, -0.5])
+    batches = learner._plan([item], [weighted(9, [1, 1]), item])
+    assert batches[0] == [item]
+    assert [is_idle(batch) for batch in batches] == [False, True, True]
+    assert [len(batch[0].group.prompt.input_ids) for batch in batches] == [5, 9, 9]
+    assert learner._plan([], []) == []
+
+
+# --- schedule, and the check before the first step --------------------------------------------------------------------
+
+HALF_COSINE = 0.5 * (1 + math.cos(math.pi / 4))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "total", "factors"),
+    [
+        ("constant", 4, 12, {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 12: 1.0, 99: 1.0}),
+        ("constant", 0, 12, {0: 1.0, 5: 1.0}),
+        ("linear", 4, 12, {0: 0.25, 3: 1.0, 4: 1.0, 5: 0.875, 8: 0.5, 12: 0.0, 13: 0.0}),
+        ("linear", 0, 4, {0: 1.0, 1: 0.75, 4: 0.0}),
+        ("linear", 2, 2, {0: 0.5, 1: 1.0, 2: 1.0, 3: 0.0}),
+        ("cosine", 4, 12, {0: 0.25, 4: 1.0, 6: HALF_COSINE, 8: 0.5, 12: 0.0, 20: 0.0}),
+    ],
+)
+def test_the_learning_rate_by_hand(schedule, warmup, total, factors):
+    factor = learning._schedule(OptimizerConfig(warmup_steps=warmup, schedule=schedule), total)
+    assert {step: factor(step) for step in factors} == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(1e9, 0.0), (1e-6, 1.0)])
+def test_a_step_says_whether_it_was_clipped_and_what_its_answers_entropy_was(limit, clipped, policy_of):
+    policy, oracle = policy_of(dtype="float64"), policy_of(dtype="float64")
+    learner = Learner(
+        GroupForward(policy, 1.0), OptimizerConfig(clip_norm=limit), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1
+    )
+    groups = old_and_new(policy)
+    told = learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=3).metrics
+    entropies = PlainForward(oracle, 1.0)([(own.prompt, own.completions) for own in groups]).entropy_N
+    assert told["clipped"] == clipped
+    assert told["entropy"] == pytest.approx(float(entropies.mean()), rel=1e-6)  # of all 13 tokens alike, not of two micro-batches alike
+
+
+def test_the_first_check_takes_two_answers_of_at_most_thirty_two_tokens():
+    said = [completion(range(length), logprobs=[-float(place) for place in range(length)]) for length in (40, 5, 9)]
+    asked = []
+    agreement = SimpleNamespace(holds=True)
+    forward = SimpleNamespace(agreement=lambda pair: asked.append(pair) or agreement)
+    assert learning._compared(forward, (bare(3), said)) == (True, str(agreement))  # type: ignore[arg-type]
+    ((_, short),) = asked
+    assert COMPARED_TOKENS == 32
+    assert [(own.token_ids, own.logprobs) for own in short] == [
+        (tuple(range(32)), tuple(-float(place) for place in range(32))),
+        (tuple(range(5)), tuple(-float(place) for place in range(5))),
+    ]
+
+
+def test_the_first_check_is_on_the_shortest_prompt_with_a_picture(learner, monkeypatch):
+    asked = []
+    monkeypatch.setattr(learner, "compare_once", lambda pair, answers: asked.append((pair[0].sample.id, answers)))
+    policy = learner.bare.policy
+    wanted = ["add", "compare", "count"]  # no picture, two pictures, one
+    made = prompts(policy, wanted)
+    longer = replace(made[1], input_ids=made[1].input_ids + (5,) * 9)
+    groups = [group(prompt, [completion([5]), completion([6])], [1.0, 0.0]) for prompt in (made[0], longer, made[2])]
+    learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
+    assert len(made[0].input_ids) < len(made[2].input_ids) < len(longer.input_ids)
+    assert asked == [(made[2].sample.id, 2)]
+
+
+def test_the_cost_of_plain_rows_by_hand():
+    # a prompt of 10 and 4 answers of on average 5 tokens: 4 * (10 + 5) = 60 tokens against 10 + 4 * 5 = 30
+    assert learning._cost_of_plain_rows((bare(10), [completion([1] * 3), completion([1] * 7)]), 4) == 2.0
