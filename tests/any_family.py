@@ -88,6 +88,9 @@ def policy_of_family(family: str, dtype: torch.dtype = torch.float64, *, vision:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(_config(family)).to(dtype).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():  # Gemma 3's projector is born as zeros: a model that sees nothing
+                torch.nn.init.normal_(parameter, std=0.05)
     for name, parameter in model.named_parameters():
         if not vision and "language_model" not in name and "text_model" not in name and "lm_head" not in name:
             parameter.requires_grad_(False)
