@@ -16,7 +16,7 @@ from gpg_vl.training import learner as learning
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import COMPARED_TOKENS, Learner, StepLoss
 from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
-from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.types import Prompt, Sample, Update, UserError
 
 from .asking import completion, group, prompts
 
@@ -155,6 +155,56 @@ def test_a_step_on_old_and_new_groups_is_the_formula_written_out(estimator, toke
     assert told.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     assert told.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
     assert told.metrics["trained_tokens"] == 1 + 4 + 2 + 2 + 1 + 3
+
+
+def test_a_rank_trains_on_its_own_rows_of_everybodys_matrices(policy_of):
+    """The second of two ranks: its groups are rows 1 and 2 of 3, and the denominator is of all three."""
+    policy, oracle = policy_of(dtype="float64"), policy_of(dtype="float64")
+    groups = old_and_new(policy)
+    rewards_BG = torch.tensor([[0.0, 1.0, math.nan], *(own.rewards for own in groups)], dtype=torch.float64)
+    lengths_BG = torch.tensor([[9, 8, 7], *(own.lengths for own in groups)])
+    estimator = Grpo(kl=0.3, scale="none", aggregation="group_token")
+    weights, shares = estimator.weights(rewards_BG, lengths_BG).tolist(), estimator.shares(rewards_BG, lengths_BG).tolist()
+    # the last row: rewards 0, 1/4, 1 less their mean 5/12; 2 + 1 + 3 tokens, three groups
+    assert weights[2] == pytest.approx([-5 / 12 / 18, -2 / 12 / 18, 7 / 12 / 18])
+    assert shares[1] == pytest.approx([1 / 15, 1 / 15, 0.0])  # 1 + 4 scored tokens, three groups
+    with torch.no_grad():
+        oracle.model.lm_head.weight += 0.02
+    learner = Learner(
+        GroupForward(policy, 1.0),
+        OptimizerConfig(),
+        Accelerator(cpu=True),
+        total_steps=1,
+        tokens_per_microbatch=1,
+        reference=GroupForward(oracle, 1.0),
+    )
+    seen, honest = [], learner._step
+    learner._step = lambda batches, sampled, method: seen.extend(batches) or honest(batches, sampled, method)
+    told = learner.update(groups, estimator, rewards_BG, lengths_BG, slice(1, 3), version=3)
+    assert not told.skipped
+    found = {item.group.prompt.sample.id: (item.weights, item.shares) for batch in seen for item in batch}
+    assert found == {own.prompt.sample.id: (tuple(weights[row]), tuple(shares[row])) for row, own in enumerate(groups, 1)}
+    quiet = learner.update(groups[:0], Gpg(min_informative=0.0), torch.ones(2, 2), torch.ones(2, 2), slice(0, 0), version=3)
+    assert quiet.skipped == "no informative group"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "calls", "told"),
+    [
+        (["", "", ""], 3, "third"),
+        (["", "non-finite loss", ""], 2, "first"),
+        (["non-finite loss", "", ""], 1, "first"),
+    ],
+)
+def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told(outcomes, calls, told, learner, monkeypatch):
+    left = [Update(skipped=why, metrics={name: 1.0}) for why, name in zip(outcomes, ("first", "second", "third"), strict=True)]
+    monkeypatch.setattr(learner, "_step_in_memory", lambda *_: left.pop(0))
+    learner.updates_per_rollout = 3
+    (prompt,) = prompts(learner.bare.policy, ["add"])
+    own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+    update = learner.update([own], Grpo(), *Ranks(learner.accelerator).matrices([own]), version=0)
+    assert list(update.metrics) == [told]
+    assert len(left) == 3 - calls
 
 
 # --- what the sampling policy said ------------------------------------------------------------------------------------

@@ -112,8 +112,8 @@ class Learner:
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
         update = self._step_in_memory(batches, sampled, estimator)
         for _ in range(self.updates_per_rollout - 1):
-            further = self._step_in_memory(batches, sampled, estimator)
-            if update.skipped or further.skipped:
+            further = update if update.skipped else self._step_in_memory(batches, sampled, estimator)
+            if further.skipped:
                 break
             update = further
         return update
