@@ -62,6 +62,16 @@ def test_keys_and_values_of_own_tokens_are_kept_in_order_through_every_growth_an
                 assert torch.equal(mine, torch.cat(theirs, 2))
 
 
+def test_own_tokens_move_only_when_the_room_is_full_and_then_to_twice_of_it(monkeypatch):
+    """Rooms of 2, 6 and 14 tokens: an answer of any length moves a number of times that grows with its logarithm."""
+    moved, honest = [], _OwnTokens._make_room
+    monkeypatch.setattr(_OwnTokens, "_make_room", lambda cache, *told: moved.append(told[2:]) or honest(cache, *told))
+    cache = _OwnTokens()
+    for _ in range(14):
+        cache.update(torch.zeros(2, 1, 1, 3), torch.zeros(2, 1, 1, 3), 0)
+    assert moved == [(0, 2), (2, 6), (6, 14)]
+
+
 def test_own_tokens_of_several_positions_at_once_are_kept_too():
     cache = _OwnTokens()
     first, second = torch.arange(6.0).view(1, 1, 3, 2), torch.arange(10.0).view(1, 1, 5, 2) + 100

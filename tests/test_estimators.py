@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Reinforce, Rloo, k3
+from gpg_vl.estimators import DrGrpo, Gpg, Grpo, Reinforce, Rloo, groups_wanted, k3
 from gpg_vl.types import UserError
 
 NAN = math.nan
@@ -215,3 +215,107 @@ def test_k3_by_hand():
 def test_k3_is_never_negative():
     differences_N = torch.linspace(-5, 5, 1001, dtype=torch.float64)
     assert (k3(torch.zeros_like(differences_N), differences_N) >= 0).all()
+
+
+# --- the denominator, and thresholds on both sides --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "groups", "wanted"),
+    [
+        (0.28, 25, 7),  # 0.28 * 25 is 7.000000000000001 in floats
+        (0.07, 100, 7),  # likewise
+        (0.29, 25, 8),  # 7.25
+        (0.5, 5, 3),
+        (0.6, 16, 10),
+        (0.0, 16, 0),
+        (1.0, 16, 16),
+        (0.0001, 16, 1),
+        (0.7, 10, 7),
+        (0.701, 10, 8),
+    ],
+)
+def test_the_fewest_groups_that_are_a_share_of_a_step(share, groups, wanted):
+    assert groups_wanted(share, groups) == wanted
+    assert Gpg(min_informative=share, groups_per_step=groups).min_groups == wanted
+
+
+@pytest.mark.parametrize(("share", "is_one"), [(0.0, True), (1.0, True), (-0.001, False), (1.001, False), (NAN, False)])
+def test_a_share_is_from_zero_to_one(share, is_one):
+    if is_one:
+        assert Gpg(min_informative=share).min_informative == share
+        return
+    with pytest.raises(UserError, match="expected a share from 0 to 1"):
+        Gpg(min_informative=share)
+
+
+# Three groups: one speaks (rewards 1, 0), one is silent, of one nothing could be scored. Lengths 2 and 3.
+UNSCORED_BG, UNSCORED_LENGTHS = [[1, 0], [1, 1], [NAN, NAN]], [[2, 3], [4, 5], [6, 7]]
+SCALED = 0.5 / (math.sqrt(0.5) + 1e-4)  # the std of (1, 0) is sqrt(1/2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "weights", "shares"),
+    [
+        (Grpo(), [SCALED / 2 / 2 / 3, -SCALED / 3 / 2 / 3], [1 / 12, 1 / 18]),
+        (Grpo(scale="none", aggregation="group_token"), [0.5 / 5 / 3, -0.5 / 5 / 3], [1 / 15, 1 / 15]),
+        (Grpo(scale="none", aggregation="token"), [0.5 / 14 * 2 / 3, -0.5 / 14 * 2 / 3], [2 / 42, 2 / 42]),
+        (DrGrpo(max_tokens=10), [0.5 / 20 / 3, -0.5 / 20 / 3], [1 / 60, 1 / 60]),
+        (Rloo(), [1 / 2 / 3, -1 / 2 / 3], [1 / 6, 1 / 6]),
+        (Reinforce(baseline=0.25), [0.75 / 6, -0.25 / 6], [1 / 6, 1 / 6]),
+    ],
+    ids=["grpo", "grpo group_token", "grpo token", "dr_grpo", "rloo", "reinforce"],
+)
+def test_a_group_of_which_nothing_could_be_scored_stays_in_the_denominator(estimator, weights, shares):
+    """Three groups were asked. What leaves only GPG's denominator is silence; a fault of the verifier enlarges nobody's step."""
+    rewards_BG, lengths_BG = matrix(UNSCORED_BG), torch.tensor(UNSCORED_LENGTHS)
+    got = estimator.weights(rewards_BG, lengths_BG)
+    same(got[0], numbers(*weights))
+    assert got[2].tolist() == [0, 0]
+    told = estimator.shares(rewards_BG, lengths_BG)
+    same(told[0], numbers(*shares))
+    assert told[1].min() > 0  # a silent group diverges like any other
+    assert told[2].tolist() == [0, 0]
+
+
+def test_gpg_s_shares_are_of_the_groups_that_speak_but_of_no_fewer_than_wanted():
+    rewards_BG, lengths_BG = matrix(UNSCORED_BG), torch.tensor(UNSCORED_LENGTHS)
+    for wanted, units in ((0.0, 1), (0.5, 2), (1.0, 3)):
+        estimator = Gpg(min_informative=wanted, groups_per_step=3)
+        same(estimator.shares(rewards_BG, lengths_BG), [[1 / 5 / units] * 2, [0, 0], [0, 0]])
+        same(estimator.weights(rewards_BG, lengths_BG), [[0.5 / 5 / units, -0.5 / 5 / units], [0, 0], [0, 0]])
+        assert estimator.alpha(rewards_BG) == pytest.approx(3 / units)
+    assert [other.alpha(rewards_BG) for other in (Grpo(), DrGrpo(), Rloo(), Reinforce())] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("estimator", [Rloo(), Reinforce()])
+def test_strictly_on_policy_methods_ignore_what_was_sampled(estimator):
+    logprobs_N = numbers(-1.0, -2.0, grad=True)
+    loss = estimator.objective(logprobs_N, numbers(-9.0, NAN), numbers(0.5, -0.25))
+    loss.backward()
+    assert loss.item() == 0.5 - 0.5
+    same(logprobs_N.grad, numbers(-0.5, 0.25))
+
+
+def test_gpg_s_ratio_is_a_number_and_no_path_for_the_gradient():
+    """At ratio 1.5 the slope is -1.5 w; through the ratio it would be -1.5 w (1 + log p)."""
+    logprobs_N = numbers(-2.0, grad=True)
+    loss = Gpg(max_ratio=2.0).objective(logprobs_N, numbers(-2.0 - math.log(1.5)), numbers(2.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(2.0 * 1.5 * 2.0)
+    assert logprobs_N.grad.item() == pytest.approx(-3.0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.4), (0.4, 0.1)])
+def test_grpo_s_two_clips_are_each_at_their_own_side(low, high):
+    estimator = Grpo(clip_low=low, clip_high=high)
+    for ratio, weight, limit in ((9.0, 1.0, 1 + high), (0.01, -1.0, 1 - low)):
+        loss = estimator.objective(numbers(math.log(ratio)), numbers(0.0), numbers(weight))
+        assert loss.item() == pytest.approx(-weight * limit)
+
+
+def test_published_settings_are_the_defaults():
+    assert (Gpg().scale, Gpg().aggregation, Gpg().min_informative, Gpg().max_ratio) == ("none", "group_token", 0.6, 2.0)
+    assert (Grpo().scale, Grpo().aggregation, Grpo().clip_low, Grpo().clip_high, Grpo().kl) == ("std", "completion", 0.2, 0.2, 0.0)
+    assert (DrGrpo().scale, DrGrpo().aggregation, DrGrpo().kl) == ("none", "constant", 0.0)
+    assert (Gpg().kl, Gpg().has_ratio, Grpo().min_informative, Rloo().kl, Reinforce().kl) == (0.0, False, 0.0, 0.0, 0.0)
