@@ -267,6 +267,7 @@ def test_leaving_is_worth_it_only_where_a_row_of_every_question_or_a_question_is
         ("..x xx. xxx", [0, 1], [[0, 1], [5, 3]]),  # a finished row fills the second up
         ("xxx xxx x..", [2], [[7, 8]]),
         (".xx xxx x.x", [0, 2], [[0], [7]]),
+        ("xx. x.. xxx", [0, 1], [[2, 0], [4, 5]]),  # the widest is not the first
     ],
 )
 def test_what_stays_is_as_wide_as_the_question_with_most_unfinished_answers(state, prompts, rows):
@@ -299,6 +300,18 @@ def test_an_impossible_token_is_never_drawn_at_the_edges_either():
     for uniform in (0.0, 1e-300, 0.4999, 0.5, 0.5001, 1 - 1e-16, 1.0):
         drawn = int(inverse_cdf(logprobs, torch.tensor([uniform], dtype=torch.float64)))
         assert drawn == (2 if uniform < 0.5 else 4)
+
+
+def test_numbers_that_do_not_quite_add_up_to_one_are_taken_by_their_shares():
+    """0.2, 0.2 and 0.1 are two, two and one fifth."""
+    logprobs = torch.tensor([0.2, 0.2, 0.1], dtype=torch.float64).log()
+    drawn = [int(inverse_cdf(logprobs, torch.tensor(uniform, dtype=torch.float64))) for uniform in (0.0, 0.39, 0.41, 0.79, 0.81, 0.99)]
+    assert drawn == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_token_of_one_in_a_billion_can_be_drawn_from_single_precision():
+    logprobs = torch.tensor([0.5, 0.5, 1e-9]).log()
+    assert [int(inverse_cdf(logprobs, torch.tensor(1 - far, dtype=torch.float64))) for far in (0.4e-9, 1.5e-9)] == [2, 1]
 
 
 def test_each_row_has_its_own_distribution_and_number():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from gpg_vl.config import PolicyConfig, Tiny
 from gpg_vl.policy import group_forward
 from gpg_vl.policy.families import why_not_shared
-from gpg_vl.policy.group_forward import Agreement, GroupForward, rows_of
+from gpg_vl.policy.group_forward import Agreement, GroupForward, _relative_errors, checkpoint_layers, rows_of
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.logprobs import PlainForward
 
@@ -274,3 +275,142 @@ def test_a_kernel_that_fails_only_in_the_type_of_the_weights_leaves_the_narrow_t
     agreement = GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0)))
     assert agreement.holds
     assert str(agreement).startswith("not comparable in float32; computed in the narrower type")
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+
+
+def rectangle(lengths):
+    """Rows of two groups, each of so many answers of so many tokens."""
+    asked = [(None, [completion([5] * length) for length in own]) for own in lengths]
+    return rows_of(asked, pad_id=0, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rows"),
+    [
+        # two prompts of 10 columns are 20; a row of answers of both groups is 2 * 6 = 12
+        (None, [4]),
+        (20 + 48, [4]),
+        (20 + 47, [3, 1]),
+        (20 + 36, [3, 1]),
+        (20 + 35, [2, 2]),
+        (20 + 24, [2, 2]),
+        (20 + 23, [1, 1, 1, 1]),
+        (1, [1, 1, 1, 1]),
+    ],
+)
+def test_pieces_are_as_large_as_the_budget_allows(budget, rows, policy_of):
+    forward = GroupForward(policy_of(), 1.0, tokens_at_once=budget)
+    whole = rectangle([[6, 1, 2, 3], [4, 5, 1, 1]])
+    assert whole.tokens_PRC.shape == (2, 4, 6)
+    prefix = SimpleNamespace(visible_PL=torch.ones(2, 10))
+    pieces = forward._pieces(whole, prefix)
+    assert [piece.tokens_PRC.shape[1] for piece in pieces] == rows
+    places = [place for piece in pieces for place in piece.line_PRC.flatten().tolist() if place >= 0]
+    assert sorted(places) == list(range(6 + 1 + 2 + 3 + 4 + 5 + 1 + 1))
+    for piece in pieces:
+        assert piece.tokens_PRC.shape[2] == int((piece.line_PRC >= 0).sum(-1).max())  # no wider than it needs
+        assert torch.equal(piece.tokens_PRC == 5, piece.line_PRC >= 0)
+
+
+def test_rows_are_longest_first_and_know_their_places_in_the_line():
+    rows = rectangle([[1, 3, 2], [2, 4]])
+    assert (rows.line_PRC >= 0).sum(-1).tolist() == [[3, 2, 1], [4, 2, 0]]
+    assert rows.line_PRC[:, :, 0].tolist() == [[1, 4, 0], [8, 6, -1]]
+
+
+def test_scores_of_pieces_are_put_in_the_order_that_was_asked_for(policy_of):
+    """Every answer other tokens, so that each score has one right place; short before long, and a budget of one row at a time."""
+    policy = policy_of(dtype="float64")
+    first, second = prompts(policy, ["count", "add"])
+    asked = [(first, [completion([5]), completion([6, 7, 8]), completion([9, 10])]), (second, [completion([11]), completion([12, 13])])]
+    alone = [GroupForward(policy, 0.8)([(prompt, [own])]) for prompt, answers in asked for own in answers]
+    for tokens_at_once in (None, 1):
+        scores = GroupForward(policy, 0.8, tokens_at_once=tokens_at_once)(asked)
+        torch.testing.assert_close(scores.logprobs_N, torch.cat([own.logprobs_N for own in alone]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(scores.entropy_N, torch.cat([own.entropy_N for own in alone]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens_at_once", [None, 1])
+def test_without_a_loss_or_a_gradient_the_scores_are_the_same(tokens_at_once, policy_of):
+    policy = policy_of(dtype="float64")
+    asked = questions(policy, "qwen2_5_vl", 3)
+    forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once)
+    scores = forward(asked, uneven_loss)
+    with torch.no_grad():
+        silent = forward(asked, uneven_loss)
+    bare = forward(asked)
+    for other in (silent, bare):
+        torch.testing.assert_close(other.logprobs_N, scores.logprobs_N, rtol=0, atol=1e-9)
+        torch.testing.assert_close(other.entropy_N, scores.entropy_N, rtol=0, atol=1e-9)
+    assert float(silent.loss) == pytest.approx(float(scores.loss.detach()), rel=1e-9)
+    assert float(bare.loss.detach()) == 0
+    assert scores.loss.requires_grad
+    assert not any(own.requires_grad for own in (silent.loss, scores.logprobs_N, scores.entropy_N))
+
+
+def test_the_loss_s_own_slope_reaches_every_gradient_of_a_split_group(policy_of):
+    policy = policy_of(dtype="float64")
+    forward = GroupForward(policy, 1.0, tokens_at_once=1)
+    asked = questions(policy, "qwen2_5_vl", 3)
+    _, once = gradients(forward, policy, asked)
+    policy.model.zero_grad(set_to_none=True)
+    (-2.5 * forward(asked, uneven_loss).loss).backward()
+    found = {name: parameter.grad for name, parameter in policy.model.named_parameters() if parameter.grad is not None}
+    assert error(found, {name: -2.5 * gradient for name, gradient in once.items()})[0] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "errors", "holds"),
+    [
+        (torch.float32, (1e-3, 1e-3), True),
+        (torch.float32, (1.01e-3, 0.0), False),
+        (torch.float32, (0.0, 1.01e-3), False),
+        (torch.float64, (1e-5, 1e-5), True),
+        (torch.float64, (0.0, 1.01e-5), False),
+        (torch.float32, (math.inf, 0.0), False),
+        (torch.float32, (math.nan, 0.0), False),
+        (torch.float32, None, True),
+    ],
+)
+def test_the_type_of_the_weights_has_a_limit_of_its_own(kind, errors, holds):
+    assert Agreement(kind, errors).holds == holds
+
+
+@pytest.mark.parametrize(
+    ("exact", "narrow", "plain", "holds"),
+    [
+        ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0), False),  # either way of failing is one
+        ((0.0, 0.0), (0.5, 0.25), (0.1, 0.05), True),  # exactly five times what plain rows lose
+        ((0.0, 0.0), (0.501, 0.0), (0.1, 0.05), False),
+        ((0.0, 0.0), (0.0, 0.251), (0.1, 0.05), False),  # each is held against its own
+        ((0.0, 0.0), (0.01, 0.01), (0.0, 0.0), True),
+        ((0.0, 0.0), (0.0101, 0.0), (0.0, 0.0), False),
+        (None, (0.0, math.nan), (0.1, 0.1), False),
+        (None, (0.1, math.inf), (0.1, 0.1), False),
+    ],
+)
+def test_both_types_must_agree_up_to_their_limits(exact, narrow, plain, holds):
+    assert Agreement(torch.float32, exact, narrow, plain).holds == holds
+
+
+def test_relative_errors_by_hand():
+    # (3, 4) is 5 long; off by (0, 0.5). (0, 2) is 2 long; off by (1, 0)
+    found = torch.tensor([3.0, 4.5]), torch.tensor([1.0, 2.0])
+    assert _relative_errors(found, (torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))) == pytest.approx((0.1, 0.5))
+    nothing = torch.zeros(2), torch.zeros(2)
+    assert _relative_errors(nothing, nothing) == (0, 0)
+    assert _relative_errors((torch.ones(2), torch.zeros(2)), nothing)[0] > 1e300  # nothing was expected, something came
+
+
+def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):
+    policy = policy_of()
+    checkpoint_layers(policy.model)
+    once = [module.forward for module in policy.model.modules()]
+    checkpoint_layers(policy.model)
+    assert [module.forward for module in policy.model.modules()] == once
+    wrapped = [module for module in policy.model.modules() if "forward" in vars(module)]
+    assert len(wrapped) == policy.model.config.text_config.num_hidden_layers + policy.model.config.vision_config.depth

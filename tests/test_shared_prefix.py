@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
+from gpg_vl.policy import shared_prefix
 from gpg_vl.policy.logprobs import allowed_logits, score
 from gpg_vl.policy.shared_prefix import BLOCK, Prefix, _in_blocks, _in_one_softmax, _in_two_flashes, _way, block_mask  # pyright: ignore[reportPrivateUsage]
 
@@ -101,3 +102,110 @@ def test_a_banned_token_has_no_finite_score_and_poisons_no_gradient():
     logprobs_N, _ = score(logits, torch.tensor([0]), temperature=1.0, banned_ids=[2])
     logprobs_N.sum().backward()
     assert torch.isfinite(logits.grad).all()
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def picture(seen) -> list[str]:
+    return ["".join("x" if each else "." for each in row) for row in seen.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("new", "own", "window", "over_prompt", "over_own"),
+    [
+        (3, 3, None, ["..xx"], ["x..", "xx.", "xxx"]),
+        (1, 3, None, ["..xx"], ["xxx"]),
+        (2, 4, None, ["..xx"], ["xxx.", "xxxx"]),
+        (3, 3, 9, ["..xx"] * 3, ["x..", "xx.", "xxx"]),
+        # a window of 3 sees the token itself and two before it: the last two of the prompt, then the last one, then none
+        (3, 3, 3, ["..xx", "...x", "...."], ["x..", "xx.", "xxx"]),
+        (3, 3, 2, ["...x", "....", "...."], ["x..", "xx.", ".xx"]),
+        (3, 3, 1, ["....", "....", "...."], ["x..", ".x.", "..x"]),
+        (1, 3, 4, ["...x"], ["xxx"]),
+        (1, 3, 3, ["...."], ["xxx"]),
+        (1, 3, 2, ["...."], [".xx"]),
+    ],
+)
+def test_what_a_token_may_attend_to_by_hand(new, own, window, over_prompt, over_own):
+    """A prompt of four tokens of which two are padding; the last `new` of `own` tokens ask."""
+    visible = torch.tensor([[False, False, True, True], [True] * 4])
+    prompt, mine = shared_prefix._seen(visible, new, own, window)
+    assert picture(prompt[0]) == over_prompt
+    assert picture(mine) == over_own
+    if window is None:
+        assert picture(prompt[1]) == ["xxxx"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "length", "new", "own", "met"),
+    [
+        # blocks of 128: a prompt of 200 takes blocks 0 and 1; rows of 90 own tokens begin at 200, 290, 380...
+        (0, 89, 200, 90, 90, [0, 1, 2]),  # row 0: keys 200 to 289
+        (0, 127, 200, 90, 90, [0, 1, 2]),  # rows 0 and 1: up to 379
+        (180, 269, 200, 90, 90, [0, 1, 2, 3]),  # row 2: 380 to 469
+        (90, 90, 128, 90, 128, [0, 2]),  # row 1, at block borders: 256 to 383, and the whole prompt
+        (0, 0, 128, 1, 128, [0, 1]),
+        (128, 255, 10, 1, 1, [0, 1, 2]),  # 128 rows of one token: keys 138 to 265
+        (0, 127, 384, 128, 128, [0, 1, 2, 3]),
+    ],
+)
+def test_the_blocks_that_queries_meet_by_hand(first, last, length, new, own, met):
+    assert shared_prefix._blocks_met(first, last, length, new, own) == met
+
+
+def test_heads_of_rows_meet_the_heads_of_their_prompt():
+    """Two prompts of three rows, four query heads that share two key heads, five tokens: what meets one key head of a prompt is a line."""
+    heads = shared_prefix._Heads(2, 4, 2)
+    row, head, place = torch.meshgrid(torch.arange(6), torch.arange(4), torch.arange(5), indexing="ij")
+    named = (100 * row + 10 * head + place)[..., None].expand(6, 4, 5, 2)
+    line = heads.folded(named)
+    assert line.shape == (2, 2, 3 * 2 * 5, 2)
+    for prompt in range(2):
+        for key in range(2):
+            expected = [
+                100 * (3 * prompt + own) + 10 * (2 * key + query) + token for own in range(3) for query in range(2) for token in range(5)
+            ]
+            assert line[prompt, key, :, 0].tolist() == expected
+    assert torch.equal(heads.unfolded(line, named), named)
+    assert heads.repeated(torch.arange(2).view(1, 2, 1, 1))[0, :, 0, 0].tolist() == [0, 0, 1, 1]
+    assert heads.summed(torch.tensor([1.0, 2.0, 10.0, 20.0]).view(1, 4, 1, 1))[0, :, 0, 0].tolist() == [3, 30]
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
+def test_masks_are_made_once_for_all_layers_and_again_for_other_sizes(monkeypatch):
+    prefix = drawn(2, 3, 5, 5, length=6)[-1]
+    made, honest = [], shared_prefix.block_mask
+    monkeypatch.setattr(shared_prefix, "block_mask", lambda *told: made.append(told[1:]) or honest(*told))
+    for new, own, window in ((5, 5, None), (5, 5, None), (5, 5, 3), (5, 5, 2), (1, 4, None), (5, 5, 3)):
+        query, key, value, prompt, _ = drawn(2, 3, new, own, length=6)
+        _in_blocks(query, key, value, prompt, prefix, 0.3, window)
+    assert made == [(3, 5, 5, None), (3, 5, 5, 3), (3, 5, 5, 2), (3, 1, 4, None)]
+
+
+def test_attention_without_a_scale_of_its_own_divides_by_the_root_of_the_width_and_takes_its_own_layer(monkeypatch):
+    query, key, value, prompt, prefix = drawn(2, 3, 1, 4, length=6)
+    other = tuple(torch.zeros_like(states) for states in prompt)
+    prefix = replace(prefix, keys=(other[0], prompt[0]), values=(other[1], prompt[1]))
+    module = torch.nn.Module()
+    module.layer_idx = 1
+    for scaling, scale in ((None, 8**-0.5), (0.3, 0.3)):
+        found, _ = shared_prefix.shared_prefix_attention(module, query, key, value, None, scaling=scaling, shared_prefix=prefix)
+        torch.testing.assert_close(found, row_by_row(query, key, value, prompt, prefix, scale, None), rtol=0, atol=1e-9)
+
+
+def test_one_softmax_needs_no_padding_mask_where_there_is_no_padding():
+    query, key, value, prompt, prefix = drawn(2, 3, 5, 5, length=6)
+    whole = replace(prefix, padded=False, visible_PL=torch.ones_like(prefix.visible_PL))
+    for window in (None, 3):
+        found = _in_one_softmax(query, key, value, prompt, whole, 0.3, window)
+        torch.testing.assert_close(found, row_by_row(query, key, value, prompt, whole, 0.3, window), rtol=0, atol=1e-9)
+
+
+def test_notes_keep_what_came_first_of_each_layer():
+    """A checkpointed layer runs twice; what the first pass left is what the rows attend to."""
+    notes = shared_prefix._Notes()
+    for layer, number in ((0, 1.0), (1, 2.0), (0, 3.0)):
+        keys, values = notes.update(torch.tensor(number), torch.tensor(-number), layer)
+        assert (float(keys), float(values)) == (number, -number)
+    assert {layer: (float(keys), float(values)) for layer, (keys, values) in notes.taken.items()} == {0: (1.0, -1.0), 1: (2.0, -2.0)}
