@@ -11,6 +11,7 @@ import torch
 
 from gpg_vl import gpg
 from gpg_vl.estimators import Gpg
+from gpg_vl.types import Group, Prompt, Sample, Verdict
 
 NAN = math.nan
 
@@ -84,6 +85,15 @@ def test_silent_groups_of_the_oracle():
 @pytest.mark.parametrize(("spread", "silent"), [(0.0, True), (0.9e-6, True), (1.1e-6, False), (0.1, False)])
 def test_silence_is_decided_by_raw_rewards_at_one_millionth(spread, silent):
     assert gpg.silent(matrix([[0.5, 0.5, 0.5 + spread]])).tolist() == [silent]
+
+
+def test_a_spread_of_exactly_one_millionth_is_silent_for_everybody_who_asks():
+    """Estimators and whoever draws groups must agree on every group, else one waits for what the other leaves out."""
+    prompt = Prompt(sample=Sample(id="q", question="?", answer_kind="number", answer=1), text="", input_ids=(1,), features={})
+    for rewards, is_silent in (([0.0, 1e-6], True), ([1e-6, 0.0, NAN], True), ([0.0, 1.5e-6], False), ([1e-6], True), ([NAN, 1.0], True)):
+        own = Group(prompt=prompt, completions=(), verdicts=tuple(Verdict(reward=reward) for reward in rewards), draw=0)
+        assert gpg.silent(matrix([rewards])).tolist() == [is_silent]
+        assert own.informative != is_silent
 
 
 def test_rounding_residue_does_not_speak():
