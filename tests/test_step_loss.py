@@ -345,6 +345,140 @@ def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answe
     assert forward.tokens_at_once == 52
 
 
+# --- the optimizer ----------------------------------------------------------------------------------------------------
+
+
+def two_groups(policy):
+    answers = [completion([5]), completion([6, 7])]
+    return [group(prompt, answers, [1.0, 0.0]) for prompt in prompts(policy, ["add", "count"])]
+
+
+def learner_of(policy, tokens: int = 1 << 20, **optimizer) -> Learner:
+    config = OptimizerConfig(**{"warmup_steps": 0, **optimizer})
+    return Learner(GroupForward(policy, 1.0), config, Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=tokens)
+
+
+def step(learner: Learner, groups, estimator=None):
+    return learner.update(groups, estimator or Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
+
+
+def parameters(policy) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()]).clone()
+
+
+def test_the_optimizer_has_the_numbers_of_its_section(policy_of):
+    learner = learner_of(policy_of(), lr=3e-4, betas=(0.7, 0.8), weight_decay=0.25)
+    (told,) = learner.optimizer.param_groups
+    assert (told["lr"], tuple(told["betas"]), told["weight_decay"]) == (3e-4, (0.7, 0.8), 0.25)
+
+
+def test_only_what_is_trained_is_given_to_the_optimizer(policy_of):
+    policy = policy_of(language="frozen", vision="frozen", projector="full")
+    (told,) = learner_of(policy).optimizer.param_groups
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    assert list(map(id, told["params"])) == list(map(id, trained))
+    before = parameters(policy)
+    assert not step(learner_of(policy, lr=1e-2), two_groups(policy)).skipped
+    moved = {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
+    after = parameters(policy)
+    start = 0
+    for name, parameter in policy.model.named_parameters():
+        span = slice(start, start := start + parameter.numel())
+        assert torch.equal(before[span], after[span]) or name in moved
+    assert not torch.equal(before, after)
+
+
+def test_the_first_step_of_adamw_by_hand(policy_of):
+    """After the first step the two moments' quotient is the gradient's sign, so a weight moves by lr and decays by lr * decay."""
+    policy = policy_of(dtype="float64")
+    head = policy.model.lm_head.weight
+    before = head.detach().clone()
+    step(learner_of(policy, lr=1e-3, weight_decay=0.5), two_groups(policy))
+    gradient = head.grad
+    large = gradient.abs() > 1e-5  # well above AdamW's epsilon
+    expected = before * (1 - 1e-3 * 0.5) - 1e-3 * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(head.detach()[large], expected[large], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("tokens", [1 << 20, 1])
+def test_no_gradient_of_an_earlier_step_is_added(tokens, policy_of):
+    fresh, used = policy_of(dtype="float64"), policy_of(dtype="float64")
+    for parameter in used.model.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    told = [step(learner_of(policy, tokens), two_groups(policy)).metrics["grad_norm"] for policy in (fresh, used)]
+    assert told[1] == pytest.approx(told[0], rel=1e-9)
+
+
+def test_a_step_that_runs_out_of_memory_halfway_is_taken_once(policy_of, monkeypatch):
+    """The first micro-batch has left its gradient when the second fails; with halves all begins anew."""
+    whole, torn = policy_of(dtype="float64"), policy_of(dtype="float64")
+    told = [step(learner_of(whole), two_groups(whole)).metrics]
+    learner = learner_of(torn, tokens=1)
+    forward, asked_for = learner.forward.forward, []
+
+    def small(asked, loss):
+        asked_for.append(len(asked))
+        if len(asked_for) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return forward(asked, loss)
+
+    monkeypatch.setattr(learner.forward, "forward", small)
+    told.append(step(learner, two_groups(torn)).metrics)
+    assert asked_for == [1, 1, 1, 1]
+    assert [metrics["memory_splits"] for metrics in told] == [0, 1]
+    for name in ("loss", "grad_norm", "entropy", "trained_tokens"):
+        assert told[1][name] == pytest.approx(told[0][name], rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing(where, bad, policy_of, monkeypatch):
+    policy = policy_of()
+    learner = learner_of(policy, lr=1e-2)
+    if where == "loss":
+        honest = learner._loss
+        monkeypatch.setattr(learner, "_loss", lambda *told: (lambda loss, scores: (loss + bad, scores))(*honest(*told)))
+    else:
+        learner.trained[0].register_hook(lambda gradient: gradient + bad)
+    before, rate = parameters(policy), learner.schedule.last_epoch
+    update = step(learner, two_groups(policy))
+    assert update.skipped == f"non-finite {where}"
+    assert math.isfinite(update.metrics["loss"]) == (where == "gradient")
+    assert torch.equal(before, parameters(policy))
+    assert learner.schedule.last_epoch == rate
+    assert all(parameter.grad is None for parameter in policy.model.parameters())
+
+
+def test_the_schedule_goes_on_by_one_with_every_step(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy, lr=1.0e-3, warmup_steps=4)
+    rates = [step(learner, two_groups(policy)).metrics["lr"] for _ in range(3)]
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+
+
+@pytest.mark.parametrize(
+    ("parts", "tower"),
+    [({}, True), ({"vision": "frozen"}, False), ({"projector": "frozen"}, True), ({"vision": "frozen", "projector": "frozen"}, False)],
+)
+@pytest.mark.parametrize("why_not", ["", "a reason"])
+def test_micro_batches_are_planned_by_who_trains_and_who_shares(parts, tower, why_not, policy_of, monkeypatch):
+    policy = policy_of(**parts)
+    learner = learner_of(policy, tokens=77)
+    policy.sharing.why_not = why_not
+    told = []
+    monkeypatch.setattr(learning, "plan_microbatches", lambda live, budget, **how: told.append((budget, how)) or [])
+    learner._plan([], [])
+    assert told == [(77, {"shared": not why_not, "tower_trains": tower})]
+
+
+def test_a_clipped_step_has_exactly_the_limit_as_its_gradient(policy_of):
+    policy, free = policy_of(), policy_of()
+    told = step(learner_of(policy, clip_norm=1e-2), two_groups(policy)).metrics
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in policy.model.parameters() if p.grad is not None))
+    assert norm == pytest.approx(1e-2, rel=1e-3)
+    assert told["grad_norm"] == pytest.approx(step(learner_of(free, clip_norm=1e9), two_groups(free)).metrics["grad_norm"], rel=1e-5)
+
+
 # --- micro-batches ----------------------------------------------------------------------------------------------------
 
 
