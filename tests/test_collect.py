@@ -1,13 +1,15 @@
 """Drawing rounds until enough groups speak, with an engine that answers from a script."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from gpg_vl.config import RolloutConfig
 from gpg_vl.rollout.collect import Drawing, all_or_nobody, collect
 from gpg_vl.rollout.engine import EngineLostError, RolloutEngine
-from gpg_vl.types import Completion, Prompt, Sample, Verdict
+from gpg_vl.seeds import seed
+from gpg_vl.types import Completion, Prompt, Sample, UnusableSampleError, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
 
 
@@ -128,3 +130,108 @@ def test_what_one_process_meets_all_raise():
         raise lost
     with all_or_nobody(lambda own: [own, None]):
         """Nobody has."""
+
+
+def test_a_completion_s_stream_is_addressed_by_run_purpose_draw_and_index():
+    found = []
+    for run, cursor, rank in ((0, 0, 0), (1, 0, 0), (0, 4, 0), (0, 0, 1)):
+        engine = Scripted(lambda draw: True)
+        plan = drawing(engine, wanted=0, groups=4, rank=rank, ranks=2, everybodys=lambda own: [own])
+        collect(replace(plan, seed=run), cursor)
+        draws_of_rank = [cursor + rank, cursor + rank + 2]
+        assert engine.seeds == [seed(run, "rollout", draw, index) for draw in draws_of_rank for index in range(2)]
+        found += engine.seeds
+    assert len(set(found)) == len(found) == 4 * 4
+    assert seed(0, "rollout", 0, 0) == 4088056024999395354  # the same on every machine, in every version
+
+
+def test_the_cut_takes_the_earliest_draws_whoever_drew_them():
+    plan = drawing(Scripted(lambda draw: True), wanted=4, groups=4, rank=0, ranks=2, everybodys=lambda own: [own and [7, 3, 1, 5], own])
+    carried = collect(drawing(Scripted(lambda draw: True), wanted=0, groups=2), cursor=2).groups  # draws 2 and 3
+    collected = collect(plan, cursor=4, carried=carried[:1])
+    assert draws(collected.fresh) == [4, 6]
+    # of 1, 2, 3, 4, 5, 6 and 7 the first four; 1 and 3 are the other's
+    assert draws(collected.groups) == [2, 4]
+    assert draws(collected.surplus) == [6]
+    assert (collected.rounds, collected.cursor) == (1, 8)
+
+
+def test_a_silent_group_is_reported_and_never_surplus():
+    collected = collect(drawing(Scripted(lambda draw: draw % 2 == 0), wanted=2, groups=2), cursor=0)
+    assert collected.rounds == 2
+    assert draws(collected.groups) == [0, 1, 2, 3]
+    assert collected.surplus == ()
+    late = collect(drawing(Scripted(lambda draw: draw > 1), wanted=1, groups=2), cursor=0, carried=collected.groups[:3:2])
+    assert draws(late.groups) == [0, 2, 0, 1]
+    assert draws(late.fresh) == [0, 1]
+
+
+@pytest.mark.parametrize(("wanted", "rounds"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3), (7, 3)])
+def test_rounds_end_with_the_group_that_makes_it_enough_or_with_the_cap(wanted, rounds):
+    """Two of the four of each round speak; three rounds at most."""
+    collected = collect(drawing(Scripted(lambda draw: draw % 2 == 1), wanted=wanted, groups=4, max_rounds=3), cursor=0)
+    assert collected.rounds == rounds
+    assert collected.cursor == 4 * rounds
+    assert draws(collected.fresh) == list(range(4 * rounds))
+    speaking = [1, 3, 5, 7, 9, 11][: 2 * rounds]
+    assert draws(group for group in collected.groups if group.informative) == speaking[:4]
+    assert draws(collected.surplus) == speaking[4:]
+
+
+def test_samples_that_cannot_be_asked_are_left_out_with_a_sentence_and_their_draws_pass():
+    def some(draw):
+        if draw in {1, 4}:
+            raise UnusableSampleError(f"{draw}: its image is gone")
+        return ask(draw) if draw != 2 else replace(ask(draw), input_ids=(1,) * 60)
+
+    engine = Scripted(lambda draw: draw == 5)
+    engine.longest = lambda: 60 + 11
+    plan = drawing(engine, wanted=1)
+    plan = replace(plan, ask=some, config=plan.config.model_copy(update={"max_tokens": 12}))
+    collected = collect(plan, cursor=0)
+    assert collected.lost == (
+        "1: its image is gone",
+        "2: prompt and answer may have 72 tokens, the engine's window is 71",
+        "4: its image is gone",
+    )
+    assert draws(collected.groups) == draws(collected.fresh) == [0, 3, 5, 6, 7]
+    engine.longest = lambda: 60 + 12
+    assert collect(plan, cursor=0).lost == ("1: its image is gone", "4: its image is gone")
+
+
+def test_a_round_of_which_nothing_can_be_asked_asks_nobody():
+    def none(draw):
+        raise UnusableSampleError(f"{draw}: gone")
+
+    engine = Scripted(lambda draw: True)
+    collected = collect(replace(drawing(engine, wanted=0), ask=none), cursor=0)
+    assert (collected.groups, collected.fresh, engine.seeds) == ((), (), [])
+    assert len(collected.lost) == 4
+
+
+def test_every_answer_is_judged_by_its_own_question_and_asked_as_the_config_says():
+    told, judged = [], []
+
+    class Counting(Scripted):
+        def generate(self, prompts, sampling, seeds):
+            told.append((sampling.max_tokens, sampling.temperature, sampling.greedy, [len(group) for group in seeds]))
+            return [
+                [replace(self._answer(prompt, 0), text=f"{prompt.sample.id}.{row}") for row in range(len(group))]
+                for prompt, group in zip(prompts, seeds, strict=True)
+            ]
+
+    plan = drawing(Counting(lambda draw: True), wanted=0, groups=2)
+    checks = Verifiers(by_kind={"script": lambda text, sample: judged.append((text, sample.id)) or Verdict(reward=float(text))})
+    config = plan.config.model_copy(update={"group_size": 3, "max_tokens": 7, "temperature": 0.5})
+    first, second = collect(replace(plan, verifiers=checks, config=config), cursor=5).groups
+    assert told == [(7, 0.5, False, [3, 3])]
+    assert judged == [("5.0", "5"), ("5.1", "5"), ("5.2", "5"), ("6.0", "6"), ("6.1", "6"), ("6.2", "6")]
+    assert (first.rewards, second.rewards) == ((5.0, 5.1, 5.2), (6.0, 6.1, 6.2))
+    assert [first.prompt.sample.id, second.prompt.sample.id] == ["5", "6"]
+
+
+def test_only_what_a_user_is_told_is_shared_between_processes():
+    with pytest.raises(ZeroDivisionError), all_or_nobody(lambda own: [own]):
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="first"), all_or_nobody(lambda own: [None, UserError("first"), own]):
+        raise UserError("own")
