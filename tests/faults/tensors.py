@@ -1,0 +1,230 @@
+"""Faults in what is computed: scores, weights, steps, sampling, pictures and loading, one line each, that the suite must see."""
+
+from tests.faults.fault import Fault, within
+
+FAULTS: list[Fault] = [
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come",
+        {
+            "the ratio is taken with the first tokens of the line": ("self.sampled_N[line_n]", "self.sampled_N[: len(line_n)]"),
+            "the divergence is taken from the first tokens of the line": ("self.reference_N[line_n]", "self.reference_N[: len(line_n)]"),
+            "the divergence weighs like the first tokens of the line": ("self.shares_N[line_n]", "self.shares_N[: len(line_n)]"),
+            "tokens weigh like the first of the line": ("self.weights_N[line_n]", "self.weights_N[: len(line_n)]"),
+            "a missing probability is that of certainty": (
+                "torch.where(sampled_n.isnan(), before_n, sampled_n)",
+                "sampled_n.nan_to_num(0.0)",
+            ),
+            "policy and reference change places in the divergence": (
+                "k3(logprobs_n, self.reference_N[line_n])",
+                "k3(self.reference_N[line_n], logprobs_n)",
+            ),
+        },
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_the_slope_of_every_token_is_its_own_too",
+        {"the gradient flows through the present probability that stands for a missing one": ("logprobs_n.detach()", "logprobs_n")},
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_halves_of_a_microbatch_keep_their_own_sampled_tokens",
+        {
+            "after out of memory the second half has the first one's sampled tokens": ("slice(tokens, None)", "slice(0, None)"),
+            "after out of memory the cut counts answers instead of tokens": (
+                "sum(sum(item.group.lengths) for item in batch[:cut])",
+                "sum(len(item.group.lengths) for item in batch[:cut])",
+            ),
+        },
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_only_an_older_answer_is_held_against_what_was_sampled",
+        {
+            "answers of the present version count as old": ("completion.version != version", "completion.version >= version"),
+            "one old token is enough to forget the others": ("stale_N.isnan().all()", "stale_N.isnan().any()"),
+        },
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_a_rank_trains_on_its_own_rows_of_everybodys_matrices",
+        {
+            "every rank takes the weights of the first": ("weights_BG[mine].tolist()", "weights_BG[: len(groups)].tolist()"),
+            "every rank takes the shares of the first": ("shares_BG[mine].tolist()", "shares_BG[: len(groups)].tolist()"),
+        },
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
+        {
+            "further updates follow a skipped one": ("further = update if update.skipped else self", "further = self"),
+            "the first update of a rollout is told instead of the last": ("            update = further\n", ""),
+        },
+    ),
+    *within(
+        "training/learner.py",
+        "test_step_loss.py::test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing",
+        {
+            "only a loss and a gradient that are both no number are skipped": (
+                "math.isfinite(losses) and math.isfinite(norm)",
+                "math.isfinite(losses) or math.isfinite(norm)",
+            ),
+        },
+    ),
+    *within(
+        "training/microbatches.py",
+        "test_step_loss.py",
+        {
+            "a micro-batch must be smaller than the budget": ("shared=shared) <= budget", "shared=shared) < budget"),
+            "a divergence alone is idle": ("any(item.weights) or any(item.shares)", "any(item.weights)"),
+            "groups that share a picture through a third are torn apart": (
+                "joined = [pool for pool in pools if pool[0] & seen]",
+                "joined = [pool for pool in pools if pool[0] >= seen]",
+            ),
+            "the rectangle is as high as its lowest group": (
+                "rows = max(len(item.weights) for item in batch)",
+                "rows = min(len(item.weights) for item in batch)",
+            ),
+        },
+    ),
+    *within(
+        "policy/shared_prefix.py",
+        "test_decoding.py::test_some_of_the_prompts_keep_all_that_is_their_own",
+        {
+            "prompts that stay see the padding of the first": ("self.visible_PL[which],", "self.visible_PL[: len(which)],"),
+            "prompts that stay go on at the positions of the first": (
+                "self.next_position_P[which],",
+                "self.next_position_P[: len(which)],",
+            ),
+        },
+    ),
+    *within(
+        "policy/shared_prefix.py",
+        "test_shared_prefix.py::test_what_a_token_may_attend_to_by_hand",
+        {
+            "a window reaches one token too far": ("at_Q - at_K < window)", "at_Q - at_K <= window)"),
+            "a window reaches one token too far into the prompt": (
+                "torch.arange(length, device=visible_PL.device) < window",
+                "torch.arange(length, device=visible_PL.device) <= window",
+            ),
+        },
+    ),
+    *within(
+        "policy/shared_prefix.py",
+        "test_shared_prefix.py::test_notes_keep_what_came_first_of_each_layer",
+        {
+            "a checkpointed layer's second run takes the place of its first": (
+                "self.taken.setdefault(layer_idx, (key_states, value_states))",
+                "self.taken[layer_idx] = (key_states, value_states)",
+            ),
+        },
+    ),
+    *within(
+        "policy/decoding.py",
+        "test_decoding.py::test_rows_that_stay_go_on_as_if_they_had_been_alone",
+        {
+            "the first rows keep their tokens, not those that stay": (
+                "self.cache.keep(rows_pr.flatten())",
+                "self.cache.keep(torch.arange(rows_pr.numel(), device=rows_pr.device))",
+            ),
+            "rows with prompts of their own go on at the positions of the first": (
+                "self.next_position[kept]",
+                "self.next_position[: len(kept)]",
+            ),
+            "rows with prompts of their own are laid out prompt by prompt in turn": (
+                "self.next_position = following.repeat_interleave(rows)",
+                "self.next_position = following.repeat(rows)",
+            ),
+        },
+    ),
+    *within(
+        "rollout/transformers_engine.py",
+        "test_decoding.py",
+        {
+            "finished questions leave only all at once": ("any(not group for group in living) or", "all(not group for group in living) or"),
+            "finished rows stay and unfinished ones leave": ("index=index: answers", "index=index: not answers"),
+            "an impossible token can be drawn at the edge": ("return drawn.minimum(last_possible)", "return drawn"),
+            "all answers have one stream": ("np.random.PCG64(seed)", "np.random.PCG64(0)"),
+        },
+    ),
+    *within(
+        "policy/group_forward.py",
+        "test_group_forward.py::test_scores_of_pieces_are_put_in_the_order_that_was_asked_for",
+        {
+            "scores stay in the order of the pieces": (
+                "order = line_N.argsort()",
+                "order = torch.arange(len(line_N), device=line_N.device)",
+            ),
+        },
+    ),
+    *within(
+        "policy/group_forward.py",
+        "test_group_forward.py::test_both_types_must_agree_up_to_their_limits",
+        {
+            "it is enough to agree in one type": ("for error in self.exact or ()) and all(", "for error in self.exact or ()) or all("),
+            "the two limits of a narrow type add up": ("max(ROUNDING * own, NEGLIGIBLE)", "ROUNDING * own + NEGLIGIBLE"),
+        },
+    ),
+    *within(
+        "policy/load.py",
+        "test_policy_facts.py",
+        {
+            "videos may be said": ('for kind in ("image", "video"))', 'for kind in ("image",))'),
+            "the tokenizer's own end is no end": ("for end in [*listed, tokenizer.eos_token_id] if", "for end in listed if"),
+            "features of another type are taken": ("hashlib.sha256(dtype.encode())", "hashlib.sha256()"),
+            "features are remembered under a projector that is trained": ('if part != "language"}', 'if part == "vision"}'),
+        },
+    ),
+    *within(
+        "policy/encode.py",
+        "test_pictures.py",
+        {
+            "grey with transparency and palettes show what lies beneath": ('in {"RGBA", "LA", "P"}', 'in {"RGBA"}'),
+            "a prompt may fill the window": ("input_ids.shape[1] >= policy.window", "input_ids.shape[1] > policy.window"),
+        },
+    ),
+    *within(
+        "policy/vision.py",
+        "test_pictures.py",
+        {
+            "features are written in place": ('half = path.with_suffix(f".{os.getpid()}.half")', "half = path"),
+            "the shape is not in a picture's name": ('f"{name}{tuple(value.shape)}"', 'f"{name}"'),
+            "deep layers come back in the order of their names": ('f"{place:03d}"', 'f"{place}"'),
+            "a full memory is too full": ("while self.size > self.room:", "while self.size >= self.room:"),
+        },
+    ),
+    *within(
+        "policy/sizes.py",
+        "test_policy_facts.py::test_a_size_by_hand",
+        {"every tower keeps two tensors of its feed-forward part": ("_KEPT.get(family, 2)", "2")},
+    ),
+    *within(
+        "estimators.py",
+        "test_estimators.py",
+        {
+            "seven groups of 25 are eight": ("math.ceil(share * groups_per_step - 1e-9)", "math.ceil(share * groups_per_step)"),
+            "groups without a score leave the denominator": ("min_groups=len(rewards_BG)", "min_groups=1"),
+        },
+    ),
+    *within(
+        "gpg.py",
+        "test_gpg.py",
+        {
+            "a spread of exactly the threshold speaks": ("highest_B - lowest_B > SILENT_RANGE", "highest_B - lowest_B >= SILENT_RANGE"),
+            "unscored answers count in the mean": (
+                "count_B1 = is_scored_BG.sum(1, keepdim=True).clamp(min=1)",
+                "count_B1 = rewards_BG.shape[1]",
+            ),
+        },
+    ),
+    *within(
+        "rollout/collect.py",
+        "test_collect.py",
+        {
+            "two runs sample alike": ('seed(drawing.seed, "rollout"', 'seed(0, "rollout"'),
+            "the cursor counts this rank's share only": ("cursor += drawing.config.groups_per_step", "cursor += drawing.share"),
+            "the cut goes by rank before draw": ("sorted(draw for own in speaking", "list(draw for own in speaking"),
+            "answers are sampled at another temperature": ("temperature=config.temperature)", "temperature=1.0)"),
+        },
+    ),
+]
