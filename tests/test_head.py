@@ -1,5 +1,7 @@
 """The chunked head against all logits at once: values, gradients, and what it must refuse."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,32 @@ def test_a_head_that_is_more_than_a_matrix_is_refused():
     policy.model.lm_head = nn.Linear(64, 300, bias=True)
     with pytest.raises(UserError, match="llava caps or shifts its logits"):
         check_head(policy.model)
+
+
+@pytest.mark.parametrize(
+    ("made", "cap", "known"),
+    [
+        (nn.Linear(4, 5, bias=False), None, True),
+        (nn.Linear(4, 5, bias=False), 0.0, True),
+        (nn.Linear(4, 5, bias=False), 30.0, False),
+        (nn.Linear(4, 5, bias=True), None, False),
+        (nn.Sequential(nn.Linear(4, 5, bias=False)), None, False),
+    ],
+)
+def test_only_one_matrix_product_is_a_head(made, cap, known):
+    text = SimpleNamespace(final_logit_softcapping=cap)
+    model = SimpleNamespace(lm_head=made, config=SimpleNamespace(model_type="mine", get_text_config=lambda: text))
+    if known:
+        check_head(model)
+        return
+    with pytest.raises(UserError, match="mine caps or shifts its logits"):
+        check_head(model)
+
+
+def test_a_trained_head_over_frozen_states_still_gets_its_gradient():
+    hidden, linear, tokens, line = states()
+    score_in_chunks(hidden, linear, tokens, Rule(0.7, (30,)), loss, line).loss.backward()
+    expected = linear.weight.grad.clone()
+    linear.weight.grad = None
+    score_in_chunks(hidden.detach(), linear, tokens, Rule(0.7, (30,)), loss, line).loss.backward()
+    torch.testing.assert_close(linear.weight.grad, expected)

@@ -87,6 +87,62 @@ def test_frames_are_of_the_processor_s_own_pixels(family, factor, policy_of):
     assert (policy_of(family).frame.min_pixels, policy_of(family).frame.max_pixels) == (28**2, 1024**2)
 
 
+def fitting(**changed):
+    """A model and a processor that fit, or nearly."""
+    given = {"rows": 10, "highest": 9, "ours": 5, "theirs": 5, "before": None, "end": 3, "patch": 14, "merge": 2, "frames": 2, **changed}
+    model = SimpleNamespace(
+        get_input_embeddings=lambda: SimpleNamespace(num_embeddings=given["rows"]),
+        config=SimpleNamespace(
+            image_token_id=given["ours"], vision_config=SimpleNamespace(patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
+        ),
+        generation_config=SimpleNamespace(eos_token_id=None),
+    )
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: {"a": given["highest"], "b": 0}, image_token_id=given["before"], eos_token_id=given["end"]
+    )
+    images = {"patch_size": given["patch"], "merge_size": given["merge"], "temporal_patch_size": given["frames"]}
+    shower = SimpleNamespace(**{name: value for name, value in images.items() if value is not None})
+    return model, SimpleNamespace(tokenizer=tokenizer, image_processor=shower, image_token_id=given["theirs"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, ""),
+        ({"rows": 9}, "it: its tokenizer has a token 9, its model embeds 9; take both"),
+        ({"rows": 100}, ""),
+        ({"theirs": 6}, "it: a picture is token 6 for its processor and 5 for its model"),
+        ({"theirs": 6, "before": 5}, ""),
+        ({"end": None}, "it: names no end token"),
+        ({"end": 0}, ""),
+        ({"patch": 16}, "it: its processor has patch_size 16, its model 14"),
+        ({"merge": 1}, "it: its processor has merge_size 1, its model 2"),
+        ({"frames": 1}, "it: its processor has temporal_patch_size 1, its model 2"),
+        ({"patch": None, "merge": None, "frames": None}, ""),
+    ],
+)
+def test_a_processor_of_another_model_is_refused_whatever_differs(changed, words):
+    model, shower = fitting(**changed)
+    if not words:
+        load._check_fit(model, shower, "it")
+        return
+    with pytest.raises(UserError) as caught:
+        load._check_fit(model, shower, "it")
+    assert str(caught.value).startswith(words)
+
+
+def test_a_frame_is_what_the_config_says_else_what_the_family_was_taught_else_nobody_knows():
+    plain = SimpleNamespace()
+    shower = SimpleNamespace(patch_size=14, merge_size=3, size={"shortest_edge": 5, "longest_edge": 6})
+    auto, said = SimpleNamespace(frame="auto"), SimpleNamespace(frame="norm1")
+    assert load._frame(auto, "qwen2_5_vl", shower).kind == "resized"
+    assert load._frame(said, "qwen2_5_vl", shower).kind == "norm1"
+    assert load._frame(auto, "llava", plain).kind == "undeclared"
+    assert load._frame(said, "llava", plain).kind == "norm1"
+    frame = load._frame(auto, "qwen3_vl", shower)
+    assert (frame.kind, frame.factor, frame.min_pixels, frame.max_pixels) == ("norm1000", 42, 5, 6)
+
+
 # --- limits, backends, videos -----------------------------------------------------------------------------------------
 
 
