@@ -142,10 +142,130 @@ def test_without_options_nothing_is_named():
         ("</answer>3<answer>", ""),
         ("<|image_pad|><answer>3</answer>", ""),
         ("<think>a<answer>3</answer>", "3"),
+        ("<answer><answer>3</answer>", ""),
+        ("<answer>3</answer></answer>", ""),
+        ("<answer>3</answer> or <answer>4", ""),
+        ("<answer>3</answer><|im_end|>", ""),
+        ("<answer>3\n4</answer>", "3\n4"),
     ],
 )
 def test_the_only_answer_of_a_malformed_text(text, inside):
     assert answers.only_answer(text) == inside
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("<answer>3</answer> no: <answer> 4 </answer>.", "4"),
+        ("<ANSWER>3</Answer>", "3"),
+        ("<answer>3</answer><answer>4", "3"),  # the last that is complete
+        ("<answer>3<answer>4</answer>", "4"),
+        ("<answer>3</answer></answer>", "3"),
+        ("</answer>3", "</answer>3"),
+        ("</answer>3<answer>4</answer>", "4"),
+        ("just 3", "just 3"),
+        ("<s> 3 </s>", "3"),
+        ("<answer>3<|im_end|></answer>", "3"),
+        ("<|im_end|><|endoftext|> 3 <|im_end|> 4 </s><eos>", "3 <|im_end|> 4"),
+        ("<|im_end|>", ""),
+        ("", ""),
+    ],
+)
+def test_the_last_answer_of_a_foreign_text(text, inside):
+    assert answers.last_answer(text) == inside
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("\\boxed{3}", ["3"]),
+        ("\\boxed{\\frac{1}{2}} or \\boxed {4}", ["\\frac{1}{2}", "4"]),
+        ("\\boxed{3", []),
+        ("\\boxed{a \\boxed{b} c}", ["a \\boxed{b} c", "b"]),
+        ("}\\boxed{3}", ["3"]),
+        ("boxed{3}", []),
+    ],
+)
+def test_what_stands_in_boxes(text, inside):
+    assert answers.boxed(text) == inside
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("**3**", "3"),
+        ("`3`", "3"),
+        ("$$3$$", "3"),
+        ("\\(3\\).", "3"),
+        ("\\boxed{\\text{3}}", "3"),
+        ("```json\n[3]\n```", "[3]"),
+        ("```3```", "3"),
+        ("**3** and **4**", "**3** and **4**"),
+        ("\\text{3}{4}", "\\text{3}{4}"),
+        ("$3", "$3"),
+        ("****", "****"),
+        ('"3"', "3"),
+        ('"3".', '"3".'),
+        ("**" * 20 + "3" + "**" * 20, "**" * 20 + "3" + "**" * 20),
+        ("*`$3$`*", "3"),
+        ("  3  ", "3"),
+    ],
+)
+def test_markup_around_the_whole_of_a_text_is_left_out(text, bare):
+    assert answers.unwrapped(text) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"answer": 3}', "3"),
+        ("```json\n{'count': 'three dogs'}\n```", "three dogs"),
+        ('[{"final answer": "x \\" y"}]', 'x \\" y'),
+        ('{"answer": 3, "count": 4}', None),
+        ('{"answer": ""}', ""),
+        ('"answer": 3', None),
+        ('so {"answer": 3}', None),
+        ('{"unit": 3}', None),
+        ('{"answer": "half a', "half a"),
+    ],
+)
+def test_the_one_field_of_a_record(text, value):
+    assert answers.field(text) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("nineteen", 19),
+        ("twenty", 20),
+        ("twenty-one", 21),
+        ("ninety nine", 99),
+        ("hundred", 100),
+        ("a hundred", 100),
+        ("〇", 0),
+        ("两", 2),
+        ("十", 10),
+        ("十一", 11),
+        ("二十", 20),
+        ("二十一", 21),
+        ("九十九", 99),
+        ("一十", None),
+        ("一百", 100),
+    ],
+)
+def test_counting_words(word, value):
+    assert answers.NUMBER_WORDS.get(word) == value
+
+
+@pytest.mark.parametrize("text", ["5²", "x₂", "2⁰", "3⁻¹", "H₂O"])
+def test_raised_and_lowered_digits_are_no_number(text):
+    assert answers.number(text) is None
+
+
+def test_a_doubt_is_a_choice_only_where_an_option_is_one():
+    assert answers.choice("cat?", ANIMALS) is None
+    assert answers.choice("who? ", ("who?", "what?")) == 0
+    assert answers.choice("B?", ("who?", "what?")) == 1
 
 
 def test_normalised_texts_differ_only_in_their_words():

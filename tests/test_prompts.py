@@ -153,6 +153,43 @@ def test_the_question_comes_with_its_instruction():
     assert Style().messages(asked()) == [{"role": "user", "content": [{"type": "text", "text": words}]}]
 
 
+def words(style, question):
+    (message,) = style.messages(Sample(id="1", question=question, answer_kind="number", answer=4))
+    return message["content"][0]["text"]
+
+
+@pytest.mark.parametrize("question", ["What is {instruction}?", "What is {question}?", "{", "}{", "{0} {x!r}"])
+def test_a_question_is_asked_as_it_stands_whatever_braces_it_holds(question):
+    assert words(Style(instruction="Be brief."), question) == f"{question} Be brief."
+    assert words(AnswerOnly(), question) == question
+
+
+def test_a_template_says_where_question_and_instruction_stand():
+    assert words(Style(template="{instruction}\n{question}", instruction="Be brief."), "What?") == "Be brief.\nWhat?"
+    assert words(Style(template="Q: {question}", instruction="Be brief."), "What?") == "Q: What?"
+    assert words(Style(template=" {question}\n", instruction=""), " What? ") == "What? \n"  # only blanks at the ends go
+
+
+@pytest.mark.parametrize(
+    ("think", "template", "wanted"),
+    [
+        ("required", "", ""),
+        ("opened", "", ""),
+        ("opened", "<think>", ""),
+        ("required", "<think>", "opened"),
+        ("absent", "<think>", "opened"),
+        ("optional", "<think>", "opened"),
+        ("absent", "</think>", ""),
+        ("opened", "</think>", "absent"),
+        ("required", "</think>", "absent"),
+    ],
+)
+def test_a_template_that_thinks_by_itself_fits_one_style(think, template, wanted):
+    what = {"<think>": "opens <think>", "</think>": "writes a whole thought"}.get(template)
+    told = f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set prompt.think to {wanted}"
+    assert STYLES[think].misfit(template) == (told if wanted else "")
+
+
 def test_images_come_before_the_words():
     (message,) = AnswerOnly().messages(asked(images=(Path("a.png"), b"png")))
     assert message["content"] == [

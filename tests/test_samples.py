@@ -160,6 +160,85 @@ def test_an_image_outside_the_data_folder_is_refused(jsonl, tmp_path, path):
         jsonl(ROW | {"images": [path]})
 
 
+def test_a_sibling_folder_whose_name_begins_alike_is_outside(tmp_path):
+    for name in ("data", "data-x"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data-x" / "a.png").write_bytes(png())
+    for path in ("../data-x/a.png", str(tmp_path / "data-x" / "a.png")):
+        with refused(f"row 1: image {path} leaves the data folder {tmp_path / 'data'}; put it there"):
+            samples.checked(ROW | {"images": [path]}, base=tmp_path / "data", origin="row 1")
+
+
+def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (data, elsewhere):
+        folder.mkdir()
+    (elsewhere / "a.png").write_bytes(png())
+    (data / "a.png").symlink_to(elsewhere / "a.png")
+    (data / "folder").symlink_to(elsewhere)
+    for path in ("a.png", "folder/a.png"):
+        with refused(f"row 1: image {path} leaves the data folder {data}; put it there"):
+            samples.checked(ROW | {"images": [path]}, base=data, origin="row 1")
+
+
+def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(tmp_path):
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "a.png").write_bytes(png(5, 2))
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for path in ("a.png", "images/../a.png", "./a.png", str(tmp_path / "data" / "a.png")):
+        sample = samples.checked(ROW | {"images": [path]}, base=tmp_path / "link", origin="row 1")
+        assert sample.images == (tmp_path / "data" / "a.png",)
+        assert sample.sizes == ((5, 2),)
+
+
+def test_without_a_folder_paths_are_taken_as_they_are(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(5, 2))
+    sample = samples.checked(ROW | {"images": [str(tmp_path / "a.png")]}, base=None, origin="row 1")
+    assert sample.images == (tmp_path / "a.png",)
+
+
+def test_encoded_bytes_win_over_the_path_beside_them(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(5, 2))
+    both = {"bytes": png(2, 7), "path": "a.png"}
+    assert samples.checked(ROW | {"image": both}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
+    assert samples.checked(ROW | {"image": both | {"bytes": b""}}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
+    assert samples.checked(ROW | {"images": [png(2, 7)], "image": "a.png"}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "read"),
+    [([[30, 20]], ((30, 20),)), ([[30, 20], [1, 1]], ((30, 20), (1, 1))), ([["30", 20.0]], ((30, 20),)), ([], ()), (None, ())],
+)
+def test_sizes_of_pictures_that_are_not_at_hand_may_be_declared(sizes, read):
+    assert samples.checked(ROW | {"sizes": sizes}, base=None, origin="row 1").sizes == read
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([[0, 20]], "positive pixels"),
+        ([[30, 20], [30, 0]], "positive pixels"),
+        ([[30, -1]], "positive pixels"),
+        ([[30]], "a list of [width, height] in pixels"),
+        ([30, 20], "a list of [width, height] in pixels"),
+        ([["wide", 20]], "a list of [width, height] in pixels"),
+    ],
+)
+def test_declared_sizes_that_are_none_are_refused(sizes, expected):
+    with refused(f"row 1: sizes is {sizes!r}, expected {expected}"):
+        samples.checked(ROW | {"sizes": sizes}, base=None, origin="row 1")
+
+
+def test_a_picture_at_hand_wins_over_declared_sizes(tmp_path):
+    assert samples.checked(ROW | {"image": png(5, 2), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
+
+
+def test_a_tag_without_a_value_is_none_and_tags_are_a_mapping():
+    assert samples.checked(ROW | {"tags": {"a": None, "b": 0}}, base=None, origin="row 1").tags == {"b": "0"}
+    with refused("row 1: tags is ['a'], expected a mapping such as {task: count}"):
+        samples.checked(ROW | {"tags": ["a"]}, base=None, origin="row 1")
+
+
 def test_an_image_that_is_a_number_is_refused(jsonl):
     with refused("rows.jsonl row 1: image is a int, expected a path or encoded bytes"):
         jsonl(ROW | {"images": [3]})
@@ -169,6 +248,8 @@ def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(samples, "MAX_IMAGE_PIXELS", 11)
     with refused("row 1: image its bytes has 4 x 3 pixels, more than 11; shrink it"):
         samples.image_size(png(4, 3), "row 1")
+    monkeypatch.setattr(samples, "MAX_IMAGE_PIXELS", 12)
+    assert samples.image_size(png(4, 3), "row 1") == (4, 3)
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
@@ -340,6 +421,30 @@ def test_written_files_are_copied_with_their_suffix(tmp_path):
     (tmp_path / "a.jpeg").write_bytes(b"picture")
     samples.write([Sample(id="1", question="?", images=(tmp_path / "a.jpeg",), answer_kind="number", answer=3)], tmp_path / "out")
     assert (tmp_path / "out/images/000001_0.jpeg").read_bytes() == b"picture"
+
+
+def failing(*ids):
+    """Rows that stop coming in the middle."""
+    for name in ids:
+        yield Sample(id=name, question="?", answer_kind="number", answer=3)
+    raise OSError("the source is gone")
+
+
+def ids_in(folder):
+    return [sample.id for sample in samples.read(Source(files="samples.jsonl"), folder=folder, key="data.0")]
+
+
+def test_rows_that_stop_coming_leave_no_file_that_looks_whole(tmp_path):
+    with pytest.raises(OSError, match="the source is gone"):
+        samples.write(failing("1", "2"), tmp_path)
+    assert not (tmp_path / "samples.jsonl").exists()
+    samples.write([Sample(id="old", question="?", answer_kind="number", answer=3)], tmp_path)
+    with pytest.raises(OSError, match="the source is gone"):
+        samples.write(failing("1", "2"), tmp_path)
+    assert ids_in(tmp_path) == ["old"]
+    assert samples.write([Sample(id=name, question="?", answer_kind="number", answer=3) for name in "ab"], tmp_path) == 2
+    assert ids_in(tmp_path) == ["a", "b"]
+    assert not (tmp_path / "samples.jsonl.part").exists()
 
 
 def _with_bytes(sample):
