@@ -16,7 +16,7 @@ _WORD = re.compile(r"[A-Za-z]{4,}|\b(?:or|and|is|not|the|any|all|so)\b")
 _FUNCTIONS = frozenset({"sqrt", "infty", "sinh", "cosh", "tanh", "asin", "acos", "atan", "degrees", "degree", "infinity"})
 _TWO_NUMBERS = re.compile(r"\d\s+[\d.]")
 _TOWER = re.compile(r"\^[\s{(-]{0,6}(\d{1,9})[\d.]*\s{0,6}\^[\s{(-]{0,6}(\d{1,9})")
-_HUGE = re.compile(r"\^[\s{(-]{0,6}\d{5,}|\d{4,}\s*!|!\s*!")
+_HUGE = re.compile(r"\^[\s{(-]{0,6}\d{5,}|(?<!\d)\d{4,}\s*!|!\s*!")
 _JOINED = re.compile(
     r"\\(?:vee|lor|wedge|land|to|(?:[Ll]ong)?[Rr]ightarrow|implies|iff|approx|sim|simeq|equiv|cong|propto|cup|cap|ldots"
     r"|dots|cdots|mid|not|neg|lnot|prime)(?![A-Za-z])|\\\\|\.\.|\d_|[∨∧→⇒≈∼≡∪∩…¬&@?#%'~]"
@@ -96,7 +96,7 @@ def _dressed(text: str) -> str:
 
 
 def _truth(text: str) -> str:
-    return text if _MATH.search(text) or not re.search(r"[A-Za-z\\√π^]", text) else f"${_latex(text)}$"
+    return text if _MATH.search(text) or not re.search(r"[A-Za-z\\√π^\[({]", text) else f"${_latex(text)}$"
 
 
 def _latex(text: str) -> str:

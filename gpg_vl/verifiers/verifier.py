@@ -144,9 +144,9 @@ class Verifiers:
             return ""
         try:
             gold = (replace(verifier, mode="lenient") if verifier.mode == "reference" else verifier).gold(sample)
+            return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
         except ValueError as error:
             return str(error)
-        return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
 
     def complaint_about(self, text: str, sample: Sample) -> str:
         """Why a text that ought to be perfect is not; empty = it earns full marks."""
