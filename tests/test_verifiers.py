@@ -24,7 +24,7 @@ from gpg_vl.verifiers.expression import Expression
 from gpg_vl.verifiers.label import Label
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.value import Value
-from gpg_vl.verifiers.verifier import Verifiers
+from gpg_vl.verifiers.verifier import Mark, Verifiers
 
 TRUTH = {
     "choice": {"question": "Which animal?", "choices": ("cat", "big dog", "horse"), "answer": "big dog"},
@@ -227,6 +227,165 @@ def test_choice_by_hand(answer, earned):
 def test_choice_takes_the_truth_as_letter_or_words():
     for truth in ("B", "(B)", "big dog"):
         assert reward(Choice(), "big dog", sample_of("choice", answer=truth)) == 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "earned"), [("A", "C", 1), ("C", "A", 1), ("A", "A", 1), ("A", "B", 0), ("B", "C", 0), ("B", "B", 1)]
+)
+@pytest.mark.parametrize("mode", ["strict", "lenient"])
+def test_of_two_options_that_read_alike_either_is_right(truth, answer, earned, mode):
+    """Published data repeat options: the letter of the other one is no mistake."""
+    sample = sample_of("choice", choices=("cat", "dog", "cat"), answer=truth)
+    assert reward(Choice(mode=mode), answer, sample) == earned
+    assert Choice(mode="reference")(f"The answer is ({answer}).", sample).reward == earned
+
+
+def test_options_that_only_look_alike_are_two():
+    sample = sample_of("choice", choices=("cat", "dog", "Cat"), answer="A")
+    assert [reward(Choice(), letter, sample) for letter in "ABC"] == [1, 0, 0]
+    assert Choice().gold(sample) == "A"  # the words name both
+    assert Choice().gold(replace(sample, answer="dog")) == "dog"
+
+
+@pytest.mark.parametrize(
+    ("question", "truth", "letter"),
+    [
+        ("Which? (A) cat (B) dog", "dog", 1),
+        ("Which?\nA. cat\nB. dog", "dog", 1),
+        ("Which? A: cat, B: dog", "dog", 1),
+        ("Which? cat or dog", "dog", 0),
+        ("Which? (A) cat or dog", "dog", 0),  # one letter shown is not all
+        ("Which? cat or dog", "(B)", 1),
+        ("Which? cat or dog", "b.", 1),
+    ],
+)
+def test_a_letter_may_count_only_where_it_was_shown(question, truth, letter):
+    sample = sample_of("choice", question=question, choices=("cat", "dog"), answer=truth)
+    assert reward(Choice(letters="shown"), "B", sample) == letter
+    assert reward(Choice(letters="always"), "B", sample) == 1
+    for mode in ("strict", "lenient"):
+        assert [reward(Choice(letters="shown", mode=mode), words, sample) for words in ("Dog.", "cat", "A", "cow")] == [1, 0, 0, 0]
+    assert reward(Choice(letters="shown", mode="lenient"), "**dog**", sample) == 1
+
+
+def test_without_letters_two_options_of_one_spelling_name_nothing():
+    sample = sample_of("choice", question="Which? big, Big or small", choices=("big", "Big", "small"), answer="small")
+    assert [reward(Choice(letters="shown"), words, sample) for words in ("big", "small")] == [0, 1]
+
+
+def test_a_foreign_truth_that_stands_among_the_options_as_it_is_will_do():
+    sample = sample_of("choice", choices=("cat", "Cat", "dog"), answer="Cat")
+    with pytest.raises(ValueError, match="is not one of the choices"):
+        Choice().gold(sample)
+    assert Choice(mode="lenient").gold(sample) == "Cat"
+    assert [reward(Choice(mode="lenient"), answer, sample) for answer in ("Cat", "cat", "B")] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("authors", "earned"), [("mmmu", 1), ("mmmu_pro", 1), ("visual_thinker", 0)])
+def test_each_authors_rule_reads_letters_in_its_own_way(authors, earned):
+    # the last wants the truth's very words, or a lone letter that is the truth itself
+    sample = sample_of("choice")
+    verifier = Choice(mode="reference", authors=authors)
+    assert verifier("The answer is (B)", sample).reward == earned
+    assert verifier("The answer is (A)", sample).reward == 0
+    assert Choice(mode="reference", authors="visual_thinker")("<answer>big dog</answer>", sample).reward == 1
+    assert Choice(mode="reference", authors="visual_thinker")("it is (B)", replace(sample, answer="B")).reward == 1
+    assert Choice(mode="reference")("no idea", sample).reason == "unreadable: the authors' rule draws an option at random here"
+
+
+@pytest.mark.parametrize(
+    ("aliases", "answer", "named"),
+    [
+        ({"rose": "pink primrose"}, "rose", "rose"),  # an alias never takes a class's own name
+        ({"primrose": "pink primrose"}, "Primrose", "pink primrose"),
+        ({"the_primrose": "Pink-Primrose"}, "primrose", "pink primrose"),
+        ({"daisy": "sunflower"}, "daisy", None),  # of a class that is none
+        ({}, "a rose", "rose"),
+        ({}, "daisy", None),
+        ({}, "rose pink primrose", None),
+    ],
+)
+def test_a_class_is_named_by_its_name_or_an_alias(aliases, answer, named):
+    for truth in ("rose", "pink primrose"):
+        assert reward(Label(aliases=aliases), answer, sample_of("label", answer=truth)) == (truth == named)
+
+
+def test_the_closed_set_is_the_rows_then_the_verifiers_then_the_truth_alone():
+    rows = sample_of("label", answer="rose", choices=("rose", "iris"))
+    verifier = Label(classes=("rose", "lily"))
+    told = [verifier.mark(answer, rows).reason.partition(":")[0] for answer in ("rose", "iris", "lily")]
+    assert told == ["right", "wrong", "unreadable"]
+    bare = replace(rows, choices=())
+    assert [verifier.mark(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris", "lily")] == ["right", "unreadable", "wrong"]
+    assert [Label().mark(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris")] == ["right", "unreadable"]
+    with pytest.raises(ValueError, match="answer 'rose' is not one of the 1 classes iris"):
+        Label().gold(replace(rows, choices=("iris",)))
+    assert Label().gold(replace(rows, answer="Rose ")) == "Rose "
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("It is a rose, I think", "rose"),
+        ("a pink primrose", "pink primrose"),
+        ("a prose", None),
+        ("roses", None),
+        ("a rose or a pink primrose", None),
+        ("a rose, a rose, a rose", "rose"),
+        ("**rose**", "rose"),
+        ("not a rose but a pink primrose", "pink primrose"),
+        ("x" * 1990 + " a rose", "rose"),
+        ("x" * 2000 + " a rose", None),
+    ],
+)
+def test_the_one_class_that_a_longer_text_names(text, named):
+    for truth in ("rose", "pink primrose"):
+        assert Label(mode="lenient")(text, sample_of("label", answer=truth)).reward == (truth == named)
+    assert reward(Label(), text, sample_of("label", answer="rose")) == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "fields", "earned"),
+    [
+        ("2016", "2017", {}, 0),
+        ("2016", "2016.0", {}, 1),
+        ("2016", "2017", {"whole": False}, 1),  # half a thousandth
+        ("2016", "2016.9", {}, 1),
+        ("2016", "2019", {"whole": False}, 0),
+        # a tenth of the larger: 1.1 of 11.6, 1.2 of 11.7, 1.0 of 10.5, 1.1 of 10.5
+        ("10.5", "11.6", {"tolerance": 0.1}, 1),
+        ("10.5", "11.7", {"tolerance": 0.1}, 0),
+        ("10.5", "9.5", {"tolerance": 0.1}, 1),
+        ("10.5", "9.4", {"tolerance": 0.1}, 0),
+        ("-10.5", "-11.6", {"tolerance": 0.1}, 1),
+        ("-10.5", "10.5", {"tolerance": 0.1}, 0),
+        ("0.5", "0.5", {"tolerance": 0.0}, 1),
+        ("0.5", "0.5001", {"tolerance": 0.0}, 0),
+        ("50 cm", "0.5 m", {}, 1),
+        ("50 cm", "50", {}, 1),
+        ("50 cm", "50 m", {}, 0),
+        ("50 cm", "50 cm^2", {}, 0),
+    ],
+)
+def test_a_value_within_its_tolerance(truth, answer, fields, earned):
+    assert reward(Value(**fields), answer, sample_of("value", answer=truth)) == earned
+
+
+def test_a_value_is_read_out_of_a_longer_text_only_leniently_and_on_request():
+    text, sample = "Angle A is 20. Because of this the answer is 40.", sample_of("value", answer="40")
+    given = [Value(mode="lenient", prose=True), Value(mode="lenient"), Value(prose=True)]
+    assert [verifier(f"<think>so</think><answer>{text}</answer>", sample).reward for verifier in given] == [1, 0, 0]
+    assert Value().mark("x", sample) == (0.0, "x", "unreadable: not one value")
+    assert Value().mark("40.0", sample) == (1.0, "40", "right")
+    with pytest.raises(ValueError, match="answer 'x' is not a value such as 12"):
+        Value().gold(replace(sample, answer="x"))
+
+
+def test_the_counting_rule_of_the_authors_wants_a_whole_number_between_tags():
+    verifier, sample = Number(mode="reference"), sample_of("number")
+    texts = ("<answer> 3 </answer>", "<answer>4</answer> <answer>3</answer>", "<answer>3.0</answer>", "<answer>three</answer>", "3")
+    assert [verifier(text, sample).reward for text in texts] == [1, 0, 0, 0, 0]
+    assert verifier("3", sample).reason == "unreadable: no whole number between answer tags"
 
 
 @pytest.mark.parametrize(
@@ -500,6 +659,63 @@ def test_only_the_strict_reading_asks_how_a_text_ended(mode, cut):
     checks = Verifiers(by_kind={"number": Number()}).in_mode("reference").in_mode(mode)
     assert checks.judge(completion(said("3")), sample_of("number")).reward == 1.0
     assert checks.judge(completion(said("3"), "length"), sample_of("number")).reward == cut
+
+
+def test_an_unfinished_strict_text_is_read_in_its_one_block_and_a_lenient_one_anywhere():
+    texts = ("<answer>3</answer>", "<answer>4</answer><answer>3</answer>", "3", "<answer>3")
+    assert [judged("score", text, combine="sum").reward for text in texts] == [0.8, 0, 0, 0]
+    assert [judged("score", text, mode="lenient").reward for text in texts] == [0.8, 0.8, 0.8, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "combine", "text", "earned"),
+    [
+        # accuracy 0.75, format 0.25: only the strict gate holds the accuracy back from a malformed text
+        ("strict", "gate", said("3"), 1.0),
+        ("strict", "gate", "<answer>3</answer>", 0.0),
+        ("strict", "sum", "<answer>3</answer>", 0.75),
+        ("lenient", "gate", "<answer>3</answer>", 0.75),
+        ("lenient", "gate", said("3"), 1.0),
+        ("lenient", "gate", said("4"), 0.25),
+        ("reference", "gate", "<answer>3</answer>", 0.75),
+        ("reference", "gate", said("3"), 1.0),
+        ("reference", "sum", said("4"), 0.25),
+        ("lenient", "sum", "It is 3.", 0.75),
+        ("reference", "sum", "It is 3.", 0.0),
+    ],
+)
+def test_the_format_is_paid_in_every_mode_and_required_in_one(mode, combine, text, earned):
+    verifier = Number(mode=mode, combine=combine, accuracy_weight=0.75, format_weight=0.25)
+    assert verifier(text, sample_of("number")).reward == earned
+
+
+def test_another_mode_is_another_verifier_and_leaves_those_of_another_make_alone():
+    own = Faulty()
+    strict = Verifiers(by_kind={"number": Number(), "own": own}, truncated="drop")
+    lenient = strict.in_mode("lenient")
+    assert (lenient.by_kind["number"], lenient.by_kind["own"]) == (Number(mode="lenient"), own)
+    assert (lenient.whole, lenient.truncated, strict.whole) == (True, "drop", False)
+    assert strict.by_kind["number"] == Number()
+    assert lenient.in_mode("strict") == strict
+
+
+def test_a_sound_truth_is_sound_whatever_the_authors_rule_makes_of_it():
+    # the published counting rule reads whole numbers alone
+    checks = Verifiers(by_kind={"number": Number(mode="reference")})
+    assert checks.complaint(sample_of("number", answer=2.5)) == ""
+    assert checks.complaint_about(said("2.5"), sample_of("number", answer=2.5)) == ""
+    assert checks.complaint_about(said("2"), sample_of("number", answer=2.5)) == f"its own answer {said('2')!r} earns 0 of 1 (wrong)"
+    assert checks.complaint(sample_of("number", answer="many")) == "answer 'many' is not a number"
+
+
+@pytest.mark.parametrize(("earned", "fine"), [(1.0, True), (0.9999995, True), (0.99999, False), (0.9, False), (0.0, False)])
+def test_a_gold_answer_may_lose_a_millionth_and_no_more(earned, fine):
+    class Graded(Number):
+        def mark(self, answer, sample):
+            return Mark(earned, answer, "right")
+
+    for fields in ({}, {"accuracy_weight": 2.0, "format_weight": 0.5}, {"format_weight": 1.0}):
+        assert (Verifiers(by_kind={"number": Graded(**fields)}).complaint(sample_of("number")) == "") is fine
 
 
 def test_truncated_drop_is_not_scored():
