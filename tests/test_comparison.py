@@ -18,7 +18,7 @@ from gpg_vl.benchmark import Record
 from gpg_vl.cli import app
 from gpg_vl.config import BenchmarkSpec, Source
 from gpg_vl.display import paired_table, results_table, tries
-from gpg_vl.intervals import difference, interval
+from gpg_vl.intervals import Interval, difference, interval, weighted
 from gpg_vl.types import UserError
 
 
@@ -290,3 +290,154 @@ def test_tables_stay_readable_at_eighty_columns_and_tags_are_no_markup():
     assert re.search(r"│ difference +│ 0\.0 \[-0\.5, 0\.5\] +│", told)
     assert re.search(r"│ better, worse +│ 0, 0 questions, p = 1 +│", told)
     assert "[red] both" in told
+
+
+# --- by hand -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_by_hand():
+    """3 of 4: centre (0.75 + z2/8) / (1 + z2/4), margin z / (1 + z2/4) * sqrt(0.75 * 0.25 / 4 + z2/64), with z2 = 3.8415."""
+    own = interval([1.0, 0.0, 1.0, 1.0])
+    assert (own.mean, own.count) == (0.75, 4)
+    assert (own.low, own.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    # graded: 0.5 and 1, standard deviation 0.3536, over the root of 2 0.25; Student's 12.706 at one degree of freedom
+    own = interval([0.5, 1.0])
+    assert (own.low, own.mean, own.high, own.count) == (
+        pytest.approx(0.75 - 3.1766, abs=1e-4),
+        0.75,
+        pytest.approx(0.75 + 3.1766, abs=1e-4),
+        2,
+    )
+
+
+def test_what_has_no_interval():
+    for values in ([1.0], [0.0], [0.5], [0.5, 0.5, 0.5]):
+        own = interval(values)
+        assert (own.mean, own.low, own.high, own.count) == (values[0], -math.inf, math.inf, len(values))
+    one = difference([0.25], [0.75])
+    assert (one.mean, one.low, one.high, one.count) == (0.5, -math.inf, math.inf, 1)
+    same = difference([0.25, 0.5], [0.5, 0.75])
+    assert (same.mean, same.low, same.high, same.count) == (0.25, -math.inf, math.inf, 2)
+
+
+def test_an_interval_never_leaves_what_is_possible():
+    assert (interval([1.0, 1.0]).high, interval([0.0, 0.0]).low) == (1.0, 0.0)
+    assert interval([1.0, 1.0]).low == pytest.approx(0.3424, abs=1e-4)  # 2 of 2: 1 / (1 + z2/2)
+    assert (difference([0.0] * 3, [1.0] * 3).high, difference([1.0] * 3, [0.0] * 3).low) == (1.0, -1.0)
+
+
+def test_a_difference_is_the_second_less_the_first():
+    before, after = [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]
+    forth, back = difference(before, after), difference(after, before)
+    assert (forth.mean, back.mean, forth.count) == (0.25, -0.25, 4)
+    assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
+    # 2 won and 1 lost of 4: 3/6 and 2/6, 1/6 with a variance of (5/6 - 1/36) / 6
+    margin = 1.959964 * math.sqrt((5 / 6 - 1 / 36) / 6)
+    assert (forth.low, forth.high) == pytest.approx((1 / 6 - margin, 1 / 6 + margin))
+    graded = difference([0.0, 0.5], [0.5, 0.75])
+    assert graded.mean == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(("low", "above"), [(0.01, True), (0.0, False), (-0.01, False), (-math.inf, False)])
+def test_only_an_interval_that_lies_above_zero_as_a_whole_is_above_it(low, above):
+    assert Interval(mean=0.5, low=low, high=1.0, count=9).above_zero is above
+
+
+def test_a_weighted_sum_adds_distances_as_standard_errors_do():
+    first = Interval(mean=0.5, low=0.2, high=0.9, count=3)
+    second = Interval(mean=0.1, low=0.06, high=0.2, count=5)
+    own = weighted([(1.0, first), (2.0, second)])
+    # below hypot(0.3, 0.08), above hypot(0.4, 0.2)
+    assert own.mean == pytest.approx(0.7)
+    assert (own.low, own.high) == pytest.approx((0.7 - math.hypot(0.3, 0.08), 0.7 + math.hypot(0.4, 0.2)))
+    assert own.count == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "p"),
+    [
+        ([0, 1], [0, 1], 1.0),
+        ([0, 0, 1], [1, 0, 1], 1.0),  # one question changed
+        ([0, 0, 0], [1, 1, 1], 2 / 2**3),
+        ([1, 1, 1, 1], [0, 0, 0, 0], 2 / 2**4),
+        # 4 better, 1 worse: 2 (1 + 5) / 32
+        ([0, 0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 0, 1, 1], 12 / 32),
+        # graded steps 0.5 and 0.25: only +- both are as far as 0.75
+        ([0.0, 0.25, 0.5], [0.5, 0.5, 0.5], 2 / 4),
+        # steps 0.5, -0.25: all four sums are as far as 0.25
+        ([0.0, 0.5], [0.5, 0.25], 1.0),
+        # steps 0.4, 0.1, 0.1: as far as 0.6 are two of eight
+        ([0.1, 0.1, 0.1], [0.5, 0.2, 0.2], 2 / 8),
+    ],
+)
+def test_how_likely_so_large_a_difference_is_by_hand(before, after, p):
+    assert comparison.p_value(before, after) == pytest.approx(p)
+    assert comparison.p_value(after, before) == pytest.approx(p)
+
+
+def test_twelve_graded_differences_are_given_every_sign_and_thirteen_are_not():
+    # all signs alike are 2 of 2 ** 12; of 13 none of 10,000 random draws is, but for the observed one
+    assert comparison.p_value([0.25] * 12, [0.5] * 12) == pytest.approx(2 / 4096)
+    p = comparison.p_value([0.25] * 13, [0.5] * 13)
+    draws = round(p * 10_001)
+    assert p == pytest.approx(draws / 10_001)
+    assert 1 <= draws <= 12  # 10,000 x 2 / 8192 is 2.4
+
+
+def test_a_comparison_counts_better_and_worse_and_keeps_its_sides():
+    first, second = records([0, 0.5, 1, 1, 0.25]), records([1, 0.75, 0.5, 1, 0.25])
+    (row,) = comparison.compare(first, list(reversed(second)))  # by id, whatever the order
+    assert (row.name, row.gained, row.lost) == ("all", 2, 1)
+    assert (row.first.mean, row.second.mean) == (pytest.approx(0.55), pytest.approx(0.7))
+    assert row.difference.mean == pytest.approx(0.15)
+    assert (row.first.count, row.second.count, row.difference.count) == (5, 5, 5)
+
+
+def test_changes_come_largest_first():
+    first, second = records([0, 0.5, 1, 1, 0.25]), records([0.25, 0.75, 0, 1, 0.75])
+    told = [(before.id, before.greedy, after.greedy) for before, after in comparison.changed(first, second)]
+    assert told == [("q2", 1.0, 0.0), ("q4", 0.25, 0.75), ("q0", 0.0, 0.25), ("q1", 0.5, 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, "1 id (q0)"), (2, "2 ids (q0, q1)"), (5, "5 ids (q0, q1, q2, q3, q4)"), (6, "6 ids (q0, q1, q2, q3, q4 and 1 more)")],
+)
+def test_at_most_five_ids_are_named_and_the_others_counted(count, named):
+    rows = records([1] * count)
+    other = records([1], prefix="x")
+    with pytest.raises(UserError, match=re.escape(f"{named} only in the first; 1 id (x0) only in the second; compare")):
+        comparison.compare(rows, other)
+
+
+def test_questions_known_by_their_ids_alone_and_settings_are_remarked():
+    known, unknown = records([1, 0], digest="a"), [*records([1], digest="a"), *records([1, 0])[1:]]
+    (remark,) = comparison.remarks(known, unknown)
+    assert remark == "1 of 2 questions are known by their ids alone: a record of them has no digest"
+    first, second = (
+        records([1], digest="a", settings={"mode": "strict", "k": 1}),
+        records([1], digest="a", settings={"mode": "strict", "k": 2}),
+    )
+    assert comparison.remarks(first, second) == ["k differs: 1 in the first, 2 in the second"]
+    assert comparison.remarks(second, first) == ["k differs: 2 in the first, 1 in the second"]
+    assert comparison.remarks(first, records([1], digest="a", settings={})) == []
+
+
+def test_what_two_paths_have_in_common(tmp_path):
+    """Of a run what came after training; of a folder, or a run that was never trained, every file."""
+    for name, stems in (("run", ("a-before", "a-after", "b-after")), ("folder", ("a", "b", "c")), ("early", ("a-before",))):
+        home = tmp_path / name if name == "folder" else tmp_path / name / "evaluation"
+        for stem in stems:
+            benchmark.save(records([1], prefix=stem), home / f"{stem}.jsonl")
+    run, folder, early = (tmp_path / name for name in ("run", "folder", "early"))
+
+    def named(first, second):
+        return {name: (one[0].id, other[0].id) for name, (one, other) in comparison.read(first, second).items()}
+
+    assert named(run, folder) == {"a": ("a-after0", "a0"), "b": ("b-after0", "b0")}
+    assert named(folder, run) == {"a": ("a0", "a-after0"), "b": ("b0", "b-after0")}
+    assert named(folder / "c.jsonl", folder / "a.jsonl") == {"c": ("c0", "a0")}
+    assert named(folder, run / "evaluation" / "a-after.jsonl") == {"a": ("a0", "a-after0")}
+    assert named(early, early) == {"a-before": ("a-before0", "a-before0")}
+    with pytest.raises(UserError, match=r"no benchmark that both have taken: .*early has a-before; .*run has a, b"):
+        comparison.read(early, run)
