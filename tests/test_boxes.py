@@ -224,3 +224,64 @@ def test_written_boxes_are_read_back():
     assert boxes.write(Box(1, 2, 3, 4)) == "[1,2,3,4]"
     assert boxes.write(Box(0.12345678, 0, 1, 0.5), digits=5) == "[0.12346,0.00000,1.00000,0.50000]"
     assert boxes.read(boxes.write(Box(1.25, 2.5, 3.75, 4), digits=2)) == [Box(1.25, 2.5, 3.75, 4)]
+
+
+# --- families -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "units"),
+    [
+        ("qwen2_vl", (300, 150), (1000, 1000)),
+        ("internvl", (300, 150), (1000, 1000)),
+        ("qwen3_vl", (300, 150), (1000, 1000)),
+        ("qwen2_5_vl", (300, 150), (308, 140)),  # 10.7 and 5.4 patches of 28: 11 and 5
+        ("qwen2_5_vl", (150, 300), (140, 308)),
+        ("qwen2_5_vl", (28, 28), (56, 56)),  # at least 56 x 56 pixels
+        ("qwen2_5_vl", (3000, 4000), (2996, 4004)),  # 107.1 and 142.9 patches: below 16,384 of them
+        ("qwen2_5_vl", (7000, 3500), (5068, 2520)),  # 250 x 125 patches are too many: shrunk by the root of 24.5 M / 12.8 M to 181 x 90
+    ],
+)
+def test_what_each_family_was_taught_to_write(family, size, units):
+    assert boxes.frame_named(family).units(size) == units
+
+
+def test_frames_have_names():
+    assert boxes.frame_named("norm1") == Frame(kind="norm1")
+    assert boxes.frame_named("norm1").units((300, 150)) == (1, 1)
+    assert boxes.frame_named("pixels").units((300, 150)) == (300, 150)
+    assert boxes.frame_named("qwen3_vl") == Frame(kind="norm1000", factor=32, min_pixels=65_536, max_pixels=16_777_216)
+    assert boxes.frame_named("llava") is None
+    with pytest.raises(ValueError, match=r"it is not known in which frame this model writes boxes; set policy\.frame"):
+        boxes.frame_named("undeclared").units((300, 150))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou", "giou"),
+    [
+        # 40 x 10 and 20 x 30: they share 15 x 5 of 400 + 600 - 75; the hull is 45 x 35
+        (Box(0, 0, 40, 10), Box(25, 5, 45, 35), 75 / 925, 75 / 925 - (1575 - 925) / 1575),
+        # beside each other, 10 apart and 20 lower: nothing of 400 + 200; the hull is 60 x 40
+        (Box(0, 0, 40, 10), Box(50, 20, 60, 40), 0.0, -(2400 - 600) / 2400),
+        (Box(0, 0, 40, 10), Box(10, 20, 50, 30), 0.0, -(1500 - 800) / 1500),
+        (Box(10, 5, 20, 35), Box(0, 0, 40, 40), 300 / 1600, 300 / 1600),
+    ],
+)
+def test_overlap_of_wide_and_tall_boxes_by_hand(a, b, iou, giou):
+    assert boxes.iou(a, b) == boxes.iou(b, a) == pytest.approx(iou)
+    assert boxes.giou(a, b) == boxes.giou(b, a) == pytest.approx(giou)
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "least", "most", "expected"),
+    [
+        ((100, 50), 10, 5_000, 5_000, (100, 50)),  # exactly as small and as large as may be
+        ((100, 50), 10, 5_001, 9_999, (110, 60)),  # grown by 1.0001 and rounded up to whole patches
+        ((100, 50), 10, 100, 4_999, (90, 40)),  # shrunk by 1.0001 and rounded down
+        ((50, 100), 10, 100, 4_999, (40, 90)),
+        ((200, 50), 10, 100, 2_500, (100, 20)),  # shrunk by 2: 100 x 25
+        ((20, 5), 10, 400, 9_999, (40, 10)),  # 20 x 0 patches; grown by 2
+    ],
+)
+def test_resizing_at_its_borders(size, factor, least, most, expected):
+    assert boxes.resized(size, factor=factor, min_pixels=least, max_pixels=most) == expected
