@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from gpg_vl import benchmark, cli
+from gpg_vl import benchmark, cli, recorded
+from gpg_vl.types import UserError
 from tests.recorded import needed, read, reference
 
 ROWS = [
@@ -147,3 +149,76 @@ def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
     code, told = evaluate(tmp_path, f"mode={mode}")
     assert code == 0
     assert re.search(rf"greedy │ {reference(log)[figure]} \[8\d\.\d, 9\d\.\d\]", told)
+
+
+# --- by hand, without a command -----------------------------------------------------------------------------------------
+
+
+def test_answers_are_read_by_id_whatever_their_form(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text": 4.5, "more": 1}', encoding="utf-8"
+    )
+    assert recorded.read_answers(path) == {"1": "x", "2": '{"answer": "é"}', "3": "4.5"}
+    path.write_text('{"name": "a", "said": "x", "text": "y"}\n')
+    assert recorded.read_answers(path, ["id=name", "text=said"]) == {"a": "x"}
+    assert recorded.read_answers(path, ["id=name"]) == {"a": "y"}
+
+
+@pytest.mark.parametrize("column", ["words=x", "id", "id=", "=x", "id=a,text", ""])
+def test_a_mapping_of_columns_that_is_none_is_told(column, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n')
+    with pytest.raises(UserError, match=r"--map .*: expected id=THEIRS or text=THEIRS"):
+        recorded.read_answers(tmp_path / "a.jsonl", [column])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"id": "a"}], "line 1: no column 'text'; it has id"),
+        ([{"text": "a"}], "line 1: no column 'id'; it has text"),
+        ([{"x": "a"}], "line 1: no column 'id' and no 'text'; it has x"),
+        ([{"id": name, "text": ""} for name in "abcabc"], "3 ids (a, b, c) answered more than once"),
+        ([{"id": name, "text": ""} for name in "abcdefabcdef"], "6 ids (a, b, c, d, e and 1 more) answered more than once"),
+        ([{"id": name, "text": ""} for name in "abcdeabcde"], "5 ids (a, b, c, d, e) answered more than once"),
+        ([{"id": 1, "text": ""}, {"id": "1", "text": ""}], "1 id (1) answered more than once"),
+    ],
+)
+def test_a_file_of_answers_that_is_none_is_told_with_its_line(rows, sentence, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        recorded.read_answers(path)
+
+
+def test_an_answer_to_a_question_that_is_left_out_is_no_mistake_and_an_id_asked_twice_is(folder):
+    rows = [ROWS[0], {**ROWS[0], "answer": 4}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    (folder / "four.yaml").write_text("name: four\ndata: [{files: rows.jsonl}, {files: more.jsonl}]\n")
+    write(folder, [{"id": "a", "text": "3"}])
+    code, told = evaluate(folder)
+    assert code == 2
+    assert "1 id (a) asked twice; nothing was scored" in told
+
+
+def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
+    given = records(folder, "mode=lenient", "beside=strict")
+    assert {name: each.beside for name, each in given.items()} == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    assert {json.dumps(each.settings) for each in given.values()} == {'{"benchmark": "four", "mode": "lenient"}'}
+    assert {each.evaluation for each in given.values()} == {""}
+    assert [each.each for each in given.values()] == [[]] * 4
+
+
+def test_recorded_scores_are_written_over_and_a_models_are_not(folder):
+    out = folder / "out.jsonl"
+    records(folder)
+    told: list[str] = []
+    recorded.score(str(folder / "four.yaml"), folder / "answers.jsonl", (), ["mode=lenient"], to=out, say=told.append)
+    assert told == [f"written over: {out}"]
+    assert [record.greedy for record in benchmark.load(out)] == [1.0] * 4
+    kept = [replace(record, evaluation="e") if record.id == "c" else record for record in benchmark.load(out)]
+    benchmark.save(kept, out)
+    with pytest.raises(UserError, match="holds what a model was asked; delete it, or choose another --to"):
+        recorded.score(str(folder / "four.yaml"), folder / "answers.jsonl", (), (), to=out)
+    assert [record.id for record in benchmark.load(out) if record.evaluation] == ["c"]
