@@ -183,7 +183,8 @@ def _cue_ends(text: str) -> list[int]:
 
 def _behind(text: str, start: int) -> float | None:
     """The number behind a cue: at once, or on the right of the last = of its sentence."""
-    if _ITEM.match(text, start):
+    before = text[max(0, start - SHORT) : start]
+    if _ITEM.match(text, start - len(before) + len(before.rstrip())):  # a cue may have taken the end of its line
         return None  # the answer is a list
     phrase = _ENDS.split(text[start : start + SHORT].lstrip(), maxsplit=1)[0]
     equal = _EQUAL.search(phrase)

@@ -162,6 +162,13 @@ def test_longer_texts_are_read_for_a_value_only_on_request():
     assert prose.value("We get BD = 3. So, the area of ABC is 2√3 cm².", prose=True).dimension == "area"
 
 
+@pytest.mark.parametrize("cue", ["The answer:", "The answer is", "The answer is:", "答案："])
+@pytest.mark.parametrize("gap", ["\n", "\n\n", " \n  "])
+def test_a_list_behind_a_cue_states_nothing(cue, gap):
+    assert prose.number(f"{cue}{gap}1. red\n2. blue") is None
+    assert prose.number(f"{cue}{gap}14") == 14
+
+
 @recorded.needed
 def test_the_counts_that_a_model_stated_in_free_text():
     records = recorded.read("counting/nested_squares_gpt4o.jsonl")
