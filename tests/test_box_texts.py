@@ -157,3 +157,70 @@ def test_boxes_without_brackets_in_full_width_or_cut_off_are_found(text):
 @pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "1 2 3 4", "the counts 1, 2, 3, 4 are wrong", "[1, 2, 3", "1,2,3"])
 def test_four_numbers_that_are_no_box(text):
     assert box_texts.found(text) == []
+
+
+SECOND = Box(5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ('{"bbox_2d": [1,2,3,4], "label": "cat", "score": 0.5}', [(BOX, "cat", 0.5)]),
+        ('{"left": 1, "top": 2, "right": 3, "bottom": 4, "class": "c"}', [(BOX, "c", None)]),
+        ('{"x0": 1, "y0": 2, "x1": 3, "y1": 4, "conf": 1}', [(BOX, "", 1.0)]),
+        ('{"bbox": [1,2,3,4], "CONFIDENCE": 1}', [(BOX, "", 1.0)]),
+        ('{"bbox": [1,2,3,4], "Label": "a", "name": "b"}', [(BOX, "a", None)]),
+        ("[[1,2,3,4],[5,6,7,8]]", [(BOX, "", None), (SECOND, "", None)]),
+        ("[[[1,2,3,4]]]", [(BOX, "", None)]),
+        ('[{"bbox": [1,2,3,4]}, {"bbox": [5,6,7,8], "score": 0}]', [(BOX, "", None), (SECOND, "", 0.0)]),
+        ('{"bbox": [1,2,3,4], "confidence": true}', None),
+        ('{"bbox": [1,2,3,4], "confidence": "high"}', None),
+        ('[{"bbox": [1,2,3,4]}, {"bbox": [5,6,7]}]', None),  # one that is none spoils all
+        ('[{"bbox": [1,2,3,4]}, 7]', None),
+        ('{"x0": 1, "y0": 2, "x1": 3, "y1": 4, "x2": 5, "y2": 6}', None),
+        ("[[1,2],[3,4]]", None),
+        ("{}", None),
+        ("[{}]", None),
+    ],
+)
+def test_records_by_hand(text, items):
+    read = box_texts.records(text)
+    assert (read if read is None else [(item.box, item.label, item.confidence) for item in read]) == items
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        (
+            "{'bbox': [1,2,3,4], 'label': 'a', 'score': 0.5} and {'bbox': [5,6,7,8], 'label': 'b'}",
+            [(BOX, "a", 0.5), (SECOND, "b", None)],
+        ),
+        ("[1,2,3,4] {'label': 'b', 'score': 0.1}", [(BOX, "", None)]),  # beside the record, not in it
+        ("{'label': 'b', 'score': 0.1} [1,2,3,4]", [(BOX, "", None)]),
+        ("{'label': 'a', 'score': '90%', 'bbox': [1,2,3,4]}", [(BOX, "a", None)]),
+        ("{'label': 'a', 'score': '.9', 'bbox': [1,2,3,4]}", [(BOX, "a", 0.9)]),
+        ("x1: 1, y1: 2, x2: 3, y2: 4; then xmin=5 ymin=6 xmax=7 ymax=8", [(BOX, "", None), (SECOND, "", None)]),
+        ("[1,2,3,4]\n5, 6, 7, 8\n", [(BOX, "", None)]),  # bare lines only where there is no bracket
+        ("1, 2, 3, 4\n5, 6, 7, 8\n", [(BOX, "", None), (SECOND, "", None)]),
+    ],
+)
+def test_what_is_found_by_hand(text, items):
+    assert [(item.box, item.label, item.confidence) for item in box_texts.found(text)] == items
+
+
+@pytest.mark.parametrize(("boxes", "read"), [(999, 999), (1000, 1000), (1001, 1000)])
+def test_no_answer_holds_more_than_a_thousand_boxes(boxes, read):
+    assert len(box_texts.found("[1,2,3,4] " * boxes)) == read
+    assert len(box_texts.records("[" + ",".join(["[1,2,3,4]"] * boxes) + "]")) == read
+
+
+@pytest.mark.parametrize(("depth", "read"), [(12, True), (13, False)])
+def test_lists_and_records_nest_twelve_deep(depth, read):
+    assert (box_texts.literal("[" * depth + "1" + "]" * depth) is not None) is read
+    assert (box_texts.literal("{'a': " * depth + "1" + "}" * depth) is not None) is read
+
+
+def test_a_literal_is_as_long_as_may_be():
+    longest = "[" + " " * (box_texts.LONGEST - 3) + "1]"
+    assert (len(longest), box_texts.literal(longest)) == (20_000, [1])
+    assert box_texts.literal(longest + " ") is None

@@ -276,6 +276,8 @@ def test_overlap_of_wide_and_tall_boxes_by_hand(a, b, iou, giou):
     ("size", "factor", "least", "most", "expected"),
     [
         ((100, 50), 10, 5_000, 5_000, (100, 50)),  # exactly as small and as large as may be
+        ((104, 48), 10, 5_000, 5_000, (100, 50)),  # 10.4 and 4.8 patches: what they round to is what counts
+        ((96, 52), 10, 5_000, 5_000, (100, 50)),
         ((100, 50), 10, 5_001, 9_999, (110, 60)),  # grown by 1.0001 and rounded up to whole patches
         ((100, 50), 10, 100, 4_999, (90, 40)),  # shrunk by 1.0001 and rounded down
         ((50, 100), 10, 100, 4_999, (40, 90)),

@@ -146,3 +146,14 @@ def test_a_truth_that_the_math_process_cannot_read_is_a_fault(monkeypatch):
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: {"right": False, "read": "3", "gold": False})
     with pytest.raises(ValueError, match="answer '3' is not an expression that math-verify reads"):
         Expression().mark("3", sample_of("expression", answer="3"))
+
+
+def test_the_authors_evaluator_reads_the_end_of_a_long_text_and_the_truth_as_it_stands(monkeypatch):
+    asked = []
+    monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: asked.append((seconds, request)))
+    math_worker.whole_completion("x" + "y" * 20_000, "12 cm")
+    Expression(mode="reference").reference("so 3", sample_of("expression", answer="3"))
+    assert asked == [
+        (10.0, {"answer": "y" * 20_000, "gold": "12 cm", "swapped": True}),
+        (10.0, {"answer": "so 3", "gold": "3", "swapped": True}),
+    ]

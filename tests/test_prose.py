@@ -162,6 +162,64 @@ def test_longer_texts_are_read_for_a_value_only_on_request():
     assert prose.value("We get BD = 3. So, the area of ABC is 2√3 cm².", prose=True).dimension == "area"
 
 
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        # behind a cue, then in a conclusion, then a total, then what is there
+        ("There are 3 dogs. The answer is 4.", 4),
+        ("So, there are 3 dogs. The answer is 4.", 4),
+        ("A total of 5. So, there are 3 dogs.", 3),
+        ("There are 3 dogs. The total number of animals is 5. There are 2 cats.", 5),
+        ("There are 3 dogs and 2 cats. So, there are 3 + 2 = 5 animals. There is a house.", 5),
+        ("So there are 4. Therefore, there are 6.", 6),  # the last conclusion
+        ("There are 3 dogs. So, are there 5 cats?", 3),  # a question draws none
+        ("The total is 3? There are 4.", 4),
+        ("There are **3** dogs.", 3),
+        ("There are 3 dogs. I count **4** cats.", None),
+        ("The line is 8 cm long.", 8),
+        ("The line is 8 cm long. It is red.", None),  # more than one sentence, and nothing is held
+        ("The answer is 3. Answer: three", 3),
+        ("A total of 3. In total 3.", 3),
+        ("x" * 300 + " The answer is 4", 4),
+        ("The answer is 3 + 4 = 7 dogs.", 7),
+        ("The answer is 3 of 5.", None),
+        ("I see 3 of the 5 dogs", None),
+        ("negative 5", -5),
+        ("1.5e3", 1500),
+        ("The answer is 3rd", None),
+        ("There were 2 dogs, and now there are not 3 dogs.", 2),
+        ("The answer is 3. " * 200, 3),
+        ("The answer is 3. " * 201, None),  # so many are babble
+        ("3" + " " * 150, 3),
+    ],
+)
+def test_better_evidence_decides_and_a_contradiction_states_nothing(text, stated):
+    assert prose.number(text) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "at_length"),
+    [
+        ("The angle is 40°, as it is.", 40, 40),
+        ("The angle is 40°. It is acute.", 40, 40),
+        ("The angle is 40°. The other is 50°.", None, None),
+        ("x ≈ 17.32", 17.32, 17.32),
+        ("10√3 ≈ 17.4", 300**0.5, 300**0.5),  # within a hundredth
+        ("10√3 ≈ 17.5", None, None),
+        ("AB = 3 = CD", None, None),
+        ("so the area is 3 cm²", 3, 3),
+        ("The answer is 3. The answer is 3.", None, 3),
+        ("The answer is 3. The answer is 4.", None, None),
+        ("We see much. So the angle is 40°.", None, 40),
+        ("x" * 201 + ". The answer is 40.", None, 40),
+    ],
+)
+def test_values_of_one_statement_and_of_a_longer_text(text, value, at_length):
+    for prosaic, expected in ((False, value), (True, at_length)):
+        given = prose.value(text, prose=prosaic)
+        assert (given.value if given else None) == (None if expected is None else pytest.approx(expected))
+
+
 @pytest.mark.parametrize("cue", ["The answer:", "The answer is", "The answer is:", "答案："])
 @pytest.mark.parametrize("gap", ["\n", "\n\n", " \n  "])
 def test_a_list_behind_a_cue_states_nothing(cue, gap):

@@ -256,3 +256,61 @@ def test_further_spellings_of_one_option(text):
 )
 def test_an_option_that_is_denied_is_not_stated(text):
     assert statements.choice(text, CENTIMETRES) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        # boxes and cues together, before approval, before labels, before brackets, before the end of the text
+        ("\\boxed{C} so the answer is D", None),
+        ("Option C is correct. It is (A).", 0),
+        ("the shape is (C). Options: A. 10 cm", 2),
+        ("The second (C), not (A)", 2),
+        ("I looked at option C", 2),
+        ("so it must be C", 2),
+        ("It is long.\n15 cm", 2),
+        ("It is \\boxed{15 cm}", 2),
+        ("\\boxed{0.15 m}", 2),  # by its value
+        ("\\boxed{0.16 m}", None),
+        ("The answer is 15 cm (C)", 2),
+        ("The answer is C: 15 cm", 2),
+        ("The answer is C. 12 cm", None),  # a letter and the words of another option
+        ("C. 12 cm", None),
+        ("The answer is A. The answer is A.", 0),
+        ("The answer is A because", 0),
+        ("A dog", None),
+        ("(C) or (D)", None),
+        ("**C** and **D**", None),
+        ("**C** it is", 2),
+        ("D", 3),
+        ("E", None),
+    ],
+)
+def test_better_evidence_decides_and_a_contradiction_states_nothing(text, index):
+    assert statements.choice(text, CENTIMETRES) == index
+
+
+@pytest.mark.parametrize(("times", "index"), [(1, 2), (200, 2), (201, None)])
+def test_a_text_that_states_too_many_answers_states_none(times, index):
+    assert statements.choice("The answer is C. " * times, CENTIMETRES) == index
+
+
+def test_without_options_nothing_is_stated():
+    assert statements.choice("The answer is C.", ()) is None
+    assert statements.choice("The answer is C.", ("x", "y")) is None
+    assert statements.choice("The answer is B.", ("x", "y")) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("$9 \\mathrm{~cm}^{2}$", "9 cm^2"),
+        ("30^{\\circ}", "30 degrees"),
+        ("\\dfrac{1}{2}", "\\frac{1}{2}"),
+        ("Big Dog.", "big dog"),
+        ("\\left( 1 \\right)", "(1)"),
+        ("50\\%", "50%"),
+    ],
+)
+def test_mathematical_dress_is_no_difference(one, other):
+    assert statements.plain(one) == statements.plain(other) != ""
