@@ -135,6 +135,10 @@ def test_without_a_picture_only_foreign_answers_in_the_truths_own_frame_are_scor
     assert Boxes(mode="lenient", frame=THOUSANDTHS).mark("[100,200,300,300]", bare).accuracy == 0.5
     one = replace(bare, answer_kind="detection")
     assert Detection(mode="lenient", frame=THOUSANDTHS).mark(sure((100, 200, 300, 400, 1)), one).accuracy == 1
+    with pytest.raises(ValueError, match="a box needs an image"):
+        Detection(mode="lenient").mark(sure((100, 200, 300, 400, 1)), one)
+    with pytest.raises(ValueError, match="a box needs an image"):
+        Detection(frame=THOUSANDTHS).mark(sure((100, 200, 300, 400, 1)), one)
     with pytest.raises(ValueError, match="outside any image"):
         Boxes(mode="lenient", frame=THOUSANDTHS).mark("[1,2,3,4]", replace(bare, answer=[[100, 200, 100, 400]]))
 

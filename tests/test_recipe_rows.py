@@ -253,6 +253,10 @@ def test_a_list_of_aircraft_names_file_and_class(tmp_path):
         ("737-300", tmp_path / "images" / "0034309.jpg"),
         ("Cessna 172", tmp_path / "images" / "0056978.jpg"),
     ]
+    (tmp_path / "data" / "images").mkdir(parents=True)  # where the published archive has them
+    for path in ("images_variant_test.txt", "images/0034309.jpg", "images/0056978.jpg"):
+        (tmp_path / path).rename(tmp_path / "data" / path)
+    assert [row.images[0].parent for row in fgvc_aircraft("test", str(tmp_path))] == [tmp_path / "data" / "images"] * 2
     (tmp_path / "images_variant_test.txt").write_text("0034309 737-300\n0056978\n")
     with pytest.raises(UserError, match="line '0056978' names no class; expected NUMBER CLASS"):
         list(fgvc_aircraft("test", str(tmp_path)))

@@ -386,6 +386,18 @@ def test_a_datasets_folder_with_several_images_per_row(hub):
     assert sample.sizes == ((4, 3), (5, 6))
 
 
+def test_why_a_data_set_cannot_be_loaded_is_told_on_one_line_and_shortly(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def failing(name, split):
+        raise ValueError("no\n  such " + "x" * 400)
+
+    monkeypatch.setattr(datasets, "load_dataset", failing)
+    told = f"hub: 'who/what' (split 'train') cannot be loaded: no such {'x' * 292}"  # 300 letters
+    with refused(told):
+        list(samples.read(Source(hub="who/what"), folder=tmp_path, key="data.0"))
+
+
 def test_jsonl_does_not_wait_for_datasets(jsonl, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it would raise
     assert len(jsonl(ROW)) == 1

@@ -321,6 +321,12 @@ def test_the_closed_set_is_the_rows_then_the_verifiers_then_the_truth_alone():
     with pytest.raises(ValueError, match="answer 'rose' is not one of the 1 classes iris"):
         Label().gold(replace(rows, choices=("iris",)))
     assert Label().gold(replace(rows, answer="Rose ")) == "Rose "
+    nameless = replace(rows, choices=("rose", "", "-"))
+    assert [Label().mark(answer, nameless).reason.partition(":")[0] for answer in ("", "-", "rose")] == [
+        "unreadable",
+        "unreadable",
+        "right",
+    ]
 
 
 @pytest.mark.parametrize(
