@@ -308,6 +308,7 @@ def test_a_detection_says_what_it_found():
     assert told.reason == "right: 1 of 1 found by 1 boxes, localisation 0.50, confidence 0.75"
     assert Detection().mark("No Objects", detected(WIDE, FIRST)).reason == "wrong: 0 boxes for 1"
     assert Detection().mark("No Objects", detected(WIDE)).reason == "right: 0 boxes for 0"
+    assert Detection().gold(detected(WIDE)) == "No Objects"
     assert Detection().mark(sure((*FIRST, 0)), detected(WIDE)).reason == "wrong: 1 boxes for 0"
 
 

@@ -218,6 +218,29 @@ def test_the_frame_of_an_audit_without_a_model():
     assert frame(model="who/knows", tiny={"family": "qwen2_5_vl"}).kind == "norm1000"
 
 
+@pytest.mark.parametrize(
+    ("changed", "lost", "told"),
+    [
+        ({"rollout": {"engine": "vllm"}}, "vllm", "rollout.engine: vllm is not installed"),
+        ({"rollout": {"engine": {"kind": "vllm"}}}, "vllm", "rollout.engine: vllm is not installed"),
+        ({"rollout": {"engine": "transformers"}}, "vllm", None),
+        ({"trackers": ["wandb"]}, "wandb", "trackers: wandb is not installed"),
+        ({"trackers": ["wandb"]}, "trackio", None),
+        ({"data": [{"hub": "who/what"}]}, "datasets", "data: who/what is read with the package datasets"),
+        ({"warmup": {"data": [{"hub": "warm/up"}]}}, "datasets", "data: warm/up is read with the package datasets"),
+        ({"evaluation": {"benchmark": "test.yaml"}}, "datasets", "data: held/out is read with the package datasets"),
+        ({}, "datasets", None),
+    ],
+)
+def test_a_package_is_missed_only_where_it_is_needed(changed, lost, told, tmp_path, monkeypatch):
+    (tmp_path / "test.yaml").write_text("name: test\ndata: [{hub: held/out}]\n")
+    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name: None if name == lost else name)
+    given = config(**changed)
+    found = list(audit.packages(given, audit._asked(given, tmp_path)))
+    assert [each.level for each in found] == (["stop"] if told else [])
+    assert all(each.text.startswith(str(told)) for each in found)
+
+
 # --- lengths ------------------------------------------------------------------------------------------------------------
 
 

@@ -279,6 +279,18 @@ def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, told):
         jsonl(ROW, ROW | {"why": "so"}, columns=columns, head=1)
 
 
+def test_a_source_that_cannot_be_begun_is_told_before_anything_is_read(tmp_path):
+    with refused(f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working directory"):
+        samples.resolve(Source(files="no.jsonl"), folder=tmp_path, key="data.0")
+    with pytest.raises(UserError, match=r"^data\.0\.colour: no such key"):
+        samples.resolve(Source(recipe="digits", options={"task": "count", "colour": 3}), folder=tmp_path, key="data.0")
+    with pytest.raises(UserError, match=r"data\.0: columns and defaults are for files and hub"):
+        samples.resolve(Source(recipe="digits", defaults={"answer": 3}), folder=tmp_path, key="data.0")
+    (tmp_path / "rows.jsonl").write_text("not JSON")
+    for sound in (Source(files="rows.jsonl"), Source(hub="who/what"), Source(recipe="digits", options={"task": "count"})):
+        samples.resolve(sound, folder=tmp_path, key="data.0")
+
+
 def test_columns_of_a_recipe_are_refused(tmp_path):
     with refused("data.0: columns and defaults are for files and hub; a recipe names its columns itself: leave them out"):
         list(samples.read(Source(recipe="digits", columns={"answer": "truth"}), folder=tmp_path, key="data.0"))
