@@ -123,6 +123,17 @@ def test_requests_of_the_math_process_are_numbered_and_a_silent_one_is_ended():
     assert process.killed
 
 
+def test_a_process_that_says_nothing_in_time_is_not_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(math_worker.select, "select", lambda read, write, failed, seconds: waited.append(seconds) or ([], [], []))
+    process = Pipe()
+    process.stdout = io.BytesIO(b"too late\n")
+    assert math_worker.Worker()._line(process, 2.5) is None
+    monkeypatch.setattr(math_worker.select, "select", lambda read, write, failed, seconds: (read, [], []))
+    assert [math_worker.Worker()._line(process, 2.5) for _ in range(2)] == [b"too late\n", None]  # the end is no line
+    assert waited == [2.5]
+
+
 @pytest.mark.parametrize(
     ("answer", "earned", "reason"),
     [

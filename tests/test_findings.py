@@ -125,6 +125,11 @@ def test_how_much_of_the_test_is_trained_on(trained, tested, level, told):
     assert audit._shared(by_digest(trained, "train"), by_digest(tested, "test"), " (cut)") == Finding(level, told)
 
 
+def test_a_run_without_a_benchmark_is_told(tmp_path):
+    told = "no evaluation.benchmark: the run will not know whether it learns"
+    assert list(audit.overlap(config(evaluation={"benchmark": None}), tmp_path, {}, "", 9)) == [Finding("mind", told)]
+
+
 @pytest.mark.parametrize(("lost", "level"), [(1, "mind"), (2, "mind"), (3, "stop")])
 def test_lost_pictures_stop_a_run_when_they_are_more_than_it_bears(lost, level):
     rows = questions([question(str(place), images=(b"x",)) for place in range(10)])

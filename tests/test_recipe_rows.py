@@ -105,6 +105,9 @@ def test_each_set_of_expressions_is_itself(recipe, split, tmp_path):
     published.written(tmp_path / file, [{"image": "x.jpg", "problem": "Where?", "solution": [1, 2, 3, 4]}])
     (row,) = recipe(split, str(tmp_path), pictures=False)
     assert (row.id, row.question, row.answer, row.images) == (f"{recipe.__name__}/{split}/0", "Where?", [[1, 2, 3, 4]], ())
+    published.picture(tmp_path / "x.jpg", size=WIDE)
+    (row,) = recipe(split, str(tmp_path))  # with its picture, unless one says otherwise
+    assert (row.images, row.sizes) == ((tmp_path / "x.jpg",), (WIDE,))
 
 
 def test_a_row_of_neither_form_is_told(tmp_path):

@@ -316,6 +316,7 @@ ANIMALS = ("cat", "dog", "big dog", "cow")
         ("no idea at all what it might be", None, None),
         ("Xb. Answer: C", 2, 2),
         ("A B C Answer: D", 3, 3),
+        ("(D) was tempting. Answer: B", 3, 1),  # what stands behind "Answer:" counts in MMMU-Pro alone
         ("Answer: B or C", 2, 2),
         ("I saw A. then", None, 0),
     ],

@@ -288,6 +288,7 @@ def test_each_authors_rule_reads_letters_in_its_own_way(authors, earned):
     verifier = Choice(mode="reference", authors=authors)
     assert verifier("The answer is (B)", sample).reward == earned
     assert verifier("The answer is (A)", sample).reward == 0
+    assert [verifier(f"The answer is ({letter})", sample).reason for letter in "AB"] == ["wrong", "right" if earned else "wrong"]
     assert Choice(mode="reference", authors="visual_thinker")("<answer>big dog</answer>", sample).reward == 1
     assert Choice(mode="reference", authors="visual_thinker")("it is (B)", replace(sample, answer="B")).reward == 1
     assert Choice(mode="reference")("no idea", sample).reason == "unreadable: the authors' rule draws an option at random here"
