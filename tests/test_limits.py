@@ -350,6 +350,11 @@ def test_what_has_no_picture_has_no_grey_one(yardstick):
     mixed, words = Hand(tokens=100), Hand(tokens=100)
     assert "visual_reliance" in gate(prompt(1, pictures=0), prompt(2)).look(mixed, POLICY, 0)
     assert [texts for texts, _, _ in mixed.asked] == [["q1", "q2"], ["grey q2"]]
+    spare = Hand(tokens=10)
+    gate(prompt(1), spare=(prompt(2, pictures=0), prompt(3))).look(spare, POLICY, 0)
+    assert [texts for texts, _, _ in spare.asked[:2]] == [["q1"], ["q2", "q3"]]
+    assert [text for texts, _, _ in spare.asked for text in texts if text.startswith(GREY)][:2] == ["grey q1", "grey q3"]
+    assert "grey q2" not in {text for texts, _, _ in spare.asked for text in texts}
     told = gate(prompt(1, pictures=0), prompt(2, pictures=0)).look(words, POLICY, 0)
     assert [texts for texts, _, _ in words.asked] == [["q1", "q2"]]
     assert not {"visual_reliance", "gate/blind_worst"} & told.keys()
@@ -397,6 +402,14 @@ def test_more_is_asked_until_enough_places_carry_the_rounding(answers, tokens, s
     assert [(len(texts), len(seeds[0])) for texts, _, seeds in engine.asked] == rounds
     assert len(side.asked) == sum(questions for questions, _ in rounds)
     assert len(side.gap.gap_N) == tokens * sum(questions * given for questions, given in rounds)
+
+
+@pytest.mark.parametrize(("spare", "rounds"), [(12, [(4, 2), (12, 2), (16, 2)]), (13, [(4, 2), (13, 2)])])
+def test_sixteen_answers_to_each_question_are_dealt_to_spare_ones_too(spare, rounds, yardstick):
+    """Of four questions 64 answers: 16 x 4 are, 17 x 4 would be more."""
+    engine = Hand(answers=1, tokens=2)
+    Look(gate(), engine, POLICY, 0).compare([prompt(number) for number in range(4)], [prompt(10 + number) for number in range(spare)])
+    assert [(len(texts), len(seeds[0])) for texts, _, seeds in engine.asked] == rounds
 
 
 def test_no_more_tokens_are_compared_than_8192(yardstick):
