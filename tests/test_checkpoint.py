@@ -221,6 +221,10 @@ def written(folder: Path, state: State, everybodys: list[list[Group]]) -> Path:
     return folder
 
 
+def test_a_run_begins_with_nothing_done():
+    assert State() == State(step=0, cursor=0, version=0, idle=0, lost=0, bad=0, carried=())
+
+
 def test_a_state_comes_back_field_by_field(tmp_path):
     assert checkpoint.load_state(written(tmp_path, STATE, [[]]), prompt, ranks()) == STATE
 
