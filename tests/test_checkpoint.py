@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,3 +262,22 @@ def test_the_learner_is_given_what_was_saved_and_whether_all_is_as_it_was(tmp_pa
     checkpoint.load_learner(path, learner)
     checkpoint.load_learner(path, learner, unchanged=False)
     assert given == [("moments", True), ("moments", False)]
+
+
+class Trap:
+    """What a file of somebody else's may hold: to be unpickled is to be obeyed."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+def test_the_words_of_an_optimizer_file_are_never_obeyed(tmp_path):
+    path = save(tmp_path, 1)
+    torch.save({"moments": Trap(tmp_path / "obeyed")}, path / "learner" / "optimizer.pt")
+    learner: Any = SimpleNamespace(load_state_dict=lambda saved, *, unchanged: None)
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.load_learner(path, learner)
+    assert not (tmp_path / "obeyed").exists()

@@ -170,8 +170,8 @@ def test_steps_of_the_warm_up_are_not_the_steps():
 
 
 def test_differences_are_told_from_then_to_now_in_order_of_their_names():
-    begun, now = {"b": {"x": 1, "y": [1, 2]}, "a": 1, "gone": 5}, {"b": {"x": 2, "y": [1, 3, 4]}, "a": 1, "new": {}}
-    told = ["b.x: 1 -> 2", "b.y.1: 2 -> 3", "b.y.2: None -> 4", "gone: 5 -> None", "new: None -> {}"]
+    begun, now = {"b": {"x": 1, "y": [1, 2]}, "a": 1, "gone": 5}, {"b": {"x": 2, "y": [1, 3, 4]}, "a": 1, "new": {}, "none": []}
+    told = ["b.x: 1 -> 2", "b.y.1: 2 -> 3", "b.y.2: None -> 4", "gone: 5 -> None", "new: None -> {}", "none: None -> []"]
     assert list(identity.config_differences(begun, now)) == told
 
 
@@ -191,6 +191,8 @@ def test_the_environment_is_told_where_exact_resume_depends_on_it():
         "threads: 1 -> 2",
     ]
     assert list(identity.environment_differences({}, {"threads": 2})) == ["threads: None -> 2"]
+    sides = [{"packages": {"torch": "2", name: "1"}} for name in ("numpy", "vllm")]
+    assert list(identity.environment_differences(*sides)) == ["packages.numpy: 1 -> None", "packages.vllm: None -> 1"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
