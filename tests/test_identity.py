@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -284,6 +285,13 @@ def test_what_a_warm_up_does_not_depend_on_finds_the_kept_one(tmp_path):
     assert len(found.name) == 12
 
 
+def test_the_order_in_which_verifiers_are_named_is_no_difference(tmp_path):
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(name)
+    parts = {"number": "./two.py:Two", "box": "./one.py:One"}
+    assert place(tmp_path, verifiers=parts) == place(tmp_path, verifiers=dict(reversed(parts.items())))
+
+
 def test_another_release_warms_up_anew(tmp_path, monkeypatch):
     before = place(tmp_path)
     monkeypatch.setattr(warmups, "__version__", "0.0.0")
@@ -326,6 +334,15 @@ class Weights:
 def keep(kept: Path, words: str = "new", *, fails: bool = False) -> None:
     policy: Any = Weights(words, fails)
     warmups.keep(policy, kept)
+
+
+def test_a_warm_up_is_written_beside_its_place(tmp_path):
+    """On the same disk: only there a renaming is whole or not at all."""
+    kept, where = tmp_path / "runs" / "warmups" / "abc", []
+    policy: Any = SimpleNamespace(save=lambda folder: [where.append(folder), Weights().save(folder)])
+    warmups.keep(policy, kept)
+    assert [folder.parent for folder in where] == [kept.parent]
+    assert where[0].name.startswith("abc.")
 
 
 def test_a_warm_up_is_kept_whole_or_not_at_all(tmp_path):

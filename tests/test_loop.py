@@ -512,7 +512,8 @@ def test_another_process_does_not_examine(tmp_path, monkeypatch):
 
 def whole(trainer: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None) -> list[Any]:
     """A run on parts made by hand, asked to stop in a step; what happened, without the parts' own words."""
-    monkeypatch.setattr(train, "assemble", lambda *given, **more: trainer)
+    monkeypatch.setattr(train, "assemble", lambda *given, **more: asked.append((given, more)) or trainer)
+    asked: list[Any] = []
     request: list[StopRequest] = []
 
     @contextlib.contextmanager
@@ -529,8 +530,12 @@ def whole(trainer: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = 
             request[0].receive(2, None)
 
     monkeypatch.setattr(train, "take_step", step)
-    train.train(trainer.config, HERE)
-    return trainer.events
+    options: Any = {"resume": Path("run"), "sinks": ["sink"], "say": print, "allow_changed": True}
+    assert train.train(trainer.config, HERE, **options) == trainer.journal.folder
+    assert train.train(trainer.config, HERE) == trainer.journal.folder, "a run that has reached its last step is done"
+    no_options = {"resume": None, "sinks": (), "say": print, "allow_changed": False}
+    assert asked == [((trainer.config, HERE), options), ((trainer.config, HERE), no_options)]
+    return trainer.events[: trainer.events.index("close") + 1]
 
 
 def test_a_run_from_its_beginning_to_its_end(tmp_path, noted, monkeypatch):

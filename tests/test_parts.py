@@ -1,0 +1,607 @@
+"""Putting a run together, part by part: what each is given, what decides between two of them, and what is refused. No model is loaded."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gpg_vl import journal, loading, samples
+from gpg_vl.boxes import Frame
+from gpg_vl.config import Config, Source
+from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.training import assembly, experiment, identity, probe, rules, sft, warmups
+from gpg_vl.training.experiment import Questions, build_gate, read_questions, solution
+from gpg_vl.training.memory import Limits
+from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UnusableSampleError, Update, UserError, Verdict
+
+HERE = Path(__file__).parent
+
+
+def small(folder: Path, *knobs: str) -> Config:
+    return loading.load(str(HERE / "small.yaml"), [f"folder={folder}", "evaluation.benchmark=null", *knobs])
+
+
+def sample(name: str = "q1", **more: Any) -> Sample:
+    return Sample(**{"id": name, "question": "?", "answer_kind": "number", "answer": 3, **more})
+
+
+def prompt(number: int, *, pictures: int = 0, tokens: int = 1, kind: str = "number", task: str = "add") -> Prompt:
+    asked = sample(f"q{number}", answer_kind=kind, tags={"task": task})
+    images: Any = ("picture",) * pictures
+    return Prompt(sample=asked, text="", input_ids=(1,) * tokens, features={}, images=images)
+
+
+def group(rewards: list[float], *, accuracies: list[float] | None = None, kind: str = "number", task: str = "add") -> Group:
+    said = Completion(token_ids=(1,), logprobs=(0.0,), text="", finish="stop", version=0)
+    parts = [{"accuracy": it} for it in accuracies] if accuracies else [{}] * len(rewards)
+    verdicts = tuple(Verdict(reward=reward, parts=part) for reward, part in zip(rewards, parts, strict=True))
+    return Group(prompt=prompt(1, kind=kind, task=task), completions=(said,) * len(rewards), verdicts=verdicts, draw=0)
+
+
+def processes(count: int = 1, rank: int = 0, told: Any = None) -> Any:
+    """This process among others, who say `told`."""
+    return SimpleNamespace(count=count, rank=rank, is_main=rank == 0, everybodys=lambda own: [own] if told is None else [own, *told])
+
+
+# --- `auto` and the hardware ------------------------------------------------------------------------------------------
+
+NO_KL: Any = SimpleNamespace(kl=0.0)
+
+
+def settled(config: Config, *, resume: Path | None = None, here: float | None = None, others: list[Any] | None = None, patch: Any) -> Any:
+    """Budget and checkpointing that a run ends up with, and what is said."""
+    said: list[str] = []
+    patch.setattr(assembly, "gpu_here", lambda: here)
+    made = assembly._settled(config, resume, NO_KL, processes(1 + len(others or []), told=others), said.append)
+    assert made.model_copy(update={"learner": config.learner}) == config, "nothing else is changed"
+    return (made.learner.tokens_per_microbatch, made.learner.checkpointing), said
+
+
+@pytest.mark.parametrize(
+    ("knobs", "limits"),
+    [
+        ([], (16384, False)),
+        (["hardware.gb=24"], (65536, False)),
+        (["learner.tokens_per_microbatch=77"], (77, False)),
+        (["learner.checkpointing=true"], (16384, True)),
+        (["learner.checkpointing=true", "hardware.gb=24"], (65536, True)),
+        (["learner.tokens_per_microbatch=77", "hardware.gb=24"], (77, False)),
+    ],
+)
+def test_auto_is_what_fits_and_what_is_said_stays(knobs, limits, tmp_path, monkeypatch):
+    assert settled(small(tmp_path, *knobs), patch=monkeypatch) == (limits, [])
+
+
+def test_a_run_that_goes_on_keeps_what_auto_was(tmp_path, monkeypatch):
+    """However large the GPU is where it goes on; and what was said anew is a change, not `auto`."""
+    begun = small(tmp_path, "learner.tokens_per_microbatch=77", "learner.checkpointing=true")
+    (tmp_path / "config.yaml").write_text(loading.dump(begun))
+    for here in (None, 0.001, 141.0):
+        assert settled(small(tmp_path), resume=tmp_path, here=here, patch=monkeypatch) == ((77, True), [])
+    own = small(tmp_path, "learner.tokens_per_microbatch=99")
+    assert settled(own, resume=tmp_path, patch=monkeypatch) == ((99, True), [])
+    (tmp_path / "config.yaml").write_text("name: old\nlearner: {checkpointing: true}\n")  # of a release without the other knob
+    assert settled(small(tmp_path, "hardware.gb=24"), resume=tmp_path, patch=monkeypatch) == ((65536, True), [])
+
+
+@pytest.mark.parametrize(
+    ("named", "here", "others", "warned"),
+    [
+        (80, None, None, ""),
+        (80, 80.0, None, ""),
+        (80, 72.0, None, ""),  # what is printed on the box is met within a tenth
+        (80, 71.9, None, "hardware.gb is 80, the smallest GPU here has 72"),
+        (80, 80.0, [24.0, None], "hardware.gb is 80, the smallest GPU here has 24"),
+        (80, 24.0, [80.0], "hardware.gb is 80, the smallest GPU here has 24"),
+        (24, 80.0, None, ""),
+        (0.5, None, None, "it has 0.5; gpg-vl plan says what to change"),
+        (None, 0.5, None, "it has 0.5; gpg-vl plan says what to change"),
+        (None, 80.0, [0.5], "it has 0.5; gpg-vl plan says what to change"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_told(named, here, others, warned, tmp_path, monkeypatch):
+    knobs = [f"hardware.gb={named}"] if named else []
+    _, said = settled(small(tmp_path, *knobs), here=here, others=others, patch=monkeypatch)
+    assert len(said) == bool(warned)
+    assert not warned or (said[0].startswith("warning: ") and warned in said[0])
+
+
+def test_groups_that_processes_cannot_share_are_refused_before_anything_is_read(tmp_path, monkeypatch):
+    accelerator = SimpleNamespace(process_index=0, num_processes=3, is_main_process=True)
+    monkeypatch.setattr(assembly, "start_accelerator", lambda: accelerator)
+    monkeypatch.setattr(assembly, "build_estimator", lambda *given: pytest.fail("read on"))
+    with pytest.raises(UserError, match="4 cannot be shared by 3 processes; make it a multiple"):
+        assembly.assemble(small(tmp_path), HERE)
+
+
+# --- learner, reference, warm-up --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[Any]:
+    """What the parts of a learner are made with."""
+    made: list[Any] = []
+
+    def maker(name: str) -> Any:
+        return lambda *given, **named: (
+            made.append((name, given, named))
+            or SimpleNamespace(to=lambda device: SimpleNamespace(requires_grad_=lambda wanted: (name, device, wanted)))
+        )
+
+    for name in ("GroupForward", "PlainForward", "Learner"):
+        monkeypatch.setattr(assembly, name, maker(name))
+    monkeypatch.setattr(assembly, "load_policy", lambda config, *, seed, path=None: made.append(("policy", seed, path)) or "another policy")
+    return made
+
+
+POLICY: Any = SimpleNamespace(sharing=SimpleNamespace(why_not=""))
+ACCELERATOR: Any = SimpleNamespace(device="here", is_main_process=True, wait_for_everyone=lambda: None)
+
+
+def test_a_learner_is_made_of_what_the_config_says(tmp_path, told):
+    knobs = ["steps=9", "learner.tokens_per_microbatch=77", "learner.checkpointing=true", "rollout.temperature=0.5"]
+    config = small(tmp_path, *knobs, "learner.updates_per_rollout=3", "estimator=grpo")
+    say = print
+    assembly._learner(config, HERE, POLICY, NO_KL, ACCELERATOR, say)
+    assert [name for name, *_ in told] == ["GroupForward", "Learner"]
+    assert told[0][1:] == ((POLICY, 0.5), {"tokens_at_once": 77, "checkpointing": True})
+    assert told[1][1][1:] == (config.optimizer, ACCELERATOR)
+    assert told[1][2] == {"total_steps": 9, "tokens_per_microbatch": 77, "updates_per_rollout": 3, "reference": None, "say": say}
+
+
+def test_rows_of_their_own_are_made_where_they_are_wished(tmp_path, told):
+    assembly._learner(small(tmp_path, "learner.shared_prefix=false"), HERE, POLICY, NO_KL, ACCELERATOR, print)
+    assert told[0][:2] == ("PlainForward", (POLICY, 1.0))
+
+
+def test_why_answers_are_rows_of_their_own_is_said(tmp_path, told):
+    said: list[str] = []
+    alone: Any = SimpleNamespace(sharing=SimpleNamespace(why_not="linear attention"))
+    assembly._learner(small(tmp_path), HERE, alone, NO_KL, ACCELERATOR, said.append)
+    assert said == ["linear attention: every answer is a row of its own"]
+
+
+def test_a_divergence_is_from_the_warmed_up_policy_of_the_same_seed(tmp_path, told):
+    config, kl = small(tmp_path, "seed=5"), SimpleNamespace(kl=0.01)
+    kept = warmups.place(config, HERE)
+    with pytest.raises(UserError, match=r"the warmed-up policy, which estimator\.kl compares with, is gone; start the run anew"):
+        assembly._learner(config, HERE, POLICY, kl, ACCELERATOR, print)
+    kept.mkdir(parents=True)
+    (kept / "config.json").write_text("{}")
+    told.clear()
+    assembly._learner(config, HERE, POLICY, kl, ACCELERATOR, print)
+    assert ("policy", 5, kept) in told
+    assert told[-1][2]["reference"] == ("GroupForward", "here", False), "it is not trained"
+    told.clear()
+    assembly._learner(small(tmp_path, "warmup.steps=0", "seed=5"), HERE, POLICY, kl, ACCELERATOR, print)
+    assert ("policy", 5, None) in told, "without a warm-up the config's own"
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_a_warm_up_is_made_where_there_is_none_and_kept_by_the_main_process(main, tmp_path, monkeypatch):
+    config, done, events = small(tmp_path, "seed=5"), SimpleNamespace(model=SimpleNamespace()), []
+    done.model.to = lambda device: events.append(("to", device))
+    accelerator: Any = SimpleNamespace(device="here", is_main_process=main, wait_for_everyone=lambda: events.append("wait"))
+    kept = warmups.place(config, HERE)
+    monkeypatch.setattr(assembly, "warm_up", lambda *given: events.append("warm up"))
+    monkeypatch.setattr(warmups, "keep", lambda policy, place: events.append(("keep", place)))
+    monkeypatch.setattr(assembly, "load_policy", lambda config, *, seed, path: events.append(("load", seed, path)) or done)
+    questions: Any = None
+    assert assembly._warmed_up(config, HERE, POLICY, questions, accelerator, print) is done
+    assert events == ["warm up", *([("keep", kept)] if main else []), "wait", ("load", 5, kept), ("to", "here")]
+    kept.mkdir(parents=True)
+    (kept / "config.json").write_text("{}")
+    events.clear()
+    said: list[str] = []
+    assembly._warmed_up(config, HERE, POLICY, questions, accelerator, said.append)
+    assert said == [f"warm-up: read from {kept}"]
+    assert events == [("load", 5, kept), ("to", "here")]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(25, [*range(2, 25, 2), 25]), (5, [1, 2, 3, 4, 5]), (10, [*range(1, 11)])])
+def test_a_warm_up_tells_about_ten_times_how_far_it_is(steps, told, tmp_path, monkeypatch):
+    said: list[str] = []
+    given: list[Any] = []
+
+    def warm_up(policy, imitation, config, accelerator, tell, limits, say):
+        given.append((imitation, config, limits))
+        for step in range(1, config.steps + 1):
+            tell(step, Update(metrics={"loss": 0.5}))
+
+    monkeypatch.setattr(sft, "warm_up", warm_up)
+    monkeypatch.setattr(assembly, "build_verifiers", lambda *given: "checks")
+    source, other = ([sample("own")],), ([sample("training")],)
+    monkeypatch.setattr(
+        assembly, "read_questions", lambda sources, checks, *, folder, key: Questions(sources=source, weights=(1,), left_out=())
+    )
+    training = Questions(sources=other, weights=(1,), left_out=())
+    policy: Any = SimpleNamespace(frame=None)
+    config = small(tmp_path, f"warmup.steps={steps}", "rollout.max_tokens=9", "seed=4", "learner.tokens_per_microbatch=77")
+    assembly.warm_up(config, HERE, policy, training, ACCELERATOR, said.append)
+    assert [line.partition(":")[0] for line in said] == [f"warm-up {step}/{steps}" for step in told]
+    assert "loss 0.500" in said[0]
+    imitation, warmup, limits = given[0]
+    assert (imitation.stream.sources, imitation.stream.seed, imitation.stream.purpose) == (source, 4, "warmup")
+    assert (imitation.max_tokens, warmup, limits) == (9, config.warmup, Limits(77, False))
+    assembly.warm_up(small(tmp_path, "warmup.data=[]"), HERE, policy, training, ACCELERATOR, said.append)
+    assert given[1][0].stream.sources == other, "the training data, where it has none of its own"
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs", "unchanged"), [([], [], True), (["seed: 0 -> 1"], [], False), ([], ["threads: 1 -> 2"], False)]
+)
+def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_told(changed, differs, unchanged, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(identity, "check", lambda run, own, *, allow_changed: changed)
+    monkeypatch.setattr(identity, "environment_differences", lambda begun, now: iter(differs))
+    journal.start(tmp_path, "", {})
+    assert assembly._tell_differences(tmp_path, {}, {}, allow_changed=True, say=said.append) == unchanged
+    told = [f"changed, as allowed: {line}" for line in changed]
+    assert said == told + [f"not as it was, so the last bits may differ: {line}" for line in differs]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path, monkeypatch):
+    events: list[Any] = []
+    monkeypatch.setattr(assembly, "open_tracker", lambda name, run, config: (name, run, config["steps"]))
+    monkeypatch.setattr(journal, "start", lambda *given: events.append("start"))
+    monkeypatch.setattr(identity, "write", lambda *given: events.append("identity"))
+    ranks = processes(2, rank)
+    ranks.accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
+    config = small(tmp_path, "trackers=[wandb]")
+    made = assembly._open_journal(config, tmp_path, {}, {}, ["own"], ranks)  # type: ignore[list-item]
+    assert events == (["wait"] if rank else ["start", "identity", "wait"])
+    assert made.sinks == (["own"] if rank else ["own", ("wandb", tmp_path, 4)])
+    assert (made.folder, made.rank) == (tmp_path, rank)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+class Checks:
+    """Refuses the answer 13."""
+
+    by_kind: dict[str, Any] = {}  # noqa: RUF012
+
+    def complaint(self, it: Sample) -> str:
+        return "unlucky" if it.answer == 13 else ""
+
+
+CHECKS: Any = Checks()
+
+
+def rows(monkeypatch: pytest.MonkeyPatch, *sources: list[Sample], left: str = "") -> tuple[Source, ...]:
+    """Sources that hold these rows; the first may leave one out by itself."""
+    given = dict(zip(("0", "1", "2"), sources, strict=False))
+
+    def read(source: Source, *, folder: Path, key: str, told: Any) -> Any:
+        if left and source.recipe == "0":
+            told(LeftOut(left, "not used"))
+        return iter(given[str(source.recipe)])
+
+    monkeypatch.setattr(samples, "read", read)
+    return tuple(Source(recipe=name, weight=1 + int(name)) for name in list(given)[: len(sources)])
+
+
+def test_rows_whose_own_answer_fails_are_left_out_and_told(monkeypatch, tmp_path):
+    first, second = [sample("a"), sample("b", answer=13), sample("c")], [sample("a"), sample("d")]
+    found = read_questions(rows(monkeypatch, first, second, left="x"), CHECKS, folder=tmp_path)
+    assert [[it.id for it in source] for source in found.sources] == [["a", "c"], ["a", "d"]], "ids may meet in two sources"
+    assert found.weights == (1, 2)
+    assert found.left_out == (LeftOut("x", "not used"), LeftOut("b", "unlucky"))
+    stream = found.stream(7, "data")
+    assert (stream.sources, stream.weights, stream.seed, stream.purpose) == (found.sources, (1, 2), 7, "data")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([sample("a"), sample("b"), sample("a")], r"data\.0: the id 'a' names several rows \(and 0 other ids do\); ids must be unique"),
+        ([sample("a"), sample("b"), sample("a"), sample("b"), sample("b")], r"the id 'a' names several rows \(and 1 other ids do\)"),
+        ([sample("a"), sample("a", answer=13)], "the id 'a' names several rows"),
+        ([sample("a", answer=13), sample("b", answer=13)], r"data\.0: all 2 rows are unusable; a: unlucky"),
+        ([], r"data\.0: the data set is empty"),
+    ],
+)
+def test_a_source_of_which_nothing_is_sound_is_refused(given, told, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=told):
+        read_questions(rows(monkeypatch, given), CHECKS, folder=tmp_path)
+
+
+def test_a_source_is_named_by_its_place(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"warmup\.data\.1: the data set is empty"):
+        read_questions(rows(monkeypatch, [sample("a")], []), CHECKS, folder=tmp_path, key="warmup.data")
+
+
+@pytest.mark.parametrize(
+    ("given", "style", "told"),
+    [
+        ({"solution": "<think>so</think><answer>3</answer>"}, Style(), "<think>so</think><answer>3</answer>"),
+        ({"solution": "<think>so"}, SimpleNamespace(opening="<think>", think="required"), "so"),
+        ({}, AnswerOnly(), "<answer>gold</answer>"),
+        ({"answer_kind": "own"}, AnswerOnly(), "<answer>3</answer>"),
+    ],
+)
+def test_a_solution_or_the_gold_answer_is_imitated(given, style, told):
+    checks: Any = SimpleNamespace(by_kind={"number": SimpleNamespace(gold=lambda it: "gold"), "own": SimpleNamespace()})
+    assert solution(sample(**given), style, checks) == told
+
+
+def test_a_thought_is_made_up_for_nobody():
+    with pytest.raises(UserError, match="prompt style wants a thought, but q1 has no `solution` column to imitate"):
+        solution(sample(), Style(think="required"), CHECKS)
+
+
+@pytest.mark.parametrize(("think", "fits"), [("required", True), ("none", False)])
+def test_a_style_that_the_template_breaks_is_refused(think, fits, monkeypatch):
+    style: Any = SimpleNamespace(misfit=lambda thought: "" if fits else f"no room for {thought}")
+    monkeypatch.setattr(experiment, "template_thought", lambda processor: "<think>")
+    if fits:
+        experiment.check_template(style, "processor")
+        return
+    with pytest.raises(UserError, match=r"^mine: prompt: no room for <think>$"):
+        experiment.check_template(style, "processor", "mine: prompt")
+
+
+# --- the gate of a config ---------------------------------------------------------------------------------------------
+
+
+def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first(tmp_path):
+    """Of sixteen: the odd ones have a picture, the fifth cannot be asked and the seventh has no room."""
+    asked: list[int] = []
+
+    def ask(index: int) -> Prompt:
+        asked.append(index)
+        if index == 5:
+            raise UnusableSampleError("gone")
+        return prompt(index, pictures=index % 2, tokens=100 if index == 7 else 2)
+
+    engine: Any = SimpleNamespace(longest=lambda: 10)
+    knobs = ["rollout.gate.every=3", "rollout.gate.prompts=4", "rollout.gate.mean=0.5", "rollout.gate.worst=2", "rollout.max_tokens=8"]
+    gate = build_gate(small(tmp_path, *knobs, "rollout.temperature=0.7", "seed=3"), ask, engine)
+    assert gate is not None
+    assert asked == list(range(16))
+    assert [it.sample.id for it in gate.prompts] == ["q1", "q3", "q9", "q11"]
+    assert [it.sample.id for it in gate.spare] == ["q13", "q15", "q0", "q2", "q4", "q6", "q8", "q10", "q12", "q14"]
+    assert (gate.sampling.max_tokens, gate.sampling.temperature, gate.sampling.greedy) == (8, 0.7, False)
+    assert (gate.seed, gate.mean, gate.worst) == (3, 0.5, 2)
+
+
+def test_a_gate_that_nobody_wants_or_that_has_nothing_to_ask_is_none(tmp_path):
+    engine: Any = SimpleNamespace(longest=lambda: 10)
+    assert build_gate(small(tmp_path, "rollout.gate.every=0"), lambda index: pytest.fail("asked"), engine) is None
+    full: Any = SimpleNamespace(longest=lambda: 8)
+    assert build_gate(small(tmp_path, "rollout.gate.every=1"), prompt, full) is None  # 1 + 8 tokens
+
+
+# --- method and rewards -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        (["estimator=gpg"], ""),
+        (["estimator=gpg", "learner.updates_per_rollout=2"], r"learner\.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio"),
+        (["estimator=grpo", "learner.updates_per_rollout=2"], ""),
+        (["estimator=rloo", "learner.updates_per_rollout=1"], ""),
+        (["estimator=gpg", "rollout.carry_over=1"], ""),
+        (["estimator={kind: gpg, min_informative: 0}", "rollout.carry_over=1"], "carry_over: 1 with estimator Gpg and min_informative 0"),
+        (["estimator={kind: gpg, min_informative: 0}"], ""),
+        (["estimator=grpo", "rollout.carry_over=1"], "carry_over: 1 with estimator Grpo and min_informative 0"),
+    ],
+)
+def test_a_method_must_bear_what_is_asked_of_it(knobs, told, tmp_path):
+    config = small(tmp_path, *knobs, "rollout.groups_per_step=6", "rollout.max_tokens=9")
+    if told:
+        with pytest.raises(UserError, match=told):
+            rules.build_estimator(config, HERE)
+        return
+    made: Any = rules.build_estimator(config, HERE)
+    assert made.max_tokens == 9
+    assert getattr(made, "groups_per_step", 6) == 6
+
+
+def test_rewards_of_a_config_reach_every_verifier(tmp_path):
+    config = small(tmp_path, "reward={mode: lenient, combine: sum, accuracy: 0.75, format: 0.25, truncated: drop}")
+    made = rules.build_verifiers({"number": "value", "mine": "number"}, AnswerOnly(), Frame(kind="norm1000"), config.reward, HERE)
+    assert made.truncated == "drop"
+    assert {"choice", "number", "boxes", "detection", "label", "value", "expression", "mine"} <= made.by_kind.keys()
+    number: Any = made.by_kind["number"]
+    assert type(number).__name__ == "Value"
+    assert (number.mode, number.combine, number.accuracy_weight, number.format_weight) == ("lenient", "sum", 0.75, 0.25)
+    assert type(number.style) is AnswerOnly
+    boxes: Any = made.by_kind["boxes"]
+    assert boxes.frame.kind == "norm1000"
+
+
+def test_an_engine_is_told_where_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from gpg_vl.rollout.engine import RolloutEngine\n\n\nclass Mine(RolloutEngine):\n"
+        "    def __init__(self, policy, rank, ranks, say, depth=1):\n        self.told = policy, rank, ranks, say, depth\n\n"
+        "    def generate(self, prompts, sampling, seeds): ...\n\n    def refresh(self, policy, version): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy: Any = "policy"
+    made: Any = experiment.build_engine({"kind": "./mine.py:Mine", "depth": 3}, policy, tmp_path, rank=1, ranks=2, say=print)
+    assert made.told == ("policy", 1, 2, print, 3)
+
+
+# --- before the first step --------------------------------------------------------------------------------------------
+
+SPEAKS, WRONG, RIGHT = [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([group(SPEAKS)] * 5, ""),
+        ([group(SPEAKS)] + [group(WRONG)] * 4, ""),  # 20 %
+        ([group(SPEAKS)] + [group(WRONG)] * 5, "add: only 17 % of its groups are informative (mean accuracy 0.08); raise warmup.steps"),
+        ([group(RIGHT)] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: raise its difficulty"),
+        ([group([0.5, 0.5])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.50); raise warmup.steps"),
+        ([group([1.5, 1.5], accuracies=[0.25, 0.25])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.25); raise"),
+        ([group([1.0, math.nan])] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved"),
+        ([group([math.nan, math.nan])] * 3, "add: only 0 % of its groups are informative (mean accuracy nan); raise warmup.steps"),
+        ([group([0.3, 0.51], kind="boxes", task="box")] * 3, ""),
+        ([group([0.2, 0.5], kind="boxes", task="box")] * 3, "box: sampled accuracy (IoU) is 0.35; below 0.4 an IoU reward tends to one"),
+        ([group([0.2, 0.5])] * 3, ""),
+    ],
+)
+def test_what_reinforcement_has_little_to_work_with_is_told(groups, told):
+    found = probe.weakness(groups)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
+
+
+def test_twelve_questions_of_each_source_are_tried(monkeypatch):
+    """The third of the first source cannot be asked, the second source has no room at all; draws are negative: they are nobody's."""
+    asked: list[Any] = []
+
+    class Ask:
+        def __init__(self, stream: Any, style: Any, policy: Any) -> None:
+            self.name, self.told = stream.sources[0][0].id, (stream.weights, stream.seed, stream.purpose)
+            assert self.told == ((1,), 9, "probe")
+
+        def __call__(self, index: int) -> Prompt:
+            if self.name == "a" and index == 2:
+                raise UnusableSampleError("gone")
+            return prompt(index, tokens=99 if self.name == "b" else 1, task=self.name)
+
+    def sample_groups(drawing: Any, given: Any) -> list[Group]:
+        asked.append([draw for draw, _ in given])
+        return [group(WRONG, task=it.sample.tags["task"]) for _, it in given]
+
+    monkeypatch.setattr(probe, "Asker", Ask)
+    monkeypatch.setattr(probe, "sample_groups", sample_groups)
+    reads: list[int] = []
+    drawing: Any = SimpleNamespace(
+        seed=9,
+        engine=SimpleNamespace(longest=lambda: 50),
+        config=SimpleNamespace(max_tokens=8),
+        clock=SimpleNamespace(read=lambda: reads.append(1)),
+    )
+    questions = Questions(sources=([sample("a")], [sample("b")], [sample("c")]), weights=(5, 6, 7), left_out=())
+    policy: Any = None
+    told = list(probe.probe(drawing, questions, Style(), policy))
+    assert asked == [[-1, -2, *range(-4, -13, -1)], list(range(-1, -13, -1))]
+    assert [line.partition(":")[0] for line in told] == ["a", "c"]
+    assert reads == [1], "these seconds belong to no step"
+
+
+# --- imitation --------------------------------------------------------------------------------------------------------
+
+
+def test_every_token_of_every_solution_weighs_the_same():
+    """Three solutions of 1, 2 and 5 tokens: an eighth each."""
+    method, rewards, lengths = sft.Likelihood(), torch.ones(3, 1).double(), torch.tensor([[1], [2], [5]])
+    assert method.weights(rewards, lengths).tolist() == method.shares(rewards, lengths).tolist() == [[0.125]] * 3
+    assert method.alpha(rewards) == 1
+    assert (method.min_informative, method.kl, method.has_ratio) == (0, 0, False)
+    logprobs, weight = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.25, 0.125])
+    assert float(method.objective(logprobs, torch.zeros(3), weight)) == 0.5 + 0.5 + 0.5
+
+
+def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str = "") -> sft.Imitation:
+    """Solutions of the length that their index says, and an end."""
+    tokenizer: Any = lambda text, *, add_special_tokens: {"input_ids": [5] * len(text)}  # noqa: E731
+    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=Words(tokenizer)))
+    stream: Any = [sample(f"q{index}", solution="x" * index) for index in range(9)]
+    checks: Any = SimpleNamespace(complaint_about=lambda text, it: complaint)
+
+    def encode(it: Sample, style: Any, policy: Any) -> Prompt:
+        if it.id == "q3":
+            raise UnusableSampleError("gone")
+        return prompt(int(it.id[1:]))
+
+    monkeypatch.setattr(sft, "encode", encode)
+    return sft.Imitation(stream=stream, style=Style(), policy=policy, checks=checks, max_tokens=max_tokens)
+
+
+class Words:
+    eos_token_id = 2
+
+    def __init__(self, read: Any) -> None:
+        self.read = read
+
+    def __call__(self, text: str, **more: Any) -> Any:
+        return self.read(text, **more)
+
+
+def test_a_solution_is_imitated_as_if_it_had_been_said(monkeypatch):
+    made = imitation(monkeypatch, max_tokens=3)(2)
+    (said,) = made.completions
+    assert said == Completion(token_ids=(5, 5, 2), logprobs=(0.0,) * 3, text="xx", finish="stop", version=0)
+    assert (made.draw, made.rewards, made.prompt.sample.id) == (2, (1.0,), "q2")
+
+
+def test_what_could_not_be_said_or_would_earn_nothing_is_not_taught(monkeypatch):
+    with pytest.raises(UserError, match=r"the solution of q2 has 3 tokens, rollout\.max_tokens is 2"):
+        imitation(monkeypatch, max_tokens=2)(2)
+    with pytest.raises(UserError, match="the solution of q2 would teach what earns nothing: wrong"):
+        imitation(monkeypatch, max_tokens=9, complaint="wrong")(2)
+
+
+def test_solutions_whose_question_cannot_be_asked_are_passed_over(monkeypatch):
+    assert [made.draw for made in imitation(monkeypatch, max_tokens=9).usable([4, 3, 1])] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("rank", "count", "draws"), [(0, 1, [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]), (0, 2, [[0, 2, 4], [5, 7, 9]]), (1, 2, [[1, 3], [6, 8]])]
+)
+def test_processes_share_the_solutions_of_a_step(rank, count, draws, tmp_path, monkeypatch):
+    asked: list[Any] = []
+    made: dict[str, Any] = {}
+    freed: list[int] = []
+
+    class Learner:
+        def __init__(self, forward: Any, optimizer: Any, accelerator: Any, **more: Any) -> None:
+            made.update(more, optimizer=optimizer, forward=forward)
+            self.ranks = processes(count, rank)
+            self.ranks.matrices = lambda groups: ("rewards", "lengths", "mine")
+
+        def update(self, groups: Any, estimator: Any, *more: Any, version: int) -> Update:
+            asked.append(list(groups))
+            assert isinstance(estimator, sft.Likelihood)
+            assert (more, version) == (("rewards", "lengths", "mine"), 0)
+            return Update(metrics={"loss": 0.5})
+
+    monkeypatch.setattr(sft, "Learner", Learner)
+    monkeypatch.setattr(sft, "GroupForward", lambda policy, *, temperature, checkpointing: (policy, temperature, checkpointing))
+    config = small(tmp_path, "warmup.steps=2", "warmup.batch_size=5").warmup
+    told: list[int] = []
+    said: list[str] = []
+    accelerator: Any = SimpleNamespace(free_memory=lambda: freed.append(1))
+    usable: Any = SimpleNamespace(usable=lambda indices: list(indices))
+    sft.warm_up(POLICY, usable, config, accelerator, lambda step, update: told.append(step), Limits(77, True), said.append)
+    assert asked == draws
+    assert told == [1, 2]
+    assert freed == [1]
+    assert made["forward"] == (POLICY, 1.0, True)
+    assert (made["total_steps"], made["tokens_per_microbatch"], made["optimizer"]) == (2, 77, config.optimizer)
+    made["say"]("warning: it differs")
+    made["say"]("it works")
+    assert said == ["warning: it differs"]
+
+
+@pytest.mark.parametrize(("batch", "count", "fine"), [(2, 2, True), (1, 2, False), (3, 2, True)])
+def test_every_process_needs_a_solution(batch, count, fine, tmp_path, monkeypatch):
+    ranks = processes(count)
+    ranks.matrices = lambda groups: (1, 2, 3)
+    skipping = SimpleNamespace(ranks=ranks, update=lambda *given, version: Update(skipped="non-finite loss"))
+    monkeypatch.setattr(sft, "Learner", lambda *given, **named: skipping)
+    monkeypatch.setattr(sft, "GroupForward", lambda *given, **named: None)
+    config = small(tmp_path, "warmup.steps=2", f"warmup.batch_size={batch}").warmup
+    told = (
+        r"warm-up step 1: non-finite loss; lower warmup\.optimizer\.lr \(now 0\.01\)"
+        if fine
+        else "got 1, expected at least one sample for each of 2 processes"
+    )
+    usable: Any = SimpleNamespace(usable=lambda indices: [])
+    with pytest.raises(UserError, match=told):
+        sft.warm_up(POLICY, usable, config, ACCELERATOR, lambda step, update: None, Limits(77, True), print)
