@@ -403,8 +403,8 @@ def test_a_method_must_bear_what_is_asked_of_it(knobs, told, tmp_path):
             rules.build_estimator(config, HERE)
         return
     made: Any = rules.build_estimator(config, HERE)
-    assert made.max_tokens == 9
-    assert getattr(made, "groups_per_step", 6) == 6
+    assert (getattr(made, "groups_per_step", 6), getattr(made, "max_tokens", 9)) == (6, 9)
+    assert hasattr(made, "groups_per_step") == (type(made).__name__ == "Gpg")
 
 
 def test_rewards_of_a_config_reach_every_verifier(tmp_path):

@@ -1,0 +1,320 @@
+"""Trying a policy without training it: which config and weights belong to a name, what makes two evaluations one, and in which order."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpg_vl import benchmark, journal, loading
+from gpg_vl.benchmark import Examination
+from gpg_vl.config import BenchmarkSpec, Config, PolicyConfig, Source
+from gpg_vl.prompts import AnswerOnly
+from gpg_vl.training import trial
+from gpg_vl.training.experiment import Questions
+from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UserError, Verdict
+from gpg_vl.verifiers.number import Number
+from gpg_vl.verifiers.value import Value
+from gpg_vl.verifiers.verifier import Verifiers
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder of seed 5 with checkpoints of steps 2 and 10, begun from a config in a folder of its own."""
+    folder = tmp_path / "runs" / "mine"
+    for step in (2, 10):
+        policy = folder / "checkpoints" / f"{step:06d}" / "policy"
+        policy.mkdir(parents=True)
+        (policy / "model.safetensors").write_text(f"weights {step}")
+        (policy.parent / "state.json").write_text("{}")
+    config = loading.load(str(HERE / "small.yaml"), ["seed=5"])
+    journal.start(folder, loading.dump(config), {"config_folder": str(HERE)})
+    return folder
+
+
+# --- whose config, whose weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints/000002", "checkpoints/000002/policy", "checkpoints/000010/policy"])
+def test_a_run_and_a_policy_of_it_bring_the_runs_own_config(below, run):
+    config, folder = trial._config_of(str(run / below), ["steps=77"])
+    assert (config.seed, config.steps, folder) == (5, 77, HERE)
+
+
+@pytest.mark.parametrize("below", ["checkpoints", "checkpoints/000002/policy/deeper", "elsewhere"])
+def test_anything_else_is_a_checkpoint_with_defaults_around_it(below, run):
+    config, folder = trial._config_of(str(run / below), ["rollout.max_tokens=9"])
+    assert config == Config(
+        data=(Source(recipe="digits"),),
+        policy=PolicyConfig(model=str(run / below)),
+        rollout={"max_tokens": 9},  # type: ignore[arg-type]
+    )
+    assert folder == Path()
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "environment.json"])
+def test_half_a_run_folder_is_none(missing, run):
+    (run / missing).unlink()
+    assert trial._config_of(str(run), [])[0].seed == 0
+
+
+def test_the_newest_policy_of_a_run_is_taken_or_the_named_checkpoint(run, monkeypatch):
+    made: list[Any] = []
+    monkeypatch.setattr(trial, "load_policy", lambda config, *, seed, path, say: made.append((config.model, seed, path)))
+    given = loading.load(str(run / "config.yaml"))
+    trial.chosen_policy(given, str(run))
+    trial.chosen_policy(given, "some/hub")
+    trial.chosen_policy(given, str(run / "checkpoints" / "000002" / "policy"))
+    named = str(run / "checkpoints" / "000002" / "policy")
+    assert made == [("tiny", 5, run / "checkpoints" / "000010" / "policy"), ("some/hub", 5, None), (named, 5, None)]
+
+
+# --- is it the same evaluation? ---------------------------------------------------------------------------------------
+
+SAMPLE = Sample(id="q1", question="?", answer_kind="number", answer=3, tags={"task": "add"}, columns={"row": 1})
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a fingerprint is made of."""
+
+    exam: Examination
+    given: Config
+    model: str
+    blank: bool = False
+    revision: str = "a"
+
+    def print(self) -> str:
+        policy: Any = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(_commit_hash=self.revision)))
+        return trial._fingerprint(self.exam, self.given, self.model, policy, self.blank)
+
+
+@pytest.fixture
+def shown(tmp_path) -> Shown:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("1234")
+    os.utime(tmp_path / "model" / "model.safetensors", ns=(10**18, 10**18))
+    spec = BenchmarkSpec(name="small", data=(Source(recipe="digits"),))
+    checks = Verifiers(by_kind={"number": Number()}, truncated="zero")
+    exam = Examination(spec=spec, questions=[SAMPLE], style=AnswerOnly(), checks=checks, seed=1)
+    return Shown(exam, Config(data=(Source(recipe="digits"),)), str(tmp_path / "model"))
+
+
+CHANGES: dict[str, Any] = {
+    "a row's answer": lambda it: replace(it, exam=replace(it.exam, questions=[replace(SAMPLE, answer=4)])),
+    "a row's tags": lambda it: replace(it, exam=replace(it.exam, questions=[replace(SAMPLE, tags={"task": "box"})])),
+    "a row's own columns": lambda it: replace(it, exam=replace(it.exam, questions=[replace(SAMPLE, columns={"row": 2})])),
+    "bytes in a column": lambda it: replace(it, exam=replace(it.exam, questions=[replace(SAMPLE, columns={"row": b"1"})])),
+    "one row more": lambda it: replace(it, exam=replace(it.exam, questions=[SAMPLE, replace(SAMPLE, id="q2")])),
+    "samples of the spec": lambda it: replace(it, exam=replace(it.exam, spec=it.exam.spec.model_copy(update={"samples": 1}))),
+    "max_tokens of the spec": lambda it: replace(it, exam=replace(it.exam, spec=it.exam.spec.model_copy(update={"max_tokens": 1}))),
+    "mode of the spec": lambda it: replace(it, exam=replace(it.exam, spec=it.exam.spec.model_copy(update={"mode": "lenient"}))),
+    "the seed": lambda it: replace(it, exam=replace(it.exam, seed=2)),
+    "the verifier": lambda it: replace(it, exam=replace(it.exam, checks=Verifiers(by_kind={"number": Value()}, truncated="zero"))),
+    "grey pictures": lambda it: replace(it, blank=True),
+    "the pixels": lambda it: replace(it, given=it.given.model_copy(update={"policy": PolicyConfig(max_pixels=900)})),
+    "the number format": lambda it: replace(it, given=it.given.model_copy(update={"policy": PolicyConfig(dtype="bfloat16")})),
+    "the prompt of the config": lambda it: replace(it, given=it.given.model_copy(update={"prompt": "answer"})),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_an_answer_or_its_score_depends_on_makes_another_evaluation(change, shown):
+    assert CHANGES[change](shown).print() != shown.print()
+
+
+def test_the_same_again_is_the_same_and_the_rest_of_the_config_does_not_count(shown):
+    again = replace(shown, exam=replace(shown.exam, left_out=[LeftOut("q9", "unlucky")]))
+    assert again.print() == shown.print()
+    assert len(shown.print()) == 16
+    for update in ({"steps": 7}, {"name": "other"}, {"seed": 9}, {"estimator": "grpo"}):
+        assert replace(shown, given=shown.given.model_copy(update=update)).print() == shown.print()
+
+
+def test_what_is_no_json_counts_by_its_kind_and_not_by_its_address(shown):
+    marks = [replace(shown, exam=replace(shown.exam, questions=[replace(SAMPLE, columns={"row": object()})])) for _ in range(2)]
+    assert marks[0].print() == marks[1].print()
+
+
+def test_another_release_is_another_evaluation(shown, monkeypatch):
+    before = shown.print()
+    monkeypatch.setattr(trial, "__version__", "0.0.0")
+    assert shown.print() != before
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "folder"])
+def test_weights_in_files_are_known_by_name_size_and_time(change, shown, tmp_path):
+    before, path = shown.print(), tmp_path / "model" / "model.safetensors"
+    assert replace(shown, revision="b").print() == before, "files say more than a name does"
+    if change == "content":
+        path.write_text("12345")
+        os.utime(path, ns=(10**18, 10**18))
+    if change == "time":
+        os.utime(path, ns=(10**18, 10**18 + 1))
+    if change == "name":
+        path.rename(path.with_name("other.safetensors"))
+    if change == "folder":
+        (tmp_path / "model").rename(tmp_path / "other")
+        shown = replace(shown, model=str(tmp_path / "other"))
+    assert shown.print() != before
+
+
+def test_weights_of_a_hub_are_known_by_name_and_revision(shown):
+    hub = replace(shown, model="who/model")
+    assert hub.print() == replace(hub).print()
+    assert len({it.print() for it in (hub, replace(hub, model="who/other"), replace(hub, revision="b"), shown)}) == 4
+
+
+def test_a_run_is_known_by_its_newest_policy(shown, run):
+    of_run, of_policy = (replace(shown, model=str(path)) for path in (run, run / "checkpoints" / "000010" / "policy"))
+    assert of_run.print() == of_policy.print()
+    before = of_run.print()
+    (run / "checkpoints" / "000002" / "policy" / "model.safetensors").write_text("other")
+    assert of_run.print() == before
+    (run / "checkpoints" / "000010" / "policy" / "model.safetensors").write_text("another length")
+    assert of_run.print() != before
+
+
+# --- in which order ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def events(monkeypatch) -> list[Any]:
+    """Everything that an evaluation does, noted."""
+    noted: list[Any] = []
+    engine = SimpleNamespace(close=lambda: noted.append("close"))
+
+    def exam(given: Any, folder: Any, policy: Any, name: str, knobs: Any) -> Any:
+        noted.append(("read", name, knobs))
+        spec = SimpleNamespace(average_precision="coco" if name == "boxes" else None)
+        return SimpleNamespace(spec=spec, missing="two are left out" if name == "boxes" else "", questions=[1, 2], style="style")
+
+    def examine(given: Any, policy: Any, engine: Any, *, blank: bool, told: Any, kept: Any) -> list[str]:
+        told(2)
+        noted.append(("examine", blank, kept and kept.path))
+        return ["records"]
+
+    class Kept:
+        def __init__(self, path: Path, fingerprint: str) -> None:
+            self.path = path
+
+        def records(self) -> list[Any]:
+            noted.append(("look for", self.path))
+            return []
+
+        def finish(self, records: Any) -> None:
+            noted.append(("finish", self.path, records))
+
+    monkeypatch.setattr(trial, "_config_of", lambda model, knobs: noted.append(("config", knobs)) or (loading.load("digits"), Path("f")))
+    monkeypatch.setattr(trial, "chosen_policy", lambda given, model, *, say: noted.append("policy") or "policy")
+    monkeypatch.setattr(trial, "examination", exam)
+    monkeypatch.setattr(trial, "_fingerprint", lambda *given: "print")
+    monkeypatch.setattr(trial, "Kept", Kept)
+    monkeypatch.setattr(trial, "build_engine", lambda part, policy, folder: noted.append("engine") or engine)
+    monkeypatch.setattr(trial, "prove", lambda *given: noted.append("prove"))
+    monkeypatch.setattr(trial.average_precision, "check_installed", lambda: noted.append("check"))
+    monkeypatch.setattr(benchmark, "examine", examine)
+    return noted
+
+
+def test_everything_that_may_go_wrong_is_tried_before_anything_is_asked(events):
+    to = {"boxes": Path("boxes.jsonl"), "words": None}
+    said: list[str] = []
+    counted: list[Any] = []
+    taken = list(
+        trial.evaluate_on(
+            ["words", "boxes"],
+            "model",
+            ["steps=3", "benchmark.samples=0", "policy.dtype=float64"],
+            blank=True,
+            told=lambda *given: counted.append(given),
+            to=to.__getitem__,
+            say=said.append,
+        )
+    )
+    assert events == [
+        ("config", ["steps=3", "policy.dtype=float64"]),
+        "policy",
+        ("read", "words", ["samples=0"]),
+        ("read", "boxes", ["samples=0"]),
+        "check",
+        ("look for", Path("boxes.jsonl")),
+        "engine",
+        "prove",
+        ("examine", True, None),
+        "prove",
+        ("examine", True, Path("boxes.jsonl")),
+        "prove",
+        ("finish", Path("boxes.jsonl"), ["records"]),
+        "close",
+    ]
+    assert said == ["two are left out"]
+    assert counted == [("words", 2, 2), ("boxes", 2, 2)]
+    assert [records for _, records in taken] == [["records"], ["records"]]
+
+
+@pytest.mark.parametrize(("renewed", "every", "looks"), [(True, 1, 1), (False, 1, 0), (True, 0, 0)])
+def test_only_an_engine_with_weights_of_its_own_has_to_prove_them(renewed, every, looks, monkeypatch):
+    looked: list[Any] = []
+    gate = SimpleNamespace(look=lambda *given: looked.append(given))
+    monkeypatch.setattr(trial, "build_gate", lambda given, ask, engine: gate if every else None)
+    engine: Any = SimpleNamespace(renewed=renewed)
+    given, policy = loading.load("digits"), object()
+    trial.prove(engine, given, lambda index: pytest.fail("asked"), policy)  # type: ignore[arg-type]
+    assert looked == [(engine, policy, 0)] * looks
+
+
+def test_groups_that_are_tried_out_are_told_and_written(tmp_path, monkeypatch):
+    def answered(draw: int, rewards: list[float]) -> Group:
+        sample = Sample(id=f"q{draw}", question="1 + 2?", answer_kind="number", answer=3)
+        said = Completion(token_ids=(1,), logprobs=(0.0,), text="<answer>3</answer>", finish="stop", version=0)
+        verdicts = tuple(Verdict(reward=reward, reason="right") for reward in rewards)
+        prompt = Prompt(sample=sample, text="", input_ids=(1,), features={})
+        return Group(prompt=prompt, completions=(said,) * len(rewards), verdicts=verdicts, draw=draw)
+
+    groups = {0: answered(0, [1.0, 0.0]), 1: answered(1, [0.5, 0.5]), 2: answered(2, [0.0, 0.0])}
+    asked: list[Any] = []
+    policy = SimpleNamespace(frame=None, processor=None)
+    monkeypatch.setattr(trial, "load_policy", lambda config, *, seed: asked.append(("own", seed)) or policy)
+    monkeypatch.setattr(trial, "chosen_policy", lambda given, model: asked.append(("chosen", model)) or policy)
+    monkeypatch.setattr(trial, "check_template", lambda style, processor: None)
+    monkeypatch.setattr(trial, "build_verifiers", lambda *given: "checks")
+    questions = Questions(sources=([1],), weights=(1,), left_out=())  # type: ignore[arg-type]
+    monkeypatch.setattr(trial, "read_questions", lambda *given, folder: questions)
+    monkeypatch.setattr(trial, "Asker", lambda stream, style, policy: lambda draw: f"prompt {draw}")
+    engine = SimpleNamespace(close=lambda: asked.append("close"), renewed=False)
+    monkeypatch.setattr(trial, "build_engine", lambda *given: engine)
+    monkeypatch.setattr(trial, "sample_groups", lambda drawing, given: [groups[draw] for draw, _ in given])
+    given = loading.load(str(HERE / "small.yaml"), ["seed=8"])
+    lines = list(trial.try_out(given, HERE, model=None, count=3, to=tmp_path / "answers.jsonl"))
+    assert lines[:3] == [
+        "q0: 1 + 2?  (truth: 3)",
+        "   1.00  '<answer>3</answer>'  right",
+        "   0.00  '<answer>3</answer>'  right",
+    ]
+    assert lines[-2:] == ["mean reward 0.333, informative 33 % of 3 groups", f"written: {tmp_path / 'answers.jsonl'}"]
+    written = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["used"], len(row["answers"])) for row in written] == [("q0", False, 2), ("q1", False, 2), ("q2", False, 2)]
+    list(trial.try_out(given, HERE, model="other", count=1, to=None))
+    assert asked == [("own", 8), "close", ("chosen", "other"), "close"]
+
+
+def test_one_benchmark_is_taken_like_several(events):
+    counted: list[int] = []
+    assert trial.evaluate_model("words", "model", [], told=counted.append) == ["records"]
+    assert counted == [2]
+
+
+def test_answers_of_another_evaluation_are_told_before_an_engine_is_built(events, monkeypatch):
+    def foreign(self: Any) -> Any:
+        raise UserError("answers of another evaluation")
+
+    monkeypatch.setattr(trial.Kept, "records", foreign)
+    with pytest.raises(UserError, match="another evaluation"):
+        list(trial.evaluate_on(["words"], "model", [], to=lambda name: Path("a.jsonl")))
+    assert "engine" not in events
