@@ -282,6 +282,19 @@ def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
     assert (row["lost"], row["faults"]) == (4.0, 4.0)
 
 
+@pytest.mark.parametrize(("reward", "all_max"), [(1.0, 1), (0.75, 0)])
+def test_full_marks_are_those_of_accuracy_and_format(reward, all_max, tmp_path, drawn):
+    drawn(group(3, [reward, reward]))
+    trainer = trainer_of(tmp_path, "reward.combine=sum", "reward.accuracy=0.75", "reward.format=0.25", "rollout.idle_steps=9")
+    train.take_step(trainer)
+    (row,) = [event[2] for event in trainer.events if event[0] == "metrics"]
+    assert row["all_max"] == all_max
+    trainer.state = State(step=1, idle=9)
+    for mean, told in ((0.51, "everything is right"), (0.5, "everything is wrong")):
+        with pytest.raises(UserError, match=told):
+            train._stop_if_hopeless(trainer, collected(group(3, [mean, mean])))
+
+
 @pytest.mark.parametrize(("skipped", "dumped"), [("", False), ("no informative group", False), ("non-finite gradient", True)])
 def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, drawn):
     trainer = trainer_of(tmp_path, state=State(step=6))

@@ -264,11 +264,13 @@ def test_a_folder_must_have_room_for_every_number(dtype, needed, tmp_path, monke
     assert sender.of(told, frozen_too=False, sealed=False).path.exists()
 
 
-def test_what_could_be_written_in_part_only_is_gone_and_may_be_asked_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("written", [b"", b"half"])
+def test_what_could_not_be_written_whole_is_gone_and_may_be_asked_again(written, tmp_path, monkeypatch):
     sender, whole = Parcels(str(tmp_path / "a")), parcels_of.save_file
 
     def full(tensors: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+        if written:
+            path.write_bytes(written)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(parcels_of, "save_file", full)
