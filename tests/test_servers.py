@@ -4,8 +4,10 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from torch import nn
 
 from gpg_vl.rollout import server_engine
 from gpg_vl.rollout.engine import EngineLostError, Sampling
+from gpg_vl.rollout.parcel import HANDOVER
 from gpg_vl.rollout.request import MismatchError
 from gpg_vl.rollout.server import Server, UnansweredError, server_at
 from gpg_vl.rollout.server_engine import ServerEngine, data_url, together
@@ -127,17 +130,16 @@ def engine_of(tmp_path, monkeypatch) -> Iterator[Callable[..., tuple[ServerEngin
 
     def build(count: int = 1, **knobs: Any) -> tuple[ServerEngine, list[Vllm]]:
         played = {f"http://127.0.0.1:{8000 + number}": Vllm() for number in range(count)}
-        connect = server_at
+        client = httpx.AsyncClient
 
-        def at(url: str, **more: Any) -> Server:
-            server = connect(url, **more)
-            server.client = httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(played[url]))
-            return server
+        def connected(*, base_url: str, **more: Any) -> httpx.AsyncClient:
+            return client(base_url=base_url, transport=httpx.MockTransport(played[base_url]), **more)
 
-        monkeypatch.setattr(server_engine, "server_at", at)
-        engine = ServerEngine(
-            **{"policy": policy(), "servers": tuple(played), "handover": str(tmp_path / "weights"), "say": lambda line: None, **knobs}
-        )
+        with monkeypatch.context() as patch:
+            patch.setattr(httpx, "AsyncClient", connected)
+            engine = ServerEngine(
+                **{"policy": policy(), "servers": tuple(played), "handover": str(tmp_path / "weights"), "say": lambda line: None, **knobs}
+            )
         made.append(engine)
         return engine, list(played.values())
 
@@ -528,6 +530,128 @@ def test_the_first_error_ends_the_others():
         asyncio.run(together(waits(), fails()))
     assert ended == ["waiting"]
     assert asyncio.run(together(right(1), right(2))) == [1, 2]
+
+
+def test_the_pauses_between_tries_double_up_to_a_quarter_of_a_minute(engine_of, monkeypatch):
+    """And end at the deadline: the clock is played too."""
+    now, pauses, told = [100.0], list[float](), list[str]()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(round(seconds - 0.01, 9))
+        now[0] += seconds
+
+    engine, (server,) = engine_of(deadline=100.0, say=told.append)
+    monkeypatch.setattr(server_engine, "FIRST_PAUSE", 0.25)
+    monkeypatch.setattr(server_engine, "asyncio", Played(asyncio, sleep=sleep))
+    monkeypatch.setattr(server_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    server.odd = {"/version": [None] * 99, "/health": [None] * 99}
+    with pytest.raises(EngineLostError, match="no answer in 100 s"):
+        ask(engine)
+    assert pauses[:9] == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]
+    assert sum(pauses) == pytest.approx(100, abs=0.2)
+    assert [line.partition(",")[2].partition(" of")[0] for line in told] == [" 0", " 16", " 31", " 46", " 61", " 76", " 91"]
+
+
+class Played:
+    """A module, some of whose words are others."""
+
+    def __init__(self, module: Any, **others: Any) -> None:
+        self.module, self.others = module, others
+
+    def __getattr__(self, name: str) -> Any:
+        return self.others[name] if name in self.others else getattr(self.module, name)
+
+
+def test_what_is_not_said_of_servers_is_the_safe_thing():
+    known = {field.name: field.default for field in fields(ServerEngine)}
+    del known["policy"]
+    assert known == {
+        "rank": 0,
+        "ranks": 1,
+        "say": print,
+        "servers": ("http://127.0.0.1:8000",),
+        "handover": HANDOVER,
+        "transfer": "file",
+        "deadline": 900.0,
+        "timeout": 600.0,
+        "at_once": 64,
+        "sleep": 0,
+        "remote": False,
+    }
+    assert ServerEngine.narrow
+    assert (server_engine.FIRST_PAUSE, server_engine.LONGEST_PAUSE, server_engine.TOLD_EVERY, server_engine.PULSE) == (0.25, 15, 15, 5)
+
+
+# --- from GPU to GPU --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nccl(monkeypatch) -> list[Any]:
+    """vLLM's transfer, played: what is made and what is sent."""
+    events: list[Any] = []
+
+    def sender(url: str, workers: int, device: Any) -> Any:
+        events.append(("group", url, workers, device))
+        return SimpleNamespace(shutdown=lambda: events.append("shutdown"))
+
+    def send(sender: Any, tensors: Any, device: Any) -> None:
+        events.append(("send", set(tensors), device))
+
+    monkeypatch.setattr(server_engine.vllm_plugin, "nccl_sender", sender)
+    monkeypatch.setattr(server_engine.vllm_plugin, "send", send)
+    return events
+
+
+def on_gpu() -> Any:
+    return SimpleNamespace(**vars(policy()), device="cuda:0")
+
+
+def test_one_group_serves_all_hand_overs_to_one_start_of_a_server(engine_of, nccl, tmp_path):
+    engine, (server,) = engine_of(policy=on_gpu(), transfer="nccl")
+    server.odd["/get_world_size"] = [(200, {"world_size": 2}), (200, {"world_size": 2})]
+    ask(engine)
+    engine.refresh(engine.policy, 1)
+    ask(engine)
+    group, sent = ("group", "http://127.0.0.1:8000", 2, "cuda:0"), ("send", TRAINED, "cuda:0")
+    assert nccl == [group, sent, sent]
+    assert not (tmp_path / "weights").exists(), "no folder is needed"
+    assert not {"/update_weights", "/start_weight_update"} & set(server.paths)
+    server.odd["/get_world_size"] = [(200, {"world_size": 4})]
+    server.weights = "default"  # restarted: the old group has lost its other half
+    ask(engine)
+    assert nccl[3:] == ["shutdown", ("group", "http://127.0.0.1:8000", 4, "cuda:0"), sent]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("NCCL error"), OSError("refused")])
+def test_a_transfer_that_fails_is_tried_again_with_a_new_group(fault, engine_of, nccl, monkeypatch):
+    engine, (server,) = engine_of(policy=on_gpu(), transfer="nccl")
+    server.odd["/get_world_size"] = [(200, {"world_size": 1})] * 3
+    send, failures = server_engine.vllm_plugin.send, [fault]
+
+    def failing(*given: Any) -> None:
+        if failures:
+            raise failures.pop()
+        send(*given)
+
+    monkeypatch.setattr(server_engine.vllm_plugin, "send", failing)
+    ask(engine)
+    assert names(nccl) == ["group", "group", "send"]
+
+
+def names(events: list[Any]) -> list[str]:
+    return [event if isinstance(event, str) else event[0] for event in events]
+
+
+def test_a_transfer_without_an_end_stops_the_run(engine_of, nccl, monkeypatch):
+    engine, (server,) = engine_of(policy=on_gpu(), transfer="nccl", timeout=0.05)
+    server.odd["/get_world_size"] = [(200, {"world_size": 1})] * 2
+    end = threading.Event()
+    monkeypatch.setattr(server_engine.vllm_plugin, "send", lambda *given: end.wait(20))
+    try:
+        with pytest.raises(EngineLostError, match=r"NCCL: no end in 0 s; start server and run again"):
+            ask(engine)
+    finally:
+        end.set()
 
 
 # --- one server -------------------------------------------------------------------------------------------------------

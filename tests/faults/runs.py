@@ -1,0 +1,327 @@
+"""Faults in runs, one line each, that the suite must see: the gate, the weights on their way, checkpoints, the loop and its processes."""
+
+from tests.faults.fault import Fault, within
+
+FAULTS: list[Fault] = [
+    *within(
+        "rollout/rounding.py",
+        "test_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
+        {
+            "a gap is as large as its smallest figure": (
+                "return max(getattr(found, name) / getattr(allowed, name)",
+                "return min(getattr(found, name) / getattr(allowed, name)",
+            ),
+            "the signed mean is not expected to be anything": ("expected=float(self.gap_N.square().mean()) / 2)", "expected=0.0)"),
+            "the largest gap is the largest to one side": ("worst=float(size_N.max())", "worst=float(difference_N.max())"),
+        },
+    ),
+    *within(
+        "rollout/rounding.py",
+        "test_limits.py::test_exactly_what_may_be_holds",
+        {"what is exactly allowed is not": ("return self.excess <= 1", "return self.excess < 1")},
+    ),
+    *within(
+        "rollout/rounding.py",
+        "test_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
+        {
+            "one number among others makes up for those that are none": (
+                "if not self.gap_N.isfinite().all():",
+                "if not self.gap_N.isfinite().any():",
+            ),
+        },
+    ),
+    *within(
+        "rollout/rounding.py",
+        "test_limits.py::test_what_may_be_by_hand",
+        {
+            "few carriers do not widen the limits": ("chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))", "chance = 1.0"),
+            "many carriers narrow the limits": ("max(1.0, CARRIERS / max(self.carriers, 1.0))", "CARRIERS / max(self.carriers, 1.0)"),
+            "the trainer's own signed mean is not added": (
+                "chance * BIAS * error + MEAN * own.bias + least",
+                "chance * BIAS * error + least",
+            ),
+            "tokens at one place count one by one": ("float(self._by_place(self.noise_N).norm())", "float(self.noise_N.norm())"),
+            "a limit in nats of a token does not hold for the tail": ("worst = tail = self.worst", "worst, tail = self.worst, least_worst"),
+        },
+    ),
+    *within(
+        "rollout/gate.py",
+        "test_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
+        {
+            "grey pictures are asked and not judged": ("for side in sides for gap in", "for side in sides[:1] for gap in"),
+            "the best of all copies is judged": ("worst = max(gaps, key", "worst = min(gaps, key"),
+            "the first copy's answers are judged for all": ("side.gap[copy_N == copy]", "side.gap[copy_N == 0]"),
+        },
+    ),
+    *within(
+        "rollout/gate.py",
+        "test_limits.py::test_one_answer_of_other_weights_is_enough",
+        {
+            "stale weights pass": (
+                "if stale := {completion.version for group in answers for completion in group} - {self.version}:",
+                "if stale := set[int]():",
+            ),
+            "newer weights than the trainer's pass": (
+                "for group in answers for completion in group} - {self.version}",
+                "for group in answers for completion in group if completion.version < self.version}",
+            ),
+            "only first answers must be of these weights": (
+                "for group in answers for completion in group} -",
+                "for group in answers for completion in group[:1]} -",
+            ),
+        },
+    ),
+    *within(
+        "rollout/gate.py",
+        "test_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
+        {
+            "all answers are drawn alike at every look": ("else (draw, index, self.version)", "else (draw, index)"),
+            "first answers are drawn anew at every look": ("[(draw, 0) if index == 0 else", "[(draw, 0, self.version) if index == 0 else"),
+            "every question is drawn alike": ("own = [next(self.draws) for _ in prompts]", "own = [0 for _ in prompts]"),
+            "every run asks with the same seeds": ('seed(self.gate.seed, "gate", *address)', 'seed("gate", *address)'),
+        },
+    ),
+    *within(
+        "rollout/gate.py",
+        "test_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
+        {
+            "spare questions are asked always": ("if gap.carriers < CARRIERS and (others", "if (others"),
+            "twice as many answers as allowed": ("2 * given * len(prompts) <= most", "given * len(prompts) <= most"),
+        },
+    ),
+    *within(
+        "rollout/gate.py",
+        "test_limits.py::test_no_more_tokens_are_compared_than_8192",
+        {"tokens are compared without end": (" and len(gap.gap_N) < MOST_COMPARED", "")},
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused",
+        {
+            "the group may enter": ("found.st_mode & 0o077", "found.st_mode & 0o007"),
+            "others may enter and read": ("found.st_mode & 0o077", "found.st_mode & 0o022"),
+        },
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_a_link_is_refused_though_it_leads_to_a_private_folder",
+        {"a link is followed": ("folder.lstat()", "folder.stat()")},
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_a_folder_of_another_user_is_refused",
+        {"another user's folder is taken": (" or found.st_uid != os.getuid()", "")},
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_only_what_killed_processes_of_this_machine_left_is_cleared_away",
+        {"parcels of living processes are removed": ('not Path(f"/proc/{process}").exists() and process.isdigit()', "process.isdigit()")},
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_weights_are_written_once_and_anew_after_they_were_removed",
+        {"a parcel that has been removed is handed out again": ("            self._made.clear()\n", "            pass\n")},
+    ),
+    *within(
+        "rollout/parcel.py",
+        "test_parcel.py::test_each_wish_has_a_parcel_of_its_own_and_all_are_removed",
+        {"whoever wants all tensors gets those that train": ("travelling(policy, frozen_too=frozen_too)", "travelling(policy)")},
+    ),
+    *within(
+        "rollout/handover.py",
+        "test_parcel.py::test_each_tensor_arrives_once_and_is_what_was_sent",
+        {
+            "a doubled tensor is no mistake": ("if name not in waiting:", "if name not in names:"),
+            "a missing tensor is not missed": ("    if waiting:\n", "    if len(waiting) > 1:\n"),
+            "checksums are not compared": ("if name in wanted and digest(tensor) != wanted[name]:", "if name not in wanted:"),
+        },
+    ),
+    *within(
+        "rollout/handover.py",
+        "test_parcel.py::test_what_is_trained_travels_and_all_of_it_where_all_is_lost",
+        {"a tied head is not sent under its own name": ("named[HEAD] = embedding", "pass")},
+    ),
+    *within(
+        "rollout/request.py",
+        "test_request.py::test_every_field_of_a_request_is_stated",
+        {
+            "top-k is left to the checkpoint": ('        "top_k": 0,\n', ""),
+            "videos are not banned": ("dict.fromkeys(policy.banned_ids, IMPOSSIBLE)", "dict.fromkeys(policy.banned_ids[:1], IMPOSSIBLE)"),
+        },
+    ),
+    *within(
+        "rollout/request.py",
+        "test_request.py::test_an_answer_becomes_a_completion_only_where_all_of_it_is_right",
+        {
+            "log-probabilities may be no numbers": ("not all(map(math.isfinite", "not any(map(math.isfinite"),
+            "an answer may be longer than asked": ("len(ids) != sampling.max_tokens", "len(ids) < sampling.max_tokens"),
+        },
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_questions_are_dealt_in_turn_and_answers_come_back_in_order",
+        {
+            "answers of one server take the place of another's": (
+                "shares[place % self.copies][place // self.copies]",
+                "shares[place // -(-len(asked) // self.copies)][place % -(-len(asked) // self.copies)]",
+            )
+        },
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_a_server_that_has_served_somebody_else_gets_all_tensors",
+        {"frozen tensors of another run stay": ('frozen_too=lost or (theirs.startswith("gpg_vl/") and not ours)', "frozen_too=lost")},
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again",
+        {"a restart in the middle is not noticed": ("            await self._still_the_same(server)\n", "")},
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_the_first_hand_over_is_sealed_and_later_ones_are_believed",
+        {"the first hand-over is not sealed": ("sealed=not server.proven", "sealed=server.proven")},
+    ),
+    *within(
+        "rollout/server.py",
+        "test_servers.py::test_a_server_is_on_this_machine_unless_others_are_allowed",
+        {"a name that begins like this machine is this machine": ('host == "localhost" or', 'host.startswith("localhost") or')},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_everything_is_on_the_disk_before_its_name_says_so",
+        {
+            "files get their name before they are on the disk": ("    _sync(aside)\n", ""),
+            "the name itself is not flushed": ("    _sync(path.parent)\n", ""),
+            "folders are flushed without their files": ('[*folder.rglob("*"), folder]', "[folder]"),
+        },
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_only_numbered_folders_with_a_state_are_whole_and_the_newest_is_the_last_step",
+        {"what is half-written is whole": (" if path.parent.name.isdigit())", ")")},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole",
+        {"a checkpoint is written in its place": ('aside = path.with_name(path.name + ".part")', "aside = path")},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_every_process_gets_its_own_waiting_groups_back",
+        {"every process gets the groups of the first": ("own = carried[ranks.rank] if", "own = carried[0] if")},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_the_newest_and_the_best_are_kept",
+        {"the worst are kept": ("best[-keep_best:]", "best[:keep_best]")},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "test_checkpoint.py::test_the_words_of_an_optimizer_file_are_never_obeyed",
+        {"an optimizer's file may run a program": ("weights_only=True", "weights_only=False")},
+    ),
+    *within(
+        "training/identity.py",
+        "test_identity.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
+        {"a picture of the same size is the same": ("status.st_size, status.st_mtime_ns", "status.st_size, 0")},
+    ),
+    *within(
+        "training/identity.py",
+        "test_identity.py::test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
+        {"an answer may be another": ("sample.answer, sample.choices", "sample.choices")},
+    ),
+    *within(
+        "training/identity.py",
+        "test_identity.py::test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them",
+        {
+            "more steps are free under any schedule": (
+                'free = (*FREE, "steps") if now_flat.get("optimizer.schedule") == "constant" else FREE',
+                'free = (*FREE, "steps")',
+            ),
+        },
+    ),
+    *within(
+        "training/warmups.py",
+        "test_identity.py::test_another_warm_up_is_kept_elsewhere",
+        {"a warm-up of other rewards is taken": ('"verifiers", "reward", "warmup"', '"verifiers", "warmup"')},
+    ),
+    *within(
+        "training/distributed.py",
+        "test_loop.py::test_a_sum_and_a_maximum_are_of_all_processes",
+        {
+            "a sum is one's own times all": ("return sum(self.everybodys(value))", "return value * self.count"),
+            "a maximum is one's own": ("return max(self.everybodys(value))", "return value"),
+        },
+    ),
+    *within(
+        "training/distributed.py",
+        "test_loop.py::test_everybodys_rewards_and_lengths_stand_in_rank_order",
+        {
+            "one's own rows are where one's rank is": (
+                "before = sum(len(rewards) for rewards, _ in sizes[: self.rank])",
+                "before = self.rank",
+            )
+        },
+    ),
+    *within(
+        "training/train.py",
+        "test_loop.py::test_what_a_step_does_to_the_state",
+        {
+            "surplus is carried over always": ("carried=collected.surplus if carry else ()", "carried=collected.surplus"),
+            "a skipped step is a new version": ("version=state.version + (not update.skipped)", "version=state.version + 1"),
+            "a step without a word does not end bad ones": (
+                'if update.skipped.startswith("non-finite") else 0',
+                'if update.skipped.startswith("non-finite") else state.bad',
+            ),
+        },
+    ),
+    *within(
+        "training/train.py",
+        "test_loop.py::test_a_run_stops_at_its_limits_and_not_before",
+        {
+            "one idle step more": ("state.idle >= config.rollout.idle_steps", "state.idle > config.rollout.idle_steps"),
+            "exactly as many failures as allowed stop": ("faults > config.rollout.max_faults", "faults >= config.rollout.max_faults"),
+            "exactly as many lost samples as allowed stop": (
+                "state.lost > config.rollout.max_lost",
+                "state.lost >= config.rollout.max_lost",
+            ),
+        },
+    ),
+    *within(
+        "training/train.py",
+        "test_loop.py::test_a_step_draws_updates_hands_over_and_writes_down_in_this_order",
+        {
+            "the engine gets the version before the step": (
+                "engine.refresh(trainer.policy, trainer.state.version)",
+                "engine.refresh(trainer.policy, state.version)",
+            )
+        },
+    ),
+    *within(
+        "training/train.py",
+        "test_loop.py::test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
+        {
+            "the last examination is scored by all questions": (
+                "for record in tagged[: trainer.config.evaluation.head])",
+                "for record in tagged)",
+            )
+        },
+    ),
+    *within(
+        "training/train.py",
+        "test_loop.py::test_what_is_due_after_a_step_of_seven",
+        {"a run that is left does not save": ("if examined or leaving or step", "if examined or step")},
+    ),
+    *within(
+        "journal.py",
+        "test_journal.py::test_the_row_of_a_step_by_hand",
+        {
+            "unscored answers count in the mean reward": (
+                '("n:groups", "n:completions", "n:scored")',
+                '("n:groups", "n:completions", "n:completions")',
+            ),
+            "rewards of a task are divided by all answers": ('total / max(sums[f"n:{name}"], 1)', "total / scored"),
+        },
+    ),
+]
