@@ -12,7 +12,7 @@ from .faults.fault import Fault
 
 
 @cache
-def tests_in(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     tree = ast.parse((ROOT / "tests" / file).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
@@ -22,8 +22,8 @@ def test_can_be_made_and_names_a_test(fault: Fault):
     assert (ROOT / "gpg_vl" / fault.file).read_text().count(fault.right) == 1
     assert fault.right != fault.wrong
     file, _, name = fault.seen_by.partition("::")
-    assert not name or name in tests_in(file)
-    assert tests_in(file)
+    assert not name or name in names_in(file)
+    assert names_in(file)
 
 
 def test_no_two_have_one_name():

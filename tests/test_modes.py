@@ -1,4 +1,4 @@
-"""One answer, three ways to read it: lenient, by the authors' own rule, strict. The small twin of test_recorded, for whoever lacks its files."""
+"""One answer, three ways to read it: lenient, by the authors' own rule, strict. The small twin of test_recorded, whose files are large."""
 
 from typing import Any, NamedTuple
 
