@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpg_vl import plugins, verifiers
-from gpg_vl.boxes import Frame
+from gpg_vl import exploits, plugins, verifiers
+from gpg_vl.boxes import Box, Frame
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.types import Completion, Sample, Verdict
 from gpg_vl.verifiers import label
@@ -79,47 +79,32 @@ def test_gold_earns_the_sum_of_the_weights(kind):
     assert reward(verifier, verifier.gold(sample), sample) == 2.5
 
 
-HOSTILE = {
-    "empty": "",
-    "blanks": " \n\t ",
-    "every option": "cat, big dog, horse",
-    "every option in lines": "cat\nbig dog\nhorse",
-    "every option labelled": "A. cat B. big dog C. horse",
-    "every letter": "A B C D E F G H",
+FURTHER = {
     "all letters": "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
     "every number": "0 1 2 3 4 5 6 7 8 9",
-    "a range of numbers": "0-9",
-    "500 boxes": ",".join(["[10,20,60,80]"] * 500),
     "two boxes": "[10,20,60,80],[10,20,60,80]",
-    "both corners reversed": "[60,80,10,20]",
+    "the truth's corners reversed": "[60,80,10,20]",
     "one axis reversed": "[60,20,10,80]",
-    "out of range": "[10,20,60,1080]",
+    "out of range on one side": "[10,20,60,1080]",
     "below zero": "[-10,20,60,80]",
-    "the plane": "[-1000000000,-1000000000,1000000000,1000000000]",
-    "no area": "[10,20,10,80]",
     "a point": "(0,0),(0,0)",
-    "nan": "nan",
-    "nan box": "[nan,nan,nan,nan]",
-    "endless box": "[0,0,inf,inf]",
-    "10**9": str(10**9),
-    "10**9 box": "[0,0,1000000000,1000000000]",
+    "half an endless box": "[0,0,inf,inf]",
     "10**999": "1" + "0" * 999,
-    "babble": "<|image_pad|><|vision_start|>" * 50,
-    "tags": "<answer></answer>",
-    "code": "__import__('os').system('true')",
     "zero byte": "\x00",
     "lone surrogate": "\ud800",
 }
+"""Hostile answers that only make sense beside the truths above; the list of all others is the exploit suite itself."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_answers_earn_exactly_nothing(kind, hostile):
-    sample = sample_of(kind)
-    for style in STYLES:
-        verifier = verifier_of(kind, style=style)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
+def test_hostile_answers_earn_exactly_nothing(kind, style):
+    verifier, sample = verifier_of(kind, style=style), sample_of(kind)
+    tricks = {**dict(exploits.contents(sample, Box(0, 0, 100, 100))), **FURTHER}
+    del tricks[exploits.WHOLE_IMAGE]  # it earns its overlap, see test_exploits
+    for name, hostile in tricks.items():
         for text in (style.write(hostile, thought="so"), style.write(hostile), hostile):
-            assert verifier(text, sample).reward == 0.0
+            assert verifier(text, sample).reward == 0.0, name
 
 
 def _around_the_gold(style, gold):

@@ -112,9 +112,11 @@ class Learner:
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
         update = self._step_in_memory(batches, sampled, estimator)
         for _ in range(self.updates_per_rollout - 1):
-            further = update if update.skipped else self._step_in_memory(batches, sampled, estimator)
-            if further.skipped:
+            if update.skipped:
                 break
+            further = self._step_in_memory(batches, sampled, estimator)
+            if further.skipped:
+                break  # the step counts as taken: weights have moved before
             update = further
         return update
 
