@@ -306,6 +306,25 @@ def test_features_stand_in_the_order_of_their_placeholders_seen_before_or_not(fa
     assert cached.inputs([empty]) == {}
 
 
+@pytest.mark.parametrize("known", [0, 1])
+@torch.no_grad()
+def test_of_a_prompt_of_which_one_picture_is_known_only_the_other_is_looked_at(known):
+    policy = policy_of_family("llava")
+    two = hand_made("llava", 2, 3, 1)
+    one = slice(known, known + 1)
+    alone = replace(two, features={"pixel_values": two.features["pixel_values"][one]}, pictures=two.pictures[one])
+    sight, seen = Vision(policy.model, FeatureCache(1)), []
+    sight.inputs([alone])
+    policy.model.model.vision_tower.register_forward_pre_hook(
+        lambda tower, args, said: seen.append(args[0] if args else said["pixel_values"]), with_kwargs=True
+    )
+    found = looked_at(sight, two)
+    (pixels,) = seen
+    assert torch.equal(pixels.float(), two.features["pixel_values"][1 - known][None])
+    for mine, theirs in zip(found, looked_at(Vision(policy.model, None), two), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
 def test_only_a_tower_that_remembers_nothing_passes_a_gradient_on():
     for cache, carries in ((None, True), (FeatureCache(1), False)):
         policy = policy_of_family("llava")
