@@ -463,7 +463,7 @@ def test_an_old_pickle_is_taken_and_a_cut_zip_is_not(content, whole, tmp_path):
 
 
 def test_weights_are_looked_for_in_transformers_order(tmp_path):
-    for name in reversed(model_folder.WHOLE_WEIGHTS):
+    for name in ("pytorch_model.bin.index.json", "pytorch_model.bin", "model.safetensors.index.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"nothing")
         (fault, *_) = model_folder._weight_faults(tmp_path)
         assert fault.startswith(name)

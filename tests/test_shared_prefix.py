@@ -209,3 +209,21 @@ def test_notes_keep_what_came_first_of_each_layer():
         keys, values = notes.update(torch.tensor(number), torch.tensor(-number), layer)
         assert (float(keys), float(values)) == (number, -number)
     assert {layer: (float(keys), float(values)) for layer, (keys, values) in notes.taken.items()} == {0: (1.0, -1.0), 1: (2.0, -2.0)}
+
+
+@pytest.mark.parametrize(
+    ("given", "scored"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_logits_of_a_narrow_type_are_scored_in_single_precision_and_no_type_is_narrowed(given, scored):
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=given)
+    logprobs_N, entropy_N = score(logits, torch.tensor([2]), temperature=0.7, banned_ids=[3])
+    # exp(2 / 0.7) of 1 + exp(1 / 0.7) + exp(2 / 0.7): 17.4117 of 22.5844
+    assert (logprobs_N.dtype, entropy_N.dtype) == (scored, scored)
+    assert float(logprobs_N) == pytest.approx(-0.26012, abs=1e-4)
+    assert allowed_logits(logits, 0.7, [3]).dtype == scored
