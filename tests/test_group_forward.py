@@ -335,11 +335,12 @@ def test_scores_of_pieces_are_put_in_the_order_that_was_asked_for(policy_of):
 
 
 @pytest.mark.parametrize("tokens_at_once", [None, 1])
-def test_without_a_loss_or_a_gradient_the_scores_are_the_same(tokens_at_once, policy_of):
+def test_without_a_loss_or_a_gradient_the_scores_are_the_same_and_no_gradient_is_made(tokens_at_once, policy_of, monkeypatch):
     policy = policy_of(dtype="float64")
     asked = questions(policy, "qwen2_5_vl", 3)
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once)
     scores = forward(asked, uneven_loss)
+    monkeypatch.setattr(forward, "_piecewise", lambda *_: pytest.fail("gradients were made"))
     with torch.no_grad():
         silent = forward(asked, uneven_loss)
     bare = forward(asked)
@@ -361,6 +362,19 @@ def test_the_loss_s_own_slope_reaches_every_gradient_of_a_split_group(policy_of)
     (-2.5 * forward(asked, uneven_loss).loss).backward()
     found = {name: parameter.grad for name, parameter in policy.model.named_parameters() if parameter.grad is not None}
     assert error(found, {name: -2.5 * gradient for name, gradient in once.items()})[0] <= 1e-6
+
+
+@pytest.mark.parametrize("lengths", [[4, 1], [1, 4, 1], [1, 1], [3, 2, 1]])
+def test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others(lengths, policy_of):
+    """A single token is scored from the prompt alone: its piece has no gradient for the layers, and theirs so far must stay."""
+    policy = policy_of(dtype="float64")
+    asked = [(prompt, [completion(range(5, 5 + length)) for length in lengths]) for prompt in prompts(policy, ["add", "count"])]
+    plain, expected = gradients(PlainForward(policy, 1.0), policy, asked)
+    pieces, found = gradients(GroupForward(policy, 1.0, tokens_at_once=1), policy, asked)
+    whole, worst = error(found, expected)
+    assert whole <= 1e-6
+    assert worst <= 1e-5
+    assert float(pieces.loss.detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

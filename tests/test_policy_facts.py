@@ -466,7 +466,7 @@ def test_weights_are_looked_for_in_transformers_order(tmp_path):
     for name in ("pytorch_model.bin.index.json", "pytorch_model.bin", "model.safetensors.index.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"nothing")
         (fault, *_) = model_folder._weight_faults(tmp_path)
-        assert fault.startswith(name)
+        assert fault.startswith(f"{name} ")
 
 
 def test_every_shard_is_looked_at_and_every_missing_one_counted(tmp_path):

@@ -159,6 +159,20 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
+        "test_group_forward.py::test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others",
+        {
+            "a piece without a gradient takes away the others'": (
+                "else sum_so_far if gradient is None else",
+                "else None if gradient is None else",
+            ),
+            "the loss of pieces is their mean": (
+                "torch.stack([scores.loss for _, scores in scored]).sum())",
+                "torch.stack([scores.loss for _, scores in scored]).mean())",
+            ),
+        },
+    ),
+    *within(
+        "policy/group_forward.py",
         "test_group_forward.py::test_both_types_must_agree_up_to_their_limits",
         {
             "it is enough to agree in one type": ("for error in self.exact or ()) and all(", "for error in self.exact or ()) or all("),
