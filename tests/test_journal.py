@@ -280,6 +280,10 @@ def test_the_environment_names_versions_and_what_it_is_told(monkeypatch):
     assert told.keys() == {"python", "platform", "packages", "threads", "device"}
     assert re.fullmatch(r"3\.\d+\.\d+\S*", told["python"])
     assert {"torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers"} <= told["packages"].keys()
+    monkeypatch.setattr(journal, "version", lambda name: "1")  # as if all of them were there
+    every = {"gpg_vl", "torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers", "torchvision", "vllm"}
+    assert set(journal.environment()["packages"]) == every
+    monkeypatch.undo()
     assert all(told["packages"].values()), "what is not installed is not named"
     monkeypatch.setattr(journal, "PACKAGES", ("torch", "no-such-package-anywhere"))
     assert journal.environment()["packages"].keys() == {"torch"}

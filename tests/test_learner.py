@@ -372,3 +372,23 @@ def test_a_single_group_that_does_not_fit_is_told(policy_of, monkeypatch):
     monkeypatch.setattr(learner.forward, "forward", no_memory)
     with pytest.raises(UserError, match=r"out of memory with one group of \d+ tokens; .* lower rollout.group_size"):
         step(learner, groups_of(policy), Gpg())
+
+
+def test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped(policy_of):
+    """Moments and rate: a step after two others, straight on and out of a saved state, moves the weights alike."""
+    rates, moved = [], []
+    for stopped in (False, True):
+        policy = policy_of()
+        learner = learner_of(policy, warmup_steps=2, optimizer={"schedule": "linear"})
+        groups = groups_of(policy)
+        for _ in range(2):
+            assert not step(learner, groups, Gpg(min_informative=0.0)).skipped
+        if stopped:
+            saved = learner.state_dict()
+            learner = learner_of(policy, warmup_steps=2, optimizer={"schedule": "linear"})
+            learner.load_state_dict(saved, unchanged=True)
+        rates.append(learner.schedule.get_last_lr())
+        step(learner, groups, Gpg(min_informative=0.0))
+        moved.append(parameters(policy))
+    assert rates[0] == rates[1]
+    assert torch.equal(moved[0], moved[1])

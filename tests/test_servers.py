@@ -378,6 +378,7 @@ def test_servers_go_on_when_the_run_ends(sleep, woken, engine_of):
     engine.close()
     engine.close()
     assert server.paths == ["/wake_up"] * woken
+    assert engine.own[0].client.is_closed
 
 
 def test_a_server_that_is_gone_needs_no_sleep_and_no_waking(engine_of):

@@ -222,6 +222,14 @@ FAULTS: list[Fault] = [
         {"an optimizer's file may run a program": ("weights_only=True", "weights_only=False")},
     ),
     *within(
+        "training/learner.py",
+        "test_learner.py::test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped",
+        {
+            "a resumed schedule begins anew": ('        self.schedule.load_state_dict(saved["schedule"])\n', ""),
+            "resumed moments begin anew": ('        self.optimizer.load_state_dict(saved["optimizer"])\n', ""),
+        },
+    ),
+    *within(
         "training/identity.py",
         "test_identity.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
         {"a picture of the same size is the same": ("status.st_size, status.st_mtime_ns", "status.st_size, 0")},
@@ -312,6 +320,11 @@ FAULTS: list[Fault] = [
         "training/train.py",
         "test_loop.py::test_what_is_due_after_a_step_of_seven",
         {"a run that is left does not save": ("if examined or leaving or step", "if examined or step")},
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_what_is_not_said_of_servers_is_the_safe_thing",
+        {"servers beyond this machine are allowed": ("    remote: bool = False\n", "    remote: bool = True\n")},
     ),
     *within(
         "journal.py",
