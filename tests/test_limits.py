@@ -187,10 +187,16 @@ class Hand(RolloutEngine):
     def _said(self, it: Prompt, place: int, index: int, own: int) -> Completion:
         far = self.off(it, index, place % self.copies)
         start = own % self.answers * 1000
-        return said([start + at for at in range(self.tokens)], [far * (-1) ** at for at in range(self.tokens)], self.version(place, index))
+        ids = [start + at for at in range(self.tokens)]
+        return said(ids, [sure(token) + far * (-1) ** at for at, token in enumerate(ids)], self.version(place, index))
 
     def refresh(self, policy, version):
         raise NotImplementedError
+
+
+def sure(token: int) -> float:
+    """The log-probability of a token by everybody's first way of scoring: 0 to -0.75."""
+    return -(token % 7) / 8
 
 
 GREY = "grey "
@@ -200,14 +206,15 @@ POLICY: Any = SimpleNamespace(dtype=torch.float32)
 
 @pytest.fixture
 def yardstick(monkeypatch) -> SimpleNamespace:
-    """A trainer to whom every token is certain, and whose second way differs by `noise`, up and down in turn; grey pictures are marked."""
-    told = SimpleNamespace(noise=1e-5, narrow=[], temperatures=[])
+    """A trainer whose second way differs by `noise`, up and down in turn; grey pictures are marked."""
+    told = SimpleNamespace(noise=1e-5, narrow=[], temperatures=[], policies=[])
 
     def score(policy, asked, temperature):
         told.temperatures.append(temperature)
-        return torch.zeros(sum(len(one.token_ids) for _, group in asked for one in group), dtype=torch.float64)
+        told.policies.append(policy)
+        return torch.tensor([sure(token) for _, group in asked for one in group for token in one.token_ids]).double()
 
-    def again(policy, asked, temperature, *, narrow):
+    def again(policy, asked, temperature, *, narrow=False):
         told.narrow.append(narrow)
         base = score(policy, asked, temperature)
         return base + told.noise * torch.tensor([(-1.0) ** at for at in range(len(base))], dtype=torch.float64)
@@ -269,10 +276,9 @@ def test_the_fewest_carriers_and_the_largest_excess_of_both_sides_are_told(yards
 
     def first_of_grey(policy, asked, temperature, *, narrow):
         """On grey pictures only the answers to the second question carry the rounding."""
-        noise_N = again(policy, asked, temperature, narrow=narrow)
-        if is_grey(asked[0][0]):
-            noise_N[: len(noise_N) // 2] = 0
-        return noise_N
+        first_N, second_N = gates.score(policy, asked, temperature), again(policy, asked, temperature, narrow=narrow)
+        half = len(first_N) // 2 if is_grey(asked[0][0]) else 0
+        return torch.cat([first_N[:half], second_N[half:]])
 
     monkeypatch.setattr(gates, "score_again", first_of_grey)
     told = gate().look(Hand(off=lambda it, index, copy: 1e-5, tokens=100), POLICY, 0)
@@ -367,15 +373,43 @@ def test_every_copy_is_asked_every_question_in_turn(yardstick):
 
 
 def test_what_a_copy_says_is_told_from_what_the_others_say(yardstick):
-    """Answers of different lengths: the tokens of each copy are those of its answers."""
-    look = Look(gate(), Hand(off=lambda it, index, copy: copy / 8, copies=2), POLICY, 0)
+    """Answers of different lengths: the tokens of each copy are those of its answers. Token 7 is certain."""
+    look = Look(gate(), Hand(copies=2), POLICY, 0)
     asked = [
-        (prompt(1), [said([1] * 3, [0.5] * 3), said([1], [0.5])]),
-        (prompt(1), [said([1] * 2, [0.25] * 2)]),
-        (prompt(2), [said([1], [0.75])]),
+        (prompt(1), [said([7] * 3, [0.5] * 3), said([7], [0.5])]),
+        (prompt(1), [said([7] * 2, [0.25] * 2)]),
+        (prompt(2), [said([7], [0.75])]),
     ]
     side = gates.Answered(asked, look.gap(asked))
     assert [own.gap_N.tolist() for own in look.of_every_copy(side)] == [[0.5, 0.5, 0.5, 0.5, 0.75], [0.25, 0.25]]
+
+
+def test_a_gap_is_the_engines_less_the_trainers_beside_the_second_way_less_the_first(yardstick):
+    """Tokens 1 and 2 are worth -0.125 and -0.25 to the trainer; its second way is 0.01 more, then 0.01 less."""
+    yardstick.noise = 0.01
+    look = Look(gate(), Hand(narrow=True), POLICY, 0)
+    asked = [(prompt(1), [said([1, 2], [-1.0, -0.5])])]
+    made = look.gap(asked)
+    assert made.gap_N.tolist() == [-0.875, -0.25]
+    assert made.noise_N.tolist() == pytest.approx([0.01, -0.01])
+    assert look.noise(asked).tolist() == pytest.approx([0.01, -0.01])
+    assert yardstick.narrow == [True, True]
+    assert yardstick.temperatures == [0.7] * 4
+    other: Any = SimpleNamespace(dtype=torch.float64)
+    yardstick.policies.clear()
+    look.gap(asked, other, 1.5)
+    assert yardstick.policies == [other, other]
+    assert yardstick.temperatures[4:] == [1.5, 1.5]
+    assert look.in_line([said([1, 2], [-1.0, -0.5]), said([3], [-0.25])]).tolist() == [-1.0, -0.5, -0.25]
+
+
+def test_the_first_answers_are_those_of_every_copy(yardstick):
+    engine = Hand(copies=2, tokens=60)
+    watch = gate()
+    watch.look(engine, POLICY, 0)
+    assert sorted(watch.heard) == [0, 1, 2, 3]
+    drawn = [own[0] % 10**6 * 1000 for own in engine.asked[0][2]]
+    assert [watch.heard[place].token_ids[0] for place in range(4)] == drawn
 
 
 @pytest.mark.parametrize(
@@ -470,3 +504,5 @@ def test_reliance_is_measured_on_the_pictures_of_the_first_answers(yardstick, mo
     ]
     look = Look(gate(prompt(1), prompt(2), prompt(3, pictures=0)), Hand(), POLICY, 0)
     assert look.reliance(shown) == pytest.approx((4 * 0.5 + 8 * 0.25) / 12)
+    twice = Look(gate(prompt(1), prompt(2)), Hand(copies=2), POLICY, 0)
+    assert twice.reliance(shown) == pytest.approx((4 * 0.5 + 8 * 0.25 + 90 * 0.5) / 102), "four of them, two copies of each"

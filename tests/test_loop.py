@@ -111,6 +111,30 @@ def test_a_step_of_which_nothing_could_be_asked_has_no_rows(ranks_of):
     assert mine == slice(0, 0)
 
 
+@pytest.mark.parametrize("value", ["1", "true", "True", "yes", "y", "on", "t", "TRUE"])
+@pytest.mark.parametrize("key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+def test_a_launcher_that_divides_the_weights_is_refused_however_it_says_so(key, value, monkeypatch):
+    monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match=r"accelerate: launched with .* every GPU holds the whole model"):
+        distributed.start_accelerator()
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "n"])
+def test_what_is_off_is_not_asked_for(value, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+    assert not distributed._is_set("ACCELERATE_USE_FSDP")
+    assert not distributed._is_set("ACCELERATE_NO_SUCH_KEY")
+
+
+@pytest.mark.parametrize(("precision", "fine"), [("no", True), ("bf16", True), ("NO", True), ("fp16", False), ("fp8", False)])
+def test_a_loss_that_is_scaled_is_refused(precision, fine):
+    if fine:
+        distributed._refuse([], precision)
+        return
+    with pytest.raises(UserError, match=f"got mixed_precision {precision}, expected no"):
+        distributed._refuse([], precision)
+
+
 # --- a step and the state ---------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,12 @@ import torch
 
 from gpg_vl import journal, loading, samples
 from gpg_vl.boxes import Frame
-from gpg_vl.config import Config, Source
+from gpg_vl.config import BenchmarkSpec, Config, Source
 from gpg_vl.prompts import AnswerOnly, Style
-from gpg_vl.training import assembly, experiment, identity, probe, rules, sft, warmups
+from gpg_vl.training import assembly, checkpoint, experiment, identity, probe, rules, sft, warmups
+from gpg_vl.training.checkpoint import State
 from gpg_vl.training.experiment import Questions, build_gate, read_questions, solution
-from gpg_vl.training.memory import Limits
+from gpg_vl.training.memory import Limits, Machine
 from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UnusableSampleError, Update, UserError, Verdict
 
 HERE = Path(__file__).parent
@@ -261,6 +262,145 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     assert (made.folder, made.rank) == (tmp_path, rank)
 
 
+def test_a_checkpoint_brings_state_moments_version_and_journal_back(tmp_path, monkeypatch):
+    events: list[Any] = []
+    state = State(step=7, cursor=56, version=5, carried=(group([1.0, 0.0]),))
+    monkeypatch.setattr(checkpoint, "load_state", lambda *given: events.append(("state", *given)) or state)
+    monkeypatch.setattr(checkpoint, "load_learner", lambda *given, **more: events.append(("learner", *given, more)))
+    trainer: Any = SimpleNamespace(
+        config=small(tmp_path, "steps=9"),
+        policy="policy",
+        ranks="ranks",
+        learner="learner",
+        drawing=SimpleNamespace(ask="ask", engine=SimpleNamespace(refresh=lambda *given: events.append(("refresh", *given)))),
+        journal=SimpleNamespace(rewind=lambda step: events.append(("rewind", step))),
+        say=events.append,
+    )
+    assembly._restore(trainer, tmp_path, False)
+    assert trainer.state is state
+    assert events[:4] == [
+        ("state", tmp_path, "ask", "ranks"),
+        ("learner", tmp_path, "learner", {"unchanged": False}),
+        ("refresh", "policy", 5),
+        ("rewind", 7),
+    ]
+    assert events[4].startswith("resumed from step 7 of 9 (weights, optimizer, schedule, 56 prompts drawn, 1 groups waiting): ")
+
+
+def test_how_groups_are_drawn_on_a_process(tmp_path):
+    """With six groups a step and a share of 0.4 of them that must speak: 2.4, so three."""
+    config = small(tmp_path, "rollout.groups_per_step=6", "seed=3")
+    ranks, method = processes(2, rank=1), SimpleNamespace(min_informative=0.4)
+    made: Any = assembly._drawing(config, "engine", "ask", "checks", method, ranks)  # type: ignore[arg-type]
+    assert (made.engine, made.ask, made.verifiers, made.config) == ("engine", "ask", "checks", config.rollout)
+    assert (made.wanted, made.seed, made.rank, made.ranks, made.share) == (3, 3, 1, 2, 3)
+    assert made.everybodys is ranks.everybodys
+    assert made.clock.read() == {}
+
+
+def test_the_environment_is_that_of_this_run(tmp_path):
+    policy: Any = SimpleNamespace(device="cuda:0", image_backend="pil")
+    told = assembly._environment(policy, processes(3), tmp_path)
+    own = {"threads": torch.get_num_threads(), "device": "cuda:0", "processes": 3, "image_backend": "pil", "config_folder": str(tmp_path)}
+    assert own.items() <= told.items()
+    assert {"python", "platform", "packages"} <= told.keys()
+
+
+def test_memory_is_reckoned_for_every_process(tmp_path, monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(assembly, "settle", lambda run: seen.append((run.machine, run.kl)) or Limits(5, True))
+    monkeypatch.setattr(assembly, "faults", lambda run: [])
+    monkeypatch.setattr(assembly, "gpu_here", lambda: 24.0)
+    kl: Any = SimpleNamespace(kl=0.5)
+    made = assembly._settled(small(tmp_path), None, kl, processes(3, told=[24.0, 80.0]), print)
+    assert seen == [(Machine(gb=24.0, processes=3), 0.5)]
+    assert (made.learner.tokens_per_microbatch, made.learner.checkpointing) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "resume", "warmup", "events"),
+    [
+        (3, False, 4, ["engine", "warm up", "journal", ("refresh", "warmed", 0), "gate", "learner", "warn"]),
+        (3, False, 0, ["engine", "journal", ("refresh", "policy", 0), "gate", "learner", "warn"]),
+        (0, False, 4, ["engine", "warm up", "journal", ("refresh", "warmed", 0), "gate", "learner"]),
+        (3, True, 4, ["differences", "engine", "journal", ("refresh", "policy", 0), "gate", "learner", ("restore", "newest", "same")]),
+    ],
+)
+def test_the_parts_are_put_together_in_this_order(steps, resume, warmup, events, tmp_path, monkeypatch):
+    noted: list[Any] = []
+    for name, made in assembled(noted).items():
+        monkeypatch.setattr(assembly, name, made)
+    monkeypatch.setattr(checkpoint, "newest", lambda run: Newest())
+    monkeypatch.setattr(identity, "identity", lambda *given: {})
+    monkeypatch.setattr(journal, "refuse_to_overwrite", lambda run: noted.append("refuse"))
+    config = small(tmp_path, f"steps={steps}", f"warmup.steps={warmup}")
+    trainer = assembly.assemble(config, HERE, resume=tmp_path if resume else None, say=noted.append)
+    assert noted == ["left out q9: unlucky", *([] if resume else ["refuse"]), *events]
+    assert (trainer.learner, trainer.journal, trainer.gate) == ("learner", "journal", "gate")
+
+
+class Newest:
+    """The newest checkpoint of a run."""
+
+    def __truediv__(self, name: str) -> str:
+        return f"newest {name}"
+
+
+def assembled(noted: list[Any]) -> dict[str, Any]:
+    """Every part that a run is put together of, played."""
+    engine = SimpleNamespace(
+        refresh=lambda policy, version: noted.append(("refresh", policy.name, version)), close=lambda: noted.append("close")
+    )
+    accelerator = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, device="here")
+
+    def policy(name: str) -> Any:
+        return SimpleNamespace(name=name, model=SimpleNamespace(to=lambda device: None), processor=None, frame=None)
+
+    questions = Questions(sources=([sample()],), weights=(1,), left_out=(LeftOut("q9", "unlucky"),))
+
+    def note(words: Any, made: Any) -> Any:
+        return lambda *given, **more: noted.append(words) or made
+
+    return {
+        "start_accelerator": lambda: accelerator,
+        "_settled": lambda config, *given: config,
+        "load_policy": lambda *given, **more: policy("policy"),
+        "build_style": lambda *given: "style",
+        "check_template": lambda *given: None,
+        "build_verifiers": lambda *given: "checks",
+        "read_questions": lambda *given, **more: questions,
+        "_environment": lambda *given: {},
+        "_tell_differences": note("differences", "same"),
+        "build_engine": note("engine", engine),
+        "_warmed_up": note("warm up", policy("warmed")),
+        "_open_journal": note("journal", "journal"),
+        "build_gate": note("gate", "gate"),
+        "_learner": note("learner", "learner"),
+        "_restore": lambda trainer, saved, unchanged: noted.append(("restore", "newest", unchanged)),
+        "_warn": note("warn", None),
+    }
+
+
+def test_an_engine_that_nobody_will_close_is_closed(tmp_path, monkeypatch):
+    noted: list[Any] = []
+    for name, made in assembled(noted).items():
+        monkeypatch.setattr(assembly, name, made)
+    monkeypatch.setattr(identity, "identity", lambda *given: {})
+    monkeypatch.setattr(journal, "refuse_to_overwrite", lambda run: None)
+
+    def broken(*given: Any) -> Any:
+        raise UserError("no learner")
+
+    monkeypatch.setattr(assembly, "_learner", broken)
+    with pytest.raises(UserError, match="no learner"):
+        assembly.assemble(small(tmp_path), HERE, say=noted.append)
+    assert noted[-1] == "close"
+    monkeypatch.setattr(assembly, "_learner", lambda *given: "learner")
+    noted.clear()
+    assembly.assemble(small(tmp_path), HERE, say=noted.append)
+    assert "close" not in noted
+
+
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +487,50 @@ def test_a_style_that_the_template_breaks_is_refused(think, fits, monkeypatch):
         return
     with pytest.raises(UserError, match=r"^mine: prompt: no room for <think>$"):
         experiment.check_template(style, "processor", "mine: prompt")
+
+
+def test_a_benchmark_is_the_named_one_or_that_of_the_config(tmp_path, monkeypatch):
+    """Its rows are looked for in its own folder, its seed is the run's."""
+    asked: list[Any] = []
+    spec = SimpleNamespace(data="rows", name="mine")
+    found = Questions(sources=([sample("a")], [sample("b")]), weights=(1, 1), left_out=(LeftOut("c", "unlucky"),))
+    monkeypatch.setattr(
+        experiment, "load_benchmark", lambda name, folder, overrides: asked.append((name, folder, overrides)) or (spec, Path("home"))
+    )
+    monkeypatch.setattr(experiment, "build_ruler", lambda *given: asked.append(given[1:]) or ("style", "checks"))
+    monkeypatch.setattr(experiment, "check_template", lambda *given: asked.append(given))
+    monkeypatch.setattr(experiment, "read_questions", lambda data, checks, *, folder: asked.append((data, checks, folder)) or found)
+    policy: Any = SimpleNamespace(frame="frame", processor="processor")
+    config = small(tmp_path, "evaluation.benchmark=own", "seed=6")
+    made = experiment.examination(config, tmp_path, policy, "other", ["samples=0"])
+    assert asked == [
+        ("other", tmp_path, ["samples=0"]),
+        (Path("home"), config, tmp_path, "frame"),
+        ("style", "processor", "other: prompt"),
+        ("rows", "checks", Path("home")),
+    ]
+    assert ([it.id for it in made.questions], made.seed, made.left_out) == (["a", "b"], 6, found.left_out)
+    assert (made.spec, made.style, made.checks) == (spec, "style", "checks")
+    asked.clear()
+    experiment.examination(config, tmp_path, policy)
+    assert asked[0] == ("own", tmp_path, ())
+
+
+def test_a_benchmark_asks_in_its_own_words_or_in_those_of_the_run(tmp_path):
+    config = small(tmp_path, "prompt=think", "reward.format=0.5", "reward.combine=sum")
+    spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),), verifiers={"number": "value"}, mode="lenient")
+    for prompt, kind in ((None, Style), ("answer", AnswerOnly)):
+        style, checks = rules.build_ruler(spec.model_copy(update={"prompt": prompt}), HERE, config, HERE, Frame())
+        assert type(style) is kind
+        number: Any = checks.by_kind["number"]
+        assert (type(number).__name__, number.mode, number.combine, number.accuracy_weight, number.format_weight) == (
+            "Value",
+            "lenient",
+            "gate",
+            1.0,
+            0.0,
+        ), "accuracy, whatever the run is rewarded for"
+        assert checks.whole
 
 
 # --- the gate of a config ---------------------------------------------------------------------------------------------
