@@ -319,3 +319,11 @@ def test_published_settings_are_the_defaults():
     assert (Grpo().scale, Grpo().aggregation, Grpo().clip_low, Grpo().clip_high, Grpo().kl) == ("std", "completion", 0.2, 0.2, 0.0)
     assert (DrGrpo().scale, DrGrpo().aggregation, DrGrpo().kl) == ("none", "constant", 0.0)
     assert (Gpg().kl, Gpg().has_ratio, Grpo().min_informative, Rloo().kl, Reinforce().kl) == (0.0, False, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("estimator", [Gpg(groups_per_step=2), Grpo(), DrGrpo(), Rloo()], ids=lambda estimator: type(estimator).__name__)
+@pytest.mark.parametrize("group", [[0.1, 0.1, 0.1], [0.5, 0.5, 0.5 + 9e-7], [0.5 - 1e-6, 0.5, NAN], [1.0, NAN, NAN]])
+def test_a_silent_group_weighs_exactly_nothing_wherever_a_group_is_the_baseline(estimator, group):
+    weight_BG = estimator.weights(matrix([group, [1, 0, 1]]), torch.ones(2, 3))
+    assert weight_BG[0].tolist() == [0, 0, 0]
+    assert (weight_BG[1] != 0).all()

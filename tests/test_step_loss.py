@@ -340,9 +340,46 @@ def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answe
     assert forward.tokens_at_once == 52
     learner._split_further([[weighted(4, [30, 1])], [weighted(4, [10] * 10)]])
     assert forward.tokens_at_once == 34
+    learner.reference = GroupForward(policy, 1.0)  # it reads the same answers, and needs the same room
+    forward.tokens_at_once = None
+    learner._split_further([[weighted(4, [10] * 10)]])
+    assert (forward.tokens_at_once, learner.reference.tokens_at_once) == (52, 52)
     forward.tokens_at_once = 1000  # more than there is: half of what there is
     learner._split_further([[weighted(4, [10] * 10)]])
     assert forward.tokens_at_once == 52
+
+
+def test_a_reference_is_asked_only_for_a_divergence(learner, monkeypatch):
+    asked = []
+    learner.reference = lambda batch: asked.append(batch) or SimpleNamespace(logprobs_N=torch.zeros(3, dtype=torch.float64))
+    for kl, times in ((0.0, 0), (0.1, 1)):
+        (prompt,) = prompts(learner.bare.policy, ["add"])
+        own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+        learner.update([own], Grpo(kl=kl), *Ranks(learner.accelerator).matrices([own]), version=0)
+        assert len(asked) == times
+
+
+def test_out_of_memory_halves_whatever_can_be_halved_before_a_group_is_split(learner, monkeypatch):
+    """Two micro-batches, one of a single group already: the other is halved; only then a group's answers."""
+    a, b, c = weighted(3, [1, 2]), weighted(3, [1, 2]), weighted(5, [2, 2])
+    tried, split = [], []
+
+    def no_memory(batches, sampled, estimator):
+        tried.append([len(batch) for batch in batches])
+        if len(split) < 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return Update(metrics={})
+
+    monkeypatch.setattr(learner, "_step", no_memory)
+    monkeypatch.setattr(learner, "_split_further", split.append)
+    update = learner._step_in_memory([[a, b], [c]], [None, None], Gpg())
+    assert tried == [[2, 1], [1, 1, 1], [1, 1, 1]]
+    assert update.metrics == {"memory_splits": 2.0}
+    monkeypatch.setattr(learner, "ranks", SimpleNamespace(count=2))
+    split.clear()
+    with pytest.raises(torch.OutOfMemoryError):  # the other ranks would wait for ever
+        learner._step_in_memory([[a, b], [c]], [None, None], Gpg())
+    assert split == []
 
 
 # --- the optimizer ----------------------------------------------------------------------------------------------------
@@ -527,6 +564,13 @@ def test_groups_about_one_picture_also_through_a_third_stay_together_where_the_t
     ]
     found = plan_microbatches([a, b, c, d], 29, tower_trains=True)  # three prompts of up to 10 tokens need 30: two, then one
     assert sorted(len(batch) for batch in found) == [1, 1, 2]
+
+
+def test_a_picture_is_remembered_through_all_that_it_has_joined():
+    """x and w are of the first; the second shows only x, the third only w: all three belong together."""
+    items = [weighted(8, [1], "x", "w"), weighted(8, [1], "x"), weighted(8, [1], "v"), weighted(8, [1], "w")]
+    found = plan_microbatches(items, 3 * 8, tower_trains=True)
+    assert sorted(sorted(item.group.prompt.pictures for item in batch) for batch in found) == [[("v",)], [("w",), ("x",), ("x", "w")]]
 
 
 def test_a_batch_is_idle_only_if_it_neither_weighs_nor_diverges():

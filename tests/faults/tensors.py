@@ -81,6 +81,7 @@ FAULTS: list[Fault] = [
                 "joined = [pool for pool in pools if pool[0] & seen]",
                 "joined = [pool for pool in pools if pool[0] >= seen]",
             ),
+            "a cluster remembers only the pictures of its last group": ("seen.union(*(pictures for pictures, _ in joined))", "seen"),
             "the rectangle is as high as its lowest group": (
                 "rows = max(len(item.weights) for item in batch)",
                 "rows = min(len(item.weights) for item in batch)",
