@@ -200,6 +200,58 @@ def test_an_override_into_a_list_reaches_its_item_or_is_refused():
         assert overridden("data.0.weight=2").data[0].weight == 2
 
 
+@pytest.mark.parametrize(
+    ("item", "part", "value"),
+    [
+        ("rollout.engine.prompts_at_once=2", lambda it: it.rollout.engine, {"kind": "transformers", "prompts_at_once": 2}),
+        ("rollout.gate.every=7", lambda it: it.rollout.gate.every, 7),
+        ("policy.tiny.hidden=64", lambda it: it.policy.tiny.hidden, 64),
+        ("warmup.optimizer.lr=0.5", lambda it: (it.warmup.optimizer.lr, it.warmup.optimizer.warmup_steps), (0.5, 10)),
+        ("verifiers.number.kind=value", lambda it: it.verifiers["number"], {"kind": "value"}),
+        ("verifiers.number=value", lambda it: it.verifiers["number"], "value"),
+        ("data.1.weight=2", lambda it: [source.weight for source in it.data], [1, 2]),
+        ("data.0.options.count=1e1", lambda it: it.data[0].options["count"], 10.0),
+        ("name=e10", lambda it: it.name, "e10"),
+        ("name=3 pieces", lambda it: it.name, "3 pieces"),
+        ("name=1e5", lambda it: it.name, "100000.0"),  # what looks like a number is one
+        ("data.0.options={task: add}", lambda it: it.data[0].options, {"task": "add"}),
+    ],
+)
+def test_an_override_reaches_the_knob_that_it_names_and_no_other(written, item, part, value):
+    name = written("data: [{recipe: digits}, {recipe: digits, options: {task: add}}]")
+    assert part(loading.load(name, [item])) == value
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("data.2.weight=2", "data.2.weight=2: '2' is no item of a list of 2; items count from 0"),
+        ("data.first.weight=2", "data.first.weight=2: 'first' is no item of a list of 2; items count from 0"),
+        ("data.-1.weight=2", "data.-1.weight=2: '-1' is no item of a list of 2; items count from 0"),
+        ("data.2={recipe: digits}", "data.2={recipe: digits}: '2' is no item of a list of 2; items count from 0"),
+        ("warmup.data.0.weight=2", "warmup.data.0.weight=2: '0' is no item of a list of 0; items count from 0"),
+        ("trackers.0=wandb", "trackers.0=wandb: '0' is no item of a list of 0; items count from 0"),
+    ],
+)
+def test_an_item_that_a_list_does_not_have_is_told(written, item, sentence):
+    name = written("data: [{recipe: digits}, {recipe: digits}]")
+    with refused(sentence):
+        loading.load(name, [item])
+
+
+def test_a_mistake_of_the_whole_has_no_key_and_one_of_a_part_its_own():
+    with refused("mine: a source needs exactly one of recipe, files, hub; got none"):
+        loading.parse(Source, {}, "mine")
+    with pytest.raises(UserError, match=r"^mine: verifiers\.number: got 5, expected"):
+        loading.parse(Config, {"data": [{"recipe": "digits"}], "verifiers": {"number": 5}}, "mine")
+
+
+def test_letters_stay_letters_in_what_a_run_keeps():
+    kept = loading.dump(loading.parse(Config, {"data": [{"recipe": "digits"}], "name": "Größe"}, "mine"))
+    assert "name: Größe" in kept
+    assert kept.index("name:") < kept.index("folder:") < kept.index("data:"), "in the order of the page"
+
+
 # --- the page itself --------------------------------------------------------------------------------------------------
 
 

@@ -533,6 +533,22 @@ def test_a_benchmark_asks_in_its_own_words_or_in_those_of_the_run(tmp_path):
         assert checks.whole
 
 
+def test_the_words_of_a_benchmark_are_looked_for_beside_it_and_those_of_a_run_beside_the_config(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for folder in ("home", "own"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"words_{folder}.py").write_text(
+            "from dataclasses import dataclass\n\nfrom gpg_vl.prompts import AnswerOnly\n\n\n"
+            f"@dataclass(frozen=True)\nclass Words(AnswerOnly):\n    instruction: str = '{folder}'\n"
+        )
+    config = small(tmp_path, "prompt=./words_own.py:Words")
+    spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),))
+    for prompt, told in ((None, "own"), ("./words_home.py:Words", "home")):
+        given = spec.model_copy(update={"prompt": prompt})
+        style, _ = rules.build_ruler(given, tmp_path / "home", config, tmp_path / "own", Frame())
+        assert style.instruction == told
+
+
 # --- the gate of a config ---------------------------------------------------------------------------------------------
 
 
@@ -628,6 +644,7 @@ SPEAKS, WRONG, RIGHT = [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]
         ([group(SPEAKS)] + [group(WRONG)] * 4, ""),  # 20 %
         ([group(SPEAKS)] + [group(WRONG)] * 5, "add: only 17 % of its groups are informative (mean accuracy 0.08); raise warmup.steps"),
         ([group(RIGHT)] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: raise its difficulty"),
+        ([group([0.51, 0.51])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.51); it is solved"),
         ([group([0.5, 0.5])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.50); raise warmup.steps"),
         ([group([1.5, 1.5], accuracies=[0.25, 0.25])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.25); raise"),
         ([group([1.0, math.nan])] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved"),

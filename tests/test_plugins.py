@@ -113,7 +113,7 @@ def test_a_missing_file(folder):
         plugins.resolve("./missing.py:Stars", ALIASES, folder)
 
 
-@pytest.mark.parametrize("name", ["./my_rewards:Stars", ":Stars"])
+@pytest.mark.parametrize("name", ["./my_rewards:Stars", ":Stars", "gpg_vl.verifiers.number:", "./my_rewards.py:"])
 def test_a_path_that_is_none_gets_a_sentence(folder, name):
     with pytest.raises(UserError):
         plugins.resolve(name, ALIASES, folder)

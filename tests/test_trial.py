@@ -141,6 +141,11 @@ def test_what_is_no_json_counts_by_its_kind_and_not_by_its_address(shown):
     assert marks[0].print() == marks[1].print()
 
 
+def test_bytes_count_by_their_content(shown):
+    one, other = (replace(shown, exam=replace(shown.exam, questions=[replace(SAMPLE, columns={"row": it})])) for it in (b"1", b"2"))
+    assert one.print() != other.print()
+
+
 def test_another_release_is_another_evaluation(shown, monkeypatch):
     before = shown.print()
     monkeypatch.setattr(trial, "__version__", "0.0.0")
@@ -307,7 +312,10 @@ def test_groups_that_are_tried_out_are_told_and_written(tmp_path, monkeypatch):
 def test_one_benchmark_is_taken_like_several(events):
     counted: list[int] = []
     assert trial.evaluate_model("words", "model", [], told=counted.append) == ["records"]
-    assert counted == [2]
+    assert ("examine", False, None) in events
+    trial.evaluate_model("words", "model", [], blank=True, told=counted.append)
+    assert ("examine", True, None) in events
+    assert counted == [2, 2]
 
 
 def test_answers_of_another_evaluation_are_told_before_an_engine_is_built(events, monkeypatch):
