@@ -1,10 +1,13 @@
 """The plan in numbers, each worked out by hand on a made-up model of 10^9 parameters; and memory at its borders."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from gpg_vl import loading
 from gpg_vl.policy.sizes import Size, Stack
@@ -86,6 +89,17 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch):
     assert memory.gpu_here() is None
 
 
+@pytest.mark.parametrize("driver", ["/dev/nvidiactl", "/dev/kfd", "/dev/dxg"])
+@pytest.mark.parametrize(("available", "gb"), [(True, 24.5), (False, None)])
+def test_with_any_driver_torch_is_asked(available, gb, driver, monkeypatch):
+    cuda = torch.cuda
+    monkeypatch.setattr(os.path, "exists", lambda path: path == driver)
+    monkeypatch.setattr(cuda, "is_available", lambda: available)
+    monkeypatch.setattr(cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=24.5e9 * number))
+    assert memory.gpu_here() == gb
+
+
 # --- items ------------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +169,8 @@ def test_a_vllm_holds_its_share(engine, name, awake, asleep):
 
 @pytest.mark.parametrize(("tokens", "shared", "split"), [(500, "true", False), (499, "true", True), (499, "false", False)])
 def test_a_group_larger_than_the_budget_is_split(tokens, shared, split):
-    assert ("gradients of a split group" in by_name(run_of(f"learner.shared_prefix={shared}"), Limits(tokens, False))) == split
+    item = by_name(run_of(f"learner.shared_prefix={shared}"), Limits(tokens, False)).get("gradients of a split group", Item(""))
+    assert (item.rollout, item.update, item.step) == (0, 3.4e9 if split else 0, 0)
 
 
 @pytest.mark.parametrize(
