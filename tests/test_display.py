@@ -270,3 +270,19 @@ def test_every_tracker_that_is_named_must_be_there(monkeypatch):
     trackers.check_installed(["trackio", "tensorboard"])
     with refused(r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
         trackers.check_installed(["trackio", "wandb"])
+
+
+def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_told(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = Console(width=160, force_terminal=True, record=True)
+    display = Display(shown, 40)  # its bar is not started: nothing is drawn
+    display.step(7, METRICS)
+    (task,) = display.bar.tasks
+    assert (task.completed, task.total, task.fields["numbers"]) == (7, 40, SHOWN)
+    assert shown.export_text() == ""
+    assert not display.bar.disable
+    assert Display(Console(force_terminal=False), 40).bar.disable
+    counting = Counting(shown)
+    counting.told("[a]", 50, 100)
+    assert counting.status.status == "\\[a]: 50 of 100 questions"
+    assert shown.export_text() == ""

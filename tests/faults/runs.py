@@ -352,4 +352,20 @@ FAULTS: list[Fault] = [
             "rewards of a task are divided by all answers": ('total / max(sums[f"n:{name}"], 1)', "total / scored"),
         },
     ),
+    *within(
+        "figures.py",
+        "test_figures.py::test_boxes_are_handed_over_with_sides_scores_and_their_question",
+        {
+            "a box is handed over with its corner as its height": ("box.y2 - box.y1]", "box.y2]"),
+            "classes that nobody asked about are counted": (
+                'for item in truth["categories"] if item["id"] in asked]',
+                'for item in truth["categories"]]',
+            ),
+        },
+    ),
+    *within(
+        "figures.py",
+        "test_figures.py::test_the_best_of_some_answers_needs_as_many_of_every_question",
+        {"pass@k is told where one question has k answers": ("if drawn and all(len(each)", "if drawn and any(len(each)")},
+    ),
 ]
