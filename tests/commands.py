@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from gpg_vl.cli import app
 
 HERE = Path(__file__).parent
-WIDE = {"COLUMNS": "160"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +26,12 @@ class Told:
 def gpg_vl(*arguments: object, cwd: Path = HERE) -> Told:
     """The command in this process, which saves the seconds of the imports. A bug raises here."""
     with chdir(cwd):
-        done = CliRunner(env=WIDE).invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     return Told(done.exit_code, done.stdout, done.stderr)
 
 
 def gpg_vl_process(*arguments: object, cwd: Path = HERE) -> Told:
     """The same, as a shell would start it."""
     command = [sys.executable, "-m", "gpg_vl", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **WIDE})
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ)
     return Told(done.returncode, done.stdout, done.stderr)

@@ -15,7 +15,7 @@ import pytest
 from gpg_vl import shelves
 from gpg_vl.config import Config, knobs
 
-from .commands import HERE, WIDE, gpg_vl, gpg_vl_process
+from .commands import HERE, gpg_vl, gpg_vl_process
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_second_request_leaves_at_once_and_the_terminal_is_left_clean(trained)
     run, _ = trained
     command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={run.parent}", "name=twice"]
     command += ["steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000"]
-    wide = {**os.environ, **WIDE, "TERM": "xterm-256color"}
+    wide = {**os.environ, "TERM": "xterm-256color"}
     terminal, end = pty.openpty()
     printed = b""
     with subprocess.Popen(command, cwd=HERE, env=wide, stdin=end, stdout=end, stderr=end) as process:

@@ -26,7 +26,7 @@ SMALL = ["policy.tiny.hidden=32", "policy.tiny.layers=1", "policy.tiny.vision_hi
 
 
 def evaluate(*arguments: object) -> tuple[int, str]:
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["evaluate", *map(str, arguments)])
+    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     assert "Traceback" not in done.output
     return done.exit_code, done.output
 

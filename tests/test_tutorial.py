@@ -53,7 +53,7 @@ def pictures(folder: Path) -> None:
 
 
 def command(*words: str) -> str:
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(words))
+    done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 0, done.output
     return done.output
 

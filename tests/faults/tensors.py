@@ -57,7 +57,10 @@ FAULTS: list[Fault] = [
         "training/learner.py",
         "test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
         {
-            "further updates follow a skipped one": ("further = update if update.skipped else self", "further = self"),
+            "further updates follow a skipped one": (
+                "            if update.skipped:\n                break\n            further",
+                "            further",
+            ),
             "the first update of a rollout is told instead of the last": ("            update = further\n", ""),
         },
     ),
