@@ -27,6 +27,13 @@ SLOWEST = ("test_kill", "test_gate", "test_rounding", "test_train", "test_cli", 
 """Files that two workers begin with, so that neither waits long for the other at the end."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With `pytest -n 2` a worker takes a whole file, so that what a file's tests share is made once, and in the order below."""
+    if getattr(config.option, "numprocesses", None):
+        config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest files first, each in its own order; pytest-xdist hands out whole files."""
     rank = {name: place for place, name in enumerate(SLOWEST)}

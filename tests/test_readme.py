@@ -77,7 +77,7 @@ def test_exactly_two_commands_install():
     installs = [line for block in blocks("bash") for line in block.splitlines() if "pip install" in line]
     assert len(installs) == 2
     assert installs[0].endswith("gpg-vl train")
-    assert installs[1].endswith("-m pytest -n logical --dist loadfile --no-loadscope-reorder")
+    assert installs[1].endswith("-m pytest -n logical")
 
 
 def test_own_verifier_and_data_set_train(tmp_path):
