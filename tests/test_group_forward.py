@@ -428,3 +428,40 @@ def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):
     assert [module.forward for module in policy.model.modules()] == once
     wrapped = [module for module in policy.model.modules() if "forward" in vars(module)]
     assert len(wrapped) == policy.model.config.text_config.num_hidden_layers + policy.model.config.vision_config.depth
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_checkpointed_layer_runs_again_in_the_backward_and_only_there(checkpointing, policy_of):
+    policy = policy_of()
+    ran = []
+    policy.model.model.get_decoder().layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
+    forward = GroupForward(policy, 1.0, checkpointing=checkpointing)
+    (prompt,) = prompts(policy, ["add"])
+    asked = [(prompt, [completion([5, 6]), completion([7, 8])])]
+    with torch.no_grad():
+        forward(asked, uneven_loss)
+    assert len(ran) == 2  # the prompt, and its answers
+    loss = forward(asked, uneven_loss).loss
+    assert len(ran) == 4
+    loss.backward()
+    assert len(ran) == (6 if checkpointing else 4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_check_in_a_narrow_type_is_at_the_policy_s_own_temperature(temperature, policy_of):
+    policy = policy_of(dtype="bfloat16")
+    (prompt,) = prompts(policy, ["box"])
+    agreement = GroupForward(policy, temperature).agreement((prompt, random_completions(2, longest=6, seed=0)))
+    assert agreement.holds
+    assert max(*agreement.narrow, *agreement.plain) < 0.1
+
+
+def test_the_check_takes_no_features_that_were_made_in_another_type(policy_of):
+    policy = policy_of(dtype="bfloat16", vision="frozen", projector="frozen")
+    forward = GroupForward(policy, 0.7, tokens_at_once=123)
+    assert policy.vision.cache is not None
+    exact = forward._computing_in(torch.float32)
+    assert (exact.policy.dtype, exact.policy.vision.cache) == (torch.float32, None)
+    assert (exact.rule.temperature, exact.rule.banned_ids, exact.tokens_at_once) == (0.7, policy.banned_ids, 123)
+    assert exact.model is forward.model
+    assert forward.policy.dtype == torch.bfloat16

@@ -184,6 +184,14 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "policy/group_forward.py",
+        "test_group_forward.py::test_the_check_takes_no_features_that_were_made_in_another_type",
+        {
+            "the exact check takes features of the narrow type": ("vision=Vision(self.model, None))", "vision=self.policy.vision)"),
+            "the exact check is at temperature 1": ("GroupForward(policy, self.rule.temperature, tok", "GroupForward(policy, 1.0, tok"),
+        },
+    ),
+    *within(
         "policy/load.py",
         "test_policy_facts.py",
         {
