@@ -304,15 +304,18 @@ class BenchmarkSpec(Section):
     """Of the sampled answers."""
 
 
-def knobs(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every knob as (key, default, sentence), sections flattened; the rows of `--help`."""
+def knobs(kind: type[Section], prefix: str = "", given: Section | None = None) -> Iterator[tuple[str, str, str]]:
+    """Every knob as (key, default, sentence), sections flattened; the rows of `--help`.
+
+    Args:
+        given: whose values are the defaults, where the section around it states others than its kind does.
+    """
     for name, field in kind.model_fields.items():
-        section = field.annotation
+        section, value = field.annotation, getattr(given, name) if given else field.get_default(call_default_factory=True)
         if isinstance(section, type) and issubclass(section, Section):
-            yield from knobs(section, f"{prefix}{name}.")
+            yield from knobs(section, f"{prefix}{name}.", value if isinstance(value, Section) else None)
         else:
-            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-            yield prefix + name, default, field.description or ""
+            yield prefix + name, "required" if field.is_required() else _shown(value), field.description or ""
 
 
 def _shown(value: Any) -> str:

@@ -211,7 +211,11 @@ def test_a_default_is_shown_as_it_is_written():
     rows = {key: (default, sentence) for key, default, sentence in page.knobs(Config)}
     assert rows["data"] == ("required", "What is asked; several sources are mixed by weight.")
     assert (rows["steps"][0], rows["warmup.data"][0], rows["hardware.gb"][0], rows["verifiers"][0]) == ("100", "", "", "")
-    assert rows["warmup.optimizer.lr"][0] in ("1e-06", "0.001")
+    assert (rows["optimizer.lr"][0], rows["optimizer.warmup_steps"][0]) == ("1e-06", "10")
+    assert (rows["warmup.optimizer.lr"][0], rows["warmup.optimizer.warmup_steps"][0]) == ("0.001", "30"), "its own, not its kind's"
+    assert {key: default for key, (default, _) in rows.items() if key != "data"} == {
+        key: "" if value in (None, (), {}) else str(value) for key, value in DEFAULTS.items()
+    }
     assert page._shown(WarmupConfig().optimizer) == "lr=0.001, warmup_steps=30"
     assert page._shown(Tiny(hidden=64)) == "hidden=64"
     assert page._shown(Tiny()) == ""
