@@ -84,6 +84,14 @@ def test_hardware_is_what_is_named_or_what_is_there(monkeypatch):
         assert memory.machine_of(loading.load("digits", knobs)) == Machine(gb=gb, processes=processes)
 
 
+def test_a_config_is_reckoned_with_its_divergence(monkeypatch):
+    monkeypatch.setattr(memory, "gpu_here", lambda: None)
+    config = loading.load("digits", ["hardware.gb=80", "hardware.gpus=2"])
+    method: Any = SimpleNamespace(kl=0.25)
+    run = plan.run_of(config, method)
+    assert (run.config, run.machine, run.kl) == (config, Machine(gb=80.0, processes=2), 0.25)
+
+
 def test_without_a_driver_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(memory, "DRIVERS", ("/no/such/driver",))
     assert memory.gpu_here() is None
