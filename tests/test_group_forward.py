@@ -434,7 +434,7 @@ def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):
 def test_a_checkpointed_layer_runs_again_in_the_backward_and_only_there(checkpointing, policy_of):
     policy = policy_of()
     ran = []
-    policy.model.model.get_decoder().layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
+    policy.model.model.get_decoder().layers[0].mlp.register_forward_pre_hook(lambda *_: ran.append(1))
     forward = GroupForward(policy, 1.0, checkpointing=checkpointing)
     (prompt,) = prompts(policy, ["add"])
     asked = [(prompt, [completion([5, 6]), completion([7, 8])])]
