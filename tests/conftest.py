@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-# Before anything imports torch, or asks how wide the terminal is: pytest-xdist tells its workers its own width.
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+# Before anything imports torch, or asks how wide the terminal is: pytest-xdist tells its workers its own width. The tests that want two
+# threads would spin while they wait for a core that another worker has.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
