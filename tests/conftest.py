@@ -21,7 +21,7 @@ if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
 
     settings.register_profile("push", max_examples=50, deadline=None, derandomize=True, database=None)
-    settings.register_profile("nightly", settings.get_profile("push"), max_examples=2000)
+    settings.register_profile("nightly", settings.get_profile("push"), max_examples=2000, derandomize=False, print_blob=True)
     settings.load_profile("push")  # pytest --hypothesis-profile=nightly takes the other
 
 

@@ -18,14 +18,16 @@ def names_in(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_can_be_made_and_names_a_test(fault: Fault):
-    assert (ROOT / "gpg_vl" / fault.file).read_text().count(fault.right) == 1
+def test_a_fault_can_be_made_and_names_a_test_that_exists(fault: Fault):
+    source = (ROOT / "gpg_vl" / fault.file).read_text()
+    assert source.count(fault.right) == 1
     assert fault.right != fault.wrong
+    ast.parse(source.replace(fault.right, fault.wrong))  # a syntax error would be seen by any test
     file, _, name = fault.seen_by.partition("::")
     assert not name or name in names_in(file)
     assert names_in(file)
 
 
-def test_no_two_have_one_name():
+def test_no_two_faults_of_a_file_have_one_name():
     doubled = [name for name, count in Counter((fault.file, fault.name) for fault in FAULTS).items() if count > 1]
     assert not doubled

@@ -1,6 +1,7 @@
 """What is installed is what was tested: pins, ranges and the stages of CI agree with each other."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -61,13 +62,33 @@ def test_both_commands_of_the_readme_install_the_pins():
     assert all("-c constraints.txt -c constraints-cpu.txt" in command for command in commands)
 
 
+def stages(listed: str) -> list[str]:
+    """The names in one of the lists at the top of `.ci/run`."""
+    return re.findall(rf"^{listed}=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)[0].split()
+
+
 @pytest.mark.parametrize(("listed", "workflow"), [("stages", "ci.yml"), ("nightly", "nightly.yml")])
 def test_every_stage_is_a_function_and_has_a_job(listed, workflow):
     script = (ROOT / ".ci" / "run").read_text()
-    stages = re.findall(rf"^{listed}=\((.*)\)$", script, re.MULTILINE)[0].split()
-    assert all(re.search(rf"^{stage}\(\) ", script, re.MULTILINE) for stage in stages)
+    assert all(re.search(rf"^{stage}\(\) ", script, re.MULTILINE) for stage in stages(listed))
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / workflow).read_text())["jobs"]
-    assert sorted(jobs["stage"]["strategy"]["matrix"]["stage"]) == sorted(stages)
+    alone = set(jobs) - {"stage"}
+    assert sorted([*jobs["stage"]["strategy"]["matrix"]["stage"], *alone]) == sorted(stages(listed))
+    assert all(jobs[name]["continue-on-error"] for name in alone), "what decides is in the matrix"
+
+
+def test_what_runs_beside_the_others_is_a_stage_of_either_list():
+    assert set(stages("beside")) <= set(stages("stages")) | set(stages("nightly"))
+    assert not set(stages("stages")) & set(stages("nightly"))
+
+
+def test_nothing_but_these_stands_at_the_top():
+    folders = {"configs", "data", "evaluation", "gpg_vl", "tests", ".ci", ".github"}
+    files = {"LICENSE", "README.md", "constraints-cpu.txt", "constraints.txt", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml"}
+    kept = {
+        line.split("/")[0] for line in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    }
+    assert kept <= folders | files
 
 
 def test_no_index_is_named_but_torchs_own_in_the_workflow():
