@@ -311,7 +311,7 @@ def knobs(kind: type[Section], prefix: str = "", given: Section | None = None) -
         given: whose values are the defaults, where the section around it states others than its kind does.
     """
     for name, field in kind.model_fields.items():
-        section, value = field.annotation, getattr(given, name) if given else field.get_default(call_default_factory=True)
+        section, value = field.annotation, getattr(given, name) if given is not None else field.get_default(call_default_factory=True)
         if isinstance(section, type) and issubclass(section, Section):
             yield from knobs(section, f"{prefix}{name}.", value if isinstance(value, Section) else None)
         else:

@@ -111,10 +111,13 @@ def test_everything_is_on_the_disk_before_its_name_says_so(tmp_path, monkeypatch
     assert ("flushed", ".") in after
 
 
-def test_handles_are_given_back(tmp_path):
-    before = len(list(Path("/proc/self/fd").iterdir()))
+def test_handles_are_given_back(tmp_path, monkeypatch):
+    opened, closed, opening, closing = list[int](), list[int](), os.open, os.close
+    monkeypatch.setattr(os, "open", lambda *given, **more: [opened.append(handle := opening(*given, **more)), handle][1])
+    monkeypatch.setattr(os, "close", lambda handle: [closed.append(handle), closing(handle)][1])
     save(tmp_path, 3)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert opened
+    assert sorted(closed) == sorted(opened)
 
 
 @pytest.mark.parametrize("broken", ["weights", "card", "optimizer", "state", "flush"])

@@ -28,7 +28,7 @@ SHOWN = "reward 0.500  informative 25 %  alpha 1.50  sample 1.25 update 0.50 s"
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_a_line():
+def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
     assert summary(METRICS) == SHOWN
     assert summary({**METRICS, "skipped": 1.0}) == f"skipped  {SHOWN}"
     assert summary({**METRICS, "skipped": 0.0}) == SHOWN

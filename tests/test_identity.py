@@ -292,7 +292,7 @@ def test_the_order_in_which_verifiers_are_named_is_no_difference(tmp_path):
     assert place(tmp_path, verifiers=parts) == place(tmp_path, verifiers=dict(reversed(parts.items())))
 
 
-def test_another_release_warms_up_anew(tmp_path, monkeypatch):
+def test_a_warm_up_of_another_release_is_not_used(tmp_path, monkeypatch):
     before = place(tmp_path)
     monkeypatch.setattr(warmups, "__version__", "0.0.0")
     assert place(tmp_path) != before

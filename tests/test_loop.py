@@ -120,7 +120,7 @@ def test_a_launcher_that_divides_the_weights_is_refused_however_it_says_so(key, 
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "n"])
-def test_what_is_off_is_not_asked_for(value, monkeypatch):
+def test_a_launcher_variable_that_is_off_asks_for_nothing(value, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
     assert not distributed._is_set("ACCELERATE_USE_FSDP")
     assert not distributed._is_set("ACCELERATE_NO_SUCH_KEY")

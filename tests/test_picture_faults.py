@@ -47,6 +47,7 @@ def test_its_answers_owe_much_to_their_pictures(policy, gate):
     assert told["gate/excess"] < 0.5
 
 
+@pytest.mark.parametrize("policy", ["float32", "bfloat16"], indirect=True)
 def test_a_lost_picture_is_named(policy, gate):
     with pytest.raises(MismatchError, match="Cause: image lost: the engine answers alike with and without the picture"):
         gate.look(Altering(policy, lambda prompt: blanked(prompt, policy)), policy, 0)

@@ -364,7 +364,7 @@ def test_a_row_of_tiles_is_filled_up_and_a_prompt_without_pictures_is_all_empty(
     assert tower_inputs([none], policy.model) == {}
 
 
-def test_patches_of_several_prompts_are_one_line_in_their_order_in_the_model_s_type():
+def test_patches_of_several_prompts_are_one_line_in_their_order_and_of_the_models_type():
     policy = policy_of_family("qwen3_5")
     one, none, two = shown("qwen3_5", 1, 2, 3, counts=[1, 0, 2])
     inputs = tower_inputs([two, none, one], policy.model)

@@ -48,7 +48,7 @@ def test_ids_of_the_tiny_tokenizer_by_name(family, policy_of):
         (0, 0, {0}),
     ],
 )
-def test_whatever_the_files_name_ends_an_answer_and_so_does_the_tokenizer_s_own(listed, own, expected):
+def test_end_ids_are_those_of_the_files_and_of_the_tokenizer(listed, own, expected):
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=listed))
     assert load._end_ids(model, SimpleNamespace(eos_token_id=own)) == expected
 
@@ -441,7 +441,7 @@ def test_quantised_types_are_refused_wherever_they_stand(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "I64", "BOOL", "U16"])
-def test_other_types_are_not(dtype, tmp_path):
+def test_weights_that_are_not_quantised_are_accepted(dtype, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(header(__metadata__={"format": "pt"}, a=tensor(dtype, 0, 4)) + b"1234")
     assert list(model_folder._broken(tmp_path / "w.safetensors")) == []
 

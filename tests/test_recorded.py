@@ -17,7 +17,7 @@ from gpg_vl.verifiers.value import Value
 from tests import recorded
 from tests.recorded import read, reference, right, sample, verdicts
 
-pytestmark = recorded.needed  # test_modes.py is the twin for whoever lacks them
+pytestmark = recorded.needed  # test_reading_modes.py is the twin for whoever lacks them
 
 VLM_R1 = "grounding/vlmr1/rec_results_"
 PIXEL_LOGS = [

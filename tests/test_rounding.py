@@ -108,12 +108,12 @@ def test_places_are_prompts_and_the_words_before(policy_of):
 
 
 def test_places_are_numbered_alike_in_every_process():
-    """Python salts its hashes of text, here at random: metrics must be equal after a kill all the same."""
+    """Python salts its hashes of text, in another process otherwise: metrics must be equal after a kill all the same."""
     program = (
         "from types import SimpleNamespace as S; from gpg_vl.rollout.rounding import places; "
         "print(places([(S(input_ids=(1, 2), pictures=('ab',)), [S(token_ids=(3, 4))])]).tolist())"
     )
-    own = {**os.environ, "PYTHONHASHSEED": "1"}
+    own = {**os.environ, "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
     elsewhere = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True).stdout
     prompt, said = SimpleNamespace(input_ids=(1, 2), pictures=("ab",)), SimpleNamespace(token_ids=(3, 4))
     assert elsewhere == f"{places([(prompt, [said])]).tolist()}\n"
@@ -274,23 +274,26 @@ WEAKEST = {
     ("tied head", "float32"): -19,
     ("tied head", "bfloat16"): -6,
 }
-"""Power of two of the weakest fault that counts; from two below it on, strengths are tried: another processor rounds otherwise."""
+"""Power of two of the weakest fault that counts here; another processor may round otherwise."""
 
 
+@pytest.mark.parametrize("below", [2, pytest.param(14, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(("kind", "dtype"), WEAKEST)
-def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, policy_of, monkeypatch):
+def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, below, policy_of, monkeypatch):
     """The weakest fault whose own gap is at least three times the measured rounding in the mean; of twice that at most."""
     policy, other = policy_of(dtype=dtype), policy_of(dtype=dtype)
     gate = gate_of(policy, prompts=tuple(prompts(policy, ["choice", "add"])))
     honest = gate.look(TransformersEngine(policy), policy, 0)
     fault = Fault(kind, policy, other, monkeypatch)
-    for strength in (2.0**power for power in range(WEAKEST[kind, dtype] - 2, 0)):
+    first = WEAKEST[kind, dtype] - below
+    for strength in (2.0**power for power in range(first, 0)):
         with monkeypatch.context() as patch:
             fault.monkeypatch = patch
             engine = fault.engine(strength)
             _, found = Look(replace(gate, heard={}), engine, policy, 0).compare(gate.prompts)
             if found.found.mean < 3 * max(found.rounding.mean, honest["gate/noise"]):
                 continue
+            assert strength > 2.0**first, "a weaker one may have counted already"
             with closing(engine), pytest.raises(MismatchError, match="engine and trainer disagree"):
                 replace(gate, heard={}).look(engine, policy, 0)
             return

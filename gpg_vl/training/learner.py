@@ -111,9 +111,9 @@ class Learner:
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
         sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
         update = self._step_in_memory(batches, sampled, estimator)
+        if update.skipped:
+            return update
         for _ in range(self.updates_per_rollout - 1):
-            if update.skipped:
-                break
             further = self._step_in_memory(batches, sampled, estimator)
             if further.skipped:
                 break  # the step counts as taken: weights have moved before

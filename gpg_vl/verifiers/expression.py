@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gpg_vl import answers
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers.verifier import Graded, MalformedTruthError, Mark
 
 LONGEST = {"strict": 1000, "lenient": 20_000}
 """Characters of the longest answer, by mode."""
@@ -49,7 +49,7 @@ class Expression(Graded):
         if told is None:
             return Mark(0.0, answer, f"unreadable: takes longer than {self.seconds:g} s")
         if not told["gold"]:
-            raise ValueError(f"answer {sample.answer!r} is not an expression that math-verify reads")
+            raise MalformedTruthError(f"answer {sample.answer!r} is not an expression that math-verify reads")
         if told.get("failed") or not told["read"]:
             return Mark(0.0, answer, "unreadable: not one expression")
         return Mark(float(told["right"]), told["read"], "right" if told["right"] else "wrong")

@@ -23,6 +23,10 @@ class Verifier(Protocol):
         ...
 
 
+class MalformedTruthError(ValueError):
+    """A truth that only shows when an answer is compared with it that nobody can score; its row is left out."""
+
+
 class Mark(NamedTuple):
     """The accuracy of an answer."""
 
@@ -144,8 +148,11 @@ class Verifiers:
             return ""
         try:
             gold = (replace(verifier, mode="lenient") if verifier.mode == "reference" else verifier).gold(sample)
-            return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
         except ValueError as error:
+            return str(error)
+        try:
+            return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
+        except MalformedTruthError as error:
             return str(error)
 
     def complaint_about(self, text: str, sample: Sample) -> str:

@@ -5,7 +5,7 @@ from tests.faults.fault import Fault, within
 FAULTS: list[Fault] = [
     *within(
         "rollout/rounding.py",
-        "test_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
+        "test_gate_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
         {
             "a gap is as large as its smallest figure": (
                 "return max(getattr(found, name) / getattr(allowed, name)",
@@ -17,12 +17,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/rounding.py",
-        "test_limits.py::test_exactly_what_may_be_holds",
+        "test_gate_limits.py::test_exactly_what_may_be_holds",
         {"what is exactly allowed is not": ("return self.excess <= 1", "return self.excess < 1")},
     ),
     *within(
         "rollout/rounding.py",
-        "test_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
+        "test_gate_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
         {
             "one number among others makes up for those that are none": (
                 "if not self.gap_N.isfinite().all():",
@@ -32,7 +32,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/rounding.py",
-        "test_limits.py::test_what_may_be_by_hand",
+        "test_gate_limits.py::test_what_may_be_by_hand",
         {
             "few carriers do not widen the limits": ("chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))", "chance = 1.0"),
             "many carriers narrow the limits": ("max(1.0, CARRIERS / max(self.carriers, 1.0))", "CARRIERS / max(self.carriers, 1.0)"),
@@ -46,7 +46,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate.py",
-        "test_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
+        "test_gate_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
         {
             "grey pictures are asked and not judged": ("for side in sides for gap in", "for side in sides[:1] for gap in"),
             "the best of all copies is judged": ("worst = max(gaps, key", "worst = min(gaps, key"),
@@ -55,7 +55,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate.py",
-        "test_limits.py::test_one_answer_of_other_weights_is_enough",
+        "test_gate_limits.py::test_one_answer_of_other_weights_is_enough",
         {
             "stale weights pass": (
                 "if stale := {completion.version for group in answers for completion in group} - {self.version}:",
@@ -73,7 +73,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate.py",
-        "test_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
+        "test_gate_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
         {
             "all answers are drawn alike at every look": ("else (draw, index, self.version)", "else (draw, index)"),
             "first answers are drawn anew at every look": ("[(draw, 0) if index == 0 else", "[(draw, 0, self.version) if index == 0 else"),
@@ -83,7 +83,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate.py",
-        "test_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
+        "test_gate_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
         {
             "spare questions are asked always": ("if gap.carriers < CARRIERS and (others", "if (others"),
             "twice as many answers as allowed": ("2 * given * len(prompts) <= most", "given * len(prompts) <= most"),
@@ -91,12 +91,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate.py",
-        "test_limits.py::test_no_more_tokens_are_compared_than_8192",
+        "test_gate_limits.py::test_no_more_tokens_are_compared_than_8192",
         {"tokens are compared without end": (" and len(gap.gap_N) < MOST_COMPARED", "")},
     ),
     *within(
         "rollout/causes.py",
-        "test_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
+        "test_gate_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
         {
             "an experiment that could not have shown the fault explains it": (
                 "look.gap(look.ask(prompts(time), AT_ONCE)).holds and look.gap(look.ask(look.gate.prompts, AT_ONCE)).excess >= CLEAR",
@@ -106,7 +106,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/causes.py",
-        "test_causes.py::test_what_a_cut_keeps_by_hand",
+        "test_gate_causes.py::test_what_a_cut_keeps_by_hand",
         {"a cut keeps one token more": ("min(cut, mass_NK.shape[1]) - 1]", "min(cut, mass_NK.shape[1] - 1)]")},
     ),
     *within(
@@ -370,12 +370,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "config.py",
-        "test_knobs.py::test_every_knob_has_the_default_that_is_written_here",
+        "test_config_defaults.py::test_every_knob_has_the_default_that_is_written_here",
         {"a lost share of a tenth is borne": ("max_lost: float = Field(default=0.05,", "max_lost: float = Field(default=0.1,")},
     ),
     *within(
         "config.py",
-        "test_knobs.py::test_every_number_has_its_borders",
+        "test_config_defaults.py::test_every_number_has_its_borders",
         {"a group of one answer is a group": ("group_size: int = Field(default=8, ge=2)", "group_size: int = Field(default=8, ge=1)")},
     ),
 ]

@@ -168,7 +168,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "benchmark.py",
-        "test_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
+        "test_benchmark_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
         {
             "all draws of a question have one seed": ('"evaluate", sample.id, index)', '"evaluate", sample.id)'),
             "all questions have one seed": ('"evaluate", sample.id, index)', '"evaluate", index)'),
@@ -177,7 +177,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "benchmark.py",
-        "test_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
+        "test_benchmark_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
         {
             "one answer of its own makes a file its own": (
                 "if any(record.evaluation != self.fingerprint",
@@ -187,17 +187,17 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "benchmark.py",
-        "test_records.py::test_a_short_evaluation_asks_the_first_so_many_of_every_row",
+        "test_benchmark_records.py::test_a_short_evaluation_asks_the_first_so_many_of_every_row",
         {"a row of the table loses its last question": ("if seen[self.tag(sample)] <= head:", "if seen[self.tag(sample)] < head:")},
     ),
     *within(
         "benchmark.py",
-        "test_records.py::test_a_blank_question_shows_grey_pictures_of_the_same_sizes",
+        "test_benchmark_records.py::test_a_blank_question_shows_grey_pictures_of_the_same_sizes",
         {"grey pictures lie on their side": ('Image.new("RGB", size, (128, 128, 128))', 'Image.new("RGB", size[::-1], (128, 128, 128))')},
     ),
     *within(
         "benchmark.py",
-        "test_records.py::test_a_writer_that_fails_leaves_the_old_file_whole",
+        "test_benchmark_records.py::test_a_writer_that_fails_leaves_the_old_file_whole",
         {"records are written in place": ('aside = path.with_name(path.name + ".new")', "aside = path")},
     ),
     *within(
@@ -223,12 +223,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "audit.py",
-        "test_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
+        "test_audit_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
         {"the answer needs no room in the window": ("elif longest > room:", "elif longest > reader.window:")},
     ),
     *within(
         "audit.py",
-        "test_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
+        "test_audit_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
         {"pictures of equal bytes are equal": ("str(image.size).encode() + image.tobytes()", "image.tobytes()")},
     ),
     *within(

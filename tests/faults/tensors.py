@@ -57,7 +57,7 @@ FAULTS: list[Fault] = [
         "training/learner.py",
         "test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
         {
-            "further updates follow a skipped one": (
+            "further updates follow a skipped one": ("        if update.skipped:\n            return update\n", ""),
                 "            if update.skipped:\n                break\n            further",
                 "            further",
             ),

@@ -107,7 +107,7 @@ def test_every_knob_has_the_default_that_is_written_here():
     assert source == {"recipe": "digits", **OF_A_SOURCE}
 
 
-def test_so_has_every_knob_of_a_benchmark():
+def test_every_knob_of_a_benchmark_has_its_default():
     found = loading.parse(BenchmarkSpec, {"name": "mine", **SOURCE}, "mine").model_dump()
     assert {key: value for key, value in found.items() if key not in ("name", "data")} == OF_A_BENCHMARK
 
@@ -170,7 +170,7 @@ def test_every_number_has_its_borders(key, fine, refused):
 
 
 @pytest.mark.parametrize(("key", "fine", "refused"), [("samples", 0, -1), ("max_tokens", 1, 0), ("temperature", 1e-9, 0.0)])
-def test_so_have_those_of_a_benchmark(key, fine, refused):
+def test_every_number_of_a_benchmark_has_its_borders(key, fine, refused):
     given = {"name": "mine", **SOURCE}
     assert getattr(loading.parse(BenchmarkSpec, {**given, key: fine}, "mine"), key) == fine
     with pytest.raises(UserError, match=f"{key}: got"):

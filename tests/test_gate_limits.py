@@ -481,7 +481,7 @@ def test_a_look_forgets_that_the_engine_was_renewed_and_remembers_what_it_said(y
     assert {heard.token_ids[0] for heard in watch.heard.values()} == first, "of the last look that went well"
 
 
-def test_nothing_to_ask_is_no_look():
+def test_a_gate_without_questions_does_not_look():
     engine = Hand()
     assert Gate(prompts=(), sampling=SAMPLING, seed=0).look(engine, POLICY, 0) == {}
     assert engine.asked == []

@@ -327,6 +327,8 @@ def test_memory_is_reckoned_for_every_process(tmp_path, monkeypatch):
     ],
 )
 def test_the_parts_are_put_together_in_this_order(steps, resume, warmup, events, tmp_path, monkeypatch):
+    """What counts: an existing run is refused before anything is made, the engine has the warmed-up weights before the gate looks through
+    it, and a checkpoint comes back last, into parts that are whole."""
     noted: list[Any] = []
     for name, made in assembled(noted).items():
         monkeypatch.setattr(assembly, name, made)
