@@ -58,9 +58,6 @@ FAULTS: list[Fault] = [
         "test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
         {
             "further updates follow a skipped one": ("        if update.skipped:\n            return update\n", ""),
-                "            if update.skipped:\n                break\n            further",
-                "            further",
-            ),
             "the first update of a rollout is told instead of the last": ("            update = further\n", ""),
         },
     ),
