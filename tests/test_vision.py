@@ -110,3 +110,18 @@ def test_a_blanked_picture_is_another_picture(policy_of):
     forward = GroupForward(policy, 1.0)
     seen, blind = (forward([(own, [completion([5, 6, 7])])]).logprobs_N for own in (prompt, blank))
     assert (seen - blind).abs().max() > 1e-4
+
+
+def test_a_picture_is_named_by_its_patches_and_by_how_they_stand():
+    """A grey picture of 2 x 4 patches and one of 4 x 2 have equal patches: only the grid tells them apart."""
+    grey, grid = torch.zeros(8, 12), torch.tensor([[1, 2, 4]])
+    told = [
+        digest({"pixel_values": grey, "image_grid_thw": grid}),
+        digest({"pixel_values": grey, "image_grid_thw": torch.tensor([[1, 4, 2]])}),
+        digest({"pixel_values": grey + 1e-7, "image_grid_thw": grid}),
+        digest({"pixel_values": grey.view(12, 8), "image_grid_thw": grid}),
+        digest({"pixel_values": grey}),
+        digest({"pixel_values": grey, "pixel_attention_mask": grid}),
+    ]
+    assert len(set(told)) == len(told)
+    assert digest({"image_grid_thw": grid.clone(), "pixel_values": grey.clone()}) == told[0]
