@@ -7,7 +7,9 @@ from typing import Any
 from gpg_vl.policy.encode import encode
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.recipes.digits import Task, digits
-from gpg_vl.types import Completion, Group, Prompt, Verdict
+from gpg_vl.types import Completion, Prompt
+
+from .hand_made import completion
 
 TASKS: tuple[Task, ...] = ("count", "box", "compare", "add", "choice")
 """Two image sizes, one image, two, none; five prompt lengths."""
@@ -17,16 +19,6 @@ def prompts(policy: Any, tasks: Sequence[Task] = TASKS, each: int = 1) -> list[P
     return [encode(sample, AnswerOnly(), policy) for task in tasks for sample in digits(task, count=each)]
 
 
-def completion(token_ids: Sequence[int], version: int = 0, logprobs: Sequence[float] | None = None) -> Completion:
-    said = tuple(logprobs) if logprobs is not None else (0.0,) * len(token_ids)
-    return Completion(token_ids=tuple(token_ids), logprobs=said, text="", finish="stop", version=version)
-
-
 def random_completions(count: int, longest: int, seed: int) -> list[Completion]:
     draw = random.Random(seed)
     return [completion([draw.randrange(300) for _ in range(draw.randint(1, longest))]) for _ in range(count)]
-
-
-def group(prompt: Prompt, completions: Sequence[Completion], rewards: Sequence[float], draw: int = 0) -> Group:
-    verdicts = tuple(Verdict(reward=reward, parts={"accuracy": reward}) for reward in rewards)
-    return Group(prompt=prompt, completions=tuple(completions), verdicts=verdicts, draw=draw)

@@ -10,7 +10,8 @@ from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner
 
-from .asking import group, prompts, random_completions
+from .asking import prompts, random_completions
+from .hand_made import group
 
 MID = Tiny(hidden=512, layers=6, vision_hidden=256, vision_layers=4)
 """About 20 million parameters."""
@@ -19,7 +20,7 @@ MID = Tiny(hidden=512, layers=6, vision_hidden=256, vision_layers=4)
 def one_step(policy: Any) -> Learner:
     """A learner that has taken one step on two groups, one of them with a picture."""
     asked = prompts(policy, ["count", "add"])
-    groups = tuple(group(prompt, random_completions(2, longest=5, seed=seed), [1.0, 0.0]) for seed, prompt in enumerate(asked))
+    groups = tuple(group([1.0, 0.0], random_completions(2, longest=5, seed=seed), asked=prompt) for seed, prompt in enumerate(asked))
     learner = Learner(GroupForward(policy, 1.0), OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 14)
     update = learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
     assert not update.skipped

@@ -1,6 +1,5 @@
 """Small data sets in the published form: the same files, columns and nesting, with pictures of a few pixels."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,18 +7,14 @@ from typing import Any
 
 from PIL import Image
 
+from .hand_made import encoded, png
+
 SIDE = 56
-
-
-def png(colour: Any = "red", size: tuple[int, int] = (SIDE, SIDE), kind: str = "PNG", mode: str = "RGB") -> bytes:
-    encoded = io.BytesIO()
-    Image.new(mode, size, colour).save(encoded, kind)
-    return encoded.getvalue()
 
 
 def picture(path: Path, colour: Any = "red", size: tuple[int, int] = (SIDE, SIDE)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(colour, size, "JPEG" if path.suffix == ".jpg" else "PNG"))
+    path.write_bytes(encoded(Image.new("RGB", size, colour), "JPEG" if path.suffix == ".jpg" else "PNG"))
 
 
 def parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -39,7 +34,7 @@ def written(path: Path, content: Any, encoding: str = "utf-8") -> None:
 
 
 def inside(colour: Any = "red") -> dict[str, Any]:
-    return {"bytes": png(colour), "path": None}
+    return {"bytes": png((SIDE, SIDE), colour), "path": None}
 
 
 def sat(folder: Path) -> None:
@@ -135,7 +130,7 @@ def superclevr(folder: Path) -> None:
 
 def four_shot(folder: Path) -> None:
     """Visual-RFT's rows; pictures with an alpha channel."""
-    alpha = {"bytes": png((255, 0, 0, 128), mode="RGBA"), "path": "a.png"}
+    alpha = {"bytes": png((SIDE, SIDE), (255, 0, 0, 128), "RGBA"), "path": "a.png"}
     problem = "This is an image containing a plant. Please identify the species of the plant based on the image.\nOutput the"
     rows = [{"image": alpha, "problem": problem, "solution": f"<answer>{label}</answer>"} for label in ("rose", "pink primrose") * 2]
     parquet(folder / "data" / "train-00000-of-00001.parquet", rows)

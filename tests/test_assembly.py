@@ -16,7 +16,9 @@ from gpg_vl.training import assembly, checkpoint, experiment, identity, probe, r
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.experiment import Questions, build_gate, read_questions, solution
 from gpg_vl.training.memory import Limits, Machine
-from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UnusableSampleError, Update, UserError, Verdict
+from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UnusableSampleError, Update, UserError
+
+from .hand_made import group, prompt
 
 HERE = Path(__file__).parent
 
@@ -27,19 +29,6 @@ def small(folder: Path, *knobs: str) -> Config:
 
 def sample(name: str = "q1", **more: Any) -> Sample:
     return Sample(**{"id": name, "question": "?", "answer_kind": "number", "answer": 3, **more})
-
-
-def prompt(number: int, *, pictures: int = 0, tokens: int = 1, kind: str = "number", task: str = "add") -> Prompt:
-    asked = sample(f"q{number}", answer_kind=kind, tags={"task": task})
-    images: Any = ("picture",) * pictures
-    return Prompt(sample=asked, text="", input_ids=(1,) * tokens, features={}, images=images)
-
-
-def group(rewards: list[float], *, accuracies: list[float] | None = None, kind: str = "number", task: str = "add") -> Group:
-    said = Completion(token_ids=(1,), logprobs=(0.0,), text="", finish="stop", version=0)
-    parts = [{"accuracy": it} for it in accuracies] if accuracies else [{}] * len(rewards)
-    verdicts = tuple(Verdict(reward=reward, parts=part) for reward, part in zip(rewards, parts, strict=True))
-    return Group(prompt=prompt(1, kind=kind, task=task), completions=(said,) * len(rewards), verdicts=verdicts, draw=0)
 
 
 def processes(count: int = 1, rank: int = 0, told: Any = None) -> Any:
@@ -521,8 +510,8 @@ def test_a_benchmark_is_the_named_one_or_that_of_the_config(tmp_path, monkeypatc
 def test_a_benchmark_asks_in_its_own_words_or_in_those_of_the_run(tmp_path):
     config = small(tmp_path, "prompt=think", "reward.format=0.5", "reward.combine=sum")
     spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),), verifiers={"number": "value"}, mode="lenient")
-    for prompt, kind in ((None, Style), ("answer", AnswerOnly)):
-        style, checks = rules.build_ruler(spec.model_copy(update={"prompt": prompt}), HERE, config, HERE, Frame())
+    for chosen, kind in ((None, Style), ("answer", AnswerOnly)):
+        style, checks = rules.build_ruler(spec.model_copy(update={"prompt": chosen}), HERE, config, HERE, Frame())
         assert type(style) is kind
         number: Any = checks.by_kind["number"]
         assert (type(number).__name__, number.mode, number.combine, number.accuracy_weight, number.format_weight) == (
@@ -545,8 +534,8 @@ def test_the_words_of_a_benchmark_are_looked_for_beside_it_and_those_of_a_run_be
         )
     config = small(tmp_path, "prompt=./words_own.py:Words")
     spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),))
-    for prompt, told in ((None, "own"), ("./words_home.py:Words", "home")):
-        given = spec.model_copy(update={"prompt": prompt})
+    for chosen, told in ((None, "own"), ("./words_home.py:Words", "home")):
+        given = spec.model_copy(update={"prompt": chosen})
         style, _ = rules.build_ruler(given, tmp_path / "home", config, tmp_path / "own", Frame())
         assert style.instruction == told
 
@@ -562,7 +551,7 @@ def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first(tmp_pa
         asked.append(index)
         if index == 5:
             raise UnusableSampleError("gone")
-        return prompt(index, pictures=index % 2, tokens=100 if index == 7 else 2)
+        return prompt(index, images=index % 2, tokens=100 if index == 7 else 2)
 
     engine: Any = SimpleNamespace(longest=lambda: 10)
     knobs = ["rollout.gate.every=3", "rollout.gate.prompts=4", "rollout.gate.mean=0.5", "rollout.gate.worst=2", "rollout.max_tokens=8"]
@@ -637,6 +626,7 @@ def test_an_engine_is_told_where_it_runs(tmp_path, monkeypatch):
 # --- before the first step --------------------------------------------------------------------------------------------
 
 SPEAKS, WRONG, RIGHT = [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]
+BOX = prompt(kind="boxes", task="box")
 
 
 @pytest.mark.parametrize(
@@ -648,11 +638,14 @@ SPEAKS, WRONG, RIGHT = [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]
         ([group(RIGHT)] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: raise its difficulty"),
         ([group([0.51, 0.51])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.51); it is solved"),
         ([group([0.5, 0.5])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.50); raise warmup.steps"),
-        ([group([1.5, 1.5], accuracies=[0.25, 0.25])] * 3, "add: only 0 % of its groups are informative (mean accuracy 0.25); raise"),
+        (
+            [group([1.5, 1.5], parts=[{"accuracy": 0.25}] * 2)] * 3,
+            "add: only 0 % of its groups are informative (mean accuracy 0.25); raise",
+        ),
         ([group([1.0, math.nan])] * 3, "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved"),
         ([group([math.nan, math.nan])] * 3, "add: only 0 % of its groups are informative (mean accuracy nan); raise warmup.steps"),
-        ([group([0.3, 0.51], kind="boxes", task="box")] * 3, ""),
-        ([group([0.2, 0.5], kind="boxes", task="box")] * 3, "box: sampled accuracy (IoU) is 0.35; below 0.4 an IoU reward tends to one"),
+        ([group([0.3, 0.51], asked=BOX)] * 3, ""),
+        ([group([0.2, 0.5], asked=BOX)] * 3, "box: sampled accuracy (IoU) is 0.35; below 0.4 an IoU reward tends to one"),
         ([group([0.2, 0.5])] * 3, ""),
     ],
 )
@@ -678,7 +671,7 @@ def test_twelve_questions_of_each_source_are_tried(monkeypatch):
 
     def sample_groups(drawing: Any, given: Any) -> list[Group]:
         asked.append([draw for draw, _ in given])
-        return [group(WRONG, task=it.sample.tags["task"]) for _, it in given]
+        return [group(WRONG, asked=it) for _, it in given]
 
     monkeypatch.setattr(probe, "Asker", Ask)
     monkeypatch.setattr(probe, "sample_groups", sample_groups)

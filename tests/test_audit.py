@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from gpg_vl import audit
 from gpg_vl.cli import app
 
-from .published import png
+from .hand_made import png
 
 CONFIG = """# A config of the user's.
 name: mine
@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch):
     """Audits a config in a folder with ten pictures to train on and five others to be tested on."""
     monkeypatch.chdir(tmp_path)
     for place in range(15):
-        Path(f"{place}.png").write_bytes(png((10 * place, 0, 0)))
+        Path(f"{place}.png").write_bytes(png(colour=(10 * place, 0, 0)))
     Path("samples.jsonl").write_text(rows(10))
     Path("held_out.jsonl").write_text(rows(5, first=10))
     Path("mine.yaml").write_text(CONFIG)
@@ -121,7 +121,7 @@ def test_questions_without_their_picture_are_told(run):
 
 
 def cut_short(name: str) -> None:
-    Path(name).write_bytes(png((9, 9, 9), size=(600, 600))[:300])
+    Path(name).write_bytes(png((600, 600), (9, 9, 9))[:300])
 
 
 def test_a_picture_that_cannot_be_read_is_a_finding(run):

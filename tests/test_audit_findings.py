@@ -1,13 +1,11 @@
 """The findings of an audit by hand: every level on both sides of its border, counts to the one, pictures that are not square."""
 
-import io
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from gpg_vl import audit
 from gpg_vl.audit import Finding
@@ -15,9 +13,11 @@ from gpg_vl.boxes import Frame
 from gpg_vl.config import Config
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.training.experiment import Questions
-from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, UnusableSampleError, UserError, Verdict
+from gpg_vl.types import Group, LeftOut, Sample, UnusableSampleError, UserError, Verdict
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.verifier import Mark, Verifiers
+
+from .hand_made import completion, group, png
 
 DATA: dict[str, Any] = {"name": "x", "data": [{"files": "a.jsonl"}]}
 
@@ -32,12 +32,6 @@ def question(name: str, answer: object = 3, **fields: Any) -> Sample:
 
 def questions(*sources: list[Sample], left_out: tuple[LeftOut, ...] = ()) -> Questions:
     return Questions(sources=sources, weights=(1,) * len(sources), left_out=left_out)
-
-
-def png(width: int, height: int, colour: object = 0) -> bytes:
-    encoded = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(encoded, "PNG")  # type: ignore[arg-type]
-    return encoded.getvalue()
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
@@ -73,22 +67,22 @@ def test_rows_left_out_were_looked_at_too():
 
 
 def test_pictures_are_equal_when_size_and_every_pixel_are():
-    pictures = [png(4, 3), png(3, 4), png(12, 1), png(4, 3, (0, 0, 1))]  # the first three have the same bytes
+    pictures = [png((4, 3)), png((3, 4)), png((12, 1)), png((4, 3), (0, 0, 1))]  # the first three have the same bytes
     seen, lost = audit._pictures(questions([question(str(place), images=(picture,)) for place, picture in enumerate(pictures)]))
     assert (sorted(seen.values()), lost) == (["0", "1", "2", "3"], [])
-    again, _ = audit._pictures(questions([question("again", images=(png(4, 3),))]))
+    again, _ = audit._pictures(questions([question("again", images=(png((4, 3)),))]))
     assert [seen[digest] for digest in again] == ["0"]
 
 
 def test_a_picture_is_known_by_the_first_question_that_shows_it_and_all_of_a_question_count():
-    a, b, c = png(4, 3, (1, 0, 0)), png(4, 3, (2, 0, 0)), png(4, 3, (3, 0, 0))
+    a, b, c = png((4, 3), (1, 0, 0)), png((4, 3), (2, 0, 0)), png((4, 3), (3, 0, 0))
     seen, _ = audit._pictures(questions([question("first", images=(a, b))], [question("second", images=(b, c)), question("bare")]))
     assert sorted(seen.values()) == ["first", "first", "second"]
 
 
 def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
-    broken = png(600, 600, (9, 9, 9))[:300]
-    seen, lost = audit._pictures(questions([question("a", images=(broken,)), question("b", images=(png(4, 3),))]))
+    broken = png((600, 600), (9, 9, 9))[:300]
+    seen, lost = audit._pictures(questions([question("a", images=(broken,)), question("b", images=(png((4, 3)),))]))
     assert list(seen.values()) == ["b"]
     assert len(lost) == 1
     assert lost[0].startswith("a: ")
@@ -335,11 +329,8 @@ def test_prompts_are_measured_evenly_and_the_longest_question_among_them(rows, l
 # --- what a model answers -----------------------------------------------------------------------------------------------
 
 
-def group(*rewards: float, reason: str = "wrong", text: str = "4") -> Group:
-    prompt = Prompt(sample=question("q"), text="", input_ids=(), features={})
-    said = Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish="stop", version=0)
-    verdicts = tuple(Verdict(reward=reward, reason=reason) for reward in rewards)
-    return Group(prompt=prompt, completions=(said,) * len(rewards), verdicts=verdicts, draw=0)
+def answered(*rewards: float, reason: str = "wrong") -> Group:
+    return group(rewards, [completion(text="4")] * len(rewards), reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +342,7 @@ def group(*rewards: float, reason: str = "wrong", text: str = "4") -> Group:
     ],
 )
 def test_how_many_groups_speak(speaking, silent, level, told):
-    groups = [group(0.0, 1.0)] * speaking + [group(0.0, 0.0)] * silent
+    groups = [answered(0.0, 1.0)] * speaking + [answered(0.0, 0.0)] * silent
     assert list(audit.told_of(groups, 8))[-1] == Finding(level, told)
 
 
@@ -364,7 +355,7 @@ def test_how_many_groups_speak(speaking, silent, level, told):
     ],
 )
 def test_where_no_group_speaks_there_is_a_remedy(reward, remedy):
-    told = list(audit.told_of([group(reward, reward), group(reward, reward, math.nan)], 8))[-1]
+    told = list(audit.told_of([answered(reward, reward), answered(reward, reward, math.nan)], 8))[-1]
     text = f"informative: 0 % of 2 groups, so about 0.0 of 8 in a round; no group speaks, so there is no gradient: {remedy}"
     assert told == Finding("stop", text)
 
@@ -372,16 +363,16 @@ def test_where_no_group_speaks_there_is_a_remedy(reward, remedy):
 def test_what_was_answered_is_told_by_reasons_rewards_and_three_examples():
     long = "unreadable: " + "x" * 50
     groups = [
-        group(0.0, 1.0, reason="right: IoU 0.9"),
-        *[group(0.0, 0.0, reason="malformed: expected a, got b")] * 2,
-        group(0.0, reason=long),
+        answered(0.0, 1.0, reason="right: IoU 0.9"),
+        *[answered(0.0, 0.0, reason="malformed: expected a, got b")] * 2,
+        answered(0.0, reason=long),
     ]
     told = [finding.text for finding in audit.told_of(groups, 8)]
     assert told[0] == f"reasons: malformed: expected a 4, right 2, unreadable: {'x' * 40} 1"
     assert told[1] == "rewards: 0.00 [6 0 0 0 0 0 0 0 0 1] 1.00, mean 0.143"
     assert told[2:5] == [
-        "sample q (truth 3): '4' earns 0.00, right",
-        *["sample q (truth 3): '4' earns 0.00, malformed: expected a"] * 2,
+        "sample q0 (truth 1): '4' earns 0.00, right",
+        *["sample q0 (truth 1): '4' earns 0.00, malformed: expected a"] * 2,
     ]
     assert len(told) == 6
 

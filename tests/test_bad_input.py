@@ -1,6 +1,5 @@
 """Every kind of bad input earns a sentence on one line, exit code 2, no traceback, and nothing is written over."""
 
-import io
 import json
 import struct
 import zlib
@@ -8,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from gpg_vl.cli import app
+
+from .hand_made import png
 
 CONFIG = """# A config of the user's.
 name: mine
@@ -24,12 +24,6 @@ rollout: {groups_per_step: 2, group_size: 2, max_tokens: 4, max_rounds: 1}
 COUNT = {"id": "a", "question": "How many?", "images": ["a.png"], "answer_kind": "number", "answer": 1}
 POINT = {"id": "a", "question": "Where?", "images": ["a.png"], "answer_kind": "boxes", "answer": [[1, 2, 30, 40]]}
 PICK = {"id": "a", "question": "Which?", "images": ["a.png"], "answer_kind": "choice", "answer": "cat", "choices": ["cat", "dog"]}
-
-
-def png(width: int = 56, height: int = 56) -> bytes:
-    encoded = io.BytesIO()
-    Image.new("RGB", (width, height)).save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 def bomb() -> bytes:
@@ -104,7 +98,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "doubled id": (text("samples.jsonl", (json.dumps(COUNT) + "\n") * 2), [], "data.0: the id 'a' names several rows"),
     "missing image": (picture(None), [], "a.png does not exist"),
     "unreadable image": (picture(b"not a picture"), [], "a.png cannot be read"),
-    "truncated image": (picture(png(600, 600)[:300]), [], "could not be asked, more than rollout.max_lost"),
+    "truncated image": (picture(png((600, 600))[:300]), [], "could not be asked, more than rollout.max_lost"),
     "decompression bomb": (picture(bomb()), [], "a.png"),
     "path out of the folder": (row(COUNT, images=["../../etc/passwd"]), [], "leaves the data folder"),
     "row without truth": (row(COUNT, answer=None), [], "column 'answer' is missing or empty"),

@@ -19,16 +19,14 @@ from gpg_vl.types import Completion, LeftOut, Sample, UserError, Verdict
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.verifier import Verifiers
 
+from .hand_made import completion
+
 SPEC = BenchmarkSpec(name="b", data=(Source(recipe="digits"),), samples=3, max_tokens=7, temperature=0.5)
 CHECKS = Verifiers(by_kind=dict.fromkeys(("number", "amount"), Number(mode="lenient")))
 
 
 def question(name: str, answer: object = 3, **fields: Any) -> Sample:
     return Sample(id=name, question="How many?", answer_kind="number", answer=answer, **fields)
-
-
-def said(text: str, finish: Any = "stop") -> Completion:
-    return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish=finish, version=0)
 
 
 def examination(*questions: Sample, seed: int = 0, **changed: Any) -> Examination:
@@ -44,7 +42,7 @@ class Engine:
 
     def generate(self, prompts: Sequence[Sample], sampling: Any, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         self.asked.append((list(prompts), sampling, [list(each) for each in seeds]))
-        return [[said("3" if sampling.greedy or place % 2 else "4") for place in range(len(each))] for each in seeds]
+        return [[completion(text="3" if sampling.greedy or place % 2 else "4") for place in range(len(each))] for each in seeds]
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +188,7 @@ class Failing:
 )
 def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_told(best, others, greedy, each, fault):
     checks = Verifiers(by_kind={"number": Failing()})
-    told = benchmark.record(question("a"), said(best), list(map(said, others)), SPEC, checks)
+    told = benchmark.record(question("a"), completion(text=best), [completion(text=text) for text in others], SPEC, checks)
     assert (told.greedy, told.each, told.fault) == (greedy, each, fault)
     assert told.sampled == pytest.approx(sum(each) / 2)
     assert math.isnan(told.beside)
@@ -322,7 +320,7 @@ def test_a_file_that_is_none_of_records_is_told_with_its_line(tmp_path):
 
 def test_equal_digests_mean_equal_questions_truths_and_pictures():
     def digests(**changed: Any) -> tuple[str, str]:
-        told = benchmark.record(replace(question("a", images=(b"x", b"y")), **changed), said("3"), [], SPEC, CHECKS)
+        told = benchmark.record(replace(question("a", images=(b"x", b"y")), **changed), completion(text="3"), [], SPEC, CHECKS)
         return told.digest, told.pictures
 
     same = digests()
@@ -334,4 +332,4 @@ def test_equal_digests_mean_equal_questions_truths_and_pictures():
     of_pictures = [digests(images=images) for images in ((b"y", b"x"), (b"x",), (b"xy",), (b"", b"xy"))]
     assert len({pictures for _, pictures in [same, *of_pictures]}) == 5
     assert {digest for digest, _ in of_pictures} == {same[0]}
-    assert benchmark.record(question("a"), said("3"), [], SPEC, CHECKS).pictures == ""
+    assert benchmark.record(question("a"), completion(text="3"), [], SPEC, CHECKS).pictures == ""

@@ -8,6 +8,8 @@ import pytest
 
 from gpg_vl.types import Completion, Sample, Verdict
 
+from .hand_made import answers
+
 HERE = Path(__file__).parent / "benchmarks"
 
 
@@ -27,16 +29,12 @@ class Strict:
         return Verdict(reward=0.0, reason="wrong")
 
 
-def completion(length: int) -> Completion:
-    return Completion(token_ids=(1,) * length, logprobs=(), text="", finish="length", version=0)
-
-
 def rewards(row, count: int) -> list[float]:
     from sides import GivenRewards
 
     judge = GivenRewards(Strict(), row)
     sample = Sample(id="a", question="?", answer_kind="number", answer=1)
-    return [judge.judge(completion(row.length), sample).reward for _ in range(count)]
+    return [judge.judge(answers(row.length)[0], sample).reward for _ in range(count)]
 
 
 def test_every_group_speaks_or_every_second_one():
@@ -50,7 +48,7 @@ def test_completion_of_another_length_is_refused():
     from sides import GivenRewards, Row
 
     with pytest.raises(AssertionError, match="2 tokens, the row has 3"):
-        GivenRewards(Strict(), Row(name="a", length=3)).judge(completion(2), None)
+        GivenRewards(Strict(), Row(name="a", length=3)).judge(answers(2)[0], None)
 
 
 @pytest.mark.parametrize("shared", [True, False])

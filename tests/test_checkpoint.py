@@ -13,21 +13,18 @@ import torch
 
 from gpg_vl.training import checkpoint
 from gpg_vl.training.checkpoint import State
-from gpg_vl.types import Completion, Group, Prompt, Sample, UserError, Verdict
+from gpg_vl.types import Group, UserError, Verdict
+
+from .hand_made import completion, prompt
 
 STATE = State(step=7, cursor=56, version=5, idle=2, lost=3, bad=1)
-
-
-def prompt(draw: int) -> Prompt:
-    sample = Sample(id=f"q{draw}", question="?", answer_kind="number", answer=draw)
-    return Prompt(sample=sample, text=f"{draw}", input_ids=(draw,), features={})
 
 
 def group(draw: int) -> Group:
     """Two answers that differ in everything."""
     said = [
-        Completion(token_ids=(draw, 2, 3), logprobs=(-0.1, -0.2, -0.3), text="left", finish="stop", version=4),
-        Completion(token_ids=(9,), logprobs=(-1.5,), text="right", finish="length", version=5),
+        completion((draw, 2, 3), (-0.1, -0.2, -0.3), text="left", version=4),
+        completion((9,), (-1.5,), text="right", finish="length", version=5),
     ]
     verdicts = [
         Verdict(reward=0.75, parts={"accuracy": 0.5, "format": 1.0}, answer="3", reason="wrong"),

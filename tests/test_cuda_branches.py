@@ -20,9 +20,10 @@ from gpg_vl.policy.logprobs import PlainForward
 from gpg_vl.policy.shared_prefix import Prefix, _in_blocks, _in_two_flashes, _way, block_mask
 from gpg_vl.rollout.transformers_engine import inverse_cdf
 
-from .asking import completion, prompts
+from .asking import prompts
 from .conftest import ROOT
 from .fake_card import fake_card, gradients, make_guard, put
+from .hand_made import completion
 
 CUDA = torch.device("cuda", 0)
 LENGTH = 6

@@ -16,7 +16,8 @@ from gpg_vl.rollout.transformers_engine import TransformersEngine, inverse_cdf
 from gpg_vl.types import Prompt, Sample
 
 from .any_family import hand_made, policy_of_family
-from .asking import completion, prompts
+from .asking import prompts
+from .hand_made import completion
 
 # --- what rows and prompts leave behind -------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import pytest
 from gpg_vl.verifiers import math_worker
 from gpg_vl.verifiers.expression import Expression
 from gpg_vl.verifiers.verifier import Verifiers
-from tests.test_verifiers import completion, reward, said, sample_of
+from tests.hand_made import completion
+from tests.test_verifiers import reward, said, sample_of
 
 
 @pytest.mark.parametrize("truth", ["[0,1]", "(1,2)", "(0,1]", "\\{1,2\\}"])
@@ -108,7 +109,7 @@ def test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it
         assert worker.process is None
     worker, _ = worker_that_says(told(7))
     monkeypatch.setattr(math_worker, "WORKER", worker)
-    verdict = Verifiers(by_kind={"expression": Expression()}).judge(completion(said("x")), sample_of("expression", answer="x"))
+    verdict = Verifiers(by_kind={"expression": Expression()}).judge(completion(text=said("x")), sample_of("expression", answer="x"))
     assert math.isnan(verdict.reward)
     assert verdict.reason.startswith("fault: RuntimeError: the math-verify process answered request 7 instead of 1")
 

@@ -11,7 +11,9 @@ import torch
 from gpg_vl.rollout import causes
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.rounding import Gap
-from gpg_vl.types import Completion, Prompt, Sample
+from gpg_vl.types import Prompt
+
+from .hand_made import completion, prompt
 
 
 def gap(size: float) -> Gap:
@@ -20,14 +22,8 @@ def gap(size: float) -> Gap:
     return Gap(gap_N=found, noise_N=torch.zeros(160).double(), places_N=torch.arange(160), grain=1e-9, mean=0.25, worst=9.0)
 
 
-def prompt(number: int, *, pictures: int = 0) -> Prompt:
-    sample = Sample(id=f"q{number}", question="?", answer_kind="number", answer=1)
-    images: Any = ("picture",) * pictures
-    return Prompt(sample=sample, text=f"q{number}", input_ids=(number,), features={}, images=images)
-
-
 def look_of(*prompts: Prompt, version: int = 1, temperature: float = 0.7, **more: Any) -> Any:
-    known = {"prompts": prompts or (prompt(1, pictures=1),), "sampling": Sampling(max_tokens=4, temperature=temperature), "heard": {}}
+    known = {"prompts": prompts or (prompt(1, images=1),), "sampling": Sampling(max_tokens=4, temperature=temperature), "heard": {}}
     return SimpleNamespace(gate=SimpleNamespace(**known), version=version, policy=SimpleNamespace(banned_ids=(5,)), **more)
 
 
@@ -46,7 +42,7 @@ WORDS = ["temperature", "the ban", "image lost", "stale prefix cache", "stale en
     ],
 )
 def test_experiments_are_tried_where_they_can_show_something(pictures, version, tried):
-    look = look_of(prompt(1), prompt(2, pictures=pictures), version=version)
+    look = look_of(prompt(1), prompt(2, images=pictures), version=version)
     assert [words.partition(":")[0] for words, _ in causes._experiments(look)] == tried
 
 
@@ -152,20 +148,16 @@ def test_raw_log_probabilities_show_at_another_temperature_than_one(monkeypatch)
     assert scored[1] == ("asked", (look.policy, {"banned_ids": ()}))
 
 
-def said(*ids: int, logprob: float = 0.0) -> Completion:
-    return Completion(token_ids=ids, logprobs=(logprob,) * len(ids), text="", finish="stop", version=0)
-
-
 @pytest.mark.parametrize(
     ("then", "now", "same"),
     [
-        ({0: said(1, 2), 1: said(3)}, {0: said(1, 2), 1: said(3)}, True),
-        ({0: said(1, 2), 1: said(3)}, {0: said(1, 2, logprob=0.01), 1: said(3)}, True),
-        ({0: said(1, 2), 1: said(3)}, {0: said(1, 2, logprob=0.5), 1: said(3)}, False),
-        ({0: said(1, 2), 1: said(3)}, {0: said(1, 2), 1: said(4)}, False),
-        ({0: said(1, 2), 1: said(3)}, {0: said(1), 1: said(3)}, False),
-        ({}, {0: said(1, 2), 1: said(3)}, False),
-        ({0: said(1, 2)}, {0: said(1, 2), 1: said(3)}, False),
+        ({0: completion([1, 2]), 1: completion([3])}, {0: completion([1, 2]), 1: completion([3])}, True),
+        ({0: completion([1, 2]), 1: completion([3])}, {0: completion([1, 2], 0.01), 1: completion([3])}, True),
+        ({0: completion([1, 2]), 1: completion([3])}, {0: completion([1, 2], 0.5), 1: completion([3])}, False),
+        ({0: completion([1, 2]), 1: completion([3])}, {0: completion([1, 2]), 1: completion([4])}, False),
+        ({0: completion([1, 2]), 1: completion([3])}, {0: completion([1]), 1: completion([3])}, False),
+        ({}, {0: completion([1, 2]), 1: completion([3])}, False),
+        ({0: completion([1, 2])}, {0: completion([1, 2]), 1: completion([3])}, False),
     ],
 )
 def test_stale_weights_say_the_same_words_with_the_same_numbers(then, now, same):
@@ -210,7 +202,7 @@ def test_an_engine_is_blind_where_it_says_alike_what_the_trainer_tells_apart(wor
     def generate(prompts: Any, sampling: Any, seeds: Any) -> Any:
         samplings.append((sampling.greedy, seeds))
         first = len(samplings) == 1
-        return [[said(*ids[word], logprob=0.0 if first else shift)] for word in (["a", "b"] if first else words)]
+        return [[completion(ids[word], 0.0 if first else shift)] for word in (["a", "b"] if first else words)]
 
     def score(policy: Any, asked: Any, temperature: float) -> Any:
         return torch.full((3,), 0.0 if asked[0][0].text == "q1" else own)
@@ -234,7 +226,7 @@ def test_grey_pictures_and_noise_must_both_say_so(grey, noise, lost, monkeypatch
     monkeypatch.setattr(causes, "with_new_pictures", lambda it, policy, version: "noise")
     outcome = {"grey": grey, "noise": noise}
     monkeypatch.setattr(causes, "_hears_no_difference", lambda look, shown, hidden: outcome[hidden[0]] and len(shown) == len(hidden) == 1)
-    look = look_of(prompt(1, pictures=1), prompt(2), for_every_copy=list)
+    look = look_of(prompt(1, images=1), prompt(2), for_every_copy=list)
     assert causes._ignores_pictures(look, []) == lost
 
 

@@ -3,19 +3,21 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from gpg_vl.rollout import gate as gates
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.gate import Gate, Look
 from gpg_vl.rollout.request import MismatchError
 from gpg_vl.rollout.rounding import Gap, few
-from gpg_vl.types import Completion, Prompt, Sample
+from gpg_vl.types import Completion, Prompt
+
+from .hand_made import completion, prompt
 
 SPREAD = [0.01, -0.01] * 80
 """Rounding of 160 tokens, alike in all: the limits are their plain multiples."""
@@ -141,25 +143,17 @@ def test_carriers_are_counted_by_place_and_by_size():
 
 def test_answers_are_scored_in_portions_of_512_tokens_at_most():
     """Rows are as long as the longest of them: three of 200 would be 600."""
-    question = ("prompt", [said([5] * length) for length in (3, 200, 7, 200, 1)])
+    question = ("prompt", [completion([5] * length) for length in (3, 200, 7, 200, 1)])
     assert [[len(one.token_ids) for one in some] for _, some in few(question)] == [[3, 200], [7, 200], [1]]
-    assert [[len(one.token_ids) for one in some] for _, some in few(("prompt", [said([5] * 256)] * 3))] == [[256, 256], [256]]
-    assert [len(some) for _, some in few(("prompt", [said([5] * 600)] * 2))] == [1, 1]
+    assert [[len(one.token_ids) for one in some] for _, some in few(("prompt", [completion([5] * 256)] * 3))] == [[256, 256], [256]]
+    assert [len(some) for _, some in few(("prompt", [completion([5] * 600)] * 2))] == [1, 1]
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def said(token_ids: list[int], logprobs: list[float] | None = None, version: int = 0) -> Completion:
-    return Completion(
-        token_ids=tuple(token_ids), logprobs=tuple(logprobs or [0.0] * len(token_ids)), text="", finish="stop", version=version
-    )
-
-
-def prompt(number: int, *, pictures: int = 1) -> Prompt:
-    sample = Sample(id=f"q{number}", question="?", answer_kind="number", answer=1)
-    images = tuple(Image.new("RGB", (3, 2)) for _ in range(pictures))
-    return Prompt(sample=sample, text=f"q{number}", input_ids=(number,), features={}, pictures=("seen",) * pictures, images=images)
+shown = partial(prompt, images=1)
+"""A question with a picture."""
 
 
 @dataclass
@@ -188,7 +182,7 @@ class Hand(RolloutEngine):
         far = self.off(it, index, place % self.copies)
         start = own % self.answers * 1000
         ids = [start + at for at in range(self.tokens)]
-        return said(ids, [sure(token) + far * (-1) ** at for at, token in enumerate(ids)], self.version(place, index))
+        return completion(ids, [sure(token) + far * (-1) ** at for at, token in enumerate(ids)], version=self.version(place, index))
 
     def refresh(self, policy, version):
         raise NotImplementedError
@@ -230,7 +224,7 @@ def yardstick(monkeypatch) -> SimpleNamespace:
 
 
 def gate(*asked: Prompt, **more) -> Gate:
-    return Gate(**{"prompts": asked or (prompt(1), prompt(2)), "sampling": SAMPLING, "seed": 0, **more})
+    return Gate(**{"prompts": asked or (shown(1), shown(2)), "sampling": SAMPLING, "seed": 0, **more})
 
 
 def is_grey(it: Prompt) -> bool:
@@ -354,14 +348,14 @@ def test_questions_are_asked_as_in_training_but_not_so_long(yardstick):
 
 def test_what_has_no_picture_has_no_grey_one(yardstick):
     mixed, words = Hand(tokens=100), Hand(tokens=100)
-    assert "visual_reliance" in gate(prompt(1, pictures=0), prompt(2)).look(mixed, POLICY, 0)
+    assert "visual_reliance" in gate(prompt(1), shown(2)).look(mixed, POLICY, 0)
     assert [texts for texts, _, _ in mixed.asked] == [["q1", "q2"], ["grey q2"]]
     spare = Hand(tokens=10)
-    gate(prompt(1), spare=(prompt(2, pictures=0), prompt(3))).look(spare, POLICY, 0)
+    gate(shown(1), spare=(prompt(2), shown(3))).look(spare, POLICY, 0)
     assert [texts for texts, _, _ in spare.asked[:2]] == [["q1"], ["q2", "q3"]]
     assert [text for texts, _, _ in spare.asked for text in texts if text.startswith(GREY)][:2] == ["grey q1", "grey q3"]
     assert "grey q2" not in {text for texts, _, _ in spare.asked for text in texts}
-    told = gate(prompt(1, pictures=0), prompt(2, pictures=0)).look(words, POLICY, 0)
+    told = gate(prompt(1), prompt(2)).look(words, POLICY, 0)
     assert [texts for texts, _, _ in words.asked] == [["q1", "q2"]]
     assert not {"visual_reliance", "gate/blind_worst"} & told.keys()
 
@@ -376,9 +370,9 @@ def test_what_a_copy_says_is_told_from_what_the_others_say(yardstick):
     """Answers of different lengths: the tokens of each copy are those of its answers. Token 7 is certain."""
     look = Look(gate(), Hand(copies=2), POLICY, 0)
     asked = [
-        (prompt(1), [said([7] * 3, [0.5] * 3), said([7], [0.5])]),
-        (prompt(1), [said([7] * 2, [0.25] * 2)]),
-        (prompt(2), [said([7], [0.75])]),
+        (shown(1), [completion([7] * 3, [0.5] * 3), completion([7], [0.5])]),
+        (shown(1), [completion([7] * 2, [0.25] * 2)]),
+        (shown(2), [completion([7], [0.75])]),
     ]
     side = gates.Answered(asked, look.gap(asked))
     assert [own.gap_N.tolist() for own in look.of_every_copy(side)] == [[0.5, 0.5, 0.5, 0.5, 0.75], [0.25, 0.25]]
@@ -388,7 +382,7 @@ def test_a_gap_is_the_engines_less_the_trainers_beside_the_second_way_less_the_f
     """Tokens 1 and 2 are worth -0.125 and -0.25 to the trainer; its second way is 0.01 more, then 0.01 less."""
     yardstick.noise = 0.01
     look = Look(gate(), Hand(narrow=True), POLICY, 0)
-    asked = [(prompt(1), [said([1, 2], [-1.0, -0.5])])]
+    asked = [(shown(1), [completion([1, 2], [-1.0, -0.5])])]
     made = look.gap(asked)
     assert made.gap_N.tolist() == [-0.875, -0.25]
     assert made.noise_N.tolist() == pytest.approx([0.01, -0.01])
@@ -400,7 +394,7 @@ def test_a_gap_is_the_engines_less_the_trainers_beside_the_second_way_less_the_f
     look.gap(asked, other, 1.5)
     assert yardstick.policies == [other, other]
     assert yardstick.temperatures[4:] == [1.5, 1.5]
-    assert look.in_line([said([1, 2], [-1.0, -0.5]), said([3], [-0.25])]).tolist() == [-1.0, -0.5, -0.25]
+    assert look.in_line([completion([1, 2], [-1.0, -0.5]), completion([3], [-0.25])]).tolist() == [-1.0, -0.5, -0.25]
 
 
 def test_the_first_answers_are_those_of_every_copy(yardstick):
@@ -431,8 +425,8 @@ def test_the_first_answers_are_those_of_every_copy(yardstick):
     ],
 )
 def test_more_is_asked_until_enough_places_carry_the_rounding(answers, tokens, spare, rounds, yardstick):
-    engine, others = Hand(answers=answers, tokens=tokens), [prompt(10 + number) for number in range(spare)]
-    side = Look(gate(), engine, POLICY, 0).compare([prompt(1), prompt(2)], others)
+    engine, others = Hand(answers=answers, tokens=tokens), [shown(10 + number) for number in range(spare)]
+    side = Look(gate(), engine, POLICY, 0).compare([shown(1), shown(2)], others)
     assert [(len(texts), len(seeds[0])) for texts, _, seeds in engine.asked] == rounds
     assert len(side.asked) == sum(questions for questions, _ in rounds)
     assert len(side.gap.gap_N) == tokens * sum(questions * given for questions, given in rounds)
@@ -442,7 +436,7 @@ def test_more_is_asked_until_enough_places_carry_the_rounding(answers, tokens, s
 def test_sixteen_answers_to_each_question_are_dealt_to_spare_ones_too(spare, rounds, yardstick):
     """Of four questions 64 answers: 16 x 4 are, 17 x 4 would be more."""
     engine = Hand(answers=1, tokens=2)
-    Look(gate(), engine, POLICY, 0).compare([prompt(number) for number in range(4)], [prompt(10 + number) for number in range(spare)])
+    Look(gate(), engine, POLICY, 0).compare([shown(number) for number in range(4)], [shown(10 + number) for number in range(spare)])
     assert [(len(texts), len(seeds[0])) for texts, _, seeds in engine.asked] == rounds
 
 
@@ -451,7 +445,7 @@ def test_no_more_tokens_are_compared_than_8192(yardstick):
     yardstick.noise = 0.0
     for tokens, rounds in ((1024, [2, 2]), (1023, [2, 2, 4]), (2047, [2, 2]), (2048, [2])):
         engine = Hand(answers=1, tokens=tokens)
-        Look(gate(), engine, POLICY, 0).compare([prompt(1), prompt(2)])
+        Look(gate(), engine, POLICY, 0).compare([shown(1), shown(2)])
         assert [len(seeds[0]) for _, _, seeds in engine.asked] == rounds
 
 
@@ -496,13 +490,13 @@ def test_reliance_is_measured_on_the_pictures_of_the_first_answers(yardstick, mo
         return torch.cat([torch.full((len(one.token_ids),), -drops.get(it.text, 0.0)).double() for it, group in asked for one in group])
 
     monkeypatch.setattr(gates, "score", score)
-    shown = [
-        (prompt(1), [said([1] * 4)]),
-        (prompt(2), [said([1] * 8)]),
-        (prompt(3, pictures=0), [said([1] * 9)]),
-        (prompt(1), [said([1] * 90)]),
+    said = [
+        (shown(1), [completion([1] * 4)]),
+        (shown(2), [completion([1] * 8)]),
+        (prompt(3), [completion([1] * 9)]),
+        (shown(1), [completion([1] * 90)]),
     ]
-    look = Look(gate(prompt(1), prompt(2), prompt(3, pictures=0)), Hand(), POLICY, 0)
-    assert look.reliance(shown) == pytest.approx((4 * 0.5 + 8 * 0.25) / 12)
-    twice = Look(gate(prompt(1), prompt(2)), Hand(copies=2), POLICY, 0)
-    assert twice.reliance(shown) == pytest.approx((4 * 0.5 + 8 * 0.25 + 90 * 0.5) / 102), "four of them, two copies of each"
+    look = Look(gate(shown(1), shown(2), prompt(3)), Hand(), POLICY, 0)
+    assert look.reliance(said) == pytest.approx((4 * 0.5 + 8 * 0.25) / 12)
+    twice = Look(gate(shown(1), shown(2)), Hand(copies=2), POLICY, 0)
+    assert twice.reliance(said) == pytest.approx((4 * 0.5 + 8 * 0.25 + 90 * 0.5) / 102), "four of them, two copies of each"

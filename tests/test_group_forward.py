@@ -15,8 +15,9 @@ from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.logprobs import PlainForward
 
 from .any_family import hand_made, policy_of_family
-from .asking import completion, prompts, random_completions
+from .asking import prompts, random_completions
 from .conftest import FAMILIES
+from .hand_made import completion
 
 OTHERS = ("smolvlm", "idefics3", "internvl", "llava", "gemma3")
 

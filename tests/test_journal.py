@@ -4,8 +4,9 @@ import gzip
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,7 +14,9 @@ from gpg_vl import clock as clocks
 from gpg_vl import journal
 from gpg_vl.clock import Clock
 from gpg_vl.journal import Journal, Tally
-from gpg_vl.types import Completion, Group, Prompt, Sample, Update, UserError, Verdict
+from gpg_vl.types import Group, Sample, Update, UserError, Verdict
+
+from .hand_made import completion, prompt
 
 PNG, JPG, WEBP, GIF = b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF1234WEBP", b"GIF89a"
 
@@ -24,20 +27,16 @@ def group(
     *,
     task: str = "add",
     lengths: list[int] | None = None,
-    finish: str = "stop",
+    finish: Literal["stop", "length"] = "stop",
     parts: list[dict[str, float]] | None = None,
     images: tuple[Any, ...] = (),
 ) -> Group:
     sample = Sample(id=f"q{draw}", question="1 + 1?", answer_kind="number", answer=2, tags={"task": task}, images=images)
-    prompt = Prompt(sample=sample, text="", input_ids=(1,), features={})
     lengths = lengths or [1] * len(rewards)
-    said: list[Any] = [
-        Completion(token_ids=(5,) * length, logprobs=(-0.5,) * length, text=f"{place}", finish=finish, version=4)  # type: ignore[arg-type]
-        for place, length in enumerate(lengths)
-    ]
+    said = [completion((5,) * length, -0.5, text=f"{place}", finish=finish, version=4) for place, length in enumerate(lengths)]
     kept = parts or [{} for _ in rewards]
     verdicts = [Verdict(reward=reward, parts=part, answer="2", reason="right") for reward, part in zip(rewards, kept, strict=True)]
-    return Group(prompt=prompt, completions=tuple(said), verdicts=tuple(verdicts), draw=draw)
+    return Group(prompt=replace(prompt(), sample=sample), completions=tuple(said), verdicts=tuple(verdicts), draw=draw)
 
 
 # --- the numbers of a step --------------------------------------------------------------------------------------------

@@ -19,14 +19,15 @@ from gpg_vl.training.learner import Learner
 from gpg_vl.training.microbatches import UNEVEN, Weighted, padded_tokens, plan_microbatches
 from gpg_vl.types import UserError
 
-from .asking import TASKS, completion, group, prompts, random_completions
+from .asking import TASKS, prompts, random_completions
+from .hand_made import completion, group
 
 REWARDS = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.5, math.nan, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
 
 
 def groups_of(policy, rewards=REWARDS, tasks=TASKS):
     return tuple(
-        group(prompt, random_completions(len(row), longest=7, seed=index), row, draw=index)
+        group(row, random_completions(len(row), longest=7, seed=index), asked=prompt, draw=index)
         for index, (prompt, row) in enumerate(zip(prompts(policy, tasks), rewards, strict=True))
     )
 
@@ -147,7 +148,7 @@ def test_a_stale_group_gets_its_truncated_ratio_and_a_fresh_one_exactly_one(poli
     stale = [completion([5, 6], version=2, logprobs=[now[0] - 5.0, now[1]]), completion([7], version=2, logprobs=[now[2] + math.log(2)])]
     losses = []
     for answers in (fresh, stale):
-        own = (group(prompt, answers, [1.0, 0.0]),)
+        own = (group([1.0, 0.0], answers, asked=prompt),)
         learner = learner_of(policy, lr=1e-30)
         losses.append(step(learner, own, Gpg(min_informative=0.0, max_ratio=2.0), version=3).metrics["loss"])
     weight = 0.5 / 3
@@ -208,7 +209,7 @@ def test_groups_about_one_picture_stay_together_where_the_tower_trains(policy_of
     policy = policy_of()
     first, second, third = prompts(policy, ["count"], each=3)
     both = replace(third, pictures=(*third.pictures, *first.pictures))
-    items = [Weighted(group(prompt, [completion([1])] * 2, [1.0, 0.0]), (1.0,) * 2, (1.0,) * 2) for prompt in (first, second, both)]
+    items = [Weighted(group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2) for prompt in (first, second, both)]
     apart = plan_microbatches(items, budget=1)
     enough = 2 * (len(first.input_ids) + 2)
     together = plan_microbatches(items, budget=enough, tower_trains=True)
@@ -221,7 +222,7 @@ def test_groups_about_one_picture_stay_together_where_the_tower_trains(policy_of
 def test_a_short_prompt_is_not_padded_to_a_long_one(policy_of):
     short, long = prompts(policy_of(), ["add", "compare"])
     assert len(long.input_ids) > UNEVEN * len(short.input_ids)
-    items = [Weighted(group(prompt, [completion([1])] * 2, [1.0, 0.0]), (1.0,) * 2, (1.0,) * 2) for prompt in (short, long)]
+    items = [Weighted(group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2) for prompt in (short, long)]
     assert len(plan_microbatches(items, budget=1 << 20)) == 2
 
 
@@ -293,7 +294,7 @@ def test_falling_back_says_what_it_costs(policy_of, monkeypatch):
     """By hand: prompts of P tokens and four answers of C are P + 4 C tokens with a shared prefix, 4 (P + C) without."""
     policy, told = policy_of(), []
     (prompt,) = prompts(policy, ["box"])
-    own = group(prompt, [completion([5, 6, 7])] * 4, [1.0, 0.0, 0.0, 1.0])
+    own = group([1.0, 0.0, 0.0, 1.0], [completion([5, 6, 7])] * 4, asked=prompt)
     monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0, 1.0)))
     step(learner_of(policy, say=told.append), [own], Gpg())
     length = len(prompt.input_ids)
@@ -323,8 +324,8 @@ def test_what_was_decided_about_sharing_goes_on_after_a_resume(error, policy_of,
 def test_the_cost_of_a_microbatch_by_hand(policy_of):
     short, long = prompts(policy_of(), ["add", "box"])
     items = [
-        Weighted(group(short, [completion([1, 2]), completion([1])], [1.0, 0.0]), (1.0, 1.0), (1.0, 1.0)),
-        Weighted(group(long, [completion([1, 2, 3]), completion([1])], [1.0, 0.0]), (1.0, 1.0), (1.0, 1.0)),
+        Weighted(group([1.0, 0.0], [completion([1, 2]), completion([1])], asked=short), (1.0, 1.0), (1.0, 1.0)),
+        Weighted(group([1.0, 0.0], [completion([1, 2, 3]), completion([1])], asked=long), (1.0, 1.0), (1.0, 1.0)),
     ]
     longest = len(long.input_ids)
     assert padded_tokens(items) == 2 * (longest + 2 * 3)

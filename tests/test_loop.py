@@ -22,24 +22,11 @@ from gpg_vl.training import checkpoint, distributed, train
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.stopping import Stopped, StopRequest, stop_request
-from gpg_vl.types import Completion, Group, Prompt, Sample, Update, UserError, Verdict
+from gpg_vl.types import Group, Update, UserError
+
+from .hand_made import answers, group, names, prompt
 
 HERE = Path(__file__).parent
-
-
-def prompt(number: int = 1, *, tokens: int = 1, pictures: int = 0) -> Prompt:
-    sample = Sample(id=f"q{number}", question="?", answer_kind="number", answer=1, tags={"task": "add"})
-    images: Any = ("picture",) * pictures
-    return Prompt(sample=sample, text=f"q{number}", input_ids=(7,) * tokens, features={}, images=images)
-
-
-def group(draw: int, rewards: list[float], *, lengths: list[int] | None = None, reason: str = "wrong") -> Group:
-    said = tuple(
-        Completion(token_ids=(5,) * length, logprobs=(0.0,) * length, text="", finish="stop", version=0)
-        for length in lengths or [1] * len(rewards)
-    )
-    verdicts = tuple(Verdict(reward=reward, reason=reason if math.isnan(reward) else "wrong") for reward in rewards)
-    return Group(prompt=prompt(draw), completions=said, verdicts=verdicts, draw=draw)
 
 
 def collected(*fresh: Group, lost: tuple[str, ...] = (), surplus: tuple[Group, ...] = (), cursor: int = 8) -> Collected:
@@ -89,10 +76,10 @@ def test_one_process_asks_nobody(monkeypatch):
 def test_everybodys_rewards_and_lengths_stand_in_rank_order(rank, rows, ranks_of):
     """One group, two, none and one; in each short answers before long ones."""
     held = [
-        (group(0, [1.0, 0.0], lengths=[1, 9]),),
-        (group(1, [0.25, math.nan], lengths=[2, 3]), group(4, [0.5, 0.75], lengths=[4, 5])),
+        (group([1.0, 0.0], answers(1, 9), draw=0),),
+        (group([0.25, math.nan], answers(2, 3), draw=1), group([0.5, 0.75], answers(4, 5), draw=4)),
         (),
-        (group(3, [0.0, 0.125], lengths=[6, 7]),),
+        (group([0.0, 0.125], answers(6, 7), draw=3),),
     ]
     others = [([it.rewards for it in own], [it.lengths for it in own]) for own in held]
     rewards_BG, lengths_BG, mine = ranks_of(rank, others).matrices(held[rank])
@@ -144,8 +131,8 @@ def test_a_loss_that_is_scaled_is_refused(precision, fine):
 )
 @pytest.mark.parametrize("carry", [False, True])
 def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad):
-    before = State(step=7, cursor=56, version=5, idle=2, lost=3, bad=1, carried=(group(9, [1.0]),))
-    surplus = (group(10, [1.0, 0.0]),)
+    before = State(step=7, cursor=56, version=5, idle=2, lost=3, bad=1, carried=(group([1.0], draw=9),))
+    surplus = (group([1.0, 0.0], draw=10),)
     after = train._advance(before, collected(cursor=72, surplus=surplus), Update(skipped=skipped), lost=4, carry=carry)
     hand = State(step=8, cursor=72, version=version, idle=idle, lost=7, bad=bad, carried=surplus if carry else ())
     assert after == hand
@@ -207,11 +194,7 @@ def trainer_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     return SimpleNamespace(**made | more)
 
 
-SPEAKING = group(3, [1.0, 0.0])
-
-
-def names(events: list[Any]) -> list[str]:
-    return [event if isinstance(event, str) else event[0] for event in events]
+SPEAKING = group([1.0, 0.0], draw=3)
 
 
 @pytest.fixture
@@ -247,7 +230,7 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
 
 
 def test_surplus_waits_only_where_it_is_carried_over(tmp_path, drawn):
-    surplus = (group(5, [1.0, 0.0]),)
+    surplus = (group([1.0, 0.0], draw=5),)
     drawn(surplus=surplus)
     for knob, carried in (("rollout.carry_over=0", ()), ("rollout.carry_over=1", surplus)):
         trainer = trainer_of(tmp_path, knob)
@@ -294,7 +277,7 @@ def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(other, 
 
 
 def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
-    drawn(group(3, [math.nan, 1.0, 0.0] * 4, reason="fault: TypeError: no column\nTraceback"), lost=("image gone", "too long"))
+    drawn(group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3), lost=("image gone", "too long"))
     trainer = trainer_of(tmp_path, "rollout.max_faults=1", "rollout.max_lost=1", state=State(step=4, cursor=100, lost=2))
     train.take_step(trainer)
     assert [event[1] for event in trainer.events if event[0] == "say"] == [
@@ -308,7 +291,7 @@ def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
 
 @pytest.mark.parametrize(("reward", "all_max"), [(1.0, 1), (0.75, 0)])
 def test_full_marks_are_those_of_accuracy_and_format(reward, all_max, tmp_path, drawn):
-    drawn(group(3, [reward, reward]))
+    drawn(group([reward, reward], draw=3))
     trainer = trainer_of(tmp_path, "reward.combine=sum", "reward.accuracy=0.75", "reward.format=0.25", "rollout.idle_steps=9")
     train.take_step(trainer)
     (row,) = [event[2] for event in trainer.events if event[0] == "metrics"]
@@ -316,7 +299,7 @@ def test_full_marks_are_those_of_accuracy_and_format(reward, all_max, tmp_path, 
     trainer.state = State(step=1, idle=9)
     for mean, told in ((0.51, "everything is right"), (0.5, "everything is wrong")):
         with pytest.raises(UserError, match=told):
-            train._stop_if_hopeless(trainer, collected(group(3, [mean, mean])))
+            train._stop_if_hopeless(trainer, collected(group([mean, mean], draw=3)))
 
 
 @pytest.mark.parametrize(("skipped", "dumped"), [("", False), ("no informative group", False), ("non-finite gradient", True)])
@@ -331,29 +314,29 @@ def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, d
 # --- reasons to stop --------------------------------------------------------------------------------------------------
 
 
-def answers(right: int, faults: int) -> Collected:
+def scored(right: int, faults: int) -> Collected:
     rewards = [1.0] * right + [math.nan] * faults
-    return collected(*(group(draw, [reward], reason="fault: KeyError") for draw, reward in enumerate(rewards)))
+    return collected(*(group([reward], fault="fault: KeyError", draw=draw) for draw, reward in enumerate(rewards)))
 
 
 @pytest.mark.parametrize(
     ("knob", "state", "drew", "told"),
     [
-        ("rollout.max_faults=0.2", State(), answers(8, 2), ""),
-        ("rollout.max_faults=0.2", State(), answers(7, 3), "the verifier failed on 3 of 10 answers: fault: KeyError"),
-        ("rollout.max_faults=0", State(), answers(10, 0), ""),
-        ("rollout.max_faults=0", State(), answers(9, 1), "the verifier failed on 1 of 10 answers"),
-        ("rollout.max_faults=0", State(), answers(0, 0), ""),
-        ("rollout.max_faults=1", State(), answers(0, 3), ""),
-        ("rollout.max_lost=0.25", State(lost=2, cursor=8), answers(1, 0), ""),
-        ("rollout.max_lost=0.25", State(lost=3, cursor=8), answers(1, 0), "3 of 8 drawn samples could not be asked, .* in an earlier step"),
-        ("rollout.max_lost=0.25", State(lost=3, cursor=12), answers(1, 0), ""),
-        ("rollout.max_lost=1", State(lost=8, cursor=8), answers(1, 0), ""),
-        ("rollout.idle_steps=3", State(idle=2), answers(1, 0), ""),
-        ("rollout.idle_steps=3", State(idle=3), answers(1, 0), "3 steps in a row without an informative group; mean reward 1, everything"),
-        ("rollout.idle_steps=1", State(idle=1), answers(1, 0), "1 steps in a row without an informative group"),
-        ("learner.max_bad_steps=2", State(bad=1), answers(1, 0), ""),
-        ("learner.max_bad_steps=2", State(bad=2), answers(1, 0), r"2 non-finite steps in a row; lower optimizer.lr \(now 0.001\)"),
+        ("rollout.max_faults=0.2", State(), scored(8, 2), ""),
+        ("rollout.max_faults=0.2", State(), scored(7, 3), "the verifier failed on 3 of 10 answers: fault: KeyError"),
+        ("rollout.max_faults=0", State(), scored(10, 0), ""),
+        ("rollout.max_faults=0", State(), scored(9, 1), "the verifier failed on 1 of 10 answers"),
+        ("rollout.max_faults=0", State(), scored(0, 0), ""),
+        ("rollout.max_faults=1", State(), scored(0, 3), ""),
+        ("rollout.max_lost=0.25", State(lost=2, cursor=8), scored(1, 0), ""),
+        ("rollout.max_lost=0.25", State(lost=3, cursor=8), scored(1, 0), "3 of 8 drawn samples could not be asked, .* in an earlier step"),
+        ("rollout.max_lost=0.25", State(lost=3, cursor=12), scored(1, 0), ""),
+        ("rollout.max_lost=1", State(lost=8, cursor=8), scored(1, 0), ""),
+        ("rollout.idle_steps=3", State(idle=2), scored(1, 0), ""),
+        ("rollout.idle_steps=3", State(idle=3), scored(1, 0), "3 steps in a row without an informative group; mean reward 1, everything"),
+        ("rollout.idle_steps=1", State(idle=1), scored(1, 0), "1 steps in a row without an informative group"),
+        ("learner.max_bad_steps=2", State(bad=1), scored(1, 0), ""),
+        ("learner.max_bad_steps=2", State(bad=2), scored(1, 0), r"2 non-finite steps in a row; lower optimizer.lr \(now 0.001\)"),
     ],
 )
 def test_a_run_stops_at_its_limits_and_not_before(knob, state, drew, told, tmp_path):
@@ -368,14 +351,14 @@ def test_a_run_stops_at_its_limits_and_not_before(knob, state, drew, told, tmp_p
 def test_the_last_sample_that_was_lost_is_named(tmp_path):
     trainer = trainer_of(tmp_path, "rollout.max_lost=0", state=State(lost=2, cursor=8))
     with pytest.raises(UserError, match=r"the last: too long$"):
-        train._stop_if_hopeless(trainer, collected(group(1, [1.0]), lost=("image gone", "too long")))
+        train._stop_if_hopeless(trainer, collected(group([1.0], draw=1), lost=("image gone", "too long")))
 
 
 def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
     trainer = trainer_of(tmp_path)
     trainer.ranks = SimpleNamespace(largest=lambda own: max(own, 1))
     with pytest.raises(UserError, match="the verifier failed on 0 of 1 answers"):
-        train._stop_if_hopeless(trainer, answers(1, 0))
+        train._stop_if_hopeless(trainer, scored(1, 0))
 
 
 @pytest.mark.parametrize(
@@ -391,16 +374,18 @@ def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
     ],
 )
 def test_why_nobody_speaks(rewards, full_marks, told):
-    drew = collected(*(group(draw, [reward], reason="fault: KeyError\nTraceback") for draw, reward in enumerate(rewards)))
+    drew = collected(*(group([reward], fault="fault: KeyError\nTraceback", draw=draw) for draw, reward in enumerate(rewards)))
     assert train.silence(drew, full_marks).startswith(told)
 
 
 def test_the_first_fault_is_one_line_and_dropped_answers_are_none():
     drew = collected(
-        group(1, [math.nan], reason="truncated"), group(2, [math.nan], reason="fault: A\nb"), group(3, [math.nan], reason="fault: C")
+        group([math.nan], fault="truncated", draw=1),
+        group([math.nan], fault="fault: A\nb", draw=2),
+        group([math.nan], fault="fault: C", draw=3),
     )
     assert train.first_fault(drew) == "fault: A"
-    assert train.first_fault(collected(group(1, [math.nan], reason="truncated"))) == ""
+    assert train.first_fault(collected(group([math.nan], fault="truncated", draw=1))) == ""
 
 
 # --- when to examine and to save --------------------------------------------------------------------------------------
@@ -618,9 +603,9 @@ def test_before_the_first_step_engine_and_trainer_are_compared(tmp_path, noted, 
     trainer = trainer_of(tmp_path, "steps=1", "rollout.group_size=6", "rollout.gate.every=1")
     trainer.gate.prompts = (
         prompt(1, tokens=2),
-        prompt(2, tokens=9, pictures=1),
-        prompt(3, tokens=5, pictures=2),
-        prompt(4, tokens=6, pictures=1),
+        prompt(2, tokens=9, images=1),
+        prompt(3, tokens=5, images=2),
+        prompt(4, tokens=6, images=1),
     )
     trainer.gate.look = lambda engine, policy, version: (
         trainer.events.append("look")

@@ -17,7 +17,8 @@ from gpg_vl.policy.sizes import Size, Stack, size_of, size_of_model
 from gpg_vl.training import memory
 from gpg_vl.training.memory import Limits, Machine, Run
 
-from .asking import completion, prompts
+from .asking import prompts
+from .hand_made import completion
 from .held import MID, held, one_step
 from .published_sizes import write
 

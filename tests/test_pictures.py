@@ -1,6 +1,5 @@
 """Pictures on their way into the model: opened as a person sees them, split, named, remembered and written so that nothing half is read."""
 
-import io
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +19,9 @@ from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import Prompt, Sample, UnusableSampleError
 
 from .any_family import hand_made, policy_of_family
+from .hand_made import encoded, png
 
 CPU = torch.device("cpu")
-
-
-def png(image: Image.Image, **options) -> bytes:
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG", **options)
-    return encoded.getvalue()
 
 
 def shown_as(content: object) -> dict[str, object]:
@@ -47,7 +41,7 @@ def palette(transparent: int | None) -> bytes:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
-    return png(image) if transparent is None else png(image, transparency=transparent)
+    return encoded(image) if transparent is None else encoded(image, transparency=transparent)
 
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -56,14 +50,14 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 @pytest.mark.parametrize(
     ("content", "pixels"),
     [
-        (png(Image.new("RGB", (2, 1), RED)), [RED, RED]),
-        (png(Image.new("RGBA", (2, 1), (*RED, 0))), [WHITE, WHITE]),
-        (png(Image.new("RGBA", (2, 1), (*RED, 255))), [RED, RED]),
-        (png(Image.new("RGBA", (2, 1), (0, 0, 0, 51))), [(204, 204, 204)] * 2),  # a fifth of black on white
-        (png(Image.new("LA", (2, 1), (0, 0))), [WHITE, WHITE]),
-        (png(Image.new("LA", (2, 1), (9, 255))), [(9, 9, 9)] * 2),
-        (png(Image.new("L", (2, 1), 9)), [(9, 9, 9)] * 2),
-        (png(Image.new("1", (2, 1), 0)), [(0, 0, 0)] * 2),
+        (png((2, 1), RED), [RED, RED]),
+        (png((2, 1), (*RED, 0), "RGBA"), [WHITE, WHITE]),
+        (png((2, 1), (*RED, 255), "RGBA"), [RED, RED]),
+        (png((2, 1), (0, 0, 0, 51), "RGBA"), [(204, 204, 204)] * 2),  # a fifth of black on white
+        (png((2, 1), (0, 0), "LA"), [WHITE, WHITE]),
+        (png((2, 1), (9, 255), "LA"), [(9, 9, 9)] * 2),
+        (png((2, 1), 9, "L"), [(9, 9, 9)] * 2),
+        (png((2, 1), 0, "1"), [(0, 0, 0)] * 2),
         (palette(None), [RED, BLUE]),
         (palette(0), [WHITE, BLUE]),
         (palette(1), [RED, WHITE]),
@@ -78,7 +72,7 @@ def test_a_picture_of_every_mode_is_what_a_person_sees_on_white(content, pixels,
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path):
-    whole = png(Image.new("RGB", (64, 64), RED))
+    whole = png((64, 64), RED)
     (tmp_path / "cut.png").write_bytes(whole[:60])
     for content, words in ((tmp_path / "cut.png", "cut.png cannot be read"), (whole[:60], "image bytes cannot be read")):
         with pytest.raises(UnusableSampleError, match=words):
@@ -88,7 +82,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_pictures_come_in_the_order_of_the_messages_and_text_is_none():
-    first, second, third = (png(Image.new("RGB", (width, 1), RED)) for width in (1, 2, 3))
+    first, second, third = (png((width, 1), RED) for width in (1, 2, 3))
     messages = [
         {"role": "system", "content": "no picture"},
         {
@@ -105,7 +99,7 @@ def test_only_what_is_no_path_and_no_bytes_is_fetched_elsewhere(monkeypatch):
     still, frame = Image.new("RGB", (2, 1)), Image.new("RGB", (3, 1))
     utils = SimpleNamespace(process_vision_info=lambda messages: ([still], [[frame, frame]]))
     monkeypatch.setattr(encoding, "import_module", lambda name: utils)
-    link, own = shown_as("https://example.com/a.png"), shown_as(png(still))
+    link, own = shown_as("https://example.com/a.png"), shown_as(encoded(still))
     clip = {"type": "video", "video": "a.mp4"}
     for parts in ([link], [own, link], [own, clip]):
         assert [image.size for image in read_images([{"role": "user", "content": parts}])] == [(2, 1), (3, 1), (3, 1)]
@@ -117,9 +111,7 @@ def test_only_what_is_no_path_and_no_bytes_is_fetched_elsewhere(monkeypatch):
 @pytest.mark.parametrize(("room", "fits"), [(1, True), (0, False), (-1, False)])
 def test_a_prompt_must_leave_room_for_at_least_one_token(room, fits, policy_of):
     policy = policy_of()
-    sample = Sample(
-        id="q", question="How many?", images=(png(Image.new("RGB", (84, 56))),), sizes=((84, 56),), answer_kind="number", answer=1
-    )
+    sample = Sample(id="q", question="How many?", images=(png((84, 56)),), sizes=((84, 56),), answer_kind="number", answer=1)
     tokens = len(encode(sample, AnswerOnly(), policy).input_ids)
     narrow = replace(policy, window=tokens + room)
     if fits:
@@ -130,7 +122,7 @@ def test_a_prompt_must_leave_room_for_at_least_one_token(room, fits, policy_of):
 
 
 def test_a_prompt_holds_what_the_processor_was_shown_and_no_mask(policy_of):
-    wide, high = png(Image.new("RGB", (112, 56), RED)), png(Image.new("RGB", (56, 84), BLUE))
+    wide, high = png((112, 56), RED), png((56, 84), BLUE)
     sample = Sample(id="q", question="?", images=(wide, high), sizes=((112, 56), (56, 84)), answer_kind="number", answer=1)
     prompt = encode(sample, AnswerOnly(), policy_of())
     assert prompt.sample is sample

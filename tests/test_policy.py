@@ -1,6 +1,5 @@
 """Loading, freezing, encoding: the tiny families go through the same code as any checkpoint."""
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +26,8 @@ from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.types import Sample, UserError
 
 from .conftest import FAMILIES
+from .hand_made import png
 from .other_checkpoint import other_checkpoint
-
-
-def picture(width: int, height: int, mode: str = "RGB", color: object = "white") -> bytes:
-    encoded = io.BytesIO()
-    Image.new(mode, (width, height), color).save(encoded, "PNG")  # type: ignore[arg-type]
-    return encoded.getvalue()
 
 
 def asked(*images: bytes, sizes=((56, 56),), question="How many digits are there in the image?") -> Sample:
@@ -97,7 +91,7 @@ def test_frame_is_what_the_family_was_taught(family, policy_of):
 @pytest.mark.parametrize("size", [(56, 56), (112, 84), (157, 123), (30, 300), (29, 29)])
 def test_our_resized_frame_is_the_processors_own(family, size, policy_of):
     policy = policy_of(family, max_pixels=100 * 28 * 28)
-    prompt = encode(asked(picture(*size), sizes=(size,)), AnswerOnly(), policy)
+    prompt = encode(asked(png(size, "white"), sizes=(size,)), AnswerOnly(), policy)
     _, rows, columns = prompt.features["image_grid_thw"][0].tolist()
     patch, frame = tiny.PATCH[family], policy.frame
     expected = resized(size, factor=frame.factor, min_pixels=frame.min_pixels, max_pixels=frame.max_pixels)
@@ -106,7 +100,7 @@ def test_our_resized_frame_is_the_processors_own(family, size, policy_of):
 
 def test_prompt_expands_each_image_to_its_visual_tokens(policy_of):
     policy = policy_of()
-    sample = asked(picture(112, 112), picture(56, 84), sizes=((112, 112), (56, 84)))
+    sample = asked(png((112, 112), "white"), png((56, 84), "white"), sizes=((112, 112), (56, 84)))
     prompt = encode(sample, AnswerOnly(), policy)
     assert prompt.text.count("<|image_pad|>") == 2
     assert prompt.input_ids.count(policy.model.config.image_token_id) == 16 + 6
@@ -121,13 +115,13 @@ def test_text_only_prompt_has_no_pixels(policy_of):
 
 def test_a_question_that_contains_a_placeholder_is_refused(policy_of):
     with pytest.raises(UserError, match="2 image placeholders"):
-        encode(asked(picture(56, 56), question="what is <|image_pad|>?"), AnswerOnly(), policy_of())
+        encode(asked(png((56, 56), "white"), question="what is <|image_pad|>?"), AnswerOnly(), policy_of())
 
 
 def test_transparent_pixels_are_white_not_what_lies_beneath(policy_of):
     policy = policy_of()
-    see_through = encode(asked(picture(56, 56, "RGBA", (255, 0, 0, 0))), AnswerOnly(), policy)
-    white = encode(asked(picture(56, 56)), AnswerOnly(), policy)
+    see_through = encode(asked(png((56, 56), (255, 0, 0, 0), "RGBA")), AnswerOnly(), policy)
+    white = encode(asked(png((56, 56), "white")), AnswerOnly(), policy)
     assert torch.equal(see_through.features["pixel_values"], white.features["pixel_values"])
 
 
@@ -164,7 +158,9 @@ def test_message_style_vision_goes_through_qwen_vl_utils(policy_of, monkeypatch)
     monkeypatch.setitem(sys.modules, "qwen_vl_utils", SimpleNamespace(process_vision_info=lambda messages: (fetched, None)))
     messages = [{"role": "user", "content": [{"type": "image", "image": "data:image;base64,..."}, {"type": "text", "text": "?"}]}]
     prompt = encode_messages(messages, asked(), policy_of())
-    assert torch.equal(prompt.features["pixel_values"], encode(asked(picture(56, 56)), AnswerOnly(), policy_of()).features["pixel_values"])
+    assert torch.equal(
+        prompt.features["pixel_values"], encode(asked(png((56, 56), "white")), AnswerOnly(), policy_of()).features["pixel_values"]
+    )
 
 
 def test_a_broken_torchvision_is_hidden_and_images_still_work(tmp_path: Path):
@@ -194,7 +190,7 @@ def test_another_familys_checkpoint_is_loaded_asked_and_scored(family, tmp_path)
     policy = load_policy(PolicyConfig(model=str(other_checkpoint(family, tmp_path)), vision="full"), seed=0)
     assert {part for part, _, _ in parts(policy.model)} == {"language", "projector", "vision"}
     prompts = [
-        encode(asked(picture(40, 30), sizes=((40, 30),)), AnswerOnly(), policy),
+        encode(asked(png((40, 30), "white"), sizes=((40, 30),)), AnswerOnly(), policy),
         encode(next(digits("add", count=1)), AnswerOnly(), policy),
     ]
     assert prompts[0].input_ids.count(policy.banned_ids[0]) == {"llava": 16, "gemma3": 4}[family]

@@ -19,8 +19,9 @@ from gpg_vl.policy.model_folder import config_file, find_model, locate
 from gpg_vl.policy.sizes import Size, Stack
 from gpg_vl.types import UserError
 
-from .asking import completion, prompts
+from .asking import prompts
 from .conftest import FAMILIES
+from .hand_made import completion
 
 # --- ids --------------------------------------------------------------------------------------------------------------
 

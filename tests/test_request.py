@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,9 @@ from gpg_vl.rollout.request import (
     whole_prompts,
 )
 from gpg_vl.rollout.serving import Command, serving, wishes_of
-from gpg_vl.types import Completion, Prompt, Sample, UnusableSampleError, UserError
+from gpg_vl.types import Completion, Prompt, UnusableSampleError, UserError
+
+from .hand_made import prompt
 
 IMAGE, VIDEO, END, STOP = 11, 12, 3, 7
 SAMPLING = Sampling(max_tokens=4, temperature=0.75)
@@ -39,9 +42,8 @@ def policy(**more: Any) -> Any:
     return SimpleNamespace(**{**known, "model": model, "dtype": torch.bfloat16, **more})
 
 
-def prompt(*input_ids: int) -> Prompt:
-    sample = Sample(id="q1", question="?", answer_kind="number", answer=1)
-    return Prompt(sample=sample, text="word", input_ids=input_ids, features={})
+def asked_of(*input_ids: int) -> Prompt:
+    return replace(prompt(tokens=input_ids), text="word")
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def test_a_temperature_that_vllm_refuses_is_refused_before(temperature, greedy, 
 
 
 def test_a_prompt_is_tokenized_as_text():
-    assert unexpanded_ids(policy(), prompt(1)) == [4, IMAGE]
+    assert unexpanded_ids(policy(), asked_of(1)) == [4, IMAGE]
 
 
 def test_on_a_cpu_a_prompt_is_read_in_one_piece():
@@ -163,10 +165,10 @@ READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
 )
 def test_the_ids_of_a_prompt_are_the_trainers(got, told):
     if not told:
-        check_prompt_ids(policy(), prompt(*READ), list(got))
+        check_prompt_ids(policy(), asked_of(*READ), list(got))
         return
     with pytest.raises(MismatchError, match=told):
-        check_prompt_ids(policy(), prompt(*READ), list(got))
+        check_prompt_ids(policy(), asked_of(*READ), list(got))
 
 
 @pytest.mark.parametrize(
@@ -196,18 +198,18 @@ def test_the_ids_of_a_prompt_are_the_trainers(got, told):
 def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(ids, logprobs, finish, told):
     answer = Answer(token_ids=ids, logprobs=logprobs, finish=finish)
     if not told:
-        made = completion(policy(), prompt(5), answer, SAMPLING, 9)
+        made = completion(policy(), asked_of(5), answer, SAMPLING, 9)
         assert made == Completion(token_ids=ids, logprobs=logprobs, text=f"<{ids}>", finish=finish, version=9)
         return
     with pytest.raises(MismatchError, match=f"q1: .*{told}"):
-        completion(policy(), prompt(5), answer, SAMPLING, 9)
+        completion(policy(), asked_of(5), answer, SAMPLING, 9)
 
 
 @pytest.mark.parametrize(("window", "fine"), [(7, True), (8, True), (6, False)])
 def test_prompt_and_answer_must_fit_the_window(window, fine):
     """Three tokens and four."""
     engine: Any = SimpleNamespace(longest=lambda: window)
-    asked = prompt(1, 2, 3)
+    asked = asked_of(1, 2, 3)
     if fine:
         assert with_room(asked, engine, 4) is asked
         return

@@ -1,26 +1,20 @@
 """The row format: what is read from JSONL, parquet and `datasets`, what is refused in which words, and the order of draws."""
 
-import io
 import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from gpg_vl import samples
 from gpg_vl.config import Source
 from gpg_vl.samples import Stream
 from gpg_vl.types import Sample, UserError
 
+from .hand_made import png
+
 ROW = {"question": "How many?", "answer_kind": "number", "answer": 3}
-
-
-def png(width=4, height=3):
-    encoded = io.BytesIO()
-    Image.new("RGB", (width, height), (width, height, 0)).save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def test_the_smallest_row(jsonl):
 
 
 def test_every_column_has_its_place(jsonl, tmp_path):
-    (tmp_path / "a.png").write_bytes(png(4, 3))
+    (tmp_path / "a.png").write_bytes(png((4, 3)))
     row = ROW | {
         "id": 7,
         "images": ["a.png", "a.png"],
@@ -183,7 +177,7 @@ def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path):
 
 def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
-    (tmp_path / "data" / "a.png").write_bytes(png(5, 2))
+    (tmp_path / "data" / "a.png").write_bytes(png((5, 2)))
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for path in ("a.png", "images/../a.png", "./a.png", str(tmp_path / "data" / "a.png")):
         sample = samples.checked(ROW | {"images": [path]}, base=tmp_path / "link", origin="row 1")
@@ -192,17 +186,17 @@ def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(
 
 
 def test_without_a_folder_paths_are_taken_as_they_are(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(5, 2))
+    (tmp_path / "a.png").write_bytes(png((5, 2)))
     sample = samples.checked(ROW | {"images": [str(tmp_path / "a.png")]}, base=None, origin="row 1")
     assert sample.images == (tmp_path / "a.png",)
 
 
 def test_encoded_bytes_win_over_the_path_beside_them(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(5, 2))
-    both = {"bytes": png(2, 7), "path": "a.png"}
+    (tmp_path / "a.png").write_bytes(png((5, 2)))
+    both = {"bytes": png((2, 7)), "path": "a.png"}
     assert samples.checked(ROW | {"image": both}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
     assert samples.checked(ROW | {"image": both | {"bytes": b""}}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
-    assert samples.checked(ROW | {"images": [png(2, 7)], "image": "a.png"}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
+    assert samples.checked(ROW | {"images": [png((2, 7))], "image": "a.png"}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +224,7 @@ def test_declared_sizes_that_are_none_are_refused(sizes, expected):
 
 
 def test_a_picture_at_hand_wins_over_declared_sizes(tmp_path):
-    assert samples.checked(ROW | {"image": png(5, 2), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
+    assert samples.checked(ROW | {"image": png((5, 2)), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
 
 
 def test_a_tag_without_a_value_is_none_and_tags_are_a_mapping():
@@ -247,9 +241,9 @@ def test_an_image_that_is_a_number_is_refused(jsonl):
 def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(samples, "MAX_IMAGE_PIXELS", 11)
     with refused("row 1: image its bytes has 4 x 3 pixels, more than 11; shrink it"):
-        samples.image_size(png(4, 3), "row 1")
+        samples.image_size(png((4, 3)), "row 1")
     monkeypatch.setattr(samples, "MAX_IMAGE_PIXELS", 12)
-    assert samples.image_size(png(4, 3), "row 1") == (4, 3)
+    assert samples.image_size(png((4, 3)), "row 1") == (4, 3)
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
@@ -348,14 +342,14 @@ def test_parquet_rows_with_bytes_and_paths(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    (tmp_path / "a.png").write_bytes(png(4, 3))
+    (tmp_path / "a.png").write_bytes(png((4, 3)))
     rows = [
-        ROW | {"image": {"bytes": png(5, 6), "path": None}, "tags": {"task": "count"}},
+        ROW | {"image": {"bytes": png((5, 6)), "path": None}, "tags": {"task": "count"}},
         ROW | {"image": {"bytes": None, "path": "a.png"}, "tags": {"task": "add"}},
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     first, second = samples.read(Source(files="rows.parquet"), folder=tmp_path, key="data.0")
-    assert first.images == (png(5, 6),)
+    assert first.images == (png((5, 6)),)
     assert first.sizes == ((5, 6),)
     assert second.images == (tmp_path / "a.png",)
     assert second.sizes == ((4, 3),)
@@ -380,21 +374,26 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_datasets_folder_with_encoded_images(hub):
     first, second = hub(
-        {"problem": ["How many?", "And now?"], "truth": [3, 4], "image": [{"bytes": png(4, 3)}, {"bytes": png(5, 6)}]},
+        {"problem": ["How many?", "And now?"], "truth": [3, 4], "image": [{"bytes": png((4, 3))}, {"bytes": png((5, 6))}]},
         lambda datasets: {"problem": datasets.Value("string"), "truth": datasets.Value("int64"), "image": datasets.Image()},
         columns={"question": "problem", "answer": "truth"},
         defaults={"answer_kind": "number"},
     )
-    assert (first.question, first.answer, first.images, first.sizes) == ("How many?", 3, (png(4, 3),), ((4, 3),))
-    assert (second.question, second.answer, second.images, second.sizes) == ("And now?", 4, (png(5, 6),), ((5, 6),))
+    assert (first.question, first.answer, first.images, first.sizes) == ("How many?", 3, (png((4, 3)),), ((4, 3),))
+    assert (second.question, second.answer, second.images, second.sizes) == ("And now?", 4, (png((5, 6)),), ((5, 6),))
 
 
 def test_a_datasets_folder_with_several_images_per_row(hub):
     (sample,) = hub(
-        {"question": ["Which?"], "answer": ["first"], "answer_kind": ["choice"], "images": [[{"bytes": png(4, 3)}, {"bytes": png(5, 6)}]]},
+        {
+            "question": ["Which?"],
+            "answer": ["first"],
+            "answer_kind": ["choice"],
+            "images": [[{"bytes": png((4, 3))}, {"bytes": png((5, 6))}]],
+        },
         lambda datasets: dict.fromkeys(("question", "answer", "answer_kind"), datasets.Value("string")) | {"images": [datasets.Image()]},
     )
-    assert sample.images == (png(4, 3), png(5, 6))
+    assert sample.images == (png((4, 3)), png((5, 6)))
     assert sample.sizes == ((4, 3), (5, 6))
 
 
@@ -423,7 +422,7 @@ def test_what_is_written_is_read_back(tmp_path):
         Sample(
             id="1",
             question="Wo ist die Ä?",
-            images=(png(4, 3), png(5, 6)),
+            images=(png((4, 3)), png((5, 6))),
             sizes=((4, 3), (5, 6)),
             answer_kind="boxes",
             answer=[[0, 1, 2.5, 3]],

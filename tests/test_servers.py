@@ -24,7 +24,9 @@ from gpg_vl.rollout.parcel import HANDOVER
 from gpg_vl.rollout.request import MismatchError
 from gpg_vl.rollout.server import Server, UnansweredError, server_at
 from gpg_vl.rollout.server_engine import ServerEngine, data_url, together
-from gpg_vl.types import Prompt, Sample, UserError
+from gpg_vl.types import Prompt, UserError
+
+from .hand_made import names, prompt
 
 END, PLACEHOLDER = 9, 8
 SAMPLING = Sampling(max_tokens=3, temperature=0.5)
@@ -37,7 +39,7 @@ def policy() -> Any:
     model.tower.requires_grad_(False)
     model.config = SimpleNamespace(model_type="qwen2_5_vl")  # type: ignore[assignment]
     model.get_input_embeddings = lambda: model.embedding  # type: ignore[assignment]
-    tokenizer = SimpleNamespace(tokenizer=lambda text: {"input_ids": [int(text), PLACEHOLDER]})
+    tokenizer = SimpleNamespace(tokenizer=lambda text: {"input_ids": [int(text.removeprefix("q")), PLACEHOLDER]})
     return SimpleNamespace(
         model=model, dtype=torch.float32, banned_ids=(PLACEHOLDER,), end_ids={END}, processor=tokenizer, decode=lambda ids: str(ids)
     )
@@ -46,10 +48,8 @@ def policy() -> Any:
 TRAINED, EVERY = {"embedding.weight", "lm_head.weight"}, {"embedding.weight", "lm_head.weight", "tower.weight"}
 
 
-def prompt(number: int, *, pictures: int = 0) -> Prompt:
-    sample = Sample(id=f"q{number}", question="?", answer_kind="number", answer=1)
-    images = tuple(Image.new("RGB", (3, 2), (place, 0, 0)) for place in range(pictures))
-    return Prompt(sample=sample, text=f"{number}", input_ids=(number, PLACEHOLDER, PLACEHOLDER), features={}, images=images)
+def asked_of(number: int, *, images: int = 0) -> Prompt:
+    return prompt(number, tokens=(number, PLACEHOLDER, PLACEHOLDER), images=images)
 
 
 Reply = tuple[int, Any] | None
@@ -150,7 +150,7 @@ def engine_of(tmp_path, monkeypatch) -> Iterator[Callable[..., tuple[ServerEngin
 
 def ask(engine: ServerEngine, count: int = 1, answers: int = 2) -> list[list[tuple[int, ...]]]:
     """The ids of what is answered to questions 1, 2 and so on."""
-    groups = engine.generate([prompt(1 + number) for number in range(count)], SAMPLING, [[number] * answers for number in range(count)])
+    groups = engine.generate([asked_of(1 + number) for number in range(count)], SAMPLING, [[number] * answers for number in range(count)])
     return [[said.token_ids for said in group] for group in groups]
 
 
@@ -191,7 +191,7 @@ def test_a_server_is_met_once_handed_the_weights_once_and_asked(engine_of):
 def test_what_comes_back_is_in_order_with_its_numbers_and_its_version(engine_of):
     engine, _ = engine_of()
     engine.refresh(engine.policy, 7)
-    ((first, second, third),) = engine.generate([prompt(4)], SAMPLING, [[5, 6, 7]])
+    ((first, second, third),) = engine.generate([asked_of(4)], SAMPLING, [[5, 6, 7]])
     assert [said.token_ids for said in (first, second, third)] == [(4, 0, END), (4, 1, END), (4, 2, END)]
     assert second.logprobs == (-4, -1, -0.5)
     assert (second.finish, second.version, second.text) == ("stop", 7, "(4, 1, 9)")
@@ -199,14 +199,14 @@ def test_what_comes_back_is_in_order_with_its_numbers_and_its_version(engine_of)
 
 def test_a_question_goes_with_its_pictures_its_seeds_and_one_placeholder(engine_of):
     engine, (server,) = engine_of()
-    engine.generate([prompt(1), prompt(2, pictures=2)], SAMPLING, [[11, 12], [13, 14]])
+    engine.generate([asked_of(1), asked_of(2, images=2)], SAMPLING, [[11, 12], [13, 14]])
     words, shown = sorted(server.bodies("/inference/v1/generate"), key=lambda body: body["token_ids"])
     assert words["token_ids"] == [1, PLACEHOLDER]
     assert "content_parts" not in words
     assert (words["sampling_params"]["n"], words["sampling_params"]["seed"], words["return_token_ids"]) == (2, 11, True)
     assert shown["sampling_params"]["seed"] == 13
     assert [part["type"] for part in shown["content_parts"]] == ["image_url"] * 2
-    assert [part["url"] for part in shown["content_parts"]] == [data_url(image) for image in prompt(2, pictures=2).images]
+    assert [part["url"] for part in shown["content_parts"]] == [data_url(image) for image in asked_of(2, images=2).images]
 
 
 def test_a_picture_travels_without_loss():
@@ -637,10 +637,6 @@ def test_a_transfer_that_fails_is_tried_again_with_a_new_group(fault, engine_of,
     monkeypatch.setattr(server_engine.vllm_plugin, "send", failing)
     ask(engine)
     assert names(nccl) == ["group", "group", "send"]
-
-
-def names(events: list[Any]) -> list[str]:
-    return [event if isinstance(event, str) else event[0] for event in events]
 
 
 def test_a_transfer_without_an_end_stops_the_run(engine_of, nccl, monkeypatch):

@@ -18,7 +18,8 @@ from gpg_vl.training.learner import COMPARED_TOKENS, Learner, StepLoss
 from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
 from gpg_vl.types import Prompt, Sample, Update, UserError
 
-from .asking import completion, group, prompts
+from .asking import prompts
+from .hand_made import completion, group
 
 CPU = torch.device("cpu")
 LOG2 = math.log(2)
@@ -36,7 +37,7 @@ def bare(tokens: int, *pictures: str) -> Prompt:
 
 def weighted(prompt_tokens: int, lengths, *pictures: str, weights=None, shares=None) -> Weighted:
     answers = [completion([5] * length) for length in lengths]
-    own = group(bare(prompt_tokens, *pictures), answers, [float(place) for place in range(len(lengths))])
+    own = group([float(place) for place in range(len(lengths))], answers, asked=bare(prompt_tokens, *pictures))
     return Weighted(own, tuple(weights or [1.0] * len(lengths)), tuple(shares or [1.0] * len(lengths)))
 
 
@@ -115,7 +116,7 @@ def old_and_new(policy):
             for ids, version in zip(answers, versions, strict=True)
         ]
         missing = 3 - len(said)
-        made.append(group(prompt, [*said, *[completion([20, 21])] * missing], [*rewards, *[math.nan] * missing]))
+        made.append(group([*rewards, *[math.nan] * missing], [*said, *[completion([20, 21])] * missing], asked=prompt))
     return tuple(made)
 
 
@@ -201,7 +202,7 @@ def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step
     monkeypatch.setattr(learner, "_step_in_memory", lambda *_: left.pop(0))
     learner.updates_per_rollout = 3
     (prompt,) = prompts(learner.bare.policy, ["add"])
-    own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+    own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
     update = learner.update([own], Grpo(), *Ranks(learner.accelerator).matrices([own]), version=0)
     assert list(update.metrics) == [told]
     assert len(left) == 3 - calls
@@ -232,7 +233,7 @@ def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
 
 def test_nothing_old_is_nothing_to_correct(learner):
     (prompt,) = prompts(learner.bare.policy, ["add"])
-    own = group(prompt, [completion([5], version=4), completion([6, 7], version=4)], [1.0, 0.0])
+    own = group([1.0, 0.0], [completion([5], version=4), completion([6, 7], version=4)], asked=prompt)
     batch = [Weighted(own, (1.0, -1.0), (1.0, 1.0))]
     assert learner._sampled(batch, 4, fresh_too=False) is None
     assert learner._sampled(batch, 5, fresh_too=False).tolist() == [0.0, 0.0, 0.0]
@@ -252,7 +253,7 @@ def test_further_updates_are_held_against_the_policy_before_the_first(updates, p
         updates_per_rollout=updates,
     )
     (prompt,) = prompts(policy, ["add"])
-    own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+    own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
     before = PlainForward(policy, 1.0)([(prompt, own.completions)]).logprobs_N.detach()
     seen, honest = [], learner._step
     monkeypatch.setattr(learner, "_step", lambda batches, sampled, estimator: seen.append(sampled) or honest(batches, sampled, estimator))
@@ -354,7 +355,7 @@ def test_a_reference_is_asked_only_for_a_divergence(learner, monkeypatch):
     learner.reference = lambda batch: asked.append(batch) or SimpleNamespace(logprobs_N=torch.zeros(3, dtype=torch.float64))
     for kl, times in ((0.0, 0), (0.1, 1)):
         (prompt,) = prompts(learner.bare.policy, ["add"])
-        own = group(prompt, [completion([5]), completion([6, 7])], [1.0, 0.0])
+        own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
         learner.update([own], Grpo(kl=kl), *Ranks(learner.accelerator).matrices([own]), version=0)
         assert len(asked) == times
 
@@ -387,7 +388,7 @@ def test_out_of_memory_halves_whatever_can_be_halved_before_a_group_is_split(lea
 
 def two_groups(policy):
     answers = [completion([5]), completion([6, 7])]
-    return [group(prompt, answers, [1.0, 0.0]) for prompt in prompts(policy, ["add", "count"])]
+    return [group([1.0, 0.0], answers, asked=prompt) for prompt in prompts(policy, ["add", "count"])]
 
 
 def learner_of(policy, tokens: int = 1 << 20, **optimizer) -> Learner:
@@ -655,7 +656,7 @@ def test_the_first_check_is_on_the_shortest_prompt_with_a_picture(learner, monke
     wanted = ["add", "compare", "count"]  # no picture, two pictures, one
     made = prompts(policy, wanted)
     longer = replace(made[1], input_ids=made[1].input_ids + (5,) * 9)
-    groups = [group(prompt, [completion([5]), completion([6])], [1.0, 0.0]) for prompt in (made[0], longer, made[2])]
+    groups = [group([1.0, 0.0], [completion([5]), completion([6])], asked=prompt) for prompt in (made[0], longer, made[2])]
     learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
     assert len(made[0].input_ids) < len(made[2].input_ids) < len(longer.input_ids)
     assert asked == [(made[2].sample.id, 2)]

@@ -25,7 +25,8 @@ from gpg_vl.training.probe import weakness
 from gpg_vl.training.warmups import place
 from gpg_vl.types import UserError
 
-from .asking import completion, group, prompts
+from .asking import prompts
+from .hand_made import completion, group
 
 HERE = Path(__file__).parent
 
@@ -243,16 +244,16 @@ def test_best_checkpoint_is_kept_beside_the_last(tmp_path):
 def test_weakness_says_what_to_change(policy_of):
     (number,), (box,) = (prompts(policy_of(), [task]) for task in ("add", "box"))
     answers = [completion([1]), completion([2])]
-    silent_wrong = [group(number, answers, [0.0, 0.0])] * 10
-    silent_right = [group(number, answers, [1.0, 1.0])] * 10
-    speaking = [group(number, answers, [1.0, 0.0])] * 10
+    silent_wrong = [group([0.0, 0.0], answers, asked=number)] * 10
+    silent_right = [group([1.0, 1.0], answers, asked=number)] * 10
+    speaking = [group([1.0, 0.0], answers, asked=number)] * 10
     assert (
         weakness(silent_wrong)
         == "add: only 0 % of its groups are informative (mean accuracy 0.00); raise warmup.steps or lower its difficulty"
     )
     assert weakness(silent_right).endswith("it is solved: raise its difficulty")
     assert weakness(speaking) == ""
-    assert weakness([group(box, answers, [0.1, 0.3])] * 10).startswith("box: sampled accuracy (IoU) is 0.20; below 0.4")
+    assert weakness([group([0.1, 0.3], answers, asked=box)] * 10).startswith("box: sampled accuracy (IoU) is 0.20; below 0.4")
 
 
 def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpg_vl import exploits, plugins, verifiers
 from gpg_vl.boxes import Box, Frame
 from gpg_vl.prompts import AnswerOnly, Style
-from gpg_vl.types import Completion, Sample, Verdict
+from gpg_vl.types import Sample, Verdict
 from gpg_vl.verifiers import label
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
@@ -25,6 +25,8 @@ from gpg_vl.verifiers.label import Label
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.value import Value
 from gpg_vl.verifiers.verifier import Mark, Verifiers
+
+from .hand_made import completion
 
 TRUTH = {
     "choice": {"question": "Which animal?", "choices": ("cat", "big dog", "horse"), "answer": "big dog"},
@@ -390,7 +392,7 @@ def test_number_by_hand(answer, earned):
 def test_a_root_of_a_negative_number_is_wrong_and_no_fault():
     checks = Verifiers(by_kind={"value": Value()})
     for answer in ("\\sqrt[3]{-8}", "\\sqrt[2]{-4}", "2+\\sqrt[3]{-8}", "\\sqrt[-3]{-8}", "\\sqrt[2]{-4}^2"):
-        assert checks.judge(completion(said(answer)), sample_of("value")).reward == 0.0
+        assert checks.judge(completion(text=said(answer)), sample_of("value")).reward == 0.0
 
 
 TWO_ANSWERS = [
@@ -616,19 +618,15 @@ def test_a_verdict_explains_itself():
 # --- judging completions ----------------------------------------------------------------------------------------------
 
 
-def completion(text, finish="stop"):
-    return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish=finish, version=0)
-
-
 def judged(truncated, text, **fields):
     by_kind = {"number": Number(accuracy_weight=0.8, format_weight=0.2, **fields)}
-    return Verifiers(by_kind=by_kind, truncated=truncated).judge(completion(text, "length"), sample_of("number"))
+    return Verifiers(by_kind=by_kind, truncated=truncated).judge(completion(text=text, finish="length"), sample_of("number"))
 
 
 @pytest.mark.parametrize("truncated", ["zero", "score", "drop"])
 def test_a_finished_completion_is_scored_whatever_truncated_says(truncated):
     checks = Verifiers(by_kind={"number": Number()}, truncated=truncated)
-    assert checks.judge(completion(said("3")), sample_of("number")).reward == 1.0
+    assert checks.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
 
 
 def test_truncated_zero_earns_nothing():
@@ -649,8 +647,8 @@ def test_truncated_score_behind_a_gate_earns_nothing():
 @pytest.mark.parametrize(("mode", "cut"), [("reference", 1.0), ("lenient", 1.0), ("strict", 0.0)])
 def test_only_the_strict_reading_asks_how_a_text_ended(mode, cut):
     checks = Verifiers(by_kind={"number": Number()}).in_mode("reference").in_mode(mode)
-    assert checks.judge(completion(said("3")), sample_of("number")).reward == 1.0
-    assert checks.judge(completion(said("3"), "length"), sample_of("number")).reward == cut
+    assert checks.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
+    assert checks.judge(completion(text=said("3"), finish="length"), sample_of("number")).reward == cut
 
 
 def test_an_unfinished_strict_text_is_read_in_its_one_block_and_a_lenient_one_anywhere():
@@ -726,23 +724,23 @@ class Faulty:
 
 def test_a_fault_of_the_verifier_is_nan_and_told():
     checks = Verifiers(by_kind={"number": Faulty()})
-    verdict = checks.judge(completion("xxx"), sample_of("number"))
+    verdict = checks.judge(completion(text="xxx"), sample_of("number"))
     assert math.isnan(verdict.reward)
     first, _, trace = verdict.reason.partition("\n")
     assert first == "fault: ZeroDivisionError: division by zero"
     assert "Traceback" in trace
-    assert checks.judge(completion("y"), sample_of("number")).reward == 1.0
+    assert checks.judge(completion(text="y"), sample_of("number")).reward == 1.0
 
 
 def test_a_verifier_of_ones_own_needs_no_gold_and_no_word_on_unfinished_texts():
     checks = Verifiers(by_kind={"number": Faulty()}, truncated="score")
     assert checks.complaint(sample_of("number")) == ""
-    assert checks.judge(completion("yy", "length"), sample_of("number")).reward == 0.5
+    assert checks.judge(completion(text="yy", finish="length"), sample_of("number")).reward == 0.5
 
 
 def test_a_truth_that_cannot_be_scored_is_a_fault_and_not_a_wrong_answer():
     checks = Verifiers(by_kind={"number": Number()})
-    assert math.isnan(checks.judge(completion(said("3")), sample_of("number", answer="many")).reward)
+    assert math.isnan(checks.judge(completion(text=said("3")), sample_of("number", answer="many")).reward)
 
 
 # --- complaints -------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from gpg_vl.policy.vision import FeatureCache, Features, digest, pictures
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 
-from .asking import completion, prompts
+from .asking import prompts
 from .conftest import FAMILIES
+from .hand_made import completion
 
 
 def looks(policy):

@@ -20,7 +20,8 @@ from gpg_vl.training.learner import Learner
 from gpg_vl.training.train import train
 from gpg_vl.types import UserError
 
-from .asking import group, prompts, random_completions
+from .asking import prompts, random_completions
+from .hand_made import group
 
 HERE = Path(__file__).parent
 KNOBS = ("rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40")
@@ -71,7 +72,7 @@ def gradients_of(case: str, tokens: int, accelerator: Accelerator) -> dict[str, 
     held = [own for rank in CASES[case] for own in rank] if ranks.count == 1 else CASES[case][ranks.rank]
     first = 0 if ranks.rank == 0 else len(CASES[case][0])
     groups = tuple(
-        group(prompts(policy, [task])[0], random_completions(4, longest=7, seed=first + place), rewards)
+        group(rewards, random_completions(4, longest=7, seed=first + place), asked=prompts(policy, [task])[0])
         for place, (task, rewards) in enumerate(held)
     )
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens)
