@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from gpg_vl.boxes import Box, Frame
-from gpg_vl.types import Completion
 from gpg_vl.verifiers.boxes import Boxes, assign, truth_boxes
 from gpg_vl.verifiers.detection import Detection
 from gpg_vl.verifiers.verifier import Verifiers
 from tests.test_verifiers import reward, sample_of
+
+from .hand_made import completion
 
 WIDE, TALL = (200, 100), (100, 200)
 THOUSANDTHS = Frame(kind="norm1000")
@@ -375,7 +376,7 @@ def test_the_authors_detection_rule_is_the_mean_of_its_two_halves():
 
 def test_a_fault_in_the_truth_of_a_detection_is_not_the_answers():
     checks = Verifiers(by_kind={"detection": Detection()})
-    said = Completion(token_ids=(), logprobs=(), text="<think>so</think><answer>No Objects</answer>", finish="stop", version=0)
+    said = completion(text="<think>so</think><answer>No Objects</answer>")
     verdict = checks.judge(said, detected(WIDE, (0, 0, 201, 10)))
     assert verdict.reward != verdict.reward
     assert verdict.reason.startswith("fault: ValueError: box ")

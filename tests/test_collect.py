@@ -9,8 +9,10 @@ from gpg_vl.config import RolloutConfig
 from gpg_vl.rollout.collect import Drawing, all_or_nobody, collect
 from gpg_vl.rollout.engine import EngineLostError, RolloutEngine
 from gpg_vl.seeds import seed
-from gpg_vl.types import Completion, Prompt, Sample, UnusableSampleError, UserError, Verdict
+from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError, Verdict
 from gpg_vl.verifiers.verifier import Verifiers
+
+from .hand_made import completion
 
 
 class Scripted(RolloutEngine):
@@ -29,7 +31,7 @@ class Scripted(RolloutEngine):
 
     def _answer(self, prompt, index):
         text = "1" if index == 0 and self.speaks(int(prompt.sample.id)) else self.silent_text
-        return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish="stop", version=0)
+        return completion(text=text)
 
 
 def ask(draw: int) -> Prompt:

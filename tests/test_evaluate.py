@@ -15,11 +15,12 @@ from gpg_vl.benchmark import Kept
 from gpg_vl.cli import app
 from gpg_vl.config import BenchmarkSpec, Source
 from gpg_vl.training import experiment, trial
-from gpg_vl.types import Completion, Sample
+from gpg_vl.types import Sample
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.verifier import Verifiers
 
 from . import published
+from .hand_made import completion
 from .recorded import home, needed, read, reference
 
 SMALL = ["policy.tiny.hidden=32", "policy.tiny.layers=1", "policy.tiny.vision_hidden=16", "policy.tiny.vision_layers=1"]
@@ -299,7 +300,7 @@ def test_another_reading_scores_what_was_decoded_whatever_its_end():
     checks = Verifiers(by_kind={"number": Number()})
     spec = BenchmarkSpec(name="x", data=(Source(recipe="digits"),), beside="reference")
     sample = Sample(id="q", question="How many?", answer_kind="number", answer=3)
-    ends = [Completion(token_ids=(1,), logprobs=(0.0,), text="<answer>3</answer>", finish=end, version=0) for end in ("stop", "length")]
+    ends = [completion(text="<answer>3</answer>", finish=end) for end in ("stop", "length")]
     assert [benchmark.record(sample, end, [], spec, checks).beside for end in ends] == [1.0, 1.0]
     strict = [benchmark.record(sample, replace(end, text="<think>so</think><answer>3</answer>"), [], spec, checks).greedy for end in ends]
     assert strict == [1.0, 0.0]
@@ -309,7 +310,7 @@ def test_a_record_knows_its_question_its_truth_and_its_pictures(tmp_path):
     grey = benchmark.blanked(Sample(id="q", question="?", answer_kind="number", answer=3, sizes=((8, 8),), images=(b"x",)))
     (tmp_path / "grey.png").write_bytes(grey.images[0])
     checks, spec = Verifiers(by_kind={"number": Number()}), BenchmarkSpec(name="x", data=(Source(recipe="digits"),))
-    said = Completion(token_ids=(1,), logprobs=(0.0,), text="3", finish="stop", version=0)
+    said = completion(text="3")
     same = [grey, replace(grey, id="other", images=(tmp_path / "grey.png",))]
     others = [replace(grey, question="!"), replace(grey, answer=4), replace(grey, images=(b"y",)), replace(grey, images=grey.images * 2)]
     keys = [(kept.digest, kept.pictures) for sample in (*same, *others) if (kept := benchmark.record(sample, said, [], spec, checks))]

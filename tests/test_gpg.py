@@ -11,7 +11,8 @@ import torch
 
 from gpg_vl import gpg
 from gpg_vl.estimators import Gpg
-from gpg_vl.types import Group, Prompt, Sample, Verdict
+
+from .hand_made import group
 
 NAN = math.nan
 
@@ -89,9 +90,8 @@ def test_silence_is_decided_by_raw_rewards_at_one_millionth(spread, silent):
 
 def test_a_spread_of_exactly_one_millionth_is_silent_for_everybody_who_asks():
     """Estimators and whoever draws groups must agree on every group, else one waits for what the other leaves out."""
-    prompt = Prompt(sample=Sample(id="q", question="?", answer_kind="number", answer=1), text="", input_ids=(1,), features={})
     for rewards, is_silent in (([0.0, 1e-6], True), ([1e-6, 0.0, NAN], True), ([0.0, 1.5e-6], False), ([1e-6], True), ([NAN, 1.0], True)):
-        own = Group(prompt=prompt, completions=(), verdicts=tuple(Verdict(reward=reward) for reward in rewards), draw=0)
+        own = group(rewards)
         assert gpg.silent(matrix([rewards])).tolist() == [is_silent]
         assert own.informative != is_silent
 
