@@ -72,7 +72,9 @@ def test_half_a_line_is_not_read(runner, tmp_path):
     assert runner.read_numbers(tmp_path / "told") == {"a": 1}
 
 
+@pytest.mark.nightly
 def test_toy_prints_a_row_and_appends_a_line_for_each_part(tmp_path):
+    """Three parts; on each push `.ci/run card` goes through all of them."""
     wanted = ["card", "exactness float32", "3B decoding, CUDA graph"]
     asked = [sys.executable, str(GPU / "check.py"), "--toy", "--to", str(tmp_path / "check.jsonl"), "--parts", *wanted]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
