@@ -245,7 +245,7 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     ranks = processes(2, rank)
     ranks.accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
     config = small(tmp_path, "trackers=[wandb]")
-    made = assembly._open_journal(config, tmp_path, {}, {}, ["own"], ranks)  # type: ignore[list-item]
+    made = assembly._open_journal(config, tmp_path, {}, {}, ["own"], ranks)
     assert events == (["wait"] if rank else ["start", "identity", "wait"])
     assert made.sinks == (["own"] if rank else ["own", ("wandb", tmp_path, 4)])
     assert (made.folder, made.rank) == (tmp_path, rank)
@@ -280,7 +280,7 @@ def test_how_groups_are_drawn_on_a_process(tmp_path):
     """With six groups a step and a share of 0.4 of them that must speak: 2.4, so three."""
     config = small(tmp_path, "rollout.groups_per_step=6", "seed=3")
     ranks, method = processes(2, rank=1), SimpleNamespace(min_informative=0.4)
-    made: Any = assembly._drawing(config, "engine", "ask", "checks", method, ranks)  # type: ignore[arg-type]
+    made: Any = assembly._drawing(config, "engine", "ask", "checks", method, ranks)
     assert (made.engine, made.ask, made.verifiers, made.config) == ("engine", "ask", "checks", config.rollout)
     assert (made.wanted, made.seed, made.rank, made.ranks, made.share) == (3, 3, 1, 2, 3)
     assert made.everybodys is ranks.everybodys
@@ -398,7 +398,8 @@ def test_an_engine_that_nobody_will_close_is_closed(tmp_path, monkeypatch):
 class Checks:
     """Refuses the answer 13."""
 
-    by_kind: dict[str, Any] = {}  # noqa: RUF012
+    def __init__(self) -> None:
+        self.by_kind: dict[str, Any] = {}
 
     def complaint(self, it: Sample) -> str:
         return "unlucky" if it.answer == 13 else ""
@@ -705,7 +706,10 @@ def test_every_token_of_every_solution_weighs_the_same():
 
 def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str = "") -> sft.Imitation:
     """Solutions of the length that their index says, and an end."""
-    tokenizer: Any = lambda text, *, add_special_tokens: {"input_ids": [5] * len(text)}  # noqa: E731
+
+    def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [5] * len(text)}
+
     policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=Words(tokenizer)))
     stream: Any = [sample(f"q{index}", solution="x" * index) for index in range(9)]
     checks: Any = SimpleNamespace(complaint_about=lambda text, it: complaint)

@@ -42,7 +42,7 @@ def test_rows_that_are_left_out_stop_a_run_when_they_are_half(used, lost, level)
     left_out = tuple(LeftOut(f"lost {place}", "why not") for place in range(lost))
     found = list(audit.golds(questions([question("a")], [question(str(place)) for place in range(used - 1)], left_out=left_out), " (cut)"))
     assert found[0] == Finding("fine", f"gold answers: {used} rows earn full marks (cut)")
-    told = [Finding(level, f"left out: {lost} rows of {used + lost}; lost 0: why not")] if level else []  # type: ignore[arg-type]
+    told = [Finding(level, f"left out: {lost} rows of {used + lost}; lost 0: why not")] if level else []
     assert found[1:] == told
 
 
@@ -246,7 +246,10 @@ def test_a_package_is_missed_only_where_it_is_needed(changed, lost, told, tmp_pa
 @pytest.fixture
 def measured(monkeypatch):
     """The findings about prompts as long as said and a window of 100 tokens; a length of 0 = it cannot be asked."""
-    tokenizer = lambda text, add_special_tokens: {"input_ids": text}  # noqa: E731 a letter a token
+
+    def tokenizer(text, add_special_tokens):
+        return {"input_ids": text}  # a letter a token
+
     reader = SimpleNamespace(window=100, processor=SimpleNamespace(tokenizer=tokenizer))
     monkeypatch.setattr(audit, "load_policy", lambda config, seed: reader)
     monkeypatch.setattr(audit, "check_template", lambda style, processor: None)

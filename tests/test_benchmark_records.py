@@ -53,7 +53,7 @@ def bare_prompts(monkeypatch):
 
 def examined(exam: Examination, **given: Any) -> tuple[list[Record], list[Any]]:
     engine = Engine()
-    return benchmark.examine(exam, None, engine, **given), engine.asked  # type: ignore[arg-type]
+    return benchmark.examine(exam, None, engine, **given), engine.asked
 
 
 # --- asking -------------------------------------------------------------------------------------------------------------

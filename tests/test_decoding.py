@@ -177,7 +177,7 @@ def scripted_engine(monkeypatch, script, prompts_at_once=32):
         return made[-1]
 
     monkeypatch.setattr(transformers_engine, "begin", start)
-    return TransformersEngine(policy, prompts_at_once), made  # type: ignore[arg-type]
+    return TransformersEngine(policy, prompts_at_once), made
 
 
 def numbered(count):
@@ -257,7 +257,7 @@ def flags(text):
 def test_leaving_is_worth_it_only_where_a_row_of_every_question_or_a_question_is_done(state, worth):
     answers = flags(state)
     living = [[answer for answer in group if not answer.done] for group in answers]
-    assert transformers_engine._worth_leaving(answers, living) == worth  # type: ignore[arg-type]
+    assert transformers_engine._worth_leaving(answers, living) == worth
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_what_stays_is_as_wide_as_the_question_with_most_unfinished_answers(stat
     answers = flags(state)
     width = len(answers[0])
     tokens = 100 + torch.arange(len(answers) * width).view(len(answers), width)
-    left, named = transformers_engine._leave_behind(holder, tokens, answers)  # type: ignore[arg-type]
+    left, named = transformers_engine._leave_behind(holder, tokens, answers)
     assert kept == [(prompts, rows)]
     assert left.tolist() == [[100 + place for place in line] for line in rows]
     assert [[answer.name for answer in group] for group in named] == [

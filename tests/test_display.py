@@ -250,7 +250,10 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_tracker_is_told_the_run_its_config_and_every_step(name, tmp_path, monkeypatch):
     told: list[Any] = []
-    log = lambda metrics, *, step: told.append((step, metrics))  # noqa: E731
+
+    def log(metrics: Any, *, step: int) -> None:
+        told.append((step, metrics))
+
     package = SimpleNamespace(init=lambda **given: told.append(given) or SimpleNamespace(log=log), log=log)
     monkeypatch.setattr(trackers, "import_module", lambda asked: package if asked == name else pytest.fail(asked))
     sink = trackers.open_tracker(name, tmp_path / "mine", {"steps": 2})

@@ -162,7 +162,7 @@ def trainer_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     """A run whose parts note what is asked of them in `events`."""
     events: list[Any] = []
     accelerator = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, wait_for_everyone=lambda: events.append("wait"))
-    ranks: Any = Ranks(accelerator)  # type: ignore[arg-type]
+    ranks: Any = Ranks(accelerator)
     names = ("metrics", "rollouts", "dump")
     journal = SimpleNamespace(folder=tmp_path / "run", **{name: lambda *given, name=name: events.append((name, *given)) for name in names})
     learner = SimpleNamespace(
@@ -465,7 +465,10 @@ def test_a_run_that_was_left_before_an_examination_owes_it(step, taken, examined
 def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, "checkpoint.keep_last=3", "checkpoint.keep_best=2", state=State(step=5, version=4))
     trainer.policy = SimpleNamespace(processor="processor", frame="frame")
-    waits = lambda: trainer.events.append("wait")  # noqa: E731
+
+    def waits() -> None:
+        trainer.events.append("wait")
+
     trainer.ranks = SimpleNamespace(is_main=main, accelerator=SimpleNamespace(wait_for_everyone=waits), everybodys=lambda own: [own, own])
     monkeypatch.setattr(train, "template_thought", lambda processor: "<think>")
     monkeypatch.setattr(train, "model_card", lambda config, step, run, style, frame, *, opened: ("card", step, run, style, frame, opened))

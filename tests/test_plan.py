@@ -111,7 +111,10 @@ def test_with_any_driver_torch_is_asked(available, gb, driver, monkeypatch):
 # --- items ------------------------------------------------------------------------------------------------------------
 
 
-def by_name(run: Run, limits: Limits = Limits(1000, False)) -> dict[str, Item]:  # noqa: B008
+ROOMY = Limits(1000, False)
+
+
+def by_name(run: Run, limits: Limits = ROOMY) -> dict[str, Item]:
     return {item.name: item for item in memory.items(run, limits)}
 
 

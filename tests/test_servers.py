@@ -37,8 +37,8 @@ def policy() -> Any:
     model = nn.Module()
     model.tower, model.embedding, model.lm_head = nn.Linear(2, 2, bias=False), nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
     model.tower.requires_grad_(False)
-    model.config = SimpleNamespace(model_type="qwen2_5_vl")  # type: ignore[assignment]
-    model.get_input_embeddings = lambda: model.embedding  # type: ignore[assignment]
+    model.config = SimpleNamespace(model_type="qwen2_5_vl")
+    model.get_input_embeddings = lambda: model.embedding
     tokenizer = SimpleNamespace(tokenizer=lambda text: {"input_ids": [int(text.removeprefix("q")), PLACEHOLDER]})
     return SimpleNamespace(
         model=model, dtype=torch.float32, banned_ids=(PLACEHOLDER,), end_ids={END}, processor=tokenizer, decode=lambda ids: str(ids)

@@ -640,7 +640,7 @@ def test_the_first_check_takes_two_answers_of_at_most_thirty_two_tokens():
     asked = []
     agreement = SimpleNamespace(holds=True)
     forward = SimpleNamespace(agreement=lambda pair: asked.append(pair) or agreement)
-    assert learning._compared(forward, (bare(3), said)) == (True, str(agreement))  # type: ignore[arg-type]
+    assert learning._compared(forward, (bare(3), said)) == (True, str(agreement))
     ((_, short),) = asked
     assert COMPARED_TOKENS == 32
     assert [(own.token_ids, own.logprobs) for own in short] == [

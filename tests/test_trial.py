@@ -52,7 +52,7 @@ def test_anything_else_is_a_checkpoint_with_defaults_around_it(below, run):
     assert config == Config(
         data=(Source(recipe="digits"),),
         policy=PolicyConfig(model=str(run / below)),
-        rollout={"max_tokens": 9},  # type: ignore[arg-type]
+        rollout={"max_tokens": 9},
     )
     assert folder == Path()
 
@@ -270,7 +270,7 @@ def test_only_an_engine_with_weights_of_its_own_has_to_prove_them(renewed, every
     monkeypatch.setattr(trial, "build_gate", lambda given, ask, engine: gate if every else None)
     engine: Any = SimpleNamespace(renewed=renewed)
     given, policy = loading.load("digits"), object()
-    trial.prove(engine, given, lambda index: pytest.fail("asked"), policy)  # type: ignore[arg-type]
+    trial.prove(engine, given, lambda index: pytest.fail("asked"), policy)
     assert looked == [(engine, policy, 0)] * looks
 
 
@@ -289,7 +289,7 @@ def test_groups_that_are_tried_out_are_told_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "chosen_policy", lambda given, model: asked.append(("chosen", model)) or policy)
     monkeypatch.setattr(trial, "check_template", lambda style, processor: None)
     monkeypatch.setattr(trial, "build_verifiers", lambda *given: "checks")
-    questions = Questions(sources=([1],), weights=(1,), left_out=())  # type: ignore[arg-type]
+    questions = Questions(sources=([1],), weights=(1,), left_out=())
     monkeypatch.setattr(trial, "read_questions", lambda *given, folder: questions)
     monkeypatch.setattr(trial, "Asker", lambda stream, style, policy: lambda draw: f"prompt {draw}")
     engine = SimpleNamespace(close=lambda: asked.append("close"), renewed=False)
