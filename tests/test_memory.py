@@ -1,5 +1,6 @@
 """Memory by arithmetic against memory that is held: parameters, gradients, moments, what layers keep; and what fits where, by hand."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -186,6 +187,41 @@ def test_a_rollout_that_does_not_fit_samples_fewer_groups_at_once():
     long = hand_made("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096", gb=24.0)
     (told,) = [words for words, changed in memory.changes(long) if words.startswith("rollout.engine=") and memory.fits(changed)] or [""]
     assert told.startswith("rollout.engine={kind: transformers, prompts_at_once: ")
+
+
+def offered(run: Run) -> list[str]:
+    """The keys that are offered as changes."""
+    return [key for words, _ in memory.changes(run) for key in re.findall(r"([\w.]+)=", words)]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "change"),
+    [
+        (("learner.checkpointing=false",), "learner.checkpointing"),
+        (("learner.tokens_per_microbatch=16000",), "learner.tokens_per_microbatch"),
+        (("policy.vision=full",), "policy.vision"),
+        (("rollout.engine=vllm",), "rollout.engine.sleep"),
+        (("policy.dtype=float32",), "policy.dtype"),
+        (("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096"), "rollout.engine"),
+    ],
+)
+def test_each_change_is_offered_where_it_changes_something_and_nowhere_else(knobs, change):
+    assert offered(hand_made("policy.dtype=bfloat16", gb=24.0)) == []
+    assert offered(hand_made("policy.dtype=bfloat16", *knobs, gb=24.0)) == [change]
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ("learner.checkpointing=true",),
+        ("policy.vision=full", "policy.language=frozen", "policy.projector=frozen"),  # then nothing would be left to train
+        ("rollout.engine={kind: vllm, sleep: 1}",),
+        ("rollout.engine={kind: vllm, sleep: 2}",),
+        ("rollout.engine={kind: transformers, prompts_at_once: 1}",),
+    ],
+)
+def test_no_change_is_offered_that_is_made_already(knobs):
+    assert offered(hand_made("policy.dtype=bfloat16", *knobs, gb=24.0)) == []
 
 
 def test_what_does_not_fit_says_what_to_change():

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from gpg_vl import loading
-from gpg_vl.boxes import Frame
 from gpg_vl.config import PolicyConfig
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
@@ -123,21 +122,9 @@ def test_a_pipeline_reads_it(family, told):
     assert ran == (family not in FAMILIES or torchvision_works()), printed
 
 
-def test_the_card_does_not_open_a_thought_that_the_template_opens(tmp_path):
-    config, style = loading.load("digits_count"), STYLES["opened"]
-    assert '+ "<think>"' in model_card(config, 0, tmp_path, style, Frame())
-    assert '+ "<think>"' not in model_card(config, 0, tmp_path, style, Frame(), opened=True)
-
-
 def test_the_card_names_words_form_and_coordinates(saved):
     card = (saved["qwen2_5_vl", "words"].folder / "README.md").read_text()
     assert '"You count."' in card
     assert f"{QUESTION} {STYLES['words'].instruction}" in card
     assert "`<think>...</think><answer>4</answer>`" in card
     assert "pixels of the picture as the processor resizes it (each side a multiple of 28, the area from 784 to 1,048,576 pixels)" in card
-
-
-@pytest.mark.parametrize(("kind", "words"), [("norm1000", "thousandths"), ("norm1", "from 0 to 1"), ("pixels", "pixels of the picture.")])
-def test_the_card_names_each_frame(kind, words, tmp_path):
-    card = model_card(loading.load("digits_count"), 0, tmp_path, AnswerOnly(), Frame(kind=kind))
-    assert words in card.split("Coordinates of boxes are ")[1].splitlines()[0]

@@ -407,7 +407,7 @@ def test_a_request_that_may_do_better_is_repeated_and_what_was_answered_is_kept(
     assert asked[0] == asked[1], "with the same seed"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422, 501, 505])
 def test_a_refusal_ends_the_run(status, engine_of):
     engine, (server,) = engine_of()
     server.odd["/inference/v1/generate"] = [(status, "no")]
@@ -426,22 +426,24 @@ def test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again(e
     assert engine.renewed
 
 
-def test_answers_of_other_weights_are_asked_again(engine_of):
+@pytest.mark.parametrize("place", [0, 1])
+def test_answers_of_other_weights_are_asked_again(place, engine_of):
     engine, (server,) = engine_of()
     ask(engine)
     other = server.generated({"token_ids": [1, PLACEHOLDER], "sampling_params": {"n": 2}})
-    other["choices"][1]["weight_versions"].append({"version": "gpg_vl/other/0"})
+    other["choices"][place]["weight_versions"].append({"version": "gpg_vl/other/0"})
     server.odd["/inference/v1/generate"] = [(200, other)]
     server.calls.clear()
     ask(engine)
     assert counted(server, 1) == 2
 
 
-def test_an_answer_that_was_broken_off_is_asked_again(engine_of):
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_answer_that_was_broken_off_is_asked_again(place, engine_of):
     engine, (server,) = engine_of()
     ask(engine)
     other = server.generated({"token_ids": [1, PLACEHOLDER], "sampling_params": {"n": 2}})
-    other["choices"][0]["finish_reason"] = "abort"
+    other["choices"][place]["finish_reason"] = "abort"
     server.odd["/inference/v1/generate"] = [(200, other)]
     server.calls.clear()
     assert ask(engine) == [[(1, 0, END), (1, 1, END)]]
@@ -741,6 +743,13 @@ def test_what_is_no_address_is_refused_wherever_it_may_lead(url, remote):
         server_at(url, remote=remote, at_once=1, timeout=1)
 
 
+def test_an_address_may_end_in_a_slash_and_is_still_the_same_one(engine_of):
+    engine, _ = engine_of(servers=("http://127.0.0.1:8000/",))
+    assert [server.url for server in engine.own] == ["http://127.0.0.1:8000"]
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
+        engine_of(servers=("http://127.0.0.1:8000", "http://127.0.0.1:8000/"))
+
+
 def test_no_more_requests_are_on_the_way_than_allowed_and_no_proxy_is_in_between():
     server = server_at("http://127.0.0.1:8000", remote=False, at_once=3, timeout=7)
     assert server.at_once._value == 3
@@ -761,19 +770,21 @@ def test_taking_weights_is_told_from_not_answering():
             asyncio.run(take(status))
 
 
-def test_a_pulse_is_felt_at_the_health_of_a_server():
-    paths: list[str] = []
+def test_a_pulse_is_felt_at_the_health_of_a_server_within_half_a_minute():
+    felt: list[tuple[str, float]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
-        paths.append(request.url.path)
+        felt.append((request.url.path, request.extensions["timeout"]["read"]))
         return httpx.Response(200)
 
     async def feel() -> None:
-        async with httpx.AsyncClient(base_url="http://h", transport=httpx.MockTransport(handle)) as client:
-            await Server(url="http://h", client=client, at_once=asyncio.Semaphore(1)).feel_pulse()
+        async with httpx.AsyncClient(base_url="http://h", transport=httpx.MockTransport(handle), timeout=600) as client:
+            server = Server(url="http://h", client=client, at_once=asyncio.Semaphore(1))
+            await server.feel_pulse()
+            await server.get("/version")
 
     asyncio.run(feel())
-    assert paths == ["/health"]
+    assert felt == [("/health", 30), ("/version", 600)]
 
 
 def test_an_engine_is_closed_twice_in_peace(engine_of):
