@@ -22,9 +22,14 @@ class Told:
     stdout: str
     stderr: str
 
+    @property
+    def printed(self) -> str:
+        """Both, the errors last."""
+        return self.stdout + self.stderr
+
 
 def gpg_vl(*arguments: object, cwd: Path = HERE) -> Told:
-    """The command in this process, which saves the seconds of the imports. A bug raises here."""
+    """The command in this process, which saves the seconds of the imports. A bug raises here. `cwd=Path()`: where the test is."""
     with chdir(cwd):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     return Told(done.exit_code, done.stdout, done.stderr)

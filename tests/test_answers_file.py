@@ -3,13 +3,15 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from gpg_vl import benchmark, cli, recorded
+from gpg_vl import benchmark, recorded
 from gpg_vl.types import UserError
-from tests.recorded import needed, read, reference
+
+from .commands import gpg_vl
+from .recorded import needed, read, reference
 
 ROWS = [
     {"id": "a", "question": "How many?", "answer_kind": "number", "answer": 3, "tags": {"task": "count"}},
@@ -39,8 +41,8 @@ def write(folder, rows):
 
 
 def evaluate(folder, *words, answers="answers.jsonl"):
-    told = CliRunner().invoke(cli.app, ["evaluate", str(folder / "four.yaml"), "--answers", str(folder / answers), *words])
-    return told.exit_code, " ".join(told.output.split())
+    told = gpg_vl("evaluate", folder / "four.yaml", "--answers", folder / answers, *words, cwd=Path())
+    return told.returncode, " ".join(told.printed.split())
 
 
 def records(folder, *words):

@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from gpg_vl import audit
-from gpg_vl.cli import app
 
+from .commands import gpg_vl
 from .hand_made import png
 
 CONFIG = """# A config of the user's.
@@ -45,9 +44,8 @@ def run(tmp_path, monkeypatch):
     Path("test.yaml").write_text(TEST)
 
     def invoke(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(app, ["audit", "mine.yaml", *arguments])
-        assert "Traceback" not in done.output
-        return done.exit_code, done.output
+        done = gpg_vl("audit", "mine.yaml", *arguments, cwd=Path())
+        return done.returncode, done.printed
 
     return invoke
 

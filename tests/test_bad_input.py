@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from gpg_vl.cli import app
-
+from .commands import gpg_vl
 from .hand_made import png
 
 CONFIG = """# A config of the user's.
@@ -135,10 +133,10 @@ def test_it_gets_a_sentence(name, tmp_path, monkeypatch):
     row(COUNT)(tmp_path)
     prepare(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    result = CliRunner().invoke(app, ["train", "mine.yaml", *overrides])
-    assert result.exit_code == 2, result.output
-    told = [line for line in result.stderr.splitlines() if line.startswith("gpg-vl: ")]
-    assert len(told) == 1, result.output
+    done = gpg_vl("train", "mine.yaml", *overrides, cwd=Path())
+    assert done.returncode == 2, done.printed
+    told = [line for line in done.stderr.splitlines() if line.startswith("gpg-vl: ")]
+    assert len(told) == 1, done.printed
     assert sentence in told[0]
-    assert "Traceback" not in result.output
+    assert "Traceback" not in done.printed
     assert {path: path.read_bytes() for path in before} == before

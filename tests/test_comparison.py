@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
-from typer.testing import CliRunner
 
 from gpg_vl import benchmark, comparison, figures
 from gpg_vl.benchmark import Record
-from gpg_vl.cli import app
 from gpg_vl.config import BenchmarkSpec, Source
 from gpg_vl.display import paired_table, results_table, tries
 from gpg_vl.intervals import Interval, difference, interval, weighted
 from gpg_vl.types import UserError
+
+from .commands import gpg_vl
 
 
 def records(values, tag="a", prefix="q", **fields) -> list[Record]:
@@ -188,14 +188,14 @@ def test_the_command_compares_files_and_runs(tmp_path):
     for run, values in (("a", [0, 0, 1, 1]), ("b", [1, 1, 1, 0])):
         benchmark.save(records(values), tmp_path / run / "evaluation" / "small-after.jsonl")
         benchmark.save(records([0, 0, 0, 0]), tmp_path / run / "evaluation" / "small-before.jsonl")
-    tell = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--to", str(tmp_path / "changed.jsonl")])
-    assert tell.exit_code == 0, tell.output
-    assert "25.0" in tell.output
-    assert "q3: 1.00 '1' -> 0.00 '0'" in tell.output
+    done = gpg_vl("compare", tmp_path / "a", tmp_path / "b", "--to", tmp_path / "changed.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "25.0" in done.stdout
+    assert "q3: 1.00 '1' -> 0.00 '0'" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["q0", "q1", "q3"]
-    files = [str(tmp_path / run / "evaluation" / "small-after.jsonl") for run in "ab"]
-    assert CliRunner().invoke(app, ["compare", *files]).exit_code == 0
+    files = [tmp_path / run / "evaluation" / "small-after.jsonl" for run in "ab"]
+    assert gpg_vl("compare", *files).returncode == 0
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):
@@ -218,8 +218,8 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder"),
         ((tmp_path / "runs", tmp_path / "x.jsonl"), "no benchmark that both have taken"),
     ):
-        done = CliRunner().invoke(app, ["compare", *map(str, pair)])
-        assert done.exit_code == 2
+        done = gpg_vl("compare", *pair)
+        assert done.returncode == 2
         assert sentence in done.stderr
 
 

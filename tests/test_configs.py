@@ -1,18 +1,19 @@
 """Every shipped experiment and benchmark: loads, resolves, is planned; what it promises and what it asks."""
 
+from pathlib import Path
+
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from gpg_vl import loading, shelves
 from gpg_vl.boxes import Frame
-from gpg_vl.cli import app
 from gpg_vl.config import Config, RewardConfig
 from gpg_vl.estimators import Gpg
 from gpg_vl.recipes import ALIASES
 from gpg_vl.training.experiment import build_estimator, build_style, build_verifiers
 from gpg_vl.types import Sample
 
+from .commands import gpg_vl
 from .published_sizes import write
 
 PAPER = ["sat", "lisa", "geoqa", "clevr", "flower102", "pets37", "fgvc_aircraft", "cars196"]
@@ -39,28 +40,28 @@ def test_every_config_resolves_to_itself_and_its_parts_are_built(name):
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "digits"])
 def test_every_config_is_planned(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = CliRunner().invoke(app, ["plan", name])
-    assert done.exit_code == 0, done.output
-    told = " ".join(done.output.split())
+    done = gpg_vl("plan", name)
+    assert done.returncode == 0, done.printed
+    told = " ".join(done.stdout.split())
     config = loading.load(name)
     answers = config.rollout.groups_per_step * config.rollout.group_size
     assert f"{answers} answers a round, {config.steps * answers:,} in all" in told
     assert ("MB in a process" if name == "digits" else "unknown until Qwen/") in told
-    assert max(map(len, done.output.splitlines())) <= 80
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_fits_the_hardware_that_it_names(name, tmp_path):
     """By its model's published config.json alone, with nothing else of it at hand."""
     model = loading.load(name).policy.model.removeprefix("Qwen/").removesuffix("-Instruct")
-    done = CliRunner().invoke(app, ["plan", name, f"policy.model={write(model, tmp_path)}"])
-    assert done.exit_code == 0, done.output
-    assert "GB on a GPU of 80 GB" in done.output
-    assert max(map(len, done.output.splitlines())) <= 80
-    small = CliRunner().invoke(app, ["plan", name, f"policy.model={tmp_path / model}", "hardware.gb=24"])
-    assert small.exit_code == 1, small.output
-    assert "too much: " in small.output
-    assert "change:   hardware.gb=" in small.output
+    done = gpg_vl("plan", name, f"policy.model={write(model, tmp_path)}")
+    assert done.returncode == 0, done.printed
+    assert "GB on a GPU of 80 GB" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    small = gpg_vl("plan", name, f"policy.model={tmp_path / model}", "hardware.gb=24")
+    assert small.returncode == 1, small.printed
+    assert "too much: " in small.stdout
+    assert "change:   hardware.gb=" in small.stdout
 
 
 @pytest.mark.parametrize(
@@ -83,17 +84,17 @@ def test_a_plan_shows_mistakes(overrides, sentence, tmp_path, monkeypatch):
         ("empty", "[{recipe: nonsense}]"),
     ):
         (tmp_path / f"{name}.yaml").write_text(f"name: {name}\ndata: {more}\n")
-    done = CliRunner().invoke(app, ["plan", "digits", *overrides])
-    assert done.exit_code == 2, done.output
+    done = gpg_vl("plan", "digits", *overrides, cwd=Path())
+    assert done.returncode == 2, done.printed
     assert sentence in done.stderr
 
 
 def test_a_plan_needs_no_published_files_and_says_what_it_does_not_count(tmp_path, monkeypatch):
     monkeypatch.setenv("GPG_VL_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = CliRunner().invoke(app, ["plan", "digits", "data=[{recipe: coco}]", "evaluation.benchmark=lvis"])
-    assert done.exit_code == 0, done.output
-    assert "their tokens and those of their pictures are not counted here" in done.output
+    done = gpg_vl("plan", "digits", "data=[{recipe: coco}]", "evaluation.benchmark=lvis")
+    assert done.returncode == 0, done.printed
+    assert "their tokens and those of their pictures are not counted here" in done.stdout
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from gpg_vl import average_precision, benchmark, figures, samples
 from gpg_vl.benchmark import Kept
-from gpg_vl.cli import app
 from gpg_vl.config import BenchmarkSpec, Source
 from gpg_vl.training import experiment, trial
 from gpg_vl.types import Sample
@@ -20,6 +18,7 @@ from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.verifier import Verifiers
 
 from . import published
+from .commands import gpg_vl
 from .hand_made import completion
 from .recorded import home, needed, read, reference
 
@@ -27,9 +26,8 @@ SMALL = ["policy.tiny.hidden=32", "policy.tiny.layers=1", "policy.tiny.vision_hi
 
 
 def evaluate(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-    assert "Traceback" not in done.output
-    return done.exit_code, done.output
+    done = gpg_vl("evaluate", *arguments, cwd=Path())
+    return done.returncode, done.printed
 
 
 # --- the tiny model on real pictures ------------------------------------------------------------------------------------

@@ -14,10 +14,8 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from gpg_vl.audit import audit
-from gpg_vl.cli import app
 from gpg_vl.config import PolicyConfig
 from gpg_vl.loading import load
 from gpg_vl.policy.encode import encode, template_thought
@@ -28,6 +26,7 @@ from gpg_vl.recipes.digits import digits
 from gpg_vl.training.experiment import check_template, solution
 from gpg_vl.types import UserError
 
+from .commands import gpg_vl
 from .conftest import FAMILIES
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 212000\n"
@@ -449,8 +448,8 @@ def test_a_template_that_thinks_by_itself_fits_one_style_or_says_which(model, ta
 )
 def test_a_template_that_cannot_be_used_is_one_sentence(model, template, tmp_path):
     (model / "chat_template.jinja").write_text(template)
-    done = CliRunner().invoke(app, ["train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}"])
-    assert done.exit_code == 2
+    done = gpg_vl("train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}")
+    assert done.returncode == 2
     assert re.search(r"^gpg-vl: policy.model: its chat template (cannot be used|makes .* of a picture and a question)", done.stderr)
 
 
@@ -466,8 +465,8 @@ def test_a_worked_solution_does_not_open_the_thought_again():
 @pytest.mark.parametrize("command", ["train", "rollout", "sft"])
 def test_commands_end_with_the_sentence_and_2(command, model, tmp_path):
     rewrite(model, without("visual"))
-    done = CliRunner().invoke(app, [command, "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}"])
-    assert done.exit_code == 2
+    done = gpg_vl(command, "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}")
+    assert done.returncode == 2
     assert "tensors are missing" in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -504,12 +503,12 @@ def test_the_audit_fetches_no_weights(model, tmp_path, monkeypatch):
 
 def test_a_damaged_model_is_not_served(model):
     cut_short(model)
-    done = CliRunner().invoke(app, ["serve", "digits", f"policy.model={model}", "--show"])
-    assert done.exit_code == 2
+    done = gpg_vl("serve", "digits", f"policy.model={model}", "--show")
+    assert done.returncode == 2
     assert "is cut or damaged" in done.stderr
 
 
 def test_a_benchmark_whose_prompt_does_not_fit_the_template_is_named(model, tmp_path):
-    done = CliRunner().invoke(app, ["evaluate", "digits", "--model", str(thinking(model, "<think>"))])
-    assert done.exit_code == 2
+    done = gpg_vl("evaluate", "digits", "--model", thinking(model, "<think>"))
+    assert done.returncode == 2
     assert "digits: prompt: the chat template opens <think> by itself" in done.stderr

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from gpg_vl import benchmark
-from gpg_vl.cli import app
 
 from . import published
+from .commands import gpg_vl
 from .conftest import ROOT
 
 TEXT = (ROOT / "data" / "TUTORIAL.md").read_text()
@@ -53,9 +52,9 @@ def pictures(folder: Path) -> None:
 
 
 def command(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words))
-    assert done.exit_code == 0, done.output
-    return done.output
+    done = gpg_vl(*words, cwd=Path())
+    assert done.returncode == 0, done.printed
+    return done.stdout
 
 
 def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypatch):
@@ -129,8 +128,8 @@ def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
         (["clever"], "did you mean clevr?"),
         (["clevr", "spilt=train", "--from", "clevr"], "spilt: no such key; did you mean split?"),
     ):
-        done = CliRunner().invoke(app, ["data", *words])
-        assert done.exit_code == 2, done.output
+        done = gpg_vl("data", *words, cwd=Path())
+        assert done.returncode == 2, done.printed
         assert sentence in done.stderr
 
 
@@ -145,16 +144,16 @@ def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path
         "    for colour in ('red', 'mauve'):\n"
         "        yield Sample(id=colour, question='Which?', answer_kind='colours', answer=colour)\n"
     )
-    without = CliRunner().invoke(app, ["data", "./scenes.py:scenes"])
-    assert without.exit_code == 2
+    without = gpg_vl("data", "./scenes.py:scenes", cwd=Path())
+    assert without.returncode == 2
     assert "answer_kind 'colours' has no verifier" in without.stderr
     told = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
     assert "1 rows earn full marks with their own answer (colours 1)" in told
     assert "mauve: " in told
     Path("taken").write_text("precious")
     for to in ("taken", "taken/rows"):
-        refused = CliRunner().invoke(app, ["data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to])
-        assert refused.exit_code == 2
+        refused = gpg_vl("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to, cwd=Path())
+        assert refused.returncode == 2
         assert "taken is a file, expected a folder" in refused.stderr
     assert Path("taken").read_text() == "precious"
 
@@ -180,8 +179,8 @@ def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
     tracemalloc.stop()
     assert "40 rows earn full marks" in told
     assert peak < 5_000_000  # 40 pictures have 7.9 MB
-    doubled = CliRunner().invoke(app, ["data", "./many.py:many", "--to", "doubled"])
-    assert doubled.exit_code == 2
+    doubled = gpg_vl("data", "./many.py:many", "--to", "doubled", cwd=Path())
+    assert doubled.returncode == 2
     assert "the id '38' names several rows" in doubled.stderr
     assert not Path("doubled/samples.jsonl").exists()
 
