@@ -198,6 +198,26 @@ FAULTS: list[Fault] = [
         {"the first hand-over is not sealed": ("sealed=not server.proven", "sealed=server.proven")},
     ),
     *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_answers_of_other_weights_are_asked_again",
+        {"only the first answer of a group says its weights": ("for choice in choices for span", "for choice in choices[:1] for span")},
+    ),
+    *within(
+        "rollout/server_engine.py",
+        "test_servers.py::test_an_address_may_end_in_a_slash_and_is_still_the_same_one",
+        {"one server under two addresses is two servers": ('[url.rstrip("/") for url in self.servers]', "list(self.servers)")},
+    ),
+    *within(
+        "rollout/server.py",
+        "test_servers.py::test_a_pulse_is_felt_at_the_health_of_a_server_within_half_a_minute",
+        {"a pulse may take as long as an answer": ('"/health", {"timeout": 30})', '"/health", {})')},
+    ),
+    *within(
+        "rollout/server.py",
+        "test_servers.py::test_a_refusal_ends_the_run",
+        {"a conflict is asked again": ("MENDABLE = {408, 425,", "MENDABLE = {408, 409, 425,")},
+    ),
+    *within(
         "rollout/server.py",
         "test_servers.py::test_a_server_is_on_this_machine_unless_others_are_allowed",
         {"a name that begins like this machine is this machine": ('host == "localhost" or', 'host.startswith("localhost") or')},
@@ -350,6 +370,46 @@ FAULTS: list[Fault] = [
                 '("n:groups", "n:completions", "n:completions")',
             ),
             "rewards of a task are divided by all answers": ('total / max(sums[f"n:{name}"], 1)', "total / scored"),
+        },
+    ),
+    *within(
+        "training/model_card.py",
+        "test_model_card.py::test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
+        {"a tiny model is a model of a hub": ('base = {} if config.policy.model == "tiny" else {', "base = {")},
+    ),
+    *within(
+        "training/model_card.py",
+        "test_model_card.py::test_it_says_what_training_began_with_and_by_which_method",
+        {"no warm-up is a warm-up of no steps": ("if config.warmup.steps else name", "if config.warmup.steps >= 0 else name")},
+    ),
+    *within(
+        "training/model_card.py",
+        "test_model_card.py::test_accuracies_stand_in_per_cent_a_row_for_each_task_the_last_evaluation_last",
+        {
+            "accuracies are shares with the sign of per cent": ("{100 * fmean(", "{fmean("),
+            "evaluations stand by their names": ('(path.stem.endswith("-after"), path.stem)', "path.stem"),
+        },
+    ),
+    *within(
+        "training/memory.py",
+        "test_memory.py::test_no_change_is_offered_that_is_made_already",
+        {
+            "what checkpoints already is told to checkpoint": ("if config.learner.checkpointing is False:", "if True:"),
+            "everything may be frozen": (
+                'if config.policy.vision == "full" and config.policy.language == "full":',
+                'if config.policy.vision == "full":',
+            ),
+            "an engine that sleeps is told to sleep": ('if kind == "vllm" and not options.get("sleep", 0):', 'if kind == "vllm":'),
+        },
+    ),
+    *within(
+        "training/memory.py",
+        "test_memory.py::test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
+        {
+            "a rollout that fits is told to be smaller": (
+                "    if sum(item.rollout for item in items(run, limits)) <= room:\n        return 0\n",
+                "",
+            ),
         },
     ),
     *within(
