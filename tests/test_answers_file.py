@@ -67,6 +67,10 @@ def test_leniently_foreign_answers_count_and_each_says_why(folder):
     assert given["c"].text == ANSWERS["c"]
 
 
+def test_knobs_may_begin_as_they_do_with_a_model(folder):
+    assert records(folder, "benchmark.mode=lenient")["b"].greedy == 1.0
+
+
 def test_the_frame_of_the_answers_is_a_knob(folder):
     write(folder, [{"id": name, "text": text} for name, text in (ANSWERS | {"d": "(100,100),(500,500)"}).items()])
     assert records(folder, "mode=lenient", "frame=qwen2_vl")["d"].greedy == 1.0

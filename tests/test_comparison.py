@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ def test_the_command_compares_files_and_runs(tmp_path):
     assert [row["id"] for row in rows] == ["q0", "q1", "q3"]
     files = [tmp_path / run / "evaluation" / "small-after.jsonl" for run in "ab"]
     assert gpg_vl("compare", *files).returncode == 0
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, []), (1, ["q0"]), (9, ["q0", "q2"])])
+def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tmp_path):
+    for name, values in (("a", [0, 1, 1]), ("b", [1, 1, 0])):
+        made = [replace(record, text=f"{name} says {record.id}") for record in records(values)]
+        benchmark.save(made, tmp_path / f"{name}.jsonl")
+    done = gpg_vl("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--changed", count, "--to", tmp_path / "changed.jsonl")
+    assert re.findall(r"^  (q\d): \d", done.stdout, re.MULTILINE) == shown
+    assert [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()] == [
+        {"benchmark": "a", "id": "q0", "first": 0, "second": 1, "texts": ["a says q0", "b says q0"]},
+        {"benchmark": "a", "id": "q2", "first": 1, "second": 0, "texts": ["a says q2", "b says q2"]},
+    ]
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):

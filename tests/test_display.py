@@ -1,16 +1,13 @@
-"""What a person sees: lines of progress, tables, and the sentences of the commands, without a process for each."""
+"""What a person sees: lines of progress and tables; what trackers are told."""
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 from rich.console import Console
 
-from gpg_vl import cli, journal, loading, shelves
 from gpg_vl.benchmark import Record
 from gpg_vl.comparison import Comparison
 from gpg_vl.config import BenchmarkSpec, Source
@@ -118,132 +115,6 @@ def test_two_evaluations_stand_side_by_side():
     assert cells(precision_table("title", {"AP": first}))[0][:2] == ["AP", "4"]
 
 
-# --- words of the commands --------------------------------------------------------------------------------------------
-
-
-def refused(told: str) -> Any:
-    return pytest.raises(UserError, match=told)
-
-
-@pytest.mark.parametrize(
-    ("names", "model", "answers", "columns", "blank", "told"),
-    [
-        (["a"], "m", None, None, False, ""),
-        (["a", "b"], "m", None, None, True, ""),
-        (["a"], None, Path("x"), ["id=i"], False, ""),
-        ([], "m", None, None, False, "no benchmark named; shipped: "),
-        (["a"], None, None, None, False, "expected exactly one of --model"),
-        (["a"], "m", Path("x"), None, False, "expected exactly one of --model"),
-        (["a"], None, Path("x"), None, True, "--blank shows a model grey pictures"),
-        (["a", "b"], None, Path("x"), None, False, "--answers belongs to one benchmark, got 2: name one"),
-        (["a"], "m", None, ["id=i"], False, "--map names the columns of an --answers file; there is none"),
-    ],
-)
-def test_options_that_do_not_go_together_are_told(names, model, answers, columns, blank, told):
-    if not told:
-        cli._check_evaluation(names, model, answers, columns, blank)
-        return
-    with refused(told):
-        cli._check_evaluation(names, model, answers, columns, blank)
-
-
-def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tmp_path):
-    assert cli._places(["a", "b"], None)("a") is None
-    assert cli._places(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
-    several = cli._places(["a", "dir/b.yaml"], tmp_path / "new")
-    assert [several("a"), several("dir/b.yaml")] == [tmp_path / "new" / "a.jsonl", tmp_path / "new" / "b.jsonl"]
-    (tmp_path / "file").write_text("")
-    for names, to, told in (
-        (["a"], tmp_path / "file" / "x.jsonl", "a folder above it is a file"),
-        (["a"], tmp_path, "is a folder, expected a .jsonl file for one benchmark, for instance .*a.jsonl"),
-        (["a", "b"], tmp_path / "file", "is a file, expected a folder for 2 benchmarks"),
-        (["a", "dir/a.yaml"], tmp_path, "several benchmarks would be written to a.jsonl"),
-    ):
-        with refused(told):
-            cli._places(names, to)
-
-
-def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
-    config, folder = cli._load("", ["steps=7"], None)
-    assert (config.name, config.steps, folder) == ("digits", 7, shelves.folder("configs"))
-    config, _ = cli._load("steps=7", ["seed=3"], None)
-    assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
-    config, folder = cli._load(str(HERE / "small.yaml"), [], None)
-    assert (config.name, folder) == ("small", HERE)
-    with refused(r"--resume .*: no config\.yaml there, so it is not a run folder"):
-        cli._load("", [], tmp_path)
-    journal.start(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
-    config, folder = cli._load("", ["steps=9"], tmp_path)
-    assert (config.name, config.steps, folder) == ("small", 9, HERE)
-    with refused("got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
-        cli._load("digits", [], tmp_path)
-
-
-def test_how_to_go_on_is_told_by_the_last_whole_checkpoint(tmp_path):
-    assert cli._how_to_go_on(tmp_path) == "stopped before the first checkpoint; start again with the same command"
-    for step in (2, 10):
-        (tmp_path / "checkpoints" / f"{step:06d}").mkdir(parents=True)
-        (tmp_path / "checkpoints" / f"{step:06d}" / "state.json").write_text("{}")
-    assert cli._how_to_go_on(tmp_path) == f"stopped; go on from step 10 with: gpg-vl train --resume {tmp_path}"
-
-
-def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
-    def mistaken() -> None:
-        raise UserError("[a] mistake")
-
-    def broken() -> None:
-        raise KeyError("bug")
-
-    with pytest.raises(typer.Exit) as left:
-        cli.sentences(mistaken)()
-    assert left.value.exit_code == 2
-    assert capsys.readouterr().err == "gpg-vl: [a] mistake\n"
-    with pytest.raises(KeyError):
-        cli.sentences(broken)()
-    assert cli.sentences(lambda number: number + 1)(2) == 3
-
-
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_results_are_told_by_the_main_process(rank, tmp_path, monkeypatch):
-    from gpg_vl.training import train
-
-    monkeypatch.setenv("RANK", rank)
-    told: list[Any] = []
-    asked: list[Any] = []
-    monkeypatch.setattr(cli, "_quiet", lambda: None)
-    monkeypatch.setattr(cli, "_tell_results", told.append)
-    monkeypatch.setattr(train, "train", lambda *given, **more: asked.append((given, more)) or tmp_path)
-    cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
-    assert told == [tmp_path] * (rank == "0")
-    ((config, folder), more) = asked[0]
-    assert (config.steps, folder, more["resume"], more["allow_changed"], len(more["sinks"])) == (3, HERE, None, True, 1)
-
-
-def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(tmp_path, monkeypatch, capsys):
-    from gpg_vl.training import train
-
-    def stopped(*given: Any, **more: Any) -> Path:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_quiet", lambda: None)
-    monkeypatch.setattr(train, "train", stopped)
-    with pytest.raises(typer.Exit) as left:
-        cli.train(str(HERE / "small.yaml"), [f"folder={tmp_path}"], None, False)
-    assert left.value.exit_code == 130
-    assert "stopped before the first checkpoint; start again with the same command" in capsys.readouterr().out
-
-
-def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatch):
-    (tmp_path / "evaluation").mkdir()
-    for name in ("a-before", "a-after", "b-before", "a-000002"):
-        (tmp_path / "evaluation" / f"{name}.jsonl").write_text(json.dumps({"id": "q1"}))
-    compared: list[Any] = []
-    monkeypatch.setattr("gpg_vl.benchmark.load", lambda path: path.stem)
-    monkeypatch.setattr("gpg_vl.display.comparison_table", lambda before, after: compared.append((before, after)) or "table")
-    cli._tell_results(tmp_path)
-    assert compared == [("a-before", "a-after")]
-
-
 # --- trackers ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +142,7 @@ def test_every_tracker_that_is_named_must_be_there(monkeypatch):
 
     monkeypatch.setattr(trackers, "import_module", there)
     trackers.check_installed(["trackio", "tensorboard"])
-    with refused(r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
+    with pytest.raises(UserError, match=r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
         trackers.check_installed(["trackio", "wandb"])
 
 

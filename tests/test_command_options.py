@@ -1,0 +1,219 @@
+"""What the commands are told, and what they make of it: options, exit codes and sentences, with what they call played by a line here."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gpg_vl import cli, journal, loading, shelves
+from gpg_vl.types import UserError
+
+from .commands import HERE, gpg_vl
+
+
+def refused(told: str) -> Any:
+    return pytest.raises(UserError, match=told)
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "answers", "columns", "blank", "told"),
+    [
+        (["a"], "m", None, None, False, ""),
+        (["a", "b"], "m", None, None, True, ""),
+        (["a"], None, Path("x"), ["id=i"], False, ""),
+        ([], "m", None, None, False, "no benchmark named; shipped: "),
+        (["a"], None, None, None, False, "expected exactly one of --model"),
+        (["a"], "m", Path("x"), None, False, "expected exactly one of --model"),
+        (["a"], None, Path("x"), None, True, "--blank shows a model grey pictures"),
+        (["a", "b"], None, Path("x"), None, False, "--answers belongs to one benchmark, got 2: name one"),
+        (["a"], "m", None, ["id=i"], False, "--map names the columns of an --answers file; there is none"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(names, model, answers, columns, blank, told):
+    if not told:
+        cli._check_evaluation(names, model, answers, columns, blank)
+        return
+    with refused(told):
+        cli._check_evaluation(names, model, answers, columns, blank)
+
+
+def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tmp_path):
+    assert cli._places(["a", "b"], None)("a") is None
+    assert cli._places(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
+    several = cli._places(["a", "dir/b.yaml"], tmp_path / "new")
+    assert [several("a"), several("dir/b.yaml")] == [tmp_path / "new" / "a.jsonl", tmp_path / "new" / "b.jsonl"]
+    (tmp_path / "file").write_text("")
+    for names, to, told in (
+        (["a"], tmp_path / "file" / "x.jsonl", "a folder above it is a file"),
+        (["a"], tmp_path, "is a folder, expected a .jsonl file for one benchmark, for instance .*a.jsonl"),
+        (["a", "b"], tmp_path / "file", "is a file, expected a folder for 2 benchmarks"),
+        (["a", "dir/a.yaml"], tmp_path, "several benchmarks would be written to a.jsonl"),
+    ):
+        with refused(told):
+            cli._places(names, to)
+
+
+def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
+    config, folder = cli._load("", ["steps=7"], None)
+    assert (config.name, config.steps, folder) == ("digits", 7, shelves.folder("configs"))
+    config, _ = cli._load("steps=7", ["seed=3"], None)
+    assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
+    config, folder = cli._load(str(HERE / "small.yaml"), [], None)
+    assert (config.name, folder) == ("small", HERE)
+    with refused(r"--resume .*: no config\.yaml there, so it is not a run folder"):
+        cli._load("", [], tmp_path)
+    journal.start(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
+    config, folder = cli._load("", ["steps=9"], tmp_path)
+    assert (config.name, config.steps, folder) == ("small", 9, HERE)
+    with refused("got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
+        cli._load("digits", [], tmp_path)
+
+
+def test_how_to_go_on_is_told_by_the_last_whole_checkpoint(tmp_path):
+    assert cli._how_to_go_on(tmp_path) == "stopped before the first checkpoint; start again with the same command"
+    for step in (2, 10):
+        (tmp_path / "checkpoints" / f"{step:06d}").mkdir(parents=True)
+        (tmp_path / "checkpoints" / f"{step:06d}" / "state.json").write_text("{}")
+    assert cli._how_to_go_on(tmp_path) == f"stopped; go on from step 10 with: gpg-vl train --resume {tmp_path}"
+
+
+def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
+    def mistaken() -> None:
+        raise UserError("[a] mistake")
+
+    def broken() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(typer.Exit) as left:
+        cli.sentences(mistaken)()
+    assert left.value.exit_code == 2
+    assert capsys.readouterr().err == "gpg-vl: [a] mistake\n"
+    with pytest.raises(KeyError):
+        cli.sentences(broken)()
+    assert cli.sentences(lambda number: number + 1)(2) == 3
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_results_are_told_by_the_main_process(rank, tmp_path, monkeypatch):
+    from gpg_vl.training import train
+
+    monkeypatch.setenv("RANK", rank)
+    told: list[Any] = []
+    asked: list[Any] = []
+    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    monkeypatch.setattr(cli, "_tell_results", told.append)
+    monkeypatch.setattr(train, "train", lambda *given, **more: asked.append((given, more)) or tmp_path)
+    cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
+    assert told == [tmp_path] * (rank == "0")
+    ((config, folder), more) = asked[0]
+    assert (config.steps, folder, more["resume"], more["allow_changed"], len(more["sinks"])) == (3, HERE, None, True, 1)
+
+
+def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatch):
+    (tmp_path / "evaluation").mkdir()
+    for name in ("a-before", "a-after", "b-before", "a-000002"):
+        (tmp_path / "evaluation" / f"{name}.jsonl").write_text(json.dumps({"id": "q1"}))
+    compared: list[Any] = []
+    monkeypatch.setattr("gpg_vl.benchmark.load", lambda path: path.stem)
+    monkeypatch.setattr("gpg_vl.display.comparison_table", lambda before, after: compared.append((before, after)) or "table")
+    cli._tell_results(tmp_path)
+    assert compared == [("a-before", "a-after")]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_path, monkeypatch):
+    from gpg_vl.training import train
+
+    def stopped(*given: Any, **more: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    monkeypatch.setattr(train, "train", stopped)
+    run = tmp_path / "other" if resumed else tmp_path / "small"
+    (run / "checkpoints" / "000003").mkdir(parents=True)
+    (run / "checkpoints" / "000003" / "state.json").write_text("{}")
+    journal.start(run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)})
+    told = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
+    done = gpg_vl("train", *told)
+    assert done.returncode == 130
+    assert f"stopped; go on from step 3 with: gpg-vl train --resume {run}\n" in done.stdout
+
+
+def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):
+    from gpg_vl.training import train
+
+    asked: list[Any] = []
+    monkeypatch.setattr(train, "train", lambda config, folder, **more: asked.append((config.steps, folder)) or tmp_path)
+    done = gpg_vl("sft", HERE / "small.yaml", "steps=9")
+    assert (done.returncode, asked) == (0, [(0, HERE)])
+    assert done.stdout == f"policy: {tmp_path / 'checkpoints' / '000000' / 'policy'}\n"
+
+
+def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_path, monkeypatch):
+    from gpg_vl.training import trial
+
+    asked: list[Any] = []
+    monkeypatch.setattr(trial, "try_out", lambda config, folder, **more: asked.append(more) or ["a line"])
+    for model, code in (("other", 0), (None, 2)):
+        words = ["--groups", 3, "--to", tmp_path / "a.jsonl", *(["--model", model] if model else [])]
+        assert gpg_vl("rollout", "small.yaml", f"policy.model={tmp_path / 'nowhere'}", *words).returncode == code
+    assert asked == [{"model": "other", "count": 3, "to": tmp_path / "a.jsonl"}]
+
+
+@pytest.mark.parametrize("command", [("rollout", "small.yaml"), ("compare", "a.jsonl", "b.jsonl")])
+def test_a_file_in_a_folder_that_is_not_there_is_told_before_anything_is_done(command, tmp_path):
+    done = gpg_vl(*command, "--to", tmp_path / "nowhere" / "a.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"gpg-vl: --to {tmp_path / 'nowhere' / 'a.jsonl'}: there is no folder {tmp_path / 'nowhere'}\n"
+
+
+def test_serve_shows_the_command_that_it_would_become(tmp_path):
+    engine = "rollout.engine={kind: server, sleep: 1, handover: /weights}"
+    words = ["--port", 9000, "--window", 512, "--vllm", "--tensor-parallel-size 2 --revision 'a b'", "--show"]
+    done = gpg_vl("serve", "digits", f"folder={tmp_path}", "name=mine", engine, *words)
+    assert done.returncode == 0, done.stderr
+    told = shlex.split(done.stdout)
+    assert "GPG_VL_HANDOVER=/weights" in told
+    assert told[-5:] == ["--enable-sleep-mode", "--tensor-parallel-size", "2", "--revision", "a b"]
+    given = {name: told[told.index(name) + 1] for name in ("--model", "--host", "--port", "--max-model-len")}
+    assert list(given.values()) == [str(tmp_path / "served" / "mine"), "127.0.0.1", "9000", "512"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--model", "m"), "nothing is kept without --to; start again"),
+        (("--model", "m", "--to", "out.jsonl"), "the same command goes on from there"),
+        (("--answers", "a.jsonl", "--to", "out.jsonl"), "nothing is kept without --to; start again"),
+    ],
+)
+def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(words, told, tmp_path, monkeypatch):
+    def stopped(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpg_vl.training.trial.evaluate_on", stopped)
+    monkeypatch.setattr("gpg_vl.recorded.score", stopped)
+    monkeypatch.chdir(tmp_path)
+    done = gpg_vl("evaluate", "digits", *words, cwd=Path())
+    assert done.returncode == 130
+    assert done.stdout.endswith(f"stopped; {told}\n")
+
+
+def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
+    def asked(names: list[str], model: str, knobs: list[str], **more: Any) -> Any:
+        raise UserError(f"asked {model} for {names} with {knobs}")
+
+    monkeypatch.setattr("gpg_vl.training.trial.evaluate_on", asked)
+    done = gpg_vl("evaluate", "b", "a", "b", "steps=3", "--model", "m")
+    assert done.stderr == "gpg-vl: asked m for ['b', 'a'] with ['steps=3']\n"
+
+
+def test_data_is_read_with_what_was_told(tmp_path, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr("gpg_vl.preparing.prepare", lambda recipe, options, **more: asked.append((recipe, options, more)) or ["a [line]"])
+    done = gpg_vl("data", "clevr", "split=test", "--from", "here", "--to", "there", "--head", 3, "--config", "mine")
+    assert (done.returncode, done.stdout) == (0, "a [line]\n")
+    assert asked == [("clevr", ["split=test"], {"source": Path("here"), "to": Path("there"), "head": 3, "config": "mine"})]
