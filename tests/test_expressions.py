@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import subprocess
+import sys
 from time import process_time
 
 import pytest
@@ -133,6 +135,36 @@ def test_a_process_that_says_nothing_in_time_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(math_worker.select, "select", lambda read, write, failed, seconds: (read, [], []))
     assert [math_worker.Worker()._line(process, 2.5) for _ in range(2)] == [b"too late\n", None]  # the end is no line
     assert waited == [2.5]
+
+
+def test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared():
+    program = (
+        "from gpg_vl.verifiers import math_worker\n"
+        "def compare(request):\n"
+        "    if request['answer'] == 'bad': raise ValueError('two\\n  words' + 'x' * 999)\n"
+        "    return {'right': True, 'read': request['answer'], 'gold': True}\n"
+        "math_worker._answer = compare\n"
+        "math_worker.main()\n"
+    )
+    requests = "".join(json.dumps({"id": number, "gold": "3", "answer": answer}) + "\n" for number, answer in enumerate(("bad", "3")))
+    done = subprocess.run([sys.executable, "-c", program], input=requests, capture_output=True, text=True, check=True)
+    _, failed, right = map(json.loads, done.stdout.splitlines())  # the first line says that it is ready
+    assert failed == {"id": 0, "right": False, "read": f"ValueError: two words{'x' * 179}", "gold": True, "failed": True}
+    assert right == {"id": 1, "right": True, "read": "3", "gold": True}
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "told"),
+    [
+        ("$x^2$", "$x^2$", {"right": True, "read": "x**2", "gold": True}),
+        ("$x^3$", "$x^2$", {"right": False, "read": "x**3", "gold": True}),
+        ("no idea", "$x^2$", {"right": False, "read": "", "gold": True}),
+        ("$x^2$", "no idea", {"right": False, "read": "x**2", "gold": False}),
+        ("no idea", "no idea", {"right": False, "read": "", "gold": False}),
+    ],
+)
+def test_what_math_verify_does_not_read_is_said_and_no_failure(answer, gold, told):
+    assert math_worker._answer({"answer": answer, "gold": gold}) == told
 
 
 @pytest.mark.parametrize(

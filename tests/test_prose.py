@@ -59,6 +59,7 @@ SQUARES = "There are 4 squares: 1. the small one. 2. the large one.\n\n"
         ("-14", -14),
         ("The answer is -14.", -14),
         ("minus fourteen", -14),
+        ("\\boxed{= 14}", 14),
         ("14 squares in total", 14),
         ("The answer is 1,234.", 1234),
         ("\\(14\\)", 14),

@@ -276,6 +276,8 @@ def test_an_option_that_is_denied_is_not_stated(text):
         ("The answer is C: 15 cm", 2),
         ("The answer is C. 12 cm", None),  # a letter and the words of another option
         ("C. 12 cm", None),
+        ("C. 15 cm, A. 10 cm", None),
+        ("C. 15 cm, as A. Smith has it", 2),
         ("The answer is A. The answer is A.", 0),
         ("The answer is A because", 0),
         ("A dog", None),
