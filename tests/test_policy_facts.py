@@ -3,7 +3,9 @@
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -177,6 +179,26 @@ def test_limits_need_both_edges(size):
 def test_who_resizes(wanted, works, chosen, monkeypatch):
     monkeypatch.setattr(processor, "torchvision_works", lambda: works)
     assert processor.choose_backend(wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("raised", "works", "told"),
+    [
+        (ImportError("no module"), False, r"key: folder: this processor needs torchvision; install the torchvision that matches"),
+        (ImportError("no module"), True, r"key: folder: its processor cannot be loaded: ImportError: no module$"),
+        (ValueError("two\n words"), False, r"key: folder: its processor cannot be loaded: ValueError: two words$"),
+    ],
+)
+def test_a_missing_torchvision_is_named_only_where_it_is_missing(raised, works, told, monkeypatch):
+    import transformers
+
+    def fails(*given: Any, **more: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(processor, "torchvision_works", lambda: works)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", fails)
+    with pytest.raises(UserError, match=told):
+        processor.load_processor(Path("folder"), "pil", "key")
 
 
 def test_what_is_said_of_videos_is_looked_for_in_two_files(tmp_path):

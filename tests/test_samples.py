@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl import samples
+from gpg_vl import samples, tables
 from gpg_vl.config import Source
 from gpg_vl.samples import Stream
 from gpg_vl.types import Sample, UserError
@@ -135,6 +135,13 @@ def test_a_line_that_is_not_json_is_named(jsonl, tmp_path):
 def test_a_line_that_is_no_object_is_named(jsonl, tmp_path):
     with refused(f"{tmp_path / 'rows.jsonl'} line 1: got list, expected an object of columns"):
         jsonl("[1, 2]")
+
+
+@pytest.mark.parametrize(("content", "told"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")])
+def test_a_row_of_a_json_file_that_is_no_object_is_named(content, told, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps(content))
+    with refused(f"{tmp_path / 'rows.json'} {told}, expected an object of columns"):
+        list(tables.read(tmp_path / "rows.json"))
 
 
 def test_a_missing_image_is_named(jsonl, tmp_path):

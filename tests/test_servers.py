@@ -4,9 +4,10 @@ import asyncio
 import base64
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gpg_vl.rollout import server_engine
+from gpg_vl.rollout import server_engine, vllm_plugin
 from gpg_vl.rollout.engine import EngineLostError, Sampling
 from gpg_vl.rollout.parcel import HANDOVER
 from gpg_vl.rollout.request import MismatchError
@@ -639,6 +640,42 @@ def test_a_transfer_that_fails_is_tried_again_with_a_new_group(fault, engine_of,
     monkeypatch.setattr(server_engine.vllm_plugin, "send", failing)
     ask(engine)
     assert names(nccl) == ["group", "group", "send"]
+
+
+def vllms_own(name: str) -> Any:
+    """What the trainer's end of vLLM's transfer is made of, played: everything is what it was made with."""
+
+    class Engine(SimpleNamespace):
+        @classmethod
+        def trainer_init(cls, init: Any, *, client: Any, source: Any) -> "Engine":
+            return cls(init=init, client=client, source=source, sent=[])
+
+        def send_weights(self) -> None:
+            self.sent.append((self.source.metadata(), list(self.source)))
+
+    return {
+        "vllm.distributed.weight_transfer.nccl_engine": SimpleNamespace(NCCLTrainerInitInfo=dict, NCCLTrainerWeightTransferEngine=Engine),
+        "vllm.distributed.weight_transfer.clients": SimpleNamespace(HTTPVLLMWeightSyncClient=lambda url: f"client of {url}"),
+        "vllm.distributed.weight_transfer.base": SimpleNamespace(WeightSource=object, ParamMeta=lambda *given: given),
+        "torch": SimpleNamespace(cuda=SimpleNamespace(device=nullcontext)),
+    }[name]
+
+
+def test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees(monkeypatch):
+    monkeypatch.setattr(vllm_plugin, "import_module", vllms_own)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        sender = vllm_plugin.nccl_sender(url, workers=4, device="cuda:1")
+        port = sender.init.pop("master_port")
+        assert sender.init == {"master_address": "127.0.0.1", "world_size": 5, "rank": 0}
+        assert port not in {0, server.getsockname()[1]}
+    assert (sender.client, list(sender.source)) == (f"client of {url}", [])
+    tensors = {"b": torch.zeros(2, 3), "a": torch.ones(4, dtype=torch.bfloat16)}
+    vllm_plugin.send(sender, tensors, "cuda:1")
+    ((said, sent),) = sender.sent
+    assert said == [("b", torch.float32, (2, 3)), ("a", torch.bfloat16, (4,))]
+    assert [name for name, _ in sent] == ["b", "a"]
+    assert all(tensor is tensors[name] for name, tensor in sent)
 
 
 def test_a_transfer_without_an_end_stops_the_run(engine_of, nccl, monkeypatch):
