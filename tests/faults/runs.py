@@ -373,6 +373,42 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "training/sft.py",
+        "test_sft.py::test_every_solution_is_imitated_once_by_one_process",
+        {
+            "every process imitates the same": ("range(first + ranks.rank, ", "range(first, "),
+            "every step imitates the first solutions": ("first = step * config.batch_size", "first = 0"),
+        },
+    ),
+    *within(
+        "training/sft.py",
+        "test_sft.py::test_every_token_weighs_the_same_and_nothing_else_counts",
+        {
+            "a solution weighs the same, however long": (
+                "torch.ones_like(rewards_BG) / lengths_BG.sum()",
+                "1 / lengths_BG / len(lengths_BG)",
+            )
+        },
+    ),
+    *within(
+        "rollout/vllm_plugin.py",
+        "test_servers.py::test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees",
+        {
+            "the trainer is not counted in its group": ("world_size=workers + 1, rank=0", "world_size=workers, rank=0"),
+            "the group meets at any address": ("master_address=here", 'master_address="0.0.0.0"'),
+        },
+    ),
+    *within(
+        "policy/processor.py",
+        "test_policy_facts.py::test_a_missing_torchvision_is_named_only_where_it_is_missing",
+        {
+            "every failed import is a missing torchvision": (
+                "if isinstance(error, ImportError) and not torchvision_works():",
+                "if isinstance(error, ImportError):",
+            ),
+        },
+    ),
+    *within(
         "training/model_card.py",
         "test_model_card.py::test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
         {"a tiny model is a model of a hub": ('base = {} if config.policy.model == "tiny" else {', "base = {")},

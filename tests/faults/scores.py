@@ -251,4 +251,14 @@ FAULTS: list[Fault] = [
         "test_recipe_rows.py::test_a_box_of_corner_and_sides_becomes_two_corners",
         {"the sides of a box are taken for its corner": ("box = [x, y, x + width, y + height]", "box = [x, y, width, height]")},
     ),
+    *within(
+        "verifiers/math_worker.py",
+        "test_expressions.py::test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
+        {"what the library fails on is right": ('told = {"right": False, "read": re.sub', 'told = {"right": True, "read": re.sub')},
+    ),
+    *within(
+        "verifiers/math_worker.py",
+        "test_expressions.py::test_what_math_verify_does_not_read_is_said_and_no_failure",
+        {"what is not read is a failure": ('str(given[0])[:200] if given else ""', "str(given[0])[:200]")},
+    ),
 ]
