@@ -63,7 +63,7 @@ def interrupted(folder: Path, until: str, *knobs: str, number: signal.Signals = 
         return process.wait(timeout=60), printed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number, trained):
     run, _ = trained
     name = f"long{number}"
@@ -102,7 +102,7 @@ def test_a_second_request_leaves_at_once_and_the_terminal_is_left_clean(trained)
 
 
 def test_ctrl_c_in_the_warmup_leaves_nothing_in_the_way(tmp_path):
-    code, printed = interrupted(tmp_path, "warm-up ", "warmup.steps=2000")
+    code, printed = interrupted(tmp_path, "warm-up ", "warmup.steps=400")
     assert code == 130
     assert "start again with the same command" in printed
     assert not (tmp_path / "small").exists()

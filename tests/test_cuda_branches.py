@@ -101,8 +101,9 @@ def test_a_mask_left_on_the_cpu_is_seen():
             _in_blocks(query, key, value, prompt, prefix, 0.3, None)
 
 
-@pytest.mark.parametrize("budget", [None, 40])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("budget", "checkpointing"), [(None, False), (40, False), (None, True), pytest.param(40, True, marks=pytest.mark.nightly)]
+)
 def test_group_forward_and_its_gradient_stay_on_the_card(policy, asked, text_positions, budget, checkpointing):
     forward = GroupForward(policy, 0.9, tokens_at_once=budget, checkpointing=checkpointing)
     with fake_card(item=LENGTH):
