@@ -219,12 +219,19 @@ def evaluate(
                 _tell_figures(f"{name}{' on blank images' if blank else ''}", exam, records)
                 failed += [f"{name}: {told}" for told in (measuring.failures(records),) if told]
         except KeyboardInterrupt:
-            _say("stopped; " + ("the same command goes on from there" if to and model else "nothing is kept without --to; start again"))
+            _say(f"stopped; {_what_is_kept(to, answers)}")
             raise typer.Exit(130) from None
     for line in failed:
         _say(line)
     if failed:
         raise typer.Exit(1)
+
+
+def _what_is_kept(to: Path | None, answers: Path | None) -> str:
+    """Of an evaluation that is stopped: recorded answers are scored in seconds and written at the end."""
+    if answers is not None:
+        return "nothing is kept; start again"
+    return "the same command goes on from there" if to else "nothing is kept without --to; start again"
 
 
 def _places(names: list[str], to: Path | None) -> Callable[[str], Path | None]:

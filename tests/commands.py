@@ -29,7 +29,10 @@ class Told:
 
 
 def gpg_vl(*arguments: object, cwd: Path = HERE) -> Told:
-    """The command in this process, which saves the seconds of the imports. A bug raises here. `cwd=Path()`: where the test is."""
+    """The command in this process, which saves the seconds of the imports; a bug raises here.
+
+    It runs in tests/; `cwd=Path()` is the current folder, for a test that has changed it.
+    """
     with chdir(cwd):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     return Told(done.exit_code, done.stdout, done.stderr)

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -41,7 +40,7 @@ def write(folder, rows):
 
 
 def evaluate(folder, *words, answers="answers.jsonl"):
-    told = gpg_vl("evaluate", folder / "four.yaml", "--answers", folder / answers, *words, cwd=Path())
+    told = gpg_vl("evaluate", folder / "four.yaml", "--answers", folder / answers, *words)
     return told.returncode, " ".join(told.printed.split())
 
 

@@ -205,6 +205,7 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
         made = [replace(record, text=f"{name} says {record.id}") for record in records(values)]
         benchmark.save(made, tmp_path / f"{name}.jsonl")
     done = gpg_vl("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--changed", count, "--to", tmp_path / "changed.jsonl")
+    assert done.returncode == 0, done.stderr
     assert re.findall(r"^  (q\d): \d", done.stdout, re.MULTILINE) == shown
     assert [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()] == [
         {"benchmark": "a", "id": "q0", "first": 0, "second": 1, "texts": ["a says q0", "b says q0"]},

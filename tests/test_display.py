@@ -1,7 +1,6 @@
 """What a person sees: lines of progress and tables; what trackers are told."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +14,6 @@ from gpg_vl.display import Counting, Display, paired_table, precision_table, res
 from gpg_vl.intervals import Interval
 from gpg_vl.training import trackers
 from gpg_vl.types import UserError
-
-HERE = Path(__file__).parent
-
 
 METRICS = {"reward": 0.5, "informative": 0.25, "alpha": 1.5, "seconds/sample": 1.25, "seconds/update": 0.5, "loss": 3.0}
 SHOWN = "reward 0.500  informative 25 %  alpha 1.50  sample 1.25 update 0.50 s"

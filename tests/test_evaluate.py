@@ -26,7 +26,7 @@ SMALL = ["policy.tiny.hidden=32", "policy.tiny.layers=1", "policy.tiny.vision_hi
 
 
 def evaluate(*arguments: object) -> tuple[int, str]:
-    done = gpg_vl("evaluate", *arguments, cwd=Path())
+    done = gpg_vl("evaluate", *arguments)
     return done.returncode, done.printed
 
 

@@ -147,7 +147,7 @@ def test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compa
         "math_worker.main()\n"
     )
     requests = "".join(json.dumps({"id": number, "gold": "3", "answer": answer}) + "\n" for number, answer in enumerate(("bad", "3")))
-    done = subprocess.run([sys.executable, "-c", program], input=requests, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], input=requests, capture_output=True, text=True, check=True, timeout=60)
     _, failed, right = map(json.loads, done.stdout.splitlines())  # the first line says that it is ready
     assert failed == {"id": 0, "right": False, "read": f"ValueError: two words{'x' * 179}", "gold": True, "failed": True}
     assert right == {"id": 1, "right": True, "read": "3", "gold": True}

@@ -183,8 +183,18 @@ def test_a_group_larger_than_the_largest_budget_is_not_split_where_it_fits():
     assert not settled.checkpointing
 
 
+LARGE_ROLLOUT = ("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096")
+
+
+@pytest.mark.parametrize(("knobs", "groups"), [((), 32), (("rollout.engine={kind: transformers, prompts_at_once: 2}",), 2)])
+def test_a_rollout_holds_the_rows_that_are_sampled_at_once(knobs, groups):
+    every = {item.name: item.rollout for item in memory.items(hand_made(*knobs), Limits(1000, False))}
+    assert every["keys and values (rollout)"] == groups * 500 * 10 * 500 * 8
+    assert every["logits"] == (3 * 4 + 24) * groups * 8 * 1000
+
+
 def test_a_rollout_that_does_not_fit_samples_fewer_groups_at_once():
-    long = hand_made("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096", gb=24.0)
+    long = hand_made(*LARGE_ROLLOUT, gb=24.0)
     (told,) = [words for words, changed in memory.changes(long) if words.startswith("rollout.engine=") and memory.fits(changed)] or [""]
     assert told.startswith("rollout.engine={kind: transformers, prompts_at_once: ")
 
@@ -202,7 +212,7 @@ def offered(run: Run) -> list[str]:
         (("policy.vision=full",), "policy.vision"),
         (("rollout.engine=vllm",), "rollout.engine.sleep"),
         (("policy.dtype=float32",), "policy.dtype"),
-        (("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096"), "rollout.engine"),
+        (LARGE_ROLLOUT, "rollout.engine"),
     ],
 )
 def test_each_change_is_offered_where_it_changes_something_and_nowhere_else(knobs, change):
@@ -217,7 +227,6 @@ def test_each_change_is_offered_where_it_changes_something_and_nowhere_else(knob
         ("policy.vision=full", "policy.language=frozen", "policy.projector=frozen"),  # then nothing would be left to train
         ("rollout.engine={kind: vllm, sleep: 1}",),
         ("rollout.engine={kind: vllm, sleep: 2}",),
-        ("rollout.engine={kind: transformers, prompts_at_once: 1}",),
     ],
 )
 def test_no_change_is_offered_that_is_made_already(knobs):

@@ -44,18 +44,18 @@ def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(mo
 @pytest.mark.parametrize(
     ("knobs", "start"),
     [
-        (("warmup.steps=90",), "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the estimator `gpg` "),
-        (("warmup.steps=0",), "a tiny qwen2_5_vl with random weights with the estimator `gpg` "),
+        (("warmup.steps=90",), "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the estimator `gpg`."),
+        (("warmup.steps=0",), "a tiny qwen2_5_vl with random weights with the estimator `gpg`."),
         (
             ("policy.tiny.family=qwen3_vl", "warmup.steps=0", "estimator=grpo"),
-            "a tiny qwen3_vl with random weights with the estimator `grpo` ",
+            "a tiny qwen3_vl with random weights with the estimator `grpo`.",
         ),
-        (("policy.model=some/model", "warmup.steps=1"), "`some/model`, warmed up by 1 supervised steps, with the estimator `gpg` "),
+        (("policy.model=some/model", "warmup.steps=2"), "`some/model`, warmed up by 2 supervised steps, with the estimator `gpg`."),
     ],
 )
 def test_it_says_what_training_began_with_and_by_which_method(knobs, start, tmp_path):
     (line,) = [line for line in card(tmp_path, *knobs).splitlines() if line.startswith("Trained by gpg_vl ")]
-    assert f" from {start}(loss: weighted log-likelihood)." in line
+    assert line.endswith(f" from {start}")
 
 
 def test_it_names_what_a_reader_would_need_to_repeat_it(tmp_path):
@@ -77,13 +77,13 @@ def test_data_are_listed_without_what_was_not_said(tmp_path):
     assert listed == ["- `{recipe: digits, options: {task: add}}`", "- `{files: mine.jsonl, weight: 2}`"]
 
 
-def test_accuracies_stand_in_per_cent_a_row_for_each_task_the_last_evaluation_last(tmp_path):
+def test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task(tmp_path):
     benchmark.save([*answered("count", 1, 0, 0), *answered("add", 1, 1)], tmp_path / "evaluation" / "mine-after.jsonl")
     benchmark.save(answered("count", 0, 0, 0, 1), tmp_path / "evaluation" / "mine-before.jsonl")
     benchmark.save(answered("count", 0.5), tmp_path / "evaluation" / "mine-000004.jsonl")
     assert section(card(tmp_path), "Held-out greedy accuracy")[2:] == [
-        "| mine-000004 | count | 1 | 50.0 % |",
         "| mine-before | count | 4 | 25.0 % |",
+        "| mine-000004 | count | 1 | 50.0 % |",
         "| mine-after | count | 3 | 33.3 % |",
         "| mine-after | add | 2 | 100.0 % |",
     ]
@@ -99,7 +99,7 @@ def test_its_program_asks_as_the_run_did(tmp_path):
     assert "max_new_tokens=23," in text
     assert '{"role": "system", "content": [{"type": "text", "text": "You count."}]}' in text
     assert '{"type": "image"}' in text, "the picture goes to the processor"
-    assert f"An answer looks like `{style.write('4', '...')}`." in text
+    assert "An answer looks like `<think>...</think><answer>4</answer>`." in text
 
 
 def test_it_does_not_open_a_thought_that_the_template_opens(tmp_path):

@@ -450,7 +450,7 @@ def test_a_template_that_cannot_be_used_is_one_sentence(model, template, tmp_pat
     (model / "chat_template.jinja").write_text(template)
     done = gpg_vl("train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}")
     assert done.returncode == 2
-    assert re.search(r"^gpg-vl: policy.model: its chat template (cannot be used|makes .* of a picture and a question)", done.stderr)
+    assert re.search(r"^gpg-vl: policy\.model: its chat template (cannot be used|makes .* of a picture and a question)", done.stderr)
 
 
 def test_a_worked_solution_does_not_open_the_thought_again():

@@ -643,7 +643,7 @@ def test_a_transfer_that_fails_is_tried_again_with_a_new_group(fault, engine_of,
 
 
 def vllms_own(name: str) -> Any:
-    """What the trainer's end of vLLM's transfer is made of, played: everything is what it was made with."""
+    """vLLM's modules, played: each object only keeps what it was given."""
 
     class Engine(SimpleNamespace):
         @classmethod

@@ -1,4 +1,4 @@
-"""The supervised warm-up without a model: which solutions each process imitates, what they weigh, and what stops it."""
+"""The supervised warm-up without a model: what is imitated, by which process, what it weighs, and what stops it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,14 +7,80 @@ import pytest
 import torch
 
 from gpg_vl.config import WarmupConfig
+from gpg_vl.prompts import Style
 from gpg_vl.training import sft
 from gpg_vl.training.memory import Limits
-from gpg_vl.training.sft import Likelihood, warm_up
-from gpg_vl.types import UnusableSampleError, UserError
+from gpg_vl.training.sft import Imitation, Likelihood, warm_up
+from gpg_vl.types import Completion, Prompt, Sample, UnusableSampleError, UserError
+
+from .hand_made import prompt
+
+# --- solutions ----------------------------------------------------------------------------------------------------------
+
+
+def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str = "") -> Imitation:
+    """Solutions of the length that their index says, and an end."""
+
+    def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [5] * len(text)}
+
+    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=Words(tokenizer)))
+    stream: Any = [Sample(id=f"q{index}", question="?", answer_kind="number", answer=3, solution="x" * index) for index in range(9)]
+    checks: Any = SimpleNamespace(complaint_about=lambda text, it: complaint)
+
+    def encode(it: Sample, style: Any, policy: Any) -> Prompt:
+        if it.id == "q3":
+            raise UnusableSampleError("gone")
+        return prompt(int(it.id[1:]))
+
+    monkeypatch.setattr(sft, "encode", encode)
+    return Imitation(stream=stream, style=Style(), policy=policy, checks=checks, max_tokens=max_tokens)
+
+
+class Words:
+    eos_token_id = 2
+
+    def __init__(self, read: Any) -> None:
+        self.read = read
+
+    def __call__(self, text: str, **more: Any) -> Any:
+        return self.read(text, **more)
+
+
+def test_a_solution_is_imitated_as_if_it_had_been_said(monkeypatch):
+    made = imitation(monkeypatch, max_tokens=3)(2)
+    (said,) = made.completions
+    assert said == Completion(token_ids=(5, 5, 2), logprobs=(0.0,) * 3, text="xx", finish="stop", version=0)
+    assert (made.draw, made.rewards, made.prompt.sample.id) == (2, (1.0,), "q2")
+
+
+def test_what_could_not_be_said_or_would_earn_nothing_is_not_taught(monkeypatch):
+    with pytest.raises(UserError, match=r"the solution of q2 has 3 tokens, rollout\.max_tokens is 2"):
+        imitation(monkeypatch, max_tokens=2)(2)
+    with pytest.raises(UserError, match="the solution of q2 would teach what earns nothing: wrong"):
+        imitation(monkeypatch, max_tokens=9, complaint="wrong")(2)
+
+
+def test_solutions_whose_question_cannot_be_asked_are_passed_over_and_wrong_ones_are_not(monkeypatch):
+    assert [made.draw for made in imitation(monkeypatch, max_tokens=9).usable([4, 3, 1])] == [4, 1]
+    with pytest.raises(UserError, match="the solution of q4 has 5 tokens"):
+        list(imitation(monkeypatch, max_tokens=4).usable([1, 4]))
+
+
+def test_every_token_of_every_solution_weighs_the_same():
+    """Three solutions of 1, 2 and 5 tokens: an eighth each, whatever they earn."""
+    method, rewards_BG, lengths_BG = Likelihood(), torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([[1], [2], [5]])
+    assert method.weights(rewards_BG, lengths_BG).tolist() == method.shares(rewards_BG, lengths_BG).tolist() == [[0.125]] * 3
+    assert (method.alpha(rewards_BG), method.min_informative, method.kl, method.has_ratio) == (1, 0, 0, False)
+    logprobs_N, weight_N = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.25, 0.125])
+    assert float(method.objective(logprobs_N, torch.zeros(3), weight_N)) == 0.5 + 0.5 + 0.5
+
+
+# --- steps --------------------------------------------------------------------------------------------------------------
 
 
 class Warmup:
-    """A warm-up whose learner only writes down what it was given."""
+    """A warm-up whose learner only writes down what it is given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, count: int = 1, skipped: dict[int, str] | None = None) -> None:
         self.updates: list[Any] = []
@@ -28,7 +94,7 @@ class Warmup:
             return SimpleNamespace(skipped=(skipped or {}).get(len(self.updates), ""))
 
         def learner(forward: Any, optimizer: Any, accelerator: Any, **more: Any) -> Any:
-            self.made = {"forward": forward, "optimizer": optimizer, **more}
+            self.made = {"forward": forward, "lr": optimizer.lr, **more}
             return SimpleNamespace(ranks=ranks, update=update)
 
         monkeypatch.setattr(sft, "GroupForward", lambda policy, temperature, checkpointing: (policy, temperature, checkpointing))
@@ -36,26 +102,31 @@ class Warmup:
 
     def __call__(self, steps: int, batch_size: int) -> list[tuple[int, ...]]:
         """The indices that were imitated, step by step."""
-        config = WarmupConfig.model_validate({"steps": steps, "batch_size": batch_size, "data": [{"recipe": "digits"}]})
-        accelerator = SimpleNamespace(free_memory=lambda: self.told.append(-1))
-        imitation = SimpleNamespace(usable=iter)
+        spec = {"steps": steps, "batch_size": batch_size, "data": [{"recipe": "digits"}], "optimizer": {"lr": 0.25}}
+        policy: Any = "policy"
+        imitation: Any = SimpleNamespace(usable=iter)
+        accelerator: Any = SimpleNamespace(free_memory=lambda: self.told.append(-1))
         limits = Limits(tokens=77, checkpointing=True)
-        warm_up("policy", imitation, config, accelerator, lambda step, update: self.told.append(step), limits, self.said.append)
+        config = WarmupConfig.model_validate(spec)
+        warm_up(policy, imitation, config, accelerator, lambda step, update: self.told.append(step), limits, self.said.append)
         return [groups for groups, *_ in self.updates]
 
 
 @pytest.mark.parametrize(
-    ("rank", "count", "imitated"),
+    ("count", "shares"),
     [
-        (0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)]),
-        (0, 2, [(0, 2), (4, 6), (8, 10)]),
-        (1, 2, [(1, 3), (5, 7), (9, 11)]),
-        (2, 3, [(2,), (6,), (10,)]),
-        (3, 4, [(3,), (7,), (11,)]),
+        (1, [(0, 1, 2, 3)]),
+        (2, [(0, 2), (1, 3)]),
+        (3, [(0, 3), (1,), (2,)]),
+        (4, [(0,), (1,), (2,), (3,)]),
     ],
 )
-def test_every_solution_is_imitated_once_by_one_process(rank, count, imitated, monkeypatch):
-    assert Warmup(monkeypatch, rank=rank, count=count)(3, 4) == imitated
+def test_every_solution_of_a_step_is_imitated_by_one_process(count, shares, monkeypatch):
+    assert [Warmup(monkeypatch, rank=rank, count=count)(1, 4) for rank in range(count)] == [[share] for share in shares]
+
+
+def test_every_step_has_the_next_solutions(monkeypatch):
+    assert Warmup(monkeypatch, rank=1, count=2)(3, 5) == [(1, 3), (6, 8), (11, 13)]
 
 
 def test_steps_are_told_by_their_number_and_what_was_held_is_given_back_at_the_end(monkeypatch):
@@ -69,46 +140,24 @@ def test_the_learner_has_the_warm_ups_own_optimizer_and_the_runs_limits(monkeypa
     warmup = Warmup(monkeypatch)
     warmup(3, 2)
     say = warmup.made.pop("say")
-    optimizer = warmup.made.pop("optimizer")
-    assert optimizer == WarmupConfig.model_validate({"data": [{"recipe": "digits"}]}).optimizer
-    assert warmup.made == {"forward": ("policy", 1.0, True), "total_steps": 3, "tokens_per_microbatch": 77}
+    assert warmup.made == {"forward": ("policy", 1.0, True), "lr": 0.25, "total_steps": 3, "tokens_per_microbatch": 77}
     for line in ("image and prompt are computed once per group", "warning: not here"):
         say(line)
     assert warmup.said == ["warning: not here"]
 
 
 def test_a_step_that_is_no_number_stops_with_its_step_and_what_to_lower(monkeypatch):
-    warmup = Warmup(monkeypatch, skipped={2: "loss is nan"})
-    with pytest.raises(UserError, match=r"^warm-up step 2: loss is nan; lower warmup\.optimizer\.lr \(now \S+\)$"):
+    warmup = Warmup(monkeypatch, skipped={2: "non-finite loss"})
+    with pytest.raises(UserError, match=r"^warm-up step 2: non-finite loss; lower warmup\.optimizer\.lr \(now 0\.25\)$"):
         warmup(3, 2)
     assert warmup.told == [1]
 
 
-def test_every_process_needs_a_solution_in_a_step(monkeypatch):
-    assert Warmup(monkeypatch, count=2)(1, 2) == [(0,)]
-    with pytest.raises(UserError, match=r"warmup\.batch_size: got 2, expected at least one sample for each of 3 processes"):
-        Warmup(monkeypatch, count=3)(1, 2)
-
-
-def test_every_token_weighs_the_same_and_nothing_else_counts():
-    estimator = Likelihood()
-    lengths_BG = torch.tensor([[2], [6]])
-    assert estimator.weights(torch.tensor([[1.0], [0.0]]), lengths_BG).tolist() == [[0.125], [0.125]]
-    assert (estimator.alpha(lengths_BG), estimator.kl, estimator.min_informative, estimator.has_ratio) == (1, 0, 0, False)
-    logprobs_N, weight_N = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.25, 0.125])
-    assert estimator.objective(logprobs_N, torch.zeros(3), weight_N) == 1.5
-
-
-def test_a_question_that_cannot_be_asked_is_passed_over_and_a_mistake_is_not(monkeypatch):
-    def at(imitation: Any, index: int) -> int:
-        if index == 9:
-            raise UserError("the solution would teach what earns nothing")
-        if index % 2:
-            raise UnusableSampleError("its picture is gone")
-        return index
-
-    monkeypatch.setattr(sft.Imitation, "__call__", at)
-    imitation: Any = sft.Imitation(stream=None, style=None, policy=None, checks=None, max_tokens=1)
-    assert list(imitation.usable(range(6))) == [0, 2, 4]
-    with pytest.raises(UserError, match="would teach"):
-        list(imitation.usable(range(8, 12)))
+@pytest.mark.parametrize(("batch", "count", "fine"), [(2, 2, True), (3, 2, True), (1, 2, False), (2, 3, False)])
+def test_every_process_needs_a_solution_in_a_step(batch, count, fine, monkeypatch):
+    warmup = Warmup(monkeypatch, count=count)
+    if fine:
+        assert len(warmup(1, batch)) == 1
+        return
+    with pytest.raises(UserError, match=rf"warmup\.batch_size: got {batch}, expected at least one sample for each of {count} processes"):
+        warmup(1, batch)

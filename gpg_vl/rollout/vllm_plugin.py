@@ -132,7 +132,7 @@ def refuse_partial_layers(model: Any) -> None:
 def nccl_sender(url: str, workers: int, device: Any) -> Any:
     """vLLM's own trainer side of its NCCL transfer to one server: the trainer is rank 0, the server's workers follow.
 
-    Not run by the project's own tests, which have no two GPUs; `tests/gpu/vllm_smoke.py` does where there are two.
+    Tests play vLLM's part here; `tests/gpu/vllm_smoke.py` runs the real one where there are two GPUs.
     """
     nccl: Any = import_module("vllm.distributed.weight_transfer.nccl_engine")
     clients: Any = import_module("vllm.distributed.weight_transfer.clients")

@@ -39,8 +39,7 @@ def model_card(config: Config, step: int, run: Path, style: Style, frame: Frame,
     """
     base = {} if config.policy.model == "tiny" else {"base_model": config.policy.model}
     lines = ["---", yaml.safe_dump({**HEAD, **base}, sort_keys=False).strip(), "---", "", f"# {config.name}, step {step}", ""]
-    method = f"the estimator `{_short(config.estimator)}` (loss: weighted log-likelihood)"
-    lines += [f"Trained by gpg_vl {__version__} from {_start(config)} with {method}."]
+    lines += [f"Trained by gpg_vl {__version__} from {_start(config)} with the estimator `{_short(config.estimator)}`."]
     lines += ["", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in _method(config).items())]
     lines += ["", "## Data", "", *(f"- `{_short(source.model_dump(exclude_defaults=True))}`" for source in config.data)]
     lines += ["", "## Held-out greedy accuracy", "", *_results(run)]
@@ -98,7 +97,8 @@ def _method(config: Config) -> dict[str, Any]:
 
 def _results(run: Path) -> list[str]:
     """A row per evaluation that has been made so far."""
-    files = sorted((run / "evaluation").glob("*.jsonl"), key=lambda path: (path.stem.endswith("-after"), path.stem))
+    moments = {"before": 0, "after": 2}  # a number of steps stands between them
+    files = sorted((run / "evaluation").glob("*.jsonl"), key=lambda path: (moments.get(path.stem.rpartition("-")[2], 1), path.stem))
     rows = [
         f"| {path.stem} | {tag} | {len(records)} | {100 * fmean(record.greedy for record in records):.1f} % |"
         for path in files

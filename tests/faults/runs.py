@@ -374,7 +374,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/sft.py",
-        "test_sft.py::test_every_solution_is_imitated_once_by_one_process",
+        "test_sft.py",
         {
             "every process imitates the same": ("range(first + ranks.rank, ", "range(first, "),
             "every step imitates the first solutions": ("first = step * config.batch_size", "first = 0"),
@@ -382,7 +382,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/sft.py",
-        "test_sft.py::test_every_token_weighs_the_same_and_nothing_else_counts",
+        "test_sft.py::test_every_token_of_every_solution_weighs_the_same",
         {
             "a solution weighs the same, however long": (
                 "torch.ones_like(rewards_BG) / lengths_BG.sum()",
@@ -420,10 +420,24 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/model_card.py",
-        "test_model_card.py::test_accuracies_stand_in_per_cent_a_row_for_each_task_the_last_evaluation_last",
+        "test_model_card.py::test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task",
         {
             "accuracies are shares with the sign of per cent": ("{100 * fmean(", "{fmean("),
-            "evaluations stand by their names": ('(path.stem.endswith("-after"), path.stem)', "path.stem"),
+            "evaluations stand by their names": ('(moments.get(path.stem.rpartition("-")[2], 1), path.stem)', "path.stem"),
+        },
+    ),
+    *within(
+        "training/memory.py",
+        "test_memory.py::test_a_rollout_holds_the_rows_that_are_sampled_at_once",
+        {
+            "keys and values are those of all groups": (
+                'rows = min(options.get("prompts_at_once", PROMPTS_AT_ONCE), run.groups)',
+                "rows = run.groups",
+            ),
+            "logits are those of the usual number of groups": (
+                'min(run.engine[1].get("prompts_at_once", PROMPTS_AT_ONCE), run.groups)',
+                "min(PROMPTS_AT_ONCE, run.groups)",
+            ),
         },
     ),
     *within(
@@ -469,7 +483,7 @@ FAULTS: list[Fault] = [
         "test_comparison.py::test_as_many_changes_are_shown_as_asked_and_all_are_written",
         {
             "every change is shown": ("in moved[:changed]:", "in moved:"),
-            "the second file's text is the first's": ('"texts": [old.text, new.text]', '"texts": [new.text, old.text]'),
+            "the texts of the two files are swapped": ('"texts": [old.text, new.text]', '"texts": [new.text, old.text]'),
         },
     ),
     *within(

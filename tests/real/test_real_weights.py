@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
-from typer.testing import CliRunner
 
 from gpg_vl import loading
-from gpg_vl.cli import app
 from gpg_vl.config import Config, PolicyConfig
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
@@ -26,6 +24,7 @@ from gpg_vl.training.memory import ON_CPU, Machine, items
 from gpg_vl.training.memory import Run as Reckoned
 from gpg_vl.types import Sample
 
+from ..commands import gpg_vl
 from ..held import held, one_step
 
 HERE = Path(__file__).parent
@@ -124,7 +123,6 @@ def test_a_resumed_run_ends_where_the_whole_one_did(run, tmp_path):
 
 
 def test_the_commands_take_it(run):
-    given = ["rollout", str(run.folder / "config.yaml"), "--model", str(run.folder), "--groups", "2"]
-    done = CliRunner().invoke(app, given)
-    assert done.exit_code == 0, done.output
-    assert "mean reward" in done.output
+    done = gpg_vl("rollout", run.folder / "config.yaml", "--model", run.folder, "--groups", 2)
+    assert done.returncode == 0, done.stderr
+    assert "mean reward" in done.stdout
