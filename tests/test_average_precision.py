@@ -194,6 +194,15 @@ def test_a_false_box_of_a_class_that_was_not_labelled_exhaustively_is_ignored(im
     assert intervals(lvis((1, 1, WIDE_BOX), **image), found, federated=True)["AP50"][1] == pytest.approx(ap)
 
 
+def test_what_is_ignored_has_numbers_of_its_own():
+    """COCO's evaluator takes a truth by its number, and 0 for none."""
+    known, _ = average_precision._federated(lvis((1, 1, WIDE_BOX), (1, 2, TALL_BOX), not_exhaustive_category_ids=[1, 2]), [])
+    numbers = [item["id"] for item in known["annotations"]]
+    assert len(set(numbers)) == 4
+    assert min(numbers) > 0
+    assert [(item["iscrowd"], item["category_id"]) for item in known["annotations"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+
 @pytest.mark.parametrize(("absent", "ap"), [([], 1.0), ([2], 1 / 2), ([1], 1.0)])
 def test_a_class_is_judged_only_where_it_was_looked_for(absent, ap):
     two = several([1, 2], [2], (1, 2, WIDE_BOX), neg_category_ids=[], not_exhaustive_category_ids=[])

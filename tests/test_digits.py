@@ -1,6 +1,7 @@
 """The digits recipe proves itself: every truth is checked against the picture, glyph by glyph, and no handwriting is in two splits."""
 
 import io
+import itertools
 import re
 from functools import cache
 
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from gpg_vl import answers
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.recipes.digits import CANVASES, DIFFICULTIES, digits
+from gpg_vl.recipes.digits import CANVASES, DIFFICULTIES, _glyphs, digits
 from gpg_vl.types import UserError
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
@@ -235,3 +236,12 @@ def test_scenes_of_two_splits_differ():
 def test_scenes_that_cannot_be_drawn_are_refused_with_a_sentence(task, options):
     with pytest.raises(UserError):
         list(digits(task, count=50, **options))
+
+
+def test_the_handwriting_is_shared_out_as_it_always_was():
+    """Another split would be another data set under the same name."""
+    _, by_digit = _glyphs()
+    shared = {split: sorted(int(number) for part in parts for number in part) for split, parts in by_digit.items()}
+    assert {split: len(numbers) for split, numbers in shared.items()} == {"train": 1297, "validation": 100, "test": 400}
+    assert sorted(itertools.chain.from_iterable(shared.values())) == list(range(1797))
+    assert [numbers[:3] for numbers in shared.values()] == [[0, 4, 5], [7, 9, 17], [1, 2, 3]]
