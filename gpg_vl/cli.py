@@ -228,7 +228,7 @@ def evaluate(
 
 
 def _what_is_kept(to: Path | None, answers: Path | None) -> str:
-    """Of an evaluation that is stopped: recorded answers are scored in seconds and written at the end."""
+    """Of an evaluation that is stopped: a model's answers are written as they come, the scores of recorded ones at the end."""
     if answers is not None:
         return "nothing is kept; start again"
     return "the same command goes on from there" if to else "nothing is kept without --to; start again"

@@ -29,13 +29,15 @@ class Told:
 
 
 def gpg_vl(*arguments: object, cwd: Path = HERE) -> Told:
-    """The command in this process, which saves the seconds of the imports; a bug raises here.
+    """The command in this process, which saves the seconds of the imports; a bug raises here, and nothing prints a traceback.
 
     It runs in tests/; `cwd=Path()` is the current folder, for a test that has changed it.
     """
     with chdir(cwd):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    return Told(done.exit_code, done.stdout, done.stderr)
+    told = Told(done.exit_code, done.stdout, done.stderr)
+    assert "Traceback" not in told.printed
+    return told
 
 
 def gpg_vl_process(*arguments: object, cwd: Path = HERE) -> Told:

@@ -14,10 +14,6 @@ from gpg_vl.types import UserError
 from .commands import HERE, gpg_vl
 
 
-def refused(told: str) -> Any:
-    return pytest.raises(UserError, match=told)
-
-
 @pytest.mark.parametrize(
     ("names", "model", "answers", "columns", "blank"),
     [(["a"], "m", None, None, False), (["a", "b"], "m", None, None, True), (["a"], None, Path("x"), ["id=i"], False)],
@@ -38,7 +34,7 @@ def test_options_that_go_together_are_taken(names, model, answers, columns, blan
     ],
 )
 def test_options_that_do_not_go_together_are_told(names, model, answers, columns, blank, told):
-    with refused(told):
+    with pytest.raises(UserError, match=told):
         cli._check_evaluation(names, model, answers, columns, blank)
 
 
@@ -54,7 +50,7 @@ def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tm
         (["a", "b"], tmp_path / "file", "is a file, expected a folder for 2 benchmarks"),
         (["a", "dir/a.yaml"], tmp_path, r"several benchmarks would be written to a\.jsonl"),
     ):
-        with refused(told):
+        with pytest.raises(UserError, match=told):
             cli._places(names, to)
 
 
@@ -65,12 +61,12 @@ def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
     assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
     config, folder = cli._load(str(HERE / "small.yaml"), [], None)
     assert (config.name, folder) == ("small", HERE)
-    with refused(r"--resume .*: no config\.yaml there, so it is not a run folder"):
+    with pytest.raises(UserError, match=r"--resume .*: no config\.yaml there, so it is not a run folder"):
         cli._load("", [], tmp_path)
     journal.start(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
     config, folder = cli._load("", ["steps=9"], tmp_path)
     assert (config.name, config.steps, folder) == ("small", 9, HERE)
-    with refused("got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
+    with pytest.raises(UserError, match=r"got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
         cli._load("digits", [], tmp_path)
 
 

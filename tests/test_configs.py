@@ -47,7 +47,7 @@ def test_every_config_is_planned(name, monkeypatch):
     answers = config.rollout.groups_per_step * config.rollout.group_size
     assert f"{answers} answers a round, {config.steps * answers:,} in all" in told
     assert ("MB in a process" if name == "digits" else "unknown until Qwen/") in told
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(map(len, done.printed.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -57,7 +57,7 @@ def test_every_experiment_fits_the_hardware_that_it_names(name, tmp_path):
     done = gpg_vl("plan", name, f"policy.model={write(model, tmp_path)}")
     assert done.returncode == 0, done.printed
     assert "GB on a GPU of 80 GB" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(map(len, done.printed.splitlines())) <= 80
     small = gpg_vl("plan", name, f"policy.model={tmp_path / model}", "hardware.gb=24")
     assert small.returncode == 1, small.printed
     assert "too much: " in small.stdout

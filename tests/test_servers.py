@@ -780,11 +780,9 @@ def test_what_is_no_address_is_refused_wherever_it_may_lead(url, remote):
         server_at(url, remote=remote, at_once=1, timeout=1)
 
 
-def test_an_address_may_end_in_a_slash_and_is_still_the_same_one(engine_of):
+def test_an_address_may_end_in_a_slash(engine_of):
     engine, _ = engine_of(servers=("http://127.0.0.1:8000/",))
     assert [server.url for server in engine.own] == ["http://127.0.0.1:8000"]
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
-        engine_of(servers=("http://127.0.0.1:8000", "http://127.0.0.1:8000/"))
 
 
 def test_no_more_requests_are_on_the_way_than_allowed_and_no_proxy_is_in_between():

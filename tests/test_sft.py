@@ -24,7 +24,8 @@ def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str =
     def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [5] * len(text)}
 
-    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=Words(tokenizer)))
+    tokenizer.eos_token_id = 2
+    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
     stream: Any = [Sample(id=f"q{index}", question="?", answer_kind="number", answer=3, solution="x" * index) for index in range(9)]
     checks: Any = SimpleNamespace(complaint_about=lambda text, it: complaint)
 
@@ -35,16 +36,6 @@ def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str =
 
     monkeypatch.setattr(sft, "encode", encode)
     return Imitation(stream=stream, style=Style(), policy=policy, checks=checks, max_tokens=max_tokens)
-
-
-class Words:
-    eos_token_id = 2
-
-    def __init__(self, read: Any) -> None:
-        self.read = read
-
-    def __call__(self, text: str, **more: Any) -> Any:
-        return self.read(text, **more)
 
 
 def test_a_solution_is_imitated_as_if_it_had_been_said(monkeypatch):
@@ -85,7 +76,7 @@ class Warmup:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, count: int = 1, skipped: dict[int, str] | None = None) -> None:
         self.updates: list[Any] = []
         self.made: dict[str, Any] = {}
-        self.told: list[int] = []
+        self.told: list[Any] = []
         self.said: list[str] = []
         ranks = SimpleNamespace(rank=rank, count=count, matrices=lambda groups: ("rewards", "lengths"))
 
@@ -105,7 +96,7 @@ class Warmup:
         spec = {"steps": steps, "batch_size": batch_size, "data": [{"recipe": "digits"}], "optimizer": {"lr": 0.25}}
         policy: Any = "policy"
         imitation: Any = SimpleNamespace(usable=iter)
-        accelerator: Any = SimpleNamespace(free_memory=lambda: self.told.append(-1))
+        accelerator: Any = SimpleNamespace(free_memory=lambda: self.told.append("given back"))
         limits = Limits(tokens=77, checkpointing=True)
         config = WarmupConfig.model_validate(spec)
         warm_up(policy, imitation, config, accelerator, lambda step, update: self.told.append(step), limits, self.said.append)
@@ -132,7 +123,7 @@ def test_every_step_has_the_next_solutions(monkeypatch):
 def test_steps_are_told_by_their_number_and_what_was_held_is_given_back_at_the_end(monkeypatch):
     warmup = Warmup(monkeypatch)
     warmup(3, 2)
-    assert warmup.told == [1, 2, 3, -1]
+    assert warmup.told == [1, 2, 3, "given back"]
     assert {tuple(rest) for _, *rest in warmup.updates} == {(Likelihood, "rewards", "lengths", 0)}
 
 
