@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from gpg_vl import journal, loading, plugins, prompts, shelves, verifiers
+from gpg_vl import prompts, run_folder, verifiers
 from gpg_vl import rollout as rollout_parts
-from gpg_vl.config import BenchmarkSpec, Config, Section, Source, knobs
-from gpg_vl.training import ESTIMATORS
-from gpg_vl.types import UserError
+from gpg_vl.config import loading, plugins, resources
+from gpg_vl.config.schema import BenchmarkSpec, Config, Section, Source, knobs
+from gpg_vl.errors import UserError
+from gpg_vl.methods import ESTIMATORS
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -59,8 +60,8 @@ class WithBenchmarks(TyperCommand):
         """The command's own help, then the benchmarks."""
         super().format_help(ctx, formatter)
         table = Table("benchmark", "what it is", title="shipped benchmarks", title_justify="left", expand=True)
-        for name in shelves.names("evaluation"):
-            table.add_row(name, escape(shelves.promise("evaluation", name)))
+        for name in resources.names("evaluation"):
+            table.add_row(name, escape(resources.summary_line("evaluation", name)))
         console.print(table)
         console.print(_knob_table("every knob of a benchmark (benchmark.key=value with --model, key=value with --answers)", BenchmarkSpec))
 
@@ -92,8 +93,8 @@ def train(
     if resume is None:
         _look_at_model(given)
     _quiet()
-    from gpg_vl.display import Display
-    from gpg_vl.training.train import train as run
+    from gpg_vl.report.console import Display
+    from gpg_vl.training.loop import train as run
 
     with Display(console, given.steps) as display:
         try:
@@ -114,7 +115,7 @@ def sft(config: ConfigName = "digits", overrides: Overrides = None) -> None:
         raise UserError("warmup.steps: got 0, expected at least 1; nothing would be trained")
     _look_at_model(given)
     _quiet()
-    from gpg_vl.training.train import train as run
+    from gpg_vl.training.loop import train as run
 
     written = run(given.model_copy(update={"steps": 0}), folder, say=_say)
     _say(f"policy: {written / 'checkpoints' / '000000' / 'policy'}")
@@ -136,9 +137,9 @@ def rollout(
     if model is None:
         _look_at_model(given)
     _quiet()
-    from gpg_vl.training.trial import try_out
+    from gpg_vl.preflight.try_rollout import sample_and_score
 
-    for line in try_out(given, folder, model=model, count=groups, to=to):
+    for line in sample_and_score(given, folder, model=model, count=groups, to=to):
         _say(line)
 
 
@@ -156,10 +157,10 @@ def serve(
     """Serve a config's policy with vLLM, as `rollout.engine: {kind: server}` needs it. Needs vLLM, the extra `vllm`."""
     given, _ = _load(config, overrides, None)
     _quiet()
-    from gpg_vl.rollout.serving import serving, wishes_of
+    from gpg_vl.rollout.vllm.launch import server_options, vllm_command
 
-    transfer, handover, sleeping = wishes_of(given.rollout.engine)
-    command = serving(
+    transfer, handover, sleeping = server_options(given.rollout.engine)
+    command = vllm_command(
         given.policy,
         seed=given.seed,
         folder=Path(given.folder) / "served" / given.name,
@@ -202,22 +203,22 @@ def evaluate(
     _check_evaluation(names, model, answers, columns, blank)
     path_of = _places(names, to)
     _quiet()
-    from gpg_vl import benchmark as measuring
-    from gpg_vl import recorded
-    from gpg_vl.display import Counting
-    from gpg_vl.training.trial import evaluate_on
+    from gpg_vl.evaluation import recorded_answers
+    from gpg_vl.evaluation import records as eval_records
+    from gpg_vl.evaluation.evaluate import evaluate_benchmarks
+    from gpg_vl.report.console import Counting
 
     failed: list[str] = []
     with Counting(console) as counting:
         try:
             if answers is None:
-                taken = evaluate_on(names, str(model), overrides, blank=blank, told=counting.told, to=path_of, say=_say)
+                taken = evaluate_benchmarks(names, str(model), overrides, blank=blank, told=counting.told, to=path_of, say=_say)
             else:
                 given = [item.removeprefix("benchmark.") for item in overrides]
-                taken = iter([recorded.score(names[0], answers, columns or (), given, to=to, say=_say)])
+                taken = iter([recorded_answers.score(names[0], answers, columns or (), given, to=to, say=_say)])
             for name, (exam, records) in zip(names, taken, strict=True):
                 _tell_figures(f"{name}{' on blank images' if blank else ''}", exam, records)
-                failed += [f"{name}: {told}" for told in (measuring.failures(records),) if told]
+                failed += [f"{name}: {told}" for told in (eval_records.failures(records),) if told]
         except KeyboardInterrupt:
             _say(f"stopped; {_what_is_kept(to, answers)}")
             raise typer.Exit(130) from None
@@ -256,7 +257,7 @@ def _places(names: list[str], to: Path | None) -> Callable[[str], Path | None]:
 
 def _check_evaluation(names: list[str], model: str | None, answers: Path | None, columns: list[str] | None, blank: bool) -> None:
     if not names:
-        raise UserError(f"no benchmark named; shipped: {', '.join(shelves.names('evaluation'))}")
+        raise UserError(f"no benchmark named; shipped: {', '.join(resources.names('evaluation'))}")
     if (model is None) == (answers is None):
         raise UserError("expected exactly one of --model (who answers) and --answers (a file of recorded answers)")
     if answers is not None and (blank or len(names) > 1):
@@ -267,12 +268,12 @@ def _check_evaluation(names: list[str], model: str | None, answers: Path | None,
 
 
 def _tell_figures(title: str, exam: Any, records: Any) -> None:
-    from gpg_vl import figures
-    from gpg_vl.display import precision_table, results_table
+    from gpg_vl.evaluation import metrics
+    from gpg_vl.report.console import precision_table, results_table
 
     console.print(results_table(title, records, exam.spec))
     if exam.spec.average_precision:
-        console.print(precision_table(f"average precision ({exam.spec.average_precision})", figures.detection(exam, records)))
+        console.print(precision_table(f"average precision ({exam.spec.average_precision})", metrics.detection(exam, records)))
 
 
 @app.command()
@@ -284,17 +285,17 @@ def compare(
     to: Annotated[Path | None, typer.Option(help="Also write every question that changed to this .jsonl file.")] = None,
 ) -> None:
     """Two evaluations of the same questions: paired difference with 95 % interval and p value, and what changed."""
-    from gpg_vl import comparison
-    from gpg_vl.display import paired_table
+    from gpg_vl.evaluation import compare as comparing
+    from gpg_vl.report.console import paired_table
 
     if to and not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     written: list[str] = []
-    for name, (before, after) in comparison.read(first, second).items():
-        console.print(paired_table(f"{name}: {first} and {second}", comparison.compare(before, after)))
-        for remark in comparison.remarks(before, after):
+    for name, (before, after) in comparing.read(first, second).items():
+        console.print(paired_table(f"{name}: {first} and {second}", comparing.compare(before, after)))
+        for remark in comparing.remarks(before, after):
             _say(f"mind: {remark}")
-        moved = comparison.changed(before, after)
+        moved = comparing.changed(before, after)
         for old, new in moved[:changed]:
             _say(f"  {old.id}: {old.greedy:.2f} {old.answer!r} -> {new.greedy:.2f} {new.answer!r}")
         rows = ({"id": old.id, "first": old.greedy, "second": new.greedy, "texts": [old.text, new.text]} for old, new in moved)
@@ -314,7 +315,7 @@ def audit(
     """Before training: can this run learn? Exit 1 with the reason where it cannot."""
     given, folder = _load(config, overrides, None)
     _quiet()
-    from gpg_vl.audit import audit as examine
+    from gpg_vl.preflight.audit import audit as examine
 
     stops: list[str] = []
     for finding in examine(given, folder, model=model, head=head):
@@ -333,7 +334,7 @@ def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
     Data, prompt, rewards, method and benchmark are resolved, of the model only config.json is read.
     """
     given, folder = _load(config, overrides, None)
-    from gpg_vl.training.plan import plan as planned
+    from gpg_vl.preflight.plan import plan as planned
 
     told = planned(given, folder)
     for line in told.lines:
@@ -355,16 +356,16 @@ def data(
     ] = None,
 ) -> None:
     """Read a published data set into rows: every row is checked by its own verifier, what is left out is listed with the reason."""
-    from gpg_vl.preparing import prepare
+    from gpg_vl.preflight.prepare_data import prepare
 
     for line in prepare(recipe, list(options or ()), source=source, to=to, head=head, config=config):
         _say(line)
 
 
 def _how_to_go_on(run: Path) -> str:
-    from gpg_vl.training import checkpoint
+    from gpg_vl import run_folder
 
-    kept = checkpoint.whole(run)
+    kept = run_folder.complete_checkpoints(run)
     if not kept:
         return "stopped before the first checkpoint; start again with the same command"
     return f"stopped; go on from step {int(kept[-1].name)} with: gpg-vl train --resume {run}"
@@ -379,11 +380,11 @@ def _load(name: str, overrides: list[str] | None, resume: Path | None) -> tuple[
         raise UserError(f"got both CONFIG {name!r} and --resume {resume}; a run goes on with its own config: leave CONFIG out")
     name = name or "digits"
     if resume is None:
-        return loading.load(name, given), shelves.find("configs", name).parent
+        return loading.load(name, given), resources.find("configs", name).parent
     kept = resume / "config.yaml"
     if not kept.is_file():
         raise UserError(f"--resume {resume}: no config.yaml there, so it is not a run folder")
-    return loading.load(str(kept), given), journal.config_folder(resume)
+    return loading.load(str(kept), given), run_folder.config_folder(resume)
 
 
 def _look_at_model(given: Config) -> None:
@@ -407,8 +408,8 @@ def _quiet() -> None:
 
 
 def _tell_results(run: Path) -> None:
-    from gpg_vl.benchmark import load
-    from gpg_vl.display import comparison_table
+    from gpg_vl.evaluation.records import load
+    from gpg_vl.report.console import comparison_table
 
     for before in sorted((run / "evaluation").glob("*-before.jsonl")):
         after = before.with_name(before.name.replace("-before", "-after"))

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from gpg_vl.answers import SPECIAL_TOKEN
+from gpg_vl.parsing.markup import SPECIAL_TOKEN
 from gpg_vl.types import Sample
 
 ALIASES = {
@@ -20,8 +20,6 @@ Message = dict[str, Any]
 """A chat message: {"role": ..., "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}."""
 
 _TAG = re.compile(r"</?(?:think|answer)>")
-
-
 _FILLERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0")
 """Signs that show nothing, although Unicode files them under letters, marks or symbols."""
 

@@ -17,22 +17,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+
 Size = tuple[int, int]
 """Width and height in pixels."""
-
-SILENT_RANGE = 1e-6
+ZERO_VARIANCE_RANGE = 1e-6
 """A group whose highest and lowest reward differ by no more than this says nothing. On raw rewards: rounding residue cannot speak."""
-
 AnswerKind = str
 """What an answer is made of: choice, number, value, expression, boxes, detection, label, or the name that a user gives to their own."""
-
-
-class UserError(Exception):
-    """A mistake of the user's, told in one sentence: what was got, what was expected, what to do. Shown without a traceback."""
-
-
-class UnusableSampleError(UserError):
-    """A drawn sample cannot be asked: its image is gone, or its prompt does not fit. The run leaves it out and counts it."""
 
 
 class LeftOut(NamedTuple):
@@ -167,7 +158,7 @@ class Group:
     def informative(self) -> bool:
         """Whether its scored rewards differ: only then has the group something to say under a group baseline."""
         scored = [reward for reward in self.rewards if reward == reward]  # NaN is not equal to itself
-        return len(scored) > 1 and max(scored) - min(scored) > SILENT_RANGE
+        return len(scored) > 1 and max(scored) - min(scored) > ZERO_VARIANCE_RANGE
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -183,3 +174,7 @@ class Update:
     """Empty when the parameters moved; else the reason: "no informative group", "non-finite gradient"..."""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     """Loss, gradient norm before clipping, entropy, learning rate..."""
+
+
+Mode = Literal["strict", "lenient", "reference"]
+"""strict: the prompt style's grammar | lenient: foreign answers, see `last_answer` | reference: what the authors' code did."""

@@ -4,12 +4,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from gpg_vl.data.recipes.digits import Task, digits
 from gpg_vl.policy.encode import encode
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.recipes.digits import Task, digits
 from gpg_vl.types import Completion, Prompt
-
-from .hand_made import completion
+from tests.hand_made import completion
 
 TASKS: tuple[Task, ...] = ("count", "box", "compare", "add", "choice")
 """Two image sizes, one image, two, none; five prompt lengths."""

@@ -1,6 +1,6 @@
 """An engine that is shown no pictures, named in a config by its file."""
 
-from gpg_vl.rollout.altered import blanked
+from gpg_vl.rollout.gate.altered_prompts import with_grey_pictures
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 
 
@@ -13,4 +13,4 @@ class Blind(TransformersEngine):
         super().__init__(policy)
 
     def generate(self, asked, sampling, seeds):
-        return super().generate([blanked(prompt, self.policy) for prompt in asked], sampling, seeds)
+        return super().generate([with_grey_pictures(prompt, self.policy) for prompt in asked], sampling, seeds)

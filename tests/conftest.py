@@ -54,7 +54,7 @@ def nothing_is_left_in_the_repository() -> Iterator[None]:
 
 @cache
 def _tiny_checkpoint(folder: Path, family: str) -> Path:
-    from gpg_vl.config import Tiny
+    from gpg_vl.config.schema import Tiny
     from gpg_vl.policy import tiny
 
     tiny.save(folder / family, Tiny(family=family), seed=0)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 @pytest.fixture
 def policy_of(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
     """A freshly loaded tiny policy: `policy_of("qwen2_vl", dtype="float64")`, everything trained unless said otherwise."""
-    from gpg_vl.config import PolicyConfig
+    from gpg_vl.config.schema import PolicyConfig
     from gpg_vl.policy.load import load_policy
 
     def load(family: str = "qwen2_5_vl", **config: Any) -> Any:
@@ -83,8 +83,8 @@ def policy_of(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the default run's kind whose answers owe much to their pictures: a short supervised warm-up on boxes."""
-    from gpg_vl import loading, shelves
-    from gpg_vl.training.train import train
+    from gpg_vl.config import loading, resources
+    from gpg_vl.training.loop import train
 
     knobs = [
         "steps=0",
@@ -96,5 +96,5 @@ def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rollout.gate.every=0",
         f"folder={tmp_path_factory.mktemp('sighted')}",
     ]
-    run = train(loading.load("digits_box", knobs), shelves.folder("configs"), say=lambda line: None)
+    run = train(loading.load("digits_box", knobs), resources.folder("configs"), say=lambda line: None)
     return run / "checkpoints" / "000000" / "policy"

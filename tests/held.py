@@ -4,14 +4,13 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from gpg_vl.config import OptimizerConfig, Tiny
-from gpg_vl.estimators import Gpg
+from gpg_vl.config.schema import OptimizerConfig, Tiny
+from gpg_vl.methods.gpg import Gpg
 from gpg_vl.policy.group_forward import GroupForward
-from gpg_vl.training.distributed import Ranks
 from gpg_vl.training.learner import Learner
-
-from .asking import prompts, random_completions
-from .hand_made import group
+from gpg_vl.training.processes import Processes
+from tests.asking import prompts, random_completions
+from tests.hand_made import group
 
 MID = Tiny(hidden=512, layers=6, vision_hidden=256, vision_layers=4)
 """About 20 million parameters."""
@@ -22,7 +21,7 @@ def one_step(policy: Any) -> Learner:
     asked = prompts(policy, ["count", "add"])
     groups = tuple(group([1.0, 0.0], random_completions(2, longest=5, seed=seed), asked=prompt) for seed, prompt in enumerate(asked))
     learner = Learner(GroupForward(policy, 1.0), OptimizerConfig(), Accelerator(cpu=True), total_steps=1, tokens_per_microbatch=1 << 14)
-    update = learner.update(groups, Gpg(min_informative=0.0), *Ranks(learner.accelerator).matrices(groups), version=0)
+    update = learner.update(groups, Gpg(min_informative=0.0), *Processes(learner.accelerator).matrices(groups), version=0)
     assert not update.skipped
     return learner
 

@@ -9,8 +9,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from gpg_vl.policy import tiny
-
-from .any_family import SIGHT, TEXT
+from tests.any_family import SIGHT, TEXT
 
 
 def other_checkpoint(family: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from .hand_made import encoded, png
+from tests.hand_made import encoded, png
 
 SIDE = 56
 

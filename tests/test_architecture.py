@@ -122,7 +122,7 @@ def test_heavy_libraries_stay_on_their_floors():
     for module, tree in TREES.items():
         floor, libraries = FLOOR_OF.get(_part(module), 0), _libraries(_imports(tree))
         allowed = {
-            "torch": floor in (3, 4) or module in ("gpg_vl.gpg", "gpg_vl.estimators"),
+            "torch": floor in (3, 4) or module in ("gpg_vl.methods.gpg", "gpg_vl.methods.estimator"),
             "transformers": floor >= 3,
             "peft": floor >= 3,
             "vllm": module.startswith("gpg_vl.rollout.vllm_"),

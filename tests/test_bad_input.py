@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .commands import gpg_vl
-from .hand_made import png
+from tests.commands import gpg_vl
+from tests.hand_made import png
 
 CONFIG = """# A config of the user's.
 name: mine

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl import shelves
-from gpg_vl.config import Config, knobs
-
-from .commands import HERE, gpg_vl, gpg_vl_process
+from gpg_vl.config import resources
+from gpg_vl.config.schema import Config, knobs
+from tests.commands import HERE, gpg_vl, gpg_vl_process
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +159,7 @@ def test_help_shows_every_knob_with_its_sentence(command):
 def test_help_of_evaluate_lists_the_shipped_benchmarks():
     done = gpg_vl("evaluate", "--help")
     words = " ".join(done.stdout.split())
-    for name in shelves.names("evaluation"):
+    for name in resources.names("evaluation"):
         assert f"│ {name} " in done.stdout
     assert "Held-out scenes made of held-out handwriting; boxes count as right at IoU 0.5." in words
     assert "beside" in words

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import typer
 
-from gpg_vl import cli, journal, loading, shelves
-from gpg_vl.types import UserError
-
-from .commands import HERE, gpg_vl
+from gpg_vl import cli, run_folder
+from gpg_vl.config import loading, resources
+from gpg_vl.errors import UserError
+from tests.commands import HERE, gpg_vl
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tm
 
 def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
     config, folder = cli._load("", ["steps=7"], None)
-    assert (config.name, config.steps, folder) == ("digits", 7, shelves.folder("configs"))
+    assert (config.name, config.steps, folder) == ("digits", 7, resources.folder("configs"))
     config, _ = cli._load("steps=7", ["seed=3"], None)
     assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
     config, folder = cli._load(str(HERE / "small.yaml"), [], None)
     assert (config.name, folder) == ("small", HERE)
     with pytest.raises(UserError, match=r"--resume .*: no config\.yaml there, so it is not a run folder"):
         cli._load("", [], tmp_path)
-    journal.start(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
+    run_folder.write_header(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
     config, folder = cli._load("", ["steps=9"], tmp_path)
     assert (config.name, config.steps, folder) == ("small", 9, HERE)
     with pytest.raises(UserError, match=r"got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
@@ -96,14 +96,14 @@ def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_results_are_told_by_the_main_process(rank, tmp_path, monkeypatch):
-    from gpg_vl.training import train
+    from gpg_vl.training import loop
 
     monkeypatch.setenv("RANK", rank)
     told: list[Any] = []
     asked: list[Any] = []
     monkeypatch.setattr(cli, "_quiet", lambda: None)
     monkeypatch.setattr(cli, "_tell_results", told.append)
-    monkeypatch.setattr(train, "train", lambda *given, **more: asked.append((given, more)) or tmp_path)
+    monkeypatch.setattr(loop, "train", lambda *given, **more: asked.append((given, more)) or tmp_path)
     cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
     assert told == [tmp_path] * (rank == "0")
     ((config, folder), more) = asked[0]
@@ -115,25 +115,25 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
     for name in ("a-before", "a-after", "b-before", "a-000002"):
         (tmp_path / "evaluation" / f"{name}.jsonl").write_text(json.dumps({"id": "q1"}))
     compared: list[Any] = []
-    monkeypatch.setattr("gpg_vl.benchmark.load", lambda path: path.stem)
-    monkeypatch.setattr("gpg_vl.display.comparison_table", lambda before, after: compared.append((before, after)) or "table")
+    monkeypatch.setattr("gpg_vl.evaluation.records.load", lambda path: path.stem)
+    monkeypatch.setattr("gpg_vl.report.console.comparison_table", lambda before, after: compared.append((before, after)) or "table")
     cli._tell_results(tmp_path)
     assert compared == [("a-before", "a-after")]
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_path, monkeypatch):
-    from gpg_vl.training import train
+    from gpg_vl.training import loop
 
     def stopped(*given: Any, **more: Any) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_quiet", lambda: None)
-    monkeypatch.setattr(train, "train", stopped)
+    monkeypatch.setattr(loop, "train", stopped)
     run = tmp_path / "other" if resumed else tmp_path / "small"
     (run / "checkpoints" / "000003").mkdir(parents=True)
     (run / "checkpoints" / "000003" / "state.json").write_text("{}")
-    journal.start(run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)})
+    run_folder.write_header(run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)})
     told = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
     done = gpg_vl("train", *told)
     assert done.returncode == 130
@@ -141,20 +141,20 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_
 
 
 def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):
-    from gpg_vl.training import train
+    from gpg_vl.training import loop
 
     asked: list[Any] = []
-    monkeypatch.setattr(train, "train", lambda config, folder, **more: asked.append((config.steps, folder)) or tmp_path)
+    monkeypatch.setattr(loop, "train", lambda config, folder, **more: asked.append((config.steps, folder)) or tmp_path)
     done = gpg_vl("sft", HERE / "small.yaml", "steps=9")
     assert (done.returncode, asked) == (0, [(0, HERE)])
     assert done.stdout == f"policy: {tmp_path / 'checkpoints' / '000000' / 'policy'}\n"
 
 
 def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_path, monkeypatch):
-    from gpg_vl.training import trial
+    from gpg_vl.preflight import try_rollout
 
     asked: list[Any] = []
-    monkeypatch.setattr(trial, "try_out", lambda config, folder, **more: asked.append(more) or ["a line"])
+    monkeypatch.setattr(try_rollout, "sample_and_score", lambda config, folder, **more: asked.append(more) or ["a line"])
     command = ("rollout", "small.yaml", f"policy.model={tmp_path / 'nowhere'}", "--groups", 3, "--to", tmp_path / "a.jsonl")
     other, own = gpg_vl(*command, "--model", "other"), gpg_vl(*command)
     assert (other.returncode, other.stdout) == (0, "a line\n")
@@ -199,8 +199,8 @@ def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(words
     def stopped(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpg_vl.training.trial.evaluate_on", stopped)
-    monkeypatch.setattr("gpg_vl.recorded.score", stopped)
+    monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", stopped)
+    monkeypatch.setattr("gpg_vl.evaluation.recorded_answers.score", stopped)
     monkeypatch.chdir(tmp_path)
     done = gpg_vl("evaluate", "digits", *words, cwd=Path())
     assert done.returncode == 130
@@ -211,7 +211,7 @@ def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
     def asked(names: list[str], model: str, knobs: list[str], **more: Any) -> Any:
         raise UserError(f"asked {model} for {names} with {knobs}")
 
-    monkeypatch.setattr("gpg_vl.training.trial.evaluate_on", asked)
+    monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", asked)
     done = gpg_vl("evaluate", "b", "a", "b", "steps=3", "--model", "m")
     assert done.returncode == 2
     assert done.stderr == "gpg-vl: asked m for ['b', 'a'] with ['steps=3']\n"
@@ -219,7 +219,9 @@ def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
 
 def test_data_is_read_with_what_was_told(tmp_path, monkeypatch):
     asked: list[Any] = []
-    monkeypatch.setattr("gpg_vl.preparing.prepare", lambda recipe, options, **more: asked.append((recipe, options, more)) or ["a [line]"])
+    monkeypatch.setattr(
+        "gpg_vl.preflight.prepare_data.prepare", lambda recipe, options, **more: asked.append((recipe, options, more)) or ["a [line]"]
+    )
     done = gpg_vl("data", "clevr", "split=test", "--from", "here", "--to", "there", "--head", 3, "--config", "mine")
     assert (done.returncode, done.stdout) == (0, "a [line]\n")
     assert asked == [("clevr", ["split=test"], {"source": Path("here"), "to": Path("there"), "head": 3, "config": "mine"})]

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from .conftest import ROOT
-from .faults import FAULTS
-from .faults.fault import Fault
+from tests.conftest import ROOT
+from tests.faults import FAULTS
+from tests.faults.fault import Fault
 
 
 @cache

@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 GPU = ROOT / "tests" / "gpu"
 

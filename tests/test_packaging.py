@@ -9,7 +9,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 PINS = {name: ROOT / name for name in ("constraints.txt", ".ci/constraints-oldest.txt", ".ci/constraints-vllm.txt")}
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.loading import load
-
-from .commands import HERE, gpg_vl
-from .conftest import ROOT
+from gpg_vl.config.loading import load
+from tests.commands import HERE, gpg_vl
+from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
 SMALL = ["rollout.groups_per_step=4", "rollout.group_size=4"]
@@ -93,8 +92,8 @@ def test_own_verifier_and_data_set_train(tmp_path):
 def test_every_other_config_in_it_is_valid():
     import yaml
 
-    from gpg_vl.config import Config
-    from gpg_vl.loading import parse
+    from gpg_vl.config.loading import parse
+    from gpg_vl.config.schema import Config
 
     for block in blocks("yaml"):
         parse(Config, yaml.safe_load(block), "README")

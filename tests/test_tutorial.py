@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gpg_vl import benchmark
-
-from . import published
-from .commands import gpg_vl
-from .conftest import ROOT
+from gpg_vl.evaluation import records
+from tests import published
+from tests.commands import gpg_vl
+from tests.conftest import ROOT
 
 TEXT = (ROOT / "data" / "TUTORIAL.md").read_text()
 COLOURS = ("red", "green", "blue", "yellow")
@@ -74,9 +73,9 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
     assert "held-out greedy accuracy" in told["train",]
     assert "difference" in told["compare",]
     assert "on blank images" in told["evaluate",]
-    after = benchmark.load(Path("after.jsonl"))
+    after = records.load(Path("after.jsonl"))
     assert [record.greedy for record in after] == [
-        record.greedy for record in benchmark.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
+        record.greedy for record in records.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
     ]
     assert {record.reason.split(":")[0] for record in after} <= {"right", "wrong", "unreadable", "malformed", "truncated"}
 
@@ -89,7 +88,7 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
     ],
 )
 def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
-    from gpg_vl import plugins
+    from gpg_vl.config import plugins
     from gpg_vl.types import Sample
 
     (tmp_path / "rewards.py").write_text(blocks("python")[0])

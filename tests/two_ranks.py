@@ -9,19 +9,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from gpg_vl import loading
-from gpg_vl.config import OptimizerConfig, PolicyConfig
-from gpg_vl.estimators import Gpg
+from gpg_vl.config import loading
+from gpg_vl.config.schema import OptimizerConfig, PolicyConfig
+from gpg_vl.data.recipes.digits import Task
+from gpg_vl.errors import UserError
+from gpg_vl.methods.gpg import Gpg
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
-from gpg_vl.recipes.digits import Task
-from gpg_vl.training.distributed import Ranks, start_accelerator
 from gpg_vl.training.learner import Learner
-from gpg_vl.training.train import train
-from gpg_vl.types import UserError
-
-from .asking import prompts, random_completions
-from .hand_made import group
+from gpg_vl.training.loop import train
+from gpg_vl.training.processes import Processes, start_accelerator
+from tests.asking import prompts, random_completions
+from tests.hand_made import group
 
 HERE = Path(__file__).parent
 KNOBS = ("rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40")
@@ -53,7 +52,7 @@ def lost_on_one(folder: Path) -> None:
     try:
         small_run(folder, "name=lost", "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100")
     except UserError as error:
-        (folder / f"stopped.rank{Ranks(start_accelerator()).rank}.txt").write_text(str(error))
+        (folder / f"stopped.rank{Processes(start_accelerator()).rank}.txt").write_text(str(error))
 
 
 def write_gradients(folder: Path) -> None:
@@ -67,7 +66,7 @@ def write_gradients(folder: Path) -> None:
 
 def gradients_of(case: str, tokens: int, accelerator: Accelerator) -> dict[str, torch.Tensor | None]:
     """Of one update on the groups of a case, spread over however many processes there are."""
-    ranks = Ranks(accelerator)
+    ranks = Processes(accelerator)
     policy = load_policy(PolicyConfig(vision="full", dtype="float64"), seed=0)
     held = [own for rank in CASES[case] for own in rank] if ranks.count == 1 else CASES[case][ranks.rank]
     first = 0 if ranks.rank == 0 else len(CASES[case][0])

@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL import Image
 
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.policy.vision import digest, pictures
 from gpg_vl.prompts import Style
-from gpg_vl.types import Prompt, Sample, UnusableSampleError, UserError
+from gpg_vl.types import Prompt, Sample
 
 _THOUGHT = re.compile(r"</?think>")
 

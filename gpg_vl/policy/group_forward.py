@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gpg_vl.policy.head import Rule, Scores, TokenLoss, check_head, score_in_chunks
+from gpg_vl.policy.chunked_head import Rule, Scores, TokenLoss, check_head, score_in_chunks
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import Asked, completion_tokens, plain_states
+from gpg_vl.policy.plain_forward import PromptAndAnswers, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 from gpg_vl.policy.vision import Vision
 
@@ -44,7 +44,7 @@ class Rows:
         return Rows(self.tokens_PRC[:, rows, :width], line[..., :width])
 
 
-def rows_of(asked: Sequence[Asked], pad_id: int, device: torch.device) -> Rows:
+def rows_of(asked: Sequence[PromptAndAnswers], pad_id: int, device: torch.device) -> Rows:
     """The rectangle of all completions."""
     places, start = list[tuple[int, int, tuple[int, ...], int]](), 0
     for group, (_, completions) in enumerate(asked):
@@ -84,7 +84,7 @@ class GroupForward(nn.Module):
         """Whether prompts are computed once per group."""
         return not self.policy.sharing.why_not
 
-    def forward(self, asked: Sequence[Asked], loss: TokenLoss | None = None) -> Scores:
+    def forward(self, asked: Sequence[PromptAndAnswers], loss: TokenLoss | None = None) -> Scores:
         """The scores of all completion tokens, group by group, completion by completion; only the loss carries a gradient."""
         with self.policy.autocast():
             if not self.shares:
@@ -97,7 +97,7 @@ class GroupForward(nn.Module):
                 return self._in_line([(piece, self._scores(prefix, piece, loss)) for piece in pieces])
             return self._piecewise(prefix, pieces, loss)
 
-    def agreement(self, asked: Asked) -> "Agreement":
+    def agreement(self, asked: PromptAndAnswers) -> "Agreement":
         """This forward held against plain rows on one group.
 
         Raises:
@@ -122,7 +122,7 @@ class GroupForward(nn.Module):
         policy = replace(self.policy, dtype=dtype, vision=Vision(self.model, None))
         return GroupForward(policy, self.rule.temperature, tokens_at_once=self.tokens_at_once)
 
-    def _probe(self, run: "Callable[[Sequence[Asked], TokenLoss | None], Scores]", asked: Asked) -> tuple[Tensor, Tensor]:
+    def _probe(self, run: "Callable[[Sequence[Asked], TokenLoss | None], Scores]", asked: PromptAndAnswers) -> tuple[Tensor, Tensor]:
         """Log-probabilities of one group, and a gradient of their sum that comes through all layers."""
         in_order = [*self.model.model.get_decoder().layers[0].parameters(), *self.parameters()]
         probe = next(parameter for parameter in in_order if parameter.requires_grad)
@@ -131,7 +131,7 @@ class GroupForward(nn.Module):
         (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
         return scores.logprobs_N.detach(), gradient
 
-    def _plain(self, asked: Sequence[Asked], loss: TokenLoss | None) -> Scores:
+    def _plain(self, asked: Sequence[PromptAndAnswers], loss: TokenLoss | None) -> Scores:
         tokens_N = completion_tokens(asked, self.policy.device)
         line_N = torch.arange(len(tokens_N), device=tokens_N.device)
         return score_in_chunks(plain_states(self.policy, asked), self.model.lm_head, tokens_N, self.rule, loss, line_N)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.boxes import FAMILIES, Frame
-from gpg_vl.config import PolicyConfig
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.errors import UserError
 from gpg_vl.policy import tiny
 from gpg_vl.policy.model_folder import find_model
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor, torchvision_works
-from gpg_vl.types import UserError
 
 torchvision_works()  # a broken one must be hidden before transformers is imported
 

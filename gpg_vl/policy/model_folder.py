@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
-from gpg_vl.types import UserError
+from gpg_vl.errors import UserError
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "idefics3", "llava", "gemma3")
 """Families whose gradients are held against plain rows in the tests."""

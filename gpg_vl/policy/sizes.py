@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.config import PolicyConfig
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.errors import UserError
 from gpg_vl.policy import tiny
 from gpg_vl.policy.model_folder import SUPPORTED, config_file
 from gpg_vl.policy.processor import LOCAL
-from gpg_vl.types import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ real loading code.
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.config import Tiny
+from gpg_vl.config.schema import Tiny
 from gpg_vl.policy.processor import choose_backend, image_only
 
 SPECIAL_TOKENS = (

@@ -1,26 +1,27 @@
 """Draw rounds of groups until enough of them speak."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpg_vl.clock import Clock
-from gpg_vl.config import RolloutConfig
-from gpg_vl.rollout.engine import RolloutEngine, Sampling, with_room
-from gpg_vl.seeds import seed
-from gpg_vl.types import Group, Prompt, UnusableSampleError, UserError
-from gpg_vl.verifiers.verifier import Verifiers
+from gpg_vl.config.schema import RolloutConfig
+from gpg_vl.errors import UnusableSampleError
+from gpg_vl.randomness import seed
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
+from gpg_vl.rollout.timer import Timer
+from gpg_vl.training.processes import raise_on_all_ranks
+from gpg_vl.types import Group, Prompt
+from gpg_vl.verifiers.dispatch import VerifierSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
+class RolloutContext:
     """What stays the same from step to step."""
 
     engine: RolloutEngine
     ask: Callable[[int], Prompt]
     """The prompt at an index of the endless order of the data."""
-    verifiers: Verifiers
+    verifiers: VerifierSet
     config: RolloutConfig
     wanted: int
     """Informative groups a step needs, over all ranks; 0 = whatever one round brings."""
@@ -30,7 +31,7 @@ class Drawing:
     ranks: int = 1
     everybodys: Callable[[Any], list[Any]] = lambda own: [own]
     """One small value per rank."""
-    clock: Clock = field(default_factory=Clock)
+    clock: Timer = field(default_factory=Timer)
     """Told what the seconds are spent on."""
 
     @property
@@ -40,7 +41,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class SampledStep:
     """The groups of one step on this rank."""
 
     groups: tuple[Group, ...]
@@ -57,12 +58,12 @@ class Collected:
     """Prompts drawn since the start of the run, over all ranks."""
 
 
-def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> Collected:
+def collect(drawing: RolloutContext, cursor: int, carried: tuple[Group, ...] = ()) -> SampledStep:
     """Draw whole rounds until the informative groups of all ranks are as many as wanted, or the cap on rounds."""
     groups, fresh, lost, rounds, used = list(carried), list[Group](), list[str](), 0, set[int]()
     while rounds < drawing.config.max_rounds:
-        with all_or_nobody(drawing.everybodys):
-            drawn = draw_round(drawing, cursor, lost)
+        with raise_on_all_ranks(drawing.everybodys):
+            drawn = sample_round(drawing, cursor, lost)
         groups += drawn
         fresh += drawn
         rounds += 1
@@ -73,35 +74,23 @@ def collect(drawing: Drawing, cursor: int, carried: tuple[Group, ...] = ()) -> C
             break
     kept = tuple(group for group in groups if group.draw in used or not group.informative)
     surplus = tuple(group for group in groups if group.informative and group.draw not in used)
-    return Collected(groups=kept, surplus=surplus, fresh=tuple(fresh), lost=tuple(lost), rounds=rounds, cursor=cursor)
+    return SampledStep(groups=kept, surplus=surplus, fresh=tuple(fresh), lost=tuple(lost), rounds=rounds, cursor=cursor)
 
 
-@contextmanager
-def all_or_nobody(everybodys: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
-    """What only one process meets, such as an engine that is gone, is raised by all of them: nobody waits for one that has left."""
-    met: UserError | None = None
-    try:
-        yield
-    except UserError as error:
-        met = error
-    if first := next(filter(None, everybodys(met)), None):
-        raise first
-
-
-def draw_round(drawing: Drawing, cursor: int, lost: list[str]) -> list[Group]:
+def sample_round(drawing: RolloutContext, cursor: int, lost: list[str]) -> list[Group]:
     """Sample and score this rank's share of one round; samples that cannot be asked are added to `lost`."""
     asked: list[tuple[int, Prompt]] = []
     with drawing.clock("encode"):
         for index in range(drawing.share):
             draw = cursor + drawing.rank + index * drawing.ranks
             try:
-                asked.append((draw, with_room(drawing.ask(draw), drawing.engine, drawing.config.max_tokens)))
+                asked.append((draw, ensure_fits(drawing.ask(draw), drawing.engine, drawing.config.max_tokens)))
             except UnusableSampleError as error:
                 lost.append(str(error))
     return sample_groups(drawing, asked) if asked else []
 
 
-def sample_groups(drawing: Drawing, asked: list[tuple[int, Prompt]]) -> list[Group]:
+def sample_groups(drawing: RolloutContext, asked: list[tuple[int, Prompt]]) -> list[Group]:
     """A scored group for each (draw number, prompt)."""
     config = drawing.config
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)

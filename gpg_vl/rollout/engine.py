@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpg_vl.types import Completion, Prompt, UnusableSampleError, UserError
+from gpg_vl.errors import UnusableSampleError
+from gpg_vl.types import Completion, Prompt
 
 if TYPE_CHECKING:
     from gpg_vl.policy.load import Policy
@@ -22,10 +23,6 @@ class Sampling:
     """Divides the logits in sampling and in the log-probabilities that come back."""
     greedy: bool = False
     """Take the likeliest token instead of drawing one."""
-
-
-class EngineLostError(UserError):
-    """Whoever samples is gone and has not come back in time. Nothing of the step that was begun has been used."""
 
 
 class RolloutEngine(ABC):
@@ -58,7 +55,7 @@ class RolloutEngine(ABC):
         """Give back what was taken."""
 
 
-def with_room(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Prompt:
+def ensure_fits(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Prompt:
     """The prompt, if the engine has room for it and its answers.
 
     Raises:

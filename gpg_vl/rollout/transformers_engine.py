@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpg_vl.policy.decoding import RepeatedRows, SharedRows, begin
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import allowed_logits
+from gpg_vl.policy.plain_forward import allowed_logits
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.types import Completion, Prompt
 

@@ -1,10 +1,10 @@
 """The loop, the update, the warm-up, checkpoints."""
 
 ESTIMATORS = {
-    "gpg": "gpg_vl.estimators:Gpg",
-    "grpo": "gpg_vl.estimators:Grpo",
-    "dr_grpo": "gpg_vl.estimators:DrGrpo",
-    "rloo": "gpg_vl.estimators:Rloo",
-    "reinforce": "gpg_vl.estimators:Reinforce",
+    "gpg": "gpg_vl.methods.gpg:Gpg",
+    "grpo": "gpg_vl.methods.grpo:Grpo",
+    "dr_grpo": "gpg_vl.methods.grpo:DrGrpo",
+    "rloo": "gpg_vl.methods.rloo:Rloo",
+    "reinforce": "gpg_vl.methods.reinforce:Reinforce",
 }
 """Short names of the shipped methods."""

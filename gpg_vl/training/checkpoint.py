@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from gpg_vl.errors import UserError
 from gpg_vl.policy.load import Policy
-from gpg_vl.training.distributed import Ranks
+from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training.learner import Learner
-from gpg_vl.types import Completion, Group, Prompt, UserError, Verdict
+from gpg_vl.training.processes import Processes
+from gpg_vl.types import Completion, Group, Prompt, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class State:
     """Groups waiting for the next step."""
 
 
-def state_row(state: State, ranks: Ranks) -> dict[str, Any]:
+def state_row(state: State, ranks: Processes) -> dict[str, Any]:
     """The state as JSON, with the carried groups of every rank."""
     carried = ranks.everybodys([_carried_row(group) for group in state.carried])
     return {**asdict(replace(state, carried=())), "carried": carried}
@@ -62,24 +64,7 @@ def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner
     return path
 
 
-def newest(run: Path) -> Path:
-    """The newest whole checkpoint of a run.
-
-    Raises:
-        UserError: there is none.
-    """
-    kept = whole(run)
-    if not kept:
-        raise UserError(f"{run} holds no checkpoint to resume from; delete the folder and start again, or choose another")
-    return kept[-1]
-
-
-def whole(run: Path) -> list[Path]:
-    """Checkpoints that were written to their end, oldest first."""
-    return sorted(path.parent for path in (run / "checkpoints").glob("*/state.json") if path.parent.name.isdigit())
-
-
-def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Ranks) -> State:
+def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Processes) -> State:
     """The state of a checkpoint; prompts of carried groups are encoded anew from their draw numbers.
 
     Raises:
@@ -102,7 +87,7 @@ def load_learner(path: Path, learner: Learner, *, unchanged: bool = True) -> Non
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:
     """Delete all but the newest and the best-scored checkpoints."""
-    there = whole(run)
+    there = complete_checkpoints(run)
     scores = {path: json.loads((path / "state.json").read_text())["score"] for path in there}
     best = sorted((path for path in there if scores[path] is not None), key=lambda path: (scores[path], path.name))
     kept = {*there[-keep_last:], *(best[-keep_best:] if keep_best else [])}

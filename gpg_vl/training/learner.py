@@ -14,17 +14,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from gpg_vl.config import OptimizerConfig
-from gpg_vl.estimators import Estimator, k3
+from gpg_vl.config.schema import OptimizerConfig
+from gpg_vl.errors import UserError
+from gpg_vl.methods.estimator import Estimator, k3
+from gpg_vl.policy.chunked_head import Scores
 from gpg_vl.policy.families import parts
 from gpg_vl.policy.group_forward import GroupForward
-from gpg_vl.policy.head import Scores
-from gpg_vl.policy.logprobs import Asked, PlainForward
-from gpg_vl.training.distributed import Ranks
-from gpg_vl.training.microbatches import Weighted, is_idle, padded_tokens, per_token, plan_microbatches
-from gpg_vl.types import Group, Update, UserError
+from gpg_vl.policy.plain_forward import PromptAndAnswers, UnsharedForward
+from gpg_vl.training.microbatches import WeightedGroup, is_idle, padded_tokens, per_token, plan_microbatches
+from gpg_vl.training.processes import Processes
+from gpg_vl.types import Group, Update
 
-Forward = PlainForward | GroupForward
+Forward = UnsharedForward | GroupForward
 COMPARED_TOKENS = 32
 """Of an answer, when the group forward is held against plain rows."""
 
@@ -76,7 +77,7 @@ class Learner:
         """
         self.config = config
         self.accelerator = accelerator
-        self.ranks = Ranks(accelerator)
+        self.ranks = Processes(accelerator)
         self.tokens_per_microbatch = tokens_per_microbatch
         self.updates_per_rollout = updates_per_rollout
         self.reference = reference
@@ -105,7 +106,7 @@ class Learner:
         if not self.ranks.total(int(bool((weights_BG[mine] != 0).any()) or estimator.kl > 0)):
             return Update(skipped="no informative group")
         rows = zip(groups, weights_BG[mine].tolist(), shares_BG[mine].tolist(), strict=True)
-        weighted = [Weighted(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
+        weighted = [WeightedGroup(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
         by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
         self.compare_once(by_length[0] if by_length else None, rewards_BG.shape[1])
         batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
@@ -138,7 +139,7 @@ class Learner:
         if decided is not None and unchanged and isinstance(self.bare, GroupForward):
             self.say, self.bare.policy.sharing.why_not = None, decided
 
-    def compare_once(self, asked: Asked | None, answers: int) -> None:
+    def compare_once(self, asked: PromptAndAnswers | None, answers: int) -> None:
         """Before the group forward is relied on: hold two answers against plain rows.
 
         Plain rows it is where they differ by more than rounding explains, in whatever type.
@@ -160,7 +161,7 @@ class Learner:
         cost = f"image and prompt are computed for every answer, {max(cost for *_, cost in found):.1f} times the tokens"
         told(f"warning: the group forward {fault}: plain rows from here on ({cost})")
 
-    def _step_in_memory(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
+    def _step_in_memory(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
 
         Raises:
@@ -181,7 +182,7 @@ class Learner:
                 self._split_further(batches)
             splits += 1
 
-    def _split_further(self, batches: list[list[Weighted]]) -> None:
+    def _split_further(self, batches: list[list[WeightedGroup]]) -> None:
         """Halve the completions of a group that go through the model at once.
 
         Raises:
@@ -199,7 +200,7 @@ class Learner:
             if isinstance(forward, GroupForward):
                 forward.tokens_at_once = fewer
 
-    def _step(self, batches: list[list[Weighted]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
+    def _step(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
         """One optimizer step over all micro-batches."""
         self.optimizer.zero_grad(set_to_none=True)
         losses, entropies, tokens = 0.0, 0.0, 0
@@ -222,7 +223,7 @@ class Learner:
         self.schedule.step()
         return Update(metrics=told)
 
-    def _loss(self, batch: list[Weighted], sampled_N: Tensor | None, estimator: Estimator) -> tuple[Tensor, Scores]:
+    def _loss(self, batch: list[WeightedGroup], sampled_N: Tensor | None, estimator: Estimator) -> tuple[Tensor, Scores]:
         asked = [item.asked for item in batch]
         reference_N = None
         if estimator.kl > 0 and self.reference is not None:
@@ -240,7 +241,7 @@ class Learner:
         """
         return 0.0 * torch.stack([parameter.view(-1)[0] for parameter in self.trained]).sum()
 
-    def _sampled(self, batch: list[Weighted], version: int, *, fresh_too: bool) -> Tensor | None:
+    def _sampled(self, batch: list[WeightedGroup], version: int, *, fresh_too: bool) -> Tensor | None:
         """[N] log-probabilities under the sampling policy; NaN = the present policy sampled it, so the ratio is exactly 1 now.
 
         `fresh_too`: before several updates also the present policy's own have to be written down.
@@ -258,16 +259,16 @@ class Learner:
             present_N = self.forward([item.asked for item in batch]).logprobs_N
         return torch.where(stale_N.isnan(), present_N, stale_N.to(present_N.dtype))
 
-    def _plan(self, live: list[Weighted], everyone: list[Weighted]) -> list[list[Weighted]]:
+    def _plan(self, live: list[WeightedGroup], everyone: list[WeightedGroup]) -> list[list[WeightedGroup]]:
         """Micro-batches of whole groups under the token budget, as many on every rank: a rank with fewer repeats one without weight."""
         tower_trains = any(parameter.requires_grad for part, _, parameter in parts(self.bare.model) if part == "vision")
         batches = plan_microbatches(live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains)
-        idle = Weighted(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
+        idle = WeightedGroup(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
         missing = self.ranks.largest(len(batches)) - len(batches)
         return batches + [[idle]] * missing if idle is not None else batches
 
 
-def _compared(forward: GroupForward, asked: Asked) -> tuple[bool, str]:
+def _compared(forward: GroupForward, asked: PromptAndAnswers) -> tuple[bool, str]:
     """Whether the first tokens of two answers come out alike, and the figures; or what a kernel complained of."""
     prompt, completions = asked
     cut = slice(COMPARED_TOKENS)
@@ -283,7 +284,7 @@ def _compared(forward: GroupForward, asked: Asked) -> tuple[bool, str]:
     return agreement.holds, str(agreement) if agreement.holds else f"is off from plain rows by {agreement}, more than rounding explains"
 
 
-def _cost_of_plain_rows(asked: Asked, answers: int) -> float:
+def _cost_of_plain_rows(asked: PromptAndAnswers, answers: int) -> float:
     """How many times the tokens of the group forward plain rows compute, for so many answers like these."""
     prompt, completions = asked
     own = sum(len(completion.token_ids) for completion in completions) / len(completions)
@@ -295,9 +296,9 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _halved(batches: list[list[Weighted]], sampled: list[Tensor | None]) -> tuple[list[list[Weighted]], list[Tensor | None]]:
+def _halved(batches: list[list[WeightedGroup]], sampled: list[Tensor | None]) -> tuple[list[list[WeightedGroup]], list[Tensor | None]]:
     """Every micro-batch of several groups as two."""
-    pieces: list[list[Weighted]] = []
+    pieces: list[list[WeightedGroup]] = []
     parts: list[Tensor | None] = []
     for batch, sampled_N in zip(batches, sampled, strict=True):
         cut = (len(batch) + 1) // 2

@@ -4,42 +4,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from gpg_vl.config import WarmupConfig
+from gpg_vl.config.schema import WarmupConfig
+from gpg_vl.data.dataset import Stream
+from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.experiment import solution
+from gpg_vl.methods.supervised import Likelihood
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
+from gpg_vl.preflight.memory import Limits
 from gpg_vl.prompts import Style
-from gpg_vl.samples import Stream
-from gpg_vl.training.experiment import solution
 from gpg_vl.training.learner import Learner
-from gpg_vl.training.memory import Limits
-from gpg_vl.types import Completion, Group, UnusableSampleError, Update, UserError, Verdict
-from gpg_vl.verifiers.verifier import Verifiers
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Every token of every solution weighs the same: the token mean over the step."""
-
-    min_informative = 0.0
-    kl = 0.0
-    has_ratio = False
-
-    def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        return self.shares(rewards_BG, lengths_BG)
-
-    def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        return torch.ones_like(rewards_BG) / lengths_BG.sum()
-
-    def alpha(self, rewards_BG: Tensor) -> float:
-        return 1.0
-
-    def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
-        return -(weight_N * logprobs_N).sum()
+from gpg_vl.types import Completion, Group, Update, Verdict
+from gpg_vl.verifiers.dispatch import VerifierSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +28,7 @@ class Imitation:
     stream: Stream
     style: Style
     policy: Policy
-    checks: Verifiers
+    checks: VerifierSet
     max_tokens: int
     """The length limit of sampling: a longer text could never be said."""
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Literal, cast
 
-from gpg_vl import box_texts, boxes
+from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
+from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import reference
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers import published_rules
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(kind="norm1000")}
 """Frames in which a truth may be stored: those that depend on nothing but the image."""
@@ -19,7 +20,7 @@ Policy = Literal["exactly_one", "first", "last", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes(Graded):
+class Boxes(RuleVerifier):
     """Boxes scored by IoU with the truth.
 
     The answer's numbers are read in the frame that the model speaks and converted once to original pixels. Strictly, the answer is boxes
@@ -45,33 +46,35 @@ class Boxes(Graded):
     frame: Frame = field(default_factory=Frame)
     """Filled from the policy: what the model's numbers mean."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
+    def mark(self, answer: str, sample: Sample) -> Grade:
         """The score of the box that `policy` chooses, or of all; 0 where none can be read or placed inside the image."""
         truths, given = self._truths(sample), self._read(answer)
         if given is None:
-            return Mark(0.0, answer, "unreadable: not exactly one box" if self.policy == "exactly_one" else "unreadable: no box")
+            return Grade(0.0, answer, "unreadable: not exactly one box" if self.policy == "exactly_one" else "unreadable: no box")
         if len(given) > self.most:
-            return Mark(0.0, answer, f"wrong: more than {self.most} boxes")
+            return Grade(0.0, answer, f"wrong: more than {self.most} boxes")
         if self.policy == "all":
             return self._mark_all(given, truths, sample)
         chosen = given[-1 if self.policy == "last" else 0]
         box = self.placed(chosen, sample)
         if box is None:
-            return Mark(0.0, answer, "wrong: reversed, empty or outside the image")
+            return Grade(0.0, answer, "wrong: reversed, empty or outside the image")
         overlap = boxes.iou(box, truths[0])
-        return Mark(self.score(box, truths[0]), boxes.write(box), f"{'right' if overlap >= 0.5 else 'wrong'}: IoU {overlap:.2f}")
+        return Grade(self.score(box, truths[0]), boxes.write(box), f"{'right' if overlap >= 0.5 else 'wrong'}: IoU {overlap:.2f}")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
+    def reference(self, text: str, sample: Sample) -> Grade:
         truth = self._truths(sample)[0]
         if self.measure == "giou":
-            raw = reference.lisa_reward(text, DECLARED["norm1"].from_pixels(truth, sample.sizes[0]))
-            return Mark(min(max(raw, 0.0), 2.0) / 2, reference.reading(text), f"{'right' if raw >= 1.5 else 'wrong'}: GIoU + 1 = {raw:.4f}")
-        given = reference.vlm_r1_box(text)
+            raw = published_rules.lisa_reward(text, DECLARED["norm1"].from_pixels(truth, sample.sizes[0]))
+            return Grade(
+                min(max(raw, 0.0), 2.0) / 2, published_rules.reading(text), f"{'right' if raw >= 1.5 else 'wrong'}: GIoU + 1 = {raw:.4f}"
+            )
+        given = published_rules.vlm_r1_box(text)
         if given is None:
-            return Mark(0.0, "", "unreadable: no box where the authors look for one")
+            return Grade(0.0, "", "unreadable: no box where the authors look for one")
         box = self._to_pixels(given, sample)
-        overlap = reference.vlm_r1_iou(box, truth)
-        return Mark(float(overlap > 0.5), boxes.write(box), f"{'right' if overlap > 0.5 else 'wrong'}: IoU {overlap:.2f}")
+        overlap = published_rules.vlm_r1_iou(box, truth)
+        return Grade(float(overlap > 0.5), boxes.write(box), f"{'right' if overlap > 0.5 else 'wrong'}: IoU {overlap:.2f}")
 
     def gold(self, sample: Sample) -> str:
         spelt = [self.spelt(truth, sample) for truth in self._truths(sample)]
@@ -79,14 +82,14 @@ class Boxes(Graded):
 
     def _read(self, answer: str) -> list[Box] | None:
         if self.mode == "strict":
-            records = box_texts.records(answer)
+            records = answer_boxes.records(answer)
         else:
-            records = box_texts.found(answer) or ([] if box_texts.silent(answer) else None)
+            records = answer_boxes.found(answer) or ([] if answer_boxes.silent(answer) else None)
         if records is None or (not records and self.policy != "all") or (len(records) != 1 and self.policy == "exactly_one"):
             return None
         return [record.box for record in records]
 
-    def _mark_all(self, given: Sequence[Box], truths: Sequence[Box], sample: Sample) -> Mark:
+    def _mark_all(self, given: Sequence[Box], truths: Sequence[Box], sample: Sample) -> Grade:
         in_pixels = [self.placed(box, sample) for box in given]
 
         def score(row: int, column: int) -> float:
@@ -96,7 +99,7 @@ class Boxes(Graded):
         total = sum(score for _, _, score in assign(len(given), len(truths), score))
         accuracy = total / max(len(given), len(truths)) if given or truths else 1.0
         answer = f"[{','.join(boxes.write(box) for box in in_pixels if box)}]"
-        return Mark(
+        return Grade(
             accuracy, answer, f"{'right' if accuracy >= 0.5 else 'wrong'}: {len(given)} boxes for {len(truths)}, mean {accuracy:.2f}"
         )
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gpg_vl import answers, statements
+from gpg_vl.parsing import choices, markup
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import reference
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers import published_rules
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice(Graded):
+class Choice(RuleVerifier):
     """1 for the right option, 0 for another, for none and for several.
 
     The closed set is the words of the options and their letters in the order of `choices`: A is the first. A letter means something only
@@ -20,25 +20,25 @@ class Choice(Graded):
 
     letters: Literal["always", "shown"] = "always"
     """always | shown: only where the question letters its options, or the truth is a letter."""
-    authors: reference.ChoiceRule = "mmmu"
+    authors: published_rules.ChoiceRule = "mmmu"
     """Whose rule reference mode follows: mmmu | mmmu_pro | visual_thinker."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
+    def mark(self, answer: str, sample: Sample) -> Grade:
         given = self._given(answer, sample)
         if given is None:
-            return Mark(0.0, answer, "unreadable: names no option, or several")
+            return Grade(0.0, answer, "unreadable: names no option, or several")
         right = self._right(given, sample)
-        return Mark(float(right), sample.choices[given], "right" if right else "wrong")
+        return Grade(float(right), sample.choices[given], "right" if right else "wrong")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
+    def reference(self, text: str, sample: Sample) -> Grade:
         if self.authors == "visual_thinker":
-            right = reference.visual_thinker_choice(text, str(sample.answer))
-            return Mark(float(right), reference.reading(text), "right" if right else "wrong")
-        given = reference.mmmu_choice(text, sample.choices, self.authors)
+            right = published_rules.visual_thinker_choice(text, str(sample.answer))
+            return Grade(float(right), published_rules.reading(text), "right" if right else "wrong")
+        given = published_rules.mmmu_choice(text, sample.choices, self.authors)
         if given is None:
-            return Mark(0.0, "", "unreadable: the authors' rule draws an option at random here")
+            return Grade(0.0, "", "unreadable: the authors' rule draws an option at random here")
         right = self._right(given, sample)
-        return Mark(float(right), sample.choices[given], "right" if right else "wrong")
+        return Grade(float(right), sample.choices[given], "right" if right else "wrong")
 
     def gold(self, sample: Sample) -> str:
         truth = self._truth(sample)
@@ -47,17 +47,17 @@ class Choice(Graded):
 
     def _given(self, answer: str, sample: Sample) -> int | None:
         if self.letters == "shown" and not lettered(sample):
-            words = answers.normalise(answers.unwrapped(answer) if self.mode != "strict" else answer)
-            named = [index for index, option in enumerate(sample.choices) if answers.normalise(option) == words]
+            words = markup.normalise(markup.unwrapped(answer) if self.mode != "strict" else answer)
+            named = [index for index, option in enumerate(sample.choices) if markup.normalise(option) == words]
             return named[0] if len(named) == 1 else None
-        return answers.choice(answer, sample.choices) if self.mode == "strict" else statements.choice(answer, sample.choices)
+        return choices.exact(answer, sample.choices) if self.mode == "strict" else choices.stated(answer, sample.choices)
 
     def _right(self, given: int, sample: Sample) -> bool:
         truth = self._truth(sample)
         return given == truth or sample.choices[given] == sample.choices[truth]  # published data repeat options
 
     def _truth(self, sample: Sample) -> int:
-        truth = answers.choice(str(sample.answer), sample.choices)
+        truth = choices.exact(str(sample.answer), sample.choices)
         if truth is None and self.mode != "strict" and sample.answer in sample.choices:
             return sample.choices.index(sample.answer)
         if truth is None:

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from gpg_vl import answers, box_texts, boxes
-from gpg_vl.box_texts import Found
+from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
+from gpg_vl.parsing import boxes as answer_boxes
+from gpg_vl.parsing import markup
+from gpg_vl.parsing.boxes import Found
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import reference
+from gpg_vl.verifiers import published_rules
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 from gpg_vl.verifiers.boxes import Boxes, assign, truth_boxes
-from gpg_vl.verifiers.verifier import Graded, Mark
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection(Graded):
+class Detection(RuleVerifier):
     """Boxes with confidence, `[{"bbox_2d": [x1, y1, x2, y2], "confidence": 0.9}, ...]`, or "No Objects".
 
     Boxes and truths are paired one to one by optimal assignment; a pair below `threshold` is no pair. Localisation is the sum of IoU over
@@ -36,21 +38,23 @@ class Detection(Graded):
     frame: Frame = field(default_factory=Frame)
     """Filled from the policy: what the model's numbers mean."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
+    def mark(self, answer: str, sample: Sample) -> Grade:
         truths, given = self._truths(sample), self._read(answer)
         if given is None or any(item.confidence is None or not 0 <= item.confidence <= 1 for item in given):
-            return Mark(0.0, answer, "unreadable: not boxes with a confidence between 0 and 1")
+            return Grade(0.0, answer, "unreadable: not boxes with a confidence between 0 and 1")
         if len(given) > self.most:
-            return Mark(0.0, answer, f"wrong: more than {self.most} boxes")
+            return Grade(0.0, answer, f"wrong: more than {self.most} boxes")
         if not truths or not given:
             right = not truths and not given
-            return Mark(float(right), f"{len(given)} boxes", f"{'right' if right else 'wrong'}: {len(given)} boxes for {len(truths)}")
+            return Grade(float(right), f"{len(given)} boxes", f"{'right' if right else 'wrong'}: {len(given)} boxes for {len(truths)}")
         return self._mark(given, truths, sample)
 
-    def reference(self, text: str, sample: Sample) -> Mark:
-        overlap, confidence = reference.virft_detection(text, [self._from_pixels(truth, sample) for truth in self._truths(sample)])
+    def reference(self, text: str, sample: Sample) -> Grade:
+        overlap, confidence = published_rules.virft_detection(text, [self._from_pixels(truth, sample) for truth in self._truths(sample)])
         accuracy = (overlap + confidence) / 2
-        return Mark(accuracy, reference.reading(text), f"{'right' if accuracy >= 0.5 else 'wrong'}: {overlap:.4f} and {confidence:.4f}")
+        return Grade(
+            accuracy, published_rules.reading(text), f"{'right' if accuracy >= 0.5 else 'wrong'}: {overlap:.4f} and {confidence:.4f}"
+        )
 
     def gold(self, sample: Sample) -> str:
         spelt = [Boxes(frame=self.frame).spelt(truth, sample) for truth in self._truths(sample)]
@@ -64,7 +68,7 @@ class Detection(Graded):
         pairs = [(placer.placed(item.box, sample), item.confidence) for item in self._read(answer) or []]
         return [(box, 0.0 if confidence is None else confidence) for box, confidence in pairs if box is not None]
 
-    def _mark(self, given: Sequence[Found], truths: Sequence[Box], sample: Sample) -> Mark:
+    def _mark(self, given: Sequence[Found], truths: Sequence[Box], sample: Sample) -> Grade:
         labels, placer = _labels(sample), Boxes(frame=self.frame, mode=self.mode)
         in_pixels = [placer.placed(item.box, sample) for item in given]
 
@@ -80,12 +84,12 @@ class Detection(Graded):
         sure = (1 - brier) * len(pairs) / len(truths)
         accuracy = (1 - self.confidence_weight) * localised + self.confidence_weight * sure
         told = f"{len(pairs)} of {len(truths)} found by {len(given)} boxes, localisation {localised:.2f}, confidence {sure:.2f}"
-        return Mark(accuracy, f"{len(given)} boxes", f"{'right' if accuracy >= 0.5 else 'wrong'}: {told}")
+        return Grade(accuracy, f"{len(given)} boxes", f"{'right' if accuracy >= 0.5 else 'wrong'}: {told}")
 
     def _read(self, answer: str) -> list[Found] | None:
         if self.mode == "strict":
-            return box_texts.records(answer)
-        return box_texts.found(answer) or ([] if box_texts.silent(answer) else None)
+            return answer_boxes.records(answer)
+        return answer_boxes.found(answer) or ([] if answer_boxes.silent(answer) else None)
 
     def _from_pixels(self, box: Box, sample: Sample) -> Box:
         return self.frame.from_pixels(box, sample.sizes[0]) if sample.sizes else box
@@ -99,4 +103,4 @@ def _labels(sample: Sample) -> list[str]:
 
 
 def _alike(given: str, wanted: str) -> bool:
-    return not wanted or answers.normalise(given).replace("_", " ") == answers.normalise(wanted).replace("_", " ")
+    return not wanted or markup.normalise(given).replace("_", " ") == markup.normalise(wanted).replace("_", " ")

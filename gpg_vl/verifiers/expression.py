@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from gpg_vl import answers
+from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker
-from gpg_vl.verifiers.verifier import Graded, MalformedTruthError, Mark
+from gpg_vl.verifiers.base import Grade, MalformedTruthError, RuleVerifier
 
 LONGEST = {"strict": 1000, "lenient": 20_000}
 """Characters of the longest answer, by mode."""
@@ -29,7 +29,7 @@ _ROOT = re.compile(r"√\s?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expression(Graded):
+class Expression(RuleVerifier):
     """1 when math-verify finds the answer equal to the truth.
 
     Strictly, the whole answer is one expression. Words and numbers side by side are none, and neither are signs that join two answers or
@@ -41,20 +41,20 @@ class Expression(Graded):
     seconds: float = 5.0
     """An answer that takes longer to compare earns nothing."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
+    def mark(self, answer: str, sample: Sample) -> Grade:
         given = self._expression(answer, str(sample.answer))
         if given is None:
-            return Mark(0.0, answer[:200], "unreadable: not one expression")
+            return Grade(0.0, answer[:200], "unreadable: not one expression")
         told = math_worker.WORKER.ask(self.seconds, answer=given, gold=_truth(str(sample.answer)))
         if told is None:
-            return Mark(0.0, answer, f"unreadable: takes longer than {self.seconds:g} s")
+            return Grade(0.0, answer, f"unreadable: takes longer than {self.seconds:g} s")
         if not told["gold"]:
             raise MalformedTruthError(f"answer {sample.answer!r} is not an expression that math-verify reads")
         if told.get("failed") or not told["read"]:
-            return Mark(0.0, answer, "unreadable: not one expression")
-        return Mark(float(told["right"]), told["read"], "right" if told["right"] else "wrong")
+            return Grade(0.0, answer, "unreadable: not one expression")
+        return Grade(float(told["right"]), told["read"], "right" if told["right"] else "wrong")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
+    def reference(self, text: str, sample: Sample) -> Grade:
         return math_worker.whole_completion(text, str(sample.answer))
 
     def gold(self, sample: Sample) -> str:
@@ -69,7 +69,7 @@ class Expression(Graded):
             return None  # sympy would write out a number of more than ten thousand digits
         if self.mode != "strict":
             return _dressed(answer)
-        bare = answers.unwrapped(answer)
+        bare = markup.unwrapped(answer)
         words = set(_WORD.findall(_COMMAND.sub(" ", bare)))
         if words - _FUNCTIONS or _TWO_NUMBERS.search(bare) or _MATH.search(bare) or not _single(bare, truth):
             return None
@@ -92,7 +92,7 @@ def _single(text: str, truth: str) -> bool:
 def _dressed(text: str) -> str:
     """LaTeX without dollar signs gets them: math-verify reads a bare `\\frac{3}{5}` as 5."""
     needs = not _MATH.search(text) and re.search(r"[\\√π]", text)
-    return f"${_latex(answers.unwrapped(text))}$" if needs else text
+    return f"${_latex(markup.unwrapped(text))}$" if needs else text
 
 
 def _truth(text: str) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from gpg_vl import answers
+from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import reference
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers import published_rules
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 _BETWEEN = re.compile(r"[\s_\-‐-–/.]+")
 _DENIED = re.compile(
@@ -19,7 +19,7 @@ _ARTICLE = re.compile(r"^(?:a|an|the) ")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label(Graded):
+class Label(RuleVerifier):
     """1 when the answer names the true class and no other.
 
     The closed set is the sample's `choices`, else `classes`, else the truth alone. Names are compared without case, and with space,
@@ -34,16 +34,16 @@ class Label(Graded):
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     """Other names: {great dane dog: great dane}."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
+    def mark(self, answer: str, sample: Sample) -> Grade:
         truth = self._truth(sample)
         given = self._named(answer, self._closed(sample))
         if given is None:
-            return Mark(0.0, answer, "unreadable: names no class of the set, or several")
-        return Mark(float(given == truth), given, "right" if given == truth else "wrong")
+            return Grade(0.0, answer, "unreadable: names no class of the set, or several")
+        return Grade(float(given == truth), given, "right" if given == truth else "wrong")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
-        right = reference.virft_label(text, str(sample.answer))
-        return Mark(float(right), reference.reading(text), "right" if right else "wrong")
+    def reference(self, text: str, sample: Sample) -> Grade:
+        right = published_rules.virft_label(text, str(sample.answer))
+        return Grade(float(right), published_rules.reading(text), "right" if right else "wrong")
 
     def gold(self, sample: Sample) -> str:
         self._truth(sample)
@@ -54,7 +54,7 @@ class Label(Graded):
 
     def _named(self, answer: str, closed: tuple[str, ...]) -> str | None:
         names = _names(closed, tuple(self.aliases.items()))
-        key = spelling(answer if self.mode == "strict" else answers.unwrapped(answer))
+        key = spelling(answer if self.mode == "strict" else markup.unwrapped(answer))
         if key in names or self.mode == "strict":
             return names.get(key)
         return _only_mention(key, names)
@@ -69,7 +69,7 @@ class Label(Graded):
 
 def spelling(name: str) -> str:
     """What alike spellings of a class name have in common."""
-    words = _BETWEEN.sub(" ", answers.normalise(name)).strip()
+    words = _BETWEEN.sub(" ", markup.normalise(name)).strip()
     return _ARTICLE.sub("", words)
 
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, cast
 
-from gpg_vl.types import UserError
-from gpg_vl.verifiers.verifier import Mark
+from gpg_vl.errors import UserError
+from gpg_vl.verifiers.base import Grade
 
 START_SECONDS = 120.0
 """Longest start of the process: importing sympy on a busy machine."""
@@ -98,12 +98,12 @@ WORKER = Worker()
 atexit.register(WORKER.close)
 
 
-def whole_completion(text: str, truth: str, seconds: float = 10.0) -> Mark:
+def whole_completion(text: str, truth: str, seconds: float = 10.0) -> Grade:
     """R1-V's evaluator (src/eval/test_qwen2vl_geoqa.py): math-verify reads the whole completion, and the truth as it stands."""
     answer = WORKER.ask(seconds, answer=text[-20_000:], gold=truth, swapped=True)
     if answer is None:
-        return Mark(0.0, "", "unreadable: took too long")
-    return Mark(float(answer["right"]), answer["read"], "right" if answer["right"] else "wrong")
+        return Grade(0.0, "", "unreadable: took too long")
+    return Grade(float(answer["right"]), answer["read"], "right" if answer["right"] else "wrong")
 
 
 @lru_cache(maxsize=4096)

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from gpg_vl import answers, prose
+from gpg_vl.parsing import numbers, stated_numbers
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import reference
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers import published_rules
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number(Graded):
+class Number(RuleVerifier):
     """1 when the answer is exactly one number within `tolerance` of the truth.
 
     Leniently, the number may be stated in words: "So, there are a total of 5 squares." Reference mode is R1-V's counting evaluator: a bare
@@ -20,19 +20,19 @@ class Number(Graded):
     tolerance: float = 0.0
     """Largest allowed difference, absolute."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
-        given = answers.number(answer) if self.mode == "strict" else prose.number(answer)
+    def mark(self, answer: str, sample: Sample) -> Grade:
+        given = numbers.number(answer) if self.mode == "strict" else stated_numbers.number(answer)
         if given is None:
-            return Mark(0.0, answer, "unreadable: not one number")
+            return Grade(0.0, answer, "unreadable: not one number")
         right = abs(given - self.truth_value(sample)) <= self.tolerance
-        return Mark(float(right), f"{given:g}", "right" if right else "wrong")
+        return Grade(float(right), f"{given:g}", "right" if right else "wrong")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
-        given = reference.r1v_count(text)
+    def reference(self, text: str, sample: Sample) -> Grade:
+        given = published_rules.r1v_count(text)
         if given is None:
-            return Mark(0.0, "", "unreadable: no whole number between answer tags")
+            return Grade(0.0, "", "unreadable: no whole number between answer tags")
         right = given == self.truth_value(sample)
-        return Mark(float(right), str(given), "right" if right else "wrong")
+        return Grade(float(right), str(given), "right" if right else "wrong")
 
     def gold(self, sample: Sample) -> str:
         self.truth_value(sample)
@@ -40,7 +40,7 @@ class Number(Graded):
 
     def truth_value(self, sample: Sample) -> float:
         """The truth as a number."""
-        truth = answers.number(str(sample.answer))
+        truth = numbers.number(str(sample.answer))
         if truth is None:
             raise ValueError(f"answer {sample.answer!r} is not a number")
         return truth

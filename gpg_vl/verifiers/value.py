@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gpg_vl import prose, quantities
-from gpg_vl.quantities import Quantity
+from gpg_vl.parsing import quantities, stated_numbers
+from gpg_vl.parsing.quantities import Quantity
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker
-from gpg_vl.verifiers.verifier import Graded, Mark
+from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 _read_truth = lru_cache(maxsize=8192)(quantities.read)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value(Graded):
+class Value(RuleVerifier):
     """1 when the answer is one value equal to the truth: `2√3`, `2\\sqrt{3}` and `3.464` are the same, and so are 50 cm and 0.5 m.
 
     A unit may be missing on either side; two units of different kinds (cm and cm²) are different answers. Reference mode is R1-V's GEOQA
@@ -28,14 +28,14 @@ class Value(Graded):
     whole: bool = True
     """Two whole numbers must be equal: 2017 is not 2016, whatever the tolerance."""
 
-    def mark(self, answer: str, sample: Sample) -> Mark:
-        given = quantities.read(answer) if self.mode == "strict" else prose.value(answer, prose=self.prose)
+    def mark(self, answer: str, sample: Sample) -> Grade:
+        given = quantities.read(answer) if self.mode == "strict" else stated_numbers.value(answer, prose=self.prose)
         if given is None:
-            return Mark(0.0, answer, "unreadable: not one value")
+            return Grade(0.0, answer, "unreadable: not one value")
         right = quantities.agree(given, self._truth(sample), self.tolerance, whole=self.whole)
-        return Mark(float(right), f"{given.value:g}", "right" if right else "wrong")
+        return Grade(float(right), f"{given.value:g}", "right" if right else "wrong")
 
-    def reference(self, text: str, sample: Sample) -> Mark:
+    def reference(self, text: str, sample: Sample) -> Grade:
         return math_worker.whole_completion(text, str(sample.answer))
 
     def gold(self, sample: Sample) -> str:

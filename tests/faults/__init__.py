@@ -1,8 +1,8 @@
 """One-line faults of the project's own that the suite must see; `python -m tests.faults.run` makes them one by one."""
 
-from .fault import Fault
-from .runs import FAULTS as RUNS
-from .scores import FAULTS as SCORES
-from .tensors import FAULTS as TENSORS
+from tests.faults.fault import Fault
+from tests.faults.runs import FAULTS as RUNS
+from tests.faults.scores import FAULTS as SCORES
+from tests.faults.tensors import FAULTS as TENSORS
 
 FAULTS: list[Fault] = [*TENSORS, *SCORES, *RUNS]

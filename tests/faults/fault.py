@@ -11,7 +11,7 @@ class Fault:
     file: str
     right: str
     wrong: str
-    seen_by: str  # "test_gpg.py" or "test_gpg.py::test_name", below tests/
+    seen_by: str  # "methods/test_gpg.py" or "methods/test_gpg.py::test_name", below tests/
 
 
 def within(file: str, seen_by: str, changes: dict[str, tuple[str, str]]) -> list[Fault]:

@@ -4,8 +4,8 @@ from tests.faults.fault import Fault, within
 
 FAULTS: list[Fault] = [
     *within(
-        "rollout/rounding.py",
-        "test_gate_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
+        "rollout/gate/rounding.py",
+        "rollout/test_gate_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
         {
             "a gap is as large as its smallest figure": (
                 "return max(getattr(found, name) / getattr(allowed, name)",
@@ -16,13 +16,13 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/rounding.py",
-        "test_gate_limits.py::test_exactly_what_may_be_holds",
+        "rollout/gate/rounding.py",
+        "rollout/test_gate_limits.py::test_exactly_what_may_be_holds",
         {"what is exactly allowed is not": ("return self.excess <= 1", "return self.excess < 1")},
     ),
     *within(
-        "rollout/rounding.py",
-        "test_gate_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
+        "rollout/gate/rounding.py",
+        "rollout/test_gate_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
         {
             "one number among others makes up for those that are none": (
                 "if not self.gap_N.isfinite().all():",
@@ -31,8 +31,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/rounding.py",
-        "test_gate_limits.py::test_what_may_be_by_hand",
+        "rollout/gate/rounding.py",
+        "rollout/test_gate_limits.py::test_what_may_be_by_hand",
         {
             "few carriers do not widen the limits": ("chance = math.sqrt(max(1.0, CARRIERS / max(self.carriers, 1.0)))", "chance = 1.0"),
             "many carriers narrow the limits": ("max(1.0, CARRIERS / max(self.carriers, 1.0))", "CARRIERS / max(self.carriers, 1.0)"),
@@ -45,8 +45,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/gate.py",
-        "test_gate_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
+        "rollout/gate/vision_gate.py",
+        "rollout/test_gate_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
         {
             "grey pictures are asked and not judged": ("for side in sides for gap in", "for side in sides[:1] for gap in"),
             "the best of all copies is judged": ("worst = max(gaps, key", "worst = min(gaps, key"),
@@ -54,8 +54,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/gate.py",
-        "test_gate_limits.py::test_one_answer_of_other_weights_is_enough",
+        "rollout/gate/vision_gate.py",
+        "rollout/test_gate_limits.py::test_one_answer_of_other_weights_is_enough",
         {
             "stale weights pass": (
                 "if stale := {completion.version for group in answers for completion in group} - {self.version}:",
@@ -72,8 +72,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/gate.py",
-        "test_gate_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
+        "rollout/gate/vision_gate.py",
+        "rollout/test_gate_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
         {
             "all answers are drawn alike at every look": ("else (draw, index, self.version)", "else (draw, index)"),
             "first answers are drawn anew at every look": ("[(draw, 0) if index == 0 else", "[(draw, 0, self.version) if index == 0 else"),
@@ -82,21 +82,21 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/gate.py",
-        "test_gate_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
+        "rollout/gate/vision_gate.py",
+        "rollout/test_gate_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
         {
             "spare questions are asked always": ("if gap.carriers < CARRIERS and (others", "if (others"),
             "twice as many answers as allowed": ("2 * given * len(prompts) <= most", "given * len(prompts) <= most"),
         },
     ),
     *within(
-        "rollout/gate.py",
-        "test_gate_limits.py::test_no_more_tokens_are_compared_than_8192",
+        "rollout/gate/vision_gate.py",
+        "rollout/test_gate_limits.py::test_no_more_tokens_are_compared_than_8192",
         {"tokens are compared without end": (" and len(gap.gap_N) < MOST_COMPARED", "")},
     ),
     *within(
-        "rollout/causes.py",
-        "test_gate_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
+        "rollout/gate/causes.py",
+        "rollout/test_gate_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
         {
             "an experiment that could not have shown the fault explains it": (
                 "look.gap(look.ask(prompts(time), AT_ONCE)).holds and look.gap(look.ask(look.gate.prompts, AT_ONCE)).excess >= CLEAR",
@@ -105,46 +105,46 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/causes.py",
-        "test_gate_causes.py::test_what_a_cut_keeps_by_hand",
+        "rollout/gate/causes.py",
+        "rollout/test_gate_causes.py::test_what_a_cut_keeps_by_hand",
         {"a cut keeps one token more": ("min(cut, mass_NK.shape[1]) - 1]", "min(cut, mass_NK.shape[1] - 1)]")},
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused",
         {
             "the group may enter": ("found.st_mode & 0o077", "found.st_mode & 0o007"),
             "others may enter and read": ("found.st_mode & 0o077", "found.st_mode & 0o022"),
         },
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_a_link_is_refused_though_it_leads_to_a_private_folder",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_a_link_is_refused_though_it_leads_to_a_private_folder",
         {"a link is followed": ("folder.lstat()", "folder.stat()")},
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_a_folder_of_another_user_is_refused",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_a_folder_of_another_user_is_refused",
         {"another user's folder is taken": (" or found.st_uid != os.getuid()", "")},
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_only_what_killed_processes_of_this_machine_left_is_cleared_away",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_only_what_killed_processes_of_this_machine_left_is_cleared_away",
         {"parcels of living processes are removed": ('not Path(f"/proc/{process}").exists() and process.isdigit()', "process.isdigit()")},
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_weights_are_written_once_and_anew_after_they_were_removed",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_weights_are_written_once_and_anew_after_they_were_removed",
         {"a parcel that has been removed is handed out again": ("            self._made.clear()\n", "            pass\n")},
     ),
     *within(
-        "rollout/parcel.py",
-        "test_parcel.py::test_each_wish_has_a_parcel_of_its_own_and_all_are_removed",
+        "rollout/vllm/weight_files.py",
+        "rollout/test_vllm_weight_files.py::test_each_wish_has_a_parcel_of_its_own_and_all_are_removed",
         {"whoever wants all tensors gets those that train": ("travelling(policy, frozen_too=frozen_too)", "travelling(policy)")},
     ),
     *within(
-        "rollout/handover.py",
-        "test_parcel.py::test_each_tensor_arrives_once_and_is_what_was_sent",
+        "rollout/vllm/weights.py",
+        "rollout/test_vllm_weight_files.py::test_each_tensor_arrives_once_and_is_what_was_sent",
         {
             "a doubled tensor is no mistake": ("if name not in waiting:", "if name not in names:"),
             "a missing tensor is not missed": ("    if waiting:\n", "    if len(waiting) > 1:\n"),
@@ -152,29 +152,29 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/handover.py",
-        "test_parcel.py::test_what_is_trained_travels_and_all_of_it_where_all_is_lost",
+        "rollout/vllm/weights.py",
+        "rollout/test_vllm_weight_files.py::test_what_is_trained_travels_and_all_of_it_where_all_is_lost",
         {"a tied head is not sent under its own name": ("named[HEAD] = embedding", "pass")},
     ),
     *within(
-        "rollout/request.py",
-        "test_request.py::test_every_field_of_a_request_is_stated",
+        "rollout/vllm/protocol.py",
+        "rollout/test_vllm_protocol.py::test_every_field_of_a_request_is_stated",
         {
             "top-k is left to the checkpoint": ('        "top_k": 0,\n', ""),
             "videos are not banned": ("dict.fromkeys(policy.banned_ids, IMPOSSIBLE)", "dict.fromkeys(policy.banned_ids[:1], IMPOSSIBLE)"),
         },
     ),
     *within(
-        "rollout/request.py",
-        "test_request.py::test_an_answer_becomes_a_completion_only_where_all_of_it_is_right",
+        "rollout/vllm/protocol.py",
+        "rollout/test_vllm_protocol.py::test_an_answer_becomes_a_completion_only_where_all_of_it_is_right",
         {
             "log-probabilities may be no numbers": ("not all(map(math.isfinite", "not any(map(math.isfinite"),
             "an answer may be longer than asked": ("len(ids) != sampling.max_tokens", "len(ids) < sampling.max_tokens"),
         },
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_questions_are_dealt_in_turn_and_answers_come_back_in_order",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_questions_are_dealt_in_turn_and_answers_come_back_in_order",
         {
             "answers of one server take the place of another's": (
                 "shares[place % self.copies][place // self.copies]",
@@ -183,48 +183,48 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_a_server_that_has_served_somebody_else_gets_all_tensors",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_a_server_that_has_served_somebody_else_gets_all_tensors",
         {"frozen tensors of another run stay": ('frozen_too=lost or (theirs.startswith("gpg_vl/") and not ours)', "frozen_too=lost")},
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again",
         {"a restart in the middle is not noticed": ("            await self._still_the_same(server)\n", "")},
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_the_first_hand_over_is_sealed_and_later_ones_are_believed",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_the_first_hand_over_is_sealed_and_later_ones_are_believed",
         {"the first hand-over is not sealed": ("sealed=not server.proven", "sealed=server.proven")},
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_answers_of_other_weights_are_asked_again",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_answers_of_other_weights_are_asked_again",
         {"only the first answer of a group says its weights": ("for choice in choices for span", "for choice in choices[:1] for span")},
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_an_address_may_end_in_a_slash",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_an_address_may_end_in_a_slash",
         {"one server under two addresses is two servers": ('[url.rstrip("/") for url in self.servers]', "list(self.servers)")},
     ),
     *within(
-        "rollout/server.py",
-        "test_servers.py::test_a_pulse_is_felt_at_the_health_of_a_server_within_half_a_minute",
+        "rollout/vllm/http_client.py",
+        "rollout/test_vllm_servers.py::test_a_pulse_is_felt_at_the_health_of_a_server_within_half_a_minute",
         {"a pulse may take as long as an answer": ('"/health", {"timeout": 30})', '"/health", {})')},
     ),
     *within(
-        "rollout/server.py",
-        "test_servers.py::test_a_refusal_ends_the_run",
+        "rollout/vllm/http_client.py",
+        "rollout/test_vllm_servers.py::test_a_refusal_ends_the_run",
         {"a conflict is asked again": ("MENDABLE = {408, 425,", "MENDABLE = {408, 409, 425,")},
     ),
     *within(
-        "rollout/server.py",
-        "test_servers.py::test_a_server_is_on_this_machine_unless_others_are_allowed",
+        "rollout/vllm/http_client.py",
+        "rollout/test_vllm_servers.py::test_a_server_is_on_this_machine_unless_others_are_allowed",
         {"a name that begins like this machine is this machine": ('host == "localhost" or', 'host.startswith("localhost") or')},
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_everything_is_on_the_disk_before_its_name_says_so",
+        "training/test_checkpoint.py::test_everything_is_on_the_disk_before_its_name_says_so",
         {
             "files get their name before they are on the disk": ("    _sync(aside)\n", ""),
             "the name itself is not flushed": ("    _sync(path.parent)\n", ""),
@@ -233,50 +233,50 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_only_numbered_folders_with_a_state_are_whole_and_the_newest_is_the_last_step",
+        "training/test_checkpoint.py::test_only_numbered_folders_with_a_state_are_whole_and_the_newest_is_the_last_step",
         {"what is half-written is whole": (" if path.parent.name.isdigit())", ")")},
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole",
+        "training/test_checkpoint.py::test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole",
         {"a checkpoint is written in its place": ('aside = path.with_name(path.name + ".part")', "aside = path")},
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_every_process_gets_its_own_waiting_groups_back",
+        "training/test_checkpoint.py::test_every_process_gets_its_own_waiting_groups_back",
         {"every process gets the groups of the first": ("own = carried[ranks.rank] if", "own = carried[0] if")},
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_the_newest_and_the_best_are_kept",
+        "training/test_checkpoint.py::test_the_newest_and_the_best_are_kept",
         {"the worst are kept": ("best[-keep_best:]", "best[:keep_best]")},
     ),
     *within(
         "training/checkpoint.py",
-        "test_checkpoint.py::test_the_words_of_an_optimizer_file_are_never_obeyed",
+        "training/test_checkpoint.py::test_the_words_of_an_optimizer_file_are_never_obeyed",
         {"an optimizer's file may run a program": ("weights_only=True", "weights_only=False")},
     ),
     *within(
         "training/learner.py",
-        "test_learner.py::test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped",
+        "training/test_learner.py::test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped",
         {
             "a resumed schedule begins anew": ('        self.schedule.load_state_dict(saved["schedule"])\n', ""),
             "resumed moments begin anew": ('        self.optimizer.load_state_dict(saved["optimizer"])\n', ""),
         },
     ),
     *within(
-        "training/identity.py",
-        "test_identity.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
+        "training/resume_check.py",
+        "training/test_resume_check.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
         {"a picture of the same size is the same": ("status.st_size, status.st_mtime_ns", "status.st_size, 0")},
     ),
     *within(
-        "training/identity.py",
-        "test_identity.py::test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
+        "training/resume_check.py",
+        "training/test_resume_check.py::test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
         {"an answer may be another": ("sample.answer, sample.choices", "sample.choices")},
     ),
     *within(
-        "training/identity.py",
-        "test_identity.py::test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them",
+        "training/resume_check.py",
+        "training/test_resume_check.py::test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them",
         {
             "more steps are free under any schedule": (
                 'free = (*FREE, "steps") if now_flat.get("optimizer.schedule") == "constant" else FREE',
@@ -285,21 +285,21 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/warmups.py",
-        "test_identity.py::test_another_warm_up_is_kept_elsewhere",
+        "training/warmup_cache.py",
+        "training/test_resume_check.py::test_another_warm_up_is_kept_elsewhere",
         {"a warm-up of other rewards is taken": ('"verifiers", "reward", "warmup"', '"verifiers", "warmup"')},
     ),
     *within(
-        "training/distributed.py",
-        "test_loop.py::test_a_sum_and_a_maximum_are_of_all_processes",
+        "training/processes.py",
+        "training/test_loop.py::test_a_sum_and_a_maximum_are_of_all_processes",
         {
             "a sum is one's own times all": ("return sum(self.everybodys(value))", "return value * self.count"),
             "a maximum is one's own": ("return max(self.everybodys(value))", "return value"),
         },
     ),
     *within(
-        "training/distributed.py",
-        "test_loop.py::test_everybodys_rewards_and_lengths_stand_in_rank_order",
+        "training/processes.py",
+        "training/test_loop.py::test_everybodys_rewards_and_lengths_stand_in_rank_order",
         {
             "one's own rows are where one's rank is": (
                 "before = sum(len(rewards) for rewards, _ in sizes[: self.rank])",
@@ -308,8 +308,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/train.py",
-        "test_loop.py::test_what_a_step_does_to_the_state",
+        "training/loop.py",
+        "training/test_loop.py::test_what_a_step_does_to_the_state",
         {
             "surplus is carried over always": ("carried=collected.surplus if carry else ()", "carried=collected.surplus"),
             "a skipped step is a new version": ("version=state.version + (not update.skipped)", "version=state.version + 1"),
@@ -320,8 +320,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/train.py",
-        "test_loop.py::test_a_run_stops_at_its_limits_and_not_before",
+        "training/loop.py",
+        "training/test_loop.py::test_a_run_stops_at_its_limits_and_not_before",
         {
             "one idle step more": ("state.idle >= config.rollout.idle_steps", "state.idle > config.rollout.idle_steps"),
             "exactly as many failures as allowed stop": ("faults > config.rollout.max_faults", "faults >= config.rollout.max_faults"),
@@ -332,8 +332,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/train.py",
-        "test_loop.py::test_a_step_draws_updates_hands_over_and_writes_down_in_this_order",
+        "training/loop.py",
+        "training/test_loop.py::test_a_step_draws_updates_hands_over_and_writes_down_in_this_order",
         {
             "the engine gets the version before the step": (
                 "engine.refresh(trainer.policy, trainer.state.version)",
@@ -342,8 +342,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/train.py",
-        "test_loop.py::test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
+        "training/loop.py",
+        "training/test_loop.py::test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
         {
             "the last examination is scored by all questions": (
                 "for record in tagged[: trainer.config.evaluation.head])",
@@ -352,18 +352,18 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/train.py",
-        "test_loop.py::test_what_is_due_after_a_step_of_seven",
+        "training/loop.py",
+        "training/test_loop.py::test_what_is_due_after_a_step_of_seven",
         {"a run that is left does not save": ("if examined or leaving or step", "if examined or step")},
     ),
     *within(
-        "rollout/server_engine.py",
-        "test_servers.py::test_what_is_not_said_of_servers_is_the_safe_thing",
+        "rollout/vllm/server_engine.py",
+        "rollout/test_vllm_servers.py::test_what_is_not_said_of_servers_is_the_safe_thing",
         {"servers beyond this machine are allowed": ("    remote: bool = False\n", "    remote: bool = True\n")},
     ),
     *within(
-        "journal.py",
-        "test_journal.py::test_the_row_of_a_step_by_hand",
+        "run_folder.py",
+        "test_run_folder.py::test_the_row_of_a_step_by_hand",
         {
             "unscored answers count in the mean reward": (
                 '("n:groups", "n:completions", "n:scored")',
@@ -374,7 +374,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/sft.py",
-        "test_sft.py",
+        "training/test_sft.py",
         {
             "every process imitates the same": ("range(first + ranks.rank, ", "range(first, "),
             "every step imitates the first solutions": ("first = step * config.batch_size", "first = 0"),
@@ -382,7 +382,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/sft.py",
-        "test_sft.py::test_every_token_of_every_solution_weighs_the_same",
+        "training/test_sft.py::test_every_token_of_every_solution_weighs_the_same",
         {
             "a solution weighs the same, however long": (
                 "torch.ones_like(rewards_BG) / lengths_BG.sum()",
@@ -391,8 +391,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "rollout/vllm_plugin.py",
-        "test_servers.py::test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees",
+        "rollout/vllm/plugin.py",
+        "rollout/test_vllm_servers.py::test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees",
         {
             "the trainer is not counted in its group": ("world_size=workers + 1, rank=0", "world_size=workers, rank=0"),
             "the group meets at any address": ("master_address=here", 'master_address="0.0.0.0"'),
@@ -400,7 +400,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/processor.py",
-        "test_policy_facts.py::test_a_missing_torchvision_is_named_only_where_it_is_missing",
+        "policy/test_policy_facts.py::test_a_missing_torchvision_is_named_only_where_it_is_missing",
         {
             "every failed import is a missing torchvision": (
                 "if isinstance(error, ImportError) and not torchvision_works():",
@@ -409,26 +409,26 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/model_card.py",
-        "test_model_card.py::test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
+        "report/model_card.py",
+        "report/test_model_card.py::test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
         {"a tiny model is a model of a hub": ('base = {} if config.policy.model == "tiny" else {', "base = {")},
     ),
     *within(
-        "training/model_card.py",
-        "test_model_card.py::test_it_says_what_training_began_with_and_by_which_method",
+        "report/model_card.py",
+        "report/test_model_card.py::test_it_says_what_training_began_with_and_by_which_method",
         {"no warm-up is a warm-up of no steps": ("if config.warmup.steps else name", "if config.warmup.steps >= 0 else name")},
     ),
     *within(
-        "training/model_card.py",
-        "test_model_card.py::test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task",
+        "report/model_card.py",
+        "report/test_model_card.py::test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task",
         {
             "accuracies are shares with the sign of per cent": ("{100 * fmean(", "{fmean("),
             "evaluations stand by their names": ('(moments.get(path.stem.rpartition("-")[2], 1), path.stem)', "path.stem"),
         },
     ),
     *within(
-        "training/memory.py",
-        "test_memory.py::test_a_rollout_holds_the_rows_that_are_sampled_at_once",
+        "preflight/memory.py",
+        "preflight/test_memory.py::test_a_rollout_holds_the_rows_that_are_sampled_at_once",
         {
             "keys and values are those of all groups": (
                 'rows = min(options.get("prompts_at_once", PROMPTS_AT_ONCE), run.groups)',
@@ -441,8 +441,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/memory.py",
-        "test_memory.py::test_no_change_is_offered_that_is_made_already",
+        "preflight/memory.py",
+        "preflight/test_memory.py::test_no_change_is_offered_that_is_made_already",
         {
             "what checkpoints already is told to checkpoint": ("if config.learner.checkpointing is False:", "if True:"),
             "everything may be frozen": (
@@ -453,8 +453,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/memory.py",
-        "test_memory.py::test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
+        "preflight/memory.py",
+        "preflight/test_memory.py::test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
         {
             "a rollout that fits is told to be smaller": (
                 "    if sum(item.rollout for item in items(run, limits)) <= room:\n        return 0\n",
@@ -463,8 +463,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "figures.py",
-        "test_figures.py::test_boxes_are_handed_over_with_sides_scores_and_their_question",
+        "evaluation/metrics.py",
+        "evaluation/test_metrics.py::test_boxes_are_handed_over_with_sides_scores_and_their_question",
         {
             "a box is handed over with its corner as its height": ("box.y2 - box.y1]", "box.y2]"),
             "classes that nobody asked about are counted": (
@@ -474,13 +474,13 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "figures.py",
-        "test_figures.py::test_the_best_of_some_answers_needs_as_many_of_every_question",
+        "evaluation/metrics.py",
+        "evaluation/test_metrics.py::test_the_best_of_some_answers_needs_as_many_of_every_question",
         {"pass@k is told where one question has k answers": ("if drawn and all(len(each)", "if drawn and any(len(each)")},
     ),
     *within(
         "cli.py",
-        "test_comparison.py::test_as_many_changes_are_shown_as_asked_and_all_are_written",
+        "evaluation/test_compare.py::test_as_many_changes_are_shown_as_asked_and_all_are_written",
         {
             "every change is shown": ("in moved[:changed]:", "in moved:"),
             "the texts of the two files are swapped": ('"texts": [old.text, new.text]', '"texts": [new.text, old.text]'),
@@ -508,7 +508,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "cli.py",
-        "test_audit.py",
+        "preflight/test_audit.py",
         {
             "a run that cannot learn is no failure": (
                 "    if stops:\n        raise typer.Exit(1)",
@@ -517,13 +517,13 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "config.py",
-        "test_config_defaults.py::test_every_knob_has_the_default_that_is_written_here",
+        "config/schema.py",
+        "config/test_defaults.py::test_every_knob_has_the_default_that_is_written_here",
         {"a lost share of a tenth is borne": ("max_lost: float = Field(default=0.05,", "max_lost: float = Field(default=0.1,")},
     ),
     *within(
-        "config.py",
-        "test_config_defaults.py::test_every_number_has_its_borders",
+        "config/schema.py",
+        "config/test_defaults.py::test_every_number_has_its_borders",
         {"a group of one answer is a group": ("group_size: int = Field(default=8, ge=2)", "group_size: int = Field(default=8, ge=1)")},
     ),
 ]

@@ -5,7 +5,7 @@ from tests.faults.fault import Fault, within
 FAULTS: list[Fault] = [
     *within(
         "verifiers/detection.py",
-        "test_box_verifiers.py::test_a_detection_by_hand",
+        "verifiers/test_box_verifiers.py::test_a_detection_by_hand",
         {
             "the IoU threshold of a pair is dropped": ("return iou if iou >= self.threshold else 0.0", "return iou"),
             "a pair exactly at the threshold is none": (
@@ -28,7 +28,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/detection.py",
-        "test_box_verifiers.py::test_where_the_truth_names_classes_each_box_must_name_its_own",
+        "verifiers/test_box_verifiers.py::test_where_the_truth_names_classes_each_box_must_name_its_own",
         {
             "a box without a name has any name": ("return not wanted or", "return not wanted or not given or"),
             "names are not looked at": ("return not wanted or", "return True or not wanted or"),
@@ -36,12 +36,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/detection.py",
-        "test_box_verifiers.py::test_one_box_without_a_sound_confidence_spoils_the_answer",
+        "verifiers/test_box_verifiers.py::test_one_box_without_a_sound_confidence_spoils_the_answer",
         {"one sound confidence is enough": ("any(item.confidence is None or", "all(item.confidence is None or")},
     ),
     *within(
         "verifiers/boxes.py",
-        "test_box_verifiers.py::test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut",
+        "verifiers/test_box_verifiers.py::test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut",
         {
             "the excess on the right is a share of the height": ("(box.x2 - width) / width", "(box.x2 - width) / height"),
             "the excess below is not looked at": (", (box.y2 - height) / height)", ")"),
@@ -51,7 +51,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/boxes.py",
-        "test_box_verifiers.py::test_a_truth_outside_the_picture_or_without_area_is_refused",
+        "verifiers/test_box_verifiers.py::test_a_truth_outside_the_picture_or_without_area_is_refused",
         {
             "a truth is held against the other side": (
                 "box.x2 <= width * (1 + 1e-9) and box.y2 <= height * (1 + 1e-9)",
@@ -62,17 +62,17 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/boxes.py",
-        "test_box_verifiers.py::test_several_boxes_share_what_the_larger_number_allows",
+        "verifiers/test_box_verifiers.py::test_several_boxes_share_what_the_larger_number_allows",
         {"boxes too many cost nothing": ("total / max(len(given), len(truths))", "total / max(1, len(truths))")},
     ),
     *within(
         "verifiers/boxes.py",
-        "test_box_verifiers.py::test_an_answer_may_hold_as_many_boxes_as_said_and_no_more",
+        "verifiers/test_box_verifiers.py::test_an_answer_may_hold_as_many_boxes_as_said_and_no_more",
         {"one box fewer may be held": ("if len(given) > self.most:", "if len(given) >= self.most:")},
     ),
     *within(
         "verifiers/choice.py",
-        "test_verifiers.py::test_of_two_options_that_read_alike_either_is_right",
+        "verifiers/test_verifiers.py::test_of_two_options_that_read_alike_either_is_right",
         {
             "the letter of a doubled option is wrong": (
                 "return given == truth or sample.choices[given] == sample.choices[truth]",
@@ -82,47 +82,47 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/choice.py",
-        "test_verifiers.py::test_a_letter_may_count_only_where_it_was_shown",
+        "verifiers/test_verifiers.py::test_a_letter_may_count_only_where_it_was_shown",
         {"one letter in the question shows all": ("or all(any(f", "or any(any(f")},
     ),
     *within(
         "verifiers/label.py",
-        "test_verifiers.py::test_a_class_is_named_by_its_name_or_an_alias",
+        "verifiers/test_verifiers.py::test_a_class_is_named_by_its_name_or_an_alias",
         {"an alias takes a class's own name": ("return others | classes", "return classes | others")},
     ),
     *within(
         "verifiers/value.py",
-        "test_verifiers.py::test_a_value_within_its_tolerance",
+        "verifiers/test_verifiers.py::test_a_value_within_its_tolerance",
         {"whole numbers may differ": ("self.tolerance, whole=self.whole)", "self.tolerance, whole=False)")},
     ),
     *within(
-        "verifiers/verifier.py",
-        "test_verifiers.py::test_a_gold_answer_may_lose_a_millionth_and_no_more",
+        "verifiers/base.py",
+        "verifiers/test_verifiers.py::test_a_gold_answer_may_lose_a_millionth_and_no_more",
         {"a gold answer that earns anything will do": ("if verdict.reward >= enough else", "if verdict.reward > 0 else")},
     ),
     *within(
-        "verifiers/verifier.py",
-        "test_verifiers.py::test_the_format_is_paid_in_every_mode_and_required_in_one",
+        "verifiers/base.py",
+        "verifiers/test_verifiers.py::test_the_format_is_paid_in_every_mode_and_required_in_one",
         {"the gate stands in every mode": ('gated = self.combine == "gate" and self.mode == "strict"', 'gated = self.combine == "gate"')},
     ),
     *within(
         "verifiers/expression.py",
-        "test_expressions.py::test_an_equation_has_one_symbol_on_its_left",
+        "verifiers/test_expressions.py::test_an_equation_has_one_symbol_on_its_left",
         {"an answer may state two things": (" or not _single(bare, truth):", ":")},
     ),
     *within(
         "verifiers/math_worker.py",
-        "test_expressions.py::test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it",
+        "verifiers/test_expressions.py::test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it",
         {"the answer to another request is taken": ('if told["id"] != self.asked:', "if False:")},
     ),
     *within(
-        "verifiers/reference.py",
-        "test_reference_rules.py::test_the_detection_rule_by_hand",
+        "verifiers/published_rules.py",
+        "verifiers/test_published_rules.py::test_the_detection_rule_by_hand",
         {"an overlap of exactly one half is a find": ("overlaps[best] > 0.5", "overlaps[best] >= 0.5")},
     ),
     *within(
-        "answers.py",
-        "test_answers.py::test_the_only_answer_of_a_malformed_text",
+        "parsing/markup.py",
+        "parsing/test_markup.py::test_the_only_answer_of_a_malformed_text",
         {
             "a doubled opening tag is one": ('text.count("<answer>") != 1 or', 'text.count("<answer>") < 1 or'),
             "a doubled closing tag is one": ('text.count("</answer>") != 1:', 'text.count("</answer>") < 1:'),
@@ -147,8 +147,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "samples.py",
-        "test_samples.py::test_a_sibling_folder_whose_name_begins_alike_is_outside",
+        "data/rows.py",
+        "data/test_rows.py::test_a_sibling_folder_whose_name_begins_alike_is_outside",
         {
             "a folder whose name begins alike is inside": (
                 "if not path.is_relative_to(base.resolve()):",
@@ -157,18 +157,18 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "samples.py",
-        "test_samples.py::test_a_link_that_leads_out_of_the_data_folder_is_refused",
+        "data/rows.py",
+        "data/test_rows.py::test_a_link_that_leads_out_of_the_data_folder_is_refused",
         {"links are not followed before the folder is checked": ("path = (base / image).resolve()", "path = base.resolve() / image")},
     ),
     *within(
-        "samples.py",
-        "test_samples.py::test_rows_that_stop_coming_leave_no_file_that_looks_whole",
+        "data/rows.py",
+        "data/test_rows.py::test_rows_that_stop_coming_leave_no_file_that_looks_whole",
         {"rows are written in place": ('unfinished = folder / "samples.jsonl.part"', 'unfinished = folder / "samples.jsonl"')},
     ),
     *within(
-        "benchmark.py",
-        "test_benchmark_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
+        "evaluation/benchmark.py",
+        "evaluation/test_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
         {
             "all draws of a question have one seed": ('"evaluate", sample.id, index)', '"evaluate", sample.id)'),
             "all questions have one seed": ('"evaluate", sample.id, index)', '"evaluate", index)'),
@@ -176,8 +176,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "benchmark.py",
-        "test_benchmark_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
+        "evaluation/benchmark.py",
+        "evaluation/test_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
         {
             "one answer of its own makes a file its own": (
                 "if any(record.evaluation != self.fingerprint",
@@ -186,33 +186,33 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "benchmark.py",
-        "test_benchmark_records.py::test_a_short_evaluation_asks_the_first_so_many_of_every_row",
+        "evaluation/benchmark.py",
+        "evaluation/test_records.py::test_a_short_evaluation_asks_the_first_so_many_of_every_row",
         {"a row of the table loses its last question": ("if seen[self.tag(sample)] <= head:", "if seen[self.tag(sample)] < head:")},
     ),
     *within(
-        "benchmark.py",
-        "test_benchmark_records.py::test_a_blank_question_shows_grey_pictures_of_the_same_sizes",
+        "evaluation/benchmark.py",
+        "evaluation/test_records.py::test_a_blank_question_shows_grey_pictures_of_the_same_sizes",
         {"grey pictures lie on their side": ('Image.new("RGB", size, (128, 128, 128))', 'Image.new("RGB", size[::-1], (128, 128, 128))')},
     ),
     *within(
-        "benchmark.py",
-        "test_benchmark_records.py::test_a_writer_that_fails_leaves_the_old_file_whole",
+        "evaluation/benchmark.py",
+        "evaluation/test_records.py::test_a_writer_that_fails_leaves_the_old_file_whole",
         {"records are written in place": ('aside = path.with_name(path.name + ".new")', "aside = path")},
     ),
     *within(
-        "comparison.py",
-        "test_comparison.py::test_how_likely_so_large_a_difference_is_by_hand",
+        "evaluation/compare.py",
+        "evaluation/test_compare.py::test_how_likely_so_large_a_difference_is_by_hand",
         {"only larger differences are as far from zero": ("* (1 - 1e-9)", "* (1 + 1e-9)")},
     ),
     *within(
-        "intervals.py",
-        "test_comparison.py::test_a_weighted_sum_adds_distances_as_standard_errors_do",
+        "evaluation/statistics.py",
+        "evaluation/test_compare.py::test_a_weighted_sum_adds_distances_as_standard_errors_do",
         {"the distance above is the one below": ("weight * (part.high - part.mean)", "weight * (part.mean - part.low)")},
     ),
     *within(
-        "exploits.py",
-        "test_exploits.py::test_every_exploit_is_tried_and_reads_as_it_should",
+        "verifiers/exploits.py",
+        "verifiers/test_exploits.py::test_every_exploit_is_tried_and_reads_as_it_should",
         {
             "no grid of boxes is tried": ('        ("a grid of boxes", "[" + ",".join(_grid(whole)) + "]"),\n', ""),
             "stated letters are not tried": (
@@ -222,43 +222,43 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "audit.py",
-        "test_audit_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
+        "preflight/audit.py",
+        "preflight/test_audit_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
         {"the answer needs no room in the window": ("elif longest > room:", "elif longest > reader.window:")},
     ),
     *within(
-        "audit.py",
-        "test_audit_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
+        "preflight/audit.py",
+        "preflight/test_audit_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
         {"pictures of equal bytes are equal": ("str(image.size).encode() + image.tobytes()", "image.tobytes()")},
     ),
     *within(
-        "average_precision.py",
-        "test_average_precision.py::test_of_a_picture_the_three_hundred_surest_count_all_classes_together",
+        "evaluation/average_precision.py",
+        "evaluation/test_average_precision.py::test_of_a_picture_the_three_hundred_surest_count_all_classes_together",
         {"the least sure detections count": ('key=lambda item: -item["score"]', 'key=lambda item: item["score"]')},
     ),
     *within(
-        "recipes/detection.py",
-        "test_recipe_rows.py::test_a_box_of_an_annotation_is_cut_to_a_wide_picture",
+        "data/recipes/detection.py",
+        "data/test_recipe_rows.py::test_a_box_of_an_annotation_is_cut_to_a_wide_picture",
         {"a box is cut at the height across": ("min(x + width, size[0])", "min(x + width, size[1])")},
     ),
     *within(
-        "recipes/lisa.py",
-        "test_recipe_rows.py::test_the_box_of_a_region_is_cut_to_a_wide_picture",
+        "data/recipes/lisa.py",
+        "data/test_recipe_rows.py::test_the_box_of_a_region_is_cut_to_a_wide_picture",
         {"a region is cut by the other side": ("min(float(size[axis])", "min(float(size[1 - axis])")},
     ),
     *within(
-        "recipes/refcoco.py",
-        "test_recipe_rows.py::test_a_box_of_corner_and_sides_becomes_two_corners",
+        "data/recipes/refcoco.py",
+        "data/test_recipe_rows.py::test_a_box_of_corner_and_sides_becomes_two_corners",
         {"the sides of a box are taken for its corner": ("box = [x, y, x + width, y + height]", "box = [x, y, width, height]")},
     ),
     *within(
         "verifiers/math_worker.py",
-        "test_expressions.py::test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
+        "verifiers/test_expressions.py::test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
         {"what the library fails on is right": ('told = {"right": False, "read": re.sub', 'told = {"right": True, "read": re.sub')},
     ),
     *within(
         "verifiers/math_worker.py",
-        "test_expressions.py::test_what_math_verify_does_not_read_is_said_and_no_failure",
+        "verifiers/test_expressions.py::test_what_math_verify_does_not_read_is_said_and_no_failure",
         {"what is not read is a failure": ('str(given[0])[:200] if given else ""', "str(given[0])[:200]")},
     ),
 ]

@@ -5,7 +5,7 @@ from tests.faults.fault import Fault, within
 FAULTS: list[Fault] = [
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come",
+        "training/test_step_loss.py::test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come",
         {
             "the ratio is taken with the first tokens of the line": ("self.sampled_N[line_n]", "self.sampled_N[: len(line_n)]"),
             "the divergence is taken from the first tokens of the line": ("self.reference_N[line_n]", "self.reference_N[: len(line_n)]"),
@@ -23,12 +23,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_the_slope_of_every_token_is_its_own_too",
+        "training/test_step_loss.py::test_the_slope_of_every_token_is_its_own_too",
         {"the gradient flows through the present probability that stands for a missing one": ("logprobs_n.detach()", "logprobs_n")},
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_halves_of_a_microbatch_keep_their_own_sampled_tokens",
+        "training/test_step_loss.py::test_halves_of_a_microbatch_keep_their_own_sampled_tokens",
         {
             "after out of memory the second half has the first one's sampled tokens": ("slice(tokens, None)", "slice(0, None)"),
             "after out of memory the cut counts answers instead of tokens": (
@@ -39,7 +39,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_only_an_older_answer_is_held_against_what_was_sampled",
+        "training/test_step_loss.py::test_only_an_older_answer_is_held_against_what_was_sampled",
         {
             "answers of the present version count as old": ("completion.version != version", "completion.version >= version"),
             "one old token is enough to forget the others": ("stale_N.isnan().all()", "stale_N.isnan().any()"),
@@ -47,7 +47,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_a_rank_trains_on_its_own_rows_of_everybodys_matrices",
+        "training/test_step_loss.py::test_a_rank_trains_on_its_own_rows_of_everybodys_matrices",
         {
             "every rank takes the weights of the first": ("weights_BG[mine].tolist()", "weights_BG[: len(groups)].tolist()"),
             "every rank takes the shares of the first": ("shares_BG[mine].tolist()", "shares_BG[: len(groups)].tolist()"),
@@ -55,7 +55,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
+        "training/test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
         {
             "further updates follow a skipped one": ("        if update.skipped:\n            return update\n", ""),
             "the first update of a rollout is told instead of the last": ("            update = further\n", ""),
@@ -63,7 +63,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "test_step_loss.py::test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing",
+        "training/test_step_loss.py::test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing",
         {
             "only a loss and a gradient that are both no number are skipped": (
                 "math.isfinite(losses) and math.isfinite(norm)",
@@ -73,7 +73,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/microbatches.py",
-        "test_step_loss.py",
+        "training/test_step_loss.py",
         {
             "a micro-batch must be smaller than the budget": ("shared=shared) <= budget", "shared=shared) < budget"),
             "a divergence alone is idle": ("any(item.weights) or any(item.shares)", "any(item.weights)"),
@@ -90,7 +90,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/shared_prefix.py",
-        "test_decoding.py::test_some_of_the_prompts_keep_all_that_is_their_own",
+        "policy/test_decoding.py::test_some_of_the_prompts_keep_all_that_is_their_own",
         {
             "prompts that stay see the padding of the first": ("self.visible_PL[which],", "self.visible_PL[: len(which)],"),
             "prompts that stay go on at the positions of the first": (
@@ -101,7 +101,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/shared_prefix.py",
-        "test_shared_prefix.py::test_what_a_token_may_attend_to_by_hand",
+        "policy/test_shared_prefix.py::test_what_a_token_may_attend_to_by_hand",
         {
             "a window reaches one token too far": ("at_Q - at_K < window)", "at_Q - at_K <= window)"),
             "a window reaches one token too far into the prompt": (
@@ -112,7 +112,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/shared_prefix.py",
-        "test_shared_prefix.py::test_notes_keep_what_came_first_of_each_layer",
+        "policy/test_shared_prefix.py::test_notes_keep_what_came_first_of_each_layer",
         {
             "a checkpointed layer's second run takes the place of its first": (
                 "self.taken.setdefault(layer_idx, (key_states, value_states))",
@@ -122,7 +122,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/decoding.py",
-        "test_decoding.py::test_rows_that_stay_go_on_as_if_they_had_been_alone",
+        "policy/test_decoding.py::test_rows_that_stay_go_on_as_if_they_had_been_alone",
         {
             "the first rows keep their tokens, not those that stay": (
                 "self.cache.keep(rows_pr.flatten())",
@@ -140,7 +140,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/transformers_engine.py",
-        "test_decoding.py",
+        "policy/test_decoding.py",
         {
             "finished questions leave only all at once": ("any(not group for group in living) or", "all(not group for group in living) or"),
             "finished rows stay and unfinished ones leave": ("index=index: answers", "index=index: not answers"),
@@ -150,7 +150,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "test_group_forward.py::test_scores_of_pieces_are_put_in_the_order_that_was_asked_for",
+        "policy/test_group_forward.py::test_scores_of_pieces_are_put_in_the_order_that_was_asked_for",
         {
             "scores stay in the order of the pieces": (
                 "order = line_N.argsort()",
@@ -160,7 +160,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "test_group_forward.py::test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others",
+        "policy/test_group_forward.py::test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others",
         {
             "a piece without a gradient takes away the others'": (
                 "else sum_so_far if gradient is None else",
@@ -174,7 +174,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "test_group_forward.py::test_both_types_must_agree_up_to_their_limits",
+        "policy/test_group_forward.py::test_both_types_must_agree_up_to_their_limits",
         {
             "it is enough to agree in one type": ("for error in self.exact or ()) and all(", "for error in self.exact or ()) or all("),
             "the two limits of a narrow type add up": ("max(ROUNDING * own, NEGLIGIBLE)", "ROUNDING * own + NEGLIGIBLE"),
@@ -182,7 +182,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "test_group_forward.py::test_the_check_takes_no_features_that_were_made_in_another_type",
+        "policy/test_group_forward.py::test_the_check_takes_no_features_that_were_made_in_another_type",
         {
             "the exact check takes features of the narrow type": ("vision=Vision(self.model, None))", "vision=self.policy.vision)"),
             "the exact check is at temperature 1": ("GroupForward(policy, self.rule.temperature, tok", "GroupForward(policy, 1.0, tok"),
@@ -190,7 +190,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/load.py",
-        "test_policy_facts.py",
+        "policy/test_policy_facts.py",
         {
             "videos may be said": ('for kind in ("image", "video"))', 'for kind in ("image",))'),
             "the tokenizer's own end is no end": ("for end in [*listed, tokenizer.eos_token_id] if", "for end in listed if"),
@@ -200,7 +200,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/encode.py",
-        "test_pictures.py",
+        "policy/test_pictures.py",
         {
             "grey with transparency and palettes show what lies beneath": ('in {"RGBA", "LA", "P"}', 'in {"RGBA"}'),
             "a prompt may fill the window": ("input_ids.shape[1] >= policy.window", "input_ids.shape[1] > policy.window"),
@@ -208,7 +208,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/vision.py",
-        "test_vision.py::test_a_picture_is_named_by_its_patches_and_by_how_they_stand",
+        "policy/test_vision.py::test_a_picture_is_named_by_its_patches_and_by_how_they_stand",
         {
             "pictures of equal patches are one, whatever their grid": (
                 "for _, value in sorted(picture.items()):\n        told",
@@ -218,7 +218,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/vision.py",
-        "test_pictures.py",
+        "policy/test_pictures.py",
         {
             "features are written in place": ('half = path.with_suffix(f".{os.getpid()}.half")', "half = path"),
             "the shape is not in a picture's name": ('f"{name}{tuple(value.shape)}"', 'f"{name}"'),
@@ -228,20 +228,20 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/sizes.py",
-        "test_policy_facts.py::test_a_size_by_hand",
+        "policy/test_policy_facts.py::test_a_size_by_hand",
         {"every tower keeps two tensors of its feed-forward part": ("_KEPT.get(family, 2)", "2")},
     ),
     *within(
-        "estimators.py",
-        "test_estimators.py",
+        "methods/estimator.py",
+        "methods/test_estimators.py",
         {
             "seven groups of 25 are eight": ("math.ceil(share * groups_per_step - 1e-9)", "math.ceil(share * groups_per_step)"),
             "groups without a score leave the denominator": ("min_groups=len(rewards_BG)", "min_groups=1"),
         },
     ),
     *within(
-        "gpg.py",
-        "test_gpg.py",
+        "methods/gpg.py",
+        "methods/test_gpg.py",
         {
             "a spread of exactly the threshold speaks": ("highest_B - lowest_B > SILENT_RANGE", "highest_B - lowest_B >= SILENT_RANGE"),
             "unscored answers count in the mean": (
@@ -252,7 +252,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/collect.py",
-        "test_collect.py",
+        "rollout/test_collect.py",
         {
             "two runs sample alike": ('seed(drawing.seed, "rollout"', 'seed(0, "rollout"'),
             "the cursor counts this rank's share only": ("cursor += drawing.config.groups_per_step", "cursor += drawing.share"),

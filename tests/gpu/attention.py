@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from case import SMALL, Case, Told, best_of, drawn, questions, relative_error, wait
-from meter import forget_peak, memory, peak
+from profiler import forget_peak, memory, peak
 from torch import Tensor
 
 from gpg_vl.policy import shared_prefix

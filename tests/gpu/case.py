@@ -9,16 +9,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import shapes
+import model_shapes
 import torch
 from runner import Numbers
 from torch import Tensor
 
-from gpg_vl.config import PolicyConfig
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.data.recipes.digits import digits
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.recipes.digits import digits
 from gpg_vl.types import Completion, Prompt
 
 LARGE, SMALL = "qwen2_5_vl_3b", "mid"
@@ -53,7 +53,7 @@ class Case:
         folder = self.folder / shape
         if not folder.exists():
             half = Path(tempfile.mkdtemp(dir=self.folder))
-            shapes.write("tiny" if self.toy and shape == SMALL else shape, half, toy=self.toy)
+            model_shapes.write("tiny" if self.toy and shape == SMALL else shape, half, toy=self.toy)
             half.rename(folder)
         return folder
 

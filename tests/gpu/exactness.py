@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.logprobs import Asked, PlainForward
+from gpg_vl.policy.plain_forward import PromptAndAnswers, UnsharedForward
 
 UNPROVOKED = 10
 """The group forward may be off from plain rows by so many times what plain rows are off from themselves in another batch."""
@@ -24,7 +24,7 @@ def exactness(case: Case, *, dtype: str) -> Told:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     policy = case.policy(SMALL, dtype)
     asked = [(prompt, drawn(policy, 4, 6 if case.toy else 48)) for prompt in questions(policy, 1, "count", "add")]
-    group, plain = GroupForward(policy, temperature=0.9), PlainForward(policy, temperature=0.9)
+    group, plain = GroupForward(policy, temperature=0.9), UnsharedForward(policy, temperature=0.9)
     expected = _scores_and_gradients(policy, plain, [asked])
     alone = _scores_and_gradients(policy, plain, [[(prompt, [each])] for prompt, completions in asked for each in completions])
     found = _scores_and_gradients(policy, group, [asked])
@@ -39,7 +39,7 @@ def exactness(case: Case, *, dtype: str) -> Told:
             )
 
 
-def _scores_and_gradients(policy: Policy, forward: Any, batches: Sequence[Sequence[Asked]]) -> tuple[list[Tensor], list[Tensor]]:
+def _scores_and_gradients(policy: Policy, forward: Any, batches: Sequence[Sequence[PromptAndAnswers]]) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities, and the gradient of a sum of them in which each token has a sign and a weight of its own."""
     policy.model.zero_grad(set_to_none=True)
     values, start = list[Tensor](), 0

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 from case import Case, Told, gigabytes
-from meter import matrix_rate
+from profiler import matrix_rate
 
 ROOT = Path(__file__).parents[2]
 

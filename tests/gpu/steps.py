@@ -11,11 +11,11 @@ from typing import Any
 
 import step_time
 from case import LARGE, Case, Told, gigabytes, wait
-from meter import Meter, forget_peak, give_back_unused, peak
+from frameworks import Row, config_of, random_groups, trainer_of, update
+from profiler import Meter, forget_peak, give_back_unused, peak
 from runner import SKIPPED, Numbers
-from sides import Row, config_of, random_groups, trainer_of, update
 
-from gpg_vl import loading
+from gpg_vl.config import loading
 
 ROOT = Path(__file__).parents[2]
 

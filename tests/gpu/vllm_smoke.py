@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 
-from gpg_vl import plugins, rollout
-from gpg_vl.config import PolicyConfig
+from gpg_vl import rollout
+from gpg_vl.config import plugins
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.data.recipes.digits import digits
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.recipes.digits import digits
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
-from gpg_vl.rollout.gate import Gate
-from gpg_vl.rollout.serving import serving
+from gpg_vl.rollout.gate.vision_gate import VisionGate
+from gpg_vl.rollout.vllm.launch import vllm_command
 from gpg_vl.types import Prompt
 
 SAMPLING = Sampling(max_tokens=128, temperature=0.9)
@@ -39,7 +40,7 @@ def questions(policy: Policy, count: int) -> list[Prompt]:
 
 def look(engine: RolloutEngine, policy: Policy, version: int) -> None:
     """The gate, told in a line."""
-    gate = Gate(prompts=tuple(questions(policy, 2)), sampling=SAMPLING, seed=version)
+    gate = VisionGate(prompts=tuple(questions(policy, 2)), sampling=SAMPLING, seed=version)
     told = gate.look(engine, policy, version)
     print(f"  weights {version}:", ", ".join(f"{name} {value:.2g}" for name, value in told.items()))
 
@@ -104,7 +105,7 @@ def by_server(config: PolicyConfig, policy: Policy, transfer: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         handover = str(home / "handover")
-        command = serving(
+        command = vllm_command(
             config, seed=0, folder=home / "model", host="127.0.0.1", port=PORT, window=WINDOW, transfer=transfer, handover=handover,
             more=("--gpu-memory-utilization", "0.3"),
         )  # fmt: skip

@@ -12,7 +12,7 @@ collect_ignore_glob = [] if FOLDER else ["test_*.py"]
 @pytest.fixture(scope="session")
 def smolqwen() -> Path:
     """The folder of SmolLM2-135M-Instruct as a Qwen2-VL."""
-    from .smollm2 import checkpoint
+    from tests.real.smollm2 import checkpoint
 
     assert FOLDER
     return checkpoint(Path(FOLDER))

@@ -11,21 +11,20 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from gpg_vl import loading
-from gpg_vl.config import Config, PolicyConfig
+from gpg_vl.config import loading
+from gpg_vl.config.schema import Config, PolicyConfig
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.sizes import size_of
+from gpg_vl.preflight.memory import ON_CPU, Machine, items
+from gpg_vl.preflight.memory import Workload as Reckoned
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine
-from gpg_vl.training import train
-from gpg_vl.training.memory import ON_CPU, Machine, items
-from gpg_vl.training.memory import Run as Reckoned
+from gpg_vl.training import loop
 from gpg_vl.types import Sample
-
-from ..commands import gpg_vl
-from ..held import held, one_step
+from tests.commands import gpg_vl
+from tests.held import held, one_step
 
 HERE = Path(__file__).parent
 
@@ -45,7 +44,7 @@ def run(request, smolqwen, tmp_path_factory) -> Run:
     told: list[str] = []
     knobs = [f"folder={tmp_path_factory.mktemp(request.param)}", f"policy.model={smolqwen}", f"policy.dtype={request.param}"]
     config = loading.load(str(HERE / "real.yaml"), knobs)
-    return Run(train.train(config, HERE, say=told.append), told, config)
+    return Run(loop.train(config, HERE, say=told.append), told, config)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -116,7 +115,7 @@ def test_the_saved_policy_loads_with_plain_transformers(run):
 def test_a_resumed_run_ends_where_the_whole_one_did(run, tmp_path):
     cut = shutil.copytree(run.folder, tmp_path / "cut")
     shutil.rmtree(cut / "checkpoints" / "000002")
-    train.train(run.config, HERE, resume=cut, say=lambda line: None)
+    loop.train(run.config, HERE, resume=cut, say=lambda line: None)
     ends = [load_file(folder / "checkpoints" / "000002" / "policy" / "model.safetensors") for folder in (run.folder, cut)]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -19,8 +19,9 @@ import httpx
 import pytest
 import torch
 
-from gpg_vl import plugins, rollout
-from gpg_vl.rollout.vllm_plugin import FOLDER_VARIABLE
+from gpg_vl import rollout
+from gpg_vl.config import plugins
+from gpg_vl.rollout.vllm.plugin import FOLDER_VARIABLE
 
 HERE = Path(__file__).parent
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -162,7 +163,7 @@ def shared(
     request: pytest.FixtureRequest, checkpoints: Callable[[str], Path], nursery: Nursery, serve: Callable[..., Served]
 ) -> Iterator[Any]:
     """`shared("server", "qwen3_vl")`: the engine of that kind for that family."""
-    from gpg_vl.config import PolicyConfig
+    from gpg_vl.config.schema import PolicyConfig
     from gpg_vl.policy.load import load_policy
 
     kept: dict[tuple[str, str], Shared] = {}

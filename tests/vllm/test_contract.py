@@ -9,14 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpg_vl.policy.logprobs import PlainForward
+from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.gate import Gate
+from gpg_vl.rollout.gate.vision_gate import VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
-
-from ..asking import prompts
-from ..conftest import FAMILIES
-from .conftest import move
+from tests.asking import prompts
+from tests.conftest import FAMILIES
+from tests.vllm.conftest import move
 
 ENGINES = ("transformers", "vllm", "server")
 SERVED = "qwen2_5_vl"
@@ -37,7 +36,7 @@ def seeds(groups: int, size: int, first: int = 0) -> list[list[int]]:
 
 def worst_gap(policy, asked, answers, temperature=0.7) -> float:
     with torch.no_grad():
-        own = PlainForward(policy, temperature)(list(zip(asked, answers, strict=True))).logprobs_N
+        own = UnsharedForward(policy, temperature)(list(zip(asked, answers, strict=True))).logprobs_N
     said = torch.tensor([logprob for group in answers for completion in group for logprob in completion.logprobs])
     return float((own - said).abs().max())
 
@@ -128,7 +127,7 @@ def test_placeholders_are_never_sampled_however_likely(policy_and_engine):
 
 def test_the_gate_opens_and_tells_how_much_the_picture_matters(policy_and_engine):
     policy, shared = policy_and_engine
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
+    gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     for update in (1, 2):
         move(policy, update)
         told = gate.look(shared.sampling_from(policy), policy, shared.version)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from ..commands import gpg_vl, gpg_vl_process
-from ..conftest import ROOT
-from ..test_readme import QUICK, commands, few_questions, needs_vllm
-from .conftest import ARGUMENTS, USUAL, Served
+from tests.commands import gpg_vl, gpg_vl_process
+from tests.conftest import ROOT
+from tests.test_readme import QUICK, commands, few_questions, needs_vllm
+from tests.vllm.conftest import ARGUMENTS, USUAL, Served
 
 CPU = ("--vllm", "--enforce-eager --kv-cache-memory-bytes 67108864 --skip-mm-profiling")
 SMALL = ("policy.tiny.layers=1",)

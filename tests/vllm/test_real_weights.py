@@ -6,22 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.config import PolicyConfig
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.data.recipes.digits import digits
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
 from gpg_vl.prompts import Style
-from gpg_vl.recipes.digits import digits
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.gate import Gate
-
-from .conftest import IN_PROCESS, build
+from gpg_vl.rollout.gate.vision_gate import VisionGate
+from tests.vllm.conftest import IN_PROCESS, build
 
 FOLDER = os.environ.get("GPG_VL_REAL")
 
 
 @pytest.fixture(scope="module")
 def smolqwen() -> Path:
-    from ..real.smollm2 import checkpoint
+    from tests.real.smollm2 import checkpoint
 
     assert FOLDER
     return checkpoint(Path(FOLDER))
@@ -32,7 +31,7 @@ def test_the_gate_opens_before_and_after_an_update(dtype, smolqwen):
     policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype, vision="full"), seed=0)
     style = Style(think="absent", instruction="Explain in a sentence.")
     asked = [encode(next(digits(task, count=1)), style, policy) for task in ("add", "count")]
-    gate = Gate(prompts=tuple(asked), sampling=Sampling(max_tokens=32, temperature=0.8), seed=0)
+    gate = VisionGate(prompts=tuple(asked), sampling=Sampling(max_tokens=32, temperature=0.8), seed=0)
     with closing(build(policy, {**IN_PROCESS, "cache_gib": 0.25})) as engine:
         for version in (0, 1):
             engine.refresh(policy, version)

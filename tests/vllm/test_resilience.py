@@ -15,19 +15,18 @@ from typing import Any
 
 import pytest
 
-from gpg_vl import loading
-from gpg_vl.rollout import parcel, server_engine
-from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.server import Server, UnansweredError
-from gpg_vl.rollout.server_engine import ServerEngine
-from gpg_vl.training import checkpoint
-from gpg_vl.training.train import train
-from gpg_vl.types import UserError
-
-from ..asking import prompts
-from ..conftest import ROOT
-from .conftest import Served, build, move, server_spec
-from .test_contract import WORST, seeds, worst_gap
+from gpg_vl import run_folder
+from gpg_vl.config import loading
+from gpg_vl.errors import EngineLostError, UserError
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.vllm import server_engine, weight_files
+from gpg_vl.rollout.vllm.http_client import Server, UnansweredError
+from gpg_vl.rollout.vllm.server_engine import ServerEngine
+from gpg_vl.training.loop import train
+from tests.asking import prompts
+from tests.conftest import ROOT
+from tests.vllm.conftest import Served, build, move, server_spec
+from tests.vllm.test_contract import WORST, seeds, worst_gap
 
 TESTS = ROOT / "tests"
 SAMPLING = Sampling(max_tokens=8, temperature=1.0)
@@ -136,7 +135,7 @@ def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
         with pytest.raises(UserError, match=rf"stopped after step {step}: no answer in .* s .*gpg-vl train --resume"):
             train(config(tmp_path, server_spec(nursery, served, deadline=1.0)), TESTS, say=lambda line: None)
     run = tmp_path / "small"
-    assert int(checkpoint.newest(run).name) == step
+    assert int(run_folder.newest_checkpoint(run).name) == step
     served.start()
     train(config(tmp_path, server_spec(nursery, served)), TESTS, resume=run, say=lambda line: None)
     served.kill()
@@ -320,8 +319,8 @@ def test_a_server_takes_weights_from_its_folder_alone(engine, tmp_path):
 def test_altered_and_missing_tensors_are_refused(serve, nursery, policy_of, monkeypatch):
     served = serve("qwen2_vl").wait()
     policy = policy_of("qwen2_vl")
-    digests = parcel.digests
-    monkeypatch.setattr(parcel, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
+    digests = weight_files.digests
+    monkeypatch.setattr(weight_files, "digests", lambda tensors: {**digests(tensors), "model.language_model.norm.weight": "0" * 64})
     engine = build(policy, server_spec(nursery, served))
     with closing(engine), pytest.raises(EngineLostError, match="is not what was sent: its checksum differs"):
         engine.generate(prompts(policy), SAMPLING, seeds(5, 2))

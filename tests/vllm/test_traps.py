@@ -11,19 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+from gpg_vl.errors import EngineLostError, MismatchError
 from gpg_vl.policy.encode import encode_text
-from gpg_vl.rollout import parcel, request, server_engine, vllm_engine, vllm_plugin
-from gpg_vl.rollout.engine import EngineLostError, Sampling
-from gpg_vl.rollout.gate import Gate
-from gpg_vl.rollout.handover import HEAD, Weights, travelling
-from gpg_vl.rollout.request import MismatchError
-
-from ..asking import prompts
-from .conftest import IN_PROCESS, USUAL, build, move, server_spec
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.gate.vision_gate import VisionGate
+from gpg_vl.rollout.vllm import in_process, plugin, protocol, server_engine, weight_files
+from gpg_vl.rollout.vllm.weights import HEAD, Weights, trainable_weights
+from tests.asking import prompts
+from tests.vllm.conftest import IN_PROCESS, USUAL, build, move, server_spec
 
 SAMPLING = Sampling(max_tokens=10, temperature=0.7)
-MODULES = {"vllm": vllm_engine, "server": server_engine}
-PACKERS = {"vllm": vllm_engine, "server": parcel}
+MODULES = {"vllm": in_process, "server": server_engine}
+PACKERS = {"vllm": in_process, "server": weight_files}
 """Where it is decided what travels."""
 
 
@@ -35,7 +34,7 @@ class Lab:
         self.module = MODULES[kind]
         self.policy = policy
         self.shared = shared
-        self.gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
+        self.gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
         self.updates = 0
 
     def update_and_look(self) -> dict[str, float]:
@@ -46,7 +45,7 @@ class Lab:
 
 @pytest.fixture(params=MODULES)
 def lab(request, policy_of, shared):
-    made = Lab(request.param, policy_of("qwen2_5_vl"), shared(request.param, "qwen2_5_vl"))
+    made = Lab(protocol.param, policy_of("qwen2_5_vl"), shared(protocol.param, "qwen2_5_vl"))
     made.update_and_look()
     return made
 
@@ -61,7 +60,7 @@ def all_but(forgotten):
     """What travels, less the tensors whose names are forgotten."""
 
     def some(policy, **more):
-        weights = travelling(policy, **more)
+        weights = trainable_weights(policy, **more)
         return Weights({name: tensor for name, tensor in weights.parameters.items() if not forgotten(name)}, weights.dtype)
 
     return some
@@ -166,7 +165,7 @@ def test_a_lost_picture_is_noticed(lab, broken):
 def test_a_picture_of_another_size_is_noticed(lab, broken):
     def shrunk(policy, prompt):
         object.__setattr__(prompt, "images", tuple(image.resize((28, 28)) for image in prompt.images))
-        return request.unexpanded_ids(policy, prompt)
+        return protocol.unexpanded_ids(policy, prompt)
 
     broken.setattr(lab.module, "unexpanded_ids", shrunk)
     with pytest.raises(MismatchError, match="processor mismatch"):
@@ -202,7 +201,7 @@ def own_engine(policy_of):
 
 def test_raw_logprobs_are_those_of_another_temperature(policy_of):
     policy = policy_of("qwen2_vl")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
+    gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     engine = build(policy, {**IN_PROCESS, "options": {**IN_PROCESS["options"], "logprobs_mode": "raw_logprobs"}})
     with closing(engine), pytest.raises(MismatchError, match=r"temperature: it samples at 0\.7 and reports raw log-probabilities"):
         gate.look(engine, policy, 0)
@@ -210,7 +209,7 @@ def test_raw_logprobs_are_those_of_another_temperature(policy_of):
 
 def test_raw_logprobs_of_a_server_are_too(serve, nursery, policy_of):
     served, policy = serve("qwen2_vl", *USUAL, "--logprobs-mode", "raw_logprobs").wait(), policy_of("qwen2_vl")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
+    gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     with closing(build(policy, server_spec(nursery, served))) as engine, pytest.raises(MismatchError, match="temperature: it samples at"):
         gate.look(engine, policy, 0)
     served.kill()
@@ -218,14 +217,14 @@ def test_raw_logprobs_of_a_server_are_too(serve, nursery, policy_of):
 
 def test_weights_cannot_be_loaded_over_packed_ones(own_engine, policy_of, broken):
     """What other toolkits do, `model.load_weights` on the running model: the CPU backend has packed the weights and refuses."""
-    broken.setattr(vllm_plugin.landing(), "receive_weights", lambda self, update: self.model.load_weights(update.tensors.items()))
+    broken.setattr(plugin.landing(), "receive_weights", lambda self, update: self.model.load_weights(update.tensors.items()))
     own_engine.refresh(policy_of("qwen3_vl"), 1)
     with pytest.raises((AssertionError, AttributeError), match=r"Attempted to load weight|no attribute 'weight_loader'"):
         own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
 
 
 def test_half_a_layer_is_refused(own_engine, policy_of, broken):
-    broken.setattr(vllm_engine, "travelling", all_but(lambda name: "layers.0.self_attn.q_" in name))
+    broken.setattr(in_process, "travelling", all_but(lambda name: "layers.0.self_attn.q_" in name))
     own_engine.refresh(policy_of("qwen3_vl"), 1)
     with pytest.raises(ValueError, match=r"only \d+ of \d+ numbers of .*qkv_proj came"):
         own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
@@ -234,7 +233,7 @@ def test_half_a_layer_is_refused(own_engine, policy_of, broken):
 def test_in_bfloat16_too(policy_of):
     """What GPUs train in: held against the trainer's own rounding, in the engine's arithmetic."""
     policy = policy_of("qwen2_5_vl", dtype="bfloat16")
-    gate = Gate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
+    gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     with closing(build(policy, IN_PROCESS)) as engine:
         for update in (0, 1, 2):
             move(policy, update)

@@ -1,0 +1,1 @@
+"""Held-out questions: records, figures with intervals, comparisons."""

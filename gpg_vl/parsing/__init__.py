@@ -1,0 +1,1 @@
+"""Read answers out of text: markup, choices, numbers, quantities, boxes. No model, no torch."""

@@ -1,0 +1,1 @@
+"""Show a run: on the terminal, to trackers, on a model card."""

@@ -1,0 +1,1 @@
+"""The vision gate: does the engine see what the trainer sees?"""

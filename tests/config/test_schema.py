@@ -1,0 +1,281 @@
+"""The page of knobs: shipped files load, overrides are read, and every mistake gets a sentence with file, key, got and expected."""
+
+import re
+from contextlib import suppress
+
+import pytest
+import yaml
+
+from gpg_vl.config import loading, resources
+from gpg_vl.config.schema import BenchmarkSpec, Config, Source, Tiny, knobs
+from gpg_vl.errors import UserError
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a YAML file; returns its name."""
+
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refused(sentence):
+    return pytest.raises(UserError, match=f"^{re.escape(sentence)}$")
+
+
+# --- shelves ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", resources.names("configs"))
+def test_every_shipped_config_loads_and_promises_something(name):
+    loaded = loading.load(name)
+    assert loaded.name == name
+    assert resources.find("configs", name).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", resources.names("evaluation"))
+def test_every_shipped_benchmark_loads(name):
+    spec, folder = loading.load_benchmark(name)
+    assert spec.data
+    assert folder == resources.folder("evaluation")
+
+
+def test_a_benchmark_may_stand_beside_its_config(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\ndata: [{recipe: digits}]")
+    assert loading.load_benchmark("mine.yaml", tmp_path)[1] == tmp_path
+
+
+def test_the_benchmark_of_every_shipped_config_is_shipped():
+    named = [loading.load(name).evaluation.benchmark for name in resources.names("configs")]
+    assert {name for name in named if name} <= set(resources.names("evaluation"))
+
+
+def test_an_unknown_name_gets_its_neighbour():
+    with refused("configs: got 'digit', which is neither shipped nor a file. Did you mean digits?"):
+        loading.load("digit")
+
+
+def test_a_missing_file_gets_the_shipped_names():
+    with pytest.raises(UserError, match=r"^no/such\.yaml: no such file\. Shipped configs: .*digits"):
+        loading.load("no/such.yaml")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+DATA = "data: [{recipe: digits}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (DATA + "stepz: 3", "stepz: no such key; did you mean steps?"),
+        (DATA + "optimizer: {lrr: 3}", "optimizer.lrr: no such key; did you mean lr?"),
+        (DATA + "policy: {tiny: {hiden: 3}}", "policy.tiny.hiden: no such key; did you mean hidden?"),
+        ("data: [{recpe: digits}]", "data.0.recpe: no such key; did you mean recipe?"),
+        (DATA + "warmup: {data: [{recipe: digits, weigth: 2}]}", "warmup.data.0.weigth: no such key; did you mean weight?"),
+        (
+            DATA + "optimizer: {zzz: 3}",
+            "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps, schedule, clip_norm",
+        ),
+        (DATA + "steps: many", "steps: got 'many', expected: input should be a valid integer, unable to parse string as an integer"),
+        (DATA + "steps: -1", "steps: got -1, expected: input should be greater than or equal to 0"),
+        (DATA + "policy: 5", "policy: got 5, expected: input should be a valid dictionary or instance of PolicyConfig"),
+        (DATA + "policy: {vision: froze}", "policy.vision: got 'froze', expected: input should be 'frozen' or 'full'"),
+        (DATA + "rollout: {group_size: 1}", "rollout.group_size: got 1, expected: input should be greater than or equal to 2"),
+        ("steps: 3", "data: missing; this key must be set"),
+        ("data: [{}]", "data.0: a source needs exactly one of recipe, files, hub; got none"),
+        ("data: [{recipe: digits, hub: x}]", "data.0: a source needs exactly one of recipe, files, hub; got recipe, hub"),
+        ("data: [{recipe: a, files: b, hub: c}]", "data.0: a source needs exactly one of recipe, files, hub; got recipe, files, hub"),
+    ],
+)
+def test_a_mistake_names_file_key_got_and_expected(written, text, sentence):
+    name = written(text)
+    with refused(f"{name}: {sentence}"):
+        loading.load(name)
+
+
+@pytest.mark.parametrize("key", ["prompt", "estimator"])
+def test_a_part_of_the_wrong_type_is_named_by_its_own_key(written, key):
+    name = written(DATA + f"{key}: 5")
+    with pytest.raises(UserError, match=rf"^{re.escape(name)}: {key}: got 5, expected"):
+        loading.load(name)
+
+
+def test_a_file_that_is_not_a_mapping(written):
+    name = written("- 1\n- 2")
+    with refused(f"{name}: got list, expected a mapping of keys to values"):
+        loading.load(name)
+
+
+def test_a_file_that_is_not_yaml(written):
+    name = written("steps: [1")
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: not YAML: "):
+        loading.load(name)
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def overridden(*items):
+    return loading.load("digits", items)
+
+
+def test_overrides_reach_into_sections():
+    loaded = overridden("steps=7", "optimizer.lr=1e-5", "policy.tiny.hidden=64", "name=mine")
+    assert (loaded.steps, loaded.optimizer.lr, loaded.policy.tiny.hidden, loaded.name) == (7, 1e-5, 64, "mine")
+    assert loaded.warmup == loading.load("digits").warmup
+
+
+def test_an_override_leaves_the_rest_of_its_section_alone():
+    before, after = loading.load("digits"), overridden("rollout.temperature=0.5")
+    assert after.rollout == before.rollout.model_copy(update={"temperature": 0.5})
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-5", 1e-5), ("1.0e-05", 1e-5), ("1E-5", 1e-5), ("0.00001", 1e-5), ("2", 2.0)])
+def test_numbers_may_be_written_in_any_way(text, value):
+    assert overridden(f"optimizer.lr={text}").optimizer.lr == value
+
+
+def test_lists_and_mappings_are_yaml():
+    loaded = overridden("optimizer.betas=[0.8, 0.9]", "data=[{recipe: digits, options: {task: add}, weight: 2}]")
+    assert loaded.optimizer.betas == (0.8, 0.9)
+    assert loaded.data == (Source(recipe="digits", options={"task": "add"}, weight=2),)
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("learner.tokens_per_microbatch=0", "got 0, expected: input should be 'auto' or greater than or equal to 1"),
+        ("learner.checkpointing=maybe", "got 'maybe', expected: input should be 'auto' or a valid boolean"),
+    ],
+)
+def test_a_knob_that_takes_a_word_or_a_value_names_both(item, sentence):
+    with pytest.raises(UserError, match=f"{item.partition('=')[0]}: {sentence}"):
+        overridden(item)
+    assert overridden("learner.tokens_per_microbatch=77").learner.tokens_per_microbatch == 77
+    assert overridden().learner.checkpointing == "auto"
+
+
+def test_truth_values_and_nothing():
+    assert overridden("learner.shared_prefix=false").learner.shared_prefix is False
+    assert overridden("evaluation.benchmark=").evaluation.benchmark is None
+    assert overridden("evaluation.benchmark=null").evaluation.benchmark is None
+
+
+def test_a_value_may_hold_an_equals_sign():
+    assert overridden("prompt={kind: answer, instruction: 'x=1'}").prompt == {"kind": "answer", "instruction": "x=1"}
+
+
+def test_a_part_named_in_the_file_takes_keys():
+    assert overridden("prompt.system=Be brief.").prompt == {"kind": "answer", "system": "Be brief."}
+
+
+def test_a_part_left_at_its_default_takes_keys():
+    assert overridden("estimator.min_informative=0.4").estimator == {"kind": "gpg", "min_informative": 0.4}
+
+
+@pytest.mark.parametrize("item", ["steps", "=3", ""])
+def test_an_override_without_key_or_value_is_refused(item):
+    with refused(f"got {item!r}, expected key=value, for instance steps=100 or optimizer.lr=1e-5"):
+        overridden(item)
+
+
+def test_an_override_of_an_unknown_key_is_refused():
+    with pytest.raises(UserError, match=r"digits\.yaml: optimizer\.lrr: no such key; did you mean lr\?$"):
+        overridden("optimizer.lrr=1")
+
+
+@pytest.mark.parametrize("item", ["steps.many=1", "optimizer.lr.peak=1"])
+def test_an_override_into_something_that_is_no_section_is_refused(item):
+    with pytest.raises(UserError, match=item.split("=")[0].rpartition(".")[0]):
+        overridden(item)
+
+
+def test_an_override_into_a_list_reaches_its_item_or_is_refused():
+    with suppress(UserError):
+        assert overridden("data.0.weight=2").data[0].weight == 2
+
+
+@pytest.mark.parametrize(
+    ("item", "part", "value"),
+    [
+        ("rollout.engine.prompts_at_once=2", lambda it: it.rollout.engine, {"kind": "transformers", "prompts_at_once": 2}),
+        ("rollout.gate.every=7", lambda it: it.rollout.gate.every, 7),
+        ("policy.tiny.hidden=64", lambda it: it.policy.tiny.hidden, 64),
+        ("warmup.optimizer.lr=0.5", lambda it: (it.warmup.optimizer.lr, it.warmup.optimizer.warmup_steps), (0.5, 10)),
+        ("verifiers.number.kind=value", lambda it: it.verifiers["number"], {"kind": "value"}),
+        ("verifiers.number=value", lambda it: it.verifiers["number"], "value"),
+        ("data.1.weight=2", lambda it: [source.weight for source in it.data], [1, 2]),
+        ("data.0.options.count=1e1", lambda it: it.data[0].options["count"], 10.0),
+        ("name=e10", lambda it: it.name, "e10"),
+        ("name=3 pieces", lambda it: it.name, "3 pieces"),
+        ("name=1e5", lambda it: it.name, "100000.0"),  # what looks like a number is one
+        ("data.0.options={task: add}", lambda it: it.data[0].options, {"task": "add"}),
+    ],
+)
+def test_an_override_reaches_the_knob_that_it_names_and_no_other(written, item, part, value):
+    name = written("data: [{recipe: digits}, {recipe: digits, options: {task: add}}]")
+    assert part(loading.load(name, [item])) == value
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("data.2.weight=2", "data.2.weight=2: '2' is no item of a list of 2; items count from 0"),
+        ("data.first.weight=2", "data.first.weight=2: 'first' is no item of a list of 2; items count from 0"),
+        ("data.-1.weight=2", "data.-1.weight=2: '-1' is no item of a list of 2; items count from 0"),
+        ("data.2={recipe: digits}", "data.2={recipe: digits}: '2' is no item of a list of 2; items count from 0"),
+        ("warmup.data.0.weight=2", "warmup.data.0.weight=2: '0' is no item of a list of 0; items count from 0"),
+        ("trackers.0=wandb", "trackers.0=wandb: '0' is no item of a list of 0; items count from 0"),
+    ],
+)
+def test_an_item_that_a_list_does_not_have_is_told(written, item, sentence):
+    name = written("data: [{recipe: digits}, {recipe: digits}]")
+    with refused(sentence):
+        loading.load(name, [item])
+
+
+def test_a_mistake_of_the_whole_has_no_key_and_one_of_a_part_its_own():
+    with refused("mine: a source needs exactly one of recipe, files, hub; got none"):
+        loading.parse(Source, {}, "mine")
+    with pytest.raises(UserError, match=r"^mine: verifiers\.number: got 5, expected"):
+        loading.parse(Config, {"data": [{"recipe": "digits"}], "verifiers": {"number": 5}}, "mine")
+
+
+def test_letters_stay_letters_in_what_a_run_keeps():
+    kept = loading.dump(loading.parse(Config, {"data": [{"recipe": "digits"}], "name": "Größe"}, "mine"))
+    assert "name: Größe" in kept
+    assert kept.index("name:") < kept.index("folder:") < kept.index("data:"), "in the order of the page"
+
+
+# --- the page itself --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Config, Source, BenchmarkSpec, Tiny])
+def test_every_knob_has_a_sentence(kind):
+    dumb = [key for key, _, sentence in knobs(kind) if not sentence.strip()]
+    assert not dumb, f"no sentence under {dumb}"
+
+
+def test_knobs_are_flat_and_show_their_defaults():
+    rows = {key: default for key, default, _ in knobs(Config)}
+    assert rows["data"] == "required"
+    assert rows["optimizer.lr"] == "1e-06"
+    assert rows["policy.tiny.hidden"] == "128"
+    assert rows["evaluation.benchmark"] == ""
+    assert len(rows) == sum(1 for _ in knobs(Config))
+
+
+@pytest.mark.parametrize("name", resources.names("configs"))
+def test_a_resolved_config_reads_back_as_itself(name):
+    loaded = loading.load(name)
+    assert loading.parse(Config, yaml.safe_load(loading.dump(loaded)), "dumped") == loaded
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        loading.load("digits").steps = 3

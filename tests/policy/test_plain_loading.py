@@ -1,0 +1,129 @@
+"""A checkpoint is used without gpg_vl: plain transformers loads model, processor and pipeline, and the model card's program asks it.
+
+In transformers a Qwen-VL processor needs torchvision, which a CPU machine may lack: there the tests hold it to saying so. `.ci/run`
+has a stage that runs this file where torchvision works, and another with the oldest transformers that is supported.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from gpg_vl.config import loading
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.policy.encode import encode
+from gpg_vl.policy.load import Policy, load_policy
+from gpg_vl.policy.processor import torchvision_works
+from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.report.model_card import model_card
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.transformers_engine import TransformersEngine
+from gpg_vl.types import Sample
+from tests.conftest import FAMILIES
+from tests.other_checkpoint import other_checkpoint
+
+QUESTION = "How many digits are there in the image?"
+"""The card's own."""
+STYLES = {"plain": AnswerOnly(), "words": Style(system="You count."), "opened": Style(think="opened")}
+ALL = [*FAMILIES, "llava", "gemma3"]
+PIPELINE = f"""\
+from PIL import Image
+from transformers import pipeline
+content = [{{"type": "image", "image": Image.open("picture.png")}}, {{"type": "text", "text": "{QUESTION}"}}]
+asked = pipeline("image-text-to-text", model=".")
+print(asked(text=[{{"role": "user", "content": content}}], max_new_tokens=8, do_sample=False, return_full_text=False)[0]["generated_text"])
+"""
+STRANGER = """\
+import contextlib, io, json, os, sys
+told = []
+for folder, program in json.load(sys.stdin):
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            exec(program, {})
+            told.append([True, printed.getvalue()])
+        except ImportError as error:
+            told.append([False, str(error)])
+assert "gpg_vl" not in sys.modules
+print(json.dumps(told))
+"""
+"""Runs each program in its folder: one process for all of them, because importing transformers takes seconds."""
+
+
+class Saved(NamedTuple):
+    """A policy and the folder that it was saved to, with its card and a picture."""
+
+    policy: Policy
+    folder: Path
+
+    @property
+    def program(self) -> str:
+        (found,) = re.findall(r"```python\n(.*?)```", (self.folder / "README.md").read_text(), re.DOTALL)
+        return found
+
+
+@pytest.fixture(scope="module")
+def saved(checkpoints, tmp_path_factory) -> dict[tuple[str, str], Saved]:
+    made = {}
+    for family in ALL:
+        folder = tmp_path_factory.mktemp(family)
+        start = checkpoints(family) if family in FAMILIES else other_checkpoint(family, folder / "start")
+        policy = load_policy(PolicyConfig(model=str(start), vision="full"), seed=0)
+        config = loading.load("digits_count", ["rollout.max_tokens=8", f"policy.model={start}"])
+        for name, style in STYLES.items():
+            policy.save(folder / name)
+            (folder / name / "README.md").write_text(model_card(config, 0, folder, style, policy.frame))
+            Image.radial_gradient("L").resize((112, 84)).convert("RGB").save(folder / name / "picture.png")
+            made[family, name] = Saved(policy, folder / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def told(saved) -> dict[tuple[str, str], tuple[bool, str]]:
+    """What the card's program (or, under "pipeline", a pipeline) prints of each checkpoint, and whether it ran, without gpg_vl."""
+    programs = {place: (str(each.folder), each.program) for place, each in saved.items()}
+    programs |= {(family, "pipeline"): (str(saved[family, "plain"].folder), PIPELINE) for family in ALL}
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    given = json.dumps(list(programs.values()))
+    done = subprocess.run([sys.executable, "-c", STRANGER], input=given, env=offline, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(programs, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def own_greedy_answer(policy: Policy, style: Style, picture: Path) -> str:
+    sample = Sample(id="q", question=QUESTION, images=(picture,), sizes=((112, 84),), answer_kind="number", answer=1)
+    sampling = Sampling(max_tokens=8, temperature=1.0, greedy=True)
+    ((answer,),) = TransformersEngine(policy).generate([encode(sample, style, policy)], sampling, [[0]])
+    return policy.processor.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("family", ALL)
+def test_the_cards_program_gets_the_answer_that_gpg_vl_gets(family, style, saved, told):
+    ran, printed = told[family, style]
+    if family in FAMILIES and not torchvision_works():
+        assert not ran
+        assert "requires the Torchvision library" in printed
+        return
+    policy, folder = saved[family, style]
+    assert printed == own_greedy_answer(policy, STYLES[style], folder / "picture.png") + "\n"
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_pipeline_reads_it(family, told):
+    ran, printed = told[family, "pipeline"]
+    assert ran == (family not in FAMILIES or torchvision_works()), printed
+
+
+def test_the_card_names_words_form_and_coordinates(saved):
+    card = (saved["qwen2_5_vl", "words"].folder / "README.md").read_text()
+    assert '"You count."' in card
+    assert f"{QUESTION} {STYLES['words'].instruction}" in card
+    assert "`<think>...</think><answer>4</answer>`" in card
+    assert "pixels of the picture as the processor resizes it (each side a multiple of 28, the area from 784 to 1,048,576 pixels)" in card

@@ -1,0 +1,276 @@
+"""Memory by arithmetic against memory that is held: parameters, gradients, moments, what layers keep; and what fits where, by hand."""
+
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from gpg_vl.config import loading
+from gpg_vl.config.schema import Config, PolicyConfig, Tiny
+from gpg_vl.methods.gpg import Gpg
+from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.sizes import Size, Stack, size_of, size_of_model
+from gpg_vl.preflight import memory
+from gpg_vl.preflight.memory import Limits, Machine, Workload
+from tests.asking import prompts
+from tests.hand_made import completion
+from tests.held import MID, held, one_step
+from tests.published_sizes import write
+
+
+def config_of(*knobs: str) -> Config:
+    return loading.load("digits", knobs)
+
+
+def reckoned(run: Workload) -> dict[str, float]:
+    """Bytes at the step by item."""
+    return {item.name: item.step for item in memory.items(run, memory.settle(run))}
+
+
+@pytest.mark.parametrize("vision", ["frozen", "full"])
+@pytest.mark.parametrize("shape", [Tiny(), MID], ids=["tiny", "mid"])
+def test_what_stays_is_what_a_process_holds_item_by_item(shape, vision):
+    policy = load_policy(PolicyConfig(tiny=shape, vision=vision), seed=0)
+    found = held(policy, one_step(policy))
+    config = Config.model_validate({"data": [{"recipe": "digits"}], "policy": {"tiny": shape.model_dump(), "vision": vision}})
+    told = reckoned(Workload(config=config, size=size_of(config.policy), machine=Machine(gb=None)))
+    assert found["weights, trained (float32)"] > 0
+    for name, count in found.items():
+        assert told.get(name, 0) == pytest.approx(count, rel=0.01), name  # the bar is 10 %; steps of parameters are all that differs
+
+
+def test_float64_takes_twice_as_much():
+    policy = load_policy(PolicyConfig(dtype="float64"), seed=0)
+    found = held(policy, one_step(policy))
+    config = config_of("policy.dtype=float64", "policy.vision=frozen")
+    told = reckoned(Workload(config=config, size=size_of(config.policy), machine=Machine(gb=None)))
+    for name, count in found.items():
+        assert told[name] == pytest.approx(count, rel=0.01), name
+
+
+# --- what layers keep -------------------------------------------------------------------------------------------------
+
+
+def kept(shape: Tiny, dtype: str, *, checkpointing: bool = False, vision: str = "frozen", pictures: bool = False) -> tuple[float, int, int]:
+    """Bytes that a forward keeps for its backward without weights and their copies; tokens and patches that went through."""
+    policy = load_policy(PolicyConfig(tiny=shape, dtype=dtype, vision=vision), seed=0)
+    (prompt,) = prompts(policy, ["count" if pictures else "add"])
+    answers = [completion([(7 * row + place) % 300 + 3 for place in range(60)]) for row in range(7)]
+    own = {parameter.untyped_storage()._cdata for parameter in policy.model.parameters()}
+    weights = {tuple(parameter.shape) for parameter in policy.model.parameters() if parameter.dim() == 2}
+    weights |= {turned[::-1] for turned in weights}
+    seen: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in own and tuple(tensor.shape) not in weights:
+            seen.setdefault(place, tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        GroupForward(policy, 1.0, checkpointing=checkpointing)([(prompt, answers)], lambda logprobs_n, line_n: logprobs_n.sum())
+    patches = int(prompt.features["image_grid_thw"].prod()) if pictures else 0
+    return float(sum(tensor.untyped_storage().nbytes() for tensor in seen.values())), len(prompt.input_ids) + 7 * 59, patches
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_layer_of_the_language_model_keeps_what_is_reckoned(family, dtype):
+    shapes = [Tiny(family=family, hidden=320, layers=layers) for layers in (1, 2)]
+    (one, tokens, _), (two, _, _) = (kept(shape, dtype) for shape in shapes)
+    stack = size_of(PolicyConfig(tiny=shapes[0])).language
+    assert memory.layer_bytes(stack, dtype) == pytest.approx((two - one) / tokens, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_layer_of_a_trained_tower_keeps_what_is_reckoned(family, dtype):
+    shapes = [Tiny(family=family, vision_hidden=160, vision_layers=layers) for layers in (2, 3)]
+    (two, _, patches), (three, _, _) = (kept(shape, dtype, vision="full", pictures=True) for shape in shapes)
+    stack = size_of(PolicyConfig(tiny=shapes[0])).tower
+    assert memory.layer_bytes(stack, dtype) == pytest.approx((three - two) / patches, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_with_checkpointing_a_layer_keeps_its_input(dtype):
+    (one, tokens, _), (two, _, _) = (kept(Tiny(hidden=320, layers=layers), dtype, checkpointing=True) for layers in (1, 2))
+    assert (two - one) / tokens == 4 * 320
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+SMALL = Stack(layers=10, width=1000, inner=2000, queries=1000, keys=500)
+ONE_BILLION = Size(
+    parameters={"language": 800_000_000, "projector": 50_000_000, "vision": 150_000_000},
+    language=SMALL,
+    tower=Stack(layers=4, width=100, inner=200, queries=100, keys=100, inner_kept=2, sight=True, layer_norm=True),
+    vocabulary=1000,
+    tied=True,
+    patches=4,
+    patch=14,
+)
+
+
+def hand_made(*knobs: str, gb: float | None = None, processes: int = 1, kl: float = 0.0) -> Workload:
+    """10^9 parameters; a group of 256 + 100 + 8 x 18 = 500 tokens."""
+    given = ["policy.model=/somewhere", "policy.max_pixels=78400", "policy.vision=frozen", *knobs]
+    return Workload(config=config_of(*given), size=ONE_BILLION, machine=Machine(gb=gb, processes=processes), kl=kl)
+
+
+def test_items_by_hand():
+    run = hand_made(kl=0.1)
+    assert (run.trained, run.picture, run.prompt, run.group) == (850_000_000, 100, 356, 500)
+    assert memory.layer_bytes(SMALL, "float32") == 4 * 4 * 2000 + 24 * 1000 + 10.4 * 1000 + 8 * 500 == 70_400
+    assert memory.layer_bytes(SMALL, "bfloat16") == 2 * 4 * 2000 + 26 * 1000 + 5.4 * 1000 + 5 * 500 == 49_900
+    assert memory.settle(run) == Limits(16384, False)
+    by_name = {item.name: item for item in memory.items(run, Limits(1000, False))}
+    assert by_name["weights, trained (float32)"].rollout == by_name["gradients"].update == 3.4e9
+    assert by_name["weights, frozen (float32)"].step == 0.6e9
+    assert by_name["AdamW's two moments"].rollout == 6.8e9
+    assert by_name["AdamW's temporaries"].step == 3.4e9  # foreach, on a CPU
+    assert by_name["AdamW's temporaries"].update == 0
+    assert by_name["reference model (estimator.kl)"].rollout == 4e9
+    assert by_name["gradient of the head"].update == 8 * 1000 * 1000
+    assert by_name["activations"].update == 1000 * 11 * 70_400  # ten layers, and one while its gradient is made
+    assert by_name["keys and values (rollout)"].rollout == 32 * 500 * 10 * 500 * 8
+    assert "gradients of a split group" not in by_name
+    assert {item.name: item.update for item in memory.items(run, Limits(499, False))}["gradients of a split group"] == 3.4e9
+
+
+def test_a_trained_tower_and_autocast_by_hand():
+    run = hand_made("policy.vision=full", "policy.dtype=bfloat16", gb=80.0)
+    by_name = {item.name: item for item in memory.items(run, Limits(1000, False))}
+    assert by_name["bfloat16 copies (autocast)"].rollout == 2e9
+    assert "weights, frozen (float32)" not in by_name
+    assert "AdamW's temporaries" not in by_name  # fused, on a GPU
+    tower = 2 * 2 * 200 + 16 * 100 + 6.3 * 100
+    assert by_name["activations"].update == pytest.approx(1000 * 11 * 49_900 + 2 * 100 * 4 * 5 * tower)  # two groups, 400 patches each
+    assert by_name["keys and values (rollout)"].rollout == 32 * 500 * 10 * 500 * 6
+    assert by_name["CUDA context, fragments"].step == 2e9 + 0.05 * 80e9
+
+
+@pytest.mark.parametrize(("engine", "awake", "asleep"), [("vllm", 32e9, 32e9), ("{kind: vllm, sleep: 1, memory: 0.5}", 40e9, 1e9)])
+def test_a_vllm_on_the_same_gpu_holds_its_share_while_it_is_awake(engine, awake, asleep):
+    every = memory.items(hand_made(f"rollout.engine={engine}", gb=80.0), Limits(1000, False))
+    (found,) = [item for item in every if item.name.startswith("vLLM")]
+    assert (found.rollout, found.update) == (awake, asleep)
+
+
+def test_auto_takes_what_fits():
+    whole = hand_made(gb=24.0)
+    room = 24e9 - 2e9 - 0.05 * 24e9 - 3.4e9 * 4 - 0.6e9 - 8e6
+    assert memory.settle(whole) == Limits(int(room / (11 * 70_400 + 16 * 1000)) // 256 * 256, False) == Limits(8192, False)
+    room = 17.4e9 - 2e9 - 0.05 * 17.4e9 - 14.208e9  # 0.322e9: 407 tokens, less than a group, or ten inputs and one layer each
+    each = 10 * 4000 + 70_400 + 16 * 1000
+    assert memory.settle(hand_made(gb=17.4)) == Limits(int(room / each) // 256 * 256, True) == Limits(2304, True)
+    assert memory.settle(hand_made("learner.checkpointing=true", "learner.tokens_per_microbatch=77", gb=24.0)) == Limits(77, True)
+    assert memory.settle(hand_made("learner.tokens_per_microbatch=8000", gb=24.0)) == Limits(8000, False)
+    assert memory.settle(hand_made("learner.tokens_per_microbatch=8400", gb=24.0)) == Limits(8400, True)
+    assert memory.settle(hand_made(gb=None)) == Limits(16384, False)
+
+
+def test_a_group_larger_than_the_largest_budget_is_not_split_where_it_fits():
+    long = hand_made("rollout.group_size=64", "rollout.max_tokens=2048", gb=288.0)
+    assert long.group > memory.MAX_TOKENS_AT_ONCE
+    settled = memory.settle(long)
+    assert settled.tokens >= long.group
+    assert not settled.checkpointing
+
+
+LARGE_ROLLOUT = ("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096")
+
+
+@pytest.mark.parametrize(("knobs", "groups"), [((), 32), (("rollout.engine={kind: transformers, prompts_at_once: 2}",), 2)])
+def test_a_rollout_holds_the_rows_that_are_sampled_at_once(knobs, groups):
+    every = {item.name: item.rollout for item in memory.items(hand_made(*knobs), Limits(1000, False))}
+    assert every["keys and values (rollout)"] == groups * 500 * 10 * 500 * 8
+    assert every["logits"] == (3 * 4 + 24) * groups * 8 * 1000
+
+
+def test_a_rollout_that_does_not_fit_samples_fewer_groups_at_once():
+    long = hand_made(*LARGE_ROLLOUT, gb=24.0)
+    (told,) = [words for words, changed in memory.changes(long) if words.startswith("rollout.engine=") and memory.fits(changed)] or [""]
+    assert told.startswith("rollout.engine={kind: transformers, prompts_at_once: ")
+
+
+def offered(run: Workload) -> list[str]:
+    """The keys that are offered as changes."""
+    return [key for words, _ in memory.changes(run) for key in re.findall(r"([\w.]+)=", words)]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "change"),
+    [
+        (("learner.checkpointing=false",), "learner.checkpointing"),
+        (("learner.tokens_per_microbatch=16000",), "learner.tokens_per_microbatch"),
+        (("policy.vision=full",), "policy.vision"),
+        (("rollout.engine=vllm",), "rollout.engine.sleep"),
+        (("policy.dtype=float32",), "policy.dtype"),
+        (LARGE_ROLLOUT, "rollout.engine"),
+    ],
+)
+def test_each_change_is_offered_where_it_changes_something_and_nowhere_else(knobs, change):
+    assert offered(hand_made("policy.dtype=bfloat16", gb=24.0)) == []
+    assert offered(hand_made("policy.dtype=bfloat16", *knobs, gb=24.0)) == [change]
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ("learner.checkpointing=true",),
+        ("policy.vision=full", "policy.language=frozen", "policy.projector=frozen"),  # then nothing would be left to train
+        ("rollout.engine={kind: vllm, sleep: 1}",),
+        ("rollout.engine={kind: vllm, sleep: 2}",),
+    ],
+)
+def test_no_change_is_offered_that_is_made_already(knobs):
+    assert offered(hand_made("policy.dtype=bfloat16", *knobs, gb=24.0)) == []
+
+
+def test_what_does_not_fit_says_what_to_change():
+    assert memory.problems(hand_made(gb=24.0)) == []
+    assert memory.problems(hand_made(gb=None)) == []
+    told = memory.problems(hand_made("learner.checkpointing=false", "learner.tokens_per_microbatch=16000", "policy.vision=full", gb=22.0))
+    assert told == [
+        "32.1 GB are needed on a GPU at the peak, it has 22",
+        "learner.checkpointing=true (21.2 GB)",
+        "learner.tokens_per_microbatch=3328 (21.8 GB)",
+        "hardware.gb=40 (larger GPUs, nothing else changed)",
+    ]
+    told = memory.problems(hand_made("learner.checkpointing=false", "policy.vision=full", gb=16.0))
+    assert told[-1] == "learner.checkpointing=true policy.vision=frozen policy.dtype=bfloat16 hardware.gb=24"
+    huge = Size(**{**{name: getattr(ONE_BILLION, name) for name in ONE_BILLION.__slots__}, "parameters": {"language": 72 * 10**9}})
+    none = memory.problems(Workload(config=config_of("policy.model=/somewhere"), size=huge, machine=Machine(gb=80.0)))
+    assert none[1].startswith("policy.model: a smaller one; no GPU holds this one whole")
+
+
+def test_more_processes_have_fewer_groups_each():
+    one, eight = (hand_made(gb=80.0, processes=processes) for processes in (1, 8))
+    assert (one.groups, eight.groups) == (32, 4)
+    assert memory.needed(eight) < memory.needed(one)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_a_large_model_takes_under_three_seconds(tmp_path):
+    spent: list[float] = []
+    for name in ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B"):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = ["plan", "geoqa", f"policy.model={write(name, tmp_path)}"]
+        done = subprocess.run([sys.executable, "-m", "gpg_vl", *command], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == (0 if name.endswith("3B") else 1), done.stdout + done.stderr
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)  # what a busy machine does not stretch
+    assert max(spent) < 3
+
+
+def test_the_sizes_of_a_built_model_are_those_of_its_file():
+    policy = load_policy(PolicyConfig(), seed=0)
+    assert size_of_model(policy.model) == size_of(PolicyConfig())
+    assert Gpg().kl == 0

@@ -1,0 +1,334 @@
+"""What a vLLM is asked word for word, what its answers must be, and with which words it is started. No model, no vLLM."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.errors import MismatchError, UnusableSampleError, UserError
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
+from gpg_vl.rollout.vllm import launch
+from gpg_vl.rollout.vllm.launch import Command, server_options, vllm_command
+from gpg_vl.rollout.vllm.protocol import (
+    Answer,
+    check_policy,
+    check_prompt_ids,
+    check_version,
+    completion,
+    sampling_fields,
+    unexpanded_ids,
+    whole_prompts,
+)
+from gpg_vl.rollout.vllm.weight_files import HANDOVER
+from gpg_vl.types import Completion, Prompt
+from tests.hand_made import prompt
+
+IMAGE, VIDEO, END, STOP = 11, 12, 3, 7
+SAMPLING = Sampling(max_tokens=4, temperature=0.75)
+
+
+def policy(**more: Any) -> Any:
+    tokenizer = SimpleNamespace(tokenizer=lambda text: {"input_ids": [len(text), IMAGE], "attention_mask": [1, 1]})
+    model = SimpleNamespace(config=SimpleNamespace(model_type="qwen2_5_vl"))
+    known = {"banned_ids": (IMAGE, VIDEO), "end_ids": {END, STOP}, "decode": lambda ids: f"<{ids}>", "processor": tokenizer}
+    return SimpleNamespace(**{**known, "model": model, "dtype": torch.bfloat16, **more})
+
+
+def asked_of(*input_ids: int) -> Prompt:
+    return replace(prompt(tokens=input_ids), text="word")
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_every_field_of_a_request_is_stated(greedy):
+    """The list is vLLM's; whatever is left out, a checkpoint's own generation config would decide."""
+    sampling = Sampling(max_tokens=4, temperature=0.75, greedy=greedy)
+    assert sampling_fields(policy(), sampling, [5, 6, 7]) == {
+        "n": 3,
+        "seed": 5,
+        "temperature": 0.0 if greedy else 0.75,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "max_tokens": 4,
+        "min_tokens": 0,
+        "logprobs": 0,
+        "stop_token_ids": [3, 7],
+        "ignore_eos": False,
+        "detokenize": False,
+        "logit_bias": {11: -1e9, 12: -1e9},
+    }
+
+
+@pytest.mark.parametrize(("own", "told"), [(0, 0), (2**62 - 1, 2**62 - 1), (2**62, 0), (2**62 + 5, 5), (2**63 - 1, 2**62 - 1)])
+def test_a_seed_leaves_room_for_the_number_of_the_answer(own, told):
+    assert sampling_fields(policy(), SAMPLING, [own, 1])["seed"] == told
+
+
+@pytest.mark.parametrize(
+    ("temperature", "greedy", "fine"), [(2.0, False, True), (2.01, False, False), (2.01, True, True), (0.01, False, True)]
+)
+def test_a_temperature_that_vllm_refuses_is_refused_before(temperature, greedy, fine):
+    sampling = Sampling(max_tokens=1, temperature=temperature, greedy=greedy)
+    if fine:
+        assert sampling_fields(policy(), sampling, [1])["temperature"] == (0.0 if greedy else temperature)
+        return
+    with pytest.raises(UserError, match=r"got 2\.01, vLLM samples at most at 2"):
+        sampling_fields(policy(), sampling, [1])
+
+
+def test_a_prompt_is_tokenized_as_text():
+    assert unexpanded_ids(policy(), asked_of(1)) == [4, IMAGE]
+
+
+def test_on_a_cpu_a_prompt_is_read_in_one_piece():
+    assert whole_prompts(77) == {"enable_chunked_prefill": False, "max_num_batched_tokens": 77}
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [
+        ("0.29.9", False),
+        ("0.30.0", True),
+        ("0.30.0rc1", False),
+        ("0.30.1.dev3", True),
+        ("0.32.9", True),
+        ("0.32.9+cu129", True),
+        ("0.33.0", False),
+        ("0.33.0+cpu", False),
+        ("1.0", False),
+        ("0.3.0", False),
+    ],
+)
+def test_releases_are_known_from_the_first_to_the_last(version, fine):
+    if fine:
+        check_version(version, "it")
+        return
+    with pytest.raises(UserError, match=r"rollout\.engine: it is vLLM .*, expected >=0\.30,<0\.33; pip install 'gpg-vl\[vllm\]'"):
+        check_version(version, "it")
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "told"),
+    [
+        ("qwen2_vl", torch.bfloat16, "bfloat16"),
+        ("qwen2_5_vl", torch.float32, "float32"),
+        ("qwen3_vl", torch.float32, "float32"),
+        ("gemma3", torch.float32, "gemma3 is not tested with vLLM, only qwen2_vl, qwen2_5_vl, qwen3_vl"),
+        ("qwen2_vl", torch.float64, "vLLM knows no float64"),
+    ],
+)
+def test_only_what_is_tested_with_vllm_is_sampled_by_it(family, dtype, told):
+    given = policy(dtype=dtype, model=SimpleNamespace(config=SimpleNamespace(model_type=family)))
+    if " " not in told:
+        assert check_policy(given) == told
+        return
+    with pytest.raises(UserError, match=told):
+        check_policy(given)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
+
+
+@pytest.mark.parametrize(
+    ("got", "told"),
+    [
+        (READ, ""),
+        (
+            (5, IMAGE, IMAGE, IMAGE, 6, IMAGE, 5),
+            "q1: the engine read 7 prompt tokens, the trainer 6; the images are 4 tokens there and 3 here",
+        ),
+        ((5, IMAGE, 6, IMAGE, 5), "the images are 2 tokens there and 3 here: processor mismatch"),
+        ((5, IMAGE, 6, IMAGE, IMAGE, 5), "the images are 3 tokens there and 3 here"),  # each of another size
+        ((5, IMAGE, IMAGE, 6, IMAGE, 6), "and their text differs: tokenizer mismatch"),
+        ((5, IMAGE, IMAGE, 6, IMAGE, 5, 5), "the engine read 7 prompt tokens, the trainer 6, and their text differs"),
+        ((5, IMAGE, IMAGE, 6, 5), "their text differs"),
+        ((5, VIDEO, VIDEO, 6, IMAGE, 5), "their text differs"),
+        ((5, 5, IMAGE, IMAGE, 6, IMAGE, 5), "their text differs"),  # only placeholders run together
+        ((), "their text differs"),
+    ],
+)
+def test_the_ids_of_a_prompt_are_the_trainers(got, told):
+    if not told:
+        check_prompt_ids(policy(), asked_of(*READ), list(got))
+        return
+    with pytest.raises(MismatchError, match=told):
+        check_prompt_ids(policy(), asked_of(*READ), list(got))
+
+
+@pytest.mark.parametrize(
+    ("ids", "logprobs", "finish", "told"),
+    [
+        ((5, END), (-1.0, -2.0), "stop", ""),
+        ((5, STOP), (-1.0, -2.0), "stop", ""),
+        ((END,), (0.0,), "stop", ""),
+        ((5, 5, 5, END), (-1.0,) * 4, "stop", ""),  # an end at the limit is an end
+        ((5, 5, 5, 5), (-1.0,) * 4, "length", ""),
+        ((5, 5, 5), (-1.0,) * 3, "length", "cut off after 3 tokens, 4 were allowed"),
+        ((5,) * 5, (-1.0,) * 5, "length", "cut off after 5 tokens, 4 were allowed"),
+        ((5, END), (-1.0, -2.0), "length", "says finish 'length' after token 3, expected 'stop'"),
+        ((5, 5, 5, 5), (-1.0,) * 4, "stop", "says finish 'stop' after token 5, expected 'length'"),
+        ((5, END), (-1.0, -2.0), "abort", "says finish 'abort'"),
+        ((5, END), (-1.0, -2.0), None, "says finish None"),
+        ((END, 5, 5, 5), (-1.0,) * 4, "stop", "says finish 'stop'"),
+        ((), (), "stop", "0 tokens came with log-probabilities"),
+        ((5, END), (-1.0,), "stop", "2 tokens came with log-probabilities"),
+        ((5, END), (-1.0, -2.0, -3.0), "stop", "2 tokens came with log-probabilities"),
+        ((5, END), (-1.0, math.nan), "stop", "2 tokens came with log-probabilities"),
+        ((5, END), (-math.inf, -1.0), "stop", "2 tokens came with log-probabilities"),
+        ((IMAGE, END), (-1.0, -2.0), "stop", r"the engine sampled \[11\]"),
+        ((5, VIDEO, END), (-1.0,) * 3, "stop", r"the engine sampled \[12\]"),
+    ],
+)
+def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(ids, logprobs, finish, told):
+    answer = Answer(token_ids=ids, logprobs=logprobs, finish=finish)
+    if not told:
+        made = completion(policy(), asked_of(5), answer, SAMPLING, 9)
+        assert made == Completion(token_ids=ids, logprobs=logprobs, text=f"<{ids}>", finish=finish, version=9)
+        return
+    with pytest.raises(MismatchError, match=f"q1: .*{told}"):
+        completion(policy(), asked_of(5), answer, SAMPLING, 9)
+
+
+@pytest.mark.parametrize(("window", "fine"), [(7, True), (8, True), (6, False)])
+def test_prompt_and_answer_must_fit_the_window(window, fine):
+    """Three tokens and four."""
+    engine: Any = SimpleNamespace(longest=lambda: window)
+    asked = asked_of(1, 2, 3)
+    if fine:
+        assert ensure_fits(asked, engine, 4) is asked
+        return
+    with pytest.raises(UnusableSampleError, match="q1: prompt and answer may have 7 tokens, the engine's window is 6"):
+        ensure_fits(asked, engine, 4)
+
+
+def test_an_engine_of_ones_own_has_no_limit_one_copy_and_nothing_to_give_back():
+    class Own(RolloutEngine):
+        def generate(self, prompts, sampling, seeds):
+            return []
+
+        def refresh(self, policy, version):
+            pass
+
+    own = Own()
+    assert own.longest() == sys.maxsize
+    assert (own.copies, own.narrow, own.renewed) == (1, False, False)
+    own.rest()
+    own.close()
+
+
+# --- starting a server ------------------------------------------------------------------------------------------------
+
+
+def started(knobs: dict[str, Any] | None = None, **more: Any) -> tuple[list[str], dict[str, str]]:
+    asked = {"seed": 3, "folder": Path("served"), "host": "127.0.0.1", "port": 8000, "window": 4096, "transfer": "file", "handover": "/h"}
+    made = vllm_command(PolicyConfig(**{"model": "some/model", **(knobs or {})}), **{**asked, **more})
+    return list(made.arguments), made.environment
+
+
+@pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def test_a_server_is_started_word_for_word(no_gpu):
+    arguments, environment = started({"dtype": "bfloat16"}, more=("--seed", "1"))
+    assert arguments == [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "some/model", "--host", "127.0.0.1", "--port", "8000"),
+        *("--dtype", "bfloat16", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image": 8, "video": 0}'),
+        *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
+        *("--weight-transfer-config", '{"backend": "gpg_vl"}', "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"),
+        *("--seed", "1"),
+    ]
+    assert environment == {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "GPG_VL_HANDOVER": "/h"}
+
+
+def test_on_a_gpu_prompts_may_be_read_in_pieces(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not {"--no-enable-chunked-prefill", "--max-num-batched-tokens"} & set(started()[0])
+
+
+def option(arguments: list[str], name: str) -> Any:
+    return json.loads(arguments[arguments.index(name) + 1]) if name in arguments else None
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ({}, None),
+        ({"min_pixels": 100}, {"min_pixels": 100}),
+        ({"max_pixels": 900}, {"max_pixels": 900}),
+        ({"min_pixels": 100, "max_pixels": 900}, {"min_pixels": 100, "max_pixels": 900}),
+    ],
+)
+def test_pictures_are_resized_there_as_here(knobs, told, no_gpu):
+    assert option(started(knobs)[0], "--mm-processor-kwargs") == told
+
+
+@pytest.mark.parametrize(("transfer", "backend"), [("file", "gpg_vl"), ("nccl", "nccl")])
+def test_weights_travel_as_the_run_sends_them(transfer, backend, no_gpu):
+    assert option(started(transfer=transfer)[0], "--weight-transfer-config") == {"backend": backend}
+
+
+def test_a_tiny_model_is_written_first_with_the_pixel_limits_in_it(no_gpu, monkeypatch, tmp_path):
+    saved: list[Any] = []
+    made = SimpleNamespace(save=lambda folder: saved.append(folder))
+    monkeypatch.setattr(launch, "load_policy", lambda config, *, seed: saved.append((config.model, seed)) or made)
+    arguments, _ = started({"model": "tiny", "max_pixels": 900}, folder=tmp_path / "tiny")
+    assert saved == [("tiny", 3), tmp_path / "tiny"]
+    assert arguments[arguments.index("--model") + 1] == str(tmp_path / "tiny")
+    assert "--mm-processor-kwargs" not in arguments
+
+
+def test_a_folder_is_looked_through_and_a_hub_id_is_passed_on(no_gpu, monkeypatch):
+    monkeypatch.setattr(launch, "is_here", lambda model: model == "here")
+    monkeypatch.setattr(launch, "find_model", lambda model: Path("/models") / model)
+    for model, told in (("here", "/models/here"), ("some/hub", "some/hub")):
+        arguments, _ = started({"model": model})
+        assert arguments[arguments.index("--model") + 1] == told
+
+
+def test_a_command_can_be_pasted_into_a_shell(monkeypatch):
+    command = Command(arguments=("python", "-m", "vllm", "--x", '{"a": 1}'), environment={"A": "1", "B": "two words"})
+    assert str(command) == """A=1 B='two words' python -m vllm --x '{"a": 1}'"""
+    became: list[Any] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "vllm" else None)
+    monkeypatch.setattr("os.execve", lambda *given: became.append(given))
+    monkeypatch.setenv("A", "0")
+    monkeypatch.setenv("OTHER", "kept")
+    command.replace_this_process()
+    ((program, arguments, environment),) = became
+    assert (program, arguments) == ("python", ("python", "-m", "vllm", "--x", '{"a": 1}'))
+    assert {"A": "1", "B": "two words", "OTHER": "kept"}.items() <= environment.items()
+
+
+@pytest.mark.parametrize(
+    ("engine", "wishes"),
+    [
+        ("server", ("file", HANDOVER, ())),
+        ("vllm", ("file", HANDOVER, ())),
+        ({"kind": "server"}, ("file", HANDOVER, ())),
+        ({"kind": "server", "transfer": "nccl"}, ("nccl", HANDOVER, ())),
+        ({"kind": "server", "handover": "/a"}, ("file", "/a", ())),
+        ({"kind": "server", "sleep": 1}, ("file", HANDOVER, ("--enable-sleep-mode",))),
+        ({"kind": "server", "sleep": 2}, ("file", HANDOVER, ("--enable-sleep-mode",))),
+        ({"kind": "server", "sleep": 0}, ("file", HANDOVER, ())),
+        ({"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a"}, ("file", HANDOVER, ())),
+    ],
+)
+def test_what_a_config_wishes_of_its_servers(engine, wishes):
+    assert server_options(engine) == wishes

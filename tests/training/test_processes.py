@@ -1,0 +1,128 @@
+"""Two processes are one: the same draws, the same update, the same numbers in the log."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpg_vl.config import loading
+from gpg_vl.errors import UserError
+from gpg_vl.training import setup
+from gpg_vl.training.processes import start_accelerator
+from tests import two_ranks
+from tests.training.test_train import metrics
+from tests.two_ranks import BUDGETS, CASES, KNOBS
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """What one process makes, this one."""
+    folder = tmp_path_factory.mktemp("one")
+    two_ranks.small_run(folder)
+    two_ranks.write_gradients(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """What two make, in one launch for all tests of this file."""
+    folder = tmp_path_factory.mktemp("two")
+    done = launched("tests.two_ranks", str(folder), cwd=HERE.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def launched(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", module]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launcher, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"{step:06d}" / "policy" / "model.safetensors")
+
+
+def test_warmup_and_update_are_the_same(one, two):
+    of_two = weights(two / "small", 2)
+    for name, parameter in weights(one / "small", 2).items():
+        torch.testing.assert_close(of_two[name], parameter, rtol=0, atol=1e-5)
+
+
+RATIOS_OF_ROUNDING = {"gate/excess", "gate/carriers"}
+"""Last bits divided by last bits: these are no rank's and no run's own."""
+
+
+def test_the_log_is_of_all_ranks(one, two):
+    of_one, of_two = metrics(one / "small"), metrics(two / "small")
+    assert len(of_one) == len(of_two) == 2
+    for first, second in zip(of_one, of_two, strict=True):
+        assert first.keys() == second.keys()
+        compared = {key for key in first if "second" not in key} - RATIOS_OF_ROUNDING
+        assert {key: second[key] for key in compared} == pytest.approx({key: first[key] for key in compared}, rel=1e-4, abs=1e-6)
+
+
+def test_every_rank_keeps_its_rollouts(two):
+    assert {path.name for path in (two / "small" / "rollouts").iterdir()} == {
+        f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
+    }
+
+
+@pytest.mark.parametrize("tokens", BUDGETS)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_make_the_gradient_of_one(case, tokens, one, two):
+    of_one, of_two = (torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in (one, two))
+    assert sum(gradient.abs().sum() for gradient in of_one.values()) > 0
+    for name, gradient in of_one.items():
+        torch.testing.assert_close(of_two[name], gradient, rtol=1e-5, atol=1e-9)
+
+
+STOPPED = "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume"
+
+
+def test_what_one_process_loses_all_stop_for_with_a_checkpoint(two):
+    assert [STOPPED in (two / f"stopped.rank{rank}.txt").read_text() for rank in (0, 1)] == [True, True]
+    assert {path.name for path in (two / "lost" / "checkpoints").iterdir()} == {"000000", "000001"}
+
+
+@pytest.mark.nightly
+def test_the_command_of_two_processes_ends_with_the_sentence_and_no_traceback(tmp_path):
+    engine = "rollout.engine=lost_engine.py:LostOnOne"
+    done = launched("gpg_vl", "train", "small.yaml", f"folder={tmp_path}", *KNOBS, engine, cwd=HERE)
+    assert done.returncode != 0
+    assert STOPPED in done.stdout + done.stderr
+    assert "gpg_vl/training" not in done.stdout + done.stderr, "nobody's traceback"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "accelerate: launched with FSDP, which trains a wrong model here or none"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "accelerate: launched with DeepSpeed, which"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "accelerate: launched with Megatron-LM, which"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "accelerate: got mixed_precision fp16, expected no; gpg_vl casts by itself"),
+    ],
+)
+def test_what_would_train_a_wrong_model_is_refused_before_one_is_loaded(key, value, sentence, tmp_path, monkeypatch):
+    """By what was asked for: on a CPU accelerate itself passes over these."""
+    monkeypatch.setenv(key, value)
+    monkeypatch.setattr(setup, "load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match=sentence):
+        setup.set_up(loading.load(str(HERE / "small.yaml"), [f"folder={tmp_path}"]), HERE)
+
+
+def test_what_is_said_to_be_off_is_not_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert start_accelerator().num_processes == 1
+
+
+def test_gradients_are_kept_once():
+    """DDP's buckets are the gradients themselves: the plan counts no bytes for buckets."""
+    assert start_accelerator().ddp_handler.gradient_as_bucket_view
