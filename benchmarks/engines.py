@@ -1,9 +1,11 @@
-"""The README's table of engines: seconds of one rollout phase through each of them, the same policy, questions and number of tokens.
+"""Measure the seconds of one rollout phase through each engine: the README's table of engines.
 
     OMP_NUM_THREADS=1 python benchmarks/engines.py [--sizes tiny mid] [--repeats 3]
 
-Needs vLLM. A phase is one `generate` of 16 groups of 8 with pictures, the median of the repeats after one that is not counted. A weight
-hand-over is what one question with a word for an answer takes longer after an update. One thread for each process.
+Needs vLLM. All engines have the same policy, questions and number of tokens, and one thread for
+each process. A phase is one `generate` of 16 groups of 8 with images: the median of the repeats,
+after one that does not count. The seconds of a weight sync are what a request for one token takes
+longer after an update.
 """
 
 import argparse
@@ -12,55 +14,78 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from gpg_vl import rollout
-from gpg_vl.config import plugins
-from gpg_vl.config.schema import PolicyConfig, Tiny
+from gpg_vl.config.schema import Config, PolicyConfig, Tiny
 from gpg_vl.data.recipes.digits import digits
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.encode import encode
-from gpg_vl.policy.load import Policy, load_policy
-from gpg_vl.prompts import AnswerOnly
+from gpg_vl.policy.load import Policy
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.vllm.launch import vllm_command
 from gpg_vl.types import Prompt
 
-SIZES = {
-    "tiny": Tiny(),
-    "mid": Tiny(hidden=512, layers=12, vision_hidden=256, vision_layers=6),
-}
+SIZES = {"tiny": Tiny(), "mid": Tiny(hidden=512, layers=12, vision_hidden=256, vision_layers=6)}
 GROUPS, GROUP_SIZE, TOKENS = 16, 8, 64
 PORT = 8017
 
 
-@contextmanager
-def engine_of(kind: str, policy: Policy, config: PolicyConfig, folder: Path) -> Generator[RolloutEngine, None, None]:
-    """An engine by name; with `server`, the server too."""
-    specs: dict[str, dict[str, Any]] = {
+@dataclass
+class Measurement:
+    """Seconds of the requests to one engine."""
+
+    engine: RolloutEngine
+    tokens: list[int] = field(default_factory=list[int])
+    """Tokens of each request's completions."""
+
+    def seconds(self, prompts: list[Prompt], max_tokens: int, first_seed: int) -> float:
+        """Sample one group for each prompt and return the seconds."""
+        start = time.perf_counter()
+        seeds: list[list[int]] = []
+        for group in range(len(prompts)):
+            first = first_seed + 100 * group
+            seeds.append(list(range(first, first + GROUP_SIZE)))
+        sampling = Sampling(max_tokens=max_tokens, temperature=1.0)
+        answers = self.engine.generate(prompts, sampling, seeds)
+        seconds = time.perf_counter() - start
+        tokens = 0
+        for group in answers:
+            tokens += sum(len(completion.token_ids) for completion in group)
+        self.tokens.append(tokens)
+        return seconds
+
+
+def experiment_of(kind: str, size: str, folder: Path) -> Experiment:
+    """Return an experiment with one engine."""
+    engines: dict[str, dict[str, Any]] = {
         "transformers": {"kind": "transformers"},
         "vllm": {"kind": "vllm", "window": 1024, "cache_gib": 0.5},
-        "server": {"kind": "server", "servers": [f"http://127.0.0.1:{PORT}"], "handover": str(folder / "handover")},
+        "server": {
+            "kind": "server",
+            "servers": [f"http://127.0.0.1:{PORT}"],
+            "handover": str(folder / "handover"),
+        },
     }
-    with served(config, folder) if kind == "server" else nothing():
-        given = {"policy": policy, "say": lambda line: None}
-        with closing(plugins.build(specs[kind], rollout.ALIASES, folder=Path(), key="rollout.engine", given=given)) as engine:
-            yield engine
-
-
-@contextmanager
-def nothing() -> Generator[None, None, None]:
-    """No server."""
-    yield
+    config = Config.model_validate(
+        {
+            "data": [{"recipe": "digits"}],
+            "prompt": "answer",
+            "policy": {"tiny": SIZES[size].model_dump(), "vision": "full"},
+            "rollout": {"engine": engines[kind]},
+        }
+    )
+    return Experiment.resolve(config)
 
 
 @contextmanager
 def served(config: PolicyConfig, folder: Path) -> Generator[None, None, None]:
-    """A server of the same policy."""
+    """Run a server of the same policy during the `with` block."""
     command = vllm_command(
         config,
         seed=0,
@@ -72,8 +97,9 @@ def served(config: PolicyConfig, folder: Path) -> Generator[None, None, None]:
         handover=str(folder / "handover"),
         more=("--enforce-eager", "--kv-cache-memory-bytes", str(2**29)),
     )
+    environment = {**os.environ, **command.environment}
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command.arguments, env={**os.environ, **command.environment}, stdout=log, stderr=log)
+        process = subprocess.Popen(command.arguments, env=environment, stdout=log, stderr=log)
         try:
             yield
         finally:
@@ -81,47 +107,67 @@ def served(config: PolicyConfig, folder: Path) -> Generator[None, None, None]:
             process.wait()
 
 
+def no_log(line: str) -> None:
+    """Drop a line for the user."""
+
+
 def measure(kind: str, size: str, repeats: int) -> str:
-    """One row of the table."""
-    config = PolicyConfig(tiny=SIZES[size], vision="full")
-    policy = load_policy(config, seed=0)
-    prompts = [encode(sample, AnswerOnly(), policy) for sample in digits("count", count=GROUPS)]
-    phase, word = Sampling(max_tokens=TOKENS, temperature=1.0), Sampling(max_tokens=1, temperature=1.0)
-    seconds, tokens, idle, after_update = list[float](), list[int](), list[float](), list[float]()
-
-    def timed(times: list[float], asked: list[Prompt], sampling: Sampling, first: int) -> None:
-        start = time.perf_counter()
-        seeds = [[first + 100 * group + index for index in range(GROUP_SIZE)] for group in range(len(asked))]
-        answers = engine.generate(asked, sampling, seeds)
-        times.append(time.perf_counter() - start)
-        tokens.append(sum(len(completion.token_ids) for group in answers for completion in group))
-
-    with tempfile.TemporaryDirectory() as folder, engine_of(kind, policy, config, Path(folder)) as engine:
-        for repeat in range(repeats + 1):
-            timed(idle, prompts[:1], word, 1)
-            with torch.no_grad():
-                for parameter in policy.model.parameters():
-                    parameter.mul_(1.0001)
-            engine.refresh(policy, repeat + 1)
-            timed(after_update, prompts[:1], word, 1)
-            timed(seconds, prompts, phase, 10_000 * repeat)
-    phase_seconds, handed_over = median(seconds[1:]), median(after_update[1:]) - median(idle[1:])
-    count = sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6
-    cells = (size, f"{count:.1f} M", kind, f"{phase_seconds:.2f}", f"{max(tokens) / phase_seconds:,.0f}", f"{max(0.0, handed_over):.2f}")
+    """Measure one engine and return its line of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = experiment_of(kind, size, Path(folder))
+        config = experiment.config.policy
+        policy = experiment.policy()
+        samples = digits("count", count=GROUPS)
+        prompts = [encode(sample, experiment.style, policy) for sample in samples]
+        with (
+            served(config, Path(folder)) if kind == "server" else nullcontext(),
+            closing(experiment.engine(policy, log=no_log)) as engine,
+        ):
+            phase, sync, tokens = measure_engine(engine, policy, prompts, repeats)
+    parameters = sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6
+    cells = (
+        size,
+        f"{parameters:.1f} M",
+        kind,
+        f"{phase:.2f}",
+        f"{tokens / phase:,.0f}",
+        f"{max(0.0, sync):.2f}",
+    )
     return "| " + " | ".join(cells) + " |"
+
+
+def measure_engine(
+    engine: RolloutEngine, policy: Policy, prompts: list[Prompt], repeats: int
+) -> tuple[float, float, int]:
+    """Return the seconds of a phase, the seconds of a weight sync, and the tokens of a phase."""
+    measurement = Measurement(engine)
+    phases, idle, after_update = list[float](), list[float](), list[float]()
+    for repeat in range(repeats + 1):
+        idle.append(measurement.seconds(prompts[:1], 1, 1))
+        with torch.no_grad():
+            for parameter in policy.model.parameters():
+                parameter.mul_(1.0001)
+        engine.update_weights(policy, repeat + 1)
+        after_update.append(measurement.seconds(prompts[:1], 1, 1))
+        phases.append(measurement.seconds(prompts, TOKENS, 10_000 * repeat))
+    sync = median(after_update[1:]) - median(idle[1:])
+    return median(phases[1:]), sync, max(measurement.tokens)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| model | parameters | engine | seconds | tokens / s | weights handed over, s |\n| --- | --- | --- | --- | --- | --- |")
-    for size in asked.sizes:
+    print("| model | parameters | engine | seconds | tokens / s | weight sync, s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for size in options.sizes:
         for kind in ("transformers", "vllm", "server"):
-            print(measure(kind, size, asked.repeats), flush=True)
+            print(measure(kind, size, options.repeats), flush=True)
 
 
 if __name__ == "__main__":

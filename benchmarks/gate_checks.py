@@ -1,11 +1,15 @@
-"""Looks through the vision gate at engines that are honest: how near does chance come to a limit?
+"""Run many checks of the vision gate on correct engines, to see how near chance comes to a limit.
 
-python benchmarks/honest_looks.py --looks 200                             # random models, narrow and wide, blunt and sharp
-python benchmarks/honest_looks.py --looks 50 --model FOLDER               # a real checkpoint (python -m tests.real.smollm2 FOLDER)
-python benchmarks/honest_looks.py --looks 20 --engine vllm                # the real vLLM in this process; also with --model
+    # random models: narrow and wide, with flat and with peaked distributions
+    python benchmarks/gate_checks.py --looks 200
+    # a real checkpoint, for instance from `python -m tests.real.smollm2 FOLDER`
+    python benchmarks/gate_checks.py --looks 50 --model FOLDER
+    # the real vLLM in this process; also with --model
+    python benchmarks/gate_checks.py --looks 20 --engine vllm
 
-Seeds, precisions, temperatures 0.7 to 1.2 and lengths vary from look to look. A line each, appended to a file; exit 1 where a look trips or
-a figure passes half its limit (`gate/excess` above 0.5).
+Seeds, precisions, temperatures (0.7 to 1.2) and lengths vary from check to check. Each check is a
+line, appended to a file. Ends with 1 if a check fails or a figure exceeds half its limit
+(`gate/excess` above 0.5).
 """
 
 import argparse
@@ -13,6 +17,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,12 +26,12 @@ from typing import Any
 
 import torch
 
-from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.config.schema import Config
 from gpg_vl.data.recipes.digits import Task, digits
 from gpg_vl.errors import MismatchError
-from gpg_vl.experiment import build_engine
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.encode import encode
-from gpg_vl.policy.load import Policy, load_policy
+from gpg_vl.policy.load import Policy
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate.vision_gate import VisionGate
@@ -35,6 +40,8 @@ from gpg_vl.types import Prompt
 TASKS: tuple[Task, ...] = ("count", "compare", "box", "add")
 DTYPES = ("bfloat16", "float32")
 TEMPERATURES, LENGTHS = (0.7, 0.85, 1.0, 1.2), (8, 24, 64)
+MAX_SHARE = 0.5
+"""Largest share of a limit that a correct engine may reach."""
 MODELS: dict[str, tuple[dict[str, Any], float]] = {
     "tiny qwen2_5_vl": ({"family": "qwen2_5_vl"}, 1.0),
     "tiny qwen3_vl, sharp": ({"family": "qwen3_vl"}, 3.0),
@@ -43,92 +50,123 @@ MODELS: dict[str, tuple[dict[str, Any], float]] = {
     "wide, sharp": ({"hidden": 512, "layers": 12}, 3.0),
     "wide, sharper": ({"hidden": 512, "layers": 12}, 5.0),
 }
-"""Shape, and what the head is multiplied with: random logits are blunt, those of a trained model sharp."""
+"""Name -> shape, and factor of the head's weights: random models have flat distributions, trained
+ones peaked (sharp) distributions."""
+ENGINES: dict[str, Any] = {
+    "transformers": "transformers",
+    "vllm": {
+        "kind": "vllm",
+        "window": 1024,
+        "cache_gib": 0.25,
+        "rows": 32,
+        "options": {"block_size": 32, "skip_mm_profiling": True},
+    },
+}
+"""Name -> `rollout.engine`, small enough for any machine."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One look."""
+    """One check."""
 
     model: str
     dtype: str
     engine: str
     temperature: float
     length: int
+    """Maximum length of an answer, in tokens."""
     seed: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--looks", type=int, default=12)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--looks", type=int, default=12, help="number of checks")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of the random models")
-    parser.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
-    parser.add_argument("--first", type=int, default=0, help="number of the first look")
-    parser.add_argument("--to", type=Path, default=Path("honest_looks.jsonl"))
-    given = parser.parse_args()
-    models = [str(given.model)] if given.model else [*MODELS]
+    parser.add_argument("--engine", default="transformers", choices=ENGINES)
+    parser.add_argument("--first", type=int, default=0, help="number of the first check")
+    parser.add_argument("--to", type=Path, default=Path("gate_checks.jsonl"))
+    options = parser.parse_args()
+    models = [str(options.model)] if options.model else list(MODELS)
     shares: list[float] = []
-    for case in itertools.islice(cases(models, given.engine), given.first, given.first + given.looks):
-        told = look(case)
-        shares.append(told["gate/excess"])
-        row = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **asdict(case), "model": Path(case.model).name, **told}
-        with given.to.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+    all_cases = cases(models, options.engine)
+    for case in itertools.islice(all_cases, options.first, options.first + options.looks):
+        figures = check(case)
+        share = figures["gate/excess"]
+        shares.append(share)
+        row = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            **asdict(case),
+            "model": Path(case.model).name,
+            **figures,
+        }
+        with options.to.open("a") as file:
+            file.write(json.dumps(row) + "\n")
         print(
-            f"{told['gate/excess']:.2f} of the limit: {row['model']}, {case.dtype}, T {case.temperature}, {case.length} tokens", flush=True
+            f"{share:.2f} of the limit: {row['model']}, {case.dtype}, T {case.temperature}, "
+            f"{case.length} tokens",
+            flush=True,
         )
-    print(f"{len(shares)} looks, the largest figure is {max(shares):.2f} of its limit")
-    sys.exit(max(shares) > 0.5)
+    print(f"{len(shares)} checks, the largest figure is {max(shares):.2f} of its limit")
+    sys.exit(max(shares) > MAX_SHARE)
 
 
-def cases(models: list[str], engine: str) -> "itertools.chain[Case]":
-    """Endless looks; precision changes fastest, then model, temperature and length."""
-
-    def round_of(seed: int) -> list[Case]:
-        return [
-            Case(model, dtype, engine, TEMPERATURES[(seed + place) % 4], LENGTHS[(seed + place) % 3], seed)
-            for place, (model, dtype) in enumerate(itertools.product(models, DTYPES))
-        ]
-
-    return itertools.chain.from_iterable(map(round_of, itertools.count()))
+def cases(models: list[str], engine: str) -> Iterator[Case]:
+    """Yield endless cases; precision changes fastest, then model, temperature and length."""
+    for seed in itertools.count():
+        for place, (model, dtype) in enumerate(itertools.product(models, DTYPES)):
+            temperature = TEMPERATURES[(seed + place) % len(TEMPERATURES)]
+            length = LENGTHS[(seed + place) % len(LENGTHS)]
+            yield Case(model, dtype, engine, temperature, length, seed)
 
 
-def look(case: Case) -> dict[str, float]:
-    """What the gate measured, in the journal's words."""
-    policy = policy_of(case)
+def check(case: Case) -> dict[str, float]:
+    """Return what the gate measures, under its names in the run folder."""
+    experiment = experiment_of(case)
+    policy = experiment.policy()
+    if case.model in MODELS:
+        _, sharpness = MODELS[case.model]
+        with torch.no_grad():
+            policy.model.lm_head.weight.mul_(sharpness)
     sampling = Sampling(max_tokens=case.length, temperature=case.temperature)
     gate = VisionGate(prompts=tuple(prompts_of(policy, case)), sampling=sampling, seed=case.seed)
-    with closing(build_engine(spec_of(case.engine), policy, Path())) as engine:
+    with closing(experiment.engine(policy)) as engine:
         try:
-            return gate.look(engine, policy, 0)
+            return gate.check(engine, policy, 0)
         except MismatchError as error:
             print(error)
             return {"gate/excess": math.inf}
 
 
-def policy_of(case: Case) -> Policy:
-    """The model of a case."""
-    if case.model not in MODELS:
-        return load_policy(PolicyConfig.model_validate({"model": case.model, "dtype": case.dtype}), seed=0)
-    shape, sharpness = MODELS[case.model]
-    policy = load_policy(PolicyConfig.model_validate({"tiny": shape, "dtype": case.dtype}), seed=case.seed)
-    with torch.no_grad():
-        policy.model.lm_head.weight.mul_(sharpness)
-    return policy
+def experiment_of(case: Case) -> Experiment:
+    """Return model and engine of a case as an experiment."""
+    policy: dict[str, Any] = {"dtype": case.dtype}
+    if case.model in MODELS:
+        policy["tiny"], _ = MODELS[case.model]
+    else:
+        policy["model"] = case.model
+    config = Config.model_validate(
+        {
+            "seed": case.seed if case.model in MODELS else 0,
+            "data": [{"recipe": "digits"}],
+            "policy": policy,
+            "rollout": {"engine": ENGINES[case.engine]},
+        }
+    )
+    return Experiment.resolve(config)
 
 
 def prompts_of(policy: Policy, case: Case) -> list[Prompt]:
-    """A question of each task; a real model is asked for sentences, so that its answers are not all alike."""
-    style = AnswerOnly() if case.model in MODELS else Style(think="absent", instruction="Explain in a few sentences.")
+    """Return a question of each task.
+
+    A real model is asked for sentences, so that its answers differ.
+    """
+    style: Style = AnswerOnly()
+    if case.model not in MODELS:
+        style = Style(think="absent", instruction="Explain in a few sentences.")
     samples = [next(digits(task, seed=case.seed, count=1)) for task in TASKS]
     return [encode(sample, style, policy) for sample in samples]
-
-
-def spec_of(engine: str) -> Any:
-    """The engine, small enough for any machine."""
-    if engine == "transformers":
-        return engine
-    return {"kind": "vllm", "window": 1024, "cache_gib": 0.25, "rows": 32, "options": {"block_size": 32, "skip_mm_profiling": True}}
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""Hostile texts by the hundred thousand: no verifier raises, every reward lies in [0, 1], and no text takes long.
+"""Give every verifier hostile texts: none may raise, give a reward outside [0, 1], or take long.
 
     python benchmarks/hostile_texts.py --count 100000 --expression 10000
 
-The reference rule of value and expression is math-verify on the whole text, so it is left out. Texts are drawn with a fixed seed: pieces of
-answers, tags, LaTeX, boxes and noise, glued, doubled, cut and nested.
+The reference rule of value and expression is math-verify on the whole text, so it is left out.
+Texts are made with a fixed seed from pieces of answers, tags, LaTeX, boxes and noise: joined,
+repeated, cut and nested.
 """
 
 import argparse
 import random
 from time import perf_counter
+from typing import Any
 
 from gpg_vl.prompts import Style
-from gpg_vl.types import Sample
+from gpg_vl.types import Mode, Sample
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
 from gpg_vl.verifiers.detection import Detection
@@ -21,58 +23,103 @@ from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.value import Value
 
 IMAGE = {"images": (b"png",), "sizes": ((100, 100),)}
-ASKED = {
+QUESTIONS: dict[Any, dict[str, Any]] = {
     Choice: {"answer": "big dog", "choices": ("cat", "big dog", "horse")},
     Number: {"answer": 3},
     Value: {"answer": "2√{3} cm"},
     Expression: {"answer": "x^2+x"},
-    Label: {"answer": "pink primrose", "choices": ("pink primrose", "rose", "hard-leaved pocket orchid")},
+    Label: {
+        "answer": "pink primrose",
+        "choices": ("pink primrose", "rose", "hard-leaved pocket orchid"),
+    },
     Boxes: {"answer": [[10, 20, 60, 80]], **IMAGE},
     Detection: {"answer": [[10, 20, 60, 80]], **IMAGE},
 }
-WORDS = """
-<think> </think> <answer> </answer> <answer> </answer> <|im_end|> <|image_pad|> </s> B (B) B. (A) C) option answer is: 答案 选
-big dog cat rose
-pink primrose hard-leaved_pocket_orchid 3 -3 3.0 1e9 1,000 nan inf ½ ² √ √{3} π 2√3 \\frac{1}{2} \\frac \\sqrt \\boxed{ \\text{ } { [ ] ( )
-,
-; : . / * ^ ^^ + - = == ° cm 厘米 % $ $$ \\( \\) x x^2+x 9^{9^9} [10,20,60,80] (10,20),(60,80) {"bbox_2d":[10,20,60,80]} "confidence":0.9
-x1: y1: ```json ``` ** _ 𝟛 ３ \u0301 \u202e
-"""
-PIECES = [*WORDS.split(), " ", "\n", "\ud800", "\x00", '"', "'", "The answer is ", "No Objects"]
+"""Verifier -> fields of the sample that it scores."""
+WORDS = r"""
+<think> </think> <answer> </answer> <answer> </answer> <|im_end|> <|image_pad|> </s>
+B (B) B. (A) C) option answer is: 答案 选 big dog cat rose
+pink primrose hard-leaved_pocket_orchid 3 -3 3.0 1e9 1,000 nan inf ½ ² √ √{3} π 2√3
+\frac{1}{2} \frac \sqrt \boxed{ \text{ } { [ ] ( )
+, ; : . / * ^ ^^ + - = == ° cm 厘米 % $ $$ \( \) x x^2+x 9^{9^9}
+[10,20,60,80] (10,20),(60,80) {"bbox_2d":[10,20,60,80]} "confidence":0.9
+x1: y1: ```json ``` ** _ 𝟛 ３"""
+ACCENT, RIGHT_TO_LEFT = "\u0301", "\u202e"
+PIECES = [
+    *WORDS.split(),
+    ACCENT,
+    RIGHT_TO_LEFT,
+    " ",
+    "\n",
+    "\ud800",
+    "\x00",
+    '"',
+    "'",
+    "The answer is ",
+    "No Objects",
+]
 
 
-def hostile(dice):
-    """One text."""
-    count = dice.choice((1, 2, 3, 5, 8, 13, 40, 200))
-    text = "".join(dice.choice(PIECES) for _ in range(count))
-    trick = dice.random()
+def hostile(generator: random.Random) -> str:
+    """Return one text."""
+    count = generator.choice((1, 2, 3, 5, 8, 13, 40, 200))
+    text = "".join(generator.choice(PIECES) for _ in range(count))
+    trick = generator.random()
     if trick < 0.1:
-        text *= dice.choice((2, 10, 300))
+        text *= generator.choice((2, 10, 300))
     elif trick < 0.2:
-        text = dice.choice("[({√-\\^ ") * dice.choice((10, 1000, 20000)) + text
+        text = generator.choice("[({√-\\^ ") * generator.choice((10, 1000, 20000)) + text
     elif trick < 0.3:
-        text = "".join(chr(dice.choice((dice.randrange(32, 127), dice.randrange(0x20000)))) for _ in range(count))
-    return Style().write(text, thought="so") if dice.random() < 0.5 else text
+        text = "".join(character(generator) for _ in range(count))
+    if generator.random() < 0.5:
+        return Style().write(text, thought="so")
+    return text
 
 
-def main():
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--count", type=int, default=100_000)
-    words.add_argument("--expression", type=int, default=10_000)
-    words.add_argument("--seed", type=int, default=0)
-    given = words.parse_args()
-    for kind, fields in ASKED.items():
-        count = given.expression if kind is Expression else given.count
-        dice, sample, slowest, paid = random.Random(given.seed), Sample(id="x", question="?", answer_kind="x", **fields), 0.0, 0
-        modes = [kind(mode=mode) for mode in ("strict", "lenient", "reference")[: 2 if kind in (Value, Expression) else 3]]
-        for place in range(count):
-            text = hostile(dice)
-            start = perf_counter()
-            verdict = modes[place % len(modes)](text, sample)
-            slowest = max(slowest, perf_counter() - start)
-            paid += verdict.reward > 0
-            assert 0 <= verdict.reward <= 1, (kind, modes[place % len(modes)].mode, text, verdict)
-        print(f"{kind.__name__.lower():12} {count:7} texts, none raised, {paid} paid, slowest {slowest:.2f} s", flush=True)
+def character(generator: random.Random) -> str:
+    """Return an ASCII character or, as often, any of the first two planes of Unicode."""
+    return chr(generator.choice((generator.randrange(32, 127), generator.randrange(0x20000))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--expression", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for kind, fields in QUESTIONS.items():
+        count = options.expression if kind is Expression else options.count
+        sample = Sample(id="x", question="?", answer_kind="x", **fields)
+        rewarded, slowest = try_verifier(kind, sample, count, options.seed)
+        print(
+            f"{kind.__name__.lower():12} {count:7} texts, none raised, {rewarded} rewarded, slowest"
+            f" {slowest:.2f} s",
+            flush=True,
+        )
+
+
+def try_verifier(kind: Any, sample: Sample, count: int, seed: int) -> tuple[int, float]:
+    """Score texts in every mode in turn.
+
+    Returns:
+        Number of texts with a reward above 0, and the seconds of the slowest.
+    """
+    modes: list[Mode] = ["strict", "lenient"]
+    if kind not in (Value, Expression):
+        modes.append("reference")
+    verifiers = [kind(mode=mode) for mode in modes]
+    generator, rewarded, slowest = random.Random(seed), 0, 0.0
+    for place in range(count):
+        text = hostile(generator)
+        verifier = verifiers[place % len(verifiers)]
+        start = perf_counter()
+        verdict = verifier(text, sample)
+        slowest = max(slowest, perf_counter() - start)
+        rewarded += verdict.reward > 0
+        assert 0 <= verdict.reward <= 1, (kind, verifier.mode, text, verdict)
+    return rewarded, slowest
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What a step costs: wall and CPU seconds by phase, memory above what was there once everything was loaded, operations counted."""
+"""Measure what a training step costs: seconds by phase, memory, and operations.
+
+Seconds are wall and CPU seconds. Memory is counted above what was in use once everything was
+loaded.
+"""
 
 import ctypes
 import gc
@@ -20,10 +24,11 @@ MEGABYTE = 2**20
 _STATUS = Path("/proc/self/status")
 
 
-class Meter(Timer):
-    """Measures laps (steps): one of warm-up, `laps` that count, and where wanted one more whose operations are counted.
+class Profiler(Timer):
+    """Measures laps (steps): one of warm-up, then `laps` that count.
 
-    It is a `Clock` that reads the process's CPU time as well. On a machine that others use, CPU seconds are the honest ones.
+    One more lap can follow whose operations are counted. It is a `Timer` that reads the process's
+    CPU time as well: on a machine that others use, wall seconds depend on the others' work.
     """
 
     def __init__(self, laps: int, *, count_operations: bool = False) -> None:
@@ -37,7 +42,7 @@ class Meter(Timer):
 
     @contextmanager
     def __call__(self, phase: str) -> Generator[None, None, None]:
-        """`with meter("sample"): ...`"""
+        """Add the wall and CPU seconds of the `with` block to `phase`."""
         wall, cpu = _now()
         try:
             with super().__call__(phase):
@@ -48,45 +53,49 @@ class Meter(Timer):
             self.cpu[phase] += end_cpu - cpu
 
     def start(self) -> None:
-        """Everything is loaded: memory counts from here, and the first lap begins."""
-        give_back_unused()
+        """Begin the first lap; memory is counted above what is in use now."""
+        release_unused_memory()
         self.loaded = memory()
-        forget_peak()
-        self._begin()
+        reset_peak()
+        self._begin_lap()
 
     def lap(self) -> None:
-        """A step is over, the next one begins."""
+        """End a step and begin the next."""
         wall, cpu = _now()
         self.wall["step"], self.cpu["step"] = wall - self.begun[0], cpu - self.begun[1]
         self.done.append((dict(self.wall), dict(self.cpu)))
         if self.counter and len(self.done) == self.laps:
             self.counter.__exit__(None, None, None)
-        self.peak = peak()  # before the counter, which keeps tensors alive
+        self.peak = peak()  # before the counter starts, because it keeps tensors alive
         if self.counter and len(self.done) == self.laps - 1:
             self.counter.__enter__()
-        self._begin()
+        self._begin_lap()
 
-    def _begin(self) -> None:
+    def _begin_lap(self) -> None:
         self.wall.clear()
         self.cpu.clear()
         self.begun = _now()
 
     def result(self) -> dict[str, object]:
-        """Medians over the laps that count."""
+        """Return the medians over the laps that count, and the memory."""
         laps = self.done[1 : 1 + self.timed]
-        counted = {"operations": self.counter.get_total_flops()} if self.counter else {}
-        return {
+        result: dict[str, object] = {
             "laps": len(laps),
             "wall": _medians([wall for wall, _ in laps]),
             "cpu": _medians([cpu for _, cpu in laps]),
             "loaded_mb": round(self.loaded / MEGABYTE, 1),
             "peak_mb": round((self.peak - self.loaded) / MEGABYTE, 1),
-            **counted,
         }
+        if self.counter:
+            result["operations"] = self.counter.get_total_flops()
+        return result
 
 
 def _medians(laps: list[dict[str, float]]) -> dict[str, float]:
-    return {phase: round(median(lap.get(phase, 0.0) for lap in laps), 4) for phase in laps[0]}
+    medians: dict[str, float] = {}
+    for phase in laps[0]:
+        medians[phase] = round(median(lap.get(phase, 0.0) for lap in laps), 4)
+    return medians
 
 
 def _now() -> tuple[float, float]:
@@ -96,25 +105,35 @@ def _now() -> tuple[float, float]:
 
 
 def memory() -> int:
-    """Bytes in use now: of the card where there is one, else resident in this process."""
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _resident("VmRSS")
+    """Return the bytes in use now: on the GPU if there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return _resident("VmRSS")
 
 
 def peak() -> int:
-    """The most bytes that were in use since `forget_peak`."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident("VmHWM")
+    """Return the largest number of bytes in use since `reset_peak`."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return _resident("VmHWM")
 
 
-def forget_peak() -> None:
-    """Count peaks from here on. Linux can forget (proc(5), clear_refs); elsewhere what loading took stays in."""
+def reset_peak() -> None:
+    """Count peaks from here on.
+
+    Linux can reset them (proc(5), clear_refs). Elsewhere the peak of loading stays included.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def give_back_unused() -> None:
-    """Let glibc hand freed memory back (malloc_trim(3)), so that what loading left free does not hide what a step takes."""
+def release_unused_memory() -> None:
+    """Return freed memory to the operating system (malloc_trim(3) of glibc).
+
+    Otherwise a step would reuse what loading has freed, and its own use would not be seen.
+    """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
@@ -122,22 +141,27 @@ def give_back_unused() -> None:
 
 
 def matrix_rate() -> float:
-    """The best rate of large square bfloat16 matrix products on this device, in TFLOP/s."""
-    cuda = torch.cuda.is_available()
-    size = 8192 if cuda else 512
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda" if cuda else "cpu") for _ in range(2))
+    """Return the best rate of large square bfloat16 matrix products on this device, in TFLOP/s."""
+    on_gpu = torch.cuda.is_available()
+    device, size = ("cuda", 8192) if on_gpu else ("cpu", 512)
+    a = torch.randn(size, size, dtype=torch.bfloat16, device=device)
+    b = torch.randn(size, size, dtype=torch.bfloat16, device=device)
     best = float("inf")
     for _ in range(10):
         start = perf_counter()
         torch.mm(a, b)
-        if cuda:
+        if on_gpu:
             torch.cuda.synchronize()
         best = min(best, perf_counter() - start)
     return round(2 * size**3 / best / 1e12, 3)
 
 
 def _resident(field: str) -> int:
+    """Return the bytes of a field of /proc/self/status; the peak if there is no such file."""
     if not _STATUS.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, others kilobytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)

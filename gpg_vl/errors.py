@@ -1,32 +1,51 @@
-"""Errors that a caller may catch. A `UserError` is advice: what was got, what was expected, what to do."""
+"""Define the errors that a caller may catch.
 
-from __future__ import annotations
+A `UserError` is advice: what was got, what was expected, what to do. It is shown without a
+traceback; any other exception is a bug and keeps its traceback.
+"""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence: what was got, what was expected, what to do. Shown without a traceback."""
+    """A mistake of the user's, in one sentence: got, expected, do this."""
 
 
 class UnusableSampleError(UserError):
-    """A drawn sample cannot be asked: its image is gone, or its prompt does not fit. The run leaves it out and counts it."""
+    """A sample that cannot become a prompt: its image is gone, or its prompt is too long.
+
+    A run leaves it out and counts it.
+    """
 
 
 class EngineLostError(UserError):
-    """Whoever samples is gone and has not come back in time. Nothing of the step that was begun has been used."""
+    """The engine is gone and has not come back in time. No group of the current step was used."""
 
 
 class MismatchError(UserError):
-    """The engine does not see or score what the trainer does: training on its answers would be wrong."""
+    """The engine does not compute what the trainer does: training on its answers would be wrong."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and has saved what there is to save."""
+    """The run was asked to stop, and has saved its last step."""
+
+
+@contextmanager
+def raise_on_all_ranks(all_gather: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
+    """Raise on every process the `UserError` that one of them met inside the block.
+
+    Without it the other processes would wait for one that has left, until a time limit.
+
+    Args:
+        all_gather: returns the values that all processes give, in rank order.
+    """
+    own_error: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own_error = error
+    for error in all_gather(own_error):
+        if error is not None:
+            raise error

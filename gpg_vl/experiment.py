@@ -1,201 +1,356 @@
-"""Resolve a config into its parts, once: data, prompt style, verifiers, method, benchmark, policy, engine."""
+"""Resolve a config into its parts, once. Only this file makes parts from names.
+
+Programs (train, evaluate, audit...) take an `Experiment`. What needs torch is imported where it is
+used, so that commands without a model answer in a moment.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpg_vl import prompts, rollout, run_folder, verifiers
-from gpg_vl.config import loading, plugins
+from gpg_vl.boxes import FAMILIES, Frame, frame_named
+from gpg_vl.config import plugins
 from gpg_vl.config.loading import load_benchmark
-from gpg_vl.config.schema import BenchmarkSpec, Config, Part, PolicyConfig, RewardConfig, Source
-from gpg_vl.data.dataset import Stream, read_dataset
+from gpg_vl.config.schema import BenchmarkSpec, Config, Part, RewardConfig
+from gpg_vl.data.dataset import Dataset, read_dataset
 from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.methods import ESTIMATORS
 from gpg_vl.methods.estimator import Estimator
-from gpg_vl.policy.encode import encode, template_thought
-from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
-from gpg_vl.rollout.gate.vision_gate import VisionGate
-from gpg_vl.types import Prompt, Sample
-from gpg_vl.verifiers.base import Verifier
 from gpg_vl.verifiers.dispatch import VerifierSet
 
-SPARE = 3
-"""Spare questions of the gate for each one that is asked at every look."""
+if TYPE_CHECKING:
+    from gpg_vl.policy.load import Policy
+    from gpg_vl.rollout.gate.vision_gate import VisionGate
+    from gpg_vl.types import Prompt
+
+Log = Callable[[str], None]
+"""Called with a line for the user."""
+
+SPARE_QUESTIONS = 3
+"""Spare questions of the vision gate for each question that every check asks."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every part of a config, each made once, at its first use.
+
+    Example:
+        Experiment.resolve(load_config("digits", ["steps=50"]))
+    """
+
+    config: Config
+    """Knobs, and the folder that they were read from."""
+    frame: Frame
+    """Coordinate frame in which the model writes boxes."""
+
+    @classmethod
+    def resolve(cls, config: Config) -> Experiment:
+        """Make prompt style, verifiers and method at once, so that a mistake in them shows early.
+
+        The model's frame is taken as far as the config tells it; no model is loaded.
+
+        Raises:
+            UserError: a part cannot be made, or two parts do not fit together.
+        """
+        experiment = cls(config, declared_frame(config))
+        _ = experiment.style, experiment.verifiers, experiment.estimator
+        return experiment
+
+    def for_policy(self, policy: Policy) -> Experiment:
+        """Return the same experiment for a loaded model, which writes boxes in its own frame.
+
+        Raises:
+            UserError: the model's chat template does not fit the prompt style.
+        """
+        check_template(self.style, policy.processor)
+        return replace(self, frame=policy.frame)
+
+    def with_config(self, config: Config) -> Experiment:
+        """Return the experiment of a changed config."""
+        return replace(self, config=config)
+
+    @cached_property
+    def style(self) -> Style:
+        """Prompt style: how a question is asked and what an answer looks like."""
+        return build_style(self.config.prompt, self.config.base_dir)
+
+    @cached_property
+    def verifiers(self) -> VerifierSet:
+        """One verifier per answer kind, reading boxes in `frame`."""
+        config = self.config
+        return build_verifiers(
+            config.verifiers, self.style, self.frame, config.reward, config.base_dir
+        )
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """Method: from rewards to weights."""
+        return build_estimator(self.config)
+
+    @cached_property
+    def train_data(self) -> Dataset:
+        """Training samples, validated, in the order of the run."""
+        config = self.config
+        return read_dataset(config.data, self.verifiers, base_dir=config.base_dir, seed=config.seed)
+
+    @cached_property
+    def warmup_data(self) -> Dataset:
+        """Samples of the supervised warm-up; the training samples if it names none."""
+        config = self.config
+        if not config.warmup.data:
+            return self.train_data.for_purpose("warmup")
+        return read_dataset(
+            config.warmup.data,
+            self.verifiers,
+            base_dir=config.base_dir,
+            seed=config.seed,
+            key="warmup.data",
+            purpose="warmup",
+        )
+
+    def benchmark_parts(self, spec: BenchmarkSpec) -> tuple[Style, VerifierSet]:
+        """Return how a benchmark asks and scores.
+
+        It has its own verifiers. It is asked in the run's own style if it names none.
+        """
+        if spec.prompt is None:
+            style = self.style
+        else:
+            style = build_style(spec.prompt, spec.base_dir)
+        reward = RewardConfig(mode=spec.mode)
+        verifiers = build_verifiers(spec.verifiers, style, self.frame, reward, spec.base_dir)
+        return style, verifiers.in_mode(spec.mode)
+
+    def benchmark(
+        self, policy: Policy, name: str | None = None, overrides: Sequence[str] = ()
+    ) -> Benchmark:
+        """Read the held-out questions of the config's benchmark, or of another by name.
+
+        Accuracy is measured by the benchmark's own verifiers, whatever the run is rewarded for.
+
+        Args:
+            overrides: key=value knobs of the benchmark.
+        """
+        name = name or self.config.evaluation.benchmark
+        assert name is not None
+        spec = load_benchmark(name, self.config.base_dir, overrides)
+        style, verifiers = self.benchmark_parts(spec)
+        check_template(style, policy.processor, f"{name}: prompt")
+        return read_benchmark(spec, style, verifiers, seed=self.config.seed)
+
+    def policy(self, checkpoint: Path | None = None, *, log: Log = print) -> Policy:
+        """Load the model of the config, or the weights of one of its checkpoints."""
+        from gpg_vl.policy.load import load_policy
+
+        return load_policy(self.config.policy, seed=self.config.seed, path=checkpoint, log=log)
+
+    def policy_of(self, model: str, *, log: Log = print) -> Policy:
+        """Load another model: the newest policy of a run, a checkpoint folder, or a hub id."""
+        if (Path(model) / "config.yaml").is_file():
+            return self.policy(run_folder.newest_checkpoint(Path(model)) / "policy", log=log)
+        policy_config = self.config.policy.model_copy(update={"model": model})
+        config = self.config.model_copy(update={"policy": policy_config})
+        return self.with_config(config).policy(log=log)
+
+    def prompt_at(
+        self, policy: Policy, dataset: Dataset, style: Style | None = None
+    ) -> Callable[[int], Prompt]:
+        """Return a function from an index of a data set to its prompt.
+
+        Args:
+            style: None = the experiment's own.
+        """
+        from gpg_vl.policy.encode import encode
+
+        own_style = style or self.style
+        return lambda index: encode(dataset[index], own_style, policy)
+
+    def engine(
+        self, policy: Policy, *, rank: int = 0, ranks: int = 1, log: Log = print
+    ) -> RolloutEngine:
+        """Make what samples answers on this process.
+
+        Raises:
+            UserError: the config names something that is no engine.
+        """
+        given = {"policy": policy, "rank": rank, "ranks": ranks, "log": log}
+        engine = plugins.build(
+            self.config.rollout.engine,
+            rollout.ALIASES,
+            base_dir=self.config.base_dir,
+            key="rollout.engine",
+            given=given,
+        )
+        if not isinstance(engine, RolloutEngine):
+            raise UserError(
+                f"rollout.engine: {type(engine).__name__} is no engine; derive it from "
+                "gpg_vl.RolloutEngine"
+            )
+        return engine
+
+    def gate(self, prompt_at: Callable[[int], Prompt], engine: RolloutEngine) -> VisionGate | None:
+        """Make the vision gate over early questions, those with pictures first; None = no gate."""
+        from gpg_vl.rollout.gate.vision_gate import VisionGate
+
+        gate, rollout_config = self.config.rollout.gate, self.config.rollout
+        if not gate.every:
+            return None
+        questions: list[Prompt] = []
+        for index in range((1 + SPARE_QUESTIONS) * gate.prompts):
+            with suppress(UnusableSampleError):  # the run itself counts and reports it
+                prompt = ensure_fits(prompt_at(index), engine, rollout_config.max_tokens)
+                questions.append(prompt)
+        if not questions:  # then there is nothing to train on either, and the run says so
+            return None
+        questions.sort(key=lambda prompt: not prompt.images)
+        return VisionGate(
+            prompts=tuple(questions[: gate.prompts]),
+            spare=tuple(questions[gate.prompts :]),
+            sampling=Sampling(
+                max_tokens=rollout_config.max_tokens, temperature=rollout_config.temperature
+            ),
+            seed=self.config.seed,
+            mean=gate.mean,
+            worst=gate.worst,
+        )
+
+    def verify_engine(
+        self, engine: RolloutEngine, policy: Policy, prompt_at: Callable[[int], Prompt]
+    ) -> None:
+        """Check an engine that holds weights of its own before its answers are used."""
+        if not engine.needs_verification:
+            return
+        gate = self.gate(prompt_at, engine)
+        if gate is not None:
+            gate.check(engine, policy, 0)
+
+
+def benchmark_for_recorded_answers(name: str, overrides: Sequence[str] = ()) -> Benchmark:
+    """Read a benchmark whose answers were recorded elsewhere: no config and no model.
+
+    Args:
+        name: a shipped benchmark or a YAML file.
+        overrides: key=value knobs of the benchmark: mode=lenient, frame=qwen2_5_vl...
+    """
+    spec = load_benchmark(name, overrides=overrides)
+    if spec.average_precision:
+        average_precision.check_installed()
+    frame = frame_named(spec.frame)
+    if frame is None:
+        raise UserError(
+            f"frame: got {spec.frame!r}, expected pixels, norm1, norm1000, resized or a family: "
+            f"{', '.join(FAMILIES)}"
+        )
+    style = build_style(spec.prompt or "think", spec.base_dir)
+    reward = RewardConfig(mode=spec.mode)
+    verifiers = build_verifiers(spec.verifiers, style, frame, reward, spec.base_dir)
+    return read_benchmark(spec, style, verifiers, seed=0)
+
+
+def read_benchmark(
+    spec: BenchmarkSpec, style: Style, verifiers: VerifierSet, *, seed: int
+) -> Benchmark:
+    """Read the questions of a benchmark."""
+    questions = read_dataset(spec.data, verifiers, base_dir=spec.base_dir, seed=seed)
+    return Benchmark(
+        spec=spec,
+        questions=questions.samples,
+        style=style,
+        verifiers=verifiers,
+        seed=seed,
+        left_out=questions.left_out,
+    )
+
+
+def declared_frame(config: Config) -> Frame:
+    """Return the frame of a model's boxes as far as the config tells it.
+
+    Without its checkpoint at hand: thousandths, in which any box can be written.
+    """
+    if config.policy.frame != "auto":
+        return frame_named(config.policy.frame) or Frame()
+    if config.policy.model == "tiny":
+        return FAMILIES.get(config.policy.tiny.family, Frame(kind="norm1000"))
+    return Frame(kind="norm1000")
+
+
+def build_style(part: Part, base_dir: Path) -> Style:
+    """Make a prompt style."""
+    return plugins.build(part, prompts.ALIASES, base_dir=base_dir, key="prompt", given={})
+
+
+def build_verifiers(
+    parts: Mapping[str, Part], style: Style, frame: Frame, reward: RewardConfig, base_dir: Path
+) -> VerifierSet:
+    """Make one verifier per answer kind: the shipped ones, and those that a config names."""
+    given = {
+        "style": style,
+        "frame": frame,
+        "mode": reward.mode,
+        "combine": reward.combine,
+        "accuracy_weight": reward.accuracy,
+        "format_weight": reward.format,
+    }
+    specs: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
+    by_kind: dict[str, Any] = {}
+    for kind, part in specs.items():
+        by_kind[kind] = plugins.build(
+            part, verifiers.ALIASES, base_dir=base_dir, key=f"verifiers.{kind}", given=given
+        )
+    return VerifierSet(by_kind=by_kind, truncated=reward.truncated)
+
+
+def build_estimator(config: Config) -> Estimator:
+    """Make the method of a config.
+
+    Raises:
+        UserError: it is no estimator, or does not fit the knobs of learner and rollout.
+    """
+    given = {
+        "groups_per_step": config.rollout.groups_per_step,
+        "max_tokens": config.rollout.max_tokens,
+    }
+    estimator: Any = plugins.build(
+        config.estimator, ESTIMATORS, base_dir=config.base_dir, key="estimator", given=given
+    )
+    name = type(estimator).__name__
+    if not isinstance(estimator, Estimator):
+        raise UserError(f"estimator: {name} is no method; derive it from gpg_vl.Estimator")
+    updates = config.learner.updates_per_rollout
+    if updates > 1 and not estimator.has_ratio:
+        raise UserError(
+            f"learner.updates_per_rollout: {updates} with estimator {name}: {name} has no ratio, "
+            "so a second update would train on another policy's samples; set it to 1 or use "
+            "estimator grpo"
+        )
+    if config.rollout.carry_over and not estimator.min_informative:
+        raise UserError(
+            f"rollout.carry_over: 1 with estimator {name} and min_informative 0: a step then "
+            "samples one round, without surplus; set carry_over to 0, or use estimator gpg with "
+            "min_informative above 0"
+        )
+    return estimator
 
 
 def check_template(style: Style, processor: Any, key: str = "prompt") -> None:
     """Refuse a prompt style whose grammar the model's chat template breaks.
 
     Raises:
-        UserError: the template opens or closes a thought that the style does not expect; the sentence says which style does.
+        UserError: the template opens or closes a thought that the style does not expect; the
+            sentence says which style does.
     """
-    if misfit := style.misfit(template_thought(processor)):
+    from gpg_vl.policy.encode import template_thought
+
+    misfit = style.misfit(template_thought(processor))
+    if misfit:
         raise UserError(f"{key}: {misfit}")
-
-
-def build_engine(
-    part: Part, policy: Policy, folder: Path, *, rank: int = 0, ranks: int = 1, say: Callable[[str], None] = print
-) -> RolloutEngine:
-    """Who samples on this rank.
-
-    Raises:
-        UserError: the config names something that is no engine.
-    """
-    given = {"policy": policy, "rank": rank, "ranks": ranks, "say": say}
-    engine = plugins.build(part, rollout.ALIASES, folder=folder, key="rollout.engine", given=given)
-    if not isinstance(engine, RolloutEngine):
-        name = type(engine).__name__
-        raise UserError(f"rollout.engine: {name} is no engine; derive it from gpg_vl.rollout.engine.RolloutEngine")
-    return engine
-
-
-def build_gate(config: Config, ask: Callable[[int], Prompt], engine: RolloutEngine) -> VisionGate | None:
-    """The vision gate of a config, over early questions of the data, those with pictures first; None = it is never looked through."""
-    wanted, prompts = config.rollout.gate, list[Prompt]()
-    if not wanted.every:
-        return None
-    for index in range((1 + SPARE) * wanted.prompts):
-        with suppress(UnusableSampleError):  # the run itself counts and tells it
-            prompts.append(ensure_fits(ask(index), engine, config.rollout.max_tokens))
-    prompts.sort(key=lambda prompt: not prompt.images)
-    if not prompts:  # then there is nothing to train on either, and the run says so
-        return None
-    return VisionGate(
-        prompts=tuple(prompts[: wanted.prompts]),
-        spare=tuple(prompts[wanted.prompts :]),
-        sampling=Sampling(max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature),
-        seed=config.seed,
-        mean=wanted.mean,
-        worst=wanted.worst,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Prompts by index of an endless order."""
-
-    stream: Stream
-    style: Style
-    policy: Policy
-
-    def __call__(self, index: int) -> Prompt:
-        """The prompt at an index."""
-        return encode(self.stream[index], self.style, self.policy)
-
-
-def solution(sample: Sample, style: Style, checks: VerifierSet) -> str:
-    """The text that the warm-up imitates: the sample's worked solution, or its gold answer in the prompt's style.
-
-    Raises:
-        UserError: the style demands a thought, which only a worked solution can give.
-    """
-    if sample.solution:
-        return sample.solution.removeprefix(style.opening)
-    if style.think == "required":
-        raise UserError(
-            f"warm-up: prompt style wants a thought, but {sample.id} has no `solution` column to imitate; add one, or set prompt.think"
-        )
-    verifier: Any = checks.by_kind[sample.answer_kind]
-    return style.write(verifier.gold(sample) if hasattr(verifier, "gold") else str(sample.answer))
-
-
-def examination(config: Config, folder: Path, policy: Policy, name: str | None = None, overrides: Sequence[str] = ()) -> Benchmark:
-    """The held-out questions of a config's benchmark, or of a benchmark by name.
-
-    Accuracy is measured by the benchmark's own verifiers, gated by format, whatever the run is rewarded for.
-
-    Args:
-        overrides: key=value knobs of the benchmark.
-    """
-    wanted = name or config.evaluation.benchmark
-    assert wanted is not None
-    spec, home = load_benchmark(wanted, folder, overrides)
-    style, checks = build_ruler(spec, home, config, folder, policy.frame)
-    check_template(style, policy.processor, f"{wanted}: prompt")
-    questions = read_dataset(spec.data, checks, folder=home)
-    flat = [sample for source in questions.sources for sample in source]
-    return Benchmark(spec=spec, questions=flat, style=style, checks=checks, seed=config.seed, left_out=questions.left_out)
-
-
-def build_style(part: Part, folder: Path) -> Style:
-    """The prompt style of a config."""
-    return plugins.build(part, prompts.ALIASES, folder=folder, key="prompt", given={})
-
-
-def build_verifiers(parts: Mapping[str, Part], style: Style, policy_frame: Any, reward: RewardConfig, folder: Path) -> VerifierSet:
-    """One verifier per answer kind: the shipped ones, and whatever the config names."""
-    given = {
-        "style": style,
-        "frame": policy_frame,
-        "mode": reward.mode,
-        "combine": reward.combine,
-        "accuracy_weight": reward.accuracy,
-        "format_weight": reward.format,
-    }
-    wanted: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
-    built: dict[str, Verifier] = {
-        kind: plugins.build(part, verifiers.ALIASES, folder=folder, key=f"verifiers.{kind}", given=given) for kind, part in wanted.items()
-    }
-    return VerifierSet(by_kind=built, truncated=reward.truncated)
-
-
-def build_estimator(config: Config, folder: Path) -> Estimator:
-    """The method of a config.
-
-    Raises:
-        UserError: several updates per rollout for a method without a ratio.
-    """
-    given = {"groups_per_step": config.rollout.groups_per_step, "max_tokens": config.rollout.max_tokens}
-    estimator: Estimator = plugins.build(config.estimator, ESTIMATORS, folder=folder, key="estimator", given=given)
-    if config.learner.updates_per_rollout > 1 and not estimator.has_ratio:
-        name = type(estimator).__name__
-        raise UserError(
-            f"learner.updates_per_rollout: {config.learner.updates_per_rollout} with estimator {name}: {name} has no ratio, so a second "
-            "update would train on another policy's samples; set it to 1 or use estimator grpo"
-        )
-    if config.rollout.carry_over and not estimator.min_informative:
-        raise UserError(
-            f"rollout.carry_over: 1 with estimator {type(estimator).__name__} and min_informative 0: a step then draws one round, without "
-            "surplus; set carry_over to 0, or use estimator gpg with min_informative above 0"
-        )
-    return estimator
-
-
-def build_ruler(spec: BenchmarkSpec, home: Path, config: Config, folder: Path, policy_frame: Any) -> tuple[Style, VerifierSet]:
-    """How a benchmark asks and scores: by its own prompt and verifiers; asked as the run asks where it does not say.
-
-    Args:
-        home: the benchmark's folder.
-        folder: the config's.
-    """
-    style = build_style(spec.prompt or config.prompt, home if spec.prompt else folder)
-    checks = build_verifiers(spec.verifiers, style, policy_frame, RewardConfig(mode=spec.mode), home)
-    return style, checks.in_mode(spec.mode)
-
-
-def verify_engine(engine: RolloutEngine, given: Config, ask: Callable[[int], Prompt], policy: Policy) -> None:
-    """Look through the vision gate at an engine with weights of its own, before its answers are believed."""
-    if engine.renewed and (gate := build_gate(given, ask, engine)):
-        gate.look(engine, policy, 0)
-
-
-def config_of(model: str, overrides: Sequence[str]) -> tuple[Config, Path]:
-    """A run's own config and its folder, or defaults around a checkpoint."""
-    for run in (Path(model), *Path(model).parents[1:3]):  # a run, or a policy of one of its checkpoints
-        if (run / "config.yaml").is_file() and (run / "environment.json").is_file():
-            return loading.load(str(run / "config.yaml"), overrides), run_folder.config_folder(run)
-    bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
-    return loading.parse(Config, loading.override(Config, bare.model_dump(mode="json"), overrides), model), Path()
-
-
-def chosen_policy(given: Config, model: str, *, say: Callable[[str], None] = print) -> Policy:
-    """A run's newest policy, or the one of a checkpoint folder or a hub id."""
-    run = Path(model)
-    path = run_folder.newest_checkpoint(run) / "policy" if (run / "config.yaml").is_file() else None
-    chosen = given.policy if path else given.policy.model_copy(update={"model": model})
-    return load_policy(chosen, seed=given.seed, path=path, say=say)

@@ -1,8 +1,9 @@
-"""The run folder: what was configured, where it ran, what every step drew and did.
+"""Write a run folder, and find things in it again. No torch.
 
-    runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/000051.jsonl.gz  images/  checkpoints/  evaluation/
+    runs/<name>/  config.yaml  environment.json  identity.json  metrics.jsonl
+                  rollouts/000051.jsonl.gz  images/  checkpoints/  evaluation/
 
-Append-only logs; one rollouts file per step. Numbers are made here from the groups and the update, so the loop holds no metrics code.
+Logs are append-only; there is one rollouts file per step.
 """
 
 import gzip
@@ -14,104 +15,173 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from gpg_vl.errors import UserError
 from gpg_vl.types import Group
 
 Callback = Callable[[int, Mapping[str, float]], None]
-"""Told the metrics of each step: a display, a tracker."""
-PACKAGES = ("gpg_vl", "torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers", "torchvision", "vllm")
+"""Called with the number and the metrics of each step, for instance a display."""
+
+
+class Tracker(Protocol):
+    """A callback that has to be closed at the end of a run."""
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a step."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
+PACKAGES = (
+    "gpg_vl",
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "torchvision",
+    "vllm",
+)
+"""Packages whose versions are written down."""
+
 IMAGES_PER_STEP = 2
-"""Pictures that came as bytes are kept for so many groups of a step; a row names the picture whether kept or not."""
+"""Groups per step whose pictures are kept, if they came as bytes. Rows name every picture."""
+
 IMAGE_KINDS = {b"\x89PNG": "png", b"\xff\xd8": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
+"""First bytes of a file -> its suffix."""
 
 
 class RunFolder:
-    """Writes a run folder."""
+    """Writes the logs of a run."""
 
-    def __init__(self, folder: Path, sinks: Sequence[Callback] = (), rank: int = 0) -> None:
-        self.folder = folder
-        self.sinks = sinks
+    def __init__(
+        self,
+        path: Path,
+        callbacks: Sequence[Callback] = (),
+        rank: int = 0,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        self.path = path
+        self.callbacks = callbacks
         self.rank = rank
+        self.trackers = trackers
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Append one row and tell the sinks; the main process does."""
+        """Append one row and call the callbacks; only the main process does."""
         if self.rank:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_plain({"step": step, **numbers})) + "\n")
-        for sink in self.sinks:
-            sink(step, numbers)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_json_value({"step": step, **numbers})) + "\n")
+        for callback in (*self.callbacks, *self.trackers):
+            callback(step, numbers)
+
+    def close(self) -> None:
+        """Let the trackers send what they still have."""
+        for tracker in self.trackers:
+            tracker.close()
 
     def rollouts(self, step: int, used: Iterable[Group], fresh: Iterable[Group]) -> None:
-        """Write what a step drew and which groups it used."""
-        in_update = {group.draw for group in used}
-        drawn = {group.draw: group for group in [*used, *fresh]}
-        path = self.folder / "rollouts" / (f"{step:06d}.rank{self.rank}.jsonl.gz" if self.rank else f"{step:06d}.jsonl.gz")
-        path.parent.mkdir(exist_ok=True)
-        rows = [json.dumps(_plain(group_row(group, used=group.draw in in_update)), ensure_ascii=False) for group in drawn.values()]
-        with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
-            file.write("".join(row + "\n" for row in rows).encode())
-        for group in list(drawn.values())[:IMAGES_PER_STEP]:
+        """Write what a step sampled and which groups it used."""
+        used = list(used)
+        in_update = {group.prompt_index for group in used}
+        groups = {group.prompt_index: group for group in [*used, *fresh]}
+        lines: list[str] = []
+        for group in groups.values():
+            row = group_row(group, used=group.prompt_index in in_update)
+            lines.append(json.dumps(_json_value(row), ensure_ascii=False) + "\n")
+        path = self._file("rollouts", step, ".jsonl.gz")
+        # No time and no file name inside, so that equal steps give equal bytes.
+        with (
+            path.open("wb") as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file,
+        ):
+            file.write("".join(lines).encode())
+        for group in list(groups.values())[:IMAGES_PER_STEP]:
             self._keep_images(group)
 
     def dump(self, step: int, reason: str, groups: Iterable[Group]) -> Path:
-        """Keep the batch of a step that went wrong, for whoever looks into it."""
-        path = self.folder / "bad_steps" / (f"{step:06d}.rank{self.rank}.json" if self.rank else f"{step:06d}.json")
-        path.parent.mkdir(exist_ok=True)
+        """Keep the batch of a step that went wrong, for inspection."""
+        path = self._file("bad_steps", step, ".json")
         rows = [group_row(group, used=True) for group in groups]
-        path.write_text(json.dumps(_plain({"step": step, "reason": reason, "groups": rows})))
+        content = {"step": step, "reason": reason, "groups": rows}
+        path.write_text(json.dumps(_json_value(content)))
         return path
 
     def rewind(self, step: int) -> None:
-        """Drop whatever was written after a checkpoint's step; the main process does."""
+        """Delete what was written after a checkpoint's step; only the main process does."""
         if self.rank:
             return
-        for path in (self.folder / "rollouts").glob("*.jsonl.gz"):
+        for path in (self.path / "rollouts").glob("*.jsonl.gz"):
             if int(path.name.split(".")[0]) > step:
                 path.unlink()
-        log = self.folder / "metrics.jsonl"
-        if log.exists():
-            kept = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step]
-            log.write_text("".join(kept))
+        log = self.path / "metrics.jsonl"
+        if not log.exists():
+            return
+        lines: list[str] = []
+        for line in log.read_text().splitlines(keepends=True):
+            is_complete = line.endswith("\n")  # the last one may have been cut off
+            if is_complete and json.loads(line)["step"] <= step:
+                lines.append(line)
+        log.write_text("".join(lines))
+
+    def _file(self, folder: str, step: int, suffix: str) -> Path:
+        """Return this process's own file of a step, in a folder that exists."""
+        own = f".rank{self.rank}" if self.rank else ""
+        path = self.path / folder / f"{step:06d}{own}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        return path
 
     def _keep_images(self, group: Group) -> None:
         for image in group.prompt.sample.images:
             if isinstance(image, bytes):
-                path = self.folder / "images" / image_name(image)
+                path = self.path / "images" / image_name(image)
                 path.parent.mkdir(exist_ok=True)
                 if not path.exists():
                     path.write_bytes(image)
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Make sure that a new run may be written here. One that was killed before it saved anything is in nobody's way.
+    """Check that a new run may be written here.
+
+    A run that was killed before it saved anything may be written over.
 
     Raises:
         UserError: there is a run already, or the folder cannot be made.
     """
     if any((folder / "checkpoints").glob("*/state.json")) or (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or choose another `name=`")
+        raise UserError(
+            f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or "
+            "choose another `name=`"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"folder: {folder} cannot be made: {error.strerror}; choose another `folder=`") from None
+        raise UserError(
+            f"folder: {folder} cannot be made: {error.strerror}; choose another `folder=`"
+        ) from None
 
 
-def write_header(folder: Path, config: str, environment: Mapping[str, Any]) -> None:
-    """Write down what is run and where, before the first step or when a run goes on."""
+def write_header(folder: Path, config_yaml: str, environment: Mapping[str, Any]) -> None:
+    """Write what is run and where, before the first step or when a run is resumed."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(config)
+    (folder / "config.yaml").write_text(config_yaml)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
 
 
 def group_row(group: Group, *, used: bool) -> dict[str, Any]:
-    """A group as JSON: the question once, then every answer with its verdict."""
+    """Return a group as JSON: the question once, then every answer with its verdict."""
     sample = group.prompt.sample
-    images = [image_name(image) if isinstance(image, bytes) else str(image) for image in sample.images]
-    answers = [
-        {
+    images: list[str] = []
+    for image in sample.images:
+        images.append(image_name(image) if isinstance(image, bytes) else str(image))
+    answers: list[dict[str, Any]] = []
+    for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+        answer = {
             "text": completion.text,
             "token_ids": completion.token_ids,
             "logprobs": completion.logprobs,
@@ -122,45 +192,48 @@ def group_row(group: Group, *, used: bool) -> dict[str, Any]:
             "answer": verdict.answer,
             "reason": verdict.reason,
         }
-        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
-    ]
-    asked = {"id": sample.id, "question": sample.question, "truth": sample.answer, "tags": dict(sample.tags), "images": images}
-    return {"draw": group.draw, "used": used, **asked, "answers": answers}
+        answers.append(answer)
+    return {
+        "draw": group.prompt_index,
+        "used": used,
+        "id": sample.id,
+        "question": sample.question,
+        "truth": sample.answer,
+        "tags": dict(sample.tags),
+        "images": images,
+        "answers": answers,
+    }
 
 
 def image_name(image: bytes) -> str:
-    """A file name that says what is inside, so equal images are kept once."""
-    kind = next((name for write_header, name in IMAGE_KINDS.items() if image.startswith(write_header)), "image")
-    return f"{hashlib.sha256(image).hexdigest()[:16]}.{kind}"
+    """Return a file name made of the content, so that equal images are kept once."""
+    suffix = "image"
+    for first_bytes, kind in IMAGE_KINDS.items():
+        if image.startswith(first_bytes):
+            suffix = kind
+    return f"{hashlib.sha256(image).hexdigest()[:16]}.{suffix}"
 
 
 def config_folder(run: Path) -> Path:
-    """The folder of the config that a run was started from: its relative files and plug-ins are named from there."""
+    """Return the folder of the config that a run was started from.
+
+    Its relative files and plug-ins are named from there.
+    """
     return Path(read_environment(run)["config_folder"])
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """Where a run ran."""
+    """Read where a run ran: versions, machine, threads."""
     return json.loads((run / "environment.json").read_text())
 
 
-def _plain(value: Any) -> Any:
-    """The same for JSON, which knows no NaN and no infinity: null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in cast(Mapping[str, Any], value).items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in cast(Sequence[Any], value)]
-    return value
-
-
 def environment(**more: Any) -> dict[str, Any]:
-    """Where a run runs: versions, machine, threads; what exact resume depends on."""
+    """Return where this process runs, as far as exact resume depends on it."""
+    packages = {name: _version(name) for name in PACKAGES}
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name, found in packages.items() if found},
         **more,
     }
 
@@ -173,17 +246,33 @@ def _version(package: str) -> str:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The newest whole checkpoint of a run.
+    """Return the newest complete checkpoint of a run.
 
     Raises:
         UserError: there is none.
     """
-    kept = complete_checkpoints(run)
-    if not kept:
-        raise UserError(f"{run} holds no checkpoint to resume from; delete the folder and start again, or choose another")
-    return kept[-1]
+    checkpoints = complete_checkpoints(run)
+    if not checkpoints:
+        raise UserError(
+            f"{run} holds no checkpoint to resume from; delete the folder and start again, or "
+            "choose another"
+        )
+    return checkpoints[-1]
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints that were written to their end, oldest first."""
-    return sorted(path.parent for path in (run / "checkpoints").glob("*/state.json") if path.parent.name.isdigit())
+    """Return the checkpoints that were written to their end, oldest first."""
+    folders = [path.parent for path in (run / "checkpoints").glob("*/state.json")]
+    return sorted(folder for folder in folders if folder.name.isdigit())
+
+
+def _json_value(value: Any) -> Any:
+    """Return the same with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        mapping = cast(Mapping[str, Any], value)
+        return {key: _json_value(inner) for key, inner in mapping.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(inner) for inner in cast(Sequence[Any], value)]
+    return value

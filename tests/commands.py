@@ -1,4 +1,4 @@
-"""`gpg-vl` as a user calls it: in this process, and, where a process is the point, in one of its own."""
+"""Call `gpg-vl` as a user does: in this process or, where a test is about one, in a new one."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a command printed, and its exit code."""
+class Result:
+    """Output and exit code of a command."""
 
     returncode: int
     stdout: str
@@ -24,24 +24,27 @@ class Told:
 
     @property
     def printed(self) -> str:
-        """Both, the errors last."""
+        """Standard output, then errors."""
         return self.stdout + self.stderr
 
 
-def gpg_vl(*arguments: object, cwd: Path = HERE) -> Told:
-    """The command in this process, which saves the seconds of the imports; a bug raises here, and nothing prints a traceback.
+def gpg_vl(*arguments: object, cwd: Path = HERE) -> Result:
+    """Run the command in this process, which saves the seconds of the imports.
 
-    It runs in tests/; `cwd=Path()` is the current folder, for a test that has changed it.
+    A bug raises here, and no command prints a traceback. It runs in tests/; `cwd=Path()` is the
+    current folder, for a test that has changed it.
     """
     with chdir(cwd):
-        done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    told = Told(done.exit_code, done.stdout, done.stderr)
-    assert "Traceback" not in told.printed
-    return told
+        done = CliRunner().invoke(
+            app, [str(argument) for argument in arguments], catch_exceptions=False
+        )
+    result = Result(done.exit_code, done.stdout, done.stderr)
+    assert "Traceback" not in result.printed
+    return result
 
 
-def gpg_vl_process(*arguments: object, cwd: Path = HERE) -> Told:
-    """The same, as a shell would start it."""
+def gpg_vl_process(*arguments: object, cwd: Path = HERE) -> Result:
+    """Run the command as a shell would start it."""
     command = [sys.executable, "-m", "gpg_vl", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ)
-    return Told(done.returncode, done.stdout, done.stderr)
+    return Result(done.returncode, done.stdout, done.stderr)

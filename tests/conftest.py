@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no network, one tiny policy per family."""
+"""Share between all tests: one thread, no network, one tiny policy per family."""
 
 import importlib.util
 import os
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-# Before anything imports torch, or asks how wide the terminal is: pytest-xdist tells its workers its own width. The tests that want two
-# threads would spin while they wait for a core that another worker has.
+# Before anything imports torch, or asks how wide the terminal is: pytest-xdist tells its workers
+# its own width. The tests that want two threads would spin while they wait for a core that another
+# worker has.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
 
@@ -20,36 +21,60 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
 
-    settings.register_profile("push", max_examples=50, deadline=None, derandomize=True, database=None)
-    settings.register_profile("nightly", settings.get_profile("push"), max_examples=2000, derandomize=False, print_blob=True)
+    settings.register_profile(
+        "push", max_examples=50, deadline=None, derandomize=True, database=None
+    )
+    settings.register_profile(
+        "nightly",
+        settings.get_profile("push"),
+        max_examples=2000,
+        derandomize=False,
+        print_blob=True,
+    )
     settings.load_profile("push")  # pytest --hypothesis-profile=nightly takes the other
 
 
-SLOWEST = ("test_kill", "test_gate", "test_rounding", "test_train", "test_cli", "test_picture_faults", "test_group_forward", "test_readme")
+SLOWEST = (
+    "test_kill",
+    "test_vision_gate",
+    "test_gate_rounding",
+    "test_train",
+    "test_cli",
+    "test_gate_and_pictures",
+    "test_group_forward",
+    "test_readme",
+)
 """Files that two workers begin with, so that neither waits long for the other at the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With `pytest -n 2` a worker takes a whole file, so that what a file's tests share is made once, and in the order below."""
+    """Let `pytest -n 2` give a worker a whole file, in the order below.
+
+    So what the tests of a file share is made once.
+    """
     if getattr(config.option, "numprocesses", None):
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files first, each in its own order; pytest-xdist hands out whole files."""
+    """Put the slowest files first, each in its own order."""
     rank = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_in_the_repository() -> Iterator[None]:
-    """What tests write, they write into folders of their own."""
+    """Check that tests write into folders of their own."""
     watched = (ROOT, ROOT / "tests")  # commands run in tests/ unless a test says otherwise
     before = {path for folder in watched for path in folder.iterdir()}
     yield
     after = {path for folder in watched for path in folder.iterdir()}
-    assert not {path.name for path in after - before} - {".pytest_cache", ".hypothesis", "__pycache__"}
+    assert not {path.name for path in after - before} - {
+        ".pytest_cache",
+        ".hypothesis",
+        "__pycache__",
+    }
 
 
 @cache
@@ -70,20 +95,26 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture
 def policy_of(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
-    """A freshly loaded tiny policy: `policy_of("qwen2_vl", dtype="float64")`, everything trained unless said otherwise."""
+    """Load a tiny policy anew: `policy_of("qwen2_vl", dtype="float64")`.
+
+    Every part of it is trained, unless the arguments say otherwise.
+    """
     from gpg_vl.config.schema import PolicyConfig
     from gpg_vl.policy.load import load_policy
 
     def load(family: str = "qwen2_5_vl", **config: Any) -> Any:
-        return load_policy(PolicyConfig(**{"vision": "full", **config}), seed=0, path=checkpoints(family))
+        return load_policy(
+            PolicyConfig(**{"vision": "full", **config}), seed=0, path=checkpoints(family)
+        )
 
     return load
 
 
 @pytest.fixture(scope="session")
 def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the default run's kind whose answers owe much to their pictures: a short supervised warm-up on boxes."""
-    from gpg_vl.config import loading, resources
+    """Make a checkpoint whose answers depend on their pictures: a short warm-up on boxes."""
+    from gpg_vl.config import loading
+    from gpg_vl.experiment import Experiment
     from gpg_vl.training.loop import train
 
     knobs = [
@@ -96,5 +127,6 @@ def sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rollout.gate.every=0",
         f"folder={tmp_path_factory.mktemp('sighted')}",
     ]
-    run = train(loading.load("digits_box", knobs), resources.folder("configs"), say=lambda line: None)
+    experiment = Experiment.resolve(loading.load("digits_box", knobs))
+    run = train(experiment, log=lambda line: None)
     return run / "checkpoints" / "000000" / "policy"

@@ -10,13 +10,27 @@ from PIL import Image
 from gpg_vl.types import Completion, Group, Prompt, Sample, Size, Verdict
 
 
-def prompt(number: int = 1, *, tokens: int | Sequence[int] = 1, images: int = 0, kind: str = "number", task: str = "add") -> Prompt:
-    """Question `q{number}`: its ids, or how many there are (each is its number then), and as many pictures as told, all different."""
+def prompt(
+    number: int = 1,
+    *,
+    tokens: int | Sequence[int] = 1,
+    images: int = 0,
+    kind: str = "number",
+    task: str = "add",
+) -> Prompt:
+    """Make question `q{number}`.
+
+    Args:
+        tokens: its ids, or how many there are; each is its number then.
+        images: number of pictures, all different.
+    """
     ids = (number,) * tokens if isinstance(tokens, int) else tuple(tokens)
     sample = Sample(id=f"q{number}", question="?", answer_kind=kind, answer=1, tags={"task": task})
     shown = tuple(Image.new("RGB", (3, 2), (place, 0, 0)) for place in range(images))
     digests = tuple(f"picture {place}" for place in range(images))
-    return Prompt(sample=sample, text=f"q{number}", input_ids=ids, features={}, pictures=digests, images=shown)
+    return Prompt(
+        sample=sample, text=f"q{number}", input_ids=ids, features={}, pictures=digests, images=shown
+    )
 
 
 def completion(
@@ -27,13 +41,18 @@ def completion(
     finish: Literal["stop", "length"] = "stop",
     version: int = 0,
 ) -> Completion:
-    """An answer; one number for `logprobs` is every token's."""
-    each = (float(logprobs),) * len(token_ids) if isinstance(logprobs, int | float) else tuple(logprobs)
-    return Completion(token_ids=tuple(token_ids), logprobs=each, text=text, finish=finish, version=version)
+    """Make an answer; one number for `logprobs` is every token's."""
+    if isinstance(logprobs, int | float):
+        each = (float(logprobs),) * len(token_ids)
+    else:
+        each = tuple(logprobs)
+    return Completion(
+        token_ids=tuple(token_ids), logprobs=each, text=text, finish=finish, version=version
+    )
 
 
 def answers(*lengths: int) -> list[Completion]:
-    """Answers of so many tokens."""
+    """Make answers of so many tokens."""
     return [completion((5,) * length) for length in lengths]
 
 
@@ -47,27 +66,38 @@ def group(
     fault: str = "fault",
     draw: int = 0,
 ) -> Group:
-    """Answers of one token to question `q{draw}`, unless others are told; `fault` is the reason of those whose reward is NaN."""
+    """Make a group of answers of one token to question `q{draw}`, unless others are given.
+
+    Args:
+        draw: prompt index.
+        fault: reason of answers whose reward is NaN.
+    """
     verdicts = tuple(
         Verdict(reward=reward, parts=part, reason=fault if math.isnan(reward) else reason)
         for reward, part in zip(rewards, parts or [{}] * len(rewards), strict=True)
     )
-    said = answers(*[1] * len(rewards)) if completions is None else completions
-    return Group(prompt=asked or prompt(draw), completions=tuple(said), verdicts=verdicts, draw=draw)
+    if completions is None:
+        completions = answers(*[1] * len(rewards))
+    return Group(
+        prompt=asked or prompt(draw),
+        completions=tuple(completions),
+        verdicts=verdicts,
+        prompt_index=draw,
+    )
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a file of this picture."""
+    """Return the bytes of a file of this picture."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def png(size: Size = (56, 56), colour: Any = "red", mode: str = "RGB") -> bytes:
-    """A file of a picture of one colour."""
+    """Return a file of a picture of one colour."""
     return encoded(Image.new(mode, size, colour))
 
 
 def names(events: Sequence[Any]) -> list[str]:
-    """What happened, in order, of events that are a name or begin with one."""
+    """Return the names of events that are a name or begin with one, in order."""
     return [event if isinstance(event, str) else event[0] for event in events]

@@ -1,4 +1,5 @@
-"""An engine whose second process loses its server after the first step, named in a config by its file."""
+"""An engine whose second process loses its server after the first step, named in a config by its
+file."""
 
 from gpg_vl.errors import EngineLostError
 from gpg_vl.rollout.transformers_engine import TransformersEngine

@@ -1,4 +1,5 @@
-"""Small data sets in the published form: the same files, columns and nesting, with pictures of a few pixels."""
+"""Small data sets in the published form: the same files, columns and nesting, with pictures of a
+few pixels."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ SIDE = 56
 
 def picture(path: Path, colour: Any = "red", size: tuple[int, int] = (SIDE, SIDE)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(Image.new("RGB", size, colour), "JPEG" if path.suffix == ".jpg" else "PNG"))
+    path.write_bytes(
+        encoded(Image.new("RGB", size, colour), "JPEG" if path.suffix == ".jpg" else "PNG")
+    )
 
 
 def parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -29,7 +32,11 @@ def parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def written(path: Path, content: Any, encoding: str = "utf-8") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.suffix == ".jsonl"
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content) if lines else json.dumps(content, ensure_ascii=False)
+    text = (
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+        if lines
+        else json.dumps(content, ensure_ascii=False)
+    )
     path.write_text(text, encoding=encoding)
 
 
@@ -71,39 +78,74 @@ def cv_bench(folder: Path) -> None:
 
 
 def lisa(folder: Path) -> None:
-    """Three pictures: a target of two polygons after an ignored one; a note in Windows' encoding; nothing to find."""
+    """Three pictures: a target of two polygons after an ignored one; a note in Windows'
+    encoding; nothing to find."""
     shapes = {
-        "a": [("ignore", [[0, 0], [10, 0], [10, 10]]), ("target", [[8, 20], [40, 20], [40, 30]]), ("target", [[20, 12], [60, 50]])],
+        "a": [
+            ("ignore", [[0, 0], [10, 0], [10, 10]]),
+            ("target", [[8, 20], [40, 20], [40, 30]]),
+            ("target", [[20, 12], [60, 50]]),
+        ],
         "b": [("target", [[5.5, 6], [30, 44], [7, 44]])],
         "c": [("ignore", [[0, 0], [10, 0], [10, 10]])],
     }
     for name, polygons in shapes.items():
         picture(folder / "ReasonSeg" / "val" / f"{name}.jpg")
-        listed = [{"label": label, "labels": [label], "shape_type": "polygon", "points": points} for label, points in polygons]
+        listed = [
+            {"label": label, "labels": [label], "shape_type": "polygon", "points": points}
+            for label, points in polygons
+        ]
         texts = {"text": ["the café", "where to eat"], "is_sentence": name == "a", "shapes": listed}
-        written(folder / "ReasonSeg" / "val" / f"{name}.json", texts, encoding="cp1252" if name == "b" else "utf-8")
+        written(
+            folder / "ReasonSeg" / "val" / f"{name}.json",
+            texts,
+            encoding="cp1252" if name == "b" else "utf-8",
+        )
 
 
 def refcoco(folder: Path) -> None:
     """VLM-R1's lists."""
     picture(folder / "train2014" / "COCO_train2014_000000000009.jpg")
-    asked = "Please provide the bounding box coordinate of the region this sentence describes: left man."
-    row = {"image": "train2014/COCO_train2014_000000000009.jpg", "problem": asked, "solution": [4.5, 6, 30.25, 50]}
+    asked = (
+        "Please provide the bounding box coordinate of the region this sentence describes: left"
+        " man."
+    )
+    row = {
+        "image": "train2014/COCO_train2014_000000000009.jpg",
+        "problem": asked,
+        "solution": [4.5, 6, 30.25, 50],
+    }
     written(folder / "refcoco_val.json", [row, {**row, "solution": [0, 0, 20, 20]}])
 
 
 def refcoco_parquet(folder: Path) -> None:
     """lmms-lab's rows."""
-    row = {"question_id": "1", "image": inside(), "question": "...", "answer": ["left man", "him."], "bbox": [4.0, 6.0, 20.0, 30.0]}
-    parquet(folder / "data" / "testA-00000-of-00001.parquet", [{**row, "segmentation": [1.0], "iscrowd": 0, "file_name": "x.jpg"}])
+    row = {
+        "question_id": "1",
+        "image": inside(),
+        "question": "...",
+        "answer": ["left man", "him."],
+        "bbox": [4.0, 6.0, 20.0, 30.0],
+    }
+    parquet(
+        folder / "data" / "testA-00000-of-00001.parquet",
+        [{**row, "segmentation": [1.0], "iscrowd": 0, "file_name": "x.jpg"}],
+    )
 
 
 def geoqa(folder: Path) -> None:
     solved = [f"<answer> {value} </answer>" for value in ("145°", "2√3", "?")]
-    train = [{"image": inside(), "problem": "How large is angle A?", "solution": solution} for solution in solved]
+    train = [
+        {"image": inside(), "problem": "How large is angle A?", "solution": solution}
+        for solution in solved
+    ]
     parquet(folder / "data" / "train-00000-of-00001.parquet", train)
     rows = [
-        {"image_path": f"./Geo170K/images/test/{place}.png", "question": "How large?", "ground_truth": value}
+        {
+            "image_path": f"./Geo170K/images/test/{place}.png",
+            "question": "How large?",
+            "ground_truth": value,
+        }
         for place, value in enumerate(["140°", "5cm"])
     ]
     written(folder / "geoqa_test_prompts.jsonl", rows)
@@ -113,14 +155,25 @@ def geoqa(folder: Path) -> None:
 
 def clevr(folder: Path) -> None:
     solutions = ["<answer> 3 </answer>", "<answer> 10 </answer>", "<answer> yes </answer>"]
-    rows = [{"image": inside(), "problem": "How many items are there in the image?", "solution": solution} for solution in solutions]
+    rows = [
+        {
+            "image": inside(),
+            "problem": "How many items are there in the image?",
+            "solution": solution,
+        }
+        for solution in solutions
+    ]
     parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
 
 
 def superclevr(folder: Path) -> None:
     question = "How many different items are there in the image?"
     rows = [
-        {"image_path": f"./images/superCLEVR_new_{25000 + place:06d}.png", "question": question, "ground_truth": place + 3}
+        {
+            "image_path": f"./images/superCLEVR_new_{25000 + place:06d}.png",
+            "question": question,
+            "ground_truth": place + 3,
+        }
         for place in range(4)
     ]
     written(folder / "superclevr_test200_counting_problems.jsonl", rows)
@@ -131,15 +184,23 @@ def superclevr(folder: Path) -> None:
 def four_shot(folder: Path) -> None:
     """Visual-RFT's rows; pictures with an alpha channel."""
     alpha = {"bytes": png((SIDE, SIDE), (255, 0, 0, 128), "RGBA"), "path": "a.png"}
-    problem = "This is an image containing a plant. Please identify the species of the plant based on the image.\nOutput the"
-    rows = [{"image": alpha, "problem": problem, "solution": f"<answer>{label}</answer>"} for label in ("rose", "pink primrose") * 2]
+    problem = (
+        "This is an image containing a plant. Please identify the species of the plant based on the"
+        " image.\nOutput the"
+    )
+    rows = [
+        {"image": alpha, "problem": problem, "solution": f"<answer>{label}</answer>"}
+        for label in ("rose", "pink primrose") * 2
+    ]
     parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
 
 
 def flower102(folder: Path) -> None:
     four_shot(folder)
     pairs = [["image_00001.jpg", 0, "rose"], ["image_00002.jpg", 1, "pink primrose"]]
-    written(folder / "split_zhou_OxfordFlowers.json", {"train": pairs[:1], "val": [], "test": pairs})
+    written(
+        folder / "split_zhou_OxfordFlowers.json", {"train": pairs[:1], "val": [], "test": pairs}
+    )
     for name, _, _ in pairs:
         picture(folder / "jpg" / str(name))
 
@@ -155,17 +216,44 @@ def fgvc_aircraft(folder: Path) -> None:
 def coco(folder: Path) -> None:
     """Two pictures, two classes, a crowd, and a training part."""
     url = "http://images.cocodataset.org/val2017/{:012d}.jpg"
-    images = [{"id": name, "width": SIDE, "height": SIDE, "file_name": f"{name:012d}.jpg", "coco_url": url.format(name)} for name in (7, 9)]
-    boxes = [(1, 7, 3, [4, 5, 20, 30], 0), (2, 7, 3, [30, 5, 30, 30], 0), (3, 9, 5, [0, 0, 50, 50], 1), (4, 9, 3, [1, 1, 20, 20], 0)]
+    images = [
+        {
+            "id": name,
+            "width": SIDE,
+            "height": SIDE,
+            "file_name": f"{name:012d}.jpg",
+            "coco_url": url.format(name),
+        }
+        for name in (7, 9)
+    ]
+    boxes = [
+        (1, 7, 3, [4, 5, 20, 30], 0),
+        (2, 7, 3, [30, 5, 30, 30], 0),
+        (3, 9, 5, [0, 0, 50, 50], 1),
+        (4, 9, 3, [1, 1, 20, 20], 0),
+    ]
     annotations = [
-        {"id": name, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+        {
+            "id": name,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": crowd,
+        }
         for name, image, category, box, crowd in boxes
     ]
     categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
-    written(folder / "annotations" / "instances_val2017.json", {"images": images, "annotations": annotations, "categories": categories})
+    written(
+        folder / "annotations" / "instances_val2017.json",
+        {"images": images, "annotations": annotations, "categories": categories},
+    )
     for image in images:
         picture(folder / "val2017" / str(image["file_name"]))
-    problem = "Detect all objects belonging to the category 'cat' in the image.\nOutput the thinking process in <think> </think>"
+    problem = (
+        "Detect all objects belonging to the category 'cat' in the image.\nOutput the thinking"
+        " process in <think> </think>"
+    )
     solutions = [
         "<answer>[{'Position': [10, 20, 300, 400], 'Confidence': 1.0}]</answer>",
         "<answer>No Objects</answer>",

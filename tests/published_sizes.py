@@ -1,17 +1,49 @@
-"""config.json of published models, with nothing beside it: what their authors wrote, sizes only, flat as Qwen2-VL's are or nested."""
+"""config.json of published models, with nothing beside it: what their authors wrote, sizes only,
+flat as Qwen2-VL's are or nested."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-_2B = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2}
-_3B = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2}
-_7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
-_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
+_2B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+}
+_3B = {
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+}
+_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
+_4B = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 _GRID = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 _TOWER_2 = {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, **_GRID}
 _TOWER_2_5 = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, **_GRID}
-_TOWER_3 = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, **_GRID, "patch_size": 16}
+_TOWER_3 = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    **_GRID,
+    "patch_size": 16,
+}
 
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen2-VL-2B": {

@@ -1,4 +1,5 @@
-"""Real models' recorded answers, read where they lie: ../shared/recorded beside the checkout, or the folder in GPG_VL_RECORDED."""
+"""Real models' recorded answers, read where they lie: ../shared/recorded beside the checkout, or
+the folder in GPG_VL_RECORDED."""
 
 import json
 import os
@@ -18,10 +19,14 @@ HOMES = (Path(os.environ.get("GPG_VL_RECORDED", "")), ROOT.parent / "shared" / "
 @cache
 def home() -> Path | None:
     """The folder of the recorded material; None where this machine has none."""
-    return next((folder.resolve() for folder in HOMES if (folder / "REFERENCE.json").is_file()), None)
+    return next(
+        (folder.resolve() for folder in HOMES if (folder / "REFERENCE.json").is_file()), None
+    )
 
 
-needed = pytest.mark.skipif(home() is None, reason="the recorded answers are not on this machine; set GPG_VL_RECORDED")
+needed = pytest.mark.skipif(
+    home() is None, reason="the recorded answers are not on this machine; set GPG_VL_RECORDED"
+)
 
 
 @cache
@@ -30,7 +35,11 @@ def read(name: str) -> Any:
     folder = home()
     assert folder is not None
     text = (folder / name).read_text()
-    return [json.loads(line) for line in text.splitlines() if line.strip()] if name.endswith(".jsonl") else json.loads(text)
+    return (
+        [json.loads(line) for line in text.splitlines() if line.strip()]
+        if name.endswith(".jsonl")
+        else json.loads(text)
+    )
 
 
 def reference(name: str) -> dict[str, Any]:
@@ -45,9 +54,13 @@ def right(verdicts: Iterable[Verdict]) -> int:
 
 def sample(kind: str, answer: Any, **fields: Any) -> Sample:
     """A question that only its truth matters of."""
-    return Sample(**{"id": "recorded", "question": "?", "answer_kind": kind, "answer": answer, **fields})
+    return Sample(
+        **{"id": "recorded", "question": "?", "answer_kind": kind, "answer": answer, **fields}
+    )
 
 
-def verdicts(verifier: Callable[[str, Sample], Verdict], answers: Iterable[tuple[str, Sample]]) -> list[Verdict]:
+def verdicts(
+    verifier: Callable[[str, Sample], Verdict], answers: Iterable[tuple[str, Sample]]
+) -> list[Verdict]:
     """The verdicts on (text, sample) pairs, in order."""
     return [verifier(text, asked) for text, asked in answers]

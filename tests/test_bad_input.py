@@ -1,4 +1,5 @@
-"""Every kind of bad input earns a sentence on one line, exit code 2, no traceback, and nothing is written over."""
+"""Every kind of bad input earns a sentence on one line, exit code 2, no traceback, and nothing
+is written over."""
 
 import json
 import struct
@@ -19,9 +20,28 @@ steps: 1
 policy: {vision: full, tiny: {hidden: 32, layers: 1, vision_hidden: 16, vision_layers: 1}}
 rollout: {groups_per_step: 2, group_size: 2, max_tokens: 4, max_rounds: 1}
 """
-COUNT = {"id": "a", "question": "How many?", "images": ["a.png"], "answer_kind": "number", "answer": 1}
-POINT = {"id": "a", "question": "Where?", "images": ["a.png"], "answer_kind": "boxes", "answer": [[1, 2, 30, 40]]}
-PICK = {"id": "a", "question": "Which?", "images": ["a.png"], "answer_kind": "choice", "answer": "cat", "choices": ["cat", "dog"]}
+COUNT = {
+    "id": "a",
+    "question": "How many?",
+    "images": ["a.png"],
+    "answer_kind": "number",
+    "answer": 1,
+}
+POINT = {
+    "id": "a",
+    "question": "Where?",
+    "images": ["a.png"],
+    "answer_kind": "boxes",
+    "answer": [[1, 2, 30, 40]],
+}
+PICK = {
+    "id": "a",
+    "question": "Which?",
+    "images": ["a.png"],
+    "answer_kind": "choice",
+    "answer": "cat",
+    "choices": ["cat", "dog"],
+}
 
 
 def bomb() -> bytes:
@@ -62,7 +82,9 @@ def existing_run(folder: Path) -> None:
 
 def other_architecture(folder: Path) -> None:
     (folder / "llama").mkdir()
-    (folder / "llama" / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    (folder / "llama" / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    )
 
 
 def nothing(folder: Path) -> None:
@@ -70,50 +92,129 @@ def nothing(folder: Path) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
-    "misspelt key": (config("steps: 1", "stepps: 1"), [], "mine.yaml: stepps: no such key; did you mean steps?"),
-    "misspelt key in a section": (config("group_size", "grop_size"), [], "rollout.grop_size: no such key; did you mean group_size?"),
-    "misspelt override": (nothing, ["optimizer.rl=1e-5"], "optimizer.rl: no such key; known here: lr, betas"),
-    "wrong type": (config("steps: 1", "steps: soon"), [], "mine.yaml: steps: got 'soon', expected: input should be a valid integer"),
-    "out of range": (nothing, ["rollout.temperature=0"], "rollout.temperature: got 0, expected: input should be greater than 0"),
-    "unknown word": (nothing, ["policy.vision=melted"], "policy.vision: got 'melted', expected: input should be 'frozen' or 'full'"),
+    "misspelt key": (
+        config("steps: 1", "stepps: 1"),
+        [],
+        "mine.yaml: stepps: no such key; did you mean steps?",
+    ),
+    "misspelt key in a section": (
+        config("group_size", "grop_size"),
+        [],
+        "rollout.grop_size: no such key; did you mean group_size?",
+    ),
+    "misspelt override": (
+        nothing,
+        ["optimizer.rl=1e-5"],
+        "optimizer.rl: no such key; known here: lr, betas",
+    ),
+    "wrong type": (
+        config("steps: 1", "steps: soon"),
+        [],
+        "mine.yaml: steps: got 'soon', expected: input should be a valid integer",
+    ),
+    "out of range": (
+        nothing,
+        ["rollout.temperature=0"],
+        "rollout.temperature: got 0, expected: input should be greater than 0",
+    ),
+    "unknown word": (
+        nothing,
+        ["policy.vision=melted"],
+        "policy.vision: got 'melted', expected: input should be 'frozen' or 'full'",
+    ),
     "two origins": (
         config("files: samples.jsonl", "files: samples.jsonl, recipe: digits"),
         [],
         "exactly one of recipe, files, hub; got recipe, files",
     ),
-    "impossible pair": (nothing, ["learner.updates_per_rollout=2"], "learner.updates_per_rollout: 2 with estimator Gpg"),
-    "another impossible pair": (nothing, ["rollout.carry_over=1", "estimator=grpo"], "rollout.carry_over: 1 with estimator Grpo"),
+    "impossible pair": (
+        nothing,
+        ["learner.updates_per_rollout=2"],
+        "learner.updates_per_rollout: 2 with estimator Gpg",
+    ),
+    "another impossible pair": (
+        nothing,
+        ["rollout.carry_over=1", "estimator=grpo"],
+        "rollout.carry_over: 1 with estimator Grpo",
+    ),
     "all frozen": (
         nothing,
         ["policy.vision=frozen", "policy.language=frozen", "policy.projector=frozen"],
         "policy.language, policy.projector and policy.vision are all frozen",
     ),
     "not YAML": (text("mine.yaml", "steps: [1"), [], "mine.yaml: not YAML"),
-    "no such config": (lambda folder: (folder / "mine.yaml").unlink(), [], "mine.yaml: no such file. Shipped configs: cars196"),
-    "missing file": (lambda folder: (folder / "samples.jsonl").unlink(), [], "files: samples.jsonl does not exist"),
+    "no such config": (
+        lambda folder: (folder / "mine.yaml").unlink(),
+        [],
+        "mine.yaml: no such file. Shipped configs: cars196",
+    ),
+    "missing file": (
+        lambda folder: (folder / "samples.jsonl").unlink(),
+        [],
+        "files: samples.jsonl does not exist",
+    ),
     "not JSON": (text("samples.jsonl", "{"), [], "samples.jsonl line 1: not JSON"),
     "empty data set": (text("samples.jsonl", ""), [], "data.0: the data set is empty"),
-    "doubled id": (text("samples.jsonl", (json.dumps(COUNT) + "\n") * 2), [], "data.0: the id 'a' names several rows"),
+    "doubled id": (
+        text("samples.jsonl", (json.dumps(COUNT) + "\n") * 2),
+        [],
+        "data.0: the id 'a' names several rows",
+    ),
     "missing image": (picture(None), [], "a.png does not exist"),
     "unreadable image": (picture(b"not a picture"), [], "a.png cannot be read"),
-    "truncated image": (picture(png((600, 600))[:300]), [], "could not be asked, more than rollout.max_lost"),
+    "truncated image": (
+        picture(png((600, 600))[:300]),
+        [],
+        "could not become prompts, more than rollout.max_lost",
+    ),
     "decompression bomb": (picture(bomb()), [], "a.png"),
-    "path out of the folder": (row(COUNT, images=["../../etc/passwd"]), [], "leaves the data folder"),
+    "path out of the folder": (
+        row(COUNT, images=["../../etc/passwd"]),
+        [],
+        "leaves the data folder",
+    ),
     "row without truth": (row(COUNT, answer=None), [], "column 'answer' is missing or empty"),
     "empty question": (row(COUNT, question=""), [], "column 'question' is missing or empty"),
     "kind without verifier": (
         row(COUNT, answer_kind="smell"),
         [],
-        "answer_kind 'smell' has no verifier; known: boxes, choice, detection, expression, label, number, value",
+        (
+            "answer_kind 'smell' has no verifier; known: boxes, choice, detection, expression,"
+            " label, number, value"
+        ),
     ),
-    "box outside": (row(POINT, answer=[[1, 2, 30, 400]]), [], "is empty or outside the image of 56 x 56 pixels"),
+    "box outside": (
+        row(POINT, answer=[[1, 2, 30, 400]]),
+        [],
+        "is empty or outside the image of 56 x 56 pixels",
+    ),
     "box reversed": (row(POINT, answer=[[30, 2, 1, 40]]), [], "is empty or outside the image"),
-    "choice that is no option": (row(PICK, answer="cow"), [], "answer 'cow' is not one of the choices ['cat', 'dog']"),
+    "choice that is no option": (
+        row(PICK, answer="cow"),
+        [],
+        "answer 'cow' is not one of the choices ['cat', 'dog']",
+    ),
     "truth that is no number": (row(COUNT, answer="many"), [], "answer 'many' is not a number"),
-    "prompt beyond the window": (row(COUNT, question="why? " * 9000), [], "the model's window is 8192"),
-    "existing run": (existing_run, [], "holds a run already; continue it with `gpg-vl train --resume"),
-    "no such model": (nothing, ["policy.model=./nowhere"], "policy.model: './nowhere' cannot be loaded"),
-    "other architecture": (other_architecture, ["policy.model=./llama"], "policy.model: llama: is a llama; expected one of qwen2_vl"),
+    "prompt beyond the window": (
+        row(COUNT, question="why? " * 9000),
+        [],
+        "the model's window is 8192",
+    ),
+    "existing run": (
+        existing_run,
+        [],
+        "holds a run already; continue it with `gpg-vl train --resume",
+    ),
+    "no such model": (
+        nothing,
+        ["policy.model=./nowhere"],
+        "policy.model: './nowhere' cannot be loaded",
+    ),
+    "other architecture": (
+        other_architecture,
+        ["policy.model=./llama"],
+        "policy.model: llama: is a llama; expected one of qwen2_vl",
+    ),
     "unwritable folder": (nothing, ["folder=/proc/x"], "folder: /proc/x/mine cannot be made"),
     "no such benchmark": (
         nothing,

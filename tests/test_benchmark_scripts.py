@@ -1,7 +1,8 @@
-"""The scripts that measure: a small row really runs, rewards are given as told, tables divide the right numbers."""
+"""Benchmark scripts: a small row runs, rewards are as given, ratios are of the right numbers."""
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from gpg_vl.types import Completion, Sample, Verdict
 from tests.hand_made import answers
 
-HERE = Path(__file__).parent / "benchmarks"
+HERE = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +37,12 @@ def rewards(row, count: int) -> list[float]:
     return [judge.judge(answers(row.length)[0], sample).reward for _ in range(count)]
 
 
-def test_every_group_speaks_or_every_second_one():
+def test_every_group_is_informative_or_every_second_one():
     from frameworks import Row
 
     assert rewards(Row(name="a", group_size=4, length=2), 8) == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert rewards(Row(name="a", group_size=4, length=2, half_silent=True), 8) == [0, 1, 0, 1, 0, 0, 0, 0]
+    half = Row(name="a", group_size=4, length=2, half_silent=True)
+    assert rewards(half, 8) == [0, 1, 0, 1, 0, 0, 0, 0]
 
 
 def test_completion_of_another_length_is_refused():
@@ -54,38 +56,50 @@ def test_completion_of_another_length_is_refused():
 def test_small_row_is_measured(tmp_path, shared):
     import model_shapes
     from frameworks import Row, gpg_vl
-    from profiler import Meter
+    from profiler import Profiler
 
-    row, meter = Row(name="small", pixels=112, group_size=2, length=3, laps=2), Meter(2)
-    told = gpg_vl(row, model_shapes.write("tiny", tmp_path), meter, shared=shared)
-    result = meter.result()
-    assert told["prompt_tokens"] == 16 + 21
+    row, profiler = Row(name="small", pixels=112, group_size=2, length=3, laps=2), Profiler(2)
+    figures = gpg_vl(row, model_shapes.write("tiny", tmp_path), profiler, shared=shared)
+    result = profiler.result()
+    assert figures["prompt_tokens"] == 16 + 21
     assert result["laps"] == 2
     assert result["peak_mb"] > 0
     assert 0 < result["cpu"]["sample"] + result["cpu"]["update"] < result["cpu"]["step"]
 
 
-def test_peak_is_forgotten():
-    from profiler import MEGABYTE, forget_peak, peak
+def test_peak_is_reset():
+    from profiler import MEGABYTE, peak, reset_peak
 
     held = bytearray(200 * MEGABYTE)
     high = peak()
     del held
-    forget_peak()
+    reset_peak()
     assert peak() < high - 150 * MEGABYTE
 
 
 def test_table_divides_cpu_seconds_and_the_newest_record_counts(capsys, monkeypatch, tmp_path):
     import step_time
 
-    def side(name: str, seconds: float, update: float, **rest) -> dict:
-        cpu = {"encode": 0.0, "sample": 0.0, "score": 0.0, "update": update, "step": seconds, **rest}
-        return {"row": "64", "side": name, "cpu": cpu, "wall": {"step": 10 * seconds}, "peak_mb": 100.0, "microbatch": 8}
+    def result(name: str, seconds: float, update: float, **rest) -> dict:
+        phases = {"encode": 0.0, "sample": 0.0, "score": 0.0, "update": update, "step": seconds}
+        return {
+            "row": "64",
+            "side": name,
+            "cpu": phases | rest,
+            "wall": {"step": 10 * seconds},
+            "peak_mb": 100.0,
+            "microbatch": 8,
+        }
 
-    records = [side("gpg_vl", 9, 9), side("gpg_vl", 2, 1), side("not shared", 5, 4), side("trl", 7, 0, rollout=3.0)]
+    records = [
+        result("gpg_vl", 9, 9),
+        result("gpg_vl", 2, 1),
+        result("not shared", 5, 4),
+        result("trl", 7, 0, rollout=3.0),
+    ]
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main hides the card; this puts it back
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main hides the GPU; this puts it back
     monkeypatch.setattr(sys, "argv", ["step_time.py", "--table", "--to", str(path)])
     step_time.main()
     printed = capsys.readouterr().out
@@ -96,11 +110,9 @@ def test_table_divides_cpu_seconds_and_the_newest_record_counts(capsys, monkeypa
 def test_picture_has_a_point_for_every_record():
     from cost_curves import FORMS, nice, picture
 
-    points = [
-        {"over": over, "x": x, "form": form, "P": 85 * x, "G": 8, "cpu": 0.1 * x, "peak_mb": 12.0 * x}
-        for over in "PG"
-        for x in (1, 2)
-        for form in FORMS
-    ]
+    points = []
+    for over, x, form in product("PG", (1, 2), FORMS):
+        axes = {"over": over, "x": x, "form": form, "P": 85 * x, "G": 8}
+        points.append({**axes, "cpu": 0.1 * x, "peak_mb": 12.0 * x})
     assert picture(points).count("<circle") == 2 * len(points)  # seconds and megabytes
     assert [nice(rough) for rough in (0.03, 1.1, 60, 2)] == [0.05, 2, 100, 2]

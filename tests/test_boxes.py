@@ -1,4 +1,5 @@
-"""Boxes by hand: overlap, coordinate frames, the processors' resizing, and which spellings of a box are read."""
+"""Boxes by hand: overlap, coordinate frames, the processors' resizing, and which spellings of a
+box are read."""
 
 import math
 import random
@@ -13,7 +14,7 @@ LEFT, RIGHT = Box(0, 0, 2, 2), Box(1, 0, 3, 2)
 """Two 2 x 2 squares that share half of each: 2 of 6."""
 
 
-# --- overlap ----------------------------------------------------------------------------------------------------------
+# --- overlap --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_proper_box_has_an_area():
     assert Box(1, 2, 4, 6).area == 12
 
 
-# --- frames -----------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,9 @@ def test_frames_round_trip(kind):
 @pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
 def test_the_whole_image_spans_the_units_of_every_frame(kind):
     frame = Frame(kind=kind)
-    assert frame.from_pixels(Box(0, 0, 640, 480), (640, 480)) == pytest.approx((0, 0, *frame.units((640, 480))))
+    assert frame.from_pixels(Box(0, 0, 640, 480), (640, 480)) == pytest.approx(
+        (0, 0, *frame.units((640, 480)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,10 @@ def test_the_whole_image_spans_the_units_of_every_frame(kind):
         ((100, 60), (112, 56)),  # 3.57 and 2.14 patches of 28: 4 and 2
         ((70, 42), (56, 56)),  # 2.5 and 1.5 patches round to even: 2 and 2
         ((28, 28), (56, 56)),  # 784 pixels grow to 3136: twice the side
-        ((2000, 1000), (1400, 700)),  # 2,000,000 shrink by 1.41 to 1416 x 708: 50 and 25 whole patches
+        (
+            (2000, 1000),
+            (1400, 700),
+        ),  # 2,000,000 shrink by 1.41 to 1416 x 708: 50 and 25 whole patches
     ],
 )
 def test_resizing_by_hand(size, expected):
@@ -117,7 +123,9 @@ def test_resizing_never_leaves_less_than_one_patch():
     assert boxes.resized((1000, 28), factor=28, min_pixels=784, max_pixels=25_000) == (924, 28)
 
 
-@pytest.mark.parametrize(("widths", "heights"), [((30, 3000), (30, 3000)), ((1, 40), (1, 40)), ((6, 13), (400, 1100))])
+@pytest.mark.parametrize(
+    ("widths", "heights"), [((30, 3000), (30, 3000)), ((1, 40), (1, 40)), ((6, 13), (400, 1100))]
+)
 def test_resizing_equals_the_processors_own(widths, heights):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -125,10 +133,13 @@ def test_resizing_equals_the_processors_own(widths, heights):
     for _ in range(300):
         width, height = dice.randint(*widths), dice.randint(*heights)
         high, wide = smart_resize(height, width, factor=28, min_pixels=3136, max_pixels=1_003_520)
-        assert boxes.resized((width, height), factor=28, min_pixels=3136, max_pixels=1_003_520) == (wide, high), f"{width} x {height}"
+        assert boxes.resized((width, height), factor=28, min_pixels=3136, max_pixels=1_003_520) == (
+            wide,
+            high,
+        ), f"{width} x {height}"
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +161,15 @@ def test_accepted_spellings_of_one_box(text):
     assert boxes.read(text) == [Box(1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize("text", ["[[1,2,3,4],[5,6,7,8]]", "[1,2,3,4], [5,6,7,8]", "(1,2),(3,4),(5,6),(7,8)", "[[1,2,3,4], [5,6,7,8]]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1,2,3,4],[5,6,7,8]]",
+        "[1,2,3,4], [5,6,7,8]",
+        "(1,2),(3,4),(5,6),(7,8)",
+        "[[1,2,3,4], [5,6,7,8]]\n",
+    ],
+)
 def test_accepted_spellings_of_two_boxes(text):
     assert boxes.read(text) == [Box(1, 2, 3, 4), Box(5, 6, 7, 8)]
 
@@ -198,14 +217,24 @@ def test_anything_else_is_not_boxes(text):
     assert boxes.read(text) is None
 
 
-@pytest.mark.parametrize("text", ["[][1,2,3,4]", "[1,2,3,4][]", "[1,2,3,4][5,6,7,8],", ",[1,2,3,4][5,6,7,8]"])
+@pytest.mark.parametrize(
+    "text", ["[][1,2,3,4]", "[1,2,3,4][]", "[1,2,3,4][5,6,7,8],", ",[1,2,3,4][5,6,7,8]"]
+)
 def test_brackets_and_commas_stand_around_and_between_the_boxes(text):
     assert boxes.read(text) is None
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 10**6, "[1," * 300_000, "[1,2,3,4]," * 100_000, "(1,2)," * 160_000, "9" * 10**6, "[" + " " * 10**6, "[1" + " " * 10**6 + "x"],
+    [
+        "[" * 10**6,
+        "[1," * 300_000,
+        "[1,2,3,4]," * 100_000,
+        "(1,2)," * 160_000,
+        "9" * 10**6,
+        "[" + " " * 10**6,
+        "[1" + " " * 10**6 + "x",
+    ],
     ids=["brackets", "starts", "boxes", "pairs", "digits", "blanks", "blanks inside"],
 )
 def test_a_megabyte_is_read_quickly(text):
@@ -226,7 +255,7 @@ def test_written_boxes_are_read_back():
     assert boxes.read(boxes.write(Box(1.25, 2.5, 3.75, 4), digits=2)) == [Box(1.25, 2.5, 3.75, 4)]
 
 
-# --- families -----------------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,7 +268,11 @@ def test_written_boxes_are_read_back():
         ("qwen2_5_vl", (150, 300), (140, 308)),
         ("qwen2_5_vl", (28, 28), (56, 56)),  # at least 56 x 56 pixels
         ("qwen2_5_vl", (3000, 4000), (2996, 4004)),  # 107.1 and 142.9 patches: below 16,384 of them
-        ("qwen2_5_vl", (7000, 3500), (5068, 2520)),  # 250 x 125 patches are too many: shrunk by the root of 24.5 M / 12.8 M to 181 x 90
+        (
+            "qwen2_5_vl",
+            (7000, 3500),
+            (5068, 2520),
+        ),  # 250 x 125 patches are too many: shrunk by the root of 24.5 M / 12.8 M to 181 x 90
     ],
 )
 def test_what_each_family_was_taught_to_write(family, size, units):
@@ -250,9 +283,14 @@ def test_frames_have_names():
     assert boxes.frame_named("norm1") == Frame(kind="norm1")
     assert boxes.frame_named("norm1").units((300, 150)) == (1, 1)
     assert boxes.frame_named("pixels").units((300, 150)) == (300, 150)
-    assert boxes.frame_named("qwen3_vl") == Frame(kind="norm1000", factor=32, min_pixels=65_536, max_pixels=16_777_216)
+    assert boxes.frame_named("qwen3_vl") == Frame(
+        kind="norm1000", factor=32, min_pixels=65_536, max_pixels=16_777_216
+    )
     assert boxes.frame_named("llava") is None
-    with pytest.raises(ValueError, match=r"it is not known in which frame this model writes boxes; set policy\.frame"):
+    with pytest.raises(
+        ValueError,
+        match=r"it is not known in which frame this model writes boxes; set policy\.frame",
+    ):
         boxes.frame_named("undeclared").units((300, 150))
 
 
@@ -276,7 +314,13 @@ def test_overlap_of_wide_and_tall_boxes_by_hand(a, b, iou, giou):
     ("size", "factor", "least", "most", "expected"),
     [
         ((100, 50), 10, 5_000, 5_000, (100, 50)),  # exactly as small and as large as may be
-        ((104, 48), 10, 5_000, 5_000, (100, 50)),  # 10.4 and 4.8 patches: what they round to is what counts
+        (
+            (104, 48),
+            10,
+            5_000,
+            5_000,
+            (100, 50),
+        ),  # 10.4 and 4.8 patches: what they round to is what counts
         ((96, 52), 10, 5_000, 5_000, (100, 50)),
         ((100, 50), 10, 5_001, 9_999, (110, 60)),  # grown by 1.0001 and rounded up to whole patches
         ((100, 50), 10, 100, 4_999, (90, 40)),  # shrunk by 1.0001 and rounded down

@@ -1,4 +1,5 @@
-"""The commands as a user sees them: their output, their exit codes; signals, terminals and full disks in real processes."""
+"""The commands as a user sees them: their output, their exit codes; signals, terminals and full
+disks in real processes."""
 
 import contextlib
 import json
@@ -41,16 +42,24 @@ def test_train_again_refuses_and_resume_goes_on(trained):
     run, _ = trained
     again = gpg_vl("train", "small.yaml", f"folder={run.parent}")
     assert again.returncode == 2
-    assert again.stderr == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or choose another `name=`\n"
+    assert (
+        again.stderr
+        == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or"
+        " choose another `name=`\n"
+    )
     further = gpg_vl("train", "--resume", run, cwd=run.parent)
     assert further.returncode == 0, further.stderr
     assert "resumed from step 4" in further.stdout
 
 
-def interrupted(folder: Path, until: str, *knobs: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+def interrupted(
+    folder: Path, until: str, *knobs: str, number: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
     """Exit code and output of a run that gets a signal after it has printed `until`."""
     command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={folder}", *knobs]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         printed = ""
         while until not in printed:
@@ -62,15 +71,28 @@ def interrupted(folder: Path, until: str, *knobs: str, number: signal.Signals = 
         return process.wait(timeout=60), printed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number, trained):
     run, _ = trained
     name = f"long{number}"
-    long = ("steps=800", "evaluation.benchmark=null", "rollout.idle_steps=800", "checkpoint.every=800")
+    long = (
+        "steps=800",
+        "evaluation.benchmark=null",
+        "rollout.idle_steps=800",
+        "checkpoint.every=800",
+    )
     code, printed = interrupted(run.parent, "step 1/800", f"name={name}", *long, number=number)
     assert code == 130
-    steps = [json.loads(line)["step"] for line in (run.parent / name / "metrics.jsonl").read_text().splitlines()]
-    assert f"stopped; go on from step {steps[-1]} with: gpg-vl train --resume {run.parent / name}" in printed
+    steps = [
+        json.loads(line)["step"]
+        for line in (run.parent / name / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert (
+        f"stopped; go on from step {steps[-1]} with: gpg-vl train --resume {run.parent / name}"
+        in printed
+    )
     assert steps == list(range(1, steps[-1] + 1))
     assert "Traceback" not in printed
 
@@ -78,12 +100,22 @@ def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(number,
 def test_a_second_request_leaves_at_once_and_the_terminal_is_left_clean(trained):
     """On a real terminal: the bar hides the cursor, so it must be shown again."""
     run, _ = trained
-    command = [sys.executable, "-m", "gpg_vl", "train", "small.yaml", f"folder={run.parent}", "name=twice"]
+    command = [
+        sys.executable,
+        "-m",
+        "gpg_vl",
+        "train",
+        "small.yaml",
+        f"folder={run.parent}",
+        "name=twice",
+    ]
     command += ["steps=3000", "evaluation.benchmark=null", "rollout.idle_steps=3000"]
     wide = {**os.environ, "TERM": "xterm-256color"}
     terminal, end = pty.openpty()
     printed = b""
-    with subprocess.Popen(command, cwd=HERE, env=wide, stdin=end, stdout=end, stderr=end) as process:
+    with subprocess.Popen(
+        command, cwd=HERE, env=wide, stdin=end, stdout=end, stderr=end
+    ) as process:
         os.close(end)
         while not re.search(rb"[1-9]\d*/3000", printed):
             printed += os.read(terminal, 65536)
@@ -109,7 +141,9 @@ def test_ctrl_c_in_the_warmup_leaves_nothing_in_the_way(tmp_path):
 
 def test_rollout_shows_answers_and_rewards(trained, tmp_path):
     run, _ = trained
-    done = gpg_vl("rollout", "small.yaml", "--model", run, "--groups", 3, "--to", tmp_path / "answers.jsonl")
+    done = gpg_vl(
+        "rollout", "small.yaml", "--model", run, "--groups", 3, "--to", tmp_path / "answers.jsonl"
+    )
     assert done.returncode == 0, done.stderr
     assert "of 3 groups" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
@@ -141,7 +175,9 @@ def test_sft_runs_only_the_warmup(trained):
     done = gpg_vl("sft", "small.yaml", f"folder={run.parent}", "name=sft")
     assert done.returncode == 0, done.stderr
     assert "warm-up: read from" in done.stdout
-    assert (run.parent / "sft" / "checkpoints" / "000000" / "policy" / "model.safetensors").is_file()
+    assert (
+        run.parent / "sft" / "checkpoints" / "000000" / "policy" / "model.safetensors"
+    ).is_file()
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "rollout"])
@@ -168,13 +204,28 @@ def test_help_of_evaluate_lists_the_shipped_benchmarks():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("train", "digist"), "configs: got 'digist', which is neither shipped nor a file. Did you mean digits?"),
+        (
+            ("train", "digist"),
+            "configs: got 'digist', which is neither shipped nor a file. Did you mean digits?",
+        ),
         (("train", "stpes=3"), "stpes: no such key; did you mean steps?"),
         (("train", "steps=many"), "steps: got 'many', expected: input should be a valid integer"),
-        (("train", "small.yaml", "steps"), "got 'steps', expected key=value, for instance steps=100 or optimizer.lr=1e-5"),
-        (("train", "small.yaml", "estimator=gpt"), "estimator: got 'gpt', expected a known name or an import path"),
-        (("train", "small.yaml", "estimator.scal=std", "estimator.kind=gpg"), "estimator.scal: no such key; did you mean scale?"),
-        (("train", "--resume", "nowhere"), "--resume nowhere: no config.yaml there, so it is not a run folder"),
+        (
+            ("train", "small.yaml", "steps"),
+            "got 'steps', expected key=value, for instance steps=100 or optimizer.lr=1e-5",
+        ),
+        (
+            ("train", "small.yaml", "estimator=gpt"),
+            "estimator: got 'gpt', expected a known name or an import path",
+        ),
+        (
+            ("train", "small.yaml", "estimator.scal=std", "estimator.kind=gpg"),
+            "estimator.scal: no such key; did you mean scale?",
+        ),
+        (
+            ("train", "--resume", "nowhere"),
+            "--resume nowhere: no config.yaml there, so it is not a run folder",
+        ),
         (("evaluate", "digit", "--model", "x"), "cannot be loaded"),
         (("sft", "small.yaml", "warmup.steps=0"), "warmup.steps: got 0, expected at least 1"),
     ],
@@ -192,20 +243,36 @@ def test_a_mistake_in_a_process_of_its_own_gets_the_same():
     assert done.stderr.endswith("stpes: no such key; did you mean steps?\n")
 
 
+FILLING = """
+import resource, signal
+from gpg_vl import cli
+from gpg_vl.training import loop
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+train_step = loop.train_step
+
+def filling(run):
+    if run.state.step == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_960, 40_960))
+    return train_step(run)
+
+loop.train_step = filling
+cli.main()
+"""
+
+
 def test_a_full_disk_stops_with_a_sentence_and_the_last_checkpoint_is_whole(trained):
     """Files may grow to 40 KiB from the third step on, as on a disk with no more room."""
     run, _ = trained
-    script = (
-        "import resource, signal, sys; from gpg_vl.training import train; from gpg_vl import cli\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "take = train.take_step\n"
-        "def filling(trainer):\n"
-        "    if trainer.state.step == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (40_960, 40_960))\n"
-        "    return take(trainer)\n"
-        "train.take_step = filling\n"
-        "cli.main()\n"
-    )
-    command = [sys.executable, "-c", script, "train", "small.yaml", f"folder={run.parent}", "name=full"]
+    command = [
+        sys.executable,
+        "-c",
+        FILLING,
+        "train",
+        "small.yaml",
+        f"folder={run.parent}",
+        "name=full",
+    ]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "stopped: no space left to write below" in done.stderr

@@ -1,4 +1,5 @@
-"""Options, exit codes and sentences of the commands; the functions that they call are replaced by fakes of one line."""
+"""Options, exit codes and sentences of the commands; the functions that they call are replaced
+by fakes of one line."""
 
 import json
 import shlex
@@ -16,7 +17,11 @@ from tests.commands import HERE, gpg_vl
 
 @pytest.mark.parametrize(
     ("names", "model", "answers", "columns", "blank"),
-    [(["a"], "m", None, None, False), (["a", "b"], "m", None, None, True), (["a"], None, Path("x"), ["id=i"], False)],
+    [
+        (["a"], "m", None, None, False),
+        (["a", "b"], "m", None, None, True),
+        (["a"], None, Path("x"), ["id=i"], False),
+    ],
 )
 def test_options_that_go_together_are_taken(names, model, answers, columns, blank):
     cli._check_evaluation(names, model, answers, columns, blank)
@@ -29,8 +34,22 @@ def test_options_that_go_together_are_taken(names, model, answers, columns, blan
         (["a"], None, None, None, False, "expected exactly one of --model"),
         (["a"], "m", Path("x"), None, False, "expected exactly one of --model"),
         (["a"], None, Path("x"), None, True, "--blank shows a model grey pictures"),
-        (["a", "b"], None, Path("x"), None, False, "--answers belongs to one benchmark, got 2: name one"),
-        (["a"], "m", None, ["id=i"], False, "--map names the columns of an --answers file; there is none"),
+        (
+            ["a", "b"],
+            None,
+            Path("x"),
+            None,
+            False,
+            "--answers belongs to one benchmark, got 2: name one",
+        ),
+        (
+            ["a"],
+            "m",
+            None,
+            ["id=i"],
+            False,
+            "--map names the columns of an --answers file; there is none",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_told(names, model, answers, columns, blank, told):
@@ -39,43 +58,62 @@ def test_options_that_do_not_go_together_are_told(names, model, answers, columns
 
 
 def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tmp_path):
-    assert cli._places(["a", "b"], None)("a") is None
-    assert cli._places(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
-    several = cli._places(["a", "dir/b.yaml"], tmp_path / "new")
-    assert [several("a"), several("dir/b.yaml")] == [tmp_path / "new" / "a.jsonl", tmp_path / "new" / "b.jsonl"]
+    assert cli._record_paths(["a", "b"], None)("a") is None
+    assert cli._record_paths(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
+    several = cli._record_paths(["a", "dir/b.yaml"], tmp_path / "new")
+    assert [several("a"), several("dir/b.yaml")] == [
+        tmp_path / "new" / "a.jsonl",
+        tmp_path / "new" / "b.jsonl",
+    ]
     (tmp_path / "file").write_text("")
     for names, to, told in (
         (["a"], tmp_path / "file" / "x.jsonl", "a folder above it is a file"),
-        (["a"], tmp_path, r"is a folder, expected a \.jsonl file for one benchmark, for instance .*/a\.jsonl"),
+        (
+            ["a"],
+            tmp_path,
+            r"is a folder, expected a \.jsonl file for one benchmark, for instance .*/a\.jsonl",
+        ),
         (["a", "b"], tmp_path / "file", "is a file, expected a folder for 2 benchmarks"),
         (["a", "dir/a.yaml"], tmp_path, r"several benchmarks would be written to a\.jsonl"),
     ):
         with pytest.raises(UserError, match=told):
-            cli._places(names, to)
+            cli._record_paths(names, to)
 
 
 def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
-    config, folder = cli._load("", ["steps=7"], None)
-    assert (config.name, config.steps, folder) == ("digits", 7, resources.folder("configs"))
-    config, _ = cli._load("steps=7", ["seed=3"], None)
+    shipped = resources.folder("configs")
+    config = cli._load("", ["steps=7"], None)
+    assert (config.name, config.steps, config.base_dir) == ("digits", 7, shipped)
+    config = cli._load("steps=7", ["seed=3"], None)
     assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
-    config, folder = cli._load(str(HERE / "small.yaml"), [], None)
-    assert (config.name, folder) == ("small", HERE)
-    with pytest.raises(UserError, match=r"--resume .*: no config\.yaml there, so it is not a run folder"):
+    config = cli._load(str(HERE / "small.yaml"), [], None)
+    assert (config.name, config.base_dir) == ("small", HERE)
+    with pytest.raises(
+        UserError, match=r"--resume .*: no config\.yaml there, so it is not a run folder"
+    ):
         cli._load("", [], tmp_path)
     run_folder.write_header(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
-    config, folder = cli._load("", ["steps=9"], tmp_path)
-    assert (config.name, config.steps, folder) == ("small", 9, HERE)
-    with pytest.raises(UserError, match=r"got both CONFIG 'digits' and --resume .*; a run goes on with its own config"):
+    config = cli._load("", ["steps=9"], tmp_path)
+    assert (config.name, config.steps, config.base_dir) == ("small", 9, HERE)
+    with pytest.raises(
+        UserError,
+        match=r"got both CONFIG 'digits' and --resume .*; a run goes on with its own config",
+    ):
         cli._load("digits", [], tmp_path)
 
 
 def test_how_to_go_on_is_told_by_the_last_whole_checkpoint(tmp_path):
-    assert cli._how_to_go_on(tmp_path) == "stopped before the first checkpoint; start again with the same command"
+    assert (
+        cli._how_to_resume(tmp_path)
+        == "stopped before the first checkpoint; start again with the same command"
+    )
     for step in (2, 10):
         (tmp_path / "checkpoints" / f"{step:06d}").mkdir(parents=True)
         (tmp_path / "checkpoints" / f"{step:06d}" / "state.json").write_text("{}")
-    assert cli._how_to_go_on(tmp_path) == f"stopped; go on from step 10 with: gpg-vl train --resume {tmp_path}"
+    assert (
+        cli._how_to_resume(tmp_path)
+        == f"stopped; go on from step 10 with: gpg-vl train --resume {tmp_path}"
+    )
 
 
 def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
@@ -86,12 +124,12 @@ def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
         raise KeyError("bug")
 
     with pytest.raises(typer.Exit) as left:
-        cli.sentences(mistaken)()
+        cli.with_sentences(mistaken)()
     assert left.value.exit_code == 2
     assert capsys.readouterr().err == "gpg-vl: [a] mistake\n"
     with pytest.raises(KeyError):
-        cli.sentences(broken)()
-    assert cli.sentences(lambda number: number + 1)(2) == 3
+        cli.with_sentences(broken)()
+    assert cli.with_sentences(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -101,13 +139,16 @@ def test_results_are_told_by_the_main_process(rank, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     told: list[Any] = []
     asked: list[Any] = []
-    monkeypatch.setattr(cli, "_quiet", lambda: None)
-    monkeypatch.setattr(cli, "_tell_results", told.append)
-    monkeypatch.setattr(loop, "train", lambda *given, **more: asked.append((given, more)) or tmp_path)
+    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr(cli, "_print_results", told.append)
+    monkeypatch.setattr(
+        loop, "train", lambda *given, **more: asked.append((given, more)) or tmp_path
+    )
     cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
     assert told == [tmp_path] * (rank == "0")
-    ((config, folder), more) = asked[0]
-    assert (config.steps, folder, more["resume"], more["allow_changed"], len(more["sinks"])) == (3, HERE, None, True, 1)
+    ((experiment,), more) = asked[0]
+    assert (experiment.config.steps, experiment.config.base_dir) == (3, HERE)
+    assert (more["resume"], more["allow_changed"], len(more["callbacks"])) == (None, True, 1)
 
 
 def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatch):
@@ -116,8 +157,11 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
         (tmp_path / "evaluation" / f"{name}.jsonl").write_text(json.dumps({"id": "q1"}))
     compared: list[Any] = []
     monkeypatch.setattr("gpg_vl.evaluation.records.load", lambda path: path.stem)
-    monkeypatch.setattr("gpg_vl.report.console.comparison_table", lambda before, after: compared.append((before, after)) or "table")
-    cli._tell_results(tmp_path)
+    monkeypatch.setattr(
+        "gpg_vl.report.console.comparison_table",
+        lambda before, after: compared.append((before, after)) or "table",
+    )
+    cli._print_results(tmp_path)
     assert compared == [("a-before", "a-after")]
 
 
@@ -128,12 +172,14 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_
     def stopped(*given: Any, **more: Any) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
     monkeypatch.setattr(loop, "train", stopped)
     run = tmp_path / "other" if resumed else tmp_path / "small"
     (run / "checkpoints" / "000003").mkdir(parents=True)
     (run / "checkpoints" / "000003" / "state.json").write_text("{}")
-    run_folder.write_header(run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)})
+    run_folder.write_header(
+        run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)}
+    )
     told = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
     done = gpg_vl("train", *told)
     assert done.returncode == 130
@@ -144,9 +190,14 @@ def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):
     from gpg_vl.training import loop
 
     asked: list[Any] = []
-    monkeypatch.setattr(loop, "train", lambda config, folder, **more: asked.append((config.steps, folder)) or tmp_path)
+    monkeypatch.setattr(
+        loop,
+        "train",
+        lambda experiment, **more: asked.append(experiment.config) or tmp_path,
+    )
     done = gpg_vl("sft", HERE / "small.yaml", "steps=9")
-    assert (done.returncode, asked) == (0, [(0, HERE)])
+    assert done.returncode == 0
+    assert [(config.steps, config.base_dir) for config in asked] == [(0, HERE)]
     assert done.stdout == f"policy: {tmp_path / 'checkpoints' / '000000' / 'policy'}\n"
 
 
@@ -154,8 +205,20 @@ def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_p
     from gpg_vl.preflight import try_rollout
 
     asked: list[Any] = []
-    monkeypatch.setattr(try_rollout, "sample_and_score", lambda config, folder, **more: asked.append(more) or ["a line"])
-    command = ("rollout", "small.yaml", f"policy.model={tmp_path / 'nowhere'}", "--groups", 3, "--to", tmp_path / "a.jsonl")
+    monkeypatch.setattr(
+        try_rollout,
+        "sample_and_score",
+        lambda experiment, **more: asked.append(more) or ["a line"],
+    )
+    command = (
+        "rollout",
+        "small.yaml",
+        f"policy.model={tmp_path / 'nowhere'}",
+        "--groups",
+        3,
+        "--to",
+        tmp_path / "a.jsonl",
+    )
     other, own = gpg_vl(*command, "--model", "other"), gpg_vl(*command)
     assert (other.returncode, other.stdout) == (0, "a line\n")
     assert own.returncode == 2
@@ -167,18 +230,32 @@ def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_p
 def test_a_file_in_a_folder_that_is_not_there_is_told_before_anything_is_done(command, tmp_path):
     done = gpg_vl(*command, "--to", tmp_path / "nowhere" / "a.jsonl")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"gpg-vl: --to {tmp_path / 'nowhere' / 'a.jsonl'}: there is no folder {tmp_path / 'nowhere'}\n"
+    assert (
+        done.stderr == f"gpg-vl: --to {tmp_path / 'nowhere' / 'a.jsonl'}: there is no folder"
+        f" {tmp_path / 'nowhere'}\n"
+    )
 
 
 def test_serve_shows_the_command_that_it_would_become(tmp_path):
     engine = "rollout.engine={kind: server, sleep: 1, handover: /weights}"
-    words = ["--port", 9000, "--window", 512, "--vllm", "--tensor-parallel-size 2 --revision 'a b'", "--show"]
+    words = [
+        "--port",
+        9000,
+        "--window",
+        512,
+        "--vllm",
+        "--tensor-parallel-size 2 --revision 'a b'",
+        "--show",
+    ]
     done = gpg_vl("serve", "digits", f"folder={tmp_path}", "name=mine", engine, *words)
     assert done.returncode == 0, done.stderr
     told = shlex.split(done.stdout)
     assert "GPG_VL_HANDOVER=/weights" in told
     assert told[-5:] == ["--enable-sleep-mode", "--tensor-parallel-size", "2", "--revision", "a b"]
-    assert {name: told[told.index(name) + 1] for name in ("--model", "--host", "--port", "--max-model-len")} == {
+    assert {
+        name: told[told.index(name) + 1]
+        for name in ("--model", "--host", "--port", "--max-model-len")
+    } == {
         "--model": str(tmp_path / "served" / "mine"),
         "--host": "127.0.0.1",
         "--port": "9000",
@@ -195,12 +272,14 @@ def test_serve_shows_the_command_that_it_would_become(tmp_path):
         (("--answers", "a.jsonl", "--to", "out.jsonl"), "nothing is kept; start again"),
     ],
 )
-def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(words, told, tmp_path, monkeypatch):
+def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(
+    words, told, tmp_path, monkeypatch
+):
     def stopped(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", stopped)
-    monkeypatch.setattr("gpg_vl.evaluation.recorded_answers.score", stopped)
+    monkeypatch.setattr("gpg_vl.evaluation.recorded_answers.read_answers", stopped)
     monkeypatch.chdir(tmp_path)
     done = gpg_vl("evaluate", "digits", *words, cwd=Path())
     assert done.returncode == 130
@@ -220,8 +299,27 @@ def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
 def test_data_is_read_with_what_was_told(tmp_path, monkeypatch):
     asked: list[Any] = []
     monkeypatch.setattr(
-        "gpg_vl.preflight.prepare_data.prepare", lambda recipe, options, **more: asked.append((recipe, options, more)) or ["a [line]"]
+        "gpg_vl.preflight.prepare_data.prepare",
+        lambda recipe, options, **more: asked.append((recipe, options, more)) or ["a [line]"],
     )
-    done = gpg_vl("data", "clevr", "split=test", "--from", "here", "--to", "there", "--head", 3, "--config", "mine")
+    done = gpg_vl(
+        "data",
+        "clevr",
+        "split=test",
+        "--from",
+        "here",
+        "--to",
+        "there",
+        "--head",
+        3,
+        "--config",
+        "mine",
+    )
     assert (done.returncode, done.stdout) == (0, "a [line]\n")
-    assert asked == [("clevr", ["split=test"], {"source": Path("here"), "to": Path("there"), "head": 3, "config": "mine"})]
+    assert asked == [
+        (
+            "clevr",
+            ["split=test"],
+            {"source": Path("here"), "to": Path("there"), "head": 3, "config": "mine"},
+        )
+    ]

@@ -1,4 +1,5 @@
-"""The list of faults stays true to the code: each can still be made, and the test that must see it is there."""
+"""The list of faults stays true to the code: each can still be made, and the test that must see
+it is there."""
 
 import ast
 from collections import Counter
@@ -14,7 +15,11 @@ from tests.faults.fault import Fault
 @cache
 def names_in(file: str) -> set[str]:
     tree = ast.parse((ROOT / "tests" / file).read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -29,5 +34,9 @@ def test_a_fault_can_be_made_and_names_a_test_that_exists(fault: Fault):
 
 
 def test_no_two_faults_of_a_file_have_one_name():
-    doubled = [name for name, count in Counter((fault.file, fault.name) for fault in FAULTS).items() if count > 1]
+    doubled = [
+        name
+        for name, count in Counter((fault.file, fault.name) for fault in FAULTS).items()
+        if count > 1
+    ]
     assert not doubled

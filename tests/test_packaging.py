@@ -11,7 +11,10 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-PINS = {name: ROOT / name for name in ("constraints.txt", ".ci/constraints-oldest.txt", ".ci/constraints-vllm.txt")}
+PINS = {
+    name: ROOT / name
+    for name in ("constraints.txt", ".ci/constraints-oldest.txt", ".ci/constraints-vllm.txt")
+}
 
 
 def pinned(path: Path) -> dict[str, str]:
@@ -25,20 +28,26 @@ def _plain(name: str) -> str:
 
 def requirements(*extras: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    groups = [
+        project["dependencies"],
+        *(project["optional-dependencies"][extra] for extra in extras),
+    ]
     return [Requirement(line) for group in groups for line in group]
 
 
 @pytest.mark.parametrize("name", PINS)
 def test_every_dependency_is_pinned_within_its_range(name):
-    extras = {"constraints.txt": ["lora", "bench", "math", "detection", "trackers", "dev"], ".ci/constraints-oldest.txt": ["dev"]}.get(
-        name, []
-    )
+    extras = {
+        "constraints.txt": ["lora", "bench", "math", "detection", "trackers", "dev"],
+        ".ci/constraints-oldest.txt": ["dev"],
+    }.get(name, [])
     pins = pinned(PINS[name])
     for wanted in requirements(*extras):
         if wanted.name in {"torch", "gpg-vl"}:
             continue
-        assert wanted.specifier.contains(pins[_plain(wanted.name)], prereleases=True), f"{name}: {wanted}"
+        assert wanted.specifier.contains(pins[_plain(wanted.name)], prereleases=True), (
+            f"{name}: {wanted}"
+        )
 
 
 @pytest.mark.parametrize("name", PINS)
@@ -51,7 +60,11 @@ def test_torch_and_what_belongs_to_a_card_stay_apart(name):
 
 def test_the_oldest_pins_hold_the_oldest_transformers_that_is_promised():
     (floor,) = (
-        spec.version for wanted in requirements() if wanted.name == "transformers" for spec in wanted.specifier if spec.operator == ">="
+        spec.version
+        for wanted in requirements()
+        if wanted.name == "transformers"
+        for spec in wanted.specifier
+        if spec.operator == ">="
     )
     assert pinned(PINS[".ci/constraints-oldest.txt"])["transformers"].startswith(f"{floor}.")
 
@@ -64,7 +77,9 @@ def test_both_commands_of_the_readme_install_the_pins():
 
 def stages(listed: str) -> list[str]:
     """The names in one of the lists at the top of `.ci/run`."""
-    return re.findall(rf"^{listed}=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)[0].split()
+    return re.findall(rf"^{listed}=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)[
+        0
+    ].split()
 
 
 @pytest.mark.parametrize(("listed", "workflow"), [("stages", "ci.yml"), ("nightly", "nightly.yml")])
@@ -83,16 +98,67 @@ def test_what_runs_beside_the_others_is_a_stage_of_either_list():
 
 
 def test_nothing_but_these_stands_at_the_top():
-    folders = {"configs", "data", "evaluation", "gpg_vl", "tests", ".ci", ".github"}
-    files = {"LICENSE", "README.md", "constraints-cpu.txt", "constraints.txt", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml"}
+    folders = {
+        *("configs", "data", "evaluation", "gpg_vl", "tests", ".ci", ".github"),
+        *("docs", "examples", "benchmarks"),
+    }
+    files = {
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "LICENSE",
+        "README.md",
+        "constraints-cpu.txt",
+        "constraints.txt",
+        "justfile",
+        "pyproject.toml",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+    }
     kept = {
-        line.split("/")[0] for line in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+        line.split("/")[0]
+        for line in subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.splitlines()
     }
     assert kept <= folders | files
 
 
+def test_everything_at_the_top_is_in_the_source_distribution():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    kept = {
+        line.split("/")[0]
+        for line in subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.splitlines()
+    }
+    # hatch always adds pyproject.toml and .gitignore
+    assert {f"/{name}" for name in kept} - included <= {
+        "/pyproject.toml",
+        "/.gitignore",
+        "/.pre-commit-config.yaml",
+    }
+
+
+def test_the_package_says_that_it_is_typed_and_how_it_is_cited():
+    import gpg_vl
+
+    assert (ROOT / "gpg_vl" / "py.typed").is_file()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == gpg_vl.__version__
+    assert f"\n## {gpg_vl.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_no_index_is_named_but_torchs_own_in_the_workflow():
-    for path in [ROOT / "README.md", ROOT / "pyproject.toml", *PINS.values(), *(ROOT / ".ci").iterdir(), ROOT / "constraints-cpu.txt"]:
-        assert not re.search(r"index-url|find-links|https?://\S*(?:whl|simple)", path.read_text()), path
+    for path in [
+        ROOT / "README.md",
+        ROOT / "pyproject.toml",
+        *PINS.values(),
+        *(ROOT / ".ci").iterdir(),
+        ROOT / "constraints-cpu.txt",
+    ]:
+        assert not re.search(
+            r"index-url|find-links|https?://\S*(?:whl|simple)", path.read_text()
+        ), path
     named = re.findall(r"https?://\S+", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert named == ["https://download.pytorch.org/whl/cpu"]

@@ -1,4 +1,5 @@
-"""Prompt styles: the chat they ask with and the grammar they read with, for each way of thinking."""
+"""Prompt styles: the chat they ask with and the grammar they read with, for each way of
+thinking."""
 
 from pathlib import Path
 
@@ -52,29 +53,41 @@ def test_a_missing_tag_is_malformed(think, tag):
 @pytest.mark.parametrize("tag", ["<think>", "</think>", "<answer>", "</answer>"])
 def test_a_doubled_tag_is_malformed(think, tag):
     if tag in WELL_FORMED[think]:
-        assert problem(think, WELL_FORMED[think].replace(tag, tag + tag)).startswith("expected the tags ")
+        assert problem(think, WELL_FORMED[think].replace(tag, tag + tag)).startswith(
+            "expected the tags "
+        )
 
 
 @pytest.mark.parametrize("think", STYLES)
 def test_a_second_answer_is_malformed(think):
-    assert problem(think, WELL_FORMED[think] + "<answer>5</answer>").startswith("expected the tags ")
+    assert problem(think, WELL_FORMED[think] + "<answer>5</answer>").startswith(
+        "expected the tags "
+    )
     assert problem(think, WELL_FORMED[think] * 2).startswith("expected the tags ")
 
 
 @pytest.mark.parametrize("think", THINKING)
 def test_an_answer_inside_the_thought_is_malformed(think):
     opening = "" if think == "opened" else "<think>"
-    assert problem(think, f"{opening}so <answer>4</answer></think>").startswith("expected the tags ")
-    assert problem(think, f"{opening}so <answer>4</think></answer>").startswith("expected the tags ")
+    assert problem(think, f"{opening}so <answer>4</answer></think>").startswith(
+        "expected the tags "
+    )
+    assert problem(think, f"{opening}so <answer>4</think></answer>").startswith(
+        "expected the tags "
+    )
 
 
 @pytest.mark.parametrize("think", STYLES)
 def test_a_nested_answer_is_malformed(think):
-    assert problem(think, WELL_FORMED[think].replace("4", "<answer>4</answer>")).startswith("expected the tags ")
+    assert problem(think, WELL_FORMED[think].replace("4", "<answer>4</answer>")).startswith(
+        "expected the tags "
+    )
 
 
 def test_the_answer_stands_after_the_thought():
-    assert problem("required", "<answer>4</answer><think>two</think>").startswith("expected the tags ")
+    assert problem("required", "<answer>4</answer><think>two</think>").startswith(
+        "expected the tags "
+    )
 
 
 @pytest.mark.parametrize("think", STYLES)
@@ -84,7 +97,10 @@ def test_text_behind_the_answer_is_malformed(think):
 
 @pytest.mark.parametrize("think", THINKING)
 def test_text_between_thought_and_answer_is_malformed(think):
-    assert problem(think, WELL_FORMED[think].replace("</think>", "</think> so ")) == "text outside the tags"
+    assert (
+        problem(think, WELL_FORMED[think].replace("</think>", "</think> so "))
+        == "text outside the tags"
+    )
 
 
 @pytest.mark.parametrize("think", ["required", "optional", "absent"])
@@ -99,16 +115,23 @@ def test_text_before_the_first_tag_is_the_thought_that_the_prompt_opened():
 @pytest.mark.parametrize("thought", ["", " ", "\n", "\u200b", "\u2060 \ufeff", "\u3164"])
 def test_only_required_minds_an_empty_thought(thought):
     assert problem("required", f"<think>{thought}</think><answer>4</answer>") == "empty thought"
-    assert STYLES["optional"].read(f"<think>{thought}</think><answer>4</answer>") == Reading("4", "")
+    assert STYLES["optional"].read(f"<think>{thought}</think><answer>4</answer>") == Reading(
+        "4", ""
+    )
     assert STYLES["opened"].read(f"{thought}</think><answer>4</answer>") == Reading("4", "")
 
 
 def test_absent_minds_any_thought():
-    assert problem("absent", WELL_FORMED["required"]) == "expected the tags <answer> </answer>, got <think> </think> <answer> </answer>"
+    assert (
+        problem("absent", WELL_FORMED["required"])
+        == "expected the tags <answer> </answer>, got <think> </think> <answer> </answer>"
+    )
 
 
 def test_opened_minds_a_second_opening():
-    assert problem("opened", WELL_FORMED["required"]).startswith("expected the tags </think> <answer> </answer>, got <think> ")
+    assert problem("opened", WELL_FORMED["required"]).startswith(
+        "expected the tags </think> <answer> </answer>, got <think> "
+    )
 
 
 @pytest.mark.parametrize("think", STYLES)
@@ -121,13 +144,20 @@ def test_an_empty_answer_is_malformed(think, answer):
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<|endoftext|>"])
 def test_a_special_token_anywhere_is_malformed(think, token):
     text = WELL_FORMED[think]
-    for spoiled in (token + text, text + token, text.replace("4", f"4{token}"), text.replace("two", token)):
+    for spoiled in (
+        token + text,
+        text + token,
+        text.replace("4", f"4{token}"),
+        text.replace("two", token),
+    ):
         if spoiled != text:
             assert problem(think, spoiled) == f"special token {token}"
 
 
 @pytest.mark.parametrize("think", STYLES)
-@pytest.mark.parametrize("text", ["", " ", "4", "<answer", "<ANSWER>4</ANSWER>", "<answer >4</answer >"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "4", "<answer", "<ANSWER>4</ANSWER>", "<answer >4</answer >"]
+)
 def test_texts_without_tags_are_malformed(think, text):
     assert problem(think, text).endswith(", got none")
 
@@ -140,17 +170,31 @@ def test_what_a_style_writes_it_reads(think, answer):
 
 
 def test_what_is_written_continues_the_prompt():
-    assert STYLES["opened"].opening + STYLES["opened"].write("4", thought="so") == STYLES["required"].write("4", thought="so")
+    assert STYLES["opened"].opening + STYLES["opened"].write("4", thought="so") == STYLES[
+        "required"
+    ].write("4", thought="so")
     assert [STYLES[think].opening for think in STYLES] == ["", "", "", "<think>"]
 
 
 def asked(images=()):
-    return Sample(id="1", question="What is 2+2?", images=images, sizes=((1, 1),) * len(images), answer_kind="number", answer=4)
+    return Sample(
+        id="1",
+        question="What is 2+2?",
+        images=images,
+        sizes=((1, 1),) * len(images),
+        answer_kind="number",
+        answer=4,
+    )
 
 
 def test_the_question_comes_with_its_instruction():
-    words = "What is 2+2? Output the thinking process in <think> </think> and the final answer in <answer> </answer> tags."
-    assert Style().messages(asked()) == [{"role": "user", "content": [{"type": "text", "text": words}]}]
+    words = (
+        "What is 2+2? Output the thinking process in <think> </think> and the final answer in"
+        " <answer> </answer> tags."
+    )
+    assert Style().messages(asked()) == [
+        {"role": "user", "content": [{"type": "text", "text": words}]}
+    ]
 
 
 def words(style, question):
@@ -158,16 +202,23 @@ def words(style, question):
     return message["content"][0]["text"]
 
 
-@pytest.mark.parametrize("question", ["What is {instruction}?", "What is {question}?", "{", "}{", "{0} {x!r}"])
+@pytest.mark.parametrize(
+    "question", ["What is {instruction}?", "What is {question}?", "{", "}{", "{0} {x!r}"]
+)
 def test_a_question_is_asked_as_it_stands_whatever_braces_it_holds(question):
     assert words(Style(instruction="Be brief."), question) == f"{question} Be brief."
     assert words(AnswerOnly(), question) == question
 
 
 def test_a_template_says_where_question_and_instruction_stand():
-    assert words(Style(template="{instruction}\n{question}", instruction="Be brief."), "What?") == "Be brief.\nWhat?"
+    assert (
+        words(Style(template="{instruction}\n{question}", instruction="Be brief."), "What?")
+        == "Be brief.\nWhat?"
+    )
     assert words(Style(template="Q: {question}", instruction="Be brief."), "What?") == "Q: What?"
-    assert words(Style(template=" {question}\n", instruction=""), " What? ") == "What? \n"  # only blanks at the ends go
+    assert (
+        words(Style(template=" {question}\n", instruction=""), " What? ") == "What? \n"
+    )  # only blanks at the ends go
 
 
 @pytest.mark.parametrize(
@@ -186,15 +237,18 @@ def test_a_template_says_where_question_and_instruction_stand():
 )
 def test_a_template_that_thinks_by_itself_fits_one_style(think, template, wanted):
     what = {"<think>": "opens <think>", "</think>": "writes a whole thought"}.get(template)
-    told = f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set prompt.think to {wanted}"
+    told = (
+        f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set"
+        f" prompt.think to {wanted}"
+    )
     assert STYLES[think].misfit(template) == (told if wanted else "")
 
 
 def test_images_come_before_the_words():
     (message,) = AnswerOnly().messages(asked(images=(Path("a.png"), b"png")))
     assert message["content"] == [
-        {"type": "image", "image": Path("a.png")},
-        {"type": "image", "image": b"png"},
+        {"type": "image"},
+        {"type": "image"},
         {"type": "text", "text": "What is 2+2?"},
     ]
 

@@ -16,7 +16,8 @@ from gpg_vl.randomness import seed
     ],
 )
 def test_known_addresses_keep_their_seeds(address, value):
-    assert seed(*address) == value  # another value here would change every run that was ever recorded
+    # another value here would change every run that was ever recorded
+    assert seed(*address) == value
 
 
 def test_every_part_of_an_address_matters():
@@ -32,23 +33,46 @@ def test_every_part_of_an_address_matters():
 
 
 def test_order_borders_and_kinds_matter():
-    addresses = [(1, 2), (2, 1), (12,), ("12",), ("1", "2"), ("1", 2), (1, 2, ""), ("", 1, 2), (-1, 2)]
+    addresses = [
+        (1, 2),
+        (2, 1),
+        (12,),
+        ("12",),
+        ("1", "2"),
+        ("1", 2),
+        (1, 2, ""),
+        ("", 1, 2),
+        (-1, 2),
+    ]
     assert len({seed(*address) for address in addresses}) == len(addresses)
 
 
 def test_many_addresses_never_meet():
-    assert len({seed(run, purpose, index) for run in range(5) for purpose in ("rollout", "data") for index in range(2000)}) == 20_000
+    assert (
+        len(
+            {
+                seed(run, purpose, index)
+                for run in range(5)
+                for purpose in ("rollout", "data")
+                for index in range(2000)
+            }
+        )
+        == 20_000
+    )
 
 
 def test_seeds_have_63_bits_and_spread_evenly():
     seeds = [seed(0, "spread", index) for index in range(16_000)]
     assert all(0 <= value < 2**63 for value in seeds)
-    for shift in (0, 59):  # the lowest and the highest four bits: 16 values, 1000 of each, give or take 5 standard deviations
+    # the lowest and the highest four bits: 16 values, 1000 of each, within 5 standard deviations
+    for shift in (0, 59):
         counts = Counter(value >> shift & 15 for value in seeds)
         assert len(counts) == 16
         assert all(850 < count < 1150 for count in counts.values())
 
 
 def test_neighbours_are_not_alike():
-    differing = [(seed(0, "x", index) ^ seed(0, "x", index + 1)).bit_count() for index in range(1000)]
+    differing = [
+        (seed(0, "x", index) ^ seed(0, "x", index + 1)).bit_count() for index in range(1000)
+    ]
     assert 31 < sum(differing) / len(differing) < 32

@@ -1,4 +1,4 @@
-"""The run folder and the numbers of a step, added up by hand; the clock that tells the seconds."""
+"""The run folder, the numbers of a step, added up by hand, and the timer."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from gpg_vl import run_folder
 from gpg_vl.errors import UserError
-from gpg_vl.rollout import timer
+from gpg_vl.rollout import timer as timing
 from gpg_vl.rollout.timer import Timer
 from gpg_vl.run_folder import RunFolder
 from gpg_vl.training import metrics
@@ -33,28 +33,63 @@ def group(
     parts: list[dict[str, float]] | None = None,
     images: tuple[Any, ...] = (),
 ) -> Group:
-    sample = Sample(id=f"q{draw}", question="1 + 1?", answer_kind="number", answer=2, tags={"task": task}, images=images)
+    sample = Sample(
+        id=f"q{draw}",
+        question="1 + 1?",
+        answer_kind="number",
+        answer=2,
+        tags={"task": task},
+        images=images,
+    )
     lengths = lengths or [1] * len(rewards)
-    said = [completion((5,) * length, -0.5, text=f"{place}", finish=finish, version=4) for place, length in enumerate(lengths)]
-    kept = parts or [{} for _ in rewards]
-    verdicts = [Verdict(reward=reward, parts=part, answer="2", reason="right") for reward, part in zip(rewards, kept, strict=True)]
-    return Group(prompt=replace(prompt(), sample=sample), completions=tuple(said), verdicts=tuple(verdicts), draw=draw)
+    completions = [
+        completion((5,) * length, -0.5, text=f"{place}", finish=finish, version=4)
+        for place, length in enumerate(lengths)
+    ]
+    own_parts = parts or [{} for _ in rewards]
+    verdicts = [
+        Verdict(reward=reward, parts=part, answer="2", reason="right")
+        for reward, part in zip(rewards, own_parts, strict=True)
+    ]
+    return Group(
+        prompt=replace(prompt(), sample=sample),
+        completions=tuple(completions),
+        verdicts=tuple(verdicts),
+        prompt_index=draw,
+    )
 
 
-# --- the numbers of a step --------------------------------------------------------------------------------------------
+# --- the numbers of a step ------------------------------------------------------------------------
 
-MIXED = group(0, [1.0, 0.0, math.nan], lengths=[1, 2, 6], parts=[{"accuracy": 1.0, "format": 1.0}, {"accuracy": 0.0, "format": 0.5}, {}])
-ALL_RIGHT = group(1, [1.0, 1.0, 1.0], task="box", lengths=[4, 4, 4], finish="length", parts=[{"accuracy": 1.0, "format": 0.0}] * 3)
-ALL_WRONG = group(2, [0.0, math.nan, 0.0], lengths=[1, 1, 1], parts=[{"accuracy": 0.0, "format": 0.25}] * 3)
+MIXED = group(
+    0,
+    [1.0, 0.0, math.nan],
+    lengths=[1, 2, 6],
+    parts=[{"accuracy": 1.0, "format": 1.0}, {"accuracy": 0.0, "format": 0.5}, {}],
+)
+ALL_RIGHT = group(
+    1,
+    [1.0, 1.0, 1.0],
+    task="box",
+    lengths=[4, 4, 4],
+    finish="length",
+    parts=[{"accuracy": 1.0, "format": 0.0}] * 3,
+)
+ALL_WRONG = group(
+    2, [0.0, math.nan, 0.0], lengths=[1, 1, 1], parts=[{"accuracy": 0.0, "format": 0.25}] * 3
+)
 UNSCORED = group(3, [math.nan] * 3, task="box", lengths=[2, 2, 2])
-DRAWN = [MIXED, ALL_RIGHT, ALL_WRONG, UNSCORED]
+SAMPLED = [MIXED, ALL_RIGHT, ALL_WRONG, UNSCORED]
 
 
 def test_the_row_of_a_step_by_hand():
-    """Four groups of three answers; 2 + 3 + 2 + 0 = 7 of them scored, their rewards add up to 1 + 3 + 0 = 4."""
-    sums = metrics.step_statistics(DRAWN, [MIXED, ALL_WRONG], full_marks=1.0)
+    """Four groups of three answers; 2 + 3 + 2 + 0 = 7 of them scored, their rewards add up to 1
+    + 3 + 0 = 4."""
+    sums = metrics.step_statistics(SAMPLED, [MIXED, ALL_WRONG], full_reward=1.0)
     update = Update(metrics={"loss": 0.25, "entropy": 2.0})
-    row = metrics.step_metrics(sums, update, rounds=3, alpha=0.75, seconds={"sample": 1.5, "update": 0.5})
+    row = metrics.step_metrics(
+        sums, update, rounds=3, alpha=0.75, seconds={"sample": 1.5, "update": 0.5}
+    )
     assert row == pytest.approx(
         {
             "reward": 4 / 7,
@@ -83,7 +118,7 @@ def test_the_row_of_a_step_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "full_marks", "all_max", "all_min"),
+    ("rewards", "full_reward", "all_max", "all_min"),
     [
         ([1.0, 1.0], 1.0, 1, 0),
         ([1.0, 1.0], 1.5, 0, 0),  # accuracy 1 and format 0.5: the format was missed by all
@@ -96,29 +131,39 @@ def test_the_row_of_a_step_by_hand():
         ([math.nan, math.nan], 1.0, 0, 0),
     ],
 )
-def test_groups_that_are_all_right_or_all_wrong_are_counted(rewards, full_marks, all_max, all_min):
-    sums = metrics.step_statistics([group(0, rewards)], [], full_marks)
+def test_groups_that_are_all_right_or_all_wrong_are_counted(rewards, full_reward, all_max, all_min):
+    sums = metrics.step_statistics([group(0, rewards)], [], full_reward)
     assert (sums["all_max"], sums["all_min"]) == (all_max, all_min)
 
 
 def test_sums_of_several_processes_are_the_sums_of_all_groups():
     apart = [
-        metrics.step_statistics(DRAWN[:1], [MIXED], 1.0),
-        metrics.step_statistics(DRAWN[1:], [], 1.0),
+        metrics.step_statistics(SAMPLED[:1], [MIXED], 1.0),
+        metrics.step_statistics(SAMPLED[1:], [], 1.0),
         metrics.step_statistics([], [], 1.0),
     ]
-    assert metrics.sum_statistics(apart) == metrics.step_statistics(DRAWN, [MIXED], 1.0)
+    assert metrics.sum_statistics(apart) == metrics.step_statistics(SAMPLED, [MIXED], 1.0)
     assert metrics.sum_statistics([]) == StepStatistics()
 
 
-def test_a_step_that_drew_nothing_has_a_row():
+def test_a_step_that_sampled_nothing_has_a_row():
     row = metrics.step_metrics(
-        metrics.step_statistics([], [], 1.0), Update(skipped="no informative group"), rounds=1, alpha=0.0, seconds={}
+        metrics.step_statistics([], [], 1.0),
+        Update(skipped="no informative group"),
+        rounds=1,
+        alpha=0.0,
+        seconds={},
     )
-    assert (row["reward"], row["length"], row["skipped"], row["seconds"], row["tokens_per_second"]) == (0, 0, 1.0, 0, 0)
+    assert (
+        row["reward"],
+        row["length"],
+        row["skipped"],
+        row["seconds"],
+        row["tokens_per_second"],
+    ) == (0, 0, 1.0, 0, 0)
 
 
-# --- the files --------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -137,17 +182,24 @@ def test_what_was_drawn_is_written_once_and_what_was_used_is_marked(tmp_path):
 
 def test_a_group_is_written_word_for_word():
     made = run_folder.group_row(
-        group(4, [math.nan, 1.0], lengths=[2, 1], parts=[{}, {"accuracy": 1.0}], images=(Path("a/b.png"), PNG)), used=True
+        group(
+            4,
+            [math.nan, 1.0],
+            lengths=[2, 1],
+            parts=[{}, {"accuracy": 1.0}],
+            images=(Path("a/b.png"), PNG),
+        ),
+        used=True,
     )
     assert made.keys() == {"draw", "used", "id", "question", "truth", "tags", "images", "answers"}
-    assert (made["draw"], made["used"], made["id"], made["question"], made["truth"], made["tags"]) == (
-        4,
-        True,
-        "q4",
-        "1 + 1?",
-        2,
-        {"task": "add"},
-    )
+    assert (
+        made["draw"],
+        made["used"],
+        made["id"],
+        made["question"],
+        made["truth"],
+        made["tags"],
+    ) == (4, True, "q4", "1 + 1?", 2, {"task": "add"})
     assert made["images"][0] == "a/b.png"
     assert re.fullmatch(r"[0-9a-f]{16}\.png", made["images"][1])
     first, second = made["answers"]
@@ -170,7 +222,9 @@ def test_the_same_step_makes_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         RunFolder(tmp_path / name).rollouts(1, [], [MIXED])
-    one, two = ((tmp_path / name / "rollouts" / "000001.jsonl.gz").read_bytes() for name in ("one", "two"))
+    one, two = (
+        (tmp_path / name / "rollouts" / "000001.jsonl.gz").read_bytes() for name in ("one", "two")
+    )
     assert one == two
     assert one[3:8] == b"\0\0\0\0\0"  # no flags, so no name; and four bytes of no time
 
@@ -178,17 +232,29 @@ def test_the_same_step_makes_the_same_bytes(tmp_path):
 def test_no_number_is_null_in_every_file(tmp_path):
     written = RunFolder(tmp_path)
     written.metrics(1, {"reward": math.nan, "loss": math.inf, "lr": -math.inf, "alpha": 0.5})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "reward": None, "loss": None, "lr": None, "alpha": 0.5}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "reward": None,
+        "loss": None,
+        "lr": None,
+        "alpha": 0.5,
+    }
     written.rollouts(1, [], [UNSCORED])
-    assert [answer["reward"] for answer in rows(tmp_path / "rollouts" / "000001.jsonl.gz")[0]["answers"]] == [None] * 3
+    assert [
+        answer["reward"] for answer in rows(tmp_path / "rollouts" / "000001.jsonl.gz")[0]["answers"]
+    ] == [None] * 3
     path = written.dump(1, "non-finite loss", [UNSCORED])
     assert json.loads(path.read_text())["groups"][0]["answers"][0]["reward"] is None
 
 
-def test_metrics_are_appended_and_every_sink_is_told(tmp_path):
-    told: list[Any] = []
+def test_metrics_are_appended_and_every_callback_is_called(tmp_path):
+    calls: list[Any] = []
     written = RunFolder(
-        tmp_path, [lambda step, numbers: told.append((1, step, numbers)), lambda step, numbers: told.append((2, step, numbers))]
+        tmp_path,
+        [
+            lambda step, numbers: calls.append((1, step, numbers)),
+            lambda step, numbers: calls.append((2, step, numbers)),
+        ],
     )
     written.metrics(1, {"reward": 0.5})
     written.metrics(2, {"reward": 0.75})
@@ -196,10 +262,39 @@ def test_metrics_are_appended_and_every_sink_is_told(tmp_path):
         {"step": 1, "reward": 0.5},
         {"step": 2, "reward": 0.75},
     ]
-    assert told == [(1, 1, {"reward": 0.5}), (2, 1, {"reward": 0.5}), (1, 2, {"reward": 0.75}), (2, 2, {"reward": 0.75})]
-    RunFolder(tmp_path, [lambda step, numbers: told.append(step)], rank=1).metrics(3, {"reward": 1.0})
-    assert len(told) == 4, "the main process tells"
+    assert calls == [
+        (1, 1, {"reward": 0.5}),
+        (2, 1, {"reward": 0.5}),
+        (1, 2, {"reward": 0.75}),
+        (2, 2, {"reward": 0.75}),
+    ]
+    other = RunFolder(tmp_path, [lambda step, numbers: calls.append(step)], rank=1)
+    other.metrics(3, {"reward": 1.0})
+    assert len(calls) == 4, "only the main process calls them"
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_trackers_are_closed_and_callbacks_of_the_caller_are_not(tmp_path):
+    events: list[str] = []
+
+    class Tracker:
+        def __call__(self, step, numbers):
+            events.append("metrics")
+
+        def close(self):
+            events.append("closed")
+
+    class Display:
+        def __call__(self, step, numbers):
+            events.append("display")
+
+        def close(self):
+            events.append("not mine to close")
+
+    written = RunFolder(tmp_path, [Display()], trackers=[Tracker()])
+    written.metrics(1, {"reward": 0.5})
+    written.close()
+    assert events == ["display", "metrics", "closed"]
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "000007.json"), (3, "000007.rank3.json")])
@@ -207,11 +302,18 @@ def test_a_bad_batch_is_kept_with_its_reason(rank, name, tmp_path):
     path = RunFolder(tmp_path, rank=rank).dump(7, "non-finite gradient", [MIXED, ALL_RIGHT])
     assert path == tmp_path / "bad_steps" / name
     found = json.loads(path.read_text())
-    assert (found["step"], found["reason"], [row["draw"] for row in found["groups"]]) == (7, "non-finite gradient", [0, 1])
+    assert (found["step"], found["reason"], [row["draw"] for row in found["groups"]]) == (
+        7,
+        "non-finite gradient",
+        [0, 1],
+    )
     assert {row["used"] for row in found["groups"]} == {True}
 
 
-@pytest.mark.parametrize(("start", "kind"), [(PNG, "png"), (JPG, "jpg"), (WEBP, "webp"), (GIF, "gif"), (b"BM12", "image"), (b"", "image")])
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(PNG, "png"), (JPG, "jpg"), (WEBP, "webp"), (GIF, "gif"), (b"BM12", "image"), (b"", "image")],
+)
 def test_a_picture_is_named_after_its_content(start, kind):
     name = run_folder.image_name(start + b"1")
     assert name.endswith(f".{kind}")
@@ -220,13 +322,22 @@ def test_a_picture_is_named_after_its_content(start, kind):
 
 
 def test_pictures_of_two_groups_are_kept_where_they_came_as_bytes(tmp_path):
-    shown = [group(draw, [1.0], images=(PNG + bytes([draw]), Path("there.png"), JPG + bytes([draw]))) for draw in range(3)]
+    shown = [
+        group(draw, [1.0], images=(PNG + bytes([draw]), Path("there.png"), JPG + bytes([draw])))
+        for draw in range(3)
+    ]
     RunFolder(tmp_path).rollouts(1, [], shown)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
-    assert kept == {run_folder.image_name(kind + bytes([draw])): kind + bytes([draw]) for draw in (0, 1) for kind in (PNG, JPG)}
+    assert kept == {
+        run_folder.image_name(kind + bytes([draw])): kind + bytes([draw])
+        for draw in (0, 1)
+        for kind in (PNG, JPG)
+    }
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
     RunFolder(tmp_path).rollouts(2, [], shown[:1])
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == before, "equal pictures are written once"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == before, (
+        "equal pictures are written once"
+    )
 
 
 def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
@@ -240,14 +351,15 @@ def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
     RunFolder(tmp_path, rank=1).rewind(2)
     assert len(list((tmp_path / "rollouts").iterdir())) == 6, "the main process does"
     written.rewind(2)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.5}\n'
+    rewound = '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == rewound
     assert {path.name for path in (tmp_path / "rollouts").iterdir()} == {
         f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
     }
     RunFolder(tmp_path / "new").rewind(0)
 
 
-# --- a new run --------------------------------------------------------------------------------------------------------
+# --- a new run ------------------------------------------------------------------------------------
 
 
 def test_a_run_is_written_over_by_nobody(tmp_path):
@@ -259,7 +371,9 @@ def test_a_run_is_written_over_by_nobody(tmp_path):
     (run / "rollouts").mkdir()
     run_folder.refuse_to_overwrite(run)  # killed before it had saved anything
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"holds a run already; continue it with `gpg-vl train --resume .*run`"):
+    with pytest.raises(
+        UserError, match=r"holds a run already; continue it with `gpg-vl train --resume .*run`"
+    ):
         run_folder.refuse_to_overwrite(run)
     (run / "metrics.jsonl").unlink()
     (run / "checkpoints" / "000000").mkdir()
@@ -276,41 +390,58 @@ def test_a_folder_that_cannot_be_made_has_a_sentence(tmp_path):
 
 def test_what_runs_and_where_is_written_down_also_when_a_run_goes_on(tmp_path):
     for words in ("first", "second"):
-        run_folder.write_header(tmp_path / "run", f"name: {words}\n", {"threads": 1, "config_folder": f"/{words}"})
+        run_folder.write_header(
+            tmp_path / "run", f"name: {words}\n", {"threads": 1, "config_folder": f"/{words}"}
+        )
         assert (tmp_path / "run" / "config.yaml").read_text() == f"name: {words}\n"
-        assert run_folder.read_environment(tmp_path / "run") == {"threads": 1, "config_folder": f"/{words}"}
+        assert run_folder.read_environment(tmp_path / "run") == {
+            "threads": 1,
+            "config_folder": f"/{words}",
+        }
         assert run_folder.config_folder(tmp_path / "run") == Path(f"/{words}")
 
 
 def test_the_environment_names_versions_and_what_it_is_told(monkeypatch):
-    told = run_folder.environment(threads=3, device="cpu")
-    assert told.keys() == {"python", "platform", "packages", "threads", "device"}
-    assert re.fullmatch(r"3\.\d+\.\d+\S*", told["python"])
-    assert {"torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers"} <= told["packages"].keys()
+    environment = run_folder.environment(threads=3, device="cpu")
+    assert environment.keys() == {"python", "platform", "packages", "threads", "device"}
+    assert re.fullmatch(r"3\.\d+\.\d+\S*", environment["python"])
+    installed = environment["packages"]
+    required = {"torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers"}
+    assert required <= installed.keys()
     monkeypatch.setattr(run_folder, "version", lambda name: "1")  # as if all of them were there
-    every = {"gpg_vl", "torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers", "torchvision", "vllm"}
+    every = {
+        "gpg_vl",
+        "torch",
+        "transformers",
+        "accelerate",
+        "numpy",
+        "pillow",
+        "tokenizers",
+        "torchvision",
+        "vllm",
+    }
     assert set(run_folder.environment()["packages"]) == every
     monkeypatch.undo()
-    assert all(told["packages"].values()), "what is not installed is not named"
+    assert all(installed.values()), "what is not installed is not named"
     monkeypatch.setattr(run_folder, "PACKAGES", ("torch", "no-such-package-anywhere"))
     assert run_folder.environment()["packages"].keys() == {"torch"}
 
 
-# --- the clock --------------------------------------------------------------------------------------------------------
+# --- the clock ------------------------------------------------------------------------------------
 
 
 def test_seconds_are_added_up_by_phase_until_they_are_read(monkeypatch):
     ticks = iter([0.0, 1.0, 10.0, 12.5, 20.0, 24.0, 30.0, 30.5])
-    monkeypatch.setattr(timer, "perf_counter", lambda: next(ticks))
-    clock = Timer()
-    with clock("sample"):
+    monkeypatch.setattr(timing, "perf_counter", lambda: next(ticks))
+    timer = Timer()
+    with timer("sample"):
         pass
-    with clock("update"):
+    with timer("update"):
         pass
-    with pytest.raises(ValueError, match="broken"), clock("sample"):
+    with pytest.raises(ValueError, match="broken"), timer("sample"):
         raise ValueError("broken")
-    assert clock.read() == {"sample": 5.0, "update": 2.5}
-    assert clock.read() == {}
-    with clock("sample"):
+    assert timer.read() == {"sample": 5.0, "update": 2.5}
+    assert timer.read() == {}
+    with timer("sample"):
         pass
-    assert clock.read() == {"sample": 0.5}
+    assert timer.read() == {"sample": 0.5}

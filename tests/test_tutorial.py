@@ -1,4 +1,5 @@
-"""The tutorial, word for word, on a folder of pictures made here; and `gpg-vl data` from published files to a trained model."""
+"""The tutorial, word for word, on a folder of pictures made here; and `gpg-vl data` from
+published files to a trained model."""
 
 import csv
 import json
@@ -15,7 +16,7 @@ from tests import published
 from tests.commands import gpg_vl
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "data" / "TUTORIAL.md").read_text()
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 COLOURS = ("red", "green", "blue", "yellow")
 QUICK = [
     "steps=2",
@@ -67,7 +68,10 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
         words = shlex.split(line)[1:]
         told[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
     assert "colours: the exploit suite earns what it may" in told["audit",]
-    assert re.search(r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns", told["audit",])
+    assert re.search(
+        r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns",
+        told["audit",],
+    )
     assert "none of 6 test pictures is among 18 training pictures" in told["audit",]
     assert "30 steps of 8 prompts x 8 answers" in told["plan",]
     assert "held-out greedy accuracy" in told["train",]
@@ -75,9 +79,16 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
     assert "on blank images" in told["evaluate",]
     after = records.load(Path("after.jsonl"))
     assert [record.greedy for record in after] == [
-        record.greedy for record in records.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
+        record.greedy
+        for record in records.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
     ]
-    assert {record.reason.split(":")[0] for record in after} <= {"right", "wrong", "unreadable", "malformed", "truncated"}
+    assert {record.reason.split(":")[0] for record in after} <= {
+        "right",
+        "wrong",
+        "unreadable",
+        "malformed",
+        "truncated",
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,9 +103,11 @@ def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     from gpg_vl.types import Sample
 
     (tmp_path / "rewards.py").write_text(blocks("python")[0])
-    verifier = plugins.build("./rewards.py:Colours", {}, folder=tmp_path, key="verifiers.colours", given={})
+    verifier = plugins.build(
+        "./rewards.py:Colours", {}, base_dir=tmp_path, key="verifiers.colours", given={}
+    )
     sample = Sample(id="a", question="?", answer_kind="colours", answer="red green")
-    assert verifier.mark(answer, sample).accuracy == pytest.approx(earned)
+    assert verifier.grade(answer, sample).accuracy == pytest.approx(earned)
 
 
 def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypatch):
@@ -102,11 +115,18 @@ def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     for block in [*blocks("python"), *blocks("yaml")]:
         Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
-    mended = "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1, len(others))"
+    mended = (
+        "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1,"
+        " len(others))"
+    )
     code = Path("rewards.py").read_text()
     assert mended in code
-    Path("rewards.py").write_text(code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))"))
-    (told,) = re.findall(r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml"))
+    Path("rewards.py").write_text(
+        code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))")
+    )
+    (told,) = re.findall(
+        r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml")
+    )
     assert set(told.split()) == set(COLOURS)
 
 
@@ -114,13 +134,25 @@ def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
     published.clevr(tmp_path / "clevr")
     monkeypatch.chdir(tmp_path)
     told = command("data", "clevr", "--from", "clevr", "--to", "rows", "--head", "2")
-    assert "clevr: 2 rows earn full marks with their own answer (number with picture 2)" in told
+    assert (
+        "clevr: 2 rows earn the full reward with their own answer (number with picture 2)" in told
+    )
     rows = [json.loads(line) for line in Path("rows/samples.jsonl").read_text().splitlines()]
-    assert [(row["answer"], Path("rows", row["images"][0]).is_file()) for row in rows] == [(3, True), (10, True)]
+    assert [(row["answer"], Path("rows", row["images"][0]).is_file()) for row in rows] == [
+        (3, True),
+        (10, True),
+    ]
     assert "left out: 1 rows" in command("data", "clevr", "--from", "clevr", "--to", "all")
-    assert json.loads(Path("all/left_out.jsonl").read_text()) == {"id": "clevr/train/2", "why": "its answer 'yes' is no count"}
-    assert "gold answers: 2 rows" in command("audit", "digits", "data=[{files: rows/samples.jsonl}]", "evaluation.benchmark=null")
-    assert "superclevr: 4 rows" in command("data", "superclevr", "pictures=false", "--from", str(_superclevr(tmp_path)))
+    assert json.loads(Path("all/left_out.jsonl").read_text()) == {
+        "id": "clevr/train/2",
+        "why": "its answer 'yes' is no count",
+    }
+    assert "reference answers: 2 rows" in command(
+        "audit", "digits", "data=[{files: rows/samples.jsonl}]", "evaluation.benchmark=null"
+    )
+    assert "superclevr: 4 rows" in command(
+        "data", "superclevr", "pictures=false", "--from", str(_superclevr(tmp_path))
+    )
     for words, sentence in (
         (["clevr", "--from", "clevr", "--to", "rows"], "--to rows: holds rows already"),
         (["clevr", "--from", "nowhere"], "nowhere holds no data/train-*.parquet"),
@@ -147,11 +179,13 @@ def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path
     assert without.returncode == 2
     assert "answer_kind 'colours' has no verifier" in without.stderr
     told = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
-    assert "1 rows earn full marks with their own answer (colours 1)" in told
+    assert "1 rows earn the full reward with their own answer (colours 1)" in told
     assert "mauve: " in told
     Path("taken").write_text("precious")
     for to in ("taken", "taken/rows"):
-        refused = gpg_vl("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to, cwd=Path())
+        refused = gpg_vl(
+            "data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", to, cwd=Path()
+        )
         assert refused.returncode == 2
         assert "taken is a file, expected a folder" in refused.stderr
     assert Path("taken").read_text() == "precious"
@@ -162,21 +196,18 @@ def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     Path("many.py").write_text(
-        "import io, os\n\n"
-        "from PIL import Image\n\n"
-        "from gpg_vl.types import Sample\n\n\n"
-        "def many(last=1):\n"
-        "    for number in range(40):\n"
-        "        encoded = io.BytesIO()\n"
-        "        Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG', compress_level=0)\n"
-        "        picture, name = encoded.getvalue(), min(number, 39 - last)\n"
-        "        yield Sample(id=str(name), question='?', answer_kind='number', answer=1, images=(picture,), sizes=((512, 128),))\n"
+        "import io, os\n\nfrom PIL import Image\n\nfrom gpg_vl.types import Sample\n\n\ndef"
+        " many(last=1):\n    for number in range(40):\n        encoded = io.BytesIO()\n       "
+        " Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG',"
+        " compress_level=0)\n        picture, name = encoded.getvalue(), min(number, 39 - last)\n  "
+        "      yield Sample(id=str(name), question='?', answer_kind='number', answer=1,"
+        " images=(picture,), sizes=((512, 128),))\n"
     )
     tracemalloc.start()
     told = command("data", "./many.py:many", "last=0", "--to", "rows")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "40 rows earn full marks" in told
+    assert "40 rows earn the full reward" in told
     assert peak < 5_000_000  # 40 pictures have 7.9 MB
     doubled = gpg_vl("data", "./many.py:many", "--to", "doubled", cwd=Path())
     assert doubled.returncode == 2

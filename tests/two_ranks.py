@@ -1,6 +1,8 @@
-"""What processes do together, all in one launch: a small run, gradients of given groups, a run of which one process loses its engine.
+"""Run what several processes do together, all in one launch.
 
-`python -m tests.two_ranks FOLDER` under torchrun; test_distributed starts two, and does the same in its own process for one.
+A small run, gradients of given groups, and a run of which one process loses its engine.
+`python -m tests.two_ranks FOLDER` under torchrun; test_processes starts two, and does the same in
+its own process for one.
 """
 
 import sys
@@ -13,23 +15,39 @@ from gpg_vl.config import loading
 from gpg_vl.config.schema import OptimizerConfig, PolicyConfig
 from gpg_vl.data.recipes.digits import Task
 from gpg_vl.errors import UserError
+from gpg_vl.experiment import Experiment
 from gpg_vl.methods.gpg import Gpg
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
 from gpg_vl.training.learner import Learner
 from gpg_vl.training.loop import train
 from gpg_vl.training.processes import Processes, start_accelerator
-from tests.asking import prompts, random_completions
+from tests.asking import prompts, random_completions, take_update
 from tests.hand_made import group
 
 HERE = Path(__file__).parent
-KNOBS = ("rollout.max_rounds=1", "steps=2", "evaluation.benchmark=null", "policy.dtype=float64", "warmup.steps=40")
+KNOBS = (
+    "rollout.max_rounds=1",
+    "steps=2",
+    "evaluation.benchmark=null",
+    "policy.dtype=float64",
+    "warmup.steps=40",
+)
 
-SPEAKS, SILENT = [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]
+INFORMATIVE, ZERO_VARIANCE = [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]
 CASES: dict[str, list[list[tuple[Task, list[float]]]]] = {
-    "mixed": [[("count", SPEAKS), ("add", SPEAKS)], [("compare", SPEAKS), ("box", SILENT)]],
-    "one rank is silent": [[("count", SPEAKS), ("box", SPEAKS)], [("choice", SILENT), ("add", SILENT)]],
-    "one rank has only text": [[("count", SPEAKS), ("compare", SPEAKS)], [("add", SPEAKS), ("add", SPEAKS)]],
+    "mixed": [
+        [("count", INFORMATIVE), ("add", INFORMATIVE)],
+        [("compare", INFORMATIVE), ("box", ZERO_VARIANCE)],
+    ],
+    "one rank has zero variance": [
+        [("count", INFORMATIVE), ("box", INFORMATIVE)],
+        [("choice", ZERO_VARIANCE), ("add", ZERO_VARIANCE)],
+    ],
+    "one rank has only text": [
+        [("count", INFORMATIVE), ("compare", INFORMATIVE)],
+        [("add", INFORMATIVE), ("add", INFORMATIVE)],
+    ],
 }
 """What each of two ranks holds: (task, rewards) of its groups."""
 BUDGETS = (1 << 20, 1)
@@ -43,14 +61,20 @@ def main(folder: Path) -> None:
 
 
 def small_run(folder: Path, *knobs: str) -> Path:
-    """Two steps of the small config; the run folder."""
-    return train(loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *KNOBS, *knobs]), HERE, say=lambda line: None)
+    """Take two steps of the small config and return the run folder."""
+    config = loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *KNOBS, *knobs])
+    return train(Experiment.resolve(config), log=lambda line: None)
 
 
 def lost_on_one(folder: Path) -> None:
-    """A run of which the second process loses its engine; every process writes down why it stopped."""
+    """Start a run of which the second process loses its engine.
+
+    Every process writes down why it stopped.
+    """
     try:
-        small_run(folder, "name=lost", "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100")
+        small_run(
+            folder, "name=lost", "rollout.engine=lost_engine.py:LostOnOne", "checkpoint.every=100"
+        )
     except UserError as error:
         (folder / f"stopped.rank{Processes(start_accelerator()).rank}.txt").write_text(str(error))
 
@@ -64,20 +88,35 @@ def write_gradients(folder: Path) -> None:
                 torch.save(gradients, folder / f"{place}-{tokens}.pt")
 
 
-def gradients_of(case: str, tokens: int, accelerator: Accelerator) -> dict[str, torch.Tensor | None]:
-    """Of one update on the groups of a case, spread over however many processes there are."""
-    ranks = Processes(accelerator)
+def gradients_of(
+    case: str, tokens: int, accelerator: Accelerator
+) -> dict[str, torch.Tensor | None]:
+    """Return the gradients of one update on a case's groups, spread over all processes."""
+    processes = Processes(accelerator)
     policy = load_policy(PolicyConfig(vision="full", dtype="float64"), seed=0)
-    held = [own for rank in CASES[case] for own in rank] if ranks.count == 1 else CASES[case][ranks.rank]
-    first = 0 if ranks.rank == 0 else len(CASES[case][0])
+    if processes.count == 1:
+        held = [own for rank in CASES[case] for own in rank]
+    else:
+        held = CASES[case][processes.rank]
+    first = 0 if processes.rank == 0 else len(CASES[case][0])
     groups = tuple(
-        group(rewards, random_completions(4, longest=7, seed=first + place), asked=prompts(policy, [task])[0])
+        group(
+            rewards,
+            random_completions(4, longest=7, seed=first + place),
+            asked=prompts(policy, [task])[0],
+        )
         for place, (task, rewards) in enumerate(held)
     )
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens)
-    learner = Learner(forward, OptimizerConfig(clip_norm=1e9), accelerator, total_steps=1, tokens_per_microbatch=tokens)
-    update = learner.update(groups, Gpg(min_informative=0.0), *ranks.matrices(groups), version=0)
-    assert not update.skipped
+    learner = Learner(
+        forward,
+        Gpg(min_informative=0.0),
+        OptimizerConfig(clip_norm=1e9),
+        accelerator,
+        total_steps=1,
+        tokens_per_microbatch=tokens,
+    )
+    assert not take_update(learner, groups).skipped
     return {name: parameter.grad for name, parameter in policy.model.named_parameters()}
 
 

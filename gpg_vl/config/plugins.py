@@ -1,7 +1,9 @@
-"""From a name in a config to an object: `boxes`, `my_lab.rewards:Stars`, or `./rewards.py:Stars` beside the YAML file.
+"""Resolve a name in a config to an object and build the part that it names.
 
-A short name is only an alias of an import path; the aliases live with the parts they name. A part that is a frozen dataclass is its own
-config: the keys beside `kind` are its fields, checked by pydantic.
+A name is `boxes`, `my_lab.rewards:Stars`, or `./rewards.py:Stars` beside the YAML file. A short
+name is an alias of an import path; the aliases are listed in the packages of the parts. The config
+of a part that is a frozen dataclass is the dataclass itself: the keys beside `kind` are its fields,
+which pydantic checks.
 """
 
 import ast
@@ -22,135 +24,213 @@ from pydantic import TypeAdapter, ValidationError, validate_call
 
 from gpg_vl.errors import UserError
 
-_OURS = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 _STDLIB = str(Path(traceback.__file__).parent)
 
 
-def resolve(name: str, aliases: Mapping[str, str], folder: Path) -> Any:
-    """The object behind a name.
+def resolve(name: str, aliases: Mapping[str, str], base_dir: Path) -> Any:
+    """Return the object that a name stands for.
 
     Args:
+        name: an alias, `module:Name` or `./file.py:Name`.
         aliases: short name -> import path.
-        folder: where a relative `./file.py:Name` is looked for (the config's own folder).
+        base_dir: the folder that `./file.py` is relative to (the config's own).
 
     Raises:
-        UserError: unknown alias (with the nearest), no such module, file or attribute.
+        UserError: unknown alias (the message contains the nearest), no such module, file or
+            attribute.
     """
     path = aliases.get(name, name)
     module_name, _, attribute = path.rpartition(":")
     if not module_name or not attribute:
         nearest = get_close_matches(name, aliases, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(aliases))}"
-        raise UserError(f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars; {hint}")
-    if not module_name.endswith(".py") and not all(map(str.isidentifier, module_name.split("."))):
-        raise UserError(f"{path}: {module_name!r} is neither a module such as my_lab.rewards nor a file such as ./rewards.py")
-    module = _load_file(folder / module_name) if module_name.endswith(".py") else _import(module_name)
+        raise UserError(
+            f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars;"
+            f" {hint}"
+        )
+    if module_name.endswith(".py"):
+        module = _load_file(base_dir / module_name)
+    elif all(map(str.isidentifier, module_name.split("."))):
+        module = _import(module_name)
+    else:
+        raise UserError(
+            f"{path}: {module_name!r} is neither a module such as my_lab.rewards nor a file such as"
+            " ./rewards.py"
+        )
     if not hasattr(module, attribute):
-        raise UserError(f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function defined there")
+        raise UserError(
+            f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function"
+            " defined there"
+        )
     return getattr(module, attribute)
 
 
-def build(spec: str | Mapping[str, Any], aliases: Mapping[str, str], *, folder: Path, key: str, given: Mapping[str, Any]) -> Any:
-    """A part from its spec: `{"kind": name, **fields}` or just the name.
+def build(
+    spec: str | Mapping[str, Any],
+    aliases: Mapping[str, str],
+    *,
+    base_dir: Path,
+    key: str,
+    given: Mapping[str, Any],
+) -> Any:
+    """Build a part from its spec: `{"kind": name, **fields}` or just the name.
 
     Args:
-        key: where the spec stands in the config, for messages.
-        given: what the run knows (prompt style, coordinate frame, group size...); handed over where the part has a field of that name
-            which the spec does not set.
+        spec: the value in the config.
+        aliases: short name -> import path.
+        base_dir: the folder that `./file.py` is relative to.
+        key: the key of the spec in the config, for messages.
+        given: values of the run (prompt style, coordinate frame, group size...); each is passed if
+            the part has a field of that name which the spec does not set.
+
+    Raises:
+        UserError: no such part, no such field, or a value of the wrong type.
     """
-    options = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = {"kind": spec} if isinstance(spec, str) else dict(spec)
     kind = options.pop("kind", None)
     if not isinstance(kind, str):
         raise UserError(f"{key}: got {spec!r}, expected a name or a mapping with `kind: NAME`")
     try:
-        part: Any = resolve(kind, aliases, folder)
+        part: Any = resolve(kind, aliases, base_dir)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    accepted = [field.name for field in fields(part)] if is_dataclass(part) else list(inspect.signature(part).parameters)
+    accepted = _parameters(part)
     for option in options:
         if option not in accepted:
             raise UserError(unknown_key(f"{key}.{option}", option, accepted))
-    inherited = {name: value for name, value in given.items() if name in accepted and name not in options}
+    inherited: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in accepted and name not in options:
+            inherited[name] = value
     try:
-        if is_dataclass(part):
-            checked: TypeAdapter[Any] = TypeAdapter(cast(Any, part))
-            return checked.validate_python(options | inherited)
-        return part(**options | inherited) if isinstance(part, type) else validate_call(part)(**options | inherited)
+        return _call(part, options | inherited)
     except ValidationError as error:
-        raise UserError(f"{key}: {first_complaint(error)}") from None
+        raise UserError(f"{key}: {first_error(error)}") from None
+
+
+def _parameters(part: Any) -> list[str]:
+    """Return the names of the fields of a dataclass, or of the parameters of a callable."""
+    if is_dataclass(part):
+        return [field.name for field in fields(part)]
+    return list(inspect.signature(part).parameters)
+
+
+def _call(part: Any, arguments: dict[str, Any]) -> Any:
+    """Make a dataclass or call a function with checked values; other classes check their own."""
+    if is_dataclass(part):
+        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, part))
+        return adapter.validate_python(arguments)
+    if isinstance(part, type):
+        return part(**arguments)
+    return validate_call(part)(**arguments)
 
 
 def unknown_key(key: str, option: str, known: list[str]) -> str:
-    """The sentence for a key that does not exist, with its nearest neighbour."""
+    """Return the message for a key that does not exist, with the nearest known key."""
     nearest = get_close_matches(option, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known) or 'nothing'}"
+    if nearest:
+        hint = f"did you mean {nearest[0]}?"
+    else:
+        hint = f"known here: {', '.join(known) or 'nothing'}"
     return f"{key}: no such key; {hint}"
 
 
-def first_complaint(error: ValidationError) -> str:
-    """Pydantic's first complaint as `key: got, expected`."""
+def first_error(error: ValidationError) -> str:
+    """Return the first error of pydantic as `key: got, expected`."""
     first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if not str(step).startswith(("function-", "literal[")))
+    steps = [str(step) for step in first["loc"]]
+    # "function-after[...]" and "literal[...]" are pydantic's names of validators, not keys
+    key = ".".join(step for step in steps if not step.startswith(("function-", "literal[")))
     if first["type"].startswith("missing"):
-        return f"{place}: missing; this key must be set"
-    told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return f"{place}: got {first['input']!r}; {told}" if place else told
+        return f"{key}: missing; this key must be set"
+    message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if not key:
+        return message
+    return f"{key}: got {first['input']!r}; {message}"
 
 
 def source_hash(part: Any) -> str:
-    """A digest of the file in which a part is written, so that a run can tell whether its rewards have changed since."""
-    owner = part if inspect.isfunction(part) else cast(Any, part if isinstance(part, type) else type(part))
+    """Return a hash of the file that defines a part, so that a run notices changed rewards."""
+    owner: Any = part
+    if not inspect.isfunction(part) and not isinstance(part, type):
+        owner = cast(Any, type(part))
     file = inspect.getsourcefile(owner)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+    if not file:
+        return ""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
-def told_with_place(error: Exception, file: Path | None = None) -> Exception:
-    """A mistake in a file of the user's as a sentence with file and line; anything else stays as it is.
+def with_file_and_line(error: Exception, file: Path | None = None) -> Exception:
+    """Return an error in a file of the user as a message with file and line.
+
+    Any other error is returned as it is.
 
     Args:
-        file: the user's file; default: the last file of the trace that belongs neither to gpg_vl nor to a library.
+        error: the error.
+        file: the user's file; default: the last file of the traceback that belongs neither to
+            gpg_vl nor to a library.
     """
     if isinstance(error, UserError):
         return error
     if isinstance(error, SyntaxError) and error.filename:
         return UserError(f"{error.filename} line {error.lineno}: {error.msg}")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename, file)]
-    return UserError(f"{frames[-1].filename} line {frames[-1].lineno}: {type(error).__name__}: {error}") if frames else error
+    place: traceback.FrameSummary | None = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _is_users(frame.filename, file):
+            place = frame
+    if place is None:
+        return error
+    return UserError(f"{place.filename} line {place.lineno}: {type(error).__name__}: {error}")
 
 
 def _is_users(name: str, file: Path | None) -> bool:
+    """Return whether a file of a traceback is the user's."""
     if file is not None:
         return Path(name).resolve() == file.resolve()
     return (
-        not name.startswith("<") and "site-packages" not in name and not Path(name).resolve().is_relative_to(_OURS) and _STDLIB not in name
+        not name.startswith("<")  # "<string>", "<frozen importlib._bootstrap>"
+        and "site-packages" not in name
+        and not Path(name).resolve().is_relative_to(_PACKAGE)
+        and _STDLIB not in name
     )
 
 
 def _import(name: str) -> ModuleType:
+    """Import a module by name."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and not name.startswith(error.name):
-            raise  # the module exists and misses something itself: that is a bug there, with its own traceback
-        raise UserError(f"no module named {name!r}; is it installed, or does it stand beside the config as ./{name}.py:Name?") from None
+            # the module exists, but imports one that does not: a bug there, shown with traceback
+            raise
+        raise UserError(
+            f"no module named {name!r}; is it installed, or does it stand beside the config as"
+            f" ./{name}.py:Name?"
+        ) from None
 
 
 def _belongs_to(name: str, file: Path) -> bool:
-    """Whether `import name` would give this file, and not a library or another file of that name."""
+    """Return whether `import name` gives this file, not a library or another file of that name."""
     found = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
     return found is not None and found.origin == str(file)
 
 
 def _load_file(path: Path) -> ModuleType:
+    """Import a file of the user as a module; the same file gives the same module."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; a path with ./ is looked for beside the config")
-    where = path.resolve()
-    if str(where.parent) not in sys.path:
-        sys.path.append(str(where.parent))  # it may import its neighbours, and worker processes import it by name
-    name = where.stem if _belongs_to(where.stem, where) else f"{where.stem}_{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"
+    file = path.resolve()
+    if str(file.parent) not in sys.path:
+        # the file may import its neighbours, and worker processes import it by name
+        sys.path.append(str(file.parent))
+    name = file.stem
+    if not _belongs_to(name, file):
+        # a file called like a library, or two files of one name, get a name of their own
+        name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, where)
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -158,22 +238,45 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise told_with_place(error, path) from error
+        raise with_file_and_line(error, path) from error
     return module
 
 
 def fields_of(path: str) -> list[tuple[str, str, str]]:
-    """The fields of a shipped class as (name, default, sentence), read from its source without importing what it needs."""
+    """Return the fields of a shipped class as (name, default, description), for `--help`.
+
+    The class is read from its source and not imported: some parts import torch or vLLM, which
+    takes seconds, and Python does not keep the strings below the fields. Fields of base classes in
+    the same file come first.
+    """
     module, _, name = path.rpartition(":")
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    classes = {node.name: node for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.ClassDef)}
+    classes: dict[str, ast.ClassDef] = {}
+    for node in ast.parse(Path(spec.origin).read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = node
     rows: dict[str, tuple[str, str, str]] = {}
-    for owner in [*(base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes), name]:
-        body = classes[owner].body
-        for field, sentence in zip(body, [*body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and "ClassVar" not in ast.unparse(field.annotation):
-                told = sentence.value.value if isinstance(sentence, ast.Expr) and isinstance(sentence.value, ast.Constant) else ""
-                rows[field.target.id] = (field.target.id, ast.unparse(field.value) if field.value else "required", str(told))
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            rows |= _fields_in(classes[base.id])
+    rows |= _fields_in(classes[name])
     return list(rows.values())
+
+
+def _fields_in(class_def: ast.ClassDef) -> dict[str, tuple[str, str, str]]:
+    """Return the annotated fields in the body of a class; the string below one describes it."""
+    rows: dict[str, tuple[str, str, str]] = {}
+    body = class_def.body
+    for field, following in zip(body, [*body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if "ClassVar" in ast.unparse(field.annotation):
+            continue
+        default = ast.unparse(field.value) if field.value else "required"
+        description = ""
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            description = str(following.value.value)
+        rows[field.target.id] = (field.target.id, default, description)
+    return rows

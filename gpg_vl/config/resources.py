@@ -1,6 +1,7 @@
 """Find a shipped config, benchmark or data card by name, in a checkout or in an installed wheel.
 
-`configs/`, `evaluation/` and `data/` are shelves of YAML files, not packages; the wheel carries them under `gpg_vl/_resources/`.
+`configs/`, `evaluation/` and `data/` are folders of YAML files, not packages; the wheel contains
+them under `gpg_vl/_resources/`.
 """
 
 from difflib import get_close_matches
@@ -13,39 +14,47 @@ ResourceKind = Literal["configs", "evaluation", "data"]
 _PACKAGE = Path(__file__).parents[1]
 
 
-def folder(shelf: ResourceKind) -> Path:
-    """Where a shelf stands: beside the package in a checkout, inside it in a wheel."""
-    shipped = _PACKAGE / "_resources" / shelf
-    return shipped if shipped.is_dir() else _PACKAGE.parent / shelf
+def folder(kind: ResourceKind) -> Path:
+    """Return the folder of a kind: beside the package in a checkout, inside it in a wheel."""
+    in_wheel = _PACKAGE / "_resources" / kind
+    if in_wheel.is_dir():
+        return in_wheel
+    return _PACKAGE.parent / kind
 
 
-def names(shelf: ResourceKind) -> list[str]:
-    """The names that `find` knows."""
-    return sorted(path.stem for path in folder(shelf).glob("*.yaml"))
+def names(kind: ResourceKind) -> list[str]:
+    """Return the shipped names of a kind, in alphabetical order."""
+    return sorted(path.stem for path in folder(kind).glob("*.yaml"))
 
 
-def summary_line(shelf: ResourceKind, name: str) -> str:
-    """The first line of a shipped file: what it is."""
-    return find(shelf, name).read_text().partition("\n")[0].removeprefix("# ")
+def summary_line(kind: ResourceKind, name: str) -> str:
+    """Return the first line of a shipped file, which is a comment that describes it."""
+    return find(kind, name).read_text().partition("\n")[0].removeprefix("# ")
 
 
-def find(shelf: ResourceKind, name: str, beside: Path = Path()) -> Path:
-    """The file of a shipped spec by name, or a file of the user's by path.
+def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
+    """Return the file of a shipped spec by name, or a file of the user by path.
 
     Args:
-        beside: a folder where a file is looked for before the working directory (a config's own).
+        kind: the kind of the spec.
+        name: a shipped name, or a path that ends in .yaml or .yml.
+        beside: a folder where a path is looked for before the working directory: the folder of the
+            config that names it.
 
     Raises:
-        UserError: neither; names the nearest match.
+        UserError: there is neither; the message contains the nearest name.
     """
     if name.endswith((".yaml", ".yml")):
         for path in (beside / name, Path(name)):
             if path.is_file():
                 return path
-        raise UserError(f"{name}: no such file. Shipped {shelf}: {', '.join(names(shelf))}")
-    path = folder(shelf) / f"{name}.yaml"
+        raise UserError(f"{name}: no such file. Shipped {kind}: {', '.join(names(kind))}")
+    path = folder(kind) / f"{name}.yaml"
     if path.is_file():
         return path
-    nearest = get_close_matches(name, names(shelf), n=1)
-    hint = f"Did you mean {nearest[0]}?" if nearest else f"Shipped: {', '.join(names(shelf))}; a file of your own ends in .yaml."
-    raise UserError(f"{shelf}: got {name!r}, which is neither shipped nor a file. {hint}")
+    nearest = get_close_matches(name, names(kind), n=1)
+    if nearest:
+        hint = f"Did you mean {nearest[0]}?"
+    else:
+        hint = f"Shipped: {', '.join(names(kind))}; a file of your own ends in .yaml."
+    raise UserError(f"{kind}: got {name!r}, which is neither shipped nor a file. {hint}")

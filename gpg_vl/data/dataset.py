@@ -1,120 +1,177 @@
-"""Validated samples of several sources, in an endless order that is a function of an index."""
+"""Hold the validated samples of several sources, in an endless order that an index addresses."""
 
 import hashlib
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpg_vl.config.schema import Source
-from gpg_vl.data import sources as data_sources
+from gpg_vl.data.sources import read_source
 from gpg_vl.errors import UserError
-from gpg_vl.randomness import seed
+from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """An endless order over several finite sources that is a function of an index.
+class Dataset:
+    """Samples that passed their own verifier, mixed by weight in an endless order.
 
-    Of every sum(weights) draws each source gets exactly its weight, in a shuffled pattern; each source is shuffled anew every pass.
+    The order is a function of an index, so a run that resumes needs to know one number. Of every
+    sum(weights) samples each source gives exactly its weight, in a shuffled pattern; each source is
+    shuffled anew on every pass.
 
     Example:
-        Stream((counting, boxes), weights=(2, 1), seed=0)[123]
+        Dataset((counting, boxes), weights=(2, 1), seed=0)[123]
     """
 
     sources: tuple[Sequence[Sample], ...]
+    """Samples of each source, in the order of its rows."""
     weights: tuple[int, ...]
+    """Share of each source in a block of sum(weights) samples."""
     seed: int
+    """Seed of the run."""
     purpose: str = "data"
+    """Name of the random stream: other purposes see the same samples in another order."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that are not used: a recipe leaves them out, or their own answer does not score 1."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, source by source."""
+        return [sample for source in self.sources for sample in source]
+
+    def for_purpose(self, purpose: str) -> "Dataset":
+        """Return the same samples in the order of another purpose."""
+        return replace(self, purpose=purpose)
 
     def __getitem__(self, index: int) -> Sample:
-        block, place = divmod(index, sum(self.weights))
-        pattern = self._order("pattern", block, sum(self.weights))
-        slot = int(pattern[place])
-        bounds = list(accumulate(self.weights))
-        which = bisect_right(bounds, slot)
-        ordinal = block * self.weights[which] + slot - (bounds[which] - self.weights[which])
-        source = self.sources[which]
-        epoch, position = divmod(ordinal, len(source))
-        return source[int(self._order(f"source {which}", epoch, len(source))[position])]
+        block_size = sum(self.weights)
+        block, place = divmod(index, block_size)
+        slot = int(self._permutation("pattern", block, block_size)[place])
+        # Slots 0 .. weights[0]-1 belong to the first source, the next weights[1] to the second...
+        number = 0
+        while slot >= self.weights[number]:
+            slot -= self.weights[number]
+            number += 1
+        source = self.sources[number]
+        epoch, position = divmod(block * self.weights[number] + slot, len(source))
+        return source[int(self._permutation(f"source {number}", epoch, len(source))[position])]
 
-    def _order(self, what: str, epoch: int, length: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        return np.random.default_rng(seed(self.seed, self.purpose, what, epoch)).permutation(length)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """Samples that passed their own verifier, and why the others did not."""
-
-    sources: tuple[Sequence[Sample], ...]
-    weights: tuple[int, ...]
-    left_out: tuple[LeftOut, ...]
-    """What its recipe leaves out, and rows whose gold answer fails."""
-
-    def stream(self, seed: int, purpose: str) -> Stream:
-        """The endless order of these questions for one purpose."""
-        return Stream(self.sources, self.weights, seed, purpose)
+    def _permutation(
+        self, what: str, epoch: int, length: int
+    ) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        stream = addressed_seed(self.seed, self.purpose, what, epoch)
+        return np.random.default_rng(stream).permutation(length)
 
 
-def read_dataset(sources: Sequence[Source], checks: VerifierSet, *, folder: Path, key: str = "data") -> Dataset:
-    """Read every source and leave out the rows whose gold answer does not earn full marks.
-
-    Raises:
-        UserError: a source is empty, or nothing of it is left.
-    """
-    left_out: list[LeftOut] = []
-    kept = tuple(
-        list(validated(source, checks, folder=folder, key=f"{key}.{number}", told=left_out.append)) for number, source in enumerate(sources)
-    )
-    return Dataset(sources=kept, weights=tuple(source.weight for source in sources), left_out=tuple(left_out))
-
-
-def validated(source: Source, checks: VerifierSet, *, folder: Path, key: str, told: Callable[[LeftOut], None]) -> Iterator[Sample]:
-    """The rows of one source whose gold answer earns full marks, one by one: a large set need not be held.
+def read_dataset(
+    sources: Sequence[Source],
+    verifiers: VerifierSet,
+    *,
+    base_dir: Path,
+    seed: int,
+    key: str = "data",
+    purpose: str = "data",
+) -> Dataset:
+    """Read every source, without the rows whose own answer does not earn the full reward.
 
     Args:
-        told: called with what its recipe leaves out, and with every other row.
+        base_dir: folder of the config; relative files and plug-ins are looked for there.
+        key: place of the sources in the config, for messages.
 
     Raises:
-        UserError: at the end, where ids are doubled, or not one row was sound.
+        UserError: a source is empty, or no row of it can be used.
     """
-    names: Counter[str] = Counter()
-    bad: list[LeftOut] = []
-    for sample in data_sources.read(source, folder=folder, key=key, told=told):
-        names[sample.id] += 1
-        if complaint := checks.complaint(sample):
-            bad.append(LeftOut(sample.id, complaint))
-            told(bad[-1])
+    left_out: list[LeftOut] = []
+    validated_sources: list[Sequence[Sample]] = []
+    for number, source in enumerate(sources):
+        rows = validated(
+            source,
+            verifiers,
+            base_dir=base_dir,
+            key=f"{key}.{number}",
+            on_left_out=left_out.append,
+        )
+        validated_sources.append(list(rows))
+    weights = tuple(source.weight for source in sources)
+    return Dataset(tuple(validated_sources), weights, seed, purpose, tuple(left_out))
+
+
+def validated(
+    source: Source,
+    verifiers: VerifierSet,
+    *,
+    base_dir: Path,
+    key: str,
+    on_left_out: Callable[[LeftOut], None],
+) -> Iterator[Sample]:
+    """Yield the rows of one source whose own answer earns the full reward.
+
+    They come one by one, so a large data set need not fit into memory.
+
+    Args:
+        on_left_out: called with each row that is not used.
+
+    Raises:
+        UserError: at the end, if an id names several rows or no row can be used.
+    """
+    ids: Counter[str] = Counter()
+    invalid: list[LeftOut] = []
+    for sample in read_source(source, base_dir=base_dir, key=key, on_left_out=on_left_out):
+        ids[sample.id] += 1
+        error = verifiers.validation_error(sample)
+        if error:
+            invalid.append(LeftOut(sample.id, error))
+            on_left_out(invalid[-1])
         else:
             yield sample
-    if doubled := [name for name, times in names.items() if times > 1]:
-        raise UserError(f"{key}: the id {doubled[0]!r} names several rows (and {len(doubled) - 1} other ids do); ids must be unique")
-    if len(bad) == names.total():
-        raise UserError(f"{key}: " + (f"all {len(bad)} rows are unusable; {bad[0].id}: {bad[0].why}" if bad else "the data set is empty"))
+    repeated = [name for name, times in ids.items() if times > 1]
+    if repeated:
+        raise UserError(
+            f"{key}: the id {repeated[0]!r} names several rows (and {len(repeated) - 1} other ids "
+            "do); ids must be unique"
+        )
+    if not ids:
+        raise UserError(f"{key}: the data set is empty")
+    if len(invalid) == ids.total():
+        first = invalid[0]
+        raise UserError(f"{key}: all {len(invalid)} rows are unusable; {first.id}: {first.why}")
 
 
-def fingerprint(sources: Iterable[Iterable[Sample]], said: str = "") -> str:
-    """Of the samples of several sources, and of some words about them."""
-    told = hashlib.sha256(said.encode())
+def fingerprint(sources: Iterable[Iterable[Sample]], settings: str = "") -> str:
+    """Return a digest of the samples of several sources and of some settings beside them."""
+    digest = hashlib.sha256(settings.encode())
     for source in sources:
         for sample in source:
-            told.update(repr(_content(sample)).encode())
-    return told.hexdigest()[:16]
+            digest.update(repr(_content(sample)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _content(sample: Sample) -> Sequence[Any]:
-    images = [hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else _stamp(image) for image in sample.images]
-    return (sample.id, sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame, sample.solution, images)
+    images: list[Any] = []
+    for image in sample.images:
+        if isinstance(image, bytes):
+            images.append(hashlib.sha256(image).hexdigest())
+        else:
+            images.append(_file_stamp(image))
+    return (
+        sample.id,
+        sample.question,
+        sample.answer_kind,
+        sample.answer,
+        sample.choices,
+        sample.frame,
+        sample.solution,
+        images,
+    )
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file: reading every image of a large data set would take minutes."""
+def _file_stamp(path: Path) -> tuple[str, int, int]:
+    """Return name, size and time of a file: hashing every image of a large set takes minutes."""
     status = path.stat()
     return path.name, status.st_size, status.st_mtime_ns

@@ -1,4 +1,7 @@
-"""Rows of published files: JSON lines, JSON, parquet, arrow and CSV files, and data sets of the hub. Images stay encoded."""
+"""Read rows of published files: JSON lines, JSON, parquet, arrow and CSV files, and hub data sets.
+
+Images stay encoded.
+"""
 
 import csv
 import json
@@ -12,29 +15,41 @@ from typing import Any, TextIO, cast
 from gpg_vl.errors import UserError
 
 Row = Mapping[str, Any]
-"""A row by column name."""
+"""Values of a row by column name."""
 ROWS_AT_ONCE = 64
-"""Rows of a parquet file held in memory together: a file may be larger than memory."""
+"""Number of rows of a parquet file in memory at once: a file may be larger than memory."""
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The rows of one file, by what its name ends with. A .json file holds a list of rows, or is a row itself.
+    """Read the rows of a file; the ending of its name gives the format.
+
+    A .json file contains a list of rows, or one row.
 
     Raises:
-        UserError: no such kind of file, or its content is broken: a download may have been cut short.
+        UserError: an unknown format, or broken content, such as an incomplete download.
     """
-    readers = {".jsonl": jsonl, ".json": _json, ".parquet": _parquet, ".arrow": _arrow, ".csv": _csv, ".tsv": _csv}
+    readers = {
+        ".jsonl": jsonl,
+        ".json": _json,
+        ".parquet": _parquet,
+        ".arrow": _arrow,
+        ".csv": _csv,
+        ".tsv": _csv,
+    }
     if path.suffix not in readers:
         known = ", ".join(readers)
-        raise UserError(f"{path}: got a {path.suffix or 'nameless'} file, expected one of {known} (a hub data set goes under `hub:`)")
+        raise UserError(
+            f"{path}: got a {path.suffix or 'nameless'} file, expected one of {known} (a hub data"
+            " set goes under `hub:`)"
+        )
     return readers[path.suffix](path)
 
 
 def hub(name: str, split: str) -> Iterator[Row]:
-    """The rows of a data set on the Hugging Face hub, or of a local folder that `datasets` reads.
+    """Read the rows of a data set on the Hugging Face hub, or of a local folder in its format.
 
     Raises:
-        UserError: it cannot be loaded; says why.
+        UserError: it cannot be loaded; the message contains the reason.
     """
     datasets: Any = import_module("datasets")  # slow to import, and only hub data needs it
     try:
@@ -48,7 +63,7 @@ def hub(name: str, split: str) -> Iterator[Row]:
 
 
 def jsonl(path: Path) -> Iterator[Row]:
-    """One JSON object a line; empty lines are skipped."""
+    """Read one JSON object from each line; empty lines are skipped."""
     with _text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -58,12 +73,14 @@ def jsonl(path: Path) -> Iterator[Row]:
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
-                raise UserError(f"{path} line {number}: got {type(row).__name__}, expected an object of columns")
+                raise UserError(
+                    f"{path} line {number}: got {type(row).__name__}, expected an object of columns"
+                )
             yield cast(dict[str, Any], row)
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty.
+    """Read the lines of a text file that are not empty.
 
     Raises:
         UserError: not UTF-8.
@@ -73,7 +90,9 @@ def lines(path: Path) -> list[str]:
 
 
 def json_file(path: Path) -> Any:
-    """The content of a .json file. Some published files are in Windows' own encoding, so that is tried second.
+    """Read the content of a .json file.
+
+    Some published files are not UTF-8 but in the encoding of Windows, which is tried second.
 
     Raises:
         UserError: not JSON.
@@ -86,19 +105,25 @@ def json_file(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error}; if it was cut short, download it again") from None
+        raise UserError(
+            f"{path}: not JSON: {error}; if it was cut short, download it again"
+        ) from None
 
 
 def _json(path: Path) -> Iterator[Row]:
+    """Read the rows of a .json file."""
     content: Any = json_file(path)
     rows = cast(list[Any], content) if isinstance(content, list) else [content]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise UserError(f"{path} row {number}: got {type(row).__name__}, expected an object of columns")
+            raise UserError(
+                f"{path} row {number}: got {type(row).__name__}, expected an object of columns"
+            )
         yield cast(dict[str, Any], row)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
+    """Read the rows of a parquet file, a batch at a time."""
     arrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")
     try:
@@ -110,7 +135,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _arrow(path: Path) -> Iterator[Row]:
-    """What `datasets` keeps on disk: a stream of record batches."""
+    """Read the rows of a file that `datasets` wrote: a stream of record batches."""
     arrow: Any = import_module("pyarrow")
     try:
         with arrow.memory_map(str(path)) as source:
@@ -121,31 +146,43 @@ def _arrow(path: Path) -> Iterator[Row]:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}; if it was cut short, download it again")
+    """Return the error for a file that pyarrow cannot read."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{path}: cannot be read: {reason}; if it was cut short, download it again")
 
 
 def _csv(path: Path) -> Iterator[Row]:
+    """Read the rows of a .csv or .tsv file, whose first line names the columns."""
+    # the default limit is 128 KiB; C's long has 32 bits on Windows
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    delimiter = "\t" if path.suffix == ".tsv" else ","
     with _text(path, newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), 1):
-            if None in row:  # where csv puts what the header has no name for
-                raise UserError(f"{path} row {number}: more cells than the header has names; write a cell with a comma in it in quotes")
+        for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
+            if None in row:  # the key of cells beyond the header
+                raise UserError(
+                    f"{path} row {number}: more cells than the header has names; write a cell with"
+                    " a comma in it in quotes"
+                )
             yield row
 
 
 @contextmanager
 def _text(path: Path, newline: str | None) -> Generator[TextIO]:
-    """A text file as people save it: UTF-8, with the mark that Excel sets before it or without."""
+    """Open a UTF-8 text file, with or without the byte order mark that Excel writes."""
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             yield file
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} near byte {error.start:,}); save it as UTF-8") from None
+        raise UserError(
+            f"{path}: not UTF-8 ({error.reason} near byte {error.start:,}); save it as UTF-8"
+        ) from None
 
 
 def _undecoded(feature: Any, image: Any) -> Any:
-    """The same `datasets` feature with images left as encoded bytes, also inside lists."""
+    """Return a feature of `datasets` whose images stay encoded bytes, also inside lists."""
     if isinstance(feature, image):
         return image(decode=False)
     inner = getattr(feature, "feature", None)
-    return type(feature)(_undecoded(inner, image)) if isinstance(inner, image) else feature
+    if isinstance(inner, image):
+        return type(feature)(image(decode=False))
+    return feature

@@ -1,7 +1,7 @@
-"""Run a benchmark spec with a policy, score it with the verifiers of training, and say how sure the figures are.
+"""Define a benchmark that is ready to be asked, and score the answers to one question.
 
-Every question leaves a record: what was asked (as a digest), how, what was answered, what was read and what that earned. Figures, their
-intervals and comparisons are made of records alone.
+Every question leaves a record: its digest, how it was asked, what was answered, what was read out
+of the answer and what that earned. Figures, intervals and comparisons are made of records alone.
 """
 
 import hashlib
@@ -22,86 +22,115 @@ from gpg_vl.verifiers.dispatch import VerifierSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """Everything needed to examine a policy."""
+    """Held-out questions with the prompt style that asks them and the verifiers that score them."""
 
     spec: BenchmarkSpec
     questions: Sequence[Sample]
     style: Style
-    checks: VerifierSet
+    verifiers: VerifierSet
     seed: int
+    """Seed of the run; addresses the sampled answers."""
     left_out: Sequence[LeftOut] = ()
-    """Questions that cannot be scored, and what a recipe leaves out."""
+    """Questions that cannot be scored, and rows that a recipe leaves out."""
 
     @property
     def missing(self) -> str:
-        """A sentence on what is left out; empty = nothing is."""
+        """Sentence on what is left out; empty = nothing is."""
         if not self.left_out:
             return ""
-        (first, why), several = self.left_out[0], "s are" if len(self.left_out) > 1 else " is"
-        return f"{self.spec.name}: {len(self.left_out)} question{several} left out, {len(self.questions)} are asked; {first}: {why}"
+        (first, why), verb = self.left_out[0], " is" if len(self.left_out) == 1 else "s are"
+        return (
+            f"{self.spec.name}: {len(self.left_out)} question{verb} left out, "
+            f"{len(self.questions)} are asked; {first}: {why}"
+        )
 
     def tag(self, sample: Sample) -> str:
-        """The row of the table that a question counts in."""
+        """Return the row of the table that a question counts in."""
         return tag_of(sample, self.spec)
 
     def shortened(self, head: int) -> "Benchmark":
-        """Only the first `head` questions of each row of the table."""
+        """Return the benchmark with only the first `head` questions of each row of the table."""
         seen = Counter[str]()
-        kept: list[Sample] = []
+        questions: list[Sample] = []
         for sample in self.questions:
             seen[self.tag(sample)] += 1
             if seen[self.tag(sample)] <= head:
-                kept.append(sample)
-        return replace(self, questions=kept)
+                questions.append(sample)
+        return replace(self, questions=questions)
 
 
 def settings_of(spec: BenchmarkSpec) -> Settings:
-    """What of a spec two evaluations ought to agree in, whoever answered."""
+    """Return the settings in which two evaluations should agree, whoever answered."""
     return {"benchmark": spec.name, "mode": spec.mode}
 
 
-def score_question(sample: Sample, best: Completion, others: Sequence[Completion], spec: BenchmarkSpec, checks: VerifierSet) -> Record:
-    """One question with its greedy answer and its sampled ones, scored."""
-    verdict, drawn = checks.judge(best, sample), [checks.judge(other, sample) for other in others]
-    also = [checks.in_mode(spec.beside).judge(best, sample)] if spec.beside else []
-    each = list(map(_accuracy, drawn))
-    faults = (judged.reason.partition("\n")[0] for judged in (verdict, *drawn, *also) if judged.reason.startswith("fault"))
+def tag_of(sample: Sample, spec: BenchmarkSpec) -> str:
+    """Return the row of the table that a question counts in."""
+    return sample.tags.get(spec.group_by, sample.answer_kind)
+
+
+def score_question(
+    sample: Sample,
+    greedy: Completion,
+    sampled: Sequence[Completion],
+    spec: BenchmarkSpec,
+    verifiers: VerifierSet,
+) -> Record:
+    """Score the greedy answer and the sampled answers to one question."""
+    verdict = verifiers.judge(greedy, sample)
+    sampled_verdicts = [verifiers.judge(completion, sample) for completion in sampled]
+    sampled_accuracies = [_accuracy(judged) for judged in sampled_verdicts]
+    judged = [verdict, *sampled_verdicts]
+    beside = math.nan
+    if spec.beside:
+        second_reading = verifiers.in_mode(spec.beside).judge(greedy, sample)
+        judged.append(second_reading)
+        beside = _accuracy(second_reading)
     return Record(
         id=sample.id,
         tag=tag_of(sample, spec),
         greedy=_accuracy(verdict),
-        sampled=fmean(each) if each else math.nan,
-        text=best.text,
+        sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
+        text=greedy.text,
         answer=verdict.answer,
         reason=verdict.reason,
         well_formed=verdict.parts.get("format", math.nan),
-        beside=_accuracy(also[0]) if also else math.nan,
-        each=each,
+        beside=beside,
+        each=sampled_accuracies,
         tags=sample.tags,
-        digest=_digest(_question(sample)),
-        pictures=_digest(*map(_bytes, sample.images)) if sample.images else "",
-        fault=next(faults, ""),
+        digest=_digest(_question_bytes(sample)),
+        pictures=_pictures_digest(sample),
+        fault=_first_verifier_error(judged),
     )
 
 
-def _question(sample: Sample) -> bytes:
-    told = (sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame)
-    return json.dumps(told, default=str, sort_keys=True).encode()
+def _accuracy(verdict: Verdict) -> float:
+    """Return 0 for a question whose verifier failed; the reason of the record says so."""
+    return 0.0 if math.isnan(verdict.reward) else verdict.reward
 
 
-def _bytes(image: Path | bytes) -> bytes:
-    return image if isinstance(image, bytes) else image.read_bytes()
+def _first_verifier_error(verdicts: Sequence[Verdict]) -> str:
+    for verdict in verdicts:
+        if verdict.reason.startswith("fault"):
+            return verdict.reason.partition("\n")[0]  # without the traceback
+    return ""
+
+
+def _question_bytes(sample: Sample) -> bytes:
+    """Return what makes two questions the same: words, true answer, options, frame."""
+    content = (sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame)
+    return json.dumps(content, default=str, sort_keys=True).encode()
+
+
+def _pictures_digest(sample: Sample) -> str:
+    if not sample.images:
+        return ""
+    contents: list[bytes] = []
+    for image in sample.images:
+        contents.append(image.read_bytes() if isinstance(image, Path) else image)
+    return _digest(*contents)
 
 
 def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
-
-
-def tag_of(sample: Sample, spec: BenchmarkSpec) -> str:
-    """The row of the table that a question counts in."""
-    return sample.tags.get(spec.group_by, sample.answer_kind)
-
-
-def _accuracy(verdict: Verdict) -> float:
-    """A question whose verifier failed is not answered; its reason says so."""
-    return 0.0 if math.isnan(verdict.reward) else verdict.reward
+    hashes = b"".join(hashlib.sha256(part).digest() for part in parts)
+    return hashlib.sha256(hashes).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Two evaluations of the same questions side by side: the paired difference, how sure it is, and which questions changed."""
+"""Compare two evaluations of the same questions, paired by question."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
@@ -15,15 +15,17 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, difference, interval
 
 SHOWN = 5
-"""Ids that a sentence names."""
+"""Number of ids that a message lists."""
 EXACT = 12
-"""Graded differences up to so many are given every combination of signs; more are given `DRAWS` random ones."""
+"""Largest number of changed questions for which the sign test of graded values tries every
+combination of signs (4096); for more it draws `DRAWS` random ones."""
 DRAWS = 10_000
+"""Number of random combinations of signs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One row of the comparison.
+    """A row of the comparison.
 
     Example:
         Comparison(name="all", first=..., second=..., difference=..., gained=40, lost=12, p=0.0001)
@@ -32,79 +34,119 @@ class Comparison:
     name: str
     """A tag, or all."""
     first: Interval
-    """Accuracy of the first."""
+    """Accuracy of the first evaluation."""
     second: Interval
-    """Accuracy of the second."""
+    """Accuracy of the second evaluation."""
     difference: Interval
-    """Second less first, over the questions."""
+    """Second minus first, paired by question."""
     gained: int
-    """Questions that the second answers better."""
+    """Number of questions that the second answers better."""
     lost: int
-    """Questions that it answers worse."""
+    """Number of questions that the second answers worse."""
     p: float
-    """Two-sided: how likely a difference so large is where there is none. McNemar's exact test for right and wrong, else sign flips."""
+    """Two-sided p-value: probability of a difference at least as large if there is none. McNemar's
+    exact test for scores 0 and 1, else a sign-flip test."""
 
 
 def compare(first: Sequence[Record], second: Sequence[Record]) -> list[Comparison]:
-    """Overall, and per row of the table where there are several.
+    """Compare all questions, and those of each row of the table if there are several rows.
 
     Raises:
-        UserError: they were not asked the same questions; names the ids.
+        UserError: the evaluations are not of the same questions; the message contains the ids.
     """
     pairs = matched(first, second)
-    rows = [_compared("all", pairs)]
     groups: dict[str, list[tuple[Record, Record]]] = {}
     for before, after in pairs:
         groups.setdefault(before.tag, []).append((before, after))
-    return rows + [_compared(tag, group) for tag, group in groups.items()] if len(groups) > 1 else rows
+    rows = [_compared("all", pairs)]
+    if len(groups) > 1:
+        rows += [_compared(tag, group) for tag, group in groups.items()]
+    return rows
 
 
 def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """The two answers to each question.
+    """Return the two records of each question, in the order of the first evaluation.
 
     Raises:
-        UserError: a question stands on one side only, or twice, or another one has its id.
+        UserError: a question is in one evaluation only or twice, or its id names another question
+            in the other evaluation.
     """
-    sides = ({record.id: record for record in first}, {record.id: record for record in second})
-    common = [(record, sides[1][name]) for name, record in sides[0].items() if name in sides[1]]
-    faults = [
-        *_fault([name for name in sides[0] if name not in sides[1]], "only in the first"),
-        *_fault([name for name in sides[1] if name not in sides[0]], "only in the second"),
-        *_fault([old.id for old, new in common if _differ(old.digest, new.digest)], "with another question or truth"),
-        *_fault([old.id for old, new in common if _differ(old.pictures, new.pictures)], "with other pictures"),
-        *(["the same id names several records"] if len(sides[0]) < len(first) or len(sides[1]) < len(second) else []),
+    first_by_id = {record.id: record for record in first}
+    second_by_id = {record.id: record for record in second}
+    common: list[tuple[Record, Record]] = []
+    only_in_first: list[str] = []
+    for name, record in first_by_id.items():
+        if name in second_by_id:
+            common.append((record, second_by_id[name]))
+        else:
+            only_in_first.append(name)
+    only_in_second = [name for name in second_by_id if name not in first_by_id]
+    other_question = _ids_that_differ(common, lambda record: record.digest)
+    other_pictures = _ids_that_differ(common, lambda record: record.pictures)
+    problems = [
+        _listed(only_in_first, "only in the first"),
+        _listed(only_in_second, "only in the second"),
+        _listed(other_question, "with another question or truth"),
+        _listed(other_pictures, "with other pictures"),
     ]
-    if faults or not first:
-        raise UserError(f"not the same questions: {'; '.join(faults) or 'there is none'}; compare two evaluations of one benchmark")
+    if len(first_by_id) < len(first) or len(second_by_id) < len(second):
+        problems.append("the same id names several records")
+    found = "; ".join(filter(None, problems))
+    if found or not first:
+        raise UserError(
+            f"not the same questions: {found or 'there is none'}; compare two evaluations of one"
+            " benchmark"
+        )
     return common
 
 
-def _differ(before: str, after: str) -> bool:
-    """Where one side has no digest nothing is known."""
-    return bool(before and after) and before != after
+def _ids_that_differ(
+    pairs: Sequence[tuple[Record, Record]], digest: Callable[[Record], str]
+) -> list[str]:
+    """Return the ids whose digests differ; a record without a digest differs from none."""
+    ids: list[str] = []
+    for before, after in pairs:
+        if digest(before) and digest(after) and digest(before) != digest(after):
+            ids.append(before.id)
+    return ids
+
+
+def _listed(ids: Sequence[str], problem: str) -> str:
+    """Return a phrase with the first ids of a problem; empty = there is none."""
+    if not ids:
+        return ""
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    plural = "s" if len(ids) > 1 else ""
+    return f"{len(ids)} id{plural} ({', '.join(ids[:SHOWN])}{more}) {problem}"
 
 
 def remarks(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
-    """What to know before the figures are believed: questions known by their ids alone, settings that differ."""
+    """Return caveats of a comparison: records without a digest, settings that differ."""
     pairs = matched(first, second)
-    by_id = sum(not (before.digest and after.digest) for before, after in pairs)
-    told = [f"{by_id} of {len(pairs)} questions are known by their ids alone: a record of them has no digest"] if by_id else []
-    for name in dict.fromkeys(name for pair in pairs for record in pair for name in record.settings):
-        ways = dict.fromkeys((before.settings.get(name), after.settings.get(name)) for before, after in pairs)
-        told += [
-            f"{name} differs: {one} in the first, {other} in the second" for one, other in ways if None not in {one, other} and one != other
-        ]
-    return told
-
-
-def _fault(ids: Sequence[str], where: str) -> Iterator[str]:
-    if ids:
-        more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-        yield f"{len(ids)} id{'s' if len(ids) > 1 else ''} ({', '.join(ids[:SHOWN])}{more}) {where}"
+    lines: list[str] = []
+    without_digest = sum(not (before.digest and after.digest) for before, after in pairs)
+    if without_digest:
+        lines.append(
+            f"{without_digest} of {len(pairs)} questions are known by their ids alone: a record of"
+            " them has no digest"
+        )
+    names: dict[str, None] = {}  # a dict as an ordered set
+    for before, after in pairs:
+        names |= dict.fromkeys(before.settings) | dict.fromkeys(after.settings)
+    for name in names:
+        values = dict.fromkeys(
+            (before.settings.get(name), after.settings.get(name)) for before, after in pairs
+        )
+        for one, other in values:
+            if None not in {one, other} and one != other:
+                lines.append(f"{name} differs: {one} in the first, {other} in the second")
+    return lines
 
 
 def _compared(name: str, pairs: Sequence[tuple[Record, Record]]) -> Comparison:
-    before, after = [pair[0].greedy for pair in pairs], [pair[1].greedy for pair in pairs]
+    """Return a row of the comparison."""
+    before = [old.greedy for old, _ in pairs]
+    after = [new.greedy for _, new in pairs]
     return Comparison(
         name=name,
         first=interval(before),
@@ -117,62 +159,85 @@ def _compared(name: str, pairs: Sequence[tuple[Record, Record]]) -> Comparison:
 
 
 def p_value(before: Sequence[float], after: Sequence[float]) -> float:
-    """Two-sided p of the paired difference.
+    """Compute the two-sided p-value of the paired difference.
 
-    Right and wrong: McNemar's exact test, a coin thrown once for each question that changed. Graded: the differences that there are, their
-    signs thrown anew (Fisher's randomisation test): how often is their sum as far from zero?
+    Scores 0 and 1: McNemar's exact test, a binomial test on the questions that changed. Graded
+    scores: Fisher's randomisation test, which flips the signs of the differences at random and
+    counts how often their sum is at least as far from zero.
     """
-    steps = np.array([new - old for old, new in zip(before, after, strict=True) if new != old])
-    if not len(steps):
+    changes = np.array([new - old for old, new in zip(before, after, strict=True) if new != old])
+    if not len(changes):
         return 1.0
     if {*before, *after} <= {0, 1}:
         stats: Any = import_module("scipy.stats")
-        return float(stats.binomtest(int((steps > 0).sum()), len(steps)).pvalue)
-    enough = abs(steps.sum()) * (1 - 1e-9)  # sums of the same numbers in another order differ by rounding
-    as_far = [abs(signs @ steps) >= enough for signs in _signs(len(steps))]
-    if len(steps) <= EXACT:
-        return sum(as_far) / len(as_far)
-    return (1 + sum(as_far)) / (1 + len(as_far))  # the observed signs are one draw more: p is never 0
+        return float(stats.binomtest(int((changes > 0).sum()), len(changes)).pvalue)
+    # the factor: sums of the same numbers in another order differ by rounding
+    observed = abs(changes.sum()) * (1 - 1e-9)
+    count, as_far = 0, 0
+    for signs in _signs(len(changes)):
+        count += 1
+        as_far += bool(abs(signs @ changes) >= observed)
+    if len(changes) <= EXACT:
+        return as_far / count
+    # the observed signs count as one more draw: p is never 0
+    return (1 + as_far) / (1 + count)
 
 
 def _signs(count: int) -> Iterator[Any]:
-    """Every combination of signs, or random ones of a fixed seed."""
+    """Yield every combination of signs, or random ones of a fixed seed."""
     if count <= EXACT:
-        yield from map(np.array, product((-1.0, 1.0), repeat=count))
-    else:
-        rng = np.random.default_rng(0)
-        yield from (rng.choice((-1.0, 1.0), count) for _ in range(DRAWS))
+        for signs in product((-1.0, 1.0), repeat=count):
+            yield np.array(signs)
+        return
+    rng = np.random.default_rng(0)
+    for _ in range(DRAWS):
+        yield rng.choice((-1.0, 1.0), count)
 
 
 def changed(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """The questions whose score changed, the largest change first."""
-    pairs = [(before, after) for before, after in matched(first, second) if before.greedy != after.greedy]
+    """Return the questions whose score changed, the largest change first."""
+    pairs: list[tuple[Record, Record]] = []
+    for before, after in matched(first, second):
+        if before.greedy != after.greedy:
+            pairs.append((before, after))
     return sorted(pairs, key=lambda pair: -abs(pair[1].greedy - pair[0].greedy))
 
 
 def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record]]]:
-    """What two paths have in common: two files of records, or two runs (or folders of evaluations) by benchmark.
+    """Read what two paths have in common, by benchmark.
+
+    Args:
+        first: a file of records, a run folder, or a folder of evaluations.
+        second: the same.
 
     Raises:
-        UserError: no records, or nothing in common.
+        UserError: there are no records, or nothing in common.
     """
     if first.is_file() and second.is_file():
         return {first.stem: (records.load(first), records.load(second))}
-    sides = _evaluations(first), _evaluations(second)
-    common = [name for name in sides[0] if name in sides[1]]
+    in_first, in_second = _evaluations(first), _evaluations(second)
+    common = [name for name in in_first if name in in_second]
     if not common:
-        told = [f"{path} has {', '.join(side) or 'none'}" for path, side in zip((first, second), sides, strict=True)]
-        raise UserError(f"no benchmark that both have taken: {'; '.join(told)}")
-    return {name: (records.load(sides[0][name]), records.load(sides[1][name])) for name in common}
+        of_first = f"{first} has {', '.join(in_first) or 'none'}"
+        of_second = f"{second} has {', '.join(in_second) or 'none'}"
+        raise UserError(f"no benchmark that both have taken: {of_first}; {of_second}")
+    return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
 
 
 def _evaluations(path: Path) -> dict[str, Path]:
-    """Benchmark -> file of records; of a run what came after training."""
+    """Return benchmark -> file of records; of a run those after training."""
     if path.is_file():
         return {path.stem.removesuffix("-after"): path}
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not folder.is_dir():
-        raise UserError(f"{path}: no such file or folder; expected records written by `gpg-vl evaluate --to`, or a run folder")
-    found = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
-    after = {name.removesuffix("-after"): file for name, file in found.items() if name.endswith("-after")}
-    return after or found
+        raise UserError(
+            f"{path}: no such file or folder; expected records written by `gpg-vl evaluate --to`,"
+            " or a run folder"
+        )
+    found: dict[str, Path] = {}
+    after_training: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        found[file.stem] = file
+        if file.stem.endswith("-after"):
+            after_training[file.stem.removesuffix("-after")] = file
+    return after_training or found

@@ -1,4 +1,4 @@
-"""Ask a policy the questions of a benchmark and score its answers."""
+"""Ask a policy the questions of benchmarks and score its answers."""
 
 import hashlib
 import io
@@ -13,27 +13,40 @@ from typing import Any
 from PIL import Image
 
 from gpg_vl import __version__, run_folder
-from gpg_vl.config import plugins
-from gpg_vl.config.schema import Config
-from gpg_vl.data import dataset
-from gpg_vl.data.dataset import Stream
+from gpg_vl.config import loading, plugins
+from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark, score_question, settings_of
 from gpg_vl.evaluation.records import EvalLog, Record
-from gpg_vl.experiment import Asker, build_engine, chosen_policy, config_of, examination, verify_engine
+from gpg_vl.experiment import Experiment, Log, declared_frame
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.types import Sample
 
-OF_BENCHMARK = "benchmark."
-"""What a knob of the benchmark begins with, among those of the run."""
+BENCHMARK_PREFIX = "benchmark."
+"""Start of a knob of the benchmark, among the knobs of the run."""
+
+QUESTIONS_AT_ONCE = 64
+"""Questions that are asked together and written together."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with benchmark, questions done, questions in all."""
 
 
-def evaluate_model(name: str, model: str, overrides: Sequence[str], *, blank: bool = False, told: Callable[[int], None]) -> list[Record]:
-    """Take a benchmark with a run's newest policy, a checkpoint or a hub model."""
-    return next(evaluate_benchmarks([name], model, overrides, blank=blank, told=lambda name, done, of: told(done)))[1]
+def evaluate(
+    benchmark: str, model: str, overrides: Sequence[str] = (), *, blank: bool = False
+) -> list[Record]:
+    """Evaluate a run's newest policy, a checkpoint or a hub model on one benchmark.
+
+    Args:
+        overrides: key=value knobs of the run's config; those of the benchmark begin with
+            `benchmark.`.
+        blank: show grey pictures instead: what is left is guessing.
+    """
+    _, records = next(evaluate_benchmarks([benchmark], model, overrides, blank=blank))
+    return records
 
 
 def evaluate_benchmarks(
@@ -42,121 +55,142 @@ def evaluate_benchmarks(
     overrides: Sequence[str],
     *,
     blank: bool = False,
-    told: Callable[[str, int, int], None] = lambda name, done, of: None,
-    to: Callable[[str], Path | None] = lambda name: None,
-    say: Callable[[str], None] = print,
+    on_progress: OnProgress = lambda name, done, total: None,
+    path_of: Callable[[str], Path | None] = lambda name: None,
+    log: Log = print,
 ) -> Iterator[tuple[Benchmark, list[Record]]]:
-    """Take several benchmarks with one policy, loaded once.
+    """Evaluate one policy, loaded once, on several benchmarks.
 
     Args:
-        overrides: key=value knobs of the run's config; those of the benchmark begin with `benchmark.`.
-        told: called with benchmark, questions done and questions in all.
-        to: where a benchmark's records are written, `benchmark.QUESTIONS_AT_ONCE` at a time, so that an interrupted evaluation goes on;
-            None = nowhere.
-        say: told what of a benchmark is left out.
+        overrides: key=value knobs of the run's config; those of the benchmark begin with
+            `benchmark.`.
+        path_of: file for a benchmark's records, which are written QUESTIONS_AT_ONCE at a time, so
+            that an interrupted evaluation goes on; None = not written.
+        log: called with what of a benchmark is left out.
 
     Raises:
-        UserError: a benchmark cannot be taken, or answers of another evaluation stand where its own belong; before anything is asked.
+        UserError: a benchmark cannot be asked, or records of another evaluation are in its file;
+            before anything is asked.
     """
-    given, folder = config_of(model, [item for item in overrides if not item.startswith(OF_BENCHMARK)])
-    knobs = [item.removeprefix(OF_BENCHMARK) for item in overrides if item.startswith(OF_BENCHMARK)]
-    policy = chosen_policy(given, model, say=say)
-    exams = {name: examination(given, folder, policy, name, knobs) for name in names}
-    places = {name: EvalLog(path, _fingerprint(exam, given, model, policy, blank)) for name, exam in exams.items() if (path := to(name))}
-    for name, exam in exams.items():
-        if exam.spec.average_precision:
+    run_overrides = [item for item in overrides if not item.startswith(BENCHMARK_PREFIX)]
+    knobs = [
+        item.removeprefix(BENCHMARK_PREFIX)
+        for item in overrides
+        if item.startswith(BENCHMARK_PREFIX)
+    ]
+    config = loading.load_for_model(model, run_overrides)
+    policy = Experiment(config, declared_frame(config)).policy_of(model, log=log)
+    experiment = Experiment(config, policy.frame)
+    benchmarks: dict[str, Benchmark] = {}
+    logs: dict[str, EvalLog] = {}
+    for name in names:
+        benchmark = experiment.benchmark(policy, name, knobs)
+        benchmarks[name] = benchmark
+        path = path_of(name)
+        if path is not None:
+            identity = _fingerprint(benchmark, experiment, model, policy, blank)
+            logs[name] = EvalLog(path, identity)
+    for name, benchmark in benchmarks.items():
+        if benchmark.spec.average_precision:
             average_precision.check_installed()
-        if name in places:
-            places[name].records()
-        if exam.missing:
-            say(exam.missing)
-    with closing(build_engine(given.rollout.engine, policy, folder)) as engine:
-        first = next(iter(exams.values()))
-        ask = Asker(Stream((first.questions,), (1,), given.seed, "gate"), first.style, policy)
-        verify_engine(engine, given, ask, policy)
-        for name, exam in exams.items():
-            told_of, kept = partial(_tell, told, name, len(exam.questions)), places.get(name)
-            records = run_benchmark(exam, policy, engine, blank=blank, told=told_of, kept=kept)
-            verify_engine(engine, given, ask, policy)  # it may have come back in the meantime
-            if kept:
-                kept.finish(records)
-            yield exam, records
+        if name in logs:
+            logs[name].records()
+        if benchmark.missing:
+            log(benchmark.missing)
+    with closing(experiment.engine(policy)) as engine:
+        first = benchmarks[names[0]]
+        questions = Dataset((first.questions,), (1,), experiment.config.seed, "gate")
+        prompt_at = experiment.prompt_at(policy, questions, first.style)
+        verify = partial(experiment.verify_engine, engine, policy, prompt_at)
+        verify()
+        for name, benchmark in benchmarks.items():
+            records = run_benchmark(
+                benchmark,
+                policy,
+                engine,
+                blank=blank,
+                on_progress=partial(_report, on_progress, name, len(benchmark.questions)),
+                eval_log=logs.get(name),
+            )
+            verify()  # the engine may have been restarted in the meantime
+            if name in logs:
+                logs[name].finish(records)
+            yield benchmark, records
 
 
-def _tell(told: Callable[[str, int, int], None], name: str, of: int, done: int) -> None:
-    told(name, done, of)
-
-
-def _fingerprint(exam: Benchmark, given: Config, model: str, policy: Policy, blank: bool) -> str:
-    """Of everything that an answer and its score depend on; the same at every start.
-
-    Options of prompt and verifiers stand in the spec and the config; what they do with them, in their source files.
-    """
-    run = Path(model)
-    folder = run_folder.newest_checkpoint(run) / "policy" if (run / "config.yaml").is_file() else run
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
-    weights = [str(folder.resolve()), files] if files else [model, getattr(policy.model.config, "_commit_hash", None)]
-    settings = [exam.spec.model_dump(mode="json"), given.policy.model_dump(mode="json"), given.prompt, blank, exam.seed]
-    sources = {kind: plugins.source_hash(verifier) for kind, verifier in exam.checks.by_kind.items()}
-    asked = [dataset.fingerprint([exam.questions]), [(sample.tags, sample.columns) for sample in exam.questions]]
-    parts = [__version__, weights, settings, plugins.source_hash(exam.style), sources, asked]
-    return hashlib.sha256(json.dumps(parts, default=_plain).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> str:
-    """Bytes by their digest, anything else that is not JSON by its type: its words could hold an address."""
-    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else type(value).__name__
-
-
-QUESTIONS_AT_ONCE = 64
-"""Asked together, and kept together."""
+def _report(on_progress: OnProgress, name: str, total: int, done: int) -> None:
+    on_progress(name, done, total)
 
 
 def run_benchmark(
-    examination: Benchmark,
+    benchmark: Benchmark,
     policy: Policy,
     engine: RolloutEngine,
     *,
     blank: bool = False,
-    told: Callable[[int], None] = lambda done: None,
-    kept: "Kept | None" = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+    eval_log: EvalLog | None = None,
 ) -> list[Record]:
     """Ask every question, greedily and `spec.samples` times.
 
     Args:
         blank: show grey pictures of the same size instead: what is left is guessing.
-        told: called with the number of questions done so far.
-        kept: where answers are kept while it goes on; questions that are answered there are not asked again.
+        on_progress: called with the number of questions done so far.
+        eval_log: file where records are kept on the way; its questions are not asked again.
     """
-    records = {score_question.id: score_question for score_question in kept.records()} if kept else {}
-    asked = [sample for sample in examination.questions if sample.id not in records]
-    settings = {**settings_of(examination.spec), "max_tokens": examination.spec.max_tokens, "blank": blank}
-    told(len(records))
-    for start in range(0, len(asked), QUESTIONS_AT_ONCE):
-        answered = _ask(asked[start : start + QUESTIONS_AT_ONCE], examination, policy, engine, blank)
-        fresh = [replace(score_question, settings=settings, evaluation=kept.fingerprint if kept else "") for score_question in answered]
-        records |= {score_question.id: score_question for score_question in fresh}
-        if kept:
-            kept.add(fresh)
-        told(len(records))
-    return [records[sample.id] for sample in examination.questions]
+    records: dict[str, Record] = {}
+    if eval_log is not None:
+        records = {record.id: record for record in eval_log.records()}
+    open_questions = [sample for sample in benchmark.questions if sample.id not in records]
+    spec = benchmark.spec
+    settings = {**settings_of(spec), "max_tokens": spec.max_tokens, "blank": blank}
+    evaluation = eval_log.fingerprint if eval_log is not None else ""
+    on_progress(len(records))
+    for start in range(0, len(open_questions), QUESTIONS_AT_ONCE):
+        questions = open_questions[start : start + QUESTIONS_AT_ONCE]
+        fresh: list[Record] = []
+        for record in _ask(questions, benchmark, policy, engine, blank):
+            fresh.append(replace(record, settings=settings, evaluation=evaluation))
+            records[record.id] = fresh[-1]
+        if eval_log is not None:
+            eval_log.add(fresh)
+        on_progress(len(records))
+    return [records[sample.id] for sample in benchmark.questions]
 
 
-def _ask(batch: Sequence[Sample], examination: Benchmark, policy: Policy, engine: RolloutEngine, blank: bool) -> list[Record]:
-    spec = examination.spec
-    prompts = [encode(blanked(sample) if blank else sample, examination.style, policy) for sample in batch]
+def _ask(
+    questions: Sequence[Sample],
+    benchmark: Benchmark,
+    policy: Policy,
+    engine: RolloutEngine,
+    blank: bool,
+) -> list[Record]:
+    spec = benchmark.spec
+    if blank:
+        shown = [blanked(sample) for sample in questions]
+    else:
+        shown = list(questions)
+    prompts = [encode(sample, benchmark.style, policy) for sample in shown]
     sampling = Sampling(max_tokens=spec.max_tokens, temperature=spec.temperature)
-    greedy = engine.generate(prompts, replace(sampling, greedy=True), [[0]] * len(batch))
-    seeds = [[addressed_seed(examination.seed, "evaluate", sample.id, index) for index in range(spec.samples)] for sample in batch]
-    sampled = engine.generate(prompts, sampling, seeds) if spec.samples else [[] for _ in batch]
-    return [
-        score_question(sample, best[0], others, spec, examination.checks)
-        for sample, best, others in zip(batch, greedy, sampled, strict=True)
-    ]
+    greedy = engine.generate(prompts, replace(sampling, greedy=True), [[0]] * len(prompts))
+    sampled: list[list[Any]] = [[] for _ in prompts]
+    if spec.samples:
+        seeds = [_seeds(benchmark, sample) for sample in questions]
+        sampled = engine.generate(prompts, sampling, seeds)
+    records: list[Record] = []
+    for sample, (best,), others in zip(questions, greedy, sampled, strict=True):
+        records.append(score_question(sample, best, others, spec, benchmark.verifiers))
+    return records
+
+
+def _seeds(benchmark: Benchmark, sample: Sample) -> list[int]:
+    """Return a seed per sampled answer, addressed by the question's id and not by its place."""
+    count = benchmark.spec.samples
+    return [addressed_seed(benchmark.seed, "evaluate", sample.id, n) for n in range(count)]
 
 
 def blanked(sample: Sample) -> Sample:
-    """The same question with every picture replaced by a grey one of its size."""
+    """Return the same question with every picture replaced by a grey one of its size."""
     return replace(sample, images=tuple(_grey(size) for size in sample.sizes))
 
 
@@ -164,3 +198,53 @@ def _grey(size: tuple[int, int]) -> bytes:
     encoded = io.BytesIO()
     Image.new("RGB", size, (128, 128, 128)).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def _fingerprint(
+    benchmark: Benchmark, experiment: Experiment, model: str, policy: Policy, blank: bool
+) -> str:
+    """Return a digest of everything that an answer and its score depend on.
+
+    It is the same at every start. The options of prompt and verifiers are in spec and config; what
+    they do with them is in their source files.
+    """
+    path = Path(model)
+    if (path / "config.yaml").is_file():
+        path = run_folder.newest_checkpoint(path) / "policy"
+    files: list[Any] = []
+    for file in sorted(path.glob("*")):
+        if file.is_file():
+            files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+    if files:
+        weights = [str(path.resolve()), files]
+    else:  # a hub id
+        weights = [model, getattr(policy.model.config, "_commit_hash", None)]
+    config = experiment.config
+    settings = [
+        benchmark.spec.model_dump(mode="json"),
+        config.policy.model_dump(mode="json"),
+        config.prompt,
+        blank,
+        benchmark.seed,
+    ]
+    sources: dict[str, str] = {}
+    for kind, verifier in benchmark.verifiers.by_kind.items():
+        sources[kind] = plugins.source_hash(verifier)
+    questions = [
+        fingerprint([benchmark.questions]),
+        [(sample.tags, sample.columns) for sample in benchmark.questions],
+    ]
+    style = plugins.source_hash(benchmark.style)
+    parts = [__version__, weights, settings, style, sources, questions]
+    content = json.dumps(parts, default=_stable_text)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _stable_text(value: Any) -> str:
+    """Return a text for what is not JSON: a digest of bytes, else the name of the type.
+
+    The `repr` of an object could hold its address in memory, which differs at every start.
+    """
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return type(value).__name__

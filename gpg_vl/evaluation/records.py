@@ -1,4 +1,4 @@
-"""What an evaluation writes: one record per question, and the file that keeps them."""
+"""Define the record of one question, and read and write files of records."""
 
 import json
 import math
@@ -8,62 +8,67 @@ from pathlib import Path
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from gpg_vl.config.plugins import first_complaint
+from gpg_vl.config.plugins import first_error
 from gpg_vl.errors import UserError
 
 Settings = Mapping[str, str | int | bool]
-"""How questions were asked and scored, as far as two evaluations ought to agree in it."""
+"""Settings of prompt and scoring that two evaluations should have in common."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One question, answered and scored."""
+    """A question with its answer and score."""
 
     id: str
+    """Id of the question."""
     tag: str
-    """The row of the table it counts in."""
+    """Row of the table that it counts in."""
     greedy: FiniteFloat
-    """Accuracy of the likeliest answer."""
+    """Accuracy of the greedy answer."""
     sampled: float
-    """Mean accuracy of the sampled answers; NaN where none was drawn."""
+    """Mean accuracy of the sampled answers; NaN = there are none."""
     text: str
-    """The greedy completion."""
+    """Greedy completion."""
     answer: str
-    """What was read."""
+    """Answer that was parsed from it."""
     reason: str
-    """Why it scored so."""
+    """Reason of the score."""
     well_formed: float = math.nan
-    """1 where the greedy completion kept the format, 0 where not; NaN = not recorded."""
+    """1 if the greedy completion has the required format, else 0; NaN = not recorded."""
     beside: float = math.nan
-    """Accuracy of the greedy completion as the spec's `beside` reads it; NaN = it has none."""
+    """Accuracy of the greedy completion by the spec's second parsing; NaN = there is none."""
     each: Sequence[float] = ()
-    """Accuracy of every sampled answer."""
+    """Accuracies of the sampled answers."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The question's own."""
+    """Tags of the question."""
     digest: str = ""
-    """Of the question and its truth: equal ids alone do not make equal questions. Empty = not recorded."""
+    """Digest of the question and its reference answer: questions with equal ids may differ. Empty =
+    not recorded."""
     pictures: str = ""
-    """A digest of its pictures; empty = it has none, or they were not at hand."""
+    """Digest of its images; empty = it has none, or they were not available."""
     fault: str = ""
-    """The first failure of a verifier on one of its answers, which earn 0 then; empty = none."""
+    """First error of a verifier on one of its answers, which then score 0; empty = none."""
     settings: Settings = field(default_factory=dict[str, str | int | bool])
-    """How it was taken."""
+    """Settings of the evaluation."""
     evaluation: str = ""
-    """The fingerprint of the evaluation that it belongs to; empty = of recorded answers, or of a run's own evaluations."""
+    """Fingerprint of the evaluation that it belongs to; empty = recorded answers, or an evaluation
+    within a run."""
 
 
 def failures(records: Sequence[Record]) -> str:
-    """A sentence on the answers that a verifier failed on; empty = none."""
+    """Return a sentence on the answers on which a verifier failed; empty = none."""
     failed = [record for record in records if record.fault]
     if not failed:
         return ""
-    several = "s" if len(failed) > 1 else ""
-    counted = f"the verifier failed on answers to {len(failed)} question{several} of {len(records)}, which count as wrong"
-    return f"{counted}; {failed[0].id}: {failed[0].fault}"
+    plural = "s" if len(failed) > 1 else ""
+    return (
+        f"the verifier failed on answers to {len(failed)} question{plural} of {len(records)},"
+        f" which count as wrong; {failed[0].id}: {failed[0].fault}"
+    )
 
 
 def by_tag(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by the row of the table they count in, in order of appearance."""
+    """Group records by the row of the table they count in, in order of appearance."""
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(record.tag, []).append(record)
@@ -71,7 +76,7 @@ def by_tag(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def save(records: Sequence[Record], path: Path) -> None:
-    """One JSON line per question, written aside and renamed: a file of records is whole."""
+    """Write one JSON line per question; the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".new")
     aside.write_text("".join(map(_line, records)), encoding="utf-8")
@@ -79,10 +84,10 @@ def save(records: Sequence[Record], path: Path) -> None:
 
 
 def load(path: Path) -> list[Record]:
-    """What `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises:
-        UserError: the file is not one of records.
+        UserError: it is not a file of records.
     """
     try:
         return _read(path.read_bytes(), path)
@@ -92,24 +97,27 @@ def load(path: Path) -> list[Record]:
 
 @dataclass(frozen=True, slots=True)
 class EvalLog:
-    """Answers of an evaluation in a file, and beside it while it goes on: an interrupted one continues where it stopped.
+    """File of the records of an evaluation, which can be interrupted and continued.
+
+    During the evaluation the records are in a second file beside it.
 
     Example:
-        Kept(Path("runs/a/geoqa.jsonl"), "6b1e...")
+        EvalLog(Path("runs/a/geoqa.jsonl"), "6b1e...")
     """
 
     path: Path
-    """Of the end result; `.part` is put behind it until then."""
+    """File of the final result."""
     fingerprint: str
-    """Of model, questions, prompt and verifiers: answers of another evaluation are neither mixed in nor overwritten."""
+    """Hash of model, questions, prompt and verifiers: records of another evaluation are neither
+    mixed in nor overwritten."""
 
     @property
     def part(self) -> Path:
-        """Where answers are while it goes on."""
+        """File of the records during the evaluation."""
         return self.path.with_name(self.path.name + ".part")
 
     def records(self) -> list[Record]:
-        """What is there already; a line that was cut short is dropped.
+        """Read the records that exist already; an incomplete last line is removed.
 
         Raises:
             UserError: the file belongs to another evaluation.
@@ -125,20 +133,22 @@ class EvalLog:
         return found
 
     def _own(self, records: list[Record], path: Path) -> list[Record]:
+        """Check that records belong to this evaluation, and return them."""
         if any(record.evaluation != self.fingerprint for record in records):
             raise UserError(
-                f"{path}: answers of another evaluation (model, questions or scoring differ); delete it, or choose another --to"
+                f"{path}: answers of another evaluation (model, questions or scoring differ);"
+                " delete it, or choose another --to"
             )
         return records
 
     def add(self, records: Sequence[Record]) -> None:
-        """Keep some more."""
+        """Append records."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
         with self.part.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, records)))
 
     def finish(self, records: Sequence[Record]) -> None:
-        """Write the end result and remove what led there."""
+        """Write the final result and remove the file of the evaluation in progress."""
         save(records, self.path)
         self.part.unlink(missing_ok=True)
 
@@ -147,15 +157,22 @@ _RECORD = TypeAdapter(Record)
 
 
 def _read(lines: bytes, path: Path) -> list[Record]:
-    r"""Records, one a line. Only \n ends a line: other line separators of Unicode stand in texts as they are."""
+    """Parse records, one on each line."""
     records: list[Record] = []
+    # not splitlines(): answers contain other line separators of Unicode, such as U+2028
     for number, line in enumerate(lines.split(b"\n"), 1):
+        if not line.strip():
+            continue
         try:
-            records += [_RECORD.validate_json(line, strict=True)] if line.strip() else []
+            records.append(_RECORD.validate_json(line, strict=True))
         except ValidationError as error:
-            raise UserError(f"{path} line {number}: not a file of evaluation records: {first_complaint(error)}") from None
+            raise UserError(
+                f"{path} line {number}: not a file of evaluation records: {first_error(error)}"
+            ) from None
     return records
 
 
 def _line(record: Record) -> str:
-    return json.dumps({name: getattr(record, name) for name in Record.__slots__}, ensure_ascii=False) + "\n"
+    """Return the JSON line of a record."""
+    columns = {name: getattr(record, name) for name in Record.__slots__}
+    return json.dumps(columns, ensure_ascii=False) + "\n"

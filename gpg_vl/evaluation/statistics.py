@@ -1,9 +1,10 @@
-"""How sure a mean is: 95 % intervals that hold near 0 and 1 as well.
+"""Compute 95 % intervals of means that are also valid near 0 and 1.
 
-Right and wrong: Wilson's score interval (Wilson, JASA 22, 1927; recommended by Brown, Cai & DasGupta, Statistical Science 16, 2001, where
-the usual mean and two standard errors fails). Their paired difference: the adjusted Wald interval of Bonett & Price (Journal of Educational
-and Behavioral Statistics 37, 2012). Graded values: Student's t. Weighted sums of means: MOVER (Zou, Huang & Zhang, Computational
-Statistics & Data Analysis 53, 2009).
+Values 0 and 1: Wilson's score interval (Wilson, JASA 22, 1927; recommended by Brown, Cai &
+DasGupta, Statistical Science 16, 2001, where the usual mean and two standard errors fails). Their
+paired difference: the adjusted Wald interval of Bonett & Price (Journal of Educational and
+Behavioral Statistics 37, 2012). Graded values: Student's t. Weighted sums of means: MOVER (Zou,
+Huang & Zhang, Computational Statistics & Data Analysis 53, 2009).
 """
 
 import math
@@ -27,69 +28,97 @@ class Interval:
 
     mean: float
     low: float
-    """-inf where nothing can be said."""
+    """Lower end; -inf if it is unknown."""
     high: float
-    """inf where nothing can be said."""
+    """Upper end; inf if it is unknown."""
     count: int
-    """Values that it is the mean of."""
+    """Number of values that the mean is taken over."""
 
     @property
     def above_zero(self) -> bool:
-        """Whether the whole interval lies above zero."""
+        """True if the whole interval lies above zero."""
         return self.low > 0
 
     def __str__(self) -> str:
-        """In percent: `84.8 [81.4, 87.6]`."""
+        """Return mean and interval in percent: `84.8 [81.4, 87.6]`."""
         if math.isinf(self.high - self.low):
             return f"{100 * self.mean:.1f} [no interval]"
         return f"{_percent(self.mean)} [{_percent(self.low)}, {_percent(self.high)}]"
 
 
 def _percent(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0 makes -0.0 plain
+    """Return a share in percent with one decimal."""
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean of independent values: Wilson's interval where all are 0 or 1, else Student's; one value has none."""
-    return _wilson(fmean(values), len(values)) if len(values) > 1 and {*values} <= {0, 1} else _student(values)
+    """Compute the mean of independent values: Wilson's interval if all are 0 or 1, else Student's.
+
+    A single value has no interval.
+    """
+    if len(values) > 1 and {*values} <= {0, 1}:
+        return _wilson(fmean(values), len(values))
+    return _student(values)
 
 
 def _wilson(share: float, count: int) -> Interval:
-    """All shares from which the observed one is less than Z95 standard errors away.
+    """Return all shares from which the observed one is less than Z95 standard errors away.
 
-    Over all shares it covers 95 % on average; of single ones near 0 and 1 some are covered less often (0.95 of 20 questions: 92.5 %).
+    Averaged over all shares it covers 95 %; a single share near 0 or 1 may be covered less often
+    (0.95 of 20 questions: 92.5 %).
     """
-    centre = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)
-    margin = Z95 / (1 + Z95**2 / count) * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
-    return Interval(mean=share, low=max(0.0, centre - margin), high=min(1.0, centre + margin), count=count)
+    denominator = 1 + Z95**2 / count
+    centre = (share + Z95**2 / (2 * count)) / denominator
+    spread = math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
+    margin = Z95 / denominator * spread
+    return Interval(
+        mean=share, low=max(0.0, centre - margin), high=min(1.0, centre + margin), count=count
+    )
 
 
 def _student(values: Sequence[float]) -> Interval:
-    """No interval for values that do not differ: their spread is unknown, not zero."""
-    count, margin = len(values), math.inf
+    """Return Student's interval; equal values have none: their spread is unknown, not zero."""
+    count = len(values)
+    margin = math.inf
     if len({*values}) > 1:
         special: Any = import_module("scipy.special")
         margin = float(special.stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
-    return Interval(mean=fmean(values), low=fmean(values) - margin, high=fmean(values) + margin, count=count)
+    return Interval(
+        mean=fmean(values), low=fmean(values) - margin, high=fmean(values) + margin, count=count
+    )
 
 
 def difference(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Mean of `after` less `before` over the same questions: Bonett and Price's interval where all are 0 or 1, else Student's.
+    """Compute the mean of `after` minus `before` over the same questions.
 
-    The former adds one question to those won and one to those lost, so that it has a width where none has changed.
+    The interval is Bonett and Price's if all values are 0 or 1, else Student's. The former adds one
+    question to those that improved and one to those that worsened, so that it has a width even if
+    none has changed.
     """
-    steps = [new - old for old, new in zip(before, after, strict=True)]
-    count = len(steps)
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    count = len(changes)
     if count == 1 or not {*before, *after} <= {0, 1}:
-        return _student(steps)
-    won, lost = ((steps.count(step) + 1) / (count + 2) for step in (1, -1))
-    margin = Z95 * math.sqrt((won + lost - (won - lost) ** 2) / (count + 2))
-    return Interval(mean=fmean(steps), low=max(-1.0, won - lost - margin), high=min(1.0, won - lost + margin), count=count)
+        return _student(changes)
+    improved = (changes.count(1) + 1) / (count + 2)
+    worsened = (changes.count(-1) + 1) / (count + 2)
+    variance = improved + worsened - (improved - worsened) ** 2
+    margin = Z95 * math.sqrt(variance / (count + 2))
+    return Interval(
+        mean=fmean(changes),
+        low=max(-1.0, improved - worsened - margin),
+        high=min(1.0, improved - worsened + margin),
+        count=count,
+    )
 
 
 def weighted(parts: Sequence[tuple[float, Interval]]) -> Interval:
-    """A sum of independent means with positive weights: each side's distances add up as standard errors do (MOVER)."""
+    """Compute a sum of independent means with positive weights.
+
+    The distances from the mean to each end of the intervals add up as standard errors do: the root
+    of the sum of squares (MOVER).
+    """
     mean = math.fsum(weight * part.mean for weight, part in parts)
     below = math.hypot(*(weight * (part.mean - part.low) for weight, part in parts))
     above = math.hypot(*(weight * (part.high - part.mean) for weight, part in parts))
-    return Interval(mean=mean, low=mean - below, high=mean + above, count=sum(part.count for _, part in parts))
+    count = sum(part.count for _, part in parts)
+    return Interval(mean=mean, low=mean - below, high=mean + above, count=count)

@@ -5,50 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpg_vl.methods import gpg
-from gpg_vl.methods.gpg import Aggregation, Scale
+from gpg_vl.methods.estimator import Estimator
+from gpg_vl.methods.gpg import (
+    Aggregation,
+    Scale,
+    centre,
+    scale_advantages,
+    shares_over_all_groups,
+    zero_variance,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-from gpg_vl.methods.gpg import shares_over_all_groups
-
-
 @dataclass(frozen=True, kw_only=True)
-class Grpo:
+class Grpo(Estimator):
     """Group Relative Policy Optimization, DeepSeekMath, arXiv 2402.03300, Eq. 3 and 4.
 
-    Advantage (r - mean) / std, token ratio clipped to [1 - clip_low, 1 + clip_high] (DAPO, arXiv 2503.14476, clips higher above),
-    optional k3 divergence from a frozen reference. Silent groups stay in the denominator with weight 0.
+    Advantage (r - mean) / std, token ratio clipped to [1 - clip_low, 1 + clip_high] (DAPO, arXiv
+    2503.14476, clips higher above), optional k3 divergence from a frozen reference. Zero-variance
+    groups stay in the denominator with weight 0.
     """
 
     scale: Scale = "std"
-    """What advantages are divided by: none | std | batch_std."""
+    """Divisor of the advantages: none | std | batch_std."""
     aggregation: Aggregation = "completion"
     """The paper's 1/G sum 1/|o|; see gpg.token_shares for the others."""
     clip_low: float = 0.2
-    """How far below 1 the ratio may push."""
+    """Distance below 1 at which the ratio is clipped."""
     clip_high: float = 0.2
-    """How far above 1 the ratio may push."""
+    """Distance above 1 at which the ratio is clipped."""
     kl: float = 0.0
     """Weight of the divergence from the reference; 0 = no reference model exists."""
     max_tokens: int = 1
     """Filled from rollout.max_tokens; the length of `constant`."""
 
-    min_informative = 0.0
     has_ratio = True
 
     def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        advantages_BG = gpg.scale_advantages(gpg.centre(rewards_BG), rewards_BG, self.scale)
-        spoken_BG = advantages_BG.masked_fill(gpg.zero_variance(rewards_BG)[:, None], 0.0)
-        return spoken_BG * self.shares(rewards_BG, lengths_BG)
+        advantages_BG = scale_advantages(centre(rewards_BG), rewards_BG, self.scale)
+        informative_BG = advantages_BG.masked_fill(zero_variance(rewards_BG)[:, None], 0.0)
+        return informative_BG * self.shares(rewards_BG, lengths_BG)
 
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
         return shares_over_all_groups(rewards_BG, lengths_BG, self.aggregation, self.max_tokens)
-
-    def alpha(self, rewards_BG: Tensor) -> float:
-        return 1.0
 
     def objective(self, logprobs_N: Tensor, sampled_logprobs_N: Tensor, weight_N: Tensor) -> Tensor:
         ratio_N = (logprobs_N - sampled_logprobs_N).exp()
@@ -58,9 +59,10 @@ class Grpo:
 
 @dataclass(frozen=True, kw_only=True)
 class DrGrpo(Grpo):
-    """Dr. GRPO, "Understanding R1-Zero-like training", arXiv 2503.20783: GRPO without its two biases.
+    """Dr. GRPO, "Understanding R1-Zero-like training", arXiv 2503.20783: GRPO without two biases.
 
-    No division by the std (question-difficulty bias), token sums over a constant instead of over the length (length bias), no divergence.
+    No division by the std (question-difficulty bias), token sums over a constant instead of over
+    the length (length bias), no divergence.
     """
 
     scale: Scale = "none"

@@ -1,11 +1,12 @@
-"""Boxes as models write them: lists, pairs, JSON and Python records, named corners, grounding tokens. Linear in the text, never raises.
+"""Read boxes as models write them: lists, pairs, JSON and Python records, grounding tokens.
 
-`records` reads a text that is nothing but boxes in one well-formed spelling (the strict way); `found` picks boxes out of any text, also out
-of broken JSON (the lenient way); both in the order in which they stand.
+Linear in the text; never raises. `records` reads a text that is nothing but boxes in one
+well-formed spelling (strict mode); `find` picks boxes out of any text, also out of broken JSON
+(lenient mode). Both return boxes in the order of the text.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,12 +14,14 @@ from gpg_vl import boxes
 from gpg_vl.boxes import Box
 from gpg_vl.parsing import markup
 
-LONGEST = 20_000
+MAX_LENGTH = 20_000
 """Characters of the longest text that is parsed as JSON or as a Python literal."""
-DEPTH = 12
+MAX_DEPTH = 12
 """Deepest nesting of lists and records."""
-MOST = 1000
-"""No answer holds more boxes; what follows is not read."""
+MAX_BOXES = 1000
+"""Boxes that are read from one answer; what follows is not read."""
+MAX_LABEL = 200
+"""Characters of a label that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,149 +33,235 @@ class Found:
     """
 
     box: Box
+    """Corners in the frame of the answer."""
     label: str = ""
-    """What the answer says is in it."""
+    """Class of the object, as the answer names it; empty = not named."""
     confidence: float | None = None
-    """How sure the answer is, as written; None = it does not say."""
+    """Confidence as written; None = not written."""
 
 
-CORNERS = ("bbox_2d", "bbox", "box_2d", "box", "position", "coordinates", "coords", "bounding_box", "bboxes", "boxes")
-"""Keys under which a record keeps its corners, lower case."""
-LABELS = ("label", "class", "category", "name", "object", "category_name")
-"""Keys under which a record keeps its class."""
-CONFIDENCES = ("confidence", "score", "conf", "probability")
-"""Keys under which a record keeps its confidence."""
-_NAMES = (
+CORNER_KEYS = (
+    "bbox_2d",
+    "bbox",
+    "box_2d",
+    "box",
+    "position",
+    "coordinates",
+    "coords",
+    "bounding_box",
+    "bboxes",
+    "boxes",
+)
+"""Keys of a record under which its four corners stand, lower case."""
+LABEL_KEYS = ("label", "class", "category", "name", "object", "category_name")
+"""Keys of a record under which its class stands."""
+CONFIDENCE_KEYS = ("confidence", "score", "conf", "probability")
+"""Keys of a record under which its confidence stands."""
+_EDGE_NAMES = (
     ("x1", "y1", "x2", "y2"),
     ("xmin", "ymin", "xmax", "ymax"),
     ("x_min", "y_min", "x_max", "y_max"),
     ("left", "top", "right", "bottom"),
     ("x0", "y0", "x1", "y1"),
 )
-"""Names of the four corners, in their order."""
+"""Names of the four edges, in the order of a `Box`."""
 _NO_OBJECTS = frozenset({"[]", "no objects", "no object", "none", "没有", "无"})
-_N = r"\s{0,8}([-+]?\d{1,12}(?:\.\d{0,12})?)\s{0,8}"
-_Q = r"\s{0,8}[\"']([-+]?\d{1,12}(?:\.\d{0,12})?)[\"']\s{0,8}"
-_S = r"([-+]?\d{1,12}(?:\.\d{0,12})?)"
+_FULL_WIDTH = str.maketrans(
+    "０１２３４５６７８９［］（）｛｝，．：；＝－【】、＂", '0123456789[](){},.:;=-[],"'
+)
+"""Full-width signs -> ASCII. NFKC would fold them too, but takes quadratic time on many combining
+accents."""
+_TOKENS = re.compile(
+    r"<\|?/?(?:object_ref_start|object_ref_end|box_start|box_end|quad_start|quad_end"  # Qwen
+    r"|ref|box|bbox)\|?>"  # InternVL
+)
+"""Grounding tokens around labels and boxes."""
+
+# --- boxes in any text ----------------------------------------------------------------------------
+
+# Lengths in these patterns are bounded ({0,8} instead of *), so that a search takes linear time.
+_DIGITS = r"[-+]?\d{1,12}(?:\.\d{0,12})?"
+_N = rf"\s{{0,8}}({_DIGITS})\s{{0,8}}"  # 12.5
+_QUOTED = rf"\s{{0,8}}[\"']({_DIGITS})[\"']\s{{0,8}}"  # "12.5"
+_UNSPACED = rf"({_DIGITS})"
+_UNCAPTURED = rf"\s{{0,8}}{_DIGITS}\s{{0,8}}"
 _END = r"(?:\]|\Z)"
-"""A list that the length limit cut off ends with the text."""
-_G = r"\s{0,8}[-+]?\d{1,12}(?:\.\d{0,12})?\s{0,8}"
-_JOINT = (
-    r"\s{0,8}[,;]?\s{0,8}(?:\b(?:and|to)\b\s{0,8})?"
-    r"(?:(?:the\s)?[\"']?\b(?:bottom|lower)[-_ ]right\b[\"']?(?:\scorner)?\s{0,4}(?:at|is|:|=)?\s{0,4}"
+"""End of a list; a list that the length limit cut off ends with the text."""
+_BETWEEN_CORNERS = (
+    r"\s{0,8}[,;]?\s{0,8}(?:\b(?:and|to)\b\s{0,8})?(?:"
+    # (10, 20) and the bottom right corner at (60, 80)
+    r"(?:the\s)?[\"']?\b(?:bottom|lower)[-_ ]right\b[\"']?(?:\scorner)?\s{0,4}(?:at|is|:|=)?\s{0,4}"
+    # (10, 20), (x2, y2) = (60, 80)
     r"|\(\s?x_?2\s?,\s?y_?2\s?\)\s?[=:]\s?)?"
 )
-_TOKENS = re.compile(r"<\|?/?(?:object_ref_start|object_ref_end|box_start|box_end|quad_start|quad_end|ref|box|bbox)\|?>")
 _ANYWHERE = re.compile(
-    rf"\[{_N},{_N},{_N},{_N}{_END}"
-    rf"|\[\s{{0,8}}{_S}\s{{1,8}}{_S}\s{{1,8}}{_S}\s{{1,8}}{_S}\s{{0,8}}\]"
-    rf"|\[{_Q},{_Q},{_Q},{_Q}{_END}"
-    rf"|[(\[]{_N},{_N}[)\]]{_JOINT}[(\[]{_N},{_N}[)\]]"
-    rf"|\({_N},{_N},{_N},{_N}\)"
-    rf"|\{{?\s{{0,8}}((?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_G}[,;]?\s{{0,8}}){{4}})"
+    rf"\[{_N},{_N},{_N},{_N}{_END}"  # [10, 20, 60, 80]
+    # [10 20 60 80]
+    rf"|\[\s{{0,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{0,8}}\]"
+    rf"|\[{_QUOTED},{_QUOTED},{_QUOTED},{_QUOTED}{_END}"  # ["10", "20", "60", "80"]
+    rf"|[(\[]{_N},{_N}[)\]]{_BETWEEN_CORNERS}[(\[]{_N},{_N}[)\]]"  # (10, 20), (60, 80)
+    rf"|\({_N},{_N},{_N},{_N}\)"  # (10, 20, 60, 80)
+    # {"x1": 10, "y1": 20, "x2": 60, "y2": 80} and x1=10, y1=20, x2=60, y2=80
+    rf"|\{{?\s{{0,8}}((?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_UNCAPTURED}[,;]?\s{{0,8}}){{4}})"
 )
-_PLAIN = re.compile(
+_NUMBER_GROUPS = 20
+"""Groups of `_ANYWHERE` that are one number: four of each of its first five branches."""
+_NAMED_EDGE = re.compile(rf"([A-Za-z]\w{{0,5}})[\"']?\s{{0,8}}[:=]{_N}")
+_WHOLE_LINE = re.compile(
     rf"^(?=[ \t]{{0,8}}[\w\"'*>+-])"
-    rf"(?:[ \t\"'*>-]{{0,8}}(?:the\s|final\s){{0,2}}(?:answer|bounding\sbox|box|bbox|bbox_2d|coordinates|location|position)[\"'*]{{0,3}}"
-    rf"(?:\sis\b|\sare\b)?\s{{0,4}}[:=]?[*\"']{{0,3}})?{_N},{_N},{_N},{_N}[.\"'*]{{0,3}}\s{{0,8}}$",
+    # "The final answer is:" and "- **Bounding box:**" before the numbers
+    rf"(?:[ \t\"'*>-]{{0,8}}(?:the\s|final\s){{0,2}}"
+    rf"(?:answer|bounding\sbox|box|bbox|bbox_2d|coordinates|location|position)[\"'*]{{0,3}}"
+    rf"(?:\sis\b|\sare\b)?\s{{0,4}}[:=]?[*\"']{{0,3}})?"
+    rf"{_N},{_N},{_N},{_N}[.\"'*]{{0,3}}\s{{0,8}}$",
     re.MULTILINE | re.IGNORECASE,
 )
-"""Four numbers that are a whole line, for answers without any bracket."""
-_WIDE = str.maketrans("０１２３４５６７８９［］（）｛｝，．：；＝－【】、＂", '0123456789[](){},.:;=-[],"')
-"""Full-width signs; NFKC would fold them too, but takes quadratic time on heaped accents."""
-_NUMBERS = 20
-"""Groups of `_ANYWHERE` that are one number."""
-_NAMED = re.compile(rf"([A-Za-z]\w{{0,5}})[\"']?\s{{0,8}}[:=]{_N}")
-_TOKEN = re.compile(
-    r"\s*(?:(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[-+]?(?:\d{1,15}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?|[\[\](){}:,]|[A-Za-z]{4,5})|$)"
-)
-_DECIMAL = re.compile(r"\s?\d{0,12}\.?\d{1,12}\s?")
-_CLOSING = {"[": "]", "(": ")"}
-_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+"""Four numbers that are a whole line, for answers without any bracket: "Box: 10, 20, 60, 80"."""
 _RECORD = re.compile(r"\{[^{}]{1,2000}\}")
 _FIELD = re.compile(
-    r"[\"']?([A-Za-z_]\w{0,20})[\"']?\s{0,8}:\s{0,8}(?:\"([^\"\n]{0,200})\"|'([^'\n]{0,200})'"
-    r"|([-+]?\d{0,12}\.?\d{1,12}(?:[eE][-+]?\d{1,3})?)(?=\s{0,8}(?:[,}]|$)))"
+    r"[\"']?([A-Za-z_]\w{0,20})[\"']?\s{0,8}:\s{0,8}"  # "label":
+    r"(?:\"([^\"\n]{0,200})\"|'([^'\n]{0,200})'"  # "cat" or 'cat'
+    r"|([-+]?\d{0,12}\.?\d{1,12}(?:[eE][-+]?\d{1,3})?)(?=\s{0,8}(?:[,}]|$)))"  # 0.9
 )
+_DECIMAL = re.compile(r"\s?\d{0,12}\.?\d{1,12}\s?")
+
+# --- literals -------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"\s*(?:("
+    r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"  # "cat" or 'cat'
+    r"|[-+]?(?:\d{1,15}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?"  # -12.5e3
+    r"|[\[\](){}:,]"
+    r"|[A-Za-z]{4,5}"  # true, False, None, null
+    r")|$)"
+)
+_CLOSING = {"[": "]", "(": ")"}
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 
 
 def records(text: str) -> list[Found] | None:
-    """The boxes of an answer that is nothing but boxes, well spelt; None where it is anything more or less.
+    """Read an answer that is nothing but boxes, correctly spelt; None where it is anything else.
 
-    Understood: what `boxes.read` understands; JSON or a Python literal, also in a code fence, of records such as
-    {"bbox_2d": [x1, y1, x2, y2], "label": "cat", "confidence": 0.9} or {"x1": ..., "y1": ..., "x2": ..., "y2": ...}; and "No Objects".
+    Understood: what `boxes.read` understands; JSON or a Python literal, also in a code fence, of
+    records such as {"bbox_2d": [x1, y1, x2, y2], "label": "cat", "confidence": 0.9} or {"x1": ...,
+    "y1": ..., "x2": ..., "y2": ...}; and "No Objects".
     """
     plain = boxes.read(text)
     if plain is not None:
-        return [Found(box=box) for box in plain[:MOST]]
+        return [Found(box=box) for box in plain[:MAX_BOXES]]
     bare = markup.unwrapped(text)
     if markup.normalise(bare) in _NO_OBJECTS:
         return []
     content = literal(bare)
-    return None if content is None else _of_items(content)
+    if content is None:
+        return None
+    return _read_items(content)
 
 
-def found(text: str) -> list[Found]:
-    """Every box that stands anywhere in a text."""
-    cleaned = _TOKENS.sub(" ", text.translate(_WIDE))
-    extras = _extras(cleaned)
-    several: list[Found] = []
-    for match in _ANYWHERE.finditer(cleaned) if _ANYWHERE.search(cleaned) else _PLAIN.finditer(cleaned):
-        box = _of_match(match)
-        if box is not None:
-            label, confidence = next(extras(match.start()), ("", None))
-            several.append(Found(box=box, label=label, confidence=confidence))
-        if len(several) == MOST:
+def find(text: str) -> list[Found]:
+    """Return every box that stands anywhere in a text."""
+    cleaned = _TOKENS.sub(" ", text.translate(_FULL_WIDTH))
+    pattern = _WHOLE_LINE
+    if _ANYWHERE.search(cleaned):
+        pattern = _ANYWHERE
+    surroundings = list(_RECORD.finditer(cleaned))
+    current = 0  # index of the first record that does not end before the box
+    items: list[Found] = []
+    for match in pattern.finditer(cleaned):
+        box = _box_of_match(match)
+        if box is None:
+            continue
+        start = match.start()
+        while current < len(surroundings) and surroundings[current].end() <= start:
+            current += 1
+        label, confidence = "", None
+        if current < len(surroundings) and surroundings[current].start() <= start:
+            label, confidence = _label_and_confidence(surroundings[current][0])
+        items.append(Found(box=box, label=label, confidence=confidence))
+        if len(items) == MAX_BOXES:
             break
-    return several
+    return items
 
 
-def silent(text: str) -> bool:
-    """Whether a text says that there is nothing to box."""
+def states_no_objects(text: str) -> bool:
+    """Return True where a text states that there is nothing to box."""
     return markup.normalise(markup.unwrapped(text)) in _NO_OBJECTS or "".join(text.split()) == "[]"
 
 
-def literal(text: str) -> Any:
-    """A JSON value or a Python literal of lists, records, strings and numbers; None where the text is neither, too long or too deep.
+def _box_of_match(match: "re.Match[str]") -> Box | None:
+    """Return the box of a match of `_ANYWHERE` or `_WHOLE_LINE`."""
+    numbers = [group for group in match.groups()[:_NUMBER_GROUPS] if group is not None]
+    if numbers:
+        return Box(*map(float, numbers))
+    edges = {name.lower(): float(value) for name, value in _NAMED_EDGE.findall(match[0])}
+    named = _boxes_of_named_edges(edges)
+    if not named:
+        return None
+    return named[0]
 
-    A parser of its own, because both spellings come mixed, and because what is read comes from a model: nothing is evaluated.
+
+def _label_and_confidence(record: str) -> tuple[str, float | None]:
+    """Read the class and the confidence out of a record, which need not be correct JSON."""
+    label, confidence = "", None
+    for key, double_quoted, single_quoted, number in _FIELD.findall(record):
+        text = double_quoted or single_quoted
+        if key.lower() in LABEL_KEYS:
+            label = text or label
+        elif key.lower() in CONFIDENCE_KEYS and (number or _DECIMAL.fullmatch(text)):
+            confidence = float(number or text)
+    return label, confidence
+
+
+# --- JSON and Python literals ---------------------------------------------------------------------
+
+
+def literal(text: str) -> Any:
+    """Parse a JSON value or a Python literal of lists, records, strings and numbers.
+
+    None where the text is neither, too long or nested too deep. A parser of its own, because
+    models mix both spellings, and because a model's text is never evaluated.
     """
-    if not 0 < len(text) <= LONGEST:
+    if not 0 < len(text) <= MAX_LENGTH:
         return None
     tokens: list[str] = []
-    place = 0
-    while place < len(text):
-        token = _TOKEN.match(text, place)
+    position = 0
+    while position < len(text):
+        token = _TOKEN.match(text, position)
         if token is None:
             return None
-        tokens += [token[1]] if token[1] else []
-        place = token.end()
+        if token[1]:
+            tokens.append(token[1])
+        position = token.end()
     tokens.reverse()
     try:
-        value = _value(tokens, 0)
+        value = _parse_value(tokens, 0)
     except (ValueError, IndexError):
         return None
-    return None if tokens else value
+    if tokens:
+        return None
+    return value
 
 
-def _value(tokens: list[str], depth: int) -> Any:
-    """The next value; tokens are taken from the end of the reversed list."""
+def _parse_value(tokens: list[str], depth: int) -> Any:
+    """Parse the next value; its tokens are taken from the end of the reversed list."""
     token = tokens.pop()
-    if depth > DEPTH:
+    if depth > MAX_DEPTH:
         raise ValueError("nested too deep")
     if token == "{":
-        return _record(tokens, depth)
-    if token in {"[", "("}:
-        return _list(tokens, _CLOSING[token], depth)
+        return _parse_record(tokens, depth)
+    if token in _CLOSING:
+        return _parse_list(tokens, _CLOSING[token], depth)
     if token[0] in "\"'":
         return token[1:-1]
-    return _WORDS[token.lower()] if token.lower() in _WORDS else float(token)
+    if token.lower() in _CONSTANTS:
+        return _CONSTANTS[token.lower()]
+    return float(token)
 
 
-def _list(tokens: list[str], closing: str, depth: int) -> list[Any]:
+def _parse_list(tokens: list[str], closing: str, depth: int) -> list[Any]:
     items: list[Any] = []
     while tokens[-1] != closing:
-        items.append(_value(tokens, depth + 1))
+        items.append(_parse_value(tokens, depth + 1))
         if tokens[-1] == ",":
             tokens.pop()
         elif tokens[-1] != closing:
@@ -181,13 +270,13 @@ def _list(tokens: list[str], closing: str, depth: int) -> list[Any]:
     return items
 
 
-def _record(tokens: list[str], depth: int) -> dict[str, Any]:
+def _parse_record(tokens: list[str], depth: int) -> dict[str, Any]:
     record: dict[str, Any] = {}
     while tokens[-1] != "}":
         key = tokens.pop()
         if key[0] not in "\"'" or tokens.pop() != ":" or key[1:-1] in record:
             raise ValueError("no key, or one twice")
-        record[key[1:-1]] = _value(tokens, depth + 1)
+        record[key[1:-1]] = _parse_value(tokens, depth + 1)
         if tokens[-1] == ",":
             tokens.pop()
         elif tokens[-1] != "}":
@@ -196,47 +285,112 @@ def _record(tokens: list[str], depth: int) -> dict[str, Any]:
     return record
 
 
-def _of_items(content: Any) -> list[Found] | None:
-    several = isinstance(content, list) and not (len(cast(list[Any], content)) == 4 and _of_corners(content))
-    items: list[Any] = list(cast(Any, content)) if several else [content]
-    read = [_of_item(item) for item in items[:MOST]]
-    return None if not read or None in read else cast(list[Found], read)
+# --- boxes of literals ----------------------------------------------------------------------------
 
 
-def _of_item(item: Any) -> Found | None:
-    if not isinstance(item, Mapping):
-        box = _of_corners(item)
-        return None if box is None else Found(box=box)
-    fields = cast(Mapping[Any, Any], item)
-    record = {str(key).lower(): value for key, value in fields.items()}
-    several = [box for key in CORNERS if key in record and (box := _of_corners(record[key]))] + _of_names(record)
-    nested = sum(isinstance(value, list | dict) for value in record.values())
-    if len(several) != 1 or len(record) < len(fields) or nested > any(key in record for key in CORNERS):
-        return None  # a second box, under whatever key, must not hide behind the first
-    label, confidence = (next((record[key] for key in keys if key in record), None) for keys in (LABELS, CONFIDENCES))
-    number = _number(confidence)
-    unread = confidence is not None and number is None
-    return None if unread else Found(box=several[0], label="" if label is None else str(label)[:200], confidence=number)
+def _read_items(content: Any) -> list[Found] | None:
+    """Read a list of boxes and records, or a single one; None where any of them is no box."""
+    items: Sequence[Any] = [content]
+    if isinstance(content, list):
+        listed = cast(list[Any], content)
+        # four numbers are one box, not a list of four
+        if len(listed) != 4 or _read_corners(listed) is None:
+            items = listed[:MAX_BOXES]
+    read: list[Found] = []
+    for item in items:
+        box = _read_item(item)
+        if box is None:
+            return None
+        read.append(box)
+    return read or None
 
 
-def _of_corners(corners: Any) -> Box | None:
-    if isinstance(corners, list | tuple) and len(cast(list[Any], corners)) == 2:
-        flat: list[Any] = [
-            edge for corner in cast(list[Any], corners) if isinstance(corner, list | tuple) for edge in cast(list[Any], corner)
-        ]
-        corners = flat
-    if isinstance(corners, list | tuple) and len(cast(list[Any], corners)) == 1:
-        corners = cast(list[Any], corners)[0]
-    if not isinstance(corners, list | tuple) or len(cast(list[Any], corners)) != 4:
+def _read_item(item: Any) -> Found | None:
+    """Read one box: a record, or bare corners."""
+    if isinstance(item, Mapping):
+        return _read_record(cast(Mapping[Any, Any], item))
+    box = _read_corners(item)
+    if box is None:
         return None
-    edges = [_number(edge) for edge in cast(list[Any], corners)]
-    return None if None in edges else Box(*cast(list[float], edges))
+    return Found(box=box)
 
 
-def _of_names(record: Mapping[str, Any]) -> list[Box]:
-    """The boxes that named corners make: one for each complete set of names."""
-    sets = [[_number(record.get(name)) for name in names] for names in _NAMES]
-    return [Box(*cast(list[float], edges)) for edges in sets if None not in edges]
+def _read_record(fields: Mapping[Any, Any]) -> Found | None:
+    """Read a record with exactly one box; None where it has none, or could hide a second one."""
+    record = {str(key).lower(): value for key, value in fields.items()}
+    if len(record) < len(fields):
+        return None  # "box" and "Box" in one record
+    candidates = _boxes_of_named_edges(record)
+    has_corner_key = False
+    for key in CORNER_KEYS:
+        if key not in record:
+            continue
+        has_corner_key = True
+        box = _read_corners(record[key])
+        if box is not None:
+            candidates.append(box)
+    # a list under any other key might be a second box
+    containers = sum(isinstance(value, list | dict) for value in record.values())
+    if len(candidates) != 1 or containers > has_corner_key:
+        return None
+    label = _first_value(record, LABEL_KEYS)
+    written_confidence = _first_value(record, CONFIDENCE_KEYS)
+    confidence = _number(written_confidence)
+    if written_confidence is not None and confidence is None:
+        return None
+    name = "" if label is None else str(label)[:MAX_LABEL]
+    return Found(box=candidates[0], label=name, confidence=confidence)
+
+
+def _first_value(record: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    for key in keys:
+        if key in record:
+            return record[key]
+    return None
+
+
+def _read_corners(corners: Any) -> Box | None:
+    """Read [x1, y1, x2, y2], [[x1, y1], [x2, y2]] or [[x1, y1, x2, y2]]."""
+    if not isinstance(corners, list | tuple):
+        return None
+    edges = list(cast(Sequence[Any], corners))
+    if len(edges) == 2:
+        edges = _flattened(edges)
+    if len(edges) == 1:
+        if not isinstance(edges[0], list | tuple):
+            return None
+        edges = list(cast(Sequence[Any], edges[0]))
+    if len(edges) != 4:
+        return None
+    return _box_of_numbers(edges)
+
+
+def _flattened(pairs: Sequence[Any]) -> list[Any]:
+    edges: list[Any] = []
+    for pair in pairs:
+        if isinstance(pair, list | tuple):
+            edges += cast(Sequence[Any], pair)
+    return edges
+
+
+def _boxes_of_named_edges(record: Mapping[str, Any]) -> list[Box]:
+    """Return the boxes that named edges make, one for each complete set of names."""
+    named: list[Box] = []
+    for names in _EDGE_NAMES:
+        box = _box_of_numbers([record.get(name) for name in names])
+        if box is not None:
+            named.append(box)
+    return named
+
+
+def _box_of_numbers(values: Sequence[Any]) -> Box | None:
+    edges: list[float] = []
+    for value in values:
+        edge = _number(value)
+        if edge is None:
+            return None
+        edges.append(edge)
+    return Box(*edges)
 
 
 def _number(value: Any) -> float | None:
@@ -246,36 +400,3 @@ def _number(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return None
-
-
-def _of_match(match: re.Match[str]) -> Box | None:
-    numbers = [group for group in match.groups()[:_NUMBERS] if group is not None]
-    if numbers:
-        return Box(*map(float, numbers))
-    named = {name.lower(): float(value) for name, value in _NAMED.findall(match[0])}
-    return next(iter(_of_names(named)), None)
-
-
-def _extras(text: str) -> Any:
-    """Label and confidence of the record around a place in the text; called with rising places."""
-    spans = [(match.start(), match.end(), match[0]) for match in _RECORD.finditer(text)]
-    where = 0
-
-    def around(place: int) -> Iterator[tuple[str, float | None]]:
-        nonlocal where
-        while where < len(spans) and spans[where][1] <= place:
-            where += 1
-        if where < len(spans) and spans[where][0] <= place:
-            yield _fields(spans[where][2])
-
-    return around
-
-
-def _fields(record: str) -> tuple[str, float | None]:
-    label, confidence = "", None
-    for key, double, single, number in _FIELD.findall(record):
-        if key.lower() in LABELS:
-            label = double or single or label
-        elif key.lower() in CONFIDENCES and (number or _DECIMAL.fullmatch(double or single)):
-            confidence = float(number or double or single)
-    return label, confidence

@@ -1,350 +1,535 @@
-r"""Which letter does a foreign answer state? Models write "The answer is (C) because...", "**Answer: B**", `\boxed{\text{D}}`, "答案是C".
+r"""Read which option an answer states, as its letter or in its words.
 
-Evidence comes in tiers, best first; the first tier that says anything decides, and a tier that says two different things says nothing:
+`exact` reads a text that is nothing but one option: "B", "(B)", "B. big dog", "big dog" (strict
+mode). `stated` reads answers of models that were not trained on the format: "The answer is (C)
+because...", "**Answer: B**", `\boxed{\text{D}}`, "答案是C" (lenient mode).
+
+`stated` looks for evidence in tiers, the most reliable first. The first tier with any evidence
+decides, and a tier with evidence for two options states none:
 
 1. the whole text is an option, or a letter with or without words behind it;
-2. letters in `\boxed{}`, and letters or an option's words behind "the answer is", "answer:", "correct option is", "答案", "故选"; "A or B"
-   there is two letters;
-3. parenthesised letters behind a verb: "the missing shape is **(F)**";
-4. lines and bold phrases that begin with a label: "C. because", "(C) 12 cm", "**C**";
-5. parenthesised letters anywhere: "the second picture (B)";
-6. letters behind "option", "choice", "选项";
-7. a letter that ends the text: "so it must be C.", "Result: C. 12 cm";
-8. the words, or the value, of exactly one option in `\boxed{}` or as the last line.
+2. letters in `\boxed{}`, and letters or an option's words behind "the answer is", "answer:",
+   "correct option is", "答案", "故选"; "A or B" there is two letters;
+3. letters that are called right: "C is the correct answer";
+4. parenthesised letters behind a verb: "the missing shape is **(F)**";
+5. lines and bold phrases that begin with a label: "C. because", "(C) 12 cm", "**C**";
+6. parenthesised letters anywhere: "the second picture (B)";
+7. letters behind "option", "choice", "选项";
+8. a letter that ends the text: "so it must be C.", "Result: C. 12 cm";
+9. the words, or the value, of exactly one option in `\boxed{}` or as the last line.
 
-A letter that is denied ("not C", "C is wrong", "不选C") states nothing, and a JSON record is read by its one key such as "answer".
-A letter outside the closed set of options counts as a letter, so it contradicts. Every search is linear in the text.
+A letter that is denied ("not C", "C is wrong", "不选C") states nothing, and a JSON record is read
+by its one key such as "answer". A letter outside the closed set of options counts as a letter, so
+it contradicts. Every search is linear in the text.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 
 from gpg_vl.parsing import markup, quantities
 from gpg_vl.parsing.markup import normalise
 
+MAX_STATEMENTS = 200
+"""Statements that are read in one text; a text with more states no option."""
+_UNKNOWN = -1
+"""Index of a letter that stands for no option."""
+
+# --- letters --------------------------------------------------------------------------------------
+
 _COMMANDS = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|mbox|boxed|bf|rm)"
 _OPEN = rf"(?:[\s*_$`\"'“‘:：]|\\[(\[]|{_COMMANDS}\s*\{{|\{{){{0,12}}"
-"""Markup between a cue and its letter."""
-_BARE = r"(?:(?<![A-Za-z0-9])([A-Z])(?![A-Za-z0-9'’_^=+<>|]|\s*[=+<>^]|-[A-Za-z0-9]))"
-_BRACKETED = r"(?:[(（\[【]\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\**([A-Za-z])\**\s*\}?\s*[)）\]】])"
+"""Markup between a cue and its letter: " **(" or " $\\text{"."""
+_BARE = (
+    r"(?:(?<![A-Za-z0-9])([A-Z])"  # C
+    r"(?![A-Za-z0-9'’_^=+<>|]|\s*[=+<>^]|-[A-Za-z0-9]))"  # not Cat, C's, C = 3, C-shaped
+)
+_BRACKETED = (
+    r"(?:[(（\[【]\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?"  # ( and (\text{
+    r"\**([A-Za-z])\**\s*\}?\s*[)）\]】])"
+)
 _LETTER = rf"(?:{_BRACKETED}|{_BARE})"
-_BRACKETED_ONLY = re.compile(_BRACKETED)
-_JOIN = r"\s{0,3}(?:,|，|、|/|&|;|\bor\b|\band\b|和|或|与|及)\s{0,3}(?:\b(?:or|and)\b\s{0,3})?(?:option\s|choice\s)?\s{0,2}"
-_LETTERS = re.compile(rf"{_LETTER}")
-_SAME = rf"(?:{_BRACKETED}(?:{_JOIN}{_BRACKETED}){{0,30}}|{_BARE}(?:{_JOIN}{_BARE}){{0,30}})"
-"""One letter, or several of one make joined by commas, "or", "and"."""
-_RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OPEN})?({_SAME})")
-_IS = r"(?:\s*(?:is|are|was|be|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\b)"
+_BRACKETED_LETTERS = re.compile(_BRACKETED)
+_LETTERS = re.compile(_LETTER)
+_JOIN = (
+    r"\s{0,3}(?:,|，|、|/|&|;|\bor\b|\band\b|和|或|与|及)\s{0,3}"  # A, B
+    r"(?:\b(?:or|and)\b\s{0,3})?(?:option\s|choice\s)?\s{0,2}"  # A, or option B
+)
+_SAME_KIND = rf"(?:{_BRACKETED}(?:{_JOIN}{_BRACKETED}){{0,30}}|{_BARE}(?:{_JOIN}{_BARE}){{0,30}})"
+"""One letter, or several of one kind joined by commas, "or", "and": "(A) or (B)", "A and B"."""
+_LETTER_RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OPEN})?({_SAME_KIND})")
+_WHOLE_LETTER = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
+_LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
+"""A letter and its words, in strict mode: "B. big dog"; but not the number "B.5"."""
+_ARTICLES = frozenset("AI")
+"""Letters that are also English words: "A dog", "I think"."""
+
+# --- cues -----------------------------------------------------------------------------------------
+
+_IS = (
+    r"(?:\s*(?:is|are|was|be|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be"
+    r"|seems\s+to\s+be|appears\s+to\s+be)\b)"
+)
 _KIND = r"(?:\b(?:answers?|option|choice|selection|solution)\b(?:\s+(?:choice|option|letter)\b)?)"
 _KEYWORDS = re.compile(
-    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s|^choose|^select|^pick|it['’]s|it\s+is|it\s+must|hence|therefore|thus|\bso\b|答案|正确|最终|选|应选|故|所以|因此",
+    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s"
+    r"|^choose|^select|^pick|it['’]s|it\s+is|it\s+must|hence|therefore|thus|\bso\b"
+    r"|答案|正确|最终|选|应选|故|所以|因此",
     re.I,
 )
-"""How a cue may begin; found first, because the cues themselves are slow to look for."""
+"""First words of a cue. They are searched first, because a search for `_CUES` itself is slow."""
 _CUES = re.compile(
-    rf"""(?:
-    {_KIND} [\s*_]{{0,4}} (?:(?:for|to|of|from|based|with|provided|given|that|in)\b[^.\n:：]{{0,80}}?)? {_IS}
-      (?:\s+(?:therefore|thus|likely|most\s+likely|probably|clearly|also|still|then|simply|definitely|option|choice|letter)\b)? \s* [:：]?
-  | \banswer\b [\s*_]{{0,4}} (?:\([^()\n]{{0,20}}\))? [\s*_]{{0,4}} [:：=]
-  | ^(?:choose|select|pick)\b
-  | \b(?:correct|right|best|closest|final|final\s+answer)\s+(?:option|choice|one)\b [\s*_]{{0,4}} [:：]
-  | \b(?:it\s+is|it['’]s|it\s+must\s+be|hence|therefore|thus|so)\b [\s,:]{{1,3}} (?=[(（\[]?[A-Z][)）\]]?[\s.。]*$)
-  | \b(?:i|we)\s+(?:would\s+|will\s+|'d\s+|should\s+)?(?:choose|select|pick|go\s+with|answer)\b
-  | (?:答案|正确选项|正确答案|最终答案|选择|应选|故选|所以选|因此选|选) \s* (?:应该|应)? \s* (?:是|为|选)? \s* [:：]? \s* (?:选项)?
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_DENIED = re.compile(
-    r"(?:\b(?:not|cannot|never|wrong|incorrect|false|neither|nor|eliminate|rule\s+out|ruled\s+out|exclude)\b|n['’]t\b)(?:(?!\bbut\b)[^.!?,;:\n]){0,20}$|(?:不|非|错误|排除)[^。，；\n]{0,4}$",
+    r"(?:"
+    # The answer to the question is / the correct option would be / the answer is clearly
+    rf"{_KIND}[\s*_]{{0,4}}"
+    r"(?:(?:for|to|of|from|based|with|provided|given|that|in)\b[^.\n:：]{0,80}?)?"
+    rf"{_IS}(?:\s+(?:therefore|thus|likely|most\s+likely|probably|clearly|also|still|then|simply"
+    r"|definitely|option|choice|letter)\b)?\s*[:：]?"
+    # Answer: / **Answer (letter)** =
+    r"|\banswer\b[\s*_]{0,4}(?:\([^()\n]{0,20}\))?[\s*_]{0,4}[:：=]"
+    # Choose
+    r"|^(?:choose|select|pick)\b"
+    # Correct option: / Final choice:
+    r"|\b(?:correct|right|best|closest|final|final\s+answer)\s+(?:option|choice|one)\b"
+    r"[\s*_]{0,4}[:：]"
+    # It's (before C at the end of the text) / Hence, (before (C). at the end of the text)
+    r"|\b(?:it\s+is|it['’]s|it\s+must\s+be|hence|therefore|thus|so)\b[\s,:]{1,3}"
+    r"(?=[(（\[]?[A-Z][)）\]]?[\s.。]*$)"
+    # I would choose / we pick
+    r"|\b(?:i|we)\s+(?:would\s+|will\s+|'d\s+|should\s+)?"
+    r"(?:choose|select|pick|go\s+with|answer)\b"
+    # 答案是 / 正确选项为 / 故选：
+    r"|(?:答案|正确选项|正确答案|最终答案|选择|应选|故选|所以选|因此选|选)"
+    r"\s*(?:应该|应)?\s*(?:是|为|选)?\s*[:：]?\s*(?:选项)?"
+    r")",
     re.IGNORECASE,
 )
-"""Words that take back what follows."""
-_DENIES = re.compile(r"[\s*_]{0,4}(?:not|never|neither|wrong|incorrect|不是|错)", re.IGNORECASE)
-_LABEL = re.compile(
-    rf"^[ \t>*_#$-]{{0,8}}(?:\\[(\[]\s{{0,4}})?(?:{_COMMANDS}\s{{0,2}}\{{\s{{0,2}})?"
-    r"(?:\(([A-Za-z])\)|([A-Z])(?:[).:：](?![A-Za-z0-9]\.)|(?=[\s*_$}\\]*$)|[、．](?=\S)|\s[-–—]\s(?=\S)))",
-    re.MULTILINE,
+_DENIAL_BEFORE = re.compile(
+    # The answer is not / I can't choose / the wrong option is; "but" ends the denial: not A but
+    r"(?:\b(?:not|cannot|never|wrong|incorrect|false|neither|nor|eliminate|rule\s+out|ruled\s+out"
+    r"|exclude)\b|n['’]t\b)(?:(?!\bbut\b)[^.!?,;:\n]){0,20}$"
+    # 不选
+    r"|(?:不|非|错误|排除)[^。，；\n]{0,4}$",
+    re.IGNORECASE,
 )
-_BOLD = re.compile(r"\*\*\s?\(?([A-Z])(?:\)|[.:：](?!\d)|\s?\*\*)")
-_VERB = re.compile(rf"(?:\b(?:is|are|be)\b|[:：是为])\s{{0,3}}{_OPEN}\(\s?([A-Z])\s?\)")
-_PARENTHESISED = re.compile(r"(?<![A-Za-z0-9_^\\}])\(\s?([A-Z])\s?\)")
-_APPROVED = re.compile(
-    rf"{_LETTER}\**\s(?:is|would\sbe|must\sbe|seems|looks)\s(?:also\s|clearly\s|therefore\s|thus\s)?(?:the\s)?(?:correct|right|best|closest|true|most\slikely)\b"
-    r"(?!\s(?:or|if|about)\b)(?![^.\n]{0,60}\?)"
+"""Words that deny what follows them, at the end of the text before it."""
+_DENIAL_AFTER_CUE = re.compile(
+    r"[\s*_]{0,4}(?:not|never|neither|wrong|incorrect|不是|错)", re.IGNORECASE
 )
-"""C is the correct answer."""
-_WRONG = re.compile(
-    r"[)\]）.*_\s]{0,4}(?:[:：]\s{0,2}(?:no|not|wrong|incorrect|false)\b|(?:is|are|was|seems|looks|would\sbe|does|do)\s?"
-    r"(?:n['’]t|not\b|never\b|wrong\b|incorrect\b|false\b|clearly\s(?:wrong|incorrect|not)\b|also\s(?:wrong|incorrect|not)\b)|(?:cannot|can['’]t|can\snot|could\snot|couldn['’]t)\sbe\s(?:the|right|correct|true)\b"
+"""The answer is | not C."""
+_DENIAL_AFTER_LETTER = re.compile(
+    r"[)\]）.*_\s]{0,4}(?:"
+    # C: no
+    r"[:：]\s{0,2}(?:no|not|wrong|incorrect|false)\b"
+    # C isn't / (C) is wrong / C is clearly incorrect / C does not
+    r"|(?:is|are|was|seems|looks|would\sbe|does|do)\s?"
+    r"(?:n['’]t|not\b|never\b|wrong\b|incorrect\b|false\b|clearly\s(?:wrong|incorrect|not)\b"
+    r"|also\s(?:wrong|incorrect|not)\b)"
+    # C cannot be right
+    r"|(?:cannot|can['’]t|can\snot|could\snot|couldn['’]t)\sbe\s(?:the|right|correct|true)\b"
+    # C是错的 / C不对
     r"|是?错|不[对是正])",
     re.IGNORECASE,
 )
-_REFUSED = re.compile(r"[\s*_]{0,3}(?:no|not|wrong|incorrect|false|错误?|不对)\b[\s*_.,。]{0,3}(?:$|\n|because|since)", re.IGNORECASE)
-"""Behind a label: "C: no"."""
-_NAMED = re.compile(rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER}", re.IGNORECASE)
-_LAST = re.compile(
-    rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}[\s.*_$\\)\]}}。]*$)|(?:[:：]\s{{0,3}}([A-Z])[.)]\s[^\n]*$)"
+"""Option C | is wrong."""
+_DENIAL_AFTER_LABEL = re.compile(
+    r"[\s*_]{0,3}(?:no|not|wrong|incorrect|false|错误?|不对)\b[\s*_.,。]{0,3}(?:$|\n|because|since)",
+    re.IGNORECASE,
 )
-_FURTHER = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])[.)]\s?")
-MAX_BOXED = 200
-"""A text that states more than so many answers states none."""
-_TOKEN = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
-_ARTICLES = frozenset("AI")
-_UNKNOWN = -1
-"""A letter that stands for no option."""
+"""C: | no."""
+
+# --- the other tiers ------------------------------------------------------------------------------
+
+_APPROVED = re.compile(
+    # C is the correct answer / (C) seems right
+    rf"{_LETTER}\**\s(?:is|would\sbe|must\sbe|seems|looks)\s"
+    r"(?:also\s|clearly\s|therefore\s|thus\s)?(?:the\s)?"
+    r"(?:correct|right|best|closest|true|most\slikely)\b"
+    # not: C is right or wrong / Is C the correct answer?
+    r"(?!\s(?:or|if|about)\b)(?![^.\n]{0,60}\?)"
+)
+_BEHIND_VERB = re.compile(rf"(?:\b(?:is|are|be)\b|[:：是为])\s{{0,3}}{_OPEN}\(\s?([A-Z])\s?\)")
+_LABEL = re.compile(
+    rf"^[ \t>*_#$-]{{0,8}}(?:\\[(\[]\s{{0,4}})?(?:{_COMMANDS}\s{{0,2}}\{{\s{{0,2}})?(?:"
+    r"\(([A-Za-z])\)"  # (C) 12 cm
+    r"|([A-Z])(?:"
+    r"[).:：](?![A-Za-z0-9]\.)"  # C. 12 cm / C) 12 cm; but not the initials C.S.
+    r"|(?=[\s*_$}\\]*$)"  # C alone on its line
+    r"|[、．](?=\S)"  # C、12 cm
+    r"|\s[-–—]\s(?=\S)"  # C - 12 cm
+    r"))",
+    re.MULTILINE,
+)
+_BOLD_LABEL = re.compile(r"\*\*\s?\(?([A-Z])(?:\)|[.:：](?!\d)|\s?\*\*)")
+_FURTHER_LABEL = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])[.)]\s?")
+_PARENTHESISED = re.compile(r"(?<![A-Za-z0-9_^\\}])\(\s?([A-Z])\s?\)")
+_BEHIND_OPTION = re.compile(
+    rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER}", re.IGNORECASE
+)
+_AT_END = re.compile(
+    # so it must be C.
+    rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}"
+    r"[\s.*_$\\)\]}。]*$)"
+    # Result: C. 12 cm
+    r"|(?:[:：]\s{0,3}([A-Z])[.)]\s[^\n]*$)"
+)
+
+
+def exact(text: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the one option that the whole text names.
+
+    A text names an option by its words, its letter, "(B)", "B." or "B. its words". None when it
+    names none or several, or a letter and the words of another option. Option words win over
+    letters: among the options "B" and "A" the answer "A" is the second.
+    """
+    if _is_question(text) and not any(map(_is_question, choices)):
+        return None  # "B?" is a doubt
+    bare = normalise(text)
+    same_words = [index for index, option in enumerate(choices) if normalise(option) == bare]
+    if len(same_words) == 1:
+        return same_words[0]
+    if same_words:
+        return None
+    if len(bare) == 1 and bare.isascii() and bare.isalpha():
+        return _option_of_letter(bare, choices)
+    labelled = _LABELLED.fullmatch(text.strip())
+    if labelled is None:
+        return None
+    index = _option_of_letter(labelled[1], choices)
+    if index is None or normalise(labelled[2]) not in {"", normalise(choices[index])}:
+        return None
+    return index
 
 
 def stated(text: str, choices: Sequence[str]) -> int | None:
-    """The index of the one option that a foreign answer states; None where it states none or several."""
-    whole = _whole(text, choices)
+    """Return the index of the one option that an answer in free form states.
+
+    None where it states none or several.
+    """
+    whole = _whole_text(text, choices)
     if whole is not None or not choices:
         return whole
     field = markup.field(text)
     if field is not None:
-        return _whole(field, choices)
+        return _whole_text(field, choices)
     for tier in _TIERS:
-        stated = set(tier(text, choices))
-        if stated:
-            return stated.pop() if len(stated) == 1 and _UNKNOWN not in stated else None
+        indices = set(tier(text, choices))
+        if not indices:
+            continue
+        if len(indices) > 1 or _UNKNOWN in indices:
+            return None
+        return indices.pop()
     return None
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith("?")
+
+
+def _option_of_letter(letter: str, choices: Sequence[str]) -> int | None:
+    """Return the index of a letter's option, A is the first; None where there is no such option."""
+    index = ord(letter.upper()) - ord("A")
+    if 0 <= index < len(choices):
+        return index
+    return None
+
+
+def _index(letter: str, choices: Sequence[str]) -> int:
+    """Return the index of a letter's option; `_UNKNOWN` where there is no such option."""
+    index = _option_of_letter(letter, choices)
+    return _UNKNOWN if index is None else index
+
+
+def _letter_index(match: "re.Match[str]", choices: Sequence[str]) -> int:
+    """Return the index of the letter that stands in one of several groups of a pattern."""
+    letters = [group for group in match.groups() if group]
+    return _index(letters[0], choices)
+
+
+# --- options by their words -----------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """An option's text without spaces and mathematical dress: `$9 \\mathrm{~cm}^{2}$` and `9 cm^2` are the same words."""
+    """Remove spaces and mathematical markup from an option's text, so that spellings compare equal.
+
+    Example:
+        plain("$9 \\\\mathrm{~cm}^{2}$") == plain("9 cm^2") == "9cm^2"
+    """
     bare = markup.folded(text)
-    if len(bare) > 2000:
+    if len(bare) > markup.MAX_COMPARED:
         return bare
     bare = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}", r"\1", bare)
     bare = re.sub(r"\^\{?\\circ\}?|\\degree|\bdegrees?\b", "°", bare)
-    bare = re.sub(r"\^\{(\w)\}", r"^\1", bare).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return re.sub(r"\\left|\\right|\\[,!;: ]|\\(?=[%$])|[\s$~]", "", bare).strip(".,;:!?\"'。")
+    bare = re.sub(r"\^\{(\w)\}", r"^\1", bare)
+    bare = bare.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    bare = re.sub(r"\\left|\\right|\\[,!;: ]|\\(?=[%$])|[\s$~]", "", bare)
+    return bare.strip(".,;:!?\"'。")
 
 
-def _whole(text: str, choices: Sequence[str]) -> int | None:
-    """The whole text is one option: its words, its letter, or a letter with words that are no other option's."""
-    if len(text) > _longest(choices):
+def _max_length(choices: Sequence[str]) -> int:
+    """Return the length of the longest text that can be one option with some markup around it."""
+    longest = max(map(len, choices), default=0)
+    return 100 + 4 * longest
+
+
+def _whole_text(text: str, choices: Sequence[str]) -> int | None:
+    """Read a whole text that is one option.
+
+    That is its words, its letter, or a letter with words that are no other option's.
+    """
+    if len(text) > _max_length(choices):
         return None
     bare = markup.unwrapped(text)
-    token = _TOKEN.fullmatch(bare)
-    if token and not _is_written(bare, token[1], choices):
-        index = _index(token[1], choices)
-        return None if index == _UNKNOWN else index
+    letter = _WHOLE_LETTER.fullmatch(bare)
+    if letter is not None and not _is_option_text(bare, letter[1], choices):
+        return _option_of_letter(letter[1], choices)
     by_words = _by_words(bare, choices)
-    return exact(bare, choices) if by_words is None else by_words
+    if by_words is not None:
+        return by_words
+    return exact(bare, choices)
 
 
-def _longest(choices: Sequence[str]) -> int:
-    """Characters of the longest text that can be one option with some dress around it."""
-    return 100 + 4 * max(map(len, choices), default=0)
+def _is_option_text(text: str, letter: str, choices: Sequence[str]) -> bool:
+    """Return True where a letter is itself an option's text, as it is written.
 
-
-def _is_written(text: str, letter: str, choices: Sequence[str]) -> bool:
-    """Whether a letter is itself an option's text, as it stands: "(E)" is the fifth option, also where the third reads "(e)"."""
+    Otherwise it is a label: "(E)" is the fifth option, also where the third one reads "(e)".
+    """
     return any(option.strip() in {text, letter} for option in choices)
 
 
 def _by_words(text: str, choices: Sequence[str]) -> int | None:
-    if len(text) > _longest(choices):
+    """Return the one option whose words a short text is."""
+    if len(text) > _max_length(choices):
         return None
-    token = _TOKEN.fullmatch(text)
-    if token and not _is_written(text, token[1], choices):
+    letter = _WHOLE_LETTER.fullmatch(text)
+    if letter is not None and not _is_option_text(text, letter[1], choices):
         return None
     words = plain(text)
-    found = [index for index, option in enumerate(choices) if words and plain(option) == words]
-    exact = [index for index in found if choices[index] == text] if len(found) > 1 else found
-    return exact[0] if exact and len({choices[index] for index in exact}) == 1 else None
+    if not words:
+        return None
+    alike = [index for index, option in enumerate(choices) if plain(option) == words]
+    if len(alike) > 1:  # "AA" and "aa": only the same case decides
+        alike = [index for index in alike if choices[index] == text]
+    spellings = {choices[index] for index in alike}
+    if len(spellings) != 1:
+        return None
+    return alike[0]
 
 
-def _index(letter: str, choices: Sequence[str]) -> int:
-    index = ord(letter.upper()) - ord("A")
-    return index if 0 <= index < len(choices) else _UNKNOWN
+def _by_value(text: str, choices: Sequence[str]) -> int | None:
+    """Return the one option that has the value of the text: 0.5 for one half."""
+    given = quantities.read(text)
+    if given is None:
+        return None
+    same: list[int] = []
+    for index, option in enumerate(choices):
+        quantity = quantities.read(option)
+        if quantity is not None and quantities.agree(given, quantity, 1e-6):
+            same.append(index)
+    if len(same) != 1:
+        return None
+    return same[0]
 
 
-def _one(groups: Iterable[str | None]) -> str:
-    return next(letter for letter in groups if letter)
+# --- denials --------------------------------------------------------------------------------------
 
 
-def _answers(text: str, choices: Sequence[str]) -> Iterable[int]:
+def denied(text: str, position: int) -> bool:
+    """Return True where the words before a position deny what follows it, in the same clause."""
+    return _DENIAL_BEFORE.search(text[max(0, position - 40) : position]) is not None
+
+
+def _is_denied(text: str, match: "re.Match[str]") -> bool:
+    """Return True where a letter is denied, before it or behind it: not option C, C is wrong."""
+    if denied(text, match.start()):
+        return True
+    return _DENIAL_AFTER_LETTER.match(text, match.end()) is not None
+
+
+# --- tier 2: boxes and cues -----------------------------------------------------------------------
+
+
+def _answers(text: str, choices: Sequence[str]) -> Iterator[int]:
     yield from _boxed(text, choices)
-    yield from _cued(text, choices)
+    yield from _behind_cues(text, choices)
 
 
-def _boxed(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for inside in markup.boxed(text)[:MAX_BOXED]:
+def _boxed(text: str, choices: Sequence[str]) -> Iterator[int]:
+    for inside in markup.boxed(text)[:MAX_STATEMENTS]:
         bare = markup.unwrapped(inside)
-        labelled = _LABEL.match(bare)
-        if labelled and not _lists(bare):
-            yield _index(_one(labelled.groups()), choices)
-        elif len(bare) < 200 and (run := _RUN.fullmatch(bare)):
-            yield from (_index(_one(match.groups()), choices) for match in _LETTERS.finditer(run[1]))
+        label = _LABEL.match(bare)
+        if label is not None and not _has_several_letters(bare):
+            yield _letter_index(label, choices)
+        elif len(bare) < 200:
+            run = _LETTER_RUN.fullmatch(bare)
+            if run is not None:
+                for letter in _LETTERS.finditer(run[1]):
+                    yield _letter_index(letter, choices)
 
 
-def _lists(text: str) -> bool:
-    return len({match[1] for match in _PARENTHESISED.finditer(text)}) > 1
+def _has_several_letters(text: str) -> bool:
+    letters = {match[1] for match in _PARENTHESISED.finditer(text)}
+    return len(letters) > 1
 
 
-def _cued(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for cue in _some(cues(text)):
-        if cue is None:
+def cues(text: str) -> Iterator["re.Match[str]"]:
+    """Find the phrases "the answer is" and the like.
+
+    Denied ones are left out: "I would not choose", "the wrong option is", "the answer is not".
+    """
+    for word in _KEYWORDS.finditer(text):
+        cue = _CUES.match(text, word.start())
+        if cue is None or denied(text, cue.start()) or _DENIAL_AFTER_CUE.match(text, cue.end()):
+            continue
+        yield cue
+
+
+def _behind_cues(text: str, choices: Sequence[str]) -> Iterator[int]:
+    for count, cue in enumerate(cues(text)):
+        if count == MAX_STATEMENTS:  # a model that repeats itself states nothing
             yield _UNKNOWN
             return
-        by_words = _by_words(_phrase(text, cue.end()), choices)
-        run = None if by_words is not None else _RUN.match(text, cue.end())
-        if by_words is not None:
-            yield by_words
-        elif run is not None:
-            letters = list((_BRACKETED_ONLY if run[2] else _LETTERS).finditer(run[1]))
-            if _WRONG.match(text, run.end(1)):
-                continue
-            if len(letters) > 1 or not _is_article(text, run.start(1), run.end(1), choices):
-                yield from (_index(_one(match.groups()), choices) for match in letters)
-                rest = text[run.end(1) : run.end(1) + 300].lstrip(")]}.:：*_ ").partition("\n")[0].strip(" *_:：.。")
-                words = _by_words(rest, choices) if len(letters) == 1 else None
-                yield from () if words is None else (words,)
+        yield from _behind_cue(text, cue.end(), choices)
 
 
-def cues(text: str) -> Iterable["re.Match[str]"]:
-    """The places where a text says "the answer is" or the like, unless it denies it there: "I would not choose", "the wrong option is"."""
-    found = (cue for word in _KEYWORDS.finditer(text) if (cue := _CUES.match(text, word.start())))
-    return (cue for cue in found if not denied(text, cue.start()) and not _DENIES.match(text, cue.end()))
-
-
-def denied(text: str, place: int) -> bool:
-    """Whether what follows a place is denied by the words before it, in the same clause."""
-    return _DENIED.search(text[max(0, place - 40) : place]) is not None
-
-
-def _some(matches: Iterable["re.Match[str]"]) -> Iterable["re.Match[str] | None"]:
-    """The first matches, and None where there are so many that the text is babble."""
-    for count, match in enumerate(matches):
-        if count == MAX_BOXED:
-            yield None
-            return
-        yield match
+def _behind_cue(text: str, start: int, choices: Sequence[str]) -> Iterator[int]:
+    """Read the words of an option, or letters, that stand behind a cue."""
+    by_words = _by_words(_phrase(text, start), choices)
+    if by_words is not None:
+        yield by_words
+        return
+    run = _LETTER_RUN.match(text, start)
+    if run is None or _DENIAL_AFTER_LETTER.match(text, run.end(1)):
+        return
+    # group 2 is the first bracketed letter: in "(A) or (B)" only bracketed letters count
+    pattern = _LETTERS if run[2] is None else _BRACKETED_LETTERS
+    letters = list(pattern.finditer(run[1]))
+    if len(letters) == 1 and _is_article(text, run.start(1), run.end(1), choices):
+        return
+    for letter in letters:
+        yield _letter_index(letter, choices)
+    if len(letters) == 1:
+        # "The answer is C. 12 cm": the words behind the letter may be another option's
+        words = _by_words(_words_behind(text, run.end(1)), choices)
+        if words is not None:
+            yield words
 
 
 def _phrase(text: str, start: int) -> str:
-    """What stands behind a cue on its own line, or on the next one."""
-    return markup.unwrapped(text[start : start + 300].lstrip(" *_:：\n").partition("\n")[0].strip(" *_:：.。"))
+    """Return the phrase behind a cue, on its own line or on the next one."""
+    line = text[start : start + 300].lstrip(" *_:：\n").partition("\n")[0]
+    return markup.unwrapped(line.strip(" *_:：.。"))
+
+
+def _words_behind(text: str, start: int) -> str:
+    """Return the rest of the line behind a letter."""
+    line = text[start : start + 300].lstrip(")]}.:：*_ ").partition("\n")[0]
+    return line.strip(" *_:：.。")
 
 
 def _is_article(text: str, start: int, end: int, choices: Sequence[str]) -> bool:
-    """Whether a bare "A" or "I" begins a phrase ("The answer is A dog") instead of naming an option."""
+    """Return True where a bare "A" or "I" is a word ("The answer is A dog") and names no option."""
     letter = text[start:end]
-    follows = re.match(r" +([A-Za-z][^\n.]{0,200})", text[end : end + 202])
-    if letter.upper() not in _ARTICLES or follows is None or letter in {"(", "["}:
+    behind = re.match(r" +([A-Za-z][^\n.]{0,200})", text[end : end + 202])
+    if letter.upper() not in _ARTICLES or behind is None:
         return False
+    phrase = behind[1]
     index = _index(letter, choices)
-    agrees = index != _UNKNOWN and plain(follows[1]).startswith(plain(choices[index])) and plain(choices[index]) != ""
-    return not agrees and not re.match(r"(?:because|since|as|which|with|for|and|or|is|in|based|due|the|but)\b", follows[1])
+    if index != _UNKNOWN:
+        words = plain(choices[index])
+        if words and plain(phrase).startswith(words):
+            return False  # "The answer is A cat", where A is the cat
+    reason = r"(?:because|since|as|which|with|for|and|or|is|in|based|due|the|but)\b"
+    return re.match(reason, phrase) is None
 
 
-def _verbs(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(match[1], choices) for match in _VERB.finditer(text) if not _taken_back(text, match))
+# --- tiers 3 to 9 ---------------------------------------------------------------------------------
 
 
-def _labels(text: str, choices: Sequence[str]) -> Iterable[int]:
-    for pattern in (_LABEL, _BOLD):
-        for match in islice(pattern.finditer(text), MAX_BOXED):
-            if _taken_back(text, match) or _REFUSED.match(text, match.end()):
+def _approved(text: str, choices: Sequence[str]) -> Iterator[int]:
+    for match in islice(_APPROVED.finditer(text), MAX_STATEMENTS):
+        if not denied(text, match.start()):
+            yield _letter_index(match, choices)
+
+
+def _behind_verbs(text: str, choices: Sequence[str]) -> Iterator[int]:
+    return _undenied(_BEHIND_VERB, text, choices)
+
+
+def _labels(text: str, choices: Sequence[str]) -> Iterator[int]:
+    for pattern in (_LABEL, _BOLD_LABEL):
+        for match in islice(pattern.finditer(text), MAX_STATEMENTS):
+            if _is_denied(text, match) or _DENIAL_AFTER_LABEL.match(text, match.end()):
                 continue
-            yield _index(_one(match.groups()), choices)
-            yield from _beside(text[match.end() : match.end() + 2000].partition("\n")[0], match[0].rstrip().endswith(")"), choices)
+            yield _letter_index(match, choices)
+            line = text[match.end() : match.end() + 2000].partition("\n")[0]
+            is_bracketed = match[0].rstrip().endswith(")")
+            yield from _behind_label(line, is_bracketed, choices)
 
 
-def _beside(line: str, bracketed: bool, choices: Sequence[str]) -> Iterable[int]:
-    """What else the rest of a labelled line states: another option's words, or further labels of the same make."""
+def _behind_label(line: str, is_bracketed: bool, choices: Sequence[str]) -> Iterator[int]:
+    """Read what else the rest of a labelled line states.
+
+    That is another option's words, or further labels of the same kind: "A. 10 cm, C. 15 cm".
+    """
     by_words = _by_words(line.strip(" *_:：.。"), choices)
     if by_words is not None:
         yield by_words
-    if bracketed:
+    if is_bracketed:
         yield from _parenthesised(line, choices)
-    for match in islice(_FURTHER.finditer(line), MAX_BOXED):
+    for match in islice(_FURTHER_LABEL.finditer(line), MAX_STATEMENTS):
         index = _index(match[1], choices)
-        words = plain(choices[index]) if index != _UNKNOWN else ""
+        if index == _UNKNOWN:
+            continue
+        # only a label before its own words counts: in "as A. Smith has it" there is none
+        words = plain(choices[index])
         if words and plain(line[match.end() : match.end() + 200]).startswith(words):
             yield index
 
 
-def _parenthesised(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(match[1], choices) for match in _PARENTHESISED.finditer(text) if not _taken_back(text, match))
+def _parenthesised(text: str, choices: Sequence[str]) -> Iterator[int]:
+    return _undenied(_PARENTHESISED, text, choices)
 
 
-def _named(text: str, choices: Sequence[str]) -> Iterable[int]:
-    return (_index(_one(match.groups()), choices) for match in _NAMED.finditer(text) if not _taken_back(text, match))
+def _behind_option(text: str, choices: Sequence[str]) -> Iterator[int]:
+    return _undenied(_BEHIND_OPTION, text, choices)
 
 
-def _approved(text: str, choices: Sequence[str]) -> Iterable[int]:
-    found = (match for match in islice(_APPROVED.finditer(text), MAX_BOXED) if not denied(text, match.start()))
-    return (_index(_one(match.groups()), choices) for match in found)
+def _undenied(pattern: "re.Pattern[str]", text: str, choices: Sequence[str]) -> Iterator[int]:
+    """Read the letters of all matches of a pattern that are not denied."""
+    for match in pattern.finditer(text):
+        if not _is_denied(text, match):
+            yield _letter_index(match, choices)
 
 
-def _taken_back(text: str, match: "re.Match[str]") -> bool:
-    """Whether a named letter is denied, before it or behind it: "not option C", "option C is wrong"."""
-    return denied(text, match.start()) or _WRONG.match(text, match.end()) is not None
+def _at_end(text: str, choices: Sequence[str]) -> Iterator[int]:
+    end = text[-120:]
+    match = _AT_END.search(end)
+    if match is not None and not denied(end, match.start()):
+        yield _letter_index(match, choices)
 
 
-def _last(text: str, choices: Sequence[str]) -> Iterable[int]:
-    match = _LAST.search(text[-120:])
-    return [] if match is None or denied(text[-120:], match.start()) else [_index(_one(match.groups()), choices)]
-
-
-def _words(text: str, choices: Sequence[str]) -> Iterable[int]:
+def _words(text: str, choices: Sequence[str]) -> Iterator[int]:
     lines = [line for line in text[-2000:].splitlines() if line.strip()]
-    for phrase in markup.boxed(text)[:MAX_BOXED] + lines[-1:]:
+    for phrase in markup.boxed(text)[:MAX_STATEMENTS] + lines[-1:]:
         bare = markup.unwrapped(phrase.strip(" *_:：.。"))
         index = _by_words(bare, choices)
-        index = _by_value(bare, choices) if index is None else index
+        if index is None:
+            index = _by_value(bare, choices)
         if index is not None:
             yield index
-
-
-def _by_value(text: str, choices: Sequence[str]) -> int | None:
-    """The one option that has the value of the text: 0.5 for one half."""
-    given = quantities.read(text)
-    options = [] if given is None else [quantities.read(option) for option in choices]
-    same = [index for index, option in enumerate(options) if given and option and quantities.agree(given, option, 1e-6)]
-    return same[0] if len(same) == 1 else None
 
 
 _TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (
     _answers,
     _approved,
-    _verbs,
+    _behind_verbs,
     _labels,
     _parenthesised,
-    _named,
-    _last,
+    _behind_option,
+    _at_end,
     _words,
 )
-_LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
-
-
-def exact(text: str, choices: Sequence[str]) -> int | None:
-    """The index of the one option that the text names: its words, its letter, "(B)", "B." or "B. its words".
-
-    None when it names none or several, or a letter and the words of another option. Option words win over letters: among the options
-    "B" and "A" the answer "A" is the second.
-    """
-    bare = normalise(text)
-    if text.rstrip().endswith("?") and not any(option.rstrip().endswith("?") for option in choices):
-        return None  # a doubt
-    by_words = [index for index, option in enumerate(choices) if normalise(option) == bare]
-    if by_words:
-        return by_words[0] if len(by_words) == 1 else None
-    if len(bare) == 1 and bare.isascii() and bare.isalpha():
-        return _letter(bare, choices)
-    labelled = _LABELLED.fullmatch(text.strip())
-    if labelled is None:
-        return None
-    index, words = _letter(labelled[1], choices), normalise(labelled[2])
-    agrees = index is not None and words in {"", normalise(choices[index])}
-    return index if agrees else None
-
-
-def _letter(letter: str, choices: Sequence[str]) -> int | None:
-    index = ord(letter.upper()) - ord("A")
-    return index if index < len(choices) else None
+"""Tiers 2 to 9 of the module's docstring."""

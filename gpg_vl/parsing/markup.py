@@ -1,8 +1,8 @@
-"""Reading an answer out of text: blocks, letters, words, numbers. Pure Python, never raises, linear in the text.
+"""Read the answer's text out of its markup: answer blocks, boxes, bold, code fences, JSON fields.
 
-A reader returns what it read or None; it does not judge. Which readings count is the verifier's business. What stands here is read from
-a text that is nothing but the answer; letters stated in prose are read by `statements`, values with units by `quantities`, boxes by
-`box_texts`.
+Pure Python; never raises; linear in the text. A reader returns what it read, or None. Whether that
+reading counts is decided by the verifier. Options are read by `choices`, numbers by `numbers` and
+`stated_numbers`, values with units by `quantities`, boxes by `boxes`.
 """
 
 import re
@@ -11,13 +11,19 @@ import unicodedata
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|]{1,64}\|>")
 """A chat or vision token such as <|image_pad|> in the decoded text."""
 MAX_COMPARED = 2000
-"""Longer texts are compared as they are: no option is that long, and folding heaped accents takes quadratic time."""
+"""Characters of the longest text that is normalised. Longer texts are compared as they are: no
+option is that long, and normalising many combining accents takes quadratic time."""
+MAX_NESTED_MARKUP = 8
+"""Layers of markup that are removed from one text, for example `**$\\boxed{B}$**` has three."""
+
 _END_TOKENS = re.compile(
-    r"<s>|</s>|<\|(?:im_end|im_start|endoftext|eot_id|end|begin_of_text|eos|bos|end_of_text)\|>|<end_of_turn>|<eos>|<bos>"
+    r"<s>|</s>|"  # Llama 2
+    r"<\|(?:im_end|im_start|endoftext|eot_id|end|begin_of_text|eos|bos|end_of_text)\|>|"  # Qwen
+    r"<end_of_turn>|<eos>|<bos>"  # Gemma
 )
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{")
-_SHORT_MARKUP = (
+_PAIRED_MARKUP = (
     ("**", "**"),
     ("__", "__"),
     ("`", "`"),
@@ -29,113 +35,164 @@ _SHORT_MARKUP = (
     ("“", "”"),
     ("*", "*"),
 )
+"""Opening and closing marks, the longer ones first: `**B**` is bold, not two stars in stars."""
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|textit|textrm|mathrm|mathbf|mbox|rm|bf)\s*\{")
+_FIELD = re.compile(
+    # the key: "answer":
+    r"[\"'](?:final[_ ]?answer|answer|count|number|value|result|total|choice|option)[\"']"
+    r"\s{0,8}:\s{0,8}"
+    # the value: "big dog", 'big dog' (both perhaps cut off before the closing quote), or 14
+    r"(?:\"((?:[^\"\\\n]|\\.){0,300})|'((?:[^'\\\n]|\\.){0,300})|([^\s,\"'{}\[\]]{1,40}))",
+    re.IGNORECASE,
+)
 
 
 def only_answer(text: str) -> str:
-    """The inside of the one answer block of an otherwise malformed text; empty where there are none or several, or special tokens."""
+    """Return the inside of the one answer block of an otherwise malformed text.
+
+    Empty where there is no block or several, and where the text has special tokens.
+    """
     if SPECIAL_TOKEN.search(text) or text.count("<answer>") != 1 or text.count("</answer>") != 1:
         return ""
     return text.partition("<answer>")[2].partition("</answer>")[0].strip()
 
 
 def last_answer(text: str) -> str:
-    """What a foreign text answers: the inside of its last complete `<answer>` block, else the whole text.
+    """Return the inside of the last complete `<answer>` block, or the whole text where none is.
 
-    Turn-end tokens around it (`</s>`, `<|im_end|>`) are left out.
+    For answers of models that were not trained on the format. Turn-end tokens around the answer
+    (`</s>`, `<|im_end|>`) are left out.
     """
-    opened, inside = None, None
+    opened: int | None = None
+    inside: str | None = None
     for tag in _ANSWER_TAG.finditer(text):
-        if not tag[1]:
+        is_closing = bool(tag[1])
+        if not is_closing:
             opened = tag.end()
         elif opened is not None:
-            inside, opened = text[opened : tag.start()], None
-    return without_end_tokens(text if inside is None else inside)
+            inside = text[opened : tag.start()]
+            opened = None
+    if inside is None:
+        inside = text
+    return without_end_tokens(inside)
 
 
 def without_end_tokens(text: str) -> str:
-    """The text without turn-end tokens before and after it."""
-    start, end = 0, len(text)
-    found = [(match.start(), match.end()) for match in _END_TOKENS.finditer(text)]
-    for first, after in found:
-        if text[start:first].strip():
+    """Remove the turn-end tokens before and after a text."""
+    tokens = list(_END_TOKENS.finditer(text))
+    start = 0
+    end = len(text)
+    for token in tokens:
+        if text[start : token.start()].strip():
             break
-        start = after
-    for first, after in reversed(found):
-        if first < start or text[after:end].strip():
+        start = token.end()
+    for token in reversed(tokens):
+        if token.start() < start or text[token.end() : end].strip():
             break
-        end = first
+        end = token.start()
     return text[start:end].strip()
 
 
 def boxed(text: str) -> list[str]:
-    r"""The insides of all complete `\boxed{...}`, in order; nested braces are matched."""
-    found: list[str] = []
-    closes = _closing_braces(text) if "\\boxed" in text else {}
+    r"""Return the insides of all complete `\boxed{...}`, in order; nested braces are matched."""
+    if "\\boxed" not in text:
+        return []
+    closing_braces = _closing_braces(text)
+    insides: list[str] = []
     for match in _BOXED.finditer(text):
-        end = closes.get(match.end() - 1)
+        end = closing_braces.get(match.end() - 1)
         if end is not None:
-            found.append(text[match.end() : end].strip())
-    return found
+            insides.append(text[match.end() : end].strip())
+    return insides
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Where each opened brace is closed; an unclosed one is missing."""
-    waiting: list[int] = []
-    closes: dict[int, int] = {}
+    """Map the index of each opening brace to that of its closing brace; unclosed ones are left out.
+
+    One pass over the text, because a text of a million opening braces must not take quadratic time.
+    """
+    open_braces: list[int] = []
+    closing_braces: dict[int, int] = {}
     for match in re.finditer(r"[{}]", text):
         if match[0] == "{":
-            waiting.append(match.start())
-        elif waiting:
-            closes[waiting.pop()] = match.start()
-    return closes
+            open_braces.append(match.start())
+        elif open_braces:
+            closing_braces[open_braces.pop()] = match.start()
+    return closing_braces
 
 
 def unwrapped(text: str) -> str:
-    r"""A short text without the markup around the whole of it: bold, code, dollar signs, `\boxed{}`, `\text{}`, a code fence, quotes."""
+    r"""Remove the markup around the whole of a short text.
+
+    Markup is bold, code, dollar signs, `\boxed{}`, `\text{}`, a code fence and quotes.
+    """
     bare = text.strip()
-    for _ in range(8):
-        peeled = _peeled(bare)
-        if peeled == bare or len(bare) > MAX_COMPARED:
+    for _ in range(MAX_NESTED_MARKUP):
+        inner = _without_outer_markup(bare)
+        if inner == bare or len(bare) > MAX_COMPARED:
             return bare
-        bare = peeled
+        bare = inner
     return bare
 
 
-def _peeled(text: str) -> str:
+def _without_outer_markup(text: str) -> str:
+    """Remove the outermost layer of markup; a text without any is returned as it is."""
     if text.startswith("```") and text.endswith("```") and len(text) > 6:
-        inside = text[3:-3]
-        return (inside.partition("\n")[2] if re.match(r"[A-Za-z]*\n", inside) else inside).strip()
-    for opening, closing in _SHORT_MARKUP:
-        ended = text.rstrip(".。 ") if closing != '"' else text
+        return _inside_fence(text[3:-3]).strip()
+    # the full stop may stand behind the markup: "**B**."
+    without_stop = text.rstrip(".。 ")
+    for opening, closing in _PAIRED_MARKUP:
+        ended = without_stop
+        if closing == '"':
+            ended = text
         inside = ended[len(opening) : -len(closing)]
-        if len(ended) > len(opening) + len(closing) and ended.startswith(opening) and ended.endswith(closing) and closing not in inside:
+        if (
+            len(ended) > len(opening) + len(closing)
+            and ended.startswith(opening)
+            and ended.endswith(closing)
+            and closing not in inside
+        ):
             return inside.strip()
-    command, ended = _COMMAND.match(text), text.rstrip(".。 ")
-    if command and ended.endswith("}") and _closing_braces(ended).get(command.end() - 1) == len(ended) - 1:
-        return ended[command.end() : -1].strip()
+    command = _COMMAND.match(text)
+    if command is not None and without_stop.endswith("}"):
+        last = len(without_stop) - 1
+        if _closing_braces(without_stop).get(command.end() - 1) == last:
+            return without_stop[command.end() : last].strip()
     return text
 
 
+def _inside_fence(inside: str) -> str:
+    """Remove the language from the first line of a code fence: "json\\n[...]" -> "[...]"."""
+    if re.match(r"[A-Za-z]*\n", inside):
+        return inside.partition("\n")[2]
+    return inside
+
+
 def normalise(text: str) -> str:
-    """Casefolded NFKC with single spaces, without outer punctuation: how option texts are compared."""
+    """Fold a text and remove its outer punctuation, so that option texts can be compared."""
     return folded(text).strip(" .,;:!?\"'")
 
 
 def folded(text: str) -> str:
-    """Casefolded NFKC with single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()) if len(text) <= MAX_COMPARED else text
-
-
-_FIELD = re.compile(
-    r"[\"'](?:final[_ ]?answer|answer|count|number|value|result|total|choice|option)[\"']\s{0,8}:\s{0,8}"
-    r"(?:\"((?:[^\"\\\n]|\\.){0,300})|'((?:[^'\\\n]|\\.){0,300})|([^\s,\"'{}\[\]]{1,40}))",
-    re.IGNORECASE,
-)
+    """Normalise a text to NFKC, casefold it and reduce white space to single spaces."""
+    if len(text) > MAX_COMPARED:
+        return text
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def field(text: str) -> str | None:
-    """What stands under the one key such as "answer" of a JSON record, which may be fenced or cut off; None where it is no such record."""
+    """Return the value of the one key such as "answer" of a JSON record.
+
+    The record may stand in a code fence, and it may be cut off. None where the text is no such
+    record, or has several such keys.
+    """
     bare = text.lstrip("` \t\n").removeprefix("json").lstrip()
-    found = list(_FIELD.finditer(bare[:MAX_COMPARED])) if bare.startswith(("{", "[{")) else []
-    return next((inside for inside in found[0].groups() if inside), "") if len(found) == 1 else None
+    if not bare.startswith(("{", "[{")):
+        return None
+    matches = list(_FIELD.finditer(bare[:MAX_COMPARED]))
+    if len(matches) != 1:
+        return None
+    for value in matches[0].groups():
+        if value:
+            return value
+    return ""

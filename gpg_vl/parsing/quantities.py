@@ -1,8 +1,11 @@
-r"""Values as people write them: `10√{3} cm`, `\frac{24}{5}`, `16π平方米`, `2*sqrt(5)/5`, `145°`, `1.5 \times 10^{3}`, `3 1/2`.
+r"""Read values with roots, fractions and units: `10√{3} cm`, `\frac{24}{5}`, `16π平方米`, `145°`.
 
-A small calculator instead of `eval`: numbers, + - * / ^, brackets, fractions, roots, π, and one unit at the end. A text that is anything
-more (words, an equation, a ratio) is no value. The work is bounded: a text longer than LONGEST is not read, brackets nest at most DEPTH
-deep, and powers stay small.
+More examples: `2*sqrt(5)/5`, `1.5 \times 10^{3}`, `3 1/2`.
+
+A small calculator instead of `eval`: numbers, + - * / ^, brackets, fractions, roots, π, and one
+unit at the end. A text that is anything more (words, an equation, a ratio) is no value. The work is
+bounded: a text longer than MAX_LENGTH is not read, brackets nest at most MAX_DEPTH deep, and
+exponents are at most MAX_EXPONENT.
 """
 
 import math
@@ -13,21 +16,23 @@ from typing import NamedTuple
 
 from gpg_vl.parsing import markup, numbers
 
-LONGEST = 200
-"""Characters of the longest value."""
-DEPTH = 12
+MAX_LENGTH = 200
+"""Characters of the longest text that is read as a value."""
+MAX_DEPTH = 12
 """Deepest nesting of brackets, roots and fractions."""
+MAX_EXPONENT = 64
+"""Largest absolute exponent; no answer needs more, and a larger one takes long to compute."""
 
 
 class Quantity(NamedTuple):
-    """A value, and what it is a value of."""
+    """A value and its unit."""
 
     value: float
-    """As written, before the unit."""
+    """The number as written, before the unit."""
     dimension: str = ""
-    """length, area, volume, angle, time...; empty = no unit was written."""
+    """Kind of the unit: length, area, volume, angle, time...; empty = no unit was written."""
     scale: float = 1.0
-    """How many basic units (metre, degree, second...) the written unit has."""
+    """Size of the written unit in basic units (metre, degree, second...)."""
 
 
 _LENGTHS = {
@@ -54,10 +59,22 @@ _OTHERS: dict[str, dict[float, str]] = {
         604800.0: "week weeks 周",
         31557600.0: "year years yr yrs 年",
     },
-    "mass": {1e-6: "mg 毫克", 1e-3: "g gram grams 克", 1.0: "kg kilogram kilograms 千克 公斤", 1e3: "ton tons tonne tonnes 吨"},
-    "volume": {1e-3: "l liter liters litre litres 升", 1e-6: "ml milliliter milliliters millilitre millilitres 毫升"},
+    "mass": {
+        1e-6: "mg 毫克",
+        1e-3: "g gram grams 克",
+        1.0: "kg kilogram kilograms 千克 公斤",
+        1e3: "ton tons tonne tonnes 吨",
+    },
+    "volume": {
+        1e-3: "l liter liters litre litres 升",
+        1e-6: "ml milliliter milliliters millilitre millilitres 毫升",
+    },
     "area": {1e4: "ha hectare hectares 公顷"},
-    "speed": {1.0: "m/s mps 米/秒", 1 / 3.6: "km/h kmh kph 千米/时 千米/小时 公里/小时", 0.44704: "mph"},
+    "speed": {
+        1.0: "m/s mps 米/秒",
+        1 / 3.6: "km/h kmh kph 千米/时 千米/小时 公里/小时",
+        0.44704: "mph",
+    },
     "share": {0.01: "% percent"},
     "money": {1.0: "dollar dollars 元", 0.01: "cent cents"},
     "count": {1.0: "unit units 个 单位"},
@@ -65,111 +82,165 @@ _OTHERS: dict[str, dict[float, str]] = {
 
 
 def _table() -> dict[str, tuple[str, float]]:
-    table = {word: (dimension, scale) for dimension, scales in _OTHERS.items() for scale, words in scales.items() for word in words.split()}
+    table: dict[str, tuple[str, float]] = {}
+    for dimension, scales in _OTHERS.items():
+        for scale, words in scales.items():
+            for word in words.split():
+                table[word] = (dimension, scale)
     for scale, words in _LENGTHS.items():
         for word in words.split():
             table[word] = ("length", scale)
-            for power, dimension, before, han in ((2, "area", "square", "平方"), (3, "volume", "cubic", "立方")):
-                table |= dict.fromkeys((f"{word}^{power}", f"{word}{power}", before + word, han + word), (dimension, scale**power))
-    table |= {"sqcm": ("area", 1e-4), "sqm": ("area", 1.0), "squareunits": ("area", 1.0), "cubicunits": ("volume", 1.0)}
-    return {word: unit for word, unit in table.items() if word not in {"inch2", "inch3"}}
+            # cm^2, cm2, squarecm, 平方厘米
+            for spelling in (f"{word}^2", f"{word}2", f"square{word}", f"平方{word}"):
+                table[spelling] = ("area", scale**2)
+            for spelling in (f"{word}^3", f"{word}3", f"cubic{word}", f"立方{word}"):
+                table[spelling] = ("volume", scale**3)
+    # square inches are read as inch^2 or square inch only
+    del table["inch2"], table["inch3"]
+    return table | {
+        "sqcm": ("area", 1e-4),
+        "sqm": ("area", 1.0),
+        "squareunits": ("area", 1.0),
+        "cubicunits": ("volume", 1.0),
+    }
 
 
 UNITS = _table()
-"""Unit, lower case and without spaces -> (dimension, how many basic units)."""
+"""Unit, lower case and without spaces -> (dimension, size in basic units)."""
 _UNIT = re.compile("(" + "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True)) + r")\.?$")
 _MEGA = re.compile(r"(?<![A-Za-z])M(?:g|m|s|l|L)[\s.]*$")
-"""Mega, which folding would make milli."""
+"""Units with the prefix mega (Mm, Mg), which casefolding would turn into milli."""
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname|rm)\s*\{([^{}]*)\}")
-_SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda match: "^" + match[0].translate(_SUPERSCRIPTS)),
-    (re.compile(r"\^\{?\\circ\}?|\\degree|˚|º|∘"), "°"),
-    (re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad| )"), " "),
+_Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _power_of_superscript(match: re.Match[str]) -> str:
+    return "^" + match[0].translate(_SUPERSCRIPTS)
+
+
+def _spelt_fraction(match: re.Match[str]) -> str:
+    return " " + unicodedata.normalize("NFKC", match[0])
+
+
+def _bare_power(match: re.Match[str]) -> str:
+    return "^" + (match[1] or match[2])
+
+
+_SPELLINGS: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
+    (re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), _power_of_superscript),  # 5² -> 5^2
+    (re.compile(r"\^\{?\\circ\}?|\\degree|˚|º|∘"), "°"),  # 30^{\circ} -> 30°
+    (re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad| )"), " "),  # 3\,cm -> 3 cm
     (re.compile(r"\\(?:dfrac|tfrac|cfrac)"), r"\\frac"),
-    (re.compile(r"\\(?:cdot|times|ast)|[×·∙⋅∗]|\*\*(?!\d)"), "*"),
-    (re.compile(r"[¼½¾⅐-⅞]"), lambda match: " " + unicodedata.normalize("NFKC", match[0])),
-    (re.compile(r"\\frac\s?(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\(?:cdot|times|ast)|[×·∙⋅∗]|\*\*(?!\d)"), "*"),  # 2 \times 3 -> 2 * 3
+    (re.compile(r"[¼½¾⅐-⅞]"), _spelt_fraction),  # 3½ -> 3 1⁄2
+    (re.compile(r"\\frac\s?(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),  # \frac12 -> \frac{1}{2}
     (re.compile(r"\\div|÷|⁄|∕"), "/"),
-    (re.compile(r"\\sqrt|\bsqrt\b|(?<=\d)sqrt"), "√"),
-    (re.compile(r"\\pi\b|\bpi\b|(?<=\d)pi\b|ᴨ|∏"), "π"),
-    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\\sqrt|\bsqrt\b|(?<=\d)sqrt"), "√"),  # 2sqrt(3) -> 2√(3)
+    (re.compile(r"\\pi\b|\bpi\b|(?<=\d)pi\b|ᴨ|∏"), "π"),  # 2pi -> 2π
+    (re.compile(r"\*\*"), "^"),  # 2**3 -> 2^3
     (re.compile(r"[−–—]"), "-"),
-    (re.compile(r"\\(?=[%$])|~"), ""),
-    (re.compile(r"\^(\d)\^$|\^\{(\d)\}$"), lambda match: "^" + (match[1] or match[2])),
+    (re.compile(r"\\(?=[%$])|~"), ""),  # 50\% -> 50%
+    (re.compile(r"\^(\d)\^$|\^\{(\d)\}$"), _bare_power),  # cm^{2} and cm^2^ -> cm^2
 )
+"""Spellings of one thing -> the one that the calculator reads; in this order, each sees the
+replacements before it."""
 
 
 def read(text: str) -> Quantity | None:
-    """The one value that a text consists of, or None."""
+    """Read the one value that a text consists of; None where it is anything else."""
     bare = markup.unwrapped(text)
-    if not 0 < len(bare) <= LONGEST:
+    if not 0 < len(bare) <= MAX_LENGTH:
         return None
     by_word = numbers.number(bare)
     if by_word is not None:
         return Quantity(by_word)
-    bare = _spelt(bare)
-    if len(bare) > LONGEST:
+    bare = _in_one_spelling(bare)
+    if len(bare) > MAX_LENGTH or _MEGA.search(bare):
         return None
-    if _MEGA.search(bare):
-        return None
-    expression, dimension, scale = _without_unit(markup.folded(bare).rstrip(" .,;。"))
+    expression, dimension, scale = _split_unit(markup.folded(bare).rstrip(" .,;。"))
     value = _Calculator(expression).result()
-    return None if value is None else Quantity(value, dimension, scale)
+    if value is None:
+        return None
+    return Quantity(value, dimension, scale)
 
 
-def foreign(text: str) -> Quantity | None:
-    r"""As `read`; in a longer text the one value in `\boxed{}` is the answer."""
+def read_lenient(text: str) -> Quantity | None:
+    r"""Read a value as `read` does; in a longer text the one value in `\boxed{}` is the answer."""
     given = read(text)
-    if given is None and (stated := markup.boxed(text)):
-        values = {read(inside) for inside in stated}
-        return values.pop() if len(values) == 1 else None
-    return given
+    if given is not None:
+        return given
+    values = {read(inside) for inside in markup.boxed(text)}
+    if len(values) == 1:
+        return values.pop()
+    return None
 
 
 def agree(a: Quantity, b: Quantity, tolerance: float, *, whole: bool = True) -> bool:
-    """Whether two values are the same within a relative tolerance; two whole numbers must be equal, unless `whole` is False.
+    """Compare two values within a relative tolerance.
 
-    Where both have a unit, units count by value (50 cm is 0.5 m) and must measure the same thing; where one has none, the written numbers
-    count.
+    Where both have a unit, units count by value (50 cm is 0.5 m) and must measure the same thing;
+    where one has none, the written numbers count.
+
+    Args:
+        whole: two whole numbers must be equal, whatever the tolerance.
     """
     if a.dimension and b.dimension and "count" not in (a.dimension, b.dimension):
         if a.dimension != b.dimension:
             return False
-        a, b = Quantity(a.value * a.scale), Quantity(b.value * b.scale)
+        a = Quantity(a.value * a.scale)
+        b = Quantity(b.value * b.scale)
     if whole and a.value.is_integer() and b.value.is_integer():  # the year 2017 is not 2016
         return a.value == b.value
     return abs(a.value - b.value) <= tolerance * max(abs(a.value), abs(b.value))
 
 
-def _spelt(text: str) -> str:
-    """One spelling for each thing: √ π * / ^ °, no dollar signs, no LaTeX spaces."""
+def _in_one_spelling(text: str) -> str:
+    """Write each sign in one way: √ π * / ^ °, without dollar signs and LaTeX spaces."""
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = _TEXT.sub(r" \1", text)
     return text.replace("$", " ")
 
 
-def _without_unit(text: str) -> tuple[str, str, float]:
-    """The text before a unit at its end, and the unit."""
+def _split_unit(text: str) -> tuple[str, str, float]:
+    """Split a text into (expression, dimension, scale) of the unit at its end.
+
+    Without a unit, the whole text with an empty dimension and the scale 1.
+    """
+    # what follows the last digit, bracket or sign: " cm^2" of "2√3 cm^2"
     words = re.search(r"[^\d().{}√π]{1,30}(?:\^?\{?[23]\}?)?\.?$", text)
-    tail = words[0].replace(" ", "").replace("{", "").replace("}", "") if words else ""
-    unit = _UNIT.search(tail)
-    if words is None or unit is None or tail[: unit.start()].strip("*") not in {"", "of"}:
+    if words is None:
         return text, "", 1.0
-    rest = text[: words.start()]
-    return rest, *UNITS[unit[1]]
+    tail = words[0].replace(" ", "").replace("{", "").replace("}", "")
+    unit = _UNIT.search(tail)
+    # "3*cm" and "3 of cm" are still three centimetres; any other word makes the text no value
+    if unit is None or tail[: unit.start()].strip("*") not in {"", "of"}:
+        return text, "", 1.0
+    dimension, scale = UNITS[unit[1]]
+    return text[: words.start()], dimension, scale
 
 
-_TOKEN = re.compile(r"\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?(?:e[-+]?\d{1,3}(?![\d.]))?|\.\d+|\\frac|[-+*/^()\[\]{}√π])")
-_IMPLICIT = frozenset({"√", "π", "(", "\\frac"})
-"""What may follow a factor without a sign of multiplication; never a number: "3 4" is two numbers."""
+_TOKEN = re.compile(
+    r"\s*("
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?"  # 1,234.5
+    r"|\d+(?:\.\d*)?(?:e[-+]?\d{1,3}(?![\d.]))?"  # 3, 3.5, 1.5e-3
+    r"|\.\d+"  # .5
+    r"|\\frac|[-+*/^()\[\]{}√π])"
+)
+_IMPLICIT_FACTORS = frozenset({"√", "π", "(", "\\frac"})
+"""Tokens that may follow a factor without a sign of multiplication, as in 2√3 and 2π. A number is
+not among them: "3 4" is two numbers."""
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_MIXED = re.compile(r"(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\d)\s(\d+)\s*/\s*(\d+))")
+_MIXED = re.compile(
+    r"(\d+)\s*(?:"
+    r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"  # 3\frac{1}{2}
+    r"|(?<=\d)\s(\d+)\s*/\s*(\d+))"  # 3 1/2
+)
 
 
 class _Calculator:
-    """Recursive descent over the tokens of one short text; `result` is None where the text is no expression."""
+    """Recursive descent parser over the tokens of one short text."""
 
     def __init__(self, text: str) -> None:
         self.text = text.strip()
@@ -177,11 +248,13 @@ class _Calculator:
         self.place = 0
 
     def result(self) -> float | None:
-        """The value of the whole text; None where it is no expression, or has no finite real value."""
+        """Compute the value of the whole text.
+
+        None where it is no expression, or has no finite real value.
+        """
         mixed = _MIXED.fullmatch(self.text)
-        if mixed:  # three and a half: whole, part, of
-            whole, part, of = (float(digits) for digits in mixed.groups() if digits is not None)
-            return whole + part / of if 0 < part < of else None
+        if mixed is not None:
+            return _mixed_number(mixed)
         position = 0
         while position < len(self.text):
             token = _TOKEN.match(self.text, position)
@@ -193,29 +266,43 @@ class _Calculator:
             value = self.sum(0)
         except (ValueError, ArithmeticError, IndexError):
             return None
-        return value if self.place == len(self.tokens) and math.isfinite(value) else None
+        if self.place < len(self.tokens) or not math.isfinite(value):
+            return None
+        return value
 
     def peek(self) -> str:
-        """The next token; empty = the end."""
-        return self.tokens[self.place] if self.place < len(self.tokens) else ""
+        """Return the next token without taking it; empty at the end."""
+        if self.place < len(self.tokens):
+            return self.tokens[self.place]
+        return ""
 
     def take(self) -> str:
-        """The next token, taken; an IndexError at the end."""
+        """Return the next token and step behind it.
+
+        Raises:
+            IndexError: there is none.
+        """
         self.place += 1
         return self.tokens[self.place - 1]
 
     def minus(self) -> float:
-        """-1 where a minus comes next, which is taken; else 1."""
+        """Take a minus sign: -1 where one comes next, else 1 and nothing is taken."""
         if self.peek() != "-":
             return 1.0
         self.take()
         return -1.0
 
     def sum(self, depth: int) -> float:
-        """Terms with + and - between them; `depth` counts the brackets around."""
-        if depth > DEPTH:
+        """Compute terms with + and - between them.
+
+        Args:
+            depth: number of brackets around them.
+        """
+        if depth > MAX_DEPTH:
             raise ValueError("nested too deep")
-        sign = -1.0 if self.peek() == "-" else 1.0
+        sign = 1.0
+        if self.peek() == "-":
+            sign = -1.0
         if self.peek() in {"+", "-"}:
             self.take()
         total = sign * self.product(depth)
@@ -225,7 +312,7 @@ class _Calculator:
         return total
 
     def product(self, depth: int) -> float:
-        """Factors with *, / or nothing between them."""
+        """Compute factors with *, / or nothing between them."""
         total = self.power(depth)
         while True:
             following = self.peek()
@@ -233,27 +320,35 @@ class _Calculator:
                 self.take()
                 factor = self.minus() * self.power(depth)
                 total = total * factor if following == "*" else total / factor
-            elif following in _IMPLICIT:
+            elif following in _IMPLICIT_FACTORS:
                 total *= self.power(depth)
             else:
                 return total
 
     def power(self, depth: int) -> float:
-        """One factor, perhaps with an exponent; a ValueError where that is too large or gives no real number."""
+        """Compute one factor, perhaps with an exponent.
+
+        Raises:
+            ValueError: the exponent is too large, or the power is no real number.
+        """
         base = self.atom(depth)
         if self.peek() != "^":
             return base
         self.take()
         exponent = self.minus() * self.atom(depth)
-        if abs(exponent) > 64:
-            raise ValueError("a power that large is no answer")
+        if abs(exponent) > MAX_EXPONENT:
+            raise ValueError("the exponent is too large")
         value: float | complex = base**exponent
         if isinstance(value, complex):
             raise ValueError("not a real number")
         return value
 
     def atom(self, depth: int) -> float:
-        """A number, π, a root, a fraction or what stands in brackets; a ValueError where none of them does."""
+        """Compute a number, π, a root, a fraction or the inside of brackets.
+
+        Raises:
+            ValueError: the next token begins none of them.
+        """
         token = self.take()
         if token[0].isdigit() or token[0] == ".":
             return float(token.replace(",", ""))
@@ -262,8 +357,9 @@ class _Calculator:
         if token == "√":
             return self.root(depth)
         if token == "\\frac":
-            above, below = self.argument(depth), self.argument(depth)
-            return above / below
+            numerator = self.argument(depth)
+            denominator = self.argument(depth)
+            return numerator / denominator
         if token in _CLOSING:
             inside = self.sum(depth + 1)
             if self.take() != _CLOSING[token]:
@@ -272,15 +368,25 @@ class _Calculator:
         raise ValueError(f"{token} out of place")
 
     def root(self, depth: int) -> float:
+        """Compute a square root, or the root of the order in brackets: \\sqrt[3]{8}."""
         if self.peek() != "[":
             return math.sqrt(self.argument(depth))
-        order, radicand = self.atom(depth + 1), self.argument(depth)  # \sqrt[3]{8}
+        order = self.atom(depth + 1)
+        radicand = self.argument(depth)
         if radicand < 0 and order % 2 != 1:
             raise ValueError("not a real number")
         return math.copysign(abs(radicand) ** (1 / order), radicand)
 
     def argument(self, depth: int) -> float:
-        """What stands behind √ or \\frac: a bracket, π or a number; `\\frac12` is not read."""
-        if depth > DEPTH:
+        """Compute the argument of √ or \\frac: a bracket, π or a number."""
+        if depth > MAX_DEPTH:
             raise ValueError("nested too deep")
         return self.atom(depth + 1)
+
+
+def _mixed_number(match: re.Match[str]) -> float | None:
+    """Compute three and a half from `3 1/2`; None where the fraction is not below one."""
+    whole, numerator, denominator = (float(part) for part in match.groups() if part is not None)
+    if not 0 < numerator < denominator:
+        return None
+    return whole + numerator / denominator

@@ -1,9 +1,11 @@
-"""Writing answers token by token: rows that continue their prompts, G to a prompt, until they are dropped.
+"""Generate answers token by token: rows that continue their prompts until they are dropped.
 
-`SharedRows` attend to one copy of the prompt's keys and values. `RepeatedRows` give every row its own copy of the prompt's cache: for
-models whose layers keep a running state.
+There are two implementations. `SharedRows` attend to one copy of the keys and values of their
+prompt. `RepeatedRows` give every row its own copy of the cache of its prompt; they are for models
+whose layers keep a running state.
 
-Shape letters: P prompts, R rows per prompt, L prompt tokens, D width.
+Shape letters: P prompts, R rows per prompt, L prompt tokens, D width. Lower-case letters count what
+remains after some have been dropped: p prompts, r rows per prompt.
 """
 
 from collections.abc import Sequence
@@ -20,73 +22,93 @@ from gpg_vl.types import Prompt
 
 
 class _OwnTokens(DynamicCache):
-    """Keys and values of rows' own tokens, written into room that is there already; when it is full all moves, to twice the room."""
+    """Keys and values of the rows' own tokens, in preallocated buffers.
+
+    When a buffer is full, its content is copied to a new one of twice the needed size.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: dict[int, tuple[Tensor, Tensor]] = {}
-        self.written: dict[int, int] = {}
+        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        """Keys and values of each layer, [P*R, J, capacity, D]."""
+        self.lengths: dict[int, int] = {}
+        """Number of tokens of each layer that are filled in."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        start = self.written.get(layer_idx, 0)
-        end = self.written[layer_idx] = start + key_states.shape[2]
-        if layer_idx not in self.held or end > self.held[layer_idx][0].shape[2]:
-            self._make_room(layer_idx, (key_states, value_states), start, 2 * end)
-        keys, values = self.held[layer_idx]
-        keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        start = self.lengths.get(layer_idx, 0)
+        end = start + key_states.shape[2]
+        self.lengths[layer_idx] = end
+        if layer_idx not in self.buffers or end > self.buffers[layer_idx][0].shape[2]:
+            self._grow(layer_idx, (key_states, value_states), start, 2 * end)
+        keys, values = self.buffers[layer_idx]
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
         return keys[:, :, :end], values[:, :, :end]
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows, in this order."""
-        self.held = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.held.items()}
+        """Keep only these rows, in this order."""
+        for layer, (keys, values) in self.buffers.items():
+            self.buffers[layer] = (keys[rows], values[rows])
 
-    def _make_room(self, layer: int, like: tuple[Tensor, Tensor], filled: int, room: int) -> None:
-        roomy = tuple(states.new_empty(*states.shape[:2], room, states.shape[3]) for states in like)
-        for old, new in zip(self.held.get(layer, ()), roomy, strict=False):
-            new[:, :, :filled] = old[:, :, :filled]
-        self.held[layer] = (roomy[0], roomy[1])
+    def _grow(self, layer: int, like: tuple[Tensor, Tensor], filled: int, capacity: int) -> None:
+        """Allocate larger buffers and copy the first `filled` tokens to them."""
+        keys, values = (
+            states.new_empty(*states.shape[:2], capacity, states.shape[3]) for states in like
+        )
+        if layer in self.buffers:
+            old_keys, old_values = self.buffers[layer]
+            keys[:, :, :filled] = old_keys[:, :, :filled]
+            values[:, :, :filled] = old_values[:, :, :filled]
+        self.buffers[layer] = (keys, values)
 
 
 class SharedRows:
-    """Rows against one copy of each prompt."""
+    """Rows that attend to one copy of each prompt."""
 
     def __init__(self, policy: Policy, prompts: Sequence[Prompt], rows: int) -> None:
         use_shared_prefix(policy.model)
         self.policy = policy
         self.prefix = prefill(policy, prompts)
         self.cache = _OwnTokens()
-        self.written = 0
+        self.length = 0
+        """Number of tokens that each row has so far."""
         self.first_PRD = self.prefix.last_hidden_PD[:, None].expand(-1, rows, -1)
-        """The states that predict the first tokens."""
+        """States that predict the first tokens."""
 
     def append(self, tokens_PR: Tensor) -> Tensor:
-        """[P, R, D] the states that predict what follows these tokens."""
-        states = extend(self.policy, self.prefix, tokens_PR[..., None], self.written, self.cache)[:, :, 0]
-        self.written += 1
-        return states
+        """Append one token to each row; return the states that predict the next, [P, R, D]."""
+        states = extend(
+            self.policy, self.prefix, tokens_PR[..., None], self.length, self.cache
+        )  # [P, R, 1, D]
+        self.length += 1
+        return states[:, :, 0]
 
     def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:
-        """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
+        """Drop all other prompts and rows; `rows_pr` counts the rows of all prompts together."""
         self.cache.keep(rows_pr.flatten())
         if len(prompts_p) < len(self.prefix.visible_PL):
             self.prefix = self.prefix.select(prompts_p)
 
 
 class RepeatedRows:
-    """Every row with its own copy of the prompt."""
+    """Rows that each hold their own copy of the prompt."""
 
     def __init__(self, policy: Policy, prompts: Sequence[Prompt], rows: int) -> None:
         self.policy = policy
         self.cache: Any = DynamicCache(config=policy.model.config.get_text_config())
         states, visible, following = read_prompts(policy, prompts, self.cache)
-        self.cache.reorder_cache(torch.arange(len(prompts), device=policy.device).repeat_interleave(rows))
+        # Selecting each prompt several times copies its cache to its rows: 0, 0, 1, 1, 2, 2...
+        prompt_of_row = torch.arange(len(prompts), device=policy.device).repeat_interleave(rows)
+        self.cache.reorder_cache(prompt_of_row)
         self.visible = visible.repeat_interleave(rows, 0)
         self.next_position = following.repeat_interleave(rows)
         self.first_PRD = states[:, -1:].expand(-1, rows, -1)
-        """The states that predict the first tokens."""
+        """States that predict the first tokens."""
 
     def append(self, tokens_PR: Tensor) -> Tensor:
-        """[P, R, D] the states that predict what follows these tokens."""
+        """Append one token to each row; return the states that predict the next, [P, R, D]."""
         core = self.policy.model.model
         self.visible = torch.cat([self.visible, torch.ones_like(self.visible[:, :1])], 1)
         decoder = core.get_decoder()
@@ -100,13 +122,17 @@ class RepeatedRows:
         self.next_position = self.next_position + 1
         return output.last_hidden_state.view(*tokens_PR.shape, -1)
 
-    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:  # noqa: ARG002 (a row carries its own prompt)
-        """Drop all other prompts, and all other rows; `rows_pr` counts rows of all prompts in one line."""
-        kept = rows_pr.flatten()
-        self.cache.reorder_cache(kept)  # the one selection that layers with a state know
-        self.visible, self.next_position = self.visible[kept], self.next_position[kept]
+    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:  # noqa: ARG002 (a row holds its own prompt)
+        """Drop all other prompts and rows; `rows_pr` counts the rows of all prompts together."""
+        rows = rows_pr.flatten()
+        # Layers that keep a running state support this selection only.
+        self.cache.reorder_cache(rows)
+        self.visible = self.visible[rows]
+        self.next_position = self.next_position[rows]
 
 
 def begin(policy: Policy, prompts: Sequence[Prompt], rows: int) -> SharedRows | RepeatedRows:
-    """Read the prompts and be ready to write `rows` answers to each."""
-    return (RepeatedRows if policy.sharing.why_not else SharedRows)(policy, prompts, rows)
+    """Run the model over the prompts and prepare `rows` answers to each."""
+    if policy.sharing.why_not:
+        return RepeatedRows(policy, prompts, rows)
+    return SharedRows(policy, prompts, rows)

@@ -1,10 +1,13 @@
-"""Image and prompt once for the G answers of a group: the module that is trained, groups in, scores and loss out.
+"""Compute image and prompt once for all answers of a group: the module that is trained.
 
-A batch of groups that is larger than the token budget is split by completions: the prompts go forward once, their keys and values become
-leaves, each piece of completions runs forward and backward against them and adds to their gradient, and one backward through the prompts
-ends it. Exact, without a second forward, and to everybody outside (accelerate, DDP) it is one forward and one backward.
+Groups go in; scores and the loss come out. A batch of groups that is larger than the token budget
+is split by completions into pieces. The prompts go forward once, and their keys and values become
+leaves. Each piece runs forward and backward against these leaves and adds to their gradient. One
+backward through the prompts ends it. This is exact and needs no second forward. Seen from outside
+(accelerate, DDP), it is one forward and one backward.
 
-Shape letters: P prompts, R rows per prompt, C longest completion, N completion tokens of a batch in one line, n those of a piece, D width.
+Shape letters: P prompts, R rows per prompt, C longest completion, N completion tokens of a batch
+(flat: all completions concatenated), n tokens of one piece, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,51 +21,71 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gpg_vl.policy.chunked_head import Rule, Scores, TokenLoss, check_head, score_in_chunks
+from gpg_vl.policy.chunked_head import LogitsRule, Scores, TokenLoss, check_head, score_in_chunks
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.plain_forward import PromptAndAnswers, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 from gpg_vl.policy.vision import Vision
 
-NOTHING = -1
-"""In a rectangle of completions: padding."""
+PADDING = -1
+"""Flat index of a padding token in a rectangle of completions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Completions of several groups as a rectangle, longest first."""
+    """Completions of several groups as a rectangle; each group has its longest first."""
 
     tokens_PRC: Tensor
     """Token ids."""
-    line_PRC: Tensor
-    """Each token's place in the line of all completion tokens, group by group; NOTHING = padding."""
+    index_PRC: Tensor
+    """Flat index of each token among all completion tokens, group by group; PADDING elsewhere."""
 
     def take(self, rows: slice) -> "Rows":
-        """Some rows of every prompt, no wider than they need."""
-        line = self.line_PRC[:, rows]
-        width = int((line != NOTHING).sum(-1).max())
-        return Rows(self.tokens_PRC[:, rows, :width], line[..., :width])
+        """Return some rows of every prompt, cut to the longest completion among them."""
+        index = self.index_PRC[:, rows]
+        width = int((index != PADDING).sum(-1).max())
+        return Rows(self.tokens_PRC[:, rows, :width], index[..., :width])
 
 
 def rows_of(asked: Sequence[PromptAndAnswers], pad_id: int, device: torch.device) -> Rows:
-    """The rectangle of all completions."""
-    places, start = list[tuple[int, int, tuple[int, ...], int]](), 0
+    """Arrange all completions in a rectangle [P, R, C]."""
+    max_rows = max(len(completions) for _, completions in asked)
+    max_length = 0
+    for _, completions in asked:
+        for completion in completions:
+            max_length = max(max_length, len(completion.token_ids))
+    shape = (len(asked), max_rows, max_length)
+    tokens, index = torch.full(shape, pad_id), torch.full(shape, PADDING)
+    first = 0  # flat index of the first token of a completion, in the order of the input
     for group, (_, completions) in enumerate(asked):
-        starts = [start := start + before for before in (0, *(len(completion.token_ids) for completion in completions))]
-        order = sorted(range(len(completions)), key=lambda row: -len(completions[row].token_ids))
-        places += [(group, rank, completions[row].token_ids, starts[row]) for rank, row in enumerate(order)]
-    shape = (len(asked), max(len(completions) for _, completions in asked), max(len(ids) for _, _, ids, _ in places))
-    tokens, line = torch.full(shape, pad_id), torch.full(shape, NOTHING)
-    for group, rank, ids, first in places:
-        tokens[group, rank, : len(ids)] = torch.tensor(ids)
-        line[group, rank, : len(ids)] = torch.arange(first, first + len(ids))
-    return Rows(tokens.to(device), line.to(device))
+        starts: list[int] = []
+        for completion in completions:
+            starts.append(first)
+            first += len(completion.token_ids)
+        longest_first = sorted(
+            range(len(completions)), key=lambda number: -len(completions[number].token_ids)
+        )
+        for row, number in enumerate(longest_first):
+            ids, start = completions[number].token_ids, starts[number]
+            tokens[group, row, : len(ids)] = torch.tensor(ids)
+            index[group, row, : len(ids)] = torch.arange(start, start + len(ids))
+    return Rows(tokens.to(device), index.to(device))
 
 
 class GroupForward(nn.Module):
-    """Scores of completions with image and prompt computed once per group; the fast twin of `PlainForward`."""
+    """Scores of completions, with image and prompt computed once per group.
 
-    def __init__(self, policy: Policy, temperature: float, *, tokens_at_once: int | None = None, checkpointing: bool = False) -> None:
+    It computes the same as `UnsharedForward`, faster.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        temperature: float,
+        *,
+        tokens_at_once: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         """
         Args:
             tokens_at_once: larger batches are split by completions; None = never.
@@ -72,7 +95,7 @@ class GroupForward(nn.Module):
         check_head(policy.model)
         self.model = policy.model
         self.policy = policy
-        self.rule = Rule(temperature, policy.banned_ids)
+        self.rule = LogitsRule(temperature, policy.banned_ids)
         self.tokens_at_once = tokens_at_once
         if self.shares:
             use_shared_prefix(policy.model)
@@ -81,192 +104,319 @@ class GroupForward(nn.Module):
 
     @property
     def shares(self) -> bool:
-        """Whether prompts are computed once per group."""
+        """True if prompts are computed once per group."""
         return not self.policy.sharing.why_not
 
     def forward(self, asked: Sequence[PromptAndAnswers], loss: TokenLoss | None = None) -> Scores:
-        """The scores of all completion tokens, group by group, completion by completion; only the loss carries a gradient."""
+        """Return the scores of all completion tokens, group by group, completion by completion.
+
+        Only the loss carries a gradient.
+        """
         with self.policy.autocast():
             if not self.shares:
                 return self._plain(asked, loss)
             prefix = prefill(self.policy, [prompt for prompt, _ in asked])
             pieces = self._pieces(rows_of(asked, self.policy.pad_id, self.policy.device), prefix)
-            if len(pieces) == 1:
-                return self._in_line([(pieces[0], self._scores(prefix, pieces[0], loss))])
-            if loss is None or not torch.is_grad_enabled():
-                return self._in_line([(piece, self._scores(prefix, piece, loss)) for piece in pieces])
+            if loss is None or len(pieces) == 1 or not torch.is_grad_enabled():
+                scored = [(piece, self._scores(prefix, piece, loss)) for piece in pieces]
+                return self._in_input_order(scored)
             return self._piecewise(prefix, pieces, loss)
 
     def agreement(self, asked: PromptAndAnswers) -> "Agreement":
-        """This forward held against plain rows on one group.
+        """Compare this forward with plain rows on one group.
 
         Raises:
-            RuntimeError: a kernel does not work here.
+            RuntimeError: a kernel does not work on this machine.
         """
         weights_type = self.model.lm_head.weight.dtype
-        exact = self if weights_type == self.policy.dtype else self._computing_in(weights_type)
-        truth = exact._probe(exact._plain, asked)
-        if exact is self:
-            return Agreement(weights_type, _relative_errors(self._probe(self.forward, asked), truth))
-        here, plain = (_relative_errors(self._probe(run, asked), truth) for run in (self.forward, self._plain))
+        if weights_type == self.policy.dtype:
+            expected = self._logprobs_and_grad(self._plain, asked)
+            found = self._logprobs_and_grad(self.forward, asked)
+            return Agreement(weights_type, _relative_errors(found, expected))
+        exact = self._computing_in(weights_type)
+        expected = exact._logprobs_and_grad(exact._plain, asked)
+        narrow = _relative_errors(self._logprobs_and_grad(self.forward, asked), expected)
+        plain = _relative_errors(self._logprobs_and_grad(self._plain, asked), expected)
         try:
-            errors = _relative_errors(exact._probe(exact.forward, asked), truth)
-        except RuntimeError as error:  # a kernel that training does not use: the narrow type alone is judged, and that is told
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+            errors = _relative_errors(exact._logprobs_and_grad(exact.forward, asked), expected)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            # A kernel that training does not use may lack this type. Then only the narrow type is
+            # judged, and the report says so.
             errors = None
-        return Agreement(weights_type, errors, here, plain)
+        return Agreement(weights_type, errors, narrow, plain)
 
     def _computing_in(self, dtype: torch.dtype) -> "GroupForward":
-        """The same forward in another type; features that were cached in this one are not used."""
+        """Return the same forward in another type; features cached in this type are not used."""
         policy = replace(self.policy, dtype=dtype, vision=Vision(self.model, None))
         return GroupForward(policy, self.rule.temperature, tokens_at_once=self.tokens_at_once)
 
-    def _probe(self, run: "Callable[[Sequence[Asked], TokenLoss | None], Scores]", asked: PromptAndAnswers) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of one group, and a gradient of their sum that comes through all layers."""
-        in_order = [*self.model.model.get_decoder().layers[0].parameters(), *self.parameters()]
-        probe = next(parameter for parameter in in_order if parameter.requires_grad)
+    def _logprobs_and_grad(
+        self,
+        run: "Callable[[Sequence[PromptAndAnswers], TokenLoss | None], Scores]",
+        asked: PromptAndAnswers,
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of one group, and the gradient of their sum for one parameter.
+
+        The parameter is the first trained one of the first layer, so that its gradient passes
+        through all layers.
+        """
+        first_layer = self.model.model.get_decoder().layers[0]
+        in_order = [*first_layer.parameters(), *self.parameters()]
+        parameter = next(each for each in in_order if each.requires_grad)
         with self.policy.autocast():
-            scores = run([asked], lambda logprobs_n, line_n: logprobs_n.sum())
-        (gradient,) = torch.autograd.grad(scores.loss, probe, allow_unused=True, materialize_grads=True)
+            scores = run([asked], lambda logprobs_n, index_n: logprobs_n.sum())
+        (gradient,) = torch.autograd.grad(
+            scores.loss, parameter, allow_unused=True, materialize_grads=True
+        )
         return scores.logprobs_N.detach(), gradient
 
     def _plain(self, asked: Sequence[PromptAndAnswers], loss: TokenLoss | None) -> Scores:
+        """Return the scores with one row per completion, as `UnsharedForward` does."""
         tokens_N = completion_tokens(asked, self.policy.device)
-        line_N = torch.arange(len(tokens_N), device=tokens_N.device)
-        return score_in_chunks(plain_states(self.policy, asked), self.model.lm_head, tokens_N, self.rule, loss, line_N)
+        index_N = torch.arange(len(tokens_N), device=tokens_N.device)
+        states_ND = plain_states(self.policy, asked)
+        return score_in_chunks(states_ND, self.model.lm_head, tokens_N, self.rule, loss, index_N)
 
     def _pieces(self, rows: Rows, prefix: Prefix) -> list[Rows]:
-        """The rows in as many pieces as the budget wants, at least one row of each group in a piece."""
+        """Split the rows into pieces that fit the token budget, with one row per group at least."""
         prompts, count, width = rows.tokens_PRC.shape
-        budget = self.tokens_at_once or prefix.visible_PL.numel() + rows.tokens_PRC.numel()
-        at_once = min(count, max(1, (budget - prefix.visible_PL.numel()) // (prompts * width)))
-        return [rows.take(slice(first, first + at_once)) for first in range(0, count, at_once)]
+        prompt_tokens = prefix.visible_PL.numel()
+        budget = self.tokens_at_once or prompt_tokens + rows.tokens_PRC.numel()
+        rows_at_once = (budget - prompt_tokens) // (prompts * width)
+        rows_at_once = min(count, max(1, rows_at_once))
+        return [
+            rows.take(slice(first, first + rows_at_once)) for first in range(0, count, rows_at_once)
+        ]
 
     def _scores(self, prefix: Prefix, rows: Rows, loss: TokenLoss | None) -> Scores:
-        """Of the tokens of these rows, in their own order."""
-        states = prefix.last_hidden_PD[:, None, None].expand(-1, rows.tokens_PRC.shape[1], 1, -1)
-        if rows.tokens_PRC.shape[-1] > 1:  # the last token is only predicted
-            states = torch.cat([states, extend(self.policy, prefix, rows.tokens_PRC[..., :-1], 0, None)], 2)
-        real = rows.line_PRC != NOTHING
-        return score_in_chunks(states[real], self.model.lm_head, rows.tokens_PRC[real], self.rule, loss, rows.line_PRC[real])
+        """Return the scores of the tokens of these rows, flat in the order of the rectangle."""
+        row_count, width = rows.tokens_PRC.shape[1:]
+        # The last state of the prompt predicts the first token of every row: [P, R, 1, D].
+        states_PRCD = prefix.last_hidden_PD[:, None, None].expand(-1, row_count, 1, -1)
+        if width > 1:  # the last token is only predicted, it predicts nothing
+            further = extend(self.policy, prefix, rows.tokens_PRC[..., :-1], 0, None)
+            states_PRCD = torch.cat([states_PRCD, further], 2)
+        real = rows.index_PRC != PADDING
+        return score_in_chunks(
+            states_PRCD[real],
+            self.model.lm_head,
+            rows.tokens_PRC[real],
+            self.rule,
+            loss,
+            rows.index_PRC[real],
+        )
 
-    def _in_line(self, scored: Sequence[tuple[Rows, Scores]]) -> Scores:
-        """Scores of pieces in the order of the line."""
-        line_N = torch.cat([rows.line_PRC[rows.line_PRC != NOTHING] for rows, _ in scored])
-        order = line_N.argsort()
-        logprobs_N, entropy_N = (torch.cat([getattr(scores, name) for _, scores in scored])[order] for name in ("logprobs_N", "entropy_N"))
-        return Scores(logprobs_N, entropy_N, torch.stack([scores.loss for _, scores in scored]).sum())
+    def _in_input_order(self, scored: Sequence[tuple[Rows, Scores]]) -> Scores:
+        """Join the scores of pieces and sort them by flat index."""
+        indices: list[Tensor] = []
+        logprobs: list[Tensor] = []
+        entropies: list[Tensor] = []
+        losses: list[Tensor] = []
+        for rows, scores in scored:
+            indices.append(rows.index_PRC[rows.index_PRC != PADDING])
+            logprobs.append(scores.logprobs_N)
+            entropies.append(scores.entropy_N)
+            losses.append(scores.loss)
+        order = torch.cat(indices).argsort()
+        logprobs_N = torch.cat(logprobs)[order]
+        entropy_N = torch.cat(entropies)[order]
+        return Scores(logprobs_N, entropy_N, torch.stack(losses).sum())
 
     def _piecewise(self, prefix: Prefix, pieces: Sequence[Rows], loss: TokenLoss) -> Scores:
-        """Forward and backward piece by piece against the prompts' keys and values as leaves."""
-        layers = len(prefix.keys)
+        """Run forward and backward piece by piece.
+
+        The tensors of the prefix are the inputs of the autograd function, so that its backward
+        passes their summed gradients on through the prompts, in one go.
+        """
+
+        def score_piece(piece: Rows, prefix_tensors: Sequence[Tensor]) -> Scores:
+            return self._scores(_with_tensors(prefix, prefix_tensors), piece, loss)
+
+        prefix_tensors = (*prefix.keys, *prefix.values, prefix.last_hidden_PD)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        outputs: Any = _Piecewise.apply(
+            score_piece,
+            self._in_input_order,
+            pieces,
+            len(prefix_tensors),
+            *prefix_tensors,
+            *parameters,
+        )
+        return Scores(*outputs)
 
-        def run(leaves: Sequence[Tensor]) -> Callable[[Rows], Scores]:
-            own = replace(prefix, keys=tuple(leaves[:layers]), values=tuple(leaves[layers:-1]), last_hidden_PD=leaves[-1])
-            return lambda piece: self._scores(own, piece, loss)
 
-        left = (*prefix.keys, *prefix.values, prefix.last_hidden_PD)
-        made: Any = _Piecewise.apply(run, self._in_line, pieces, len(left), *left, *parameters)
-        return Scores(*made)
+def _with_tensors(prefix: Prefix, tensors: Sequence[Tensor]) -> Prefix:
+    """Return the prefix with other keys, values and last states, in this order."""
+    layers = len(prefix.keys)
+    return replace(
+        prefix,
+        keys=tuple(tensors[:layers]),
+        values=tuple(tensors[layers:-1]),
+        last_hidden_PD=tensors[-1],
+    )
 
 
 class _Piecewise(torch.autograd.Function):
-    """Loss of all pieces; its gradient with respect to what the prompts left and to the parameters is made along the way."""
+    """Loss of all pieces, with the gradient computed in `forward`.
+
+    The gradient is that of the tensors of the prefix and of the parameters.
+    """
 
     @staticmethod
-    def forward(ctx: Any, run: Any, in_line: Any, pieces: Sequence[Rows], left: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Scores of all pieces in line; one piece's graph is alive at a time.
+    def forward(
+        ctx: Any,
+        score_piece: Callable[[Rows, Sequence[Tensor]], Scores],
+        in_input_order: Callable[[Sequence[tuple[Rows, Scores]]], Scores],
+        pieces: Sequence[Rows],
+        prefix_count: int,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the scores of all pieces; the graph of only one piece exists at a time.
 
         Args:
-            run: from what the prompts left to the scores of a piece.
-            in_line: puts the pieces' scores into the order that was asked for.
-            left: how many of `tensors` are what the prompts left; the others are parameters.
+            score_piece: computes the scores of a piece from the tensors of the prefix.
+            in_input_order: joins the scores of pieces in the order of the input.
+            prefix_count: number of `tensors` that belong to the prefix; the others are parameters.
         """
-        leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:left]]
-        scores_of = run(leaves)
-        sources = [*leaves, *tensors[left:]]
-        wanted = [place for place, source in enumerate(sources) if source.requires_grad]
+        leaves = [
+            tensor.detach().requires_grad_(tensor.requires_grad)
+            for tensor in tensors[:prefix_count]
+        ]
+        sources = [*leaves, *tensors[prefix_count:]]
+        trained = [position for position, source in enumerate(sources) if source.requires_grad]
         gradients: list[Tensor | None] = [None] * len(sources)
         scored: list[tuple[Rows, Scores]] = []
         for piece in pieces:
             with torch.enable_grad():
-                scores = scores_of(piece)
-            found = torch.autograd.grad(scores.loss, [sources[place] for place in wanted], allow_unused=True)
-            for place, gradient in zip(wanted, found, strict=True):
-                sum_so_far = gradients[place]
-                gradients[place] = gradient if sum_so_far is None else sum_so_far if gradient is None else sum_so_far.add_(gradient)
-            scored.append((piece, Scores(scores.logprobs_N, scores.entropy_N, scores.loss.detach())))
-        whole = in_line(scored)
+                scores = score_piece(piece, leaves)
+            found = torch.autograd.grad(
+                scores.loss, [sources[position] for position in trained], allow_unused=True
+            )
+            for position, gradient in zip(trained, found, strict=True):
+                gradients[position] = _added(gradients[position], gradient)
+            # Detached, so that the graph of this piece is freed before the next one.
+            scored.append((piece, scores._replace(loss=scores.loss.detach())))
+        joined = in_input_order(scored)
         ctx.gradients = gradients
-        ctx.mark_non_differentiable(whole.logprobs_N, whole.entropy_N)
-        return tuple(whole)
+        ctx.mark_non_differentiable(joined.logprobs_N, joined.entropy_N)
+        return tuple(joined)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        made, ctx.gradients = ctx.gradients, []
-        return None, None, None, None, *(None if gradient is None else gradient.mul_(slopes[2]) for gradient in made)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scale the gradients of `forward` by the gradient of the loss; possible once only."""
+        gradients: list[Tensor | None] = ctx.gradients
+        ctx.gradients = []
+        loss_grad = grads[2]
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(loss_grad)
+        no_grads = (None, None, None, None)  # of the four arguments before the tensors
+        return (*no_grads, *gradients)
+
+
+def _added(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """Add a gradient to a sum, in place; None stands for zero.
+
+    A piece of single-token completions has no gradient for the layers, which it does not use.
+    """
+    if total is None:
+        return gradient
+    if gradient is None:
+        return total
+    return total.add_(gradient)
 
 
 Errors = tuple[float, float]
 """Relative errors of log-probabilities and of a gradient."""
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""Largest relative error where both ways compute in the type of the weights: well above its rounding, well below a wrong position."""
+"""Largest relative error where both forwards compute in the type of the weights: well above its
+rounding, well below the effect of a wrong position."""
 ROUNDING = 5.0
-"""In a narrower type the group forward may lose so many times what plain rows themselves lose by it."""
+"""Largest error of the group forward in a narrower type, as a multiple of the error of plain rows
+in that type."""
 NEGLIGIBLE = 0.01
-"""Relative error that no narrow type is blamed for: plain rows may happen to lose next to nothing on a short group."""
+"""Relative error that is always allowed in a narrow type: on a short group, plain rows may have
+almost no error by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The group forward beside plain rows. A wrong mask or position shows in the type of the weights, a bad kernel in the narrow one."""
+    """Result of comparing the group forward with plain rows.
+
+    A wrong mask or position shows in the type of the weights, a bad kernel in the narrow type.
+    """
 
     weights_type: torch.dtype
     exact: Errors | None
-    """Of the group forward in the type of the weights; None = its kernel does not run here in that type."""
+    """Errors of the group forward in the type of the weights; None = its kernel does not run here
+    in that type."""
     narrow: Errors | None = None
-    """Of the group forward in the type that the policy computes in, from plain rows in that of the weights; None = the types are one."""
+    """Errors of the group forward in the type that the policy computes in, compared with plain rows
+    in the type of the weights; None = the types are the same."""
     plain: Errors = (0.0, 0.0)
-    """Of plain rows, likewise: what the narrow type costs whoever computes in it."""
+    """Errors of plain rows in the type that the policy computes in: the cost of the narrow type
+    itself."""
 
     @property
     def holds(self) -> bool:
-        """Whether rounding explains all of the difference; a NaN is explained by nothing."""
-        return all(error <= EXACT[self.weights_type] for error in self.exact or ()) and all(
-            error <= max(ROUNDING * own, NEGLIGIBLE) for error, own in zip(self.narrow or (), self.plain, strict=False)
-        )
+        """True if rounding explains all of the difference; a NaN is never explained."""
+        # Written with <=, which is False for a NaN.
+        exact_holds = narrow_holds = True
+        if self.exact is not None:
+            limit = EXACT[self.weights_type]
+            exact_holds = self.exact[0] <= limit and self.exact[1] <= limit
+        if self.narrow is not None:
+            for error, own in zip(self.narrow, self.plain, strict=True):
+                narrow_holds = narrow_holds and error <= max(ROUNDING * own, NEGLIGIBLE)
+        return exact_holds and narrow_holds
 
     def __str__(self) -> str:
-        kind = str(self.weights_type).removeprefix("torch.")
-        told = "relative error {:.1e} of log-probabilities, {:.1e} of a gradient".format(*self.exact) if self.exact else "not comparable"
+        exact = "not comparable"
+        if self.exact is not None:
+            logprobs_error, grad_error = self.exact
+            exact = (
+                f"relative error {logprobs_error:.1e} of log-probabilities, {grad_error:.1e} of a"
+                " gradient"
+            )
         if self.narrow is None:
-            return told
-        narrow, gradient = (f"{error:.1e} (plain rows: {own:.1e})" for error, own in zip(self.narrow, self.plain, strict=True))
-        return f"{told} in {kind}; computed in the narrower type {narrow} and {gradient}"
+            return exact
+        kind = str(self.weights_type).removeprefix("torch.")
+        logprobs = f"{self.narrow[0]:.1e} (plain rows: {self.plain[0]:.1e})"
+        gradient = f"{self.narrow[1]:.1e} (plain rows: {self.plain[1]:.1e})"
+        return f"{exact} in {kind}; computed in the narrower type {logprobs} and {gradient}"
 
 
 def _relative_errors(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> Errors:
-    values, gradients = (
-        float((one.double() - other.double()).norm() / other.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
-        for one, other in zip(found, expected, strict=True)
-    )
-    return values, gradients
+    """Return the relative errors of log-probabilities and of a gradient."""
+    return _relative_error(found[0], expected[0]), _relative_error(found[1], expected[1])
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference over the norm of the expected tensor."""
+    found, expected = found.double(), expected.double()
+    size = expected.norm().clamp(min=torch.finfo(torch.float64).tiny)
+    return float((found - expected).norm() / size)
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Activation checkpointing around the layers of tower and language model.
+    """Wrap the layers of vision tower and language model in activation checkpointing, once.
 
-    transformers' own takes the cache away in training mode, so a prompt would leave nothing; this one leaves arguments alone.
+    The checkpointing of transformers removes the cache in training mode, so the keys and values of
+    a prompt would be lost. This one leaves the arguments unchanged.
     """
     for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer) and not isinstance(module.forward, partial):
+        if not isinstance(module, GradientCheckpointingLayer):
+            continue
+        if not isinstance(module.forward, partial):
             module.forward = partial(_checkpointed, module.forward)
 
 
 def _checkpointed(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Run a layer; where gradients are enabled, run it again in the backward."""
     if not torch.is_grad_enabled():
         return layer(*arguments, **options)
-    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False, **options)  # no dropout in these models' layers
+    # The random state need not be preserved: these models have no dropout in their layers.
+    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False, **options)

@@ -1,6 +1,7 @@
-"""Load a policy: model, processor, what its family speaks, and which parts are trained.
+"""Load a policy: model, processor, properties of its family, and which parts are trained.
 
-Loading tells the truth: a tensor that the files do not hold, or hold in another shape, is refused and never drawn at random.
+Every tensor comes from the files. A tensor that the files do not hold, or hold in another shape, is
+an error; it is never initialised at random.
 """
 
 import hashlib
@@ -14,7 +15,13 @@ from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError
 from gpg_vl.policy import tiny
 from gpg_vl.policy.model_folder import find_model
-from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor, torchvision_works
+from gpg_vl.policy.processor import (
+    LOCAL,
+    choose_backend,
+    limit_pixels,
+    load_processor,
+    torchvision_works,
+)
 
 torchvision_works()  # a broken one must be hidden before transformers is imported
 
@@ -27,44 +34,52 @@ from gpg_vl.policy.vision import FeatureCache, Vision  # noqa: E402
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Policy:
-    """A model with everything needed to ask it and to score it."""
+    """Model with everything that is needed to sample from it and to score completions."""
 
     model: Any
-    """A transformers model for conditional generation, in evaluation mode unless it is being trained."""
+    """A transformers model for conditional generation, in evaluation mode unless it is being
+    trained."""
     processor: Any
     """Chat template, tokenizer and image processor."""
     frame: Frame
-    """What the numbers of its boxes mean."""
+    """Coordinate frame of the boxes that the model writes."""
     end_ids: frozenset[int]
-    """Any of these ends a completion."""
+    """Token ids that end a completion; any of them does."""
     banned_ids: tuple[int, ...]
     """Placeholders for images and videos: impossible in sampling, scoring and entropy alike."""
     pad_id: int
-    """Fills rows; never attended to, never scored."""
+    """Token id that fills rows; it is never attended to and never scored."""
     window: int
-    """Most tokens of prompt and completion together."""
+    """Largest number of tokens of prompt and completion together."""
     dtype: torch.dtype
-    """What the forward computes in."""
+    """Type in which the forward computes."""
     image_backend: str
-    """pil | torchvision."""
+    """Library that resizes images: pil | torchvision."""
     vision: Vision
-    """Tower and projector, each unique picture once."""
+    """Vision tower and projector; each unique picture goes through them once."""
     sharing: Sharing
-    """Changes once at most: when the group forward turns out to disagree with plain rows."""
+    """State of prompt sharing. It changes once at most: when the group forward turns out to
+    disagree with plain rows."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     def autocast(self) -> torch.autocast:
-        """Where a forward computes in `dtype`."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        """Return the context in which a forward computes in `dtype`."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
-        """Text with special tokens, less the one final end id."""
-        spoken = token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
-        return self.processor.tokenizer.decode(list(spoken), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        """Decode to text with special tokens, without the one final end token."""
+        text_ids = list(token_ids)
+        if text_ids and text_ids[-1] in self.end_ids:
+            text_ids.pop()
+        return self.processor.tokenizer.decode(
+            text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that plain `from_pretrained` loads."""
@@ -72,28 +87,34 @@ class Policy:
         self.processor.save_pretrained(folder)
 
 
-def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None, say: Callable[[str], None] = print) -> Policy:
-    """The policy of a config, or the same policy with the weights of a checkpoint.
+def load_policy(
+    config: PolicyConfig, *, seed: int, path: Path | None = None, log: Callable[[str], None] = print
+) -> Policy:
+    """Load the policy of a config, or the same policy with the weights of a checkpoint.
 
     Args:
-        seed: draws the tiny model's weights.
+        seed: seed of the tiny model's weights.
         path: a checkpoint folder to read instead of `config.model`.
-        say: told what the files hold beyond the model.
+        log: receives a line if the files hold tensors that the model does not use.
 
     Raises:
-        UserError: the checkpoint cannot be found, is not whole, or is of a family that is not supported.
+        UserError: the checkpoint cannot be found, is not complete, or is of a family that is not
+            supported.
     """
-    masters = torch.float64 if config.dtype == "float64" else torch.float32
+    # The weights that the optimizer updates are float32 or wider, whatever the forward computes in.
+    weights_type = torch.float32
+    if config.dtype == "float64":
+        weights_type = torch.float64
     backend = choose_backend(config.image_backend)
     if path is None and config.model == "tiny":
         tokenizer = tiny.build_tokenizer()
-        model = tiny.build_model(tokenizer, config.tiny, seed).to(masters)
+        model = tiny.build_model(tokenizer, config.tiny, seed).to(weights_type)
         processor = tiny.build_processor(tokenizer, config.tiny.family, backend)
     else:
         key = "policy.model" if path is None else "checkpoint"
         folder = find_model(str(path or config.model), key)
         processor = load_processor(folder, backend, key)
-        model = _load_model(folder, masters, key, say)
+        model = _load_model(folder, weights_type, key, log)
         _check_fit(model, processor, f"{key}: {folder}")
     limit_pixels(processor, config.min_pixels, config.max_pixels)
     _freeze(model, config)
@@ -113,95 +134,173 @@ def load_policy(config: PolicyConfig, *, seed: int, path: Path | None = None, sa
 
 
 def placeholder_ids(model: Any) -> list[int]:
-    """Ids that stand for pictures and videos."""
-    ids = (getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video"))
-    return [token for token in ids if token is not None]
+    """Return the ids that stand for pictures and videos."""
+    ids: list[int] = []
+    for kind in ("image", "video"):
+        token = getattr(model.config, f"{kind}_token_id", None)
+        if token is not None:
+            ids.append(token)
+    return ids
 
 
 def _feature_cache(model: Any, config: PolicyConfig) -> FeatureCache | None:
-    """A memory of vision features, where they cannot change."""
-    makers = {name: parameter for part, name, parameter in parts(model) if part != "language"}
+    """Return a cache of vision features; None if training changes them."""
+    makers: dict[str, torch.nn.Parameter] = {}
+    for part, name, parameter in parts(model):
+        if part != "language":
+            makers[name] = parameter
     if any(parameter.requires_grad for parameter in makers.values()):
         return None
-    folder = Path(config.feature_folder) if config.feature_folder else None
-    return FeatureCache(config.feature_cache_mb, folder, weights_digest(makers, config.dtype) if folder else "")
+    if not config.feature_folder:
+        return FeatureCache(config.feature_cache_mb)
+    digest = weights_digest(makers, config.dtype)
+    return FeatureCache(config.feature_cache_mb, Path(config.feature_folder), digest)
 
 
 def weights_digest(parameters: Mapping[str, torch.nn.Parameter], dtype: str) -> str:
-    """Names weights and the type they compute in."""
-    told = hashlib.sha256(dtype.encode())
+    """Return a name for weights and the type in which they compute."""
+    hasher = hashlib.sha256(dtype.encode())
     for name, parameter in parameters.items():
-        told.update(f"{name} {tuple(parameter.shape)}".encode())
-        told.update(parameter.detach().cpu().contiguous().numpy().data)
-    return told.hexdigest()
+        hasher.update(f"{name} {tuple(parameter.shape)}".encode())
+        hasher.update(parameter.detach().cpu().contiguous().numpy().data)
+    return hasher.hexdigest()
 
 
 def _freeze(model: Any, config: PolicyConfig) -> None:
+    """Freeze the parts of the model that the config does not train."""
     for part, _, parameter in parts(model):
         parameter.requires_grad_(getattr(config, part) == "full")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError("policy.language, policy.projector and policy.vision are all frozen: nothing would be trained; set one to full")
+        raise UserError(
+            "policy.language, policy.projector and policy.vision are all frozen: nothing would be"
+            " trained; set one to full"
+        )
 
 
-def _load_model(folder: Path, masters: torch.dtype, key: str, say: Callable[[str], None]) -> Any:
-    """The model of a folder, every tensor of it from the files.
+def _load_model(
+    folder: Path, weights_type: torch.dtype, key: str, log: Callable[[str], None]
+) -> Any:
+    """Load the model of a folder; every tensor of it comes from the files.
 
     Raises:
         UserError: a tensor is missing or has another shape, or the files cannot be read.
     """
-    truth = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, where transformers would draw or raise
     try:
-        read: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=masters, attn_implementation="sdpa", **truth, **LOCAL)
-    except Exception as error:  # whatever transformers raises for files that it cannot use: a KeyError, an AssertionError...
-        raise UserError(f"{key}: {folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    model, loaded = read
-    unknown, total = sorted(loaded["unexpected_keys"]), len(list(model.named_parameters()))
-    if missing := sorted(set(loaded["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", {}))):
-        others = f"{len(unknown)} that the model does not know, first {unknown[0]}" if unknown else "no others"
-        raise UserError(
-            f"{key}: {folder}: {len(missing)} of {total} tensors are missing, first {missing[0]}; its files hold {others}. The model "
-            "would be random in part; use a complete checkpoint whose tensors are named as its config.json wants"
+        # Missing and mismatched tensors are reported below. transformers would initialise the
+        # former at random, and raise for the latter.
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=weights_type,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **LOCAL,
         )
-    if mismatched := sorted(loaded["mismatched_keys"]):
-        name, theirs, ours = mismatched[0]
+    except Exception as error:  # for files that it cannot use, transformers raises any exception
         raise UserError(
-            f"{key}: {folder}: {len(mismatched)} of {total} tensors have another shape than config.json says, first {name}: "
-            f"{list(theirs)} in the files, {list(ours)} expected; config and weights are of different models"
-        )
-    broken = next((name for name, parameter in model.named_parameters() if not parameter.detach().sum().isfinite()), None)
-    if broken is not None:
-        raise UserError(f"{key}: {folder}: {broken} holds a NaN or an infinity: it was saved after a training that diverged, or is damaged")
+            f"{key}: {folder}: cannot be loaded: {type(error).__name__}:"
+            f" {' '.join(str(error).split())[:300]}"
+        ) from error
+    model, info = loaded
+    _check_tensors(model, info, f"{key}: {folder}")
     if model.lm_head.weight is not model.get_input_embeddings().weight:
-        model.config.tie_word_embeddings = False  # two different tensors in the files: whoever loads what is saved must not tie them
+        # The files hold two different tensors. Without this, a program that loads the saved
+        # checkpoint would tie them.
+        model.config.tie_word_embeddings = False
+    unknown = sorted(info["unexpected_keys"])
     if unknown:
-        say(f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first {unknown[0]}; they are not saved again")
+        log(
+            f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first"
+            f" {unknown[0]}; they are not saved again"
+        )
     return model
+
+
+def _check_tensors(model: Any, info: Mapping[str, Any], origin: str) -> None:
+    """Refuse a model of which a tensor is missing, has another shape, or is not finite.
+
+    Args:
+        info: the loading info of transformers.
+    """
+    total = len(list(model.named_parameters()))
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    missing = sorted(set(info["missing_keys"]) - tied)
+    if missing:
+        unknown = sorted(info["unexpected_keys"])
+        others = "no others"
+        if unknown:
+            others = f"{len(unknown)} that the model does not know, first {unknown[0]}"
+        raise UserError(
+            f"{origin}: {len(missing)} of {total} tensors are missing, first {missing[0]};"
+            f" its files hold {others}. The model would be random in part; use a complete"
+            " checkpoint whose tensors are named as its config.json wants"
+        )
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, file_shape, model_shape = mismatched[0]
+        raise UserError(
+            f"{origin}: {len(mismatched)} of {total} tensors have another shape than"
+            f" config.json says, first {name}: {list(file_shape)} in the files,"
+            f" {list(model_shape)} expected; config and weights are of different models"
+        )
+    for name, parameter in model.named_parameters():
+        if not parameter.detach().sum().isfinite():
+            raise UserError(
+                f"{origin}: {name} holds a NaN or an infinity: it was saved after a training"
+                " that diverged, or is damaged"
+            )
 
 
 def _check_fit(model: Any, processor: Any, origin: str) -> None:
     """Refuse a processor that was made for another model.
 
     Raises:
-        UserError: no end token, tokens without an embedding, another placeholder for pictures, patches of another size.
+        UserError: there is no end token, a token has no embedding, the placeholder for pictures or
+            the size of patches is another.
     """
-    rows, highest = model.get_input_embeddings().num_embeddings, max(processor.tokenizer.get_vocab().values())
-    if highest >= rows:
-        raise UserError(f"{origin}: its tokenizer has a token {highest}, its model embeds {rows}; take both from the same model")
-    ours, theirs = model.config.image_token_id, processor.image_token_id
-    if ours not in {theirs, getattr(processor.tokenizer, "image_token_id", None)}:  # Gemma 3's processor names the token before a picture
-        raise UserError(f"{origin}: a picture is token {theirs} for its processor and {ours} for its model; take both from the same model")
+    embedded = model.get_input_embeddings().num_embeddings
+    highest = max(processor.tokenizer.get_vocab().values())
+    if highest >= embedded:
+        raise UserError(
+            f"{origin}: its tokenizer has a token {highest}, its model embeds {embedded}; take both"
+            " from the same model"
+        )
+    model_image_id = model.config.image_token_id
+    processor_image_id = processor.image_token_id
+    # Gemma 3's processor names the token that begins a picture; its tokenizer names the right one.
+    tokenizer_image_id = getattr(processor.tokenizer, "image_token_id", None)
+    if model_image_id not in {processor_image_id, tokenizer_image_id}:
+        raise UserError(
+            f"{origin}: a picture is token {processor_image_id} for its processor and"
+            f" {model_image_id} for its model; take both from the same model"
+        )
     if not _end_ids(model, processor.tokenizer):
-        raise UserError(f"{origin}: names no end token, so no answer would end; set eos_token_id in generation_config.json")
-    vision = model.config.vision_config
-    for part, own in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", "temporal_patch_size")):
-        wanted, given = getattr(vision, own, None), getattr(processor.image_processor, part, None)
-        if wanted is not None and given is not None and given != wanted:
-            raise UserError(f"{origin}: its processor has {part} {given}, its model {wanted}; take both from the same model")
+        raise UserError(
+            f"{origin}: names no end token, so no answer would end; set eos_token_id in"
+            " generation_config.json"
+        )
+    for processor_name, model_name in (
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+    ):
+        expected = getattr(model.config.vision_config, model_name, None)
+        given = getattr(processor.image_processor, processor_name, None)
+        if expected is not None and given is not None and given != expected:
+            raise UserError(
+                f"{origin}: its processor has {processor_name} {given}, its model {expected}; take"
+                " both from the same model"
+            )
 
 
 def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:
-    taught = FAMILIES[family].kind if family in FAMILIES else "undeclared"
-    kind = taught if config.frame == "auto" else config.frame
+    """Return the coordinate frame of the config, else that of the family's training data."""
+    if config.frame != "auto":
+        kind = config.frame
+    elif family in FAMILIES:
+        kind = FAMILIES[family].kind
+    else:
+        kind = "undeclared"
     if not hasattr(image_processor, "merge_size"):
         return Frame(kind=kind)
     return Frame(
@@ -213,6 +312,11 @@ def _frame(config: PolicyConfig, family: str, image_processor: Any) -> Frame:
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the end tokens of the generation config and of the tokenizer."""
     ends = model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
-    return frozenset(end for end in [*listed, tokenizer.eos_token_id] if end is not None)
+    found: set[int] = set()
+    for end in [*listed, tokenizer.eos_token_id]:
+        if end is not None:
+            found.add(end)
+    return frozenset(found)

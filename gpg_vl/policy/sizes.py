@@ -1,7 +1,8 @@
-"""How large a model is, by its config.json alone: parameters of each part, widths, layers.
+"""Compute the size of a model from its config.json: parameters of each part, widths, layers.
 
-For the Qwen families this is arithmetic, so a 72B model is told in a moment, without torch; the tests hold it against the real classes.
-For other families the real class is built without weights, which takes the seconds that importing transformers takes.
+For the Qwen families this is arithmetic, so it takes no time for a 72B model and does not import
+torch; the tests compare it with the real classes. For other families the real class is built
+without memory for its weights, which takes as long as importing transformers (seconds).
 """
 
 import json
@@ -19,91 +20,109 @@ from gpg_vl.policy.processor import LOCAL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Equal layers of a transformer: language model or tower. Widths in numbers per token."""
+    """Equal layers of a transformer: language model or vision tower.
+
+    Widths are counted in numbers per token.
+    """
 
     layers: int
+    """Number of layers."""
     width: int
-    """Of the residual stream."""
+    """Width of the residual stream."""
     inner: int
-    """Of the feed-forward part."""
+    """Width of the feed-forward part."""
     queries: int
-    """Of all query heads together."""
+    """Width of all query heads together."""
     keys: int
-    """Of all key heads together; the values are as wide."""
+    """Width of all key heads together; the values have the same width."""
     inner_kept: int = 4
-    """Tensors of the feed-forward part's width that its gradient needs: 4 of SwiGLU, 3 of quick-GELU, 2 of GELU."""
+    """Number of tensors of width `inner` that the backward needs: 4 with SwiGLU, 3 with quick-GELU,
+    2 with GELU."""
     normed: bool = False
-    """Whether queries and keys are normalised."""
-    sight: bool = False
-    """Whether it is a tower, whose rotary positions are made in float32."""
+    """True if queries and keys are normalised."""
+    is_tower: bool = False
+    """True for a vision tower, which computes its rotary positions in float32."""
     layer_norm: bool = False
-    """Whether its norms subtract the mean too: one kernel, which keeps less than RMS norm's four."""
+    """True if its norms subtract the mean too. That is one kernel, which stores less for the
+    backward than the four kernels of RMS norm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A model without its weights."""
+    """Size of a model: numbers of parameters, widths and layers."""
 
     parameters: Mapping[str, int]
-    """Of language, projector and vision; a tied head counts once."""
+    """Number of parameters of language, projector and vision; a tied head counts once."""
     language: Stack
+    """Language model."""
     tower: Stack
+    """Vision tower."""
     vocabulary: int
+    """Number of tokens in the embedding."""
     tied: bool
-    """Whether the head is the embedding."""
+    """True if the head is the embedding."""
     patches: float
-    """Patches of the tower for one visual token of the language model."""
+    """Number of patches of the tower for one visual token of the language model."""
     patch: int
-    """Side of a patch in pixels."""
+    """Side of a patch, in pixels."""
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return sum(self.parameters.values())
 
     @property
     def head(self) -> int:
-        """Numbers of the head, [vocabulary, width]."""
+        """Number of parameters of the head, [vocabulary, width]."""
         return self.vocabulary * self.language.width
 
 
 def size_of(config: PolicyConfig) -> Size:
-    """The size of a config's policy.
+    """Return the size of a config's policy.
 
     Raises:
-        UserError: its config.json cannot be found, is none, or is of a family that is not supported.
+        UserError: its config.json cannot be found or read, or is of a family that is not supported.
     """
     if config.model == "tiny":
         return _qwen(tiny.shape(config.tiny))
     file = config_file(config.model)
-    said = json.loads(file.read_text())
-    if said.get("model_type") not in SUPPORTED:
-        raise UserError(f"policy.model: {file}: is a {said.get('model_type')}; expected one of {', '.join(SUPPORTED)}")
+    model_config = json.loads(file.read_text())
+    family = model_config.get("model_type")
+    if family not in SUPPORTED:
+        raise UserError(
+            f"policy.model: {file}: is a {family}; expected one of {', '.join(SUPPORTED)}"
+        )
     try:
-        return _qwen(said)
-    except KeyError:  # another family, or sizes that its class knows and the file does not say
+        return _qwen(model_config)
+    except KeyError:
+        # Another family, or a size is not in the file because it is the default of the class.
         return _built(file.parent)
 
 
-def _qwen(said: Mapping[str, Any]) -> Size:
-    """By arithmetic.
+def _qwen(model_config: Mapping[str, Any]) -> Size:
+    """Compute the size of a Qwen model by arithmetic.
 
     Raises:
-        KeyError: the file does not say enough, or is of another family.
+        KeyError: a size is not in the config, or it is of another family.
     """
-    family, text, vision = said["model_type"], said.get("text_config") or said, said["vision_config"]
+    family, vision = model_config["model_type"], model_config["vision_config"]
+    # Qwen2-VL's config has the sizes of its language model at the top level.
+    text = model_config.get("text_config") or model_config
     language = _decoder(family, text)
-    tower = _TOWERS[family](vision)
-    tied, merged = said["tie_word_embeddings"], vision["spatial_merge_size"] ** 2
-    out = vision["hidden_size"] if family == "qwen2_vl" else vision["out_hidden_size"]
-    embedding = text["vocab_size"] * language.width
-    parameters = {
-        "language": _decoder_layer(language, family, text) * language.layers + language.width + embedding * (1 if tied else 2),
-        "projector": _mergers(family, vision, tower.width, merged, out),
-        "vision": _tower_layer(tower, family) * tower.layers + _patches(family, vision, tower.width),
-    }
+    tower = _qwen_tower(family, vision)
+    tied, merged = model_config["tie_word_embeddings"], vision["spatial_merge_size"] ** 2
+    layers = _decoder_layer(language, family, text) * language.layers
+    final_norm = language.width
+    embeddings = text["vocab_size"] * language.width
+    if not tied:
+        embeddings *= 2
+    tower_layers = _tower_layer(tower, family) * tower.layers
     return Size(
-        parameters=parameters,
+        parameters={
+            "language": layers + final_norm + embeddings,
+            "projector": _mergers(family, vision, tower.width, merged),
+            "vision": tower_layers + _patches(family, vision, tower.width),
+        },
         language=language,
         tower=tower,
         vocabulary=text["vocab_size"],
@@ -114,8 +133,11 @@ def _qwen(said: Mapping[str, Any]) -> Size:
 
 
 def _decoder(family: str, text: Mapping[str, Any]) -> Stack:
+    """Return the layers of the language model of a Qwen family."""
     heads = text["num_attention_heads"]
-    head = text["head_dim"] if family == "qwen3_vl" else text["hidden_size"] // heads
+    head = text["hidden_size"] // heads
+    if family == "qwen3_vl":
+        head = text["head_dim"]
     return Stack(
         layers=text["num_hidden_layers"],
         width=text["hidden_size"],
@@ -127,35 +149,45 @@ def _decoder(family: str, text: Mapping[str, Any]) -> Stack:
 
 
 def _decoder_layer(stack: Stack, family: str, text: Mapping[str, Any]) -> int:
-    """Parameters of a layer: four projections, three of the feed-forward part, norms; biases where the family has them."""
+    """Count the parameters of a layer of the language model.
+
+    They are four projections of attention, three matrices of the feed-forward part, norms, and
+    biases where the family has them.
+    """
+    # Queries and output have the width of all query heads, keys and values that of all key heads.
     projections = 2 * stack.width * stack.queries + 2 * stack.width * stack.keys
-    if family == "qwen3_vl":
-        biases = (stack.queries + 2 * stack.keys + stack.width) * bool(text.get("attention_bias", False))
-        norms = 2 * (stack.queries // text["num_attention_heads"])
+    biases = head_norms = 0
+    if family != "qwen3_vl":
+        biases = stack.queries + 2 * stack.keys
     else:
-        biases, norms = stack.queries + 2 * stack.keys, 0
-    return projections + biases + norms + 3 * stack.width * stack.inner + 2 * stack.width
-
-
-def _qwen2_tower(vision: Mapping[str, Any]) -> Stack:
-    width = vision["embed_dim"]
-    return _sight(vision["depth"], width, int(width * vision["mlp_ratio"]), "qwen2_vl")
-
-
-def _qwen2_5_tower(vision: Mapping[str, Any]) -> Stack:
-    return _sight(vision["depth"], vision["hidden_size"], vision["intermediate_size"], "qwen2_5_vl")
-
-
-def _qwen3_tower(vision: Mapping[str, Any]) -> Stack:
-    return _sight(vision["depth"], vision["hidden_size"], vision["intermediate_size"], "qwen3_vl")
+        if text.get("attention_bias", False):
+            biases = stack.queries + 2 * stack.keys + stack.width
+        head_norms = 2 * (stack.queries // text["num_attention_heads"])
+    feed_forward = 3 * stack.width * stack.inner
+    layer_norms = 2 * stack.width
+    return projections + biases + head_norms + feed_forward + layer_norms
 
 
 _KEPT = {"qwen2_vl": 3, "qwen2_5_vl": 4}
-"""Stack.inner_kept of towers; 2 of all others."""
-_TOWERS = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower}
+"""`Stack.inner_kept` of vision towers; 2 for all other families."""
 
 
-def _sight(layers: int, width: int, inner: int, family: str) -> Stack:
+def _qwen_tower(family: str, vision: Mapping[str, Any]) -> Stack:
+    """Return the layers of the vision tower of a Qwen family.
+
+    Raises:
+        KeyError: the config is of another family.
+    """
+    if family == "qwen2_vl":
+        width = vision["embed_dim"]
+        return _tower(vision["depth"], width, int(width * vision["mlp_ratio"]), family)
+    if family in {"qwen2_5_vl", "qwen3_vl"}:
+        return _tower(vision["depth"], vision["hidden_size"], vision["intermediate_size"], family)
+    raise KeyError(family)
+
+
+def _tower(layers: int, width: int, inner: int, family: str) -> Stack:
+    """Return the layers of a vision tower, which has as many key heads as query heads."""
     return Stack(
         layers=layers,
         width=width,
@@ -163,53 +195,73 @@ def _sight(layers: int, width: int, inner: int, family: str) -> Stack:
         queries=width,
         keys=width,
         inner_kept=_KEPT.get(family, 2),
-        sight=True,
+        is_tower=True,
         layer_norm=family != "qwen2_5_vl",
     )
 
 
 def _tower_layer(stack: Stack, family: str) -> int:
-    """Parameters of a layer: everything has a bias but the norms of Qwen2.5-VL (RMS)."""
+    """Count the parameters of a layer of a vision tower; all its matrices have a bias."""
+    # Qwen2.5-VL has RMS norms without a bias, and SwiGLU with two matrices upwards. The others have
+    # layer norms with a bias, and one matrix upwards.
+    norms, ups = 2 * stack.width * 2, 1
+    if family == "qwen2_5_vl":
+        norms, ups = 2 * stack.width, 2
     attention = _linear(stack.width, 3 * stack.width) + _linear(stack.width, stack.width)
-    norms = 2 * stack.width * (1 if family == "qwen2_5_vl" else 2)
-    up = _linear(stack.width, stack.inner) * (2 if family == "qwen2_5_vl" else 1)
-    return attention + norms + up + _linear(stack.inner, stack.width)
+    up, down = _linear(stack.width, stack.inner) * ups, _linear(stack.inner, stack.width)
+    return attention + norms + up + down
 
 
 def _patches(family: str, vision: Mapping[str, Any], width: int) -> int:
-    """Parameters of what makes patches, and of Qwen3-VL's learned places."""
-    kernel = vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"] ** 2 * width
-    return kernel + width + vision["num_position_embeddings"] * width if family == "qwen3_vl" else kernel
-
-
-def _mergers(family: str, vision: Mapping[str, Any], width: int, merged: int, out: int) -> int:
-    """Parameters of the projector: a norm and two matrices; in Qwen3-VL once more for each layer that is looked at on the way."""
-    matrices = _linear(width * merged, width * merged) + _linear(width * merged, out)
-    own = matrices + width * (1 if family == "qwen2_5_vl" else 2)
+    """Count the parameters of the patch embedding, and of Qwen3-VL's learned positions."""
+    pixels = vision["temporal_patch_size"] * vision["patch_size"] ** 2
+    kernel = vision.get("in_channels", 3) * pixels * width
     if family != "qwen3_vl":
-        return own
-    return own + len(vision["deepstack_visual_indexes"]) * (matrices + 2 * width * merged)
+        return kernel
+    bias = width
+    return kernel + bias + vision["num_position_embeddings"] * width
+
+
+def _mergers(family: str, vision: Mapping[str, Any], width: int, merged: int) -> int:
+    """Count the parameters of the projector.
+
+    It has a norm and two matrices. Qwen3-VL has them once more for each layer of its deepstack.
+
+    Args:
+        merged: number of patches that become one visual token.
+    """
+    out = vision["hidden_size" if family == "qwen2_vl" else "out_hidden_size"]
+    matrices = _linear(width * merged, width * merged) + _linear(width * merged, out)
+    norm = 2 * width
+    if family == "qwen2_5_vl":  # an RMS norm, without a bias
+        norm = width
+    if family != "qwen3_vl":
+        return matrices + norm
+    deepstack_layers = len(vision["deepstack_visual_indexes"])
+    return matrices + norm + deepstack_layers * (matrices + 2 * width * merged)
 
 
 def _linear(inputs: int, outputs: int) -> int:
+    """Count the parameters of a matrix with a bias."""
     return inputs * outputs + outputs
 
 
 def _built(folder: Path) -> Size:
-    """By building the real class without memory for its weights."""
+    """Return the size of the real class, built without memory for its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
         with torch.device("meta"):
-            return size_of_model(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder, **LOCAL)))
+            config = AutoConfig.from_pretrained(folder, **LOCAL)
+            return size_of_model(AutoModelForImageTextToText.from_config(config))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"policy.model: {folder}: its config.json makes no model: {why}") from None
 
 
 def size_of_model(model: Any) -> Size:
-    """The size of a model that is there, of any family."""
+    """Return the size of a model that is loaded, of any family."""
     from gpg_vl.policy.families import parts
 
     parameters: dict[str, int] = {"language": 0, "projector": 0, "vision": 0}
@@ -217,9 +269,11 @@ def size_of_model(model: Any) -> Size:
         parameters[part] += parameter.numel()
     text, vision = model.config.get_text_config(), model.config.vision_config
     heads = text.num_attention_heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    width = getattr(vision, "embed_dim", None) or vision.hidden_size
-    inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    patch = vision.patch_size
+    if isinstance(patch, list | tuple):  # InternVL: height and width, which are equal
+        patch = patch[0]
     return Size(
         parameters=parameters,
         language=Stack(
@@ -227,23 +281,32 @@ def size_of_model(model: Any) -> Size:
             width=text.hidden_size,
             inner=text.intermediate_size,
             queries=heads * head,
-            keys=(getattr(text, "num_key_value_heads", None) or heads) * head,
+            keys=key_heads * head,
             normed=text.model_type.startswith(("qwen3", "gemma3")),
         ),
-        tower=_sight(getattr(vision, "depth", None) or vision.num_hidden_layers, width, inner, model.config.model_type),
+        tower=_tower_of_model(vision, model.config.model_type),
         vocabulary=text.vocab_size,
         tied=model.lm_head.weight is model.get_input_embeddings().weight,
         patches=_merged(model.config),
-        patch=vision.patch_size[0] if isinstance(vision.patch_size, list | tuple) else vision.patch_size,
+        patch=patch,
     )
 
 
+def _tower_of_model(vision: Any, family: str) -> Stack:
+    """Return the layers of a vision tower; the families name the same sizes differently."""
+    layers = getattr(vision, "depth", None) or vision.num_hidden_layers
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    return _tower(layers, width, inner, family)
+
+
 def _merged(config: Any) -> float:
-    """Patches for one visual token."""
+    """Return the number of patches for one visual token."""
     vision = config.vision_config
     if config.model_type == "gemma3":
         return (vision.image_size // vision.patch_size) ** 2 / config.mm_tokens_per_image
     if config.model_type == "internvl":
         return config.downsample_ratio**-2
+    # The Qwen families, then SmolVLM and Idefics3; LLaVA merges nothing.
     side = getattr(vision, "spatial_merge_size", None) or getattr(config, "scale_factor", None) or 1
     return side**2

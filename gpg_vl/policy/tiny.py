@@ -1,7 +1,7 @@
-"""A tiny Qwen-VL built on the spot: the real architecture with random weights, its own tokenizer and chat template.
+"""Build a tiny Qwen-VL: the real architecture with random weights, a tokenizer and chat template.
 
-About a million parameters. Saved and loaded through `from_pretrained` like any checkpoint, so whatever is tested on it is tested on the
-real loading code.
+It has about a million parameters. It is saved and loaded through `from_pretrained` like any
+checkpoint, so tests on it also test the real loading code.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-"""Single tokens, but not special ones: they survive decoding."""
+"""Single tokens, but not special ones: they remain in decoded text."""
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -33,8 +33,12 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}"
 )
 
-PATCH, MERGE = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}, 2
+PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
+"""Side of a patch of each family, in pixels."""
+MERGE = 2
+"""Side of the square of patches that the projector merges into one visual token."""
 _MIN_SIDE, _MAX_SIDE = 28, 1024
+"""Sides of the smallest and largest image, in pixels, if it is a square."""
 
 _CORPUS = (
     "system user assistant",
@@ -46,8 +50,11 @@ _CORPUS = (
     "What is 12+7?",
     "Output the thinking process in and the final answer in tags.",
 )
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""Qwen's pre-tokenizer: words, single digits, punctuation."""
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Pre-tokenizer of Qwen: words, single digits, punctuation."""
 
 
 def save(folder: Path, tiny: Tiny, seed: int) -> None:
@@ -58,7 +65,10 @@ def save(folder: Path, tiny: Tiny, seed: int) -> None:
 
 
 def build_tokenizer(vocabulary: int = 400) -> Any:
-    """A byte-level BPE trained on the words of the digits questions; any text can be encoded, unknown words byte by byte."""
+    """Build a byte-level BPE tokenizer, trained on the words of the digits questions.
+
+    It encodes any text; unknown words are encoded byte by byte.
+    """
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
@@ -73,22 +83,32 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
 
 
 def _bpe(vocabulary: int = 400) -> Any:
+    """Train the BPE, without importing transformers."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=1, show_progress=False, initial_alphabet=alphabet, special_tokens=[])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=1,
+        show_progress=False,
+        initial_alphabet=alphabet,
+        special_tokens=[],
+    )
     bpe.train_from_iterator(_CORPUS, trainer)
-    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    bpe.add_special_tokens(special)
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return bpe
 
 
 def build_processor(tokenizer: Any, family: str, backend: str) -> Any:
-    """The family's real processor class around the tiny tokenizer."""
+    """Build the family's real processor class with the tiny tokenizer."""
     import transformers
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -98,18 +118,23 @@ def build_processor(tokenizer: Any, family: str, backend: str) -> Any:
         "merge_size": MERGE,
         "size": {"shortest_edge": _MIN_SIDE**2, "longest_edge": _MAX_SIDE**2},
     }
-    images = Qwen2VLImageProcessorPil(**settings) if backend == "pil" else transformers.Qwen2VLImageProcessor(**settings)
+    if backend == "pil":
+        images = Qwen2VLImageProcessorPil(**settings)
+    else:
+        images = transformers.Qwen2VLImageProcessor(**settings)
     return image_only(family, images, tokenizer, CHAT_TEMPLATE)
 
 
 def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:
-    """The family's real model class, in float32, with weights drawn from `seed`."""
+    """Build the family's real model class, in float32, with random weights from `seed`."""
     import torch
     import transformers
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-    config = getattr(transformers, f"{names[tiny.family]}Config")(
+    config_class = getattr(transformers, f"{names[tiny.family]}Config")
+    model_class = getattr(transformers, f"{names[tiny.family]}ForConditionalGeneration")
+    config = config_class(
         text_config=_text(tiny, len(tokenizer), ids),
         vision_config=_vision(tiny),
         image_token_id=ids["<|image_pad|>"],
@@ -118,32 +143,43 @@ def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's generator is not changed
         torch.manual_seed(seed)
-        model = getattr(transformers, f"{names[tiny.family]}ForConditionalGeneration")(config)
+        model = model_class(config)
     model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     return model
 
 
 def shape(tiny: Tiny) -> dict[str, Any]:
-    """What the tiny model's config.json would say of its size, without torch and transformers."""
+    """Return the sizes of the tiny model as in its config.json, without importing torch."""
     bpe = _bpe()
     ids = {token: bpe.token_to_id(token) for token in SPECIAL_TOKENS}
     text = _text(tiny, bpe.get_vocab_size(with_added_tokens=True), ids)
-    return {"model_type": tiny.family, "text_config": text, "vision_config": _vision(tiny), "tie_word_embeddings": True}
+    return {
+        "model_type": tiny.family,
+        "text_config": text,
+        "vision_config": _vision(tiny),
+        "tie_word_embeddings": True,
+    }
 
 
 def _text(tiny: Tiny, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:
+    """Return the config of the language model."""
     heads = max(1, tiny.hidden // 32)
     head_size = tiny.hidden // heads
-    half = head_size // 2
-    side = (half - half // 4) // 2  # a quarter of the rotary frequencies for time, the rest for height and width
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [half - 2 * side, side, side]}
-    text = {
+    # About a quarter of the rotary frequencies is for time, the rest for height and width.
+    frequencies = head_size // 2
+    side = (frequencies - frequencies // 4) // 2
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [frequencies - 2 * side, side, side],
+    }
+    text: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": tiny.hidden,
-        "intermediate_size": tiny.hidden * 11 // 4 // 8 * 8,
+        "intermediate_size": tiny.hidden * 11 // 4 // 8 * 8,  # 2.75 times, a multiple of 8
         "num_hidden_layers": tiny.layers,
         "num_attention_heads": heads,
         "num_key_value_heads": max(1, heads // 2),
@@ -155,11 +191,13 @@ def _text(tiny: Tiny, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:
         "pad_token_id": ids["<|endoftext|>"],
     }
     if tiny.family == "qwen3_vl":
-        return {**text, "head_dim": head_size, "rope_parameters": {**rope, "mrope_interleaved": True}}
+        text["head_dim"] = head_size
+        rope["mrope_interleaved"] = True
     return text
 
 
 def _vision(tiny: Tiny) -> dict[str, Any]:
+    """Return the config of the vision tower; the families name the same sizes differently."""
     patch = PATCH[tiny.family]
     vision = {
         "depth": tiny.vision_layers,
@@ -170,8 +208,26 @@ def _vision(tiny: Tiny) -> dict[str, Any]:
         "temporal_patch_size": 2,
     }
     if tiny.family == "qwen2_vl":
-        return {**vision, "embed_dim": tiny.vision_hidden, "hidden_size": tiny.hidden, "mlp_ratio": 2}
-    vision |= {"hidden_size": tiny.vision_hidden, "intermediate_size": 2 * tiny.vision_hidden, "out_hidden_size": tiny.hidden}
+        return {
+            **vision,
+            "embed_dim": tiny.vision_hidden,
+            "hidden_size": tiny.hidden,
+            "mlp_ratio": 2,
+        }
+    vision |= {
+        "hidden_size": tiny.vision_hidden,
+        "intermediate_size": 2 * tiny.vision_hidden,
+        "out_hidden_size": tiny.hidden,
+    }
     if tiny.family == "qwen3_vl":
-        return {**vision, "num_position_embeddings": 16 * 16, "deepstack_visual_indexes": [tiny.vision_layers - 1]}
-    return {**vision, "window_size": 8 * patch, "fullatt_block_indexes": [tiny.vision_layers - 1], "hidden_act": "silu"}
+        return {
+            **vision,
+            "num_position_embeddings": 16 * 16,
+            "deepstack_visual_indexes": [tiny.vision_layers - 1],
+        }
+    return {
+        **vision,
+        "window_size": 8 * patch,
+        "fullatt_block_indexes": [tiny.vision_layers - 1],
+        "hidden_act": "silu",
+    }

@@ -1,53 +1,85 @@
-"""Before the first step: does each kind of task give reinforcement something to work with?"""
+"""Warn before the first step about tasks from which reinforcement has little to learn."""
 
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from gpg_vl.data.dataset import Dataset, Stream
+from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UnusableSampleError
-from gpg_vl.experiment import Asker
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.load import Policy
-from gpg_vl.prompts import Style
 from gpg_vl.rollout.collect import RolloutContext, sample_groups
 from gpg_vl.rollout.engine import ensure_fits
-from gpg_vl.types import Group, Prompt
+from gpg_vl.types import Group, Prompt, Sample
 
-PROBED_PROMPTS = 12
-WEAK_INFORMATIVE, WEAK_IOU = 0.2, 0.4
+PROMPTS_PER_SOURCE = 12
+"""Prompts of each source that are sampled."""
+MIN_INFORMATIVE = 0.2
+"""Share of informative groups below which a task is warned about."""
+MIN_IOU = 0.4
+"""Mean IoU of sampled boxes below which a task is warned about."""
 
 
-def learnability_warnings(drawing: RolloutContext, questions: Dataset, style: Style, policy: Policy) -> Iterator[str]:
-    """Sample some groups of each source; warnings per kind of task where reinforcement has little to work with."""
-    groups: list[Group] = []
-    for source in questions.sources:
-        ask = Asker(Stream((source,), (1,), drawing.seed, "learnability_warnings"), style, policy)
-        asked = [(-1 - index, prompt) for index in range(PROBED_PROMPTS) if (prompt := _prompt(ask, index, drawing)) is not None]
-        groups += sample_groups(drawing, asked) if asked else []
+def learnability_warnings(
+    context: RolloutContext, experiment: Experiment, policy: Policy
+) -> Iterator[str]:
+    """Sample some groups of each source and yield a warning per weak task."""
     by_task: dict[str, list[Group]] = {}
-    for group in groups:
-        by_task.setdefault(group.task, []).append(group)
-    yield from filter(None, map(warning_for, by_task.values()))
-    drawing.clock.read()  # these seconds belong to no step
+    for source in experiment.train_data.sources:
+        prompts = _prompts(source, context, experiment, policy)
+        groups = sample_groups(context, prompts) if prompts else []
+        for group in groups:
+            by_task.setdefault(group.task, []).append(group)
+    for groups in by_task.values():
+        warning = warning_for(groups)
+        if warning:
+            yield warning
+    context.timer.read()  # these seconds belong to no step
 
 
-def _prompt(ask: Asker, index: int, drawing: RolloutContext) -> Prompt | None:
-    try:
-        return ensure_fits(ask(index), drawing.engine, drawing.config.max_tokens)
-    except UnusableSampleError:  # the run itself counts and tells it
-        return None
+def _prompts(
+    source: Sequence[Sample], context: RolloutContext, experiment: Experiment, policy: Policy
+) -> list[tuple[int, Prompt]]:
+    """Return (prompt index, prompt); negative indices, which no step of the run uses."""
+    dataset = Dataset((source,), (1,), context.seed, "probe")
+    prompt_at = experiment.prompt_at(policy, dataset)
+    prompts: list[tuple[int, Prompt]] = []
+    for index in range(PROMPTS_PER_SOURCE):
+        try:
+            prompt = ensure_fits(prompt_at(index), context.engine, context.config.max_tokens)
+        except UnusableSampleError:  # the run itself counts and reports it
+            continue
+        prompts.append((-1 - index, prompt))
+    return prompts
 
 
 def warning_for(groups: Sequence[Group]) -> str:
-    """Why reinforcement has little to work with on these groups of one task; empty = nothing."""
+    """Return why reinforcement has little to learn from these groups of one task; empty = fine."""
     task = groups[0].task
     share = fmean(group.informative for group in groups)
-    accuracies = [verdict.parts.get("accuracy", verdict.reward) for group in groups for verdict in group.verdicts]
-    mean = fmean(accuracy for accuracy in accuracies if not math.isnan(accuracy)) if not all(map(math.isnan, accuracies)) else math.nan
-    if share < WEAK_INFORMATIVE:
-        remedy = "it is solved: raise its difficulty" if mean > 0.5 else "raise warmup.steps or lower its difficulty"
-        return f"{task}: only {100 * share:.0f} % of its groups are informative (mean accuracy {mean:.2f}); {remedy}"
-    if groups[0].prompt.sample.answer_kind == "boxes" and mean < WEAK_IOU:
-        trap = f"below {WEAK_IOU} an IoU reward tends to one constant box"
-        return f"{task}: sampled accuracy (IoU) is {mean:.2f}; {trap}: raise warmup.steps, keep lr <= 1e-4"
+    mean = _mean_accuracy(groups)
+    if share < MIN_INFORMATIVE:
+        if mean > 0.5:
+            remedy = "it is solved: raise its difficulty"
+        else:
+            remedy = "raise warmup.steps or lower its difficulty"
+        return (
+            f"{task}: only {100 * share:.0f} % of its groups are informative "
+            f"(mean accuracy {mean:.2f}); {remedy}"
+        )
+    if groups[0].prompt.sample.answer_kind == "boxes" and mean < MIN_IOU:
+        return (
+            f"{task}: sampled accuracy (IoU) is {mean:.2f}; below {MIN_IOU} an IoU reward tends to "
+            "one constant box: raise warmup.steps, keep lr <= 1e-4"
+        )
     return ""
+
+
+def _mean_accuracy(groups: Sequence[Group]) -> float:
+    accuracies: list[float] = []
+    for group in groups:
+        for verdict in group.verdicts:
+            accuracy = verdict.parts.get("accuracy", verdict.reward)
+            if not math.isnan(accuracy):
+                accuracies.append(accuracy)
+    return fmean(accuracies) if accuracies else math.nan

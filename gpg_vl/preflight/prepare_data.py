@@ -1,76 +1,116 @@
-"""A published data set as rows of our own on disk: read by its recipe, checked by its verifiers, with a list of what is left out."""
+"""Read a published data set, check its rows with their verifiers, and write them to disk."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpg_vl.boxes import Frame
-from gpg_vl.config import resources
 from gpg_vl.config.loading import load, override
 from gpg_vl.config.schema import RewardConfig, Source
-from gpg_vl.data import rows as sample_rows
+from gpg_vl.data import rows
 from gpg_vl.data.dataset import validated
 from gpg_vl.errors import UserError
-from gpg_vl.experiment import build_style, build_verifiers
+from gpg_vl.experiment import Experiment, build_verifiers
 from gpg_vl.prompts import Style
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 SHOWN = 5
-"""Rows that are left out and shown; the file has them all."""
+"""Rows that are left out and printed; the file has them all."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Counts of the rows that pass, by kind, and the first of them."""
+
+    kinds: Counter[str] = field(default_factory=Counter[str])
+    example: str = ""
+
+    def counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            kind = sample.answer_kind
+            if sample.images:
+                kind += " with picture"
+            self.kinds[kind] += 1
+            self.example = self.example or f"{sample.question!r} -> {sample.answer!r}"
+            yield sample
 
 
 def prepare(
-    recipe: str, options: Sequence[str], *, source: Path | None, to: Path | None, head: int | None, config: str | None = None
+    recipe: str,
+    options: Sequence[str],
+    *,
+    source: Path | None,
+    to: Path | None,
+    head: int | None,
+    config: str | None = None,
 ) -> Iterator[str]:
-    """Read, check and write, row by row; lines that tell it.
+    """Read, check and write row by row, and yield lines that report it.
 
     Args:
         options: OPTION=VALUE of the recipe.
-        source: the folder of the published files; None = where the recipe looks, or the hub.
-        to: a folder that does not hold rows yet; None = only tell.
-        config: an experiment by name or file whose prompt and verifiers check the rows; None = the shipped ones.
+        source: folder of the published files; None = where the recipe looks, or the hub.
+        to: folder that does not hold rows yet; None = only report.
+        head: only so many rows.
+        config: a config by name or file whose prompt and verifiers check the rows; None = the
+            shipped ones.
 
     Raises:
         UserError: files are missing or broken, no row is usable, or there are rows in `to` already.
     """
-    if to and (to / "samples.jsonl").exists():
-        raise UserError(f"--to {to}: holds rows already; choose another folder")
-    if to and (file := next((path for path in (to, *to.parents) if path.is_file()), None)):
-        raise UserError(f"--to {to}: {file} is a file, expected a folder")
-    given: dict[str, Any] = override(Source, {}, options)
-    asked = Source(recipe=recipe, options={**given, **({"folder": str(source)} if source else {})}, head=head)
+    if to is not None:
+        _check_target(to)
+    recipe_options: dict[str, Any] = override(Source, {}, options)
+    if source is not None:
+        recipe_options["folder"] = str(source)
+    wanted = Source(recipe=recipe, options=recipe_options, head=head)
     left_out: list[LeftOut] = []
-    rows = validated(asked, _checks(config), folder=Path(), key=recipe, told=left_out.append)
-    kinds: Counter[str] = Counter()
-    examples: list[str] = []
-    used = _counted(rows, kinds, examples)
-    count = sample_rows.write(used, to) if to else sum(1 for _ in used)
-    told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
-    yield f"{recipe}: {count} rows earn full marks with their own answer ({told})"
-    yield f"example: {examples[0]}"
+    samples = validated(
+        wanted,
+        _verifiers(config),
+        base_dir=Path(),
+        key=recipe,
+        on_left_out=left_out.append,
+    )
+    seen = _Seen()
+    if to is not None:
+        count = rows.write(seen.counted(samples), to)
+    else:
+        count = 0
+        for _ in seen.counted(samples):
+            count += 1
+    kinds = ", ".join(f"{kind} {number}" for kind, number in seen.kinds.items())
+    yield f"{recipe}: {count} rows earn the full reward with their own answer ({kinds})"
+    yield f"example: {seen.example}"
     yield f"left out: {len(left_out)} rows"
-    yield from (f"  {left.id}: {left.why}" for left in left_out[:SHOWN])
-    if to:
-        lines = (json.dumps({"id": left.id, "why": left.why}, ensure_ascii=False) + "\n" for left in left_out)
-        (to / "left_out.jsonl").write_text("".join(lines))
-        yield f"written: {to / 'samples.jsonl'} (a config reads it with data: [{{files: {to / 'samples.jsonl'}}}])"
+    for row in left_out[:SHOWN]:
+        yield f"  {row.id}: {row.why}"
+    if to is not None:
+        _write_left_out(left_out, to / "left_out.jsonl")
+        written = to / "samples.jsonl"
+        yield f"written: {written} (a config reads it with data: [{{files: {written}}}])"
 
 
-def _counted(rows: Iterator[Sample], kinds: Counter[str], examples: list[str]) -> Iterator[Sample]:
-    """The rows as they pass: counted by kind, the first of them shown."""
-    for sample in rows:
-        kinds[f"{sample.answer_kind}{' with picture' if sample.images else ''}"] += 1
-        if not examples:
-            examples.append(f"{sample.question!r} -> {sample.answer!r}")
-        yield sample
+def _check_target(to: Path) -> None:
+    if (to / "samples.jsonl").exists():
+        raise UserError(f"--to {to}: holds rows already; choose another folder")
+    for path in (to, *to.parents):
+        if path.is_file():
+            raise UserError(f"--to {to}: {path} is a file, expected a folder")
 
 
-def _checks(config: str | None) -> VerifierSet:
-    frame = Frame(kind="norm1000")
+def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:
+    lines: list[str] = []
+    for row in left_out:
+        lines.append(json.dumps({"id": row.id, "why": row.why}, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines))
+
+
+def _verifiers(config: str | None) -> VerifierSet:
+    frame = Frame(kind="norm1000")  # any box can be written in it; no model is known here
     if config is None:
         return build_verifiers({}, Style(), frame, RewardConfig(), Path())
-    given, folder = load(config), resources.find("configs", config).parent
-    return build_verifiers(given.verifiers, build_style(given.prompt, folder), frame, given.reward, folder)
+    return Experiment(load(config), frame).verifiers

@@ -1,4 +1,4 @@
-"""Sample and score some groups without training, and print them."""
+"""Sample and score some groups without training, and report them."""
 
 import json
 from collections.abc import Iterator
@@ -7,37 +7,52 @@ from pathlib import Path
 from statistics import fmean
 
 from gpg_vl import run_folder
-from gpg_vl.config.schema import Config
-from gpg_vl.data.dataset import read_dataset
-from gpg_vl.experiment import Asker, build_engine, build_style, build_verifiers, check_template, chosen_policy, verify_engine
-from gpg_vl.policy.load import load_policy
+from gpg_vl.experiment import Experiment
 from gpg_vl.rollout.collect import RolloutContext, sample_groups
 from gpg_vl.types import Group
 
 
-def sample_and_score(given: Config, folder: Path, *, model: str | None, count: int, to: Path | None) -> Iterator[str]:
-    """Sample and score groups; lines that tell them."""
-    policy = chosen_policy(given, model) if model else load_policy(given.policy, seed=given.seed)
-    style = build_style(given.prompt, folder)
-    check_template(style, policy.processor)
-    checks = build_verifiers(given.verifiers, style, policy.frame, given.reward, folder)
-    questions = read_dataset(given.data, checks, folder=folder)
-    ask = Asker(questions.stream(given.seed, "data"), style, policy)
-    engine = build_engine(given.rollout.engine, policy, folder)
-    drawing = RolloutContext(engine=engine, ask=ask, verifiers=checks, config=given.rollout, wanted=0, seed=given.seed)
-    with closing(engine):
-        verify_engine(engine, given, ask, policy)
-        groups = sample_groups(drawing, [(draw, ask(draw)) for draw in range(count)])
+def sample_and_score(
+    experiment: Experiment, *, model: str | None, count: int, to: Path | None
+) -> Iterator[str]:
+    """Sample and score groups, and yield lines that show them.
+
+    Args:
+        model: a run folder, a checkpoint folder or a hub id; None = the config's policy.
+        count: number of groups.
+        to: file that gets every answer with its verdict; None = not written.
+    """
+    config = experiment.config
+    policy = experiment.policy_of(model) if model else experiment.policy()
+    experiment = experiment.for_policy(policy)
+    prompt_at = experiment.prompt_at(policy, experiment.train_data)
+    with closing(experiment.engine(policy)) as engine:
+        context = RolloutContext(
+            engine=engine,
+            prompt_at=prompt_at,
+            verifiers=experiment.verifiers,
+            config=config.rollout,
+            min_informative_groups=0,
+            seed=config.seed,
+        )
+        experiment.verify_engine(engine, policy, prompt_at)
+        groups = sample_groups(context, [(index, prompt_at(index)) for index in range(count)])
+    rewards: list[float] = []
     for group in groups:
-        yield from _told(group)
-    rewards = [reward for group in groups for reward in group.rewards]
-    yield f"mean reward {fmean(rewards):.3f}, informative {100 * fmean(group.informative for group in groups):.0f} % of {count} groups"
+        yield from _lines(group)
+        rewards += group.rewards
+    share = fmean(group.informative for group in groups)
+    yield f"mean reward {fmean(rewards):.3f}, informative {100 * share:.0f} % of {count} groups"
     if to:
-        to.write_text("".join(json.dumps(run_folder.group_row(group, used=False), ensure_ascii=False) + "\n" for group in groups))
+        rows: list[str] = []
+        for group in groups:
+            row = run_folder.group_row(group, used=False)
+            rows.append(json.dumps(row, ensure_ascii=False) + "\n")
+        to.write_text("".join(rows))
         yield f"written: {to}"
 
 
-def _told(group: Group) -> Iterator[str]:
+def _lines(group: Group) -> Iterator[str]:
     sample = group.prompt.sample
     yield f"{sample.id}: {sample.question}  (truth: {sample.answer})"
     for completion, verdict in zip(group.completions, group.verdicts, strict=True):

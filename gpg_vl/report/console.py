@@ -1,12 +1,20 @@
-"""What a person sees of a run: a bar that lives on a terminal, plain lines elsewhere."""
+"""Show a run: a progress bar on a terminal, plain lines elsewhere, and tables of results."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from gpg_vl.config.schema import BenchmarkSpec
@@ -16,11 +24,13 @@ from gpg_vl.evaluation.records import Record, by_tag
 from gpg_vl.evaluation.statistics import Interval, interval
 
 PLAIN_LINES = 20
-"""Elsewhere than on a terminal a run prints about so many lines of progress."""
+"""Approximate number of progress lines of a run whose output is not a terminal."""
+Row = tuple[str, int, Sequence[tuple[str, str]]]
+"""Rows of a table with one heading: name, number of questions, and its figures (name, value)."""
 
 
 class Display:
-    """Shows the steps of a run; `say` prints a line above the bar."""
+    """Progress display of a training run; `log` prints a line above the bar."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console = console
@@ -41,10 +51,15 @@ class Display:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -52,12 +67,15 @@ class Display:
         """Show the metrics of one step."""
         line = summary(metrics)
         self.bar.update(self.task, completed=step, numbers=line)
-        if not self.console.is_terminal and (step % max(1, self.total // PLAIN_LINES) == 0 or step in {1, self.total}):
-            self.console.print(f"step {step}/{self.total}  {line}", markup=False, highlight=False, soft_wrap=True)
+        if self.console.is_terminal:
+            return
+        every = max(1, self.total // PLAIN_LINES)
+        if step % every == 0 or step in {1, self.total}:
+            self.log(f"step {step}/{self.total}  {line}")
 
 
 class Counting:
-    """Shows how many questions are done."""
+    """Progress display of an evaluation: the number of answered questions."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -69,12 +87,18 @@ class Counting:
             self.status.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.status.stop()
 
-    def told(self, name: str, done: int, of: int) -> None:
-        """So many questions of a benchmark are done."""
-        line, parts = f"{name}: {done} of {of} questions", done * PLAIN_LINES // max(1, of)
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` questions of a benchmark are answered."""
+        line = f"{name}: {done} of {total} questions"
+        parts = done * PLAIN_LINES // max(1, total)
         self.status.update(escape(line))
         if not self.console.is_terminal and parts != self.shown:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -82,74 +106,103 @@ class Counting:
 
 
 def summary(metrics: Mapping[str, float]) -> str:
-    """One step in one line: reward, who spoke, where the seconds went."""
-    phases = " ".join(f"{name.removeprefix('seconds/')} {spent:.2f}" for name, spent in metrics.items() if name.startswith("seconds/"))
-    told = f"reward {metrics['reward']:.3f}  informative {100 * metrics['informative']:.0f} %  alpha {metrics['alpha']:.2f}  {phases} s"
-    return f"skipped  {told}" if metrics.get("skipped") else told
+    """Return one step as one line: reward, share of informative groups, alpha, seconds."""
+    phases: list[str] = []
+    for name, seconds in metrics.items():
+        if name.startswith("seconds/"):
+            phases.append(f"{name.removeprefix('seconds/')} {seconds:.2f}")
+    line = (
+        f"reward {metrics['reward']:.3f}  informative {100 * metrics['informative']:.0f} %"
+        f"  alpha {metrics['alpha']:.2f}  {' '.join(phases)} s"
+    )
+    if metrics.get("skipped"):
+        return f"skipped  {line}"
+    return line
 
 
-def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec | None = None) -> Table:
-    """Accuracy per task with 95 % intervals, then the totals of the spec; pass@k where answers were drawn."""
+def results_table(
+    title: str, records: Sequence[Record], spec: BenchmarkSpec | None = None
+) -> Table:
+    """Return a table of the accuracy per task with 95 % intervals, then the totals of the spec.
+
+    It contains pass@k if there are sampled answers.
+    """
+    rows: list[Row] = []
+    for tag, of_task in by_tag(records).items():
+        rows.append((tag, len(of_task), list(_figures(of_task, spec))))
     totals = spec.totals if spec else {}
-    rows = [(tag, len(own), list(_figures(own, spec))) for tag, own in by_tag(records).items()]
-    rows += [(name, len(records), [("greedy", str(eval_metrics.total(records, tags)))]) for name, tags in totals.items()]
+    for name, tags in totals.items():
+        figure = ("greedy", str(eval_metrics.total(records, tags)))
+        rows.append((name, len(records), [figure]))
     return _table(title, rows)
 
 
 def _figures(records: Sequence[Record], spec: BenchmarkSpec | None) -> Iterator[tuple[str, str]]:
-    """What is told of the questions of one task."""
+    """Yield the figures of one task as (name, value)."""
     yield "greedy", str(interval([record.greedy for record in records]))
-    if spec and spec.beside and (also := eval_metrics.beside(records)):
-        yield str(spec.beside), str(also)
+    if spec and spec.beside:
+        second = eval_metrics.beside(records)
+        if second:
+            yield str(spec.beside), str(second)
     for k in tries(min(len(record.each) for record in records)):
         yield f"pass@{k}", str(eval_metrics.pass_at(records, k))
-    kept = [record.well_formed for record in records if record.well_formed == record.well_formed]
-    if kept:
-        yield "well-formed", f"{100 * fmean(kept):.1f}"
+    well_formed = [record.well_formed for record in records if not math.isnan(record.well_formed)]
+    if well_formed:
+        yield "well-formed", f"{100 * fmean(well_formed):.1f}"
 
 
 def tries(drawn: int) -> list[int]:
-    """1, 2, 4... up to the answers drawn, and those."""
-    return sorted({2**power for power in range(drawn.bit_length())} | {drawn}) if drawn else []
+    """Return the k of pass@k for a number of sampled answers: 1, 2, 4... and that number."""
+    if not drawn:
+        return []
+    powers = {2**power for power in range(drawn.bit_length())}
+    return sorted(powers | {drawn})
 
 
-def _table(title: str, rows: Sequence[tuple[str, int, Sequence[tuple[str, str]]]]) -> Table:
-    """A figure a line, so that a terminal of 80 columns holds it; what was named by users is no markup."""
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    """Return a table with one figure on each line, which fits a terminal of 80 columns.
+
+    Titles and names come from users and are escaped: they are not markup.
+    """
     table = Table(title=escape(title))
     for heading in ("task", "questions", "figure", "% [95 % interval]"):
-        table.add_column(escape(heading), justify="right" if heading == "questions" else "left", overflow="fold")
-    for name, questions, told in rows:
-        for place, (figure, value) in enumerate(told):
-            table.add_row(*(("", "") if place else (escape(name), str(questions))), figure, escape(value))
+        justify = "right" if heading == "questions" else "left"
+        table.add_column(escape(heading), justify=justify, overflow="fold")
+    for name, questions, figures in rows:
+        first_cells = (escape(name), str(questions))
+        for figure, value in figures:
+            table.add_row(*first_cells, figure, escape(value))
+            first_cells = ("", "")
         table.add_section()
     return table
 
 
 def precision_table(title: str, precisions: Mapping[str, Interval]) -> Table:
-    """Average precision with 95 % intervals."""
+    """Return a table of average precisions with 95 % intervals."""
     table = Table("figure", "images", "%", title=escape(title))
     for name, figure in precisions.items():
         table.add_row(name, str(figure.count), escape(str(figure)))
     return table
 
 
-def paired_table(title: str, rows: Sequence[Comparison], sides: tuple[str, str] = ("first", "second")) -> Table:
-    """Two evaluations side by side."""
-    told = [
-        (
-            row.name,
-            row.difference.count,
-            [
-                *zip(sides, map(str, (row.first, row.second)), strict=True),
-                ("difference", str(row.difference)),
-                ("better, worse", f"{row.gained}, {row.lost} questions, p = {row.p:.2g}"),
-            ],
-        )
-        for row in rows
-    ]
-    return _table(title, told)
+def paired_table(
+    title: str, rows: Sequence[Comparison], sides: tuple[str, str] = ("first", "second")
+) -> Table:
+    """Return a table of two evaluations and their difference."""
+    table_rows: list[Row] = []
+    for row in rows:
+        figures = [
+            (sides[0], str(row.first)),
+            (sides[1], str(row.second)),
+            ("difference", str(row.difference)),
+            ("better, worse", f"{row.gained}, {row.lost} questions, p = {row.p:.2g}"),
+        ]
+        table_rows.append((row.name, row.difference.count, figures))
+    return _table(title, table_rows)
 
 
 def comparison_table(before: Sequence[Record], after: Sequence[Record]) -> Table:
-    """Greedy accuracy before and after training, and the paired difference."""
-    return paired_table("held-out greedy accuracy, % (95 % interval)", compare(before, after), ("before", "after"))
+    """Return a table of the greedy accuracy before and after training, and the difference."""
+    return paired_table(
+        "held-out greedy accuracy, % (95 % interval)", compare(before, after), ("before", "after")
+    )

@@ -1,4 +1,4 @@
-"""What everything that samples answers has in common."""
+"""Define the interface of rollout engines: everything that samples answers from the policy."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -15,54 +15,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How answers are drawn. There is no top-k and no top-p: what is sampled is what is scored."""
+    """Sampling parameters of completions.
+
+    There is no top-k and no top-p: the sampled distribution is the one that the trainer scores.
+    """
 
     max_tokens: int
-    """Longest completion, the end id included."""
+    """Maximum length of a completion in tokens, including the end id."""
     temperature: float
-    """Divides the logits in sampling and in the log-probabilities that come back."""
+    """Divisor of the logits, in sampling and in the log-probabilities that come back."""
     greedy: bool = False
-    """Take the likeliest token instead of drawing one."""
+    """True = take the most likely token instead of sampling one."""
 
 
 class RolloutEngine(ABC):
-    """Samples from the policy, wherever it runs."""
+    """Samples completions from the policy, in this process or elsewhere."""
 
-    copies: int = 1
-    """How many copies of the weights answer. Questions that follow one another go to different ones."""
+    num_replicas: int = 1
+    """Number of replicas of the weights. Consecutive prompts go to different replicas."""
     narrow: bool = False
-    """Whether it computes with kernels of its own, weights and activations held in `policy.dtype` throughout, where the trainer's autocast
-    keeps some in float32."""
-    renewed: bool = False
-    """Whether there is a copy whose weights nobody has compared yet; then the gate looks before anything of it is believed."""
+    """True if the engine has its own kernels and holds weights and activations in `policy.dtype`
+    throughout, where the trainer's autocast keeps some of them in float32."""
+    needs_verification: bool = False
+    """True after a replica started or restarted; the vision gate must check it before its samples
+    are used."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        """One list of completions per prompt, one completion per seed; a group's randomness depends on its seeds alone."""
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        """Sample one completion per seed for each prompt; return one list per prompt.
+
+        The randomness of a group depends only on its seeds.
+        """
 
     @abstractmethod
-    def refresh(self, policy: "Policy", version: int) -> None:
-        """Sample from these weights from now on; `version` is written into the completions."""
+    def update_weights(self, policy: "Policy", version: int) -> None:
+        """Sample from these weights from now on; completions carry `version`."""
 
-    def longest(self) -> int:
-        """Most tokens of prompt and completion together; what could become longer is left out before it is asked."""
+    def max_model_len(self) -> int:
+        """Return the maximum number of tokens of prompt and completion together.
+
+        Prompts that could exceed it are left out before sampling.
+        """
         return sys.maxsize
 
-    def rest(self) -> None:  # noqa: B027  # most have nothing to do here
-        """Nothing is asked for a while: memory that the update could use may be given back until then."""
+    def release_memory(self) -> None:  # noqa: B027  # most engines have nothing to release
+        """Release memory for the update, if possible; the next `generate` takes it back."""
 
     def close(self) -> None:  # noqa: B027
-        """Give back what was taken."""
+        """Release all resources of the engine."""
 
 
 def ensure_fits(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Prompt:
-    """The prompt, if the engine has room for it and its answers.
+    """Return the prompt if it and its completions fit into the engine's window.
 
     Raises:
-        UnusableSampleError: it has not.
+        UnusableSampleError: they do not fit.
     """
-    if (tokens := len(prompt.input_ids) + max_tokens) > engine.longest():
+    tokens = len(prompt.input_ids) + max_tokens
+    if tokens > engine.max_model_len():
         raise UnusableSampleError(
-            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window is {engine.longest()}"
+            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window"
+            f" is {engine.max_model_len()}"
         )
     return prompt

@@ -1,4 +1,4 @@
-"""Seconds by phase."""
+"""Measure the wall time of each phase of a step."""
 
 from collections import defaultdict
 from collections.abc import Generator
@@ -7,14 +7,21 @@ from time import perf_counter
 
 
 class Timer:
-    """Adds up wall seconds by the name of what they were spent on."""
+    """Sums wall seconds per phase.
+
+    Example:
+        timer = Timer()
+        with timer("sample"):
+            ...
+        timer.read()  # {"sample": 1.5}
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Generator[None, None, None]:
-        """`with clock("sample"): ...`"""
+        """Add the seconds of the `with` block to `phase`."""
         start = perf_counter()
         try:
             yield
@@ -22,6 +29,7 @@ class Timer:
             self.seconds[phase] += perf_counter() - start
 
     def read(self) -> dict[str, float]:
-        """The seconds since the last reading, by phase."""
-        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        """Return the seconds per phase since the last call, and start again at zero."""
+        seconds = dict(self.seconds)
+        self.seconds = defaultdict(float)
         return seconds

@@ -1,9 +1,14 @@
-"""Sampling in this process with the trainer's own weights: vision tower and prompt once per group, G answers against one copy of them.
+"""Sample in this process with the trainer's own weights.
 
-Each token takes one uniform number of its completion's own stream and inverts the cumulative distribution, so what is drawn for a
-completion depends on its seed alone, not on who else is in the batch (exactly so in float64; in float32 up to rounding of the logits).
+The vision tower and the prompt are computed once per group; its G completions share the prompt's
+keys and values.
 
-Shape letters: P prompts, R rows per prompt (answers still being written, at most G), V vocabulary, C longest completion, T tokens so far.
+Each token takes one uniform number of its completion's own random stream and inverts the cumulative
+distribution. So the tokens of a completion depend only on its seed, not on the rest of the batch
+(exactly in float64; in float32 up to rounding of the logits).
+
+Shape letters: P prompts, R rows per prompt (unfinished completions, at most G), D width,
+V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -21,62 +26,80 @@ from gpg_vl.types import Completion, Prompt
 
 
 @dataclass(slots=True)
-class _Answer:
-    """A completion being written."""
+class _PartialCompletion:
+    """A completion that is being sampled."""
 
     uniforms: "np.ndarray"
+    """[max_tokens] uniform random numbers, one per token."""
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     done: bool = False
+    """True after an end id."""
+
+
+_Groups = list[list[_PartialCompletion]]
+"""[P, R] completions, one list per prompt."""
 
 
 class TransformersEngine(RolloutEngine):
-    """Plain transformers, no server, no copy of the weights."""
+    """Samples with plain transformers: no server, no second copy of the weights."""
 
     def __init__(self, policy: Policy, prompts_at_once: int = 32) -> None:
         self.policy = policy
         self.prompts_at_once = prompts_at_once
         self.version = 0
 
-    def refresh(self, policy: Policy, version: int) -> None:
-        """The weights are the trainer's own; only their version is noted."""
+    def update_weights(self, policy: Policy, version: int) -> None:
+        """Store the version; the weights are the trainer's own and need no copy."""
         self.policy = policy
         self.version = version
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        """One list of completions per prompt, one completion per seed."""
-        answers = [[_Answer(_uniforms(seed, sampling.max_tokens)) for seed in group] for group in seeds]
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        """Sample one completion per seed for each prompt; return one list per prompt."""
+        groups: _Groups = []
+        for group_seeds in seeds:
+            group: list[_PartialCompletion] = []
+            for seed in group_seeds:
+                group.append(_PartialCompletion(_uniforms(seed, sampling.max_tokens)))
+            groups.append(group)
         for start in range(0, len(prompts), self.prompts_at_once):
             batch = slice(start, start + self.prompts_at_once)
             with self.policy.autocast():
-                self._write(begin(self.policy, prompts[batch], len(seeds[0])), answers[batch], sampling)
-        return [[self._completion(answer) for answer in group] for group in answers]
+                rows = begin(self.policy, prompts[batch], len(seeds[0]))
+                self._decode(rows, groups[batch], sampling)
+        return [list(map(self._completion, group)) for group in groups]
 
-    def _write(self, rows: SharedRows | RepeatedRows, answers: list[list[_Answer]], sampling: Sampling) -> None:
-        """Write all answers of a batch of prompts to their ends, token by token."""
+    def _decode(self, rows: SharedRows | RepeatedRows, groups: _Groups, sampling: Sampling) -> None:
+        """Sample all completions of a batch of prompts to their ends, token by token."""
         hidden_PRD = rows.first_PRD
         for position in range(sampling.max_tokens):
-            tokens_PR = self._draw(hidden_PRD, answers, position, sampling)
-            living = [[answer for answer in group if not answer.done] for group in answers]
-            if position + 1 == sampling.max_tokens or not any(living):
+            tokens_PR = self._draw(hidden_PRD, groups, position, sampling)
+            unfinished = list(map(_unfinished, groups))
+            if position + 1 == sampling.max_tokens or not any(unfinished):
                 return
-            if _worth_leaving(answers, living):
-                tokens_PR, answers = _leave_behind(rows, tokens_PR, answers)
+            if _can_drop_rows(groups, unfinished):
+                tokens_PR, groups = _drop_finished(rows, tokens_PR, groups)
             hidden_PRD = rows.append(tokens_PR)
 
-    def _draw(self, hidden_PRD: Tensor, answers: list[list[_Answer]], position: int, sampling: Sampling) -> Tensor:
-        """[P, R] the next token of each row, written down where its answer is not finished."""
+    def _draw(
+        self, hidden_PRD: Tensor, groups: _Groups, position: int, sampling: Sampling
+    ) -> Tensor:
+        """Sample the next token of each row, [P, R], and append it to unfinished completions."""
         policy = self.policy
-        logits = allowed_logits(policy.model.lm_head(hidden_PRD), sampling.temperature, policy.banned_ids)
-        logprobs = logits.log_softmax(-1)
+        logits_PRV = allowed_logits(
+            policy.model.lm_head(hidden_PRD), sampling.temperature, policy.banned_ids
+        )
+        logprobs_PRV = logits_PRV.log_softmax(-1)
         if sampling.greedy:
-            tokens_PR = logprobs.argmax(-1)
+            tokens_PR = logprobs_PRV.argmax(-1)
         else:
-            uniforms = torch.from_numpy(np.array([[answer.uniforms[position] for answer in group] for group in answers]))
-            tokens_PR = inverse_cdf(logprobs, uniforms.to(logprobs.device))
-        chosen = logprobs.gather(-1, tokens_PR[..., None]).squeeze(-1)
-        for group, ids, scores in zip(answers, tokens_PR.tolist(), chosen.tolist(), strict=True):
+            uniforms_PR = _uniforms_at(groups, position).to(logprobs_PRV.device)
+            tokens_PR = inverse_cdf(logprobs_PRV, uniforms_PR)
+        chosen_PR = logprobs_PRV.gather(-1, tokens_PR[..., None]).squeeze(-1)
+        for group, ids, scores in zip(groups, tokens_PR.tolist(), chosen_PR.tolist(), strict=True):
             for answer, token, logprob in zip(group, ids, scores, strict=True):
                 if not answer.done:
                     answer.token_ids.append(token)
@@ -84,7 +107,7 @@ class TransformersEngine(RolloutEngine):
                     answer.done = token in policy.end_ids
         return tokens_PR
 
-    def _completion(self, answer: _Answer) -> Completion:
+    def _completion(self, answer: _PartialCompletion) -> Completion:
         return Completion(
             token_ids=tuple(answer.token_ids),
             logprobs=tuple(answer.logprobs),
@@ -95,10 +118,21 @@ class TransformersEngine(RolloutEngine):
 
 
 def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """[...] the token at which the cumulative distribution [..., V] first exceeds a uniform number [...]; never an impossible one."""
+    """Return the token at which the cumulative distribution first exceeds a uniform number.
+
+    A token of probability 0 is never returned.
+
+    Args:
+        logprobs: [..., V].
+        uniforms: [...], in [0, 1).
+
+    Returns:
+        [...] token ids.
+    """
     cumulative = logprobs.double().exp().cumsum(-1)
     total = cumulative[..., -1:]
     drawn = torch.searchsorted(cumulative, (uniforms[..., None] * total), right=True).squeeze(-1)
+    # Rounding can put a uniform number near 1 past the last token whose probability is above 0.
     last_possible = (cumulative < total).sum(-1)
     return drawn.minimum(last_possible)
 
@@ -107,18 +141,44 @@ def _uniforms(seed: int, count: int) -> "np.ndarray":
     return np.random.Generator(np.random.PCG64(seed)).random(count)
 
 
-def _worth_leaving(answers: list[list[_Answer]], living: list[list[_Answer]]) -> bool:
-    """Whether finished rows or prompts can be dropped from the rectangle [P, R]."""
-    return any(not group for group in living) or max(map(len, living)) < len(answers[0])
+def _uniforms_at(groups: _Groups, position: int) -> Tensor:
+    """Return the uniform numbers of all rows for one position, [P, R]."""
+    rows: list[list[float]] = []
+    for group in groups:
+        rows.append([answer.uniforms[position] for answer in group])
+    return torch.from_numpy(np.array(rows))
 
 
-def _leave_behind(rows: SharedRows | RepeatedRows, tokens_PR: Tensor, answers: list[list[_Answer]]) -> tuple[Tensor, list[list[_Answer]]]:
-    """Drop finished prompts, and as many finished rows as the longest-living group allows; finished ones fill shorter groups up."""
-    prompts = [index for index, group in enumerate(answers) if any(not answer.done for answer in group)]
-    order = [sorted(range(len(answers[index])), key=lambda row, index=index: answers[index][row].done) for index in prompts]
-    width = max(sum(not answer.done for answer in answers[index]) for index in prompts)
-    in_line = [[index * len(answers[0]) + row for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)]
-    rows_pr = torch.tensor(in_line, device=tokens_PR.device)
+def _unfinished(group: list[_PartialCompletion]) -> list[_PartialCompletion]:
+    return [answer for answer in group if not answer.done]
+
+
+def _can_drop_rows(groups: _Groups, unfinished: _Groups) -> bool:
+    """Return whether finished rows or prompts can be dropped from the rectangle [P, R]."""
+    has_finished_prompt = not all(unfinished)
+    return has_finished_prompt or max(map(len, unfinished)) < len(groups[0])
+
+
+def _drop_finished(
+    rows: SharedRows | RepeatedRows, tokens_PR: Tensor, groups: _Groups
+) -> tuple[Tensor, _Groups]:
+    """Drop finished prompts, and as many finished rows as the widest group allows.
+
+    The batch stays a rectangle: groups with fewer unfinished rows are filled with finished ones.
+
+    Returns:
+        The tokens [p, r] and the completions of the rows that stay.
+    """
+    prompts = [index for index, group in enumerate(groups) if _unfinished(group)]
+    width = max(len(_unfinished(groups[index])) for index in prompts)
+    flat_rows: list[list[int]] = []
+    remaining: _Groups = []
+    for index in prompts:
+        group = groups[index]
+        # A stable sort puts unfinished rows first and keeps their order.
+        order = sorted(range(len(group)), key=lambda row, group=group: group[row].done)[:width]
+        flat_rows.append([index * len(group) + row for row in order])
+        remaining.append([group[row] for row in order])
+    rows_pr = torch.tensor(flat_rows, device=tokens_PR.device)
     rows.keep(torch.tensor(prompts, device=tokens_PR.device), rows_pr)
-    kept_answers = [[answers[index][row] for row in kept[:width]] for index, kept in zip(prompts, order, strict=True)]
-    return tokens_PR.flatten()[rows_pr], kept_answers
+    return tokens_PR.flatten()[rows_pr], remaining

@@ -1,6 +1,6 @@
-"""Checkpoints: written aside, then renamed, so a half-written one is never picked.
+"""Save and load checkpoints: written aside, then renamed, so a half-written one is never used.
 
-checkpoints/000050/  policy/ (plain `from_pretrained`)   learner/optimizer.pt   state.json
+checkpoints/000050/  policy/ (plain `from_pretrained`)  learner/optimizer.pt  state.json
 """
 
 import json
@@ -23,32 +23,42 @@ from gpg_vl.types import Completion, Group, Prompt, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Where a run is."""
+    """Position of a run."""
 
     step: int = 0
     """Steps taken, skipped ones included."""
     cursor: int = 0
-    """Prompts drawn, over all ranks."""
+    """Prompts used, over all processes."""
     version: int = 0
     """Updates that moved the parameters."""
     idle: int = 0
     """Steps in a row without an informative group."""
-    lost: int = 0
-    """Drawn samples that could not be asked."""
+    unusable: int = 0
+    """Samples that could not become prompts."""
     bad: int = 0
     """Steps in a row with a non-finite loss or gradient."""
     carried: tuple[Group, ...] = ()
-    """Groups waiting for the next step."""
+    """Groups that wait for the next step."""
 
 
-def state_row(state: State, ranks: Processes) -> dict[str, Any]:
-    """The state as JSON, with the carried groups of every rank."""
-    carried = ranks.everybodys([_carried_row(group) for group in state.carried])
-    return {**asdict(replace(state, carried=())), "carried": carried}
+def state_row(state: State, processes: Processes) -> dict[str, Any]:
+    """Return the state as JSON, with the carried groups of every process."""
+    own_groups = [_group_row(group) for group in state.carried]
+    return {
+        "step": state.step,
+        "cursor": state.cursor,
+        "version": state.version,
+        "idle": state.idle,
+        "lost": state.unusable,
+        "bad": state.bad,
+        "carried": processes.all_gather(own_groups),
+    }
 
 
-def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner, card: str) -> Path:
-    """Write `checkpoints/<step>`, its model card beside the weights; the path."""
+def save(
+    folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner, card: str
+) -> Path:
+    """Write `checkpoints/<step>`, with the model card beside the weights, and return its path."""
     path = folder / "checkpoints" / f"{step:06d}"
     aside = path.with_name(path.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -64,56 +74,79 @@ def save(folder: Path, step: int, state: dict[str, Any], policy: Policy, learner
     return path
 
 
-def load_state(path: Path, ask: Callable[[int], Prompt], ranks: Processes) -> State:
-    """The state of a checkpoint; prompts of carried groups are encoded anew from their draw numbers.
+def load_state(path: Path, prompt_at: Callable[[int], Prompt], processes: Processes) -> State:
+    """Load the state of a checkpoint; prompts of carried groups are encoded anew.
 
     Raises:
-        UserError: groups wait for another number of processes.
+        UserError: groups are carried over by another number of processes.
     """
-    plain = json.loads((path / "state.json").read_text())
-    plain.pop("score")
-    carried = plain.pop("carried")
-    if any(carried) and len(carried) != ranks.count:
-        raise UserError(f"{path}: its carried groups belong to {len(carried)} processes, got {ranks.count}; start as many")
-    own = carried[ranks.rank] if any(carried) else []
-    return State(**plain, carried=tuple(_carried_group(row, ask) for row in own))
+    row = json.loads((path / "state.json").read_text())
+    carried = row["carried"]
+    own_rows: list[dict[str, Any]] = []
+    if any(carried):
+        if len(carried) != processes.count:
+            raise UserError(
+                f"{path}: its carried groups belong to {len(carried)} processes, got "
+                f"{processes.count}; start as many"
+            )
+        own_rows = carried[processes.rank]
+    return State(
+        step=row["step"],
+        cursor=row["cursor"],
+        version=row["version"],
+        idle=row["idle"],
+        unusable=row["lost"],
+        bad=row["bad"],
+        carried=tuple(_group(own, prompt_at) for own in own_rows),
+    )
 
 
 def load_learner(path: Path, learner: Learner, *, unchanged: bool = True) -> None:
-    """Optimizer moments, schedule and what was decided about sharing, of a checkpoint."""
+    """Load optimizer moments, schedule and the decision about prompt sharing of a checkpoint."""
     saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
     learner.load_state_dict(saved, unchanged=unchanged)
 
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:
     """Delete all but the newest and the best-scored checkpoints."""
-    there = complete_checkpoints(run)
-    scores = {path: json.loads((path / "state.json").read_text())["score"] for path in there}
-    best = sorted((path for path in there if scores[path] is not None), key=lambda path: (scores[path], path.name))
-    kept = {*there[-keep_last:], *(best[-keep_best:] if keep_best else [])}
-    for path in there:
+    checkpoints = complete_checkpoints(run)
+    scored: list[tuple[float, str, Path]] = []
+    for path in checkpoints:
+        score = json.loads((path / "state.json").read_text())["score"]
+        if score is not None:
+            scored.append((score, path.name, path))
+    kept = set(checkpoints[-keep_last:])
+    if keep_best:
+        kept |= {path for _, _, path in sorted(scored)[-keep_best:]}
+    for path in checkpoints:
         if path not in kept:
             shutil.rmtree(path)
 
 
-def _carried_row(group: Group) -> dict[str, Any]:
+def _group_row(group: Group) -> dict[str, Any]:
     completions = [asdict(completion) for completion in group.completions]
-    verdicts = [{**asdict(replace(verdict, parts={})), "parts": dict(verdict.parts)} for verdict in group.verdicts]
-    return {"draw": group.draw, "completions": completions, "verdicts": verdicts}
+    verdicts: list[dict[str, Any]] = []
+    for verdict in group.verdicts:
+        plain = asdict(replace(verdict, parts={}))  # parts may be a mapping that asdict cannot copy
+        verdicts.append({**plain, "parts": dict(verdict.parts)})
+    return {"draw": group.prompt_index, "completions": completions, "verdicts": verdicts}
 
 
-def _carried_group(row: dict[str, Any], ask: Callable[[int], Prompt]) -> Group:
-    completions = tuple(
-        Completion(**{**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])})
-        for plain in row["completions"]
-    )
+def _group(row: dict[str, Any], prompt_at: Callable[[int], Prompt]) -> Group:
+    completions: list[Completion] = []
+    for plain in row["completions"]:
+        lists = {name: tuple(plain[name]) for name in ("token_ids", "logprobs")}
+        completions.append(Completion(**{**plain, **lists}))
     return Group(
-        prompt=ask(row["draw"]), completions=completions, verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]), draw=row["draw"]
+        prompt=prompt_at(row["draw"]),
+        completions=tuple(completions),
+        verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]),
+        prompt_index=row["draw"],
     )
 
 
 def _sync(folder: Path) -> None:
-    """Make sure that everything below has reached the disk before a name says that it has."""
+    """Wait until everything below is on the disk, before a name says that it is complete."""
     for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

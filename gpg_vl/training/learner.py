@@ -1,7 +1,10 @@
-"""The update: raise the weighted log-likelihood of what was sampled, in micro-batches of whole groups.
+"""Update the policy: raise the weighted log-likelihood of what was sampled, in micro-batches.
 
-`loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up: micro-batches, ranks and skipped groups
-cannot change the answer.
+`loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up:
+micro-batches, processes and skipped groups cannot change the result.
+
+Shape letters: B groups, G completions of a group, N tokens of all completions of a micro-batch in
+one row, n some of these N tokens.
 """
 
 import math
@@ -21,47 +24,59 @@ from gpg_vl.policy.chunked_head import Scores
 from gpg_vl.policy.families import parts
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.plain_forward import PromptAndAnswers, UnsharedForward
-from gpg_vl.training.microbatches import WeightedGroup, is_idle, padded_tokens, per_token, plan_microbatches
+from gpg_vl.training.microbatches import (
+    WeightedGroup,
+    is_idle,
+    padded_tokens,
+    per_token,
+    plan_microbatches,
+)
 from gpg_vl.training.processes import Processes
-from gpg_vl.types import Group, Update
+from gpg_vl.types import Batch, Completion, Update
 
 Forward = UnsharedForward | GroupForward
+
 COMPARED_TOKENS = 32
-"""Of an answer, when the group forward is held against plain rows."""
+"""Tokens of an answer that the group forward and plain rows are compared on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepLoss:
-    """An estimator's loss of a micro-batch's tokens, with all that it needs beside their log-probabilities."""
+    """An estimator's loss of a micro-batch's tokens, with all that it needs but the policy."""
 
     estimator: Estimator
     weights_N: Tensor
-    """What each token weighs."""
+    """Weight of each token."""
     sampled_N: Tensor | None
-    """Log-probabilities under the sampling policy; NaN or None = the present one sampled it, so the ratio is exactly 1 now."""
+    """Log-probabilities under the sampling policy. NaN or None: the present policy sampled it, so
+    the ratio is exactly 1 now."""
     shares_N: Tensor
-    """What each token weighs in the divergence."""
+    """Weight of each token in the divergence."""
     reference_N: Tensor | None
     """Log-probabilities under the reference; None = no divergence."""
 
-    def __call__(self, logprobs_n: Tensor, line_n: Tensor) -> Tensor:
-        """[] the loss of the tokens at these places in the line."""
+    def __call__(self, logprobs_n: Tensor, index_n: Tensor) -> Tensor:
+        """Return []: the loss of the tokens at these places among the N."""
         before_n = logprobs_n.detach()
         if self.sampled_N is not None:
-            sampled_n = self.sampled_N[line_n].to(logprobs_n)
+            sampled_n = self.sampled_N[index_n].to(logprobs_n)
             before_n = torch.where(sampled_n.isnan(), before_n, sampled_n)
-        loss = self.estimator.objective(logprobs_n, before_n, self.weights_N[line_n].to(logprobs_n))
+        weights_n = self.weights_N[index_n].to(logprobs_n)
+        loss = self.estimator.objective(logprobs_n, before_n, weights_n)
         if self.reference_N is None:
             return loss
-        return loss + self.estimator.kl * (self.shares_N[line_n].to(logprobs_n) * k3(logprobs_n, self.reference_N[line_n])).sum()
+        divergence_n = k3(logprobs_n, self.reference_N[index_n])
+        shares_n = self.shares_N[index_n].to(logprobs_n)
+        return loss + self.estimator.kl * (shares_n * divergence_n).sum()
 
 
 class Learner:
-    """Owns the optimizer."""
+    """Owns the optimizer, and steps it."""
 
     def __init__(
         self,
         forward: Forward,
+        estimator: Estimator,
         config: OptimizerConfig,
         accelerator: Accelerator,
         *,
@@ -69,53 +84,64 @@ class Learner:
         tokens_per_microbatch: int,
         updates_per_rollout: int = 1,
         reference: Forward | None = None,
-        say: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
-        """
+        """Make the optimizer and wrap the forward for several processes.
+
         Args:
-            say: is told, before the first update, how exactly the group forward agrees with plain rows on a real group.
+            log: gets a line before the first update: how exactly the group forward agrees with
+                plain rows on a real group. None = they are not compared.
         """
+        self.estimator = estimator
         self.config = config
         self.accelerator = accelerator
-        self.ranks = Processes(accelerator)
+        self.processes = Processes(accelerator)
         self.tokens_per_microbatch = tokens_per_microbatch
         self.updates_per_rollout = updates_per_rollout
         self.reference = reference
-        self.say = say
-        self.bare = forward
-        self.trained = [parameter for parameter in forward.parameters() if parameter.requires_grad]
-        # one kernel on a GPU, without a second set of gradients; on a CPU its last bits differ, so runs go on as they began
-        kernel = {"fused": True} if accelerator.device.type == "cuda" else {"foreach": True}
-        optimizer = torch.optim.AdamW(self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **kernel)
+        self.log = log
+        self.needs_comparison = log is not None
+        self.unwrapped = forward
+        self.trained = [item for item in forward.parameters() if item.requires_grad]
+        # On a GPU: one fused kernel, without a second set of gradients. Not on a CPU: its last
+        # bits differ there, and a run has to go on as it began.
+        on_gpu = accelerator.device.type == "cuda"
+        kernel = {"fused": True} if on_gpu else {"foreach": True}
+        optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            **kernel,
+        )
         self.schedule = LambdaLR(optimizer, _schedule(config, total_steps * updates_per_rollout))
         self.forward: nn.Module
         self.forward, self.optimizer = accelerator.prepare(forward, optimizer)
 
-    def update(
-        self, groups: Sequence[Group], estimator: Estimator, rewards_BG: Tensor, lengths_BG: Tensor, mine: slice, version: int
-    ) -> Update:
-        """One rollout's optimizer steps.
+    def update(self, batch: Batch, weights_BG: Tensor, version: int) -> Update:
+        """Take the optimizer steps of one rollout.
 
         Args:
-            rewards_BG, lengths_BG: of all ranks.
-            mine: the rows that `groups` stand for.
+            weights_BG: what the estimator made of the batch's rewards, for all processes.
             version: of the policy now; completions of an older one get their ratio.
         """
-        weights_BG = estimator.weights(rewards_BG, lengths_BG)
-        shares_BG = estimator.shares(rewards_BG, lengths_BG)
-        if not self.ranks.total(int(bool((weights_BG[mine] != 0).any()) or estimator.kl > 0)):
+        trains_all = self.estimator.kl > 0  # the divergence is of all groups
+        own_weights = weights_BG[batch.own_rows]
+        has_work = trains_all or bool((own_weights != 0).any())
+        if not self.processes.any(has_work):
             return Update(skipped="no informative group")
-        rows = zip(groups, weights_BG[mine].tolist(), shares_BG[mine].tolist(), strict=True)
-        weighted = [WeightedGroup(group, tuple(weights), tuple(shares)) for group, weights, shares in rows]
-        by_length = sorted((item.asked for item in weighted), key=lambda asked: (not asked[0].pictures, len(asked[0].input_ids)))
-        self.compare_once(by_length[0] if by_length else None, rewards_BG.shape[1])
-        batches = self._plan([item for item in weighted if estimator.kl > 0 or any(item.weights)], weighted)
-        sampled = [self._sampled(batch, version, fresh_too=self.updates_per_rollout > 1) for batch in batches]
-        update = self._step_in_memory(batches, sampled, estimator)
+        items = self._weighted_groups(batch, weights_BG)
+        self.compare_once(_cheapest(items), batch.rewards_BG.shape[1])
+        live = [item for item in items if trains_all or any(item.weights)]
+        batches = self._plan(live, items)
+        sampled: list[Tensor | None] = []
+        for microbatch in batches:
+            sampled.append(self._sampled_logprobs(microbatch, version))
+        update = self._step_in_memory(batches, sampled)
         if update.skipped:
             return update
         for _ in range(self.updates_per_rollout - 1):
-            further = self._step_in_memory(batches, sampled, estimator)
+            further = self._step_in_memory(batches, sampled)
             if further.skipped:
                 break  # the step counts as taken: weights have moved before
             update = further
@@ -123,46 +149,131 @@ class Learner:
 
     @property
     def shared(self) -> bool:
-        """Whether prompts are computed once per group."""
-        return isinstance(self.bare, GroupForward) and self.bare.shares
+        """True if prompts are computed once per group."""
+        return isinstance(self.unwrapped, GroupForward) and self.unwrapped.shares
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer moments, schedule, and what was decided about sharing: the next step of a resumed run depends on all three."""
-        decided = self.bare.policy.sharing.why_not if self.say is None and isinstance(self.bare, GroupForward) else None
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "why_not_shared": decided}
+        """Return optimizer moments, schedule, and the decision about sharing prompts.
+
+        The next step of a resumed run depends on all three.
+        """
+        why_not_shared = None
+        if isinstance(self.unwrapped, GroupForward) and not self.needs_comparison:
+            why_not_shared = self.unwrapped.policy.sharing.why_not
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "why_not_shared": why_not_shared,
+        }
 
     def load_state_dict(self, saved: Mapping[str, Any], *, unchanged: bool) -> None:
-        """Go on from a saved state; the group forward is held against plain rows anew only where config or machine have changed."""
+        """Go on from a saved state.
+
+        Args:
+            unchanged: config and machine are as they were, so that the decision about sharing
+                prompts is taken over; else the two forwards are compared anew.
+        """
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-        decided = saved.get("why_not_shared")
-        if decided is not None and unchanged and isinstance(self.bare, GroupForward):
-            self.say, self.bare.policy.sharing.why_not = None, decided
+        why_not_shared = saved.get("why_not_shared")
+        if why_not_shared is None or not unchanged:
+            return
+        if isinstance(self.unwrapped, GroupForward):
+            self.needs_comparison = False
+            self.unwrapped.policy.sharing.why_not = why_not_shared
 
-    def compare_once(self, asked: PromptAndAnswers | None, answers: int) -> None:
-        """Before the group forward is relied on: hold two answers against plain rows.
+    def compare_once(self, asked: PromptAndAnswers | None, group_size: int) -> None:
+        """Compare the group forward with plain rows on two answers, before it is relied on.
 
-        Plain rows it is where they differ by more than rounding explains, in whatever type.
+        If they differ by more than rounding explains, plain rows are used from then on.
 
         Args:
             asked: a prompt and answers to it; None = this process has none.
-            answers: to a prompt in training.
+            group_size: answers to a prompt in training.
         """
-        if self.say is None or not isinstance(self.bare, GroupForward) or not self.bare.shares:
+        forward = self.unwrapped
+        if not self.needs_comparison or not isinstance(forward, GroupForward):
             return
-        told, self.say, policy = self.say, None, self.bare.policy
-        found = self.ranks.everybodys((*_compared(self.bare, asked), _cost_of_plain_rows(asked, answers)) if asked else (True, "", 0.0))
-        fault = next((words for holds, words, _ in found if not holds), "")
-        if not fault:
-            words = next(filter(None, (words for _, words, _ in found)), "")
-            told(f"image and prompt are computed once per group; held against plain rows on a real group: {words}")
+        if not forward.shares or self.log is None:
             return
-        policy.sharing.why_not = "the group forward disagrees with plain rows"
-        cost = f"image and prompt are computed for every answer, {max(cost for *_, cost in found):.1f} times the tokens"
-        told(f"warning: the group forward {fault}: plain rows from here on ({cost})")
+        self.needs_comparison = False
+        own = (True, "", 0.0)
+        if asked is not None:
+            holds, figures = _compared(forward, asked)
+            own = (holds, figures, _cost_of_plain_rows(asked, group_size))
+        results = self.processes.all_gather(own)
+        failures = [figures for holds, figures, _ in results if not holds]
+        if not failures:
+            figures = next((figures for _, figures, _ in results if figures), "")
+            self.log(
+                "image and prompt are computed once per group; compared with plain rows on a real "
+                f"group: {figures}"
+            )
+            return
+        forward.policy.sharing.why_not = "the group forward disagrees with plain rows"
+        times = max(cost for *_, cost in results)
+        self.log(
+            f"warning: the group forward {failures[0]}: plain rows from here on (image and prompt "
+            f"are computed for every answer, {times:.1f} times the tokens)"
+        )
 
-    def _step_in_memory(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
-        """One optimizer step; out of memory, the whole step again with micro-batches of half the size, which adds up to the same.
+    def _weighted_groups(self, batch: Batch, weights_BG: Tensor) -> list[WeightedGroup]:
+        shares_BG = torch.zeros_like(weights_BG)
+        if self.estimator.kl > 0:
+            shares_BG = self.estimator.shares(batch.rewards_BG, batch.lengths_BG)
+        weights = weights_BG[batch.own_rows].tolist()
+        shares = shares_BG[batch.own_rows].tolist()
+        items: list[WeightedGroup] = []
+        for group, own_weights, own_shares in zip(batch.groups, weights, shares, strict=True):
+            items.append(WeightedGroup(group, tuple(own_weights), tuple(own_shares)))
+        return items
+
+    def _plan(
+        self, live: list[WeightedGroup], items: list[WeightedGroup]
+    ) -> list[list[WeightedGroup]]:
+        """Plan micro-batches of whole groups, as many on every process.
+
+        A process with fewer repeats one of its groups without weight.
+        """
+        tower_trains = False
+        for part, _, parameter in parts(self.unwrapped.model):
+            tower_trains = tower_trains or (part == "vision" and parameter.requires_grad)
+        batches = plan_microbatches(
+            live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains
+        )
+        missing = self.processes.all_reduce_max(len(batches)) - len(batches)
+        if not items:
+            return batches
+        return batches + [[items[0].without_weight]] * missing
+
+    def _sampled_logprobs(self, batch: list[WeightedGroup], version: int) -> Tensor | None:
+        """Return [N]: log-probabilities under the sampling policy.
+
+        NaN: the present policy sampled the token, so its ratio is exactly 1. None: all are NaN. If
+        several updates follow, the present policy's own are computed too, because after the first
+        of them it is no longer the one that sampled.
+        """
+        stale: list[float] = []
+        for item in batch:
+            for completion in item.group.completions:
+                if completion.version == version:
+                    stale += [math.nan] * len(completion.logprobs)
+                else:
+                    stale += completion.logprobs
+        stale_N = torch.tensor(stale, device=self.accelerator.device)
+        is_present_N = stale_N.isnan()
+        if self.updates_per_rollout == 1:
+            return None if bool(is_present_N.all()) else stale_N
+        with torch.no_grad():
+            present_N = self.forward([item.asked for item in batch]).logprobs_N
+        return torch.where(is_present_N, present_N, stale_N.to(present_N.dtype))
+
+    def _step_in_memory(
+        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]
+    ) -> Update:
+        """Take one optimizer step; out of memory, take it again with smaller pieces.
+
+        Micro-batches of half the size add up to the same.
 
         Raises:
             UserError: a single group does not fit.
@@ -170,19 +281,20 @@ class Learner:
         splits = 0
         while True:
             try:
-                update = self._step(batches, sampled, estimator)
-                return replace(update, metrics={**update.metrics, "memory_splits": float(splits)})
+                update = self._step(batches, sampled)
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or self.ranks.count > 1:
+                if not _is_out_of_memory(error) or self.processes.count > 1:
                     raise
+            else:
+                return replace(update, metrics={**update.metrics, "memory_splits": float(splits)})
             self.optimizer.zero_grad(set_to_none=True)
             if any(len(batch) > 1 for batch in batches):
                 batches, sampled = _halved(batches, sampled)
             else:
-                self._split_further(batches)
+                self._split_groups(batches)
             splits += 1
 
-    def _split_further(self, batches: list[list[WeightedGroup]]) -> None:
+    def _split_groups(self, batches: list[list[WeightedGroup]]) -> None:
         """Halve the completions of a group that go through the model at once.
 
         Raises:
@@ -190,130 +302,158 @@ class Learner:
         """
         tokens = max(padded_tokens(batch, shared=self.shared) for batch in batches)
         one_by_one = max(padded_tokens([batch[0].alone]) for batch in batches)
-        if not (isinstance(self.bare, GroupForward) and self.shared) or (self.bare.tokens_at_once or tokens) <= one_by_one:
+        at_once = tokens
+        can_split = isinstance(self.unwrapped, GroupForward) and self.shared
+        if isinstance(self.unwrapped, GroupForward):
+            at_once = self.unwrapped.tokens_at_once or tokens
+        if not can_split or at_once <= one_by_one:
             raise UserError(
-                f"out of memory with one group of {tokens} tokens; set learner.checkpointing to true, or lower rollout.group_size, "
-                "rollout.max_tokens or policy.max_pixels"
+                f"out of memory with one group of {tokens} tokens; set learner.checkpointing to "
+                "true, or lower rollout.group_size, rollout.max_tokens or policy.max_pixels"
             )
-        fewer = max(one_by_one, min(self.bare.tokens_at_once or tokens, tokens) // 2)
-        for forward in (self.bare, self.reference):
+        fewer = max(one_by_one, min(at_once, tokens) // 2)
+        for forward in (self.unwrapped, self.reference):
             if isinstance(forward, GroupForward):
                 forward.tokens_at_once = fewer
 
-    def _step(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], estimator: Estimator) -> Update:
-        """One optimizer step over all micro-batches."""
+    def _step(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]) -> Update:
+        """Take one optimizer step over all micro-batches."""
         self.optimizer.zero_grad(set_to_none=True)
-        losses, entropies, tokens = 0.0, 0.0, 0
+        own_loss, own_entropy, own_tokens = 0.0, 0.0, 0
         for batch, sampled_N in zip(batches, sampled, strict=True):
-            loss, scores = self._loss(batch, sampled_N, estimator)
-            self.accelerator.backward(loss * self.ranks.count)  # ranks are averaged by the wrapper; the loss is already a global share
-            losses += float(loss.detach())
+            scores = self._scores(batch, sampled_N)
+            loss = scores.loss + self._anchor()
+            # DDP averages gradients over processes, but the loss is already a global share.
+            self.accelerator.backward(loss * self.processes.count)
+            own_loss += float(loss.detach())
             if not is_idle(batch):
-                entropies += float(scores.entropy_N.sum())
-                tokens += len(scores.entropy_N)
+                own_entropy += float(scores.entropy_N.sum())
+                own_tokens += len(scores.entropy_N)
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
-        everybodys = self.ranks.everybodys((losses, entropies, tokens))
-        losses, entropies, tokens = (sum(own[place] for own in everybodys) for place in range(3))
-        told = {"loss": losses, "grad_norm": norm, "entropy": entropies / max(tokens, 1), "trained_tokens": float(tokens)}
-        if not (math.isfinite(losses) and math.isfinite(norm)):
+        loss, entropy, tokens = 0.0, 0.0, 0
+        for of_one in self.processes.all_gather((own_loss, own_entropy, own_tokens)):
+            loss += of_one[0]
+            entropy += of_one[1]
+            tokens += of_one[2]
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "entropy": entropy / max(tokens, 1),
+            "trained_tokens": float(tokens),
+        }
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
-            return Update(skipped="non-finite loss" if not math.isfinite(losses) else "non-finite gradient", metrics=told)
+            what = "gradient" if math.isfinite(loss) else "loss"
+            return Update(skipped=f"non-finite {what}", metrics=metrics)
         self.optimizer.step()
-        told |= {"lr": float(self.schedule.get_last_lr()[0]), "clipped": float(norm > self.config.clip_norm)}
+        metrics["lr"] = float(self.schedule.get_last_lr()[0])
+        metrics["clipped"] = float(norm > self.config.clip_norm)
         self.schedule.step()
-        return Update(metrics=told)
+        return Update(metrics=metrics)
 
-    def _loss(self, batch: list[WeightedGroup], sampled_N: Tensor | None, estimator: Estimator) -> tuple[Tensor, Scores]:
+    def _scores(self, batch: list[WeightedGroup], sampled_N: Tensor | None) -> Scores:
+        """Run the forward of one micro-batch with the loss of its tokens."""
         asked = [item.asked for item in batch]
         reference_N = None
-        if estimator.kl > 0 and self.reference is not None:
+        if self.estimator.kl > 0 and self.reference is not None:
             with torch.no_grad():
                 reference_N = self.reference(asked).logprobs_N
         device = self.accelerator.device
-        weights_N, shares_N = (per_token(batch, of, device) for of in (lambda item: item.weights, lambda item: item.shares))
-        scores: Scores = self.forward(asked, StepLoss(estimator, weights_N, sampled_N, shares_N, reference_N))
-        return scores.loss + self._anchor(), scores
+        weights_N = per_token([item.weights for item in batch], batch).to(device)
+        shares_N = per_token([item.shares for item in batch], batch).to(device)
+        step_loss = StepLoss(self.estimator, weights_N, sampled_N, shares_N, reference_N)
+        return self.forward(asked, step_loss)
 
     def _anchor(self) -> Tensor:
-        """Zero, but touching every trained parameter: a batch without images gives the tower a gradient of zero, not none.
+        """Return zero, computed from every trained parameter.
 
-        So ranks never wait for a gradient that does not come, and Adam counts the same steps whatever the number of ranks.
+        A batch without images then gives the tower a gradient of zero instead of none. So no
+        process waits for a gradient that does not come, and Adam counts the same steps whatever the
+        number of processes.
         """
         return 0.0 * torch.stack([parameter.view(-1)[0] for parameter in self.trained]).sum()
 
-    def _sampled(self, batch: list[WeightedGroup], version: int, *, fresh_too: bool) -> Tensor | None:
-        """[N] log-probabilities under the sampling policy; NaN = the present policy sampled it, so the ratio is exactly 1 now.
 
-        `fresh_too`: before several updates also the present policy's own have to be written down.
-        """
-        stale = [
-            logprob if completion.version != version else math.nan
-            for item in batch
-            for completion in item.group.completions
-            for logprob in completion.logprobs
-        ]
-        stale_N = torch.tensor(stale, device=self.accelerator.device)
-        if not fresh_too:
-            return None if bool(stale_N.isnan().all()) else stale_N
-        with torch.no_grad():
-            present_N = self.forward([item.asked for item in batch]).logprobs_N
-        return torch.where(stale_N.isnan(), present_N, stale_N.to(present_N.dtype))
+def _cheapest(items: Sequence[WeightedGroup]) -> PromptAndAnswers | None:
+    """Return the shortest prompt, one with a picture if there is any, and its answers."""
+    if not items:
+        return None
+    shortest = min(items, key=_is_text_then_length)
+    return shortest.asked
 
-    def _plan(self, live: list[WeightedGroup], everyone: list[WeightedGroup]) -> list[list[WeightedGroup]]:
-        """Micro-batches of whole groups under the token budget, as many on every rank: a rank with fewer repeats one without weight."""
-        tower_trains = any(parameter.requires_grad for part, _, parameter in parts(self.bare.model) if part == "vision")
-        batches = plan_microbatches(live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains)
-        idle = WeightedGroup(everyone[0].group, (0.0,) * len(everyone[0].weights), (0.0,) * len(everyone[0].weights)) if everyone else None
-        missing = self.ranks.largest(len(batches)) - len(batches)
-        return batches + [[idle]] * missing if idle is not None else batches
+
+def _is_text_then_length(item: WeightedGroup) -> tuple[bool, int]:
+    prompt = item.group.prompt
+    return not prompt.pictures, len(prompt.input_ids)
 
 
 def _compared(forward: GroupForward, asked: PromptAndAnswers) -> tuple[bool, str]:
-    """Whether the first tokens of two answers come out alike, and the figures; or what a kernel complained of."""
+    """Return whether two answers score alike both ways, with the figures or a kernel's error."""
     prompt, completions = asked
-    cut = slice(COMPARED_TOKENS)
-    short = [replace(said, token_ids=said.token_ids[cut], logprobs=said.logprobs[cut]) for said in completions[:2]]
+    short: list[Completion] = []
+    for completion in completions[:2]:
+        token_ids = completion.token_ids[:COMPARED_TOKENS]
+        logprobs = completion.logprobs[:COMPARED_TOKENS]
+        short.append(replace(completion, token_ids=token_ids, logprobs=logprobs))
     try:
         agreement = forward.agreement((prompt, short))
     except RuntimeError as error:
         if _is_out_of_memory(error):
             raise UserError(
-                f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; lower policy.max_pixels"
+                f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; "
+                "lower policy.max_pixels"
             ) from None
         return False, f"does not run here ({' '.join(str(error).split())[:200]})"
-    return agreement.holds, str(agreement) if agreement.holds else f"is off from plain rows by {agreement}, more than rounding explains"
+    if agreement.holds:
+        return True, str(agreement)
+    return False, f"differs from plain rows by {agreement}, more than rounding explains"
 
 
-def _cost_of_plain_rows(asked: PromptAndAnswers, answers: int) -> float:
-    """How many times the tokens of the group forward plain rows compute, for so many answers like these."""
+def _cost_of_plain_rows(asked: PromptAndAnswers, group_size: int) -> float:
+    """Return how many times the group forward's tokens plain rows compute, for such answers."""
     prompt, completions = asked
-    own = sum(len(completion.token_ids) for completion in completions) / len(completions)
-    return answers * (len(prompt.input_ids) + own) / (len(prompt.input_ids) + answers * own)
+    prompt_tokens = len(prompt.input_ids)
+    answer_tokens = sum(len(item.token_ids) for item in completions) / len(completions)
+    plain = group_size * (prompt_tokens + answer_tokens)
+    return plain / (prompt_tokens + group_size * answer_tokens)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA's own error class, and the CPU allocator's words."""
+    """Return True for CUDA's own error class, or the words of the CPU allocator."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _halved(batches: list[list[WeightedGroup]], sampled: list[Tensor | None]) -> tuple[list[list[WeightedGroup]], list[Tensor | None]]:
-    """Every micro-batch of several groups as two."""
-    pieces: list[list[WeightedGroup]] = []
-    parts: list[Tensor | None] = []
+def _halved(
+    batches: list[list[WeightedGroup]], sampled: list[Tensor | None]
+) -> tuple[list[list[WeightedGroup]], list[Tensor | None]]:
+    """Split every micro-batch of several groups in two."""
+    halves: list[list[WeightedGroup]] = []
+    sampled_halves: list[Tensor | None] = []
     for batch, sampled_N in zip(batches, sampled, strict=True):
-        cut = (len(batch) + 1) // 2
-        tokens = sum(sum(item.group.lengths) for item in batch[:cut])
-        for piece, part in ((batch[:cut], slice(tokens)), (batch[cut:], slice(tokens, None))):
-            if piece:
-                pieces.append(piece)
-                parts.append(None if sampled_N is None else sampled_N[part])
-    return pieces, parts
+        middle = (len(batch) + 1) // 2
+        tokens = sum(sum(item.group.lengths) for item in batch[:middle])
+        for half, own_tokens in (
+            (batch[:middle], slice(tokens)),
+            (batch[middle:], slice(tokens, None)),
+        ):
+            if half:
+                halves.append(half)
+                sampled_halves.append(None if sampled_N is None else sampled_N[own_tokens])
+    return halves, sampled_halves
 
 
 def _schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
+    """Return the factor of the learning rate at a step, counted from 0.
+
+    The first step has 1/warmup_steps of it, not 0: a step without an update would be wasted.
+    """
+
     def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        done = max(0, step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+        rise = 1.0
+        if config.warmup_steps:
+            rise = min(1.0, (step + 1) / config.warmup_steps)
+        decay_steps = max(1, total_steps - config.warmup_steps)
+        done = max(0, step - config.warmup_steps) / decay_steps
         if config.schedule == "linear":
             return rise * max(0.0, 1 - done)
         if config.schedule == "cosine":

@@ -1,251 +1,275 @@
-"""The loop: draw, weigh, update, write down; evaluations, checkpoints, and reasons to stop."""
+"""Train: data -> policy -> rollout -> verify -> method -> update, step by step."""
 
-import errno
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl import run_folder
-from gpg_vl.config.schema import Config
-from gpg_vl.errors import EngineLostError, MismatchError, Stopped, UserError
-from gpg_vl.evaluation import evaluate
-from gpg_vl.evaluation import records as eval_records
+from gpg_vl.errors import Stopped, raise_on_all_ranks
+from gpg_vl.evaluation import evaluate, records
+from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import template_thought
 from gpg_vl.report.model_card import model_card
-from gpg_vl.rollout.collect import SampledStep, collect
+from gpg_vl.rollout.collect import SampledBatch, collect
 from gpg_vl.run_folder import Callback
 from gpg_vl.training import checkpoint, metrics
 from gpg_vl.training.checkpoint import State
+from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.learner import COMPARED_TOKENS
-from gpg_vl.training.processes import raise_on_all_ranks
-from gpg_vl.training.setup import Log, TrainingRun, set_up
+from gpg_vl.training.setup import TrainingRun, set_up
 from gpg_vl.training.signals import stop_request
 from gpg_vl.training.stop_rules import first_verifier_error, stop_if_hopeless
-from gpg_vl.types import Update
+from gpg_vl.types import Prompt, Update
 
 
 def train(
-    config: Config,
-    folder: Path,
+    experiment: Experiment,
     *,
     resume: Path | None = None,
-    sinks: Sequence[Callback] = (),
-    say: Log = print,
+    callbacks: Sequence[Callback] = (),
+    log: Log = print,
     allow_changed: bool = False,
 ) -> Path:
-    """Run an experiment; its run folder.
+    """Run an experiment and return its run folder.
 
     Args:
-        folder: the config's own, for files and plug-ins named relative to it.
-        resume: a run folder to continue from its newest checkpoint.
-        allow_changed: go on even if config, data or verifiers are not those that the run was begun with.
+        resume: run folder to continue from its newest checkpoint.
+        callbacks: called with the number and the metrics of each step.
+        log: called with a line for the user.
+        allow_changed: resume although config, data or verifiers have changed.
 
     Raises:
-        UserError: a mistake in the config or the data, or a reason to stop that only the user can mend.
+        UserError: a mistake in config or data, or a reason to stop that only the user can mend.
         Stopped: Ctrl-C or SIGTERM; the step has been finished and saved.
         KeyboardInterrupt: a second one, or one before the first step.
     """
     with stop_request() as request:
-        trainer = set_up(config, folder, resume=resume, sinks=sinks, say=say, allow_changed=allow_changed)
-        with closing(trainer.drawing.engine), disk_full_is_told(trainer.journal.folder), lost_engine_is_survived(trainer):
-            _compare_ways(trainer)
-            _tell_look(trainer, look(trainer))
-            if trainer.state.step == 0:
-                _evaluate(trainer, "before")
-                _save(trainer, None)
+        run = set_up(
+            experiment, resume=resume, callbacks=callbacks, log=log, allow_changed=allow_changed
+        )
+        with (
+            closing(run.engine),
+            closing(run.folder),
+            disk_full_explained(run.folder.path),
+            lost_engine_explained(run, save),
+        ):
+            _compare_forwards(run)
+            _log_gate(run, check_gate(run))
+            if run.state.step == 0:
+                _evaluate(run, "before")
+                save(run)
             request.can_wait = True
-            if _owes_an_examination(trainer):
-                _after_step(trainer, leaving=False)
-            while trainer.state.step < config.steps:
-                take_step(trainer)
-                leaving = bool(trainer.ranks.largest(int(request.asked))) and trainer.state.step < config.steps
-                _after_step(trainer, leaving=leaving)
+            if _evaluation_is_missing(run):
+                _after_step(run, leaving=False)
+            while run.state.step < run.config.steps:
+                train_step(run)
+                leaving = run.processes.any(request.asked) and run.state.step < run.config.steps
+                _after_step(run, leaving=leaving)
                 if leaving:
                     raise Stopped
-    return trainer.journal.folder
+    return run.folder.path
 
 
-@contextmanager
-def disk_full_is_told(run: Path) -> Generator[None, None, None]:
-    """A full disk stops the run with a sentence; what has been saved is whole."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or not _is_disk_full(error):
-            raise
-        kept = run_folder.complete_checkpoints(run)
-        ahead = f"go on from step {int(kept[-1].name)} with gpg-vl train --resume {run}" if kept else "start the run again"
-        raise UserError(
-            f"stopped: no space left to write below {run} ({' '.join(str(error).split())[:200]}); make room, then {ahead}"
-        ) from None
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """By number, or by the words of writers that hide the number (safetensors, torch.save)."""
-    told = str(error)
-    by_number = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return by_number or any(words in told for words in ("os error 28", "os error 27", "os error 122", "PytorchStreamWriter failed writing"))
-
-
-@contextmanager
-def lost_engine_is_survived(trainer: TrainingRun) -> Generator[None, None, None]:
-    """A run whose engine is gone stops with a sentence, after the last whole step has been saved.
-
-    One whose engine samples from something else saves nothing: what has been learnt since the gate last opened may be wrong.
-    """
-    try:
-        yield
-    except MismatchError as error:
-        if not (kept := run_folder.complete_checkpoints(trainer.journal.folder)):
-            raise
-        ahead = f"go on from step {int(kept[-1].name)} with gpg-vl train --resume {trainer.journal.folder}"
-        raise MismatchError(f"{error}. Mend it, then {ahead}") from None
-    except EngineLostError as error:
-        run, step = trainer.journal.folder, trainer.state.step
-        missing = trainer.ranks.is_main and step not in {int(path.name) for path in run_folder.complete_checkpoints(run)}
-        if trainer.ranks.largest(int(missing)):
-            _save(trainer, None)
-        raise UserError(f"stopped after step {step}: {error}. Then go on with gpg-vl train --resume {run}") from None
-
-
-def look(trainer: TrainingRun) -> dict[str, float]:
-    """One look through the vision gate, if there is one."""
-    if trainer.gate is None:
-        return {}
-    with trainer.drawing.clock("gate"), raise_on_all_ranks(trainer.ranks.everybodys):
-        trainer.seen = trainer.gate.look(trainer.drawing.engine, trainer.policy, trainer.state.version)
-    return trainer.seen
-
-
-def _compare_ways(trainer: TrainingRun) -> None:
-    """Hold the group forward against plain rows before the gate measures rounding by it; without a gate the first update does."""
-    if trainer.gate is None or not trainer.gate.prompts:
-        return
-    prompt = min(trainer.gate.prompts, key=lambda prompt: (not prompt.images, len(prompt.input_ids)))
-    sampling = replace(trainer.gate.sampling, max_tokens=min(trainer.gate.sampling.max_tokens, COMPARED_TOKENS))
-    with raise_on_all_ranks(trainer.ranks.everybodys):
-        (answers,) = trainer.drawing.engine.generate([prompt], sampling, [[0, 1]])
-    trainer.learner.compare_once((prompt, answers), trainer.config.rollout.group_size)
-
-
-def _tell_look(trainer: TrainingRun, seen: Mapping[str, float]) -> None:
-    """What the first look measured and allowed."""
-    if seen:
-        found, rounding, allowed = (
-            f"mean {seen[f'gate/{name[0]}']:.1e}, worst {seen[f'gate/{name[1]}']:.1e}"
-            for name in (("mean", "worst"), ("noise", "noise_worst"), ("allowed", "allowed_worst"))
-        )
-        trainer.say(f"vision gate: engine and trainer differ by {found} nat a token; rounding alone: {rounding}; allowed: {allowed}")
-
-
-def take_step(trainer: TrainingRun) -> Update:
-    """Draw, weigh, update, write down."""
-    state, clock = trainer.state, trainer.drawing.clock
-    every = trainer.config.rollout.gate.every
-    seen = (trainer.seen or look(trainer)) if every and state.step % every == 0 else {}
-    collected = collect(trainer.drawing, state.cursor, state.carried)
-    if trainer.ranks.largest(int(trainer.drawing.engine.renewed)):
-        look(trainer)
-    rewards_BG, lengths_BG, mine = trainer.ranks.matrices(collected.groups)
-    with raise_on_all_ranks(trainer.ranks.everybodys):
-        trainer.drawing.engine.rest()
-    with clock("update"):
-        update = trainer.learner.update(collected.groups, trainer.estimator, rewards_BG, lengths_BG, mine, state.version)
-    lost = sum(map(len, trainer.ranks.everybodys(collected.lost)))
-    trainer.state = _advance(state, collected, update, lost=lost, carry=bool(trainer.config.rollout.carry_over))
-    trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
-    trainer.seen = {}
-    _write_down(trainer, collected, update, trainer.estimator.alpha(rewards_BG), seen)
-    stop_if_hopeless(trainer, collected)
+def train_step(run: TrainingRun) -> Update:
+    """Sample groups, weigh their answers, update the policy, and write down what happened."""
+    gate_figures = _gate_figures_if_due(run)
+    batch = collect(run.rollouts, run.state.cursor, run.state.carried)
+    if run.processes.any(run.engine.needs_verification):
+        check_gate(run)  # a replica was restarted while it sampled
+    weights_BG = run.estimator.weights(batch.rewards_BG, batch.lengths_BG)
+    with raise_on_all_ranks(run.processes.all_gather):
+        run.engine.release_memory()
+    with run.timer("update"):
+        update = run.learner.update(batch, weights_BG, run.state.version)
+    run.state = _next_state(run, batch, update)
+    run.engine.update_weights(run.policy, run.state.version)
+    run.gate_figures = {}
+    _record(run, batch, update, gate_figures)
+    stop_if_hopeless(run, batch)
     return update
 
 
-def _advance(state: State, collected: SampledStep, update: Update, *, lost: int, carry: bool) -> State:
+def _next_state(run: TrainingRun, batch: SampledBatch, update: Update) -> State:
+    state = run.state
+    unusable = sum(len(sentences) for sentences in run.processes.all_gather(batch.unusable))
+    was_idle = update.skipped == "no informative group"
+    was_bad = update.skipped.startswith("non-finite")
     return State(
         step=state.step + 1,
-        cursor=collected.cursor,
+        cursor=batch.cursor,
         version=state.version + (not update.skipped),
-        idle=state.idle + 1 if update.skipped == "no informative group" else 0,
-        bad=state.bad + 1 if update.skipped.startswith("non-finite") else 0,
-        lost=state.lost + lost,
-        carried=collected.surplus if carry else (),
+        idle=state.idle + 1 if was_idle else 0,
+        bad=state.bad + 1 if was_bad else 0,
+        unusable=state.unusable + unusable,
+        carried=batch.surplus if run.config.rollout.carry_over else (),
     )
 
 
-def _write_down(trainer: TrainingRun, collected: SampledStep, update: Update, alpha: float, seen: Mapping[str, float]) -> None:
-    reward = trainer.config.reward
-    trainer.journal.rollouts(trainer.state.step, collected.groups, collected.fresh)
+def _record(
+    run: TrainingRun, batch: SampledBatch, update: Update, gate_figures: Mapping[str, float]
+) -> None:
+    """Write rollouts and metrics of a step, and report what went wrong in it."""
+    step, reward = run.state.step, run.config.reward
+    run.folder.rollouts(step, batch.groups, batch.fresh)
     if update.skipped.startswith("non-finite"):
-        trainer.journal.dump(trainer.state.step, update.skipped, collected.groups)
-    own = metrics.step_statistics(collected.fresh, collected.groups, reward.accuracy + reward.format)
-    sums = metrics.sum_statistics(trainer.ranks.everybodys(own))
-    row = metrics.step_metrics(sums, update, rounds=collected.rounds, alpha=alpha, seconds=trainer.drawing.clock.read())
-    trainer.journal.metrics(trainer.state.step, {**row, **seen, "lost": float(trainer.state.lost)})
-    for reason in collected.lost:
-        trainer.say(f"warning: step {trainer.state.step}: left out: {reason}")
-    if fault := first_verifier_error(collected):
-        trainer.say(f"warning: step {trainer.state.step}: the verifier failed on {sums['faults']} answers, left out: {fault}")
+        run.folder.dump(step, update.skipped, batch.groups)
+    own = metrics.step_statistics(batch.fresh, batch.groups, reward.accuracy + reward.format)
+    sums = metrics.sum_statistics(run.processes.all_gather(own))
+    row = metrics.step_metrics(
+        sums,
+        update,
+        rounds=batch.rounds,
+        alpha=run.estimator.alpha(batch.rewards_BG),
+        seconds=run.timer.read(),
+    )
+    run.folder.metrics(step, {**row, **gate_figures, "lost": float(run.state.unusable)})
+    for sentence in batch.unusable:
+        run.log(f"warning: step {step}: left out: {sentence}")
+    verifier_error = first_verifier_error(batch)
+    if verifier_error:
+        run.log(
+            f"warning: step {step}: the verifier failed on {sums['faults']} answers, left out: "
+            f"{verifier_error}"
+        )
 
 
-def _after_step(trainer: TrainingRun, *, leaving: bool) -> None:
-    """A checkpoint where one is due or the run is left, or was examined, so that the best examined one can be kept."""
-    config, step = trainer.config, trainer.state.step
-    last, due = step == config.steps, _examination_due(trainer)
-    examined = last or bool(not leaving and due)
-    score = _evaluate(trainer, due, head=None if last else config.evaluation.head) if examined else None
-    if examined or leaving or step % config.checkpoint.every == 0:
-        _save(trainer, score)
+def check_gate(run: TrainingRun) -> dict[str, float]:
+    """Check with the vision gate, if there is one, that the engine sees what the trainer sees."""
+    if run.gate is None:
+        return {}
+    with run.timer("gate"), raise_on_all_ranks(run.processes.all_gather):
+        run.gate_figures = run.gate.check(run.engine, run.policy, run.state.version)
+    return run.gate_figures
 
 
-def _examination_due(trainer: TrainingRun) -> str:
-    """What the examination that belongs to this step is called; empty = none does."""
-    step, every = trainer.state.step, trainer.config.evaluation.every
-    if step == trainer.config.steps:
+def _gate_figures_if_due(run: TrainingRun) -> dict[str, float]:
+    every = run.config.rollout.gate.every
+    if not every or run.state.step % every:
+        return {}
+    return run.gate_figures or check_gate(run)  # the engine may have just been checked
+
+
+def _log_gate(run: TrainingRun, figures: Mapping[str, float]) -> None:
+    """Report what the first check measured and what it allows."""
+    if not figures:
+        return
+    parts: list[str] = []
+    for mean, worst in (("mean", "worst"), ("noise", "noise_worst"), ("allowed", "allowed_worst")):
+        values = figures[f"gate/{mean}"], figures[f"gate/{worst}"]
+        parts.append(f"mean {values[0]:.1e}, worst {values[1]:.1e}")
+    measured, rounding, allowed = parts
+    run.log(
+        f"vision gate: engine and trainer differ by {measured} nat a token; rounding alone: "
+        f"{rounding}; allowed: {allowed}"
+    )
+
+
+def _compare_forwards(run: TrainingRun) -> None:
+    """Compare the group forward with plain rows, before the gate measures rounding with it.
+
+    Without a gate the first update does.
+    """
+    if run.gate is None or not run.gate.prompts:
+        return
+    prompt = min(run.gate.prompts, key=_is_text_then_length)
+    max_tokens = min(run.gate.sampling.max_tokens, COMPARED_TOKENS)
+    sampling = replace(run.gate.sampling, max_tokens=max_tokens)
+    with raise_on_all_ranks(run.processes.all_gather):
+        (answers,) = run.engine.generate([prompt], sampling, [[0, 1]])
+    run.learner.compare_once((prompt, answers), run.config.rollout.group_size)
+
+
+def _is_text_then_length(prompt: Prompt) -> tuple[bool, int]:
+    return not prompt.images, len(prompt.input_ids)
+
+
+def _after_step(run: TrainingRun, *, leaving: bool) -> None:
+    """Evaluate and save where it is due.
+
+    A run that is left is saved. An evaluated step is saved too, so that the best of them can be
+    kept.
+    """
+    step, config = run.state.step, run.config
+    is_last = step == config.steps
+    due = _evaluation_due(run)
+    evaluates = is_last or (bool(due) and not leaving)
+    score = None
+    if evaluates:
+        score = _evaluate(run, due, head=None if is_last else config.evaluation.head)
+    if evaluates or leaving or step % config.checkpoint.every == 0:
+        save(run, score)
+
+
+def _evaluation_due(run: TrainingRun) -> str:
+    """Return the name of the evaluation that belongs to this step; empty = none does."""
+    step, every = run.state.step, run.config.evaluation.every
+    if step == run.config.steps:
         return "after"
-    return f"{step:06d}" if step and every and step % every == 0 else ""
+    if step and every and step % every == 0:
+        return f"{step:06d}"
+    return ""
 
 
-def _owes_an_examination(trainer: TrainingRun) -> bool:
-    """Whether the run was left, by request or by its engine, after a step and before the examination that belongs to it."""
-    due = _examination_due(trainer) if trainer.state.step and trainer.examination else ""
-    return bool(trainer.ranks.largest(int(bool(due) and trainer.ranks.is_main and not _evaluation_path(trainer, due).exists())))
+def _evaluation_is_missing(run: TrainingRun) -> bool:
+    """Return True if a run was left between a step and the evaluation that belongs to it."""
+    is_missing = False
+    if run.state.step and run.benchmark and run.processes.is_main:
+        due = _evaluation_due(run)
+        is_missing = bool(due) and not _evaluation_path(run, due).exists()
+    return run.processes.any(is_missing)
 
 
-def _save(trainer: TrainingRun, score: float | None) -> None:
-    state = checkpoint.state_row(trainer.state, trainer.ranks)
-    if trainer.ranks.is_main:
-        opened = template_thought(trainer.policy.processor) == "<think>"
-        card = model_card(trainer.config, trainer.state.step, trainer.journal.folder, trainer.style, trainer.policy.frame, opened=opened)
-        checkpoint.save(trainer.journal.folder, trainer.state.step, {**state, "score": score}, trainer.policy, trainer.learner, card)
-        checkpoint.prune(trainer.journal.folder, trainer.config.checkpoint.keep_last, trainer.config.checkpoint.keep_best)
-    trainer.ranks.accelerator.wait_for_everyone()
+def _evaluation_path(run: TrainingRun, when: str) -> Path:
+    assert run.benchmark is not None
+    return run.folder.path / "evaluation" / f"{run.benchmark.spec.name}-{when}.jsonl"
 
 
-def _evaluation_path(trainer: TrainingRun, when: str) -> Path:
-    name = trainer.examination.spec.name if trainer.examination else "none"
-    return trainer.journal.folder / "evaluation" / f"{name}-{when}.jsonl"
+def _evaluate(run: TrainingRun, when: str, head: int | None = None) -> float | None:
+    """Return the mean greedy accuracy on held-out questions; None without a benchmark.
+
+    Args:
+        head: only so many questions of each row of the table.
+    """
+    with raise_on_all_ranks(run.processes.all_gather):
+        if run.benchmark is None or not run.processes.is_main:
+            return None
+        benchmark = run.benchmark.shortened(head) if head else run.benchmark
+        evaluated = evaluate.run_benchmark(benchmark, run.policy, run.engine)
+        if run.engine.needs_verification and run.gate:
+            run.gate.check(run.engine, run.policy, run.state.version)
+    records.save(evaluated, _evaluation_path(run, when))
+    parts: list[str] = []
+    scores: list[float] = []
+    for tag, rows in records.by_tag(evaluated).items():
+        parts.append(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %")
+        # The score is made of the same questions at every step, so that steps can be compared.
+        scores += [record.greedy for record in rows[: run.config.evaluation.head]]
+    run.log(f"held out, {when}: {', '.join(parts)}")
+    failures = records.failures(evaluated)
+    if failures:
+        run.log(f"warning: {failures}")
+    return fmean(scores)
 
 
-def _evaluate(trainer: TrainingRun, when: str, head: int | None = None) -> float | None:
-    """Mean greedy accuracy on held-out questions; None without a benchmark."""
-    with raise_on_all_ranks(trainer.ranks.everybodys):
-        return _examined(trainer, when, head) if trainer.ranks.is_main else None
+def save(run: TrainingRun, score: float | None = None) -> None:
+    """Write a checkpoint.
 
-
-def _examined(trainer: TrainingRun, when: str, head: int | None) -> float | None:
-    if trainer.examination is None:
-        return None
-    exam = trainer.examination.shortened(head) if head else trainer.examination
-    engine = trainer.drawing.engine
-    records = evaluate.run_benchmark(exam, trainer.policy, engine)
-    if engine.renewed and trainer.gate:
-        trainer.gate.look(engine, trainer.policy, trainer.state.version)
-    eval_records.save(records, _evaluation_path(trainer, when))
-    parts = ", ".join(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %" for tag, rows in eval_records.by_tag(records).items())
-    trainer.say(f"held out, {when}: {parts}")
-    if failed := eval_records.failures(records):
-        trainer.say(f"warning: {failed}")
-    rows = eval_records.by_tag(records).values()
-    return fmean(record.greedy for tagged in rows for record in tagged[: trainer.config.evaluation.head])
+    Args:
+        score: of the evaluation that belongs to this step, if there is one.
+    """
+    state = checkpoint.state_row(run.state, run.processes)
+    if run.processes.is_main:
+        path, config = run.folder.path, run.config
+        card = model_card(
+            config,
+            run.state.step,
+            path,
+            run.experiment.style,
+            run.policy.frame,
+            opened=template_thought(run.policy.processor) == "<think>",
+        )
+        row = {**state, "score": score}
+        checkpoint.save(path, run.state.step, row, run.policy, run.learner, card)
+        checkpoint.prune(path, config.checkpoint.keep_last, config.checkpoint.keep_best)
+    run.processes.accelerator.wait_for_everyone()

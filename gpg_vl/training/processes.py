@@ -1,8 +1,6 @@
-"""The few words that training needs from accelerate: how many ranks, a sum, a maximum, everybody's small matrices."""
+"""Wrap the parts of accelerate that training needs: ranks, and small values of all processes."""
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,30 +8,40 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
-from torch import Tensor
 
 from gpg_vl.errors import UserError
-from gpg_vl.types import Group
 
-LONGEST_WAIT = timedelta(hours=6)
-"""Of one process for another: while the main one examines the model, or one waits for its server, the others wait."""
-SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-"""What `accelerate launch` tells its processes -> who divides the weights. On a CPU accelerate itself does not listen to it."""
+MAX_WAIT = timedelta(hours=6)
+"""Time limit of one process waiting for another: the main process evaluates the model, or one
+waits for its server, while the others wait."""
+
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""Variable that `accelerate launch` sets -> what shards the weights. On a CPU accelerate itself
+ignores them."""
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def start_accelerator() -> Accelerator:
-    """accelerate on the GPU if there is one, its gradients kept once: DDP's buckets are the gradients.
+    """Start accelerate, on the GPU if there is one.
+
+    DDP's buckets are the gradients themselves, so gradients are held once.
 
     Raises:
         UserError: it was launched in a way that would give wrong numbers here.
     """
-    _refuse([name for key, name in SHARDING.items() if _is_set(key)], os.environ.get(PRECISION, "no"))
-    patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
-    once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience, once])
+    launched_with = [name for variable, name in SHARDING.items() if _is_set(variable)]
+    _refuse(launched_with, os.environ.get(PRECISION, "no"))
+    time_limit = InitProcessGroupKwargs(timeout=MAX_WAIT)
+    held_once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    on_cpu = not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[time_limit, held_once])
     kind = accelerator.distributed_type.value
-    _refuse([name for name in SHARDING.values() if kind == name.upper().replace("-", "_")], accelerator.mixed_precision)
+    found = [name for name in SHARDING.values() if kind == name.upper().replace("-", "_")]
+    _refuse(found, accelerator.mixed_precision)
     return accelerator
 
 
@@ -42,18 +50,23 @@ def _is_set(key: str) -> bool:
 
 
 def _refuse(sharding: list[str], precision: str) -> None:
-    """Refuse what is not right yet.
+    """Refuse what would be wrong.
 
-    DeepSpeed's own backward takes a step in every micro-batch; the rollout and the gate go past what FSDP gathers; and a loss scaled for
-    float16 is a loss that clipping and the check for non-finite gradients do not know.
+    DeepSpeed's own backward takes a step in every micro-batch. Rollout and gate read weights
+    outside the forward, which FSDP has not gathered then. And clipping and the check for non-finite
+    gradients do not know that float16 scales the loss.
     """
     if sharding:
         raise UserError(
-            f"accelerate: launched with {sharding[0]}, which trains a wrong model here or none; every GPU holds the whole model: set "
-            "distributed_type to MULTI_GPU (or NO), see configs/accelerate; gpg-vl plan says what fits"
+            f"accelerate: launched with {sharding[0]}, which trains a wrong model here or none; "
+            "every GPU holds the whole model: set distributed_type to MULTI_GPU (or NO), see "
+            "configs/accelerate; gpg-vl plan says what fits"
         )
     if precision.lower() not in {"no", "bf16"}:
-        raise UserError(f"accelerate: got mixed_precision {precision}, expected no; gpg_vl casts by itself: policy.dtype=bfloat16")
+        raise UserError(
+            f"accelerate: got mixed_precision {precision}, expected no; gpg_vl casts by itself: "
+            "policy.dtype=bfloat16"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,48 +77,31 @@ class Processes:
 
     @property
     def rank(self) -> int:
-        """Of this process."""
+        """Number of this process, from 0."""
         return self.accelerator.process_index
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of processes."""
         return self.accelerator.num_processes
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files."""
+        """True on the one process that writes files."""
         return self.accelerator.is_main_process
 
-    def total(self, value: int) -> int:
-        """Sum over all ranks."""
-        return sum(self.everybodys(value))
-
-    def largest(self, value: int) -> int:
-        """Maximum over all ranks."""
-        return max(self.everybodys(value))
-
-    def everybodys(self, value: Any) -> list[Any]:
-        """One small picklable value per rank, in rank order."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values that all processes give, in rank order; small and picklable."""
         return gather_object([value]) if self.count > 1 else [value]
 
-    def matrices(self, groups: tuple[Group, ...]) -> tuple[Tensor, Tensor, slice]:
-        """`rewards_BG` and `lengths_BG` of all ranks, and which rows are this rank's."""
-        sizes: list[Any] = self.everybodys(([group.rewards for group in groups], [group.lengths for group in groups]))
-        before = sum(len(rewards) for rewards, _ in sizes[: self.rank])
-        rows = [row for rewards, _ in sizes for row in rewards] or torch.empty(0, 1)  # a round of which nothing could be asked
-        rewards_BG = torch.as_tensor(rows, dtype=torch.float64)
-        lengths_BG = torch.tensor([row for _, lengths in sizes for row in lengths]).view(rewards_BG.shape)
-        return rewards_BG, lengths_BG, slice(before, before + len(groups))
+    def all_reduce_sum(self, value: int) -> int:
+        """Return the sum over all processes."""
+        return sum(self.all_gather(value))
 
+    def all_reduce_max(self, value: int) -> int:
+        """Return the maximum over all processes."""
+        return max(self.all_gather(value))
 
-@contextmanager
-def raise_on_all_ranks(everybodys: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
-    """What only one process meets, such as an engine that is gone, is raised by all of them: nobody waits for one that has left."""
-    met: UserError | None = None
-    try:
-        yield
-    except UserError as error:
-        met = error
-    if first := next(filter(None, everybodys(met)), None):
-        raise first
+    def any(self, value: bool) -> bool:
+        """Return True if the value is true on any process."""
+        return bool(self.all_reduce_max(int(value)))

@@ -1,8 +1,9 @@
-"""What a run depends on beside its words: is the run that goes on the one that was begun?
+"""Check that a resumed run is the run that was begun.
 
-A new run writes `identity.json`: the resolved config, a digest of the data, and one of every source file that its parts are written in. A
-resumed run that differs is refused with a sentence that names the difference; another machine, version or thread count is only told,
-because it can change the last bits but not the meaning.
+A new run writes `identity.json`: the resolved config, a digest of the data, and one of each source
+file of its verifiers. A resumed run that differs is refused with a sentence that names the
+difference. Another machine, version or thread count is only reported: it can change the last bits,
+not the meaning.
 """
 
 import json
@@ -11,67 +12,94 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import plugins
-from gpg_vl.config.schema import Config
-from gpg_vl.data.dataset import Dataset, fingerprint
+from gpg_vl.data.dataset import fingerprint
 from gpg_vl.errors import UserError
-from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.experiment import Experiment
 
-_SERVERS = tuple(f"rollout.engine.{knob}" for knob in ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote"))
-FREE = ("name", "folder", "checkpoint.", "evaluation.every", "evaluation.head", "rollout.gate.", "hardware.", *_SERVERS)
-"""Keys that may change in mid-run without changing what is learnt; so may `steps` under a constant learning rate."""
+_SERVER_KNOBS = ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote")
+MAY_CHANGE = (
+    "name",
+    "folder",
+    "checkpoint.",
+    "evaluation.every",
+    "evaluation.head",
+    "rollout.gate.",
+    "hardware.",
+    *(f"rollout.engine.{knob}" for knob in _SERVER_KNOBS),
+)
+"""Keys that may change in mid-run without changing what is learnt; `steps` may too under a constant
+learning rate."""
+
 REPORTED = ("python", "platform", "packages", "threads", "device", "processes", "image_backend")
-"""What of the environment exact resume depends on."""
+"""Parts of the environment that exact resume depends on."""
 
 
-def run_fingerprint(config: Config, questions: Dataset, checks: VerifierSet) -> dict[str, Any]:
-    """What `identity.json` holds."""
-    sources = {f"verifiers.{kind}": plugins.source_hash(verifier) for kind, verifier in checks.by_kind.items()}
-    return {"config": config.model_dump(mode="json"), "data": fingerprint(questions.sources, repr(questions.weights)), "sources": sources}
+def run_fingerprint(experiment: Experiment) -> dict[str, Any]:
+    """Return what `identity.json` holds."""
+    sources: dict[str, str] = {}
+    for kind, verifier in experiment.verifiers.by_kind.items():
+        sources[f"verifiers.{kind}"] = plugins.source_hash(verifier)
+    data = experiment.train_data
+    return {
+        "config": experiment.config.model_dump(mode="json"),
+        "data": fingerprint(data.sources, repr(data.weights)),
+        "sources": sources,
+    }
 
 
 def write(run: Path, own: Mapping[str, Any]) -> None:
-    """Write it into a run folder."""
+    """Write the fingerprint into a run folder."""
     (run / "identity.json").write_text(json.dumps(own, indent=1) + "\n")
 
 
 def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str]:
-    """The differences between a run that was begun and the one that goes on.
+    """Return the differences between the run that was begun and the one that goes on.
 
     Raises:
         UserError: there are some, and they were not allowed.
     """
     begun = json.loads((run / "identity.json").read_text())
-    found = [*config_differences(begun["config"], own["config"])]
+    differences = list(config_differences(begun["config"], own["config"]))
     if begun["data"] != own["data"]:
-        found.append("the data: rows or images differ")
-    found += [
-        f"{name}: its source file has changed"
-        for name, fingerprint in own["sources"].items()
-        if begun["sources"].get(name, fingerprint) != fingerprint
-    ]
-    if found and not allow_changed:
-        raise UserError(f"{run} was begun otherwise: {'; '.join(found)}. Change it back, start a new run, or say --allow-changed")
-    return found
+        differences.append("the data: rows or images differ")
+    for name, source_hash in own["sources"].items():
+        if begun["sources"].get(name, source_hash) != source_hash:
+            differences.append(f"{name}: its source file has changed")
+    if differences and not allow_changed:
+        raise UserError(
+            f"{run} was begun otherwise: {'; '.join(differences)}. Change it back, start a new "
+            "run, or say --allow-changed"
+        )
+    return differences
 
 
 def config_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """`key: then -> now` for every knob that matters."""
-    then_flat, now_flat = dict(_flat(begun)), dict(_flat(now))
-    free = (*FREE, "steps") if now_flat.get("optimizer.schedule") == "constant" else FREE
-    for key in sorted(then_flat.keys() | now_flat.keys()):
-        if then_flat.get(key) != now_flat.get(key) and not key.startswith(free):
-            yield f"{key}: {then_flat.get(key)} -> {now_flat.get(key)}"
+    """Yield `key: then -> now` for every knob that changes what is learnt."""
+    free = MAY_CHANGE
+    if now.get("optimizer", {}).get("schedule") == "constant":
+        free = (*free, "steps")
+    for key, difference in _differences(begun, now):
+        if not key.startswith(free):
+            yield difference
 
 
 def environment_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What of the environment is not as it was."""
-    then_flat, now_flat = (dict(_flat({key: side.get(key) for key in REPORTED})) for side in (begun, now))
+    """Yield `key: then -> now` for the parts of the environment that exact resume depends on."""
+    then_reported = {key: begun.get(key) for key in REPORTED}
+    now_reported = {key: now.get(key) for key in REPORTED}
+    for _, difference in _differences(then_reported, now_reported):
+        yield difference
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    then_flat, now_flat = dict(_flat(then)), dict(_flat(now))
     for key in sorted(then_flat.keys() | now_flat.keys()):
         if then_flat.get(key) != now_flat.get(key):
-            yield f"{key}: {then_flat.get(key)} -> {now_flat.get(key)}"
+            yield key, f"{key}: {then_flat.get(key)} -> {now_flat.get(key)}"
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings and lists, as ("rollout.engine.kind", "server")."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))

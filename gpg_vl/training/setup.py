@@ -1,4 +1,9 @@
-"""Put a run together: model, data, engine, learner, journal; warmed up, or where a checkpoint left it."""
+"""Set a run up: model, data, engine, learner and run folder; warmed up, or resumed.
+
+The order matters. A run folder that is taken is refused before the engine starts; the engine has
+the warmed-up weights before the vision gate checks it; a checkpoint is restored last, into parts
+that are complete.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -8,286 +13,390 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from gpg_vl import run_folder
 from gpg_vl.config.loading import dump, read_yaml
 from gpg_vl.config.schema import Config
-from gpg_vl.data.dataset import Dataset, read_dataset
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, raise_on_all_ranks
 from gpg_vl.evaluation.benchmark import Benchmark
-from gpg_vl.experiment import Asker, build_engine, build_estimator, build_gate, build_style, build_verifiers, check_template, examination
+from gpg_vl.experiment import Experiment, Log
 from gpg_vl.methods.estimator import Estimator, min_informative_groups
 from gpg_vl.policy.group_forward import GroupForward
-from gpg_vl.policy.load import Policy, load_policy
+from gpg_vl.policy.load import Policy
 from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.policy.sizes import size_of
 from gpg_vl.preflight.learnability import learnability_warnings
-from gpg_vl.preflight.memory import Machine, Workload, gpu_here, problems, settle, unjudged
-from gpg_vl.prompts import Style
+from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
 from gpg_vl.report.trackers import check_installed, open_tracker
 from gpg_vl.rollout.collect import RolloutContext
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.gate.vision_gate import VisionGate
 from gpg_vl.rollout.timer import Timer
-from gpg_vl.run_folder import Callback, RunFolder
+from gpg_vl.run_folder import Callback, RunFolder, Tracker
 from gpg_vl.training import checkpoint, resume_check, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.learner import Forward, Learner
-from gpg_vl.training.processes import Processes, raise_on_all_ranks, start_accelerator
+from gpg_vl.training.processes import Processes, start_accelerator
 from gpg_vl.types import Update
-from gpg_vl.verifiers.dispatch import VerifierSet
 
-Log = Callable[[str], None]
-"""Tells the user a line."""
-SMALLER = 0.9
-"""A GPU with less than this share of hardware.gb is another one: what is printed on the box is met within a tenth."""
+MIN_MEMORY_SHARE = 0.9
+"""A GPU with less than this share of hardware.gb is another GPU: the size printed on its box and
+the size it reports differ by less than a tenth."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainingRun:
-    """Everything that a run consists of. `state` changes, and `seen`."""
+    """All parts of a run. Only `state` and `gate_figures` change."""
 
-    config: Config
-    ranks: Processes
+    experiment: Experiment
+    processes: Processes
     policy: Policy
-    style: Style
-    drawing: RolloutContext
-    estimator: Estimator
+    rollouts: RolloutContext
     learner: Learner
-    journal: RunFolder
-    examination: Benchmark | None
+    folder: RunFolder
+    benchmark: Benchmark | None
     gate: VisionGate | None
-    say: Log
+    log: Log
     state: State = field(default_factory=State)
-    seen: dict[str, float] = field(default_factory=dict[str, float])
-    """What the last look through the gate measured, while the weights are those that it looked at."""
+    gate_figures: dict[str, float] = field(default_factory=dict[str, float])
+    """Figures of the last check of the vision gate, until the weights change."""
+
+    @property
+    def config(self) -> Config:
+        """Knobs of the run."""
+        return self.experiment.config
+
+    @property
+    def estimator(self) -> Estimator:
+        """Method: from rewards to weights."""
+        return self.experiment.estimator
+
+    @property
+    def engine(self) -> RolloutEngine:
+        """Engine that samples answers."""
+        return self.rollouts.engine
+
+    @property
+    def timer(self) -> Timer:
+        """Seconds by phase."""
+        return self.rollouts.timer
 
 
 def set_up(
-    config: Config,
-    folder: Path,
+    experiment: Experiment,
     *,
     resume: Path | None = None,
-    sinks: Sequence[Callback] = (),
-    say: Log = print,
+    callbacks: Sequence[Callback] = (),
+    log: Log = print,
     allow_changed: bool = False,
 ) -> TrainingRun:
-    """Build every part of a run, warmed up or resumed."""
-    accelerator = start_accelerator()
-    ranks = Processes(accelerator)
-    say = say if ranks.is_main else _hush
-    if config.rollout.groups_per_step % ranks.count:
-        raise UserError(
-            f"rollout.groups_per_step: {config.rollout.groups_per_step} cannot be shared by {ranks.count} processes; make it a multiple"
-        )
-    estimator = build_estimator(config, folder)
-    config = _settled(config, resume, estimator, ranks, say)
-    saved = run_folder.newest_checkpoint(resume) if resume else None
-    policy = load_policy(config.policy, seed=config.seed, path=saved / "policy" if saved else None, say=say)
-    policy.model.to(accelerator.device)
-    style = build_style(config.prompt, folder)
-    check_template(style, policy.processor)
-    checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
-    questions = read_dataset(config.data, checks, folder=folder)
-    for name, why in questions.left_out:
-        say(f"left out {name}: {why}")
-    exam = examination(config, folder, policy) if config.evaluation.benchmark else None
-    if exam and exam.missing:
-        say(exam.missing)
+    """Make every part of a run.
+
+    Args:
+        resume: run folder to continue from its newest checkpoint.
+    """
+    processes = Processes(start_accelerator())
+    if not processes.is_main:
+        log = _no_log
+    _check_divisible(experiment.config, processes)
+    config = _settled(experiment, resume, processes, log)
+    experiment = experiment.with_config(config)
+    newest = run_folder.newest_checkpoint(resume) if resume else None
+    policy = experiment.policy(newest / "policy" if newest else None, log=log)
+    policy.model.to(processes.accelerator.device)
+    experiment = experiment.for_policy(policy)
+    benchmark = _read_data(experiment, policy, log)
     check_installed(config.trackers)
-    own = resume_check.run_fingerprint(config, questions, checks)
-    unchanged = True
+    environment = _environment(policy, processes, config.base_dir)
+    fingerprint = resume_check.run_fingerprint(experiment)
+    is_unchanged = True
     if resume is None:
         run_folder.refuse_to_overwrite(config.run_folder)
     else:
-        unchanged = _tell_differences(resume, own, _environment(policy, ranks, folder), allow_changed=allow_changed, say=say)
-    with raise_on_all_ranks(ranks.everybodys):
-        engine = build_engine(config.rollout.engine, policy, folder, rank=ranks.rank, ranks=ranks.count, say=say)
-    with ExitStack() as undo:  # an engine that nobody will close is closed here
-        undo.callback(engine.close)
-        if config.warmup.steps and not resume:
-            policy = _warmed_up(config, folder, policy, questions, accelerator, say)
-        written = _open_journal(config, resume or config.run_folder, own, _environment(policy, ranks, folder), sinks, ranks)
-        ask = Asker(questions.stream(config.seed, "data"), style, policy)
-        engine.refresh(policy, 0)
-        with raise_on_all_ranks(ranks.everybodys):
-            gate = build_gate(config, ask, engine)
-        trainer = TrainingRun(
-            config=config,
-            ranks=ranks,
-            policy=policy,
-            style=style,
-            drawing=_drawing(config, engine, ask, checks, estimator, ranks),
-            estimator=estimator,
-            learner=_learner(config, folder, policy, estimator, accelerator, say),
-            journal=written,
-            examination=exam,
-            gate=gate,
-            say=say,
+        is_unchanged = _report_differences(
+            resume, fingerprint, environment, allow_changed=allow_changed, log=log
         )
-        if saved:
-            _restore(trainer, saved, unchanged)
+    with raise_on_all_ranks(processes.all_gather):
+        engine = experiment.engine(policy, rank=processes.rank, ranks=processes.count, log=log)
+    with ExitStack() as on_failure:
+        on_failure.callback(engine.close)
+        if config.warmup.steps and not resume:
+            policy = _warmed_up(experiment, policy, processes, log)
+        folder = _open_folder(
+            config, resume or config.run_folder, fingerprint, environment, callbacks, processes, log
+        )
+        on_failure.callback(folder.close)
+        engine.update_weights(policy, 0)
+        rollouts = _rollout_context(experiment, policy, engine, processes)
+        with raise_on_all_ranks(processes.all_gather):
+            gate = experiment.gate(rollouts.prompt_at, engine)
+        run = TrainingRun(
+            experiment=experiment,
+            processes=processes,
+            policy=policy,
+            rollouts=rollouts,
+            learner=_learner(experiment, policy, processes, log),
+            folder=folder,
+            benchmark=benchmark,
+            gate=gate,
+            log=log,
+        )
+        if newest:
+            _restore(run, newest, is_unchanged)
         elif config.steps:
-            _warn(trainer, questions, style)
-        undo.pop_all()
-    return trainer
+            _warn_about_weak_tasks(run)
+        on_failure.pop_all()  # from here on, the caller closes the engine
+    return run
 
 
-def _settled(config: Config, resume: Path | None, estimator: Estimator, ranks: Processes, say: Log) -> Config:
-    """The config with the learner's `auto` resolved: by the run that goes on, else by what fits the smallest GPU.
+def _no_log(line: str) -> None:
+    """Drop a line: only the main process writes to the terminal."""
 
-    Everything after it, the run's config.yaml included, sees plain values, so a resumed run cannot resolve otherwise.
+
+def _check_divisible(config: Config, processes: Processes) -> None:
+    groups = config.rollout.groups_per_step
+    if groups % processes.count:
+        raise UserError(
+            f"rollout.groups_per_step: {groups} cannot be shared by {processes.count} processes; "
+            "make it a multiple"
+        )
+
+
+def _settled(experiment: Experiment, resume: Path | None, processes: Processes, log: Log) -> Config:
+    """Return the config with the learner's `auto` resolved.
+
+    A resumed run takes the values of the run that it continues; else they are what fits the
+    smallest GPU. All that follows, also the run's config.yaml, sees plain values, so that a resumed
+    run cannot resolve them otherwise.
     """
+    config = experiment.config
     learner = config.learner
     if resume is not None:
         begun = read_yaml(resume / "config.yaml").get("learner", {})
-        learner = learner.model_copy(update={key: begun[key] for key, value in learner if value == "auto" and key in begun})
-    here = min((gb for gb in ranks.everybodys(gpu_here()) if gb), default=None)
-    machine, limits = Machine(gb=config.hardware.gb or here, processes=ranks.count), unjudged(learner)
+        auto = [key for key, value in learner if value == "auto" and key in begun]
+        learner = learner.model_copy(update={key: begun[key] for key in auto})
+    sizes = [gb for gb in processes.all_gather(gpu_here()) if gb]
+    smallest = min(sizes, default=None)
+    machine = Machine(gb=config.hardware.gb or smallest, processes=processes.count)
+    limits = default_limits(learner)
     if machine.gb is not None and not (resume and learner.is_settled):
-        run = Workload(config=config.model_copy(update={"learner": learner}), size=size_of(config.policy), machine=machine, kl=estimator.kl)
-        limits = settle(run)
-        for fault in problems(run)[:1]:
-            say(f"warning: {fault}; gpg-vl plan says what to change")
-        if here and here < SMALLER * machine.gb:
-            say(
-                f"warning: hardware.gb is {machine.gb:g}, the smallest GPU here has {here:.0f}; leave hardware.gb out to go by what is here"
+        workload = Workload(
+            config=config.model_copy(update={"learner": learner}),
+            size=size_of(config.policy),
+            machine=machine,
+            kl=experiment.estimator.kl,
+        )
+        limits = settle(workload)
+        for problem in problems(workload)[:1]:
+            log(f"warning: {problem}; gpg-vl plan says what to change")
+        if smallest and smallest < MIN_MEMORY_SHARE * machine.gb:
+            log(
+                f"warning: hardware.gb is {machine.gb:g}, the smallest GPU here has "
+                f"{smallest:.0f}; leave hardware.gb out to go by what is here"
             )
-    settled = learner.model_copy(update={"tokens_per_microbatch": limits.tokens, "checkpointing": limits.checkpointing})
+    settled = learner.model_copy(
+        update={
+            "tokens_per_microbatch": limits.tokens,
+            "checkpointing": limits.checkpointing,
+        }
+    )
     return config.model_copy(update={"learner": settled})
 
 
-def _open_journal(
-    config: Config, run: Path, own: dict[str, Any], environment: dict[str, Any], sinks: Sequence[Callback], ranks: Processes
-) -> RunFolder:
-    """The run's folder, begun by the main process, and its trackers."""
-    trackers = [open_tracker(name, run, config.model_dump(mode="json")) for name in config.trackers if ranks.is_main]
-    if ranks.is_main:
-        run_folder.write_header(run, dump(config), environment)
-        resume_check.write(run, own)
-    ranks.accelerator.wait_for_everyone()
-    return RunFolder(run, [*sinks, *trackers], rank=ranks.rank)
+def _read_data(experiment: Experiment, policy: Policy, log: Log) -> Benchmark | None:
+    """Read training data and benchmark, and report what is left out of them."""
+    for name, why in experiment.train_data.left_out:
+        log(f"left out {name}: {why}")
+    if not experiment.config.evaluation.benchmark:
+        return None
+    benchmark = experiment.benchmark(policy)
+    if benchmark.missing:
+        log(benchmark.missing)
+    return benchmark
 
 
-def _warn(trainer: TrainingRun, questions: Dataset, style: Style) -> None:
-    """Tell where reinforcement will have little to work with."""
-    with raise_on_all_ranks(trainer.ranks.everybodys):
-        warnings = list(learnability_warnings(trainer.drawing, questions, style, trainer.policy))
-    for warning in warnings:
-        trainer.say(f"warning: {warning}")
-
-
-def _drawing(
-    config: Config, engine: RolloutEngine, ask: Asker, checks: VerifierSet, estimator: Estimator, ranks: Processes
-) -> RolloutContext:
-    """How the groups of every step are drawn on this rank."""
-    return RolloutContext(
-        engine=engine,
-        ask=ask,
-        verifiers=checks,
-        config=config.rollout,
-        wanted=min_informative_groups(estimator.min_informative, config.rollout.groups_per_step),
-        seed=config.seed,
-        rank=ranks.rank,
-        ranks=ranks.count,
-        everybodys=ranks.everybodys,
-        clock=Timer(),
+def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[str, Any]:
+    return run_folder.environment(
+        threads=torch.get_num_threads(),
+        device=str(policy.device),
+        processes=processes.count,
+        image_backend=policy.image_backend,
+        config_folder=str(base_dir.resolve()),
     )
 
 
-def _tell_differences(run: Path, own: dict[str, Any], environment: dict[str, Any], *, allow_changed: bool, say: Log) -> bool:
-    """Refuse a run that is not the one that was begun; tell what else is not as it was. True where all is as it was."""
-    changed = list(resume_check.check(run, own, allow_changed=allow_changed))
+def _report_differences(
+    run: Path,
+    fingerprint: dict[str, Any],
+    environment: dict[str, Any],
+    *,
+    allow_changed: bool,
+    log: Log,
+) -> bool:
+    """Refuse a run that is not the one that was begun, and report other differences.
+
+    Returns:
+        True if there is no difference at all.
+    """
+    changed = resume_check.check(run, fingerprint, allow_changed=allow_changed)
     for difference in changed:
-        say(f"changed, as allowed: {difference}")
-    differences = list(resume_check.environment_differences(run_folder.read_environment(run), environment))
-    for difference in differences:
-        say(f"not as it was, so the last bits may differ: {difference}")
-    return not (changed or differences)
+        log(f"changed, as allowed: {difference}")
+    begun = run_folder.read_environment(run)
+    elsewhere = list(resume_check.environment_differences(begun, environment))
+    for difference in elsewhere:
+        log(f"not as it was, so the last bits may differ: {difference}")
+    return not changed and not elsewhere
 
 
-def _hush(line: str) -> None:
-    """Only the main process speaks."""
+def _open_folder(
+    config: Config,
+    path: Path,
+    fingerprint: dict[str, Any],
+    environment: dict[str, Any],
+    callbacks: Sequence[Callback],
+    processes: Processes,
+    log: Log,
+) -> RunFolder:
+    """Begin the run folder and open the trackers, on the main process."""
+    trackers: list[Tracker] = []
+    if processes.is_main:
+        knobs = config.model_dump(mode="json")
+        for name in config.trackers:
+            trackers.append(open_tracker(name, path, knobs, log=log))
+        run_folder.write_header(path, dump(config), environment)
+        resume_check.write(path, fingerprint)
+    processes.accelerator.wait_for_everyone()
+    return RunFolder(path, callbacks, rank=processes.rank, trackers=trackers)
 
 
-def _learner(config: Config, folder: Path, policy: Policy, estimator: Estimator, accelerator: Accelerator, say: Log) -> Learner:
-    if why := policy.sharing.why_not:
-        say(f"{why}: every answer is a row of its own")
+def _rollout_context(
+    experiment: Experiment, policy: Policy, engine: RolloutEngine, processes: Processes
+) -> RolloutContext:
+    config = experiment.config
+    return RolloutContext(
+        engine=engine,
+        prompt_at=experiment.prompt_at(policy, experiment.train_data),
+        verifiers=experiment.verifiers,
+        config=config.rollout,
+        min_informative_groups=min_informative_groups(
+            experiment.estimator.min_informative, config.rollout.groups_per_step
+        ),
+        seed=config.seed,
+        rank=processes.rank,
+        ranks=processes.count,
+        all_gather=processes.all_gather,
+    )
+
+
+def _learner(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> Learner:
+    config = experiment.config
+    if policy.sharing.why_not:
+        log(f"{policy.sharing.why_not}: every answer is a row of its own")
+    reference = None
+    if experiment.estimator.kl > 0:
+        reference = _reference(experiment, processes)
     return Learner(
         _forward(config, policy),
+        experiment.estimator,
         config.optimizer,
-        accelerator,
+        processes.accelerator,
         total_steps=config.steps,
-        tokens_per_microbatch=unjudged(config.learner).tokens,
+        tokens_per_microbatch=default_limits(config.learner).tokens,
         updates_per_rollout=config.learner.updates_per_rollout,
-        reference=_reference(config, folder, accelerator) if estimator.kl > 0 else None,
-        say=say,
+        reference=reference,
+        log=log,
     )
 
 
 def _forward(config: Config, policy: Policy) -> Forward:
     if not config.learner.shared_prefix:
         return UnsharedForward(policy, config.rollout.temperature)
-    limits = unjudged(config.learner)
-    return GroupForward(policy, config.rollout.temperature, tokens_at_once=limits.tokens, checkpointing=limits.checkpointing)
+    limits = default_limits(config.learner)
+    return GroupForward(
+        policy,
+        config.rollout.temperature,
+        tokens_at_once=limits.tokens,
+        checkpointing=limits.checkpointing,
+    )
 
 
-def _reference(config: Config, folder: Path, accelerator: Accelerator) -> Forward:
-    """The policy as it was before the first step, also when the run has been resumed."""
-    start = warmup_cache.cache_path(config, folder) if config.warmup.steps else None
-    if start is not None and not warmup_cache.is_cached(start):
-        raise UserError(f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start the run anew")
-    policy = load_policy(config.policy, seed=config.seed, path=start)
-    return _forward(config, policy).to(accelerator.device).requires_grad_(False)
+def _reference(experiment: Experiment, processes: Processes) -> Forward:
+    """Load the policy as it was before the first step, also for a resumed run."""
+    start = None
+    if experiment.config.warmup.steps:
+        start = warmup_cache.cache_path(experiment.config)
+        if not warmup_cache.is_cached(start):
+            raise UserError(
+                f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start "
+                "the run anew"
+            )
+    policy = experiment.policy(start)
+    forward = _forward(experiment.config, policy)
+    return forward.to(processes.accelerator.device).requires_grad_(False)
 
 
-def _warmed_up(config: Config, folder: Path, policy: Policy, questions: Dataset, accelerator: Accelerator, say: Log) -> Policy:
-    """The policy after the warm-up: read from an earlier run's, or made now and kept."""
-    kept = warmup_cache.cache_path(config, folder)
-    if warmup_cache.is_cached(kept):
-        say(f"warm-up: read from {kept}")
+def _warmed_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> Policy:
+    """Return the policy after the supervised warm-up, trained now or read from the cache."""
+    path = warmup_cache.cache_path(experiment.config)
+    if warmup_cache.is_cached(path):
+        log(f"warm-up: read from {path}")
     else:
-        warm_up(config, folder, policy, questions, accelerator, say)
-        if accelerator.is_main_process:
-            warmup_cache.store(policy, kept)
-        accelerator.wait_for_everyone()
-    warmed = load_policy(config.policy, seed=config.seed, path=kept)
-    warmed.model.to(accelerator.device)
-    return warmed
+        warm_up(experiment, policy, processes, log)
+        if processes.is_main:
+            warmup_cache.store(policy, path)
+        processes.accelerator.wait_for_everyone()
+    warmed_up = experiment.policy(path)
+    warmed_up.model.to(processes.accelerator.device)
+    return warmed_up
 
 
-def warm_up(config: Config, folder: Path, policy: Policy, questions: Dataset, accelerator: Accelerator, say: Log) -> None:
-    """Imitate solutions until the model speaks the format."""
-    style = build_style(config.prompt, folder)
-    checks = build_verifiers(config.verifiers, style, policy.frame, config.reward, folder)
-    sources = config.warmup.data
-    demonstrations = read_dataset(sources, checks, folder=folder, key="warmup.data") if sources else questions
-    stream = demonstrations.stream(config.seed, "warmup")
-    imitation = sft.Imitation(stream=stream, style=style, policy=policy, checks=checks, max_tokens=config.rollout.max_tokens)
+def warm_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> None:
+    """Train the policy on solutions, so that it learns the answer format."""
+    config = experiment.config
+    imitation = sft.Imitation(
+        dataset=experiment.warmup_data,
+        style=experiment.style,
+        policy=policy,
+        verifiers=experiment.verifiers,
+        max_tokens=config.rollout.max_tokens,
+    )
+    sft.warm_up(
+        policy,
+        imitation,
+        config.warmup,
+        processes.accelerator,
+        default_limits(config.learner),
+        _log_about_ten_times(config.warmup.steps, log),
+        log,
+    )
+
+
+def _log_about_ten_times(steps: int, log: Log) -> Callable[[int, Update], None]:
+    """Return a function that logs a step's loss, about ten times during the warm-up."""
     start = perf_counter()
 
-    def told(step: int, update: Update) -> None:
-        if step % max(1, config.warmup.steps // 10) == 0 or step == config.warmup.steps:
-            say(f"warm-up {step}/{config.warmup.steps}: loss {update.metrics['loss']:.3f}, {perf_counter() - start:.1f} s")
+    def on_step(step: int, update: Update) -> None:
+        if step % max(1, steps // 10) == 0 or step == steps:
+            seconds = perf_counter() - start
+            log(f"warm-up {step}/{steps}: loss {update.metrics['loss']:.3f}, {seconds:.1f} s")
 
-    sft.warm_up(policy, imitation, config.warmup, accelerator, told, unjudged(config.learner), say)
-
-
-def _restore(trainer: TrainingRun, saved: Path, unchanged: bool) -> None:
-    trainer.state = checkpoint.load_state(saved, trainer.drawing.ask, trainer.ranks)
-    checkpoint.load_learner(saved, trainer.learner, unchanged=unchanged)
-    trainer.drawing.engine.refresh(trainer.policy, trainer.state.version)
-    trainer.journal.rewind(trainer.state.step)
-    told = f"weights, optimizer, schedule, {trainer.state.cursor} prompts drawn, {len(trainer.state.carried)} groups waiting"
-    trainer.say(f"resumed from step {trainer.state.step} of {trainer.config.steps} ({told}): {saved}")
+    return on_step
 
 
-def _environment(policy: Policy, ranks: Processes, folder: Path) -> dict[str, Any]:
-    return run_folder.environment(
-        threads=torch.get_num_threads(),
-        device=str(policy.device),
-        processes=ranks.count,
-        image_backend=policy.image_backend,
-        config_folder=str(folder.resolve()),
+def _restore(run: TrainingRun, saved: Path, is_unchanged: bool) -> None:
+    """Bring a run to where a checkpoint left it."""
+    run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes)
+    checkpoint.load_learner(saved, run.learner, unchanged=is_unchanged)
+    run.engine.update_weights(run.policy, run.state.version)
+    run.folder.rewind(run.state.step)
+    run.log(
+        f"resumed from step {run.state.step} of {run.config.steps} (weights, optimizer, schedule, "
+        f"{run.state.cursor} prompts used, {len(run.state.carried)} groups waiting): {saved}"
     )
+
+
+def _warn_about_weak_tasks(run: TrainingRun) -> None:
+    with raise_on_all_ranks(run.processes.all_gather):
+        warnings = list(learnability_warnings(run.rollouts, run.experiment, run.policy))
+    for warning in warnings:
+        run.log(f"warning: {warning}")

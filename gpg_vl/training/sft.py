@@ -1,59 +1,92 @@
-"""Supervised warm-up: the same update with uniform weights, on solutions instead of samples."""
+"""Supervised fine-tuning before RL, so that the model learns the answer format.
+
+It is the same update with uniform weights, on solutions instead of samples.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
 from gpg_vl.config.schema import WarmupConfig
-from gpg_vl.data.dataset import Stream
+from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UnusableSampleError, UserError
-from gpg_vl.experiment import solution
 from gpg_vl.methods.supervised import Likelihood
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
 from gpg_vl.preflight.memory import Limits
 from gpg_vl.prompts import Style
+from gpg_vl.rollout.collect import gather_batch
 from gpg_vl.training.learner import Learner
-from gpg_vl.types import Completion, Group, Update, Verdict
+from gpg_vl.types import Completion, Group, Sample, Update, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imitation:
-    """The endless order of solutions: what to imitate at an index."""
+    """The solutions to imitate, in the endless order of their data set."""
 
-    stream: Stream
+    dataset: Dataset
     style: Style
     policy: Policy
-    checks: VerifierSet
+    verifiers: VerifierSet
     max_tokens: int
-    """The length limit of sampling: a longer text could never be said."""
+    """Length limit of sampling: a longer solution could never be sampled."""
 
     def __call__(self, index: int) -> Group:
-        """A group of one: the prompt and its solution.
+        """Return a group of one completion: the solution of the sample at an index.
 
         Raises:
-            UserError: the solution is not one that sampling could say and the verifier would give full marks.
+            UserError: sampling could not produce the solution, or the verifier would not give it
+                the full reward.
         """
-        sample = self.stream[index]
-        said = _spoken(solution(sample, self.style, self.checks), self.policy)
-        if complaint := self.checks.complaint_about(said.text, sample):
-            raise UserError(f"warm-up: the solution of {sample.id} would teach what earns nothing: {complaint}")
-        if len(said.token_ids) > self.max_tokens:
+        sample = self.dataset[index]
+        text = solution(sample, self.style, self.verifiers)
+        completion = _completion(text, self.policy)
+        error = self.verifiers.validation_error_of(text, sample)
+        if error:
             raise UserError(
-                f"warm-up: the solution of {sample.id} has {len(said.token_ids)} tokens, rollout.max_tokens is {self.max_tokens}"
+                f"warm-up: the solution of {sample.id} would teach what earns nothing: {error}"
             )
-        prompt = encode(sample, self.style, self.policy)
-        return Group(prompt=prompt, completions=(said,), verdicts=(Verdict(reward=1.0),), draw=index)
+        if len(completion.token_ids) > self.max_tokens:
+            raise UserError(
+                f"warm-up: the solution of {sample.id} has {len(completion.token_ids)} tokens, "
+                f"rollout.max_tokens is {self.max_tokens}"
+            )
+        return Group(
+            prompt=encode(sample, self.style, self.policy),
+            completions=(completion,),
+            verdicts=(Verdict(reward=1.0),),
+            prompt_index=index,
+        )
 
     def usable(self, indices: Iterable[int]) -> Iterator[Group]:
-        """The groups at these indices, less those whose sample cannot be asked."""
+        """Yield the groups at these indices, without samples that cannot become prompts."""
         for index in indices:
-            with suppress(UnusableSampleError):  # the run itself counts and tells it
+            with suppress(UnusableSampleError):  # the run itself counts and reports it
                 yield self(index)
+
+
+def solution(sample: Sample, style: Style, verifiers: VerifierSet) -> str:
+    """Return the text to imitate: the worked solution, or the reference answer in the style.
+
+    Raises:
+        UserError: the style demands a thought, which only a worked solution has.
+    """
+    if sample.solution:
+        return sample.solution.removeprefix(style.opening)
+    if style.think == "required":
+        raise UserError(
+            f"warm-up: prompt style wants a thought, but {sample.id} has no `solution` column to "
+            "imitate; add one, or set prompt.think"
+        )
+    verifier: Any = verifiers.by_kind[sample.answer_kind]
+    if hasattr(verifier, "reference_answer"):  # also a verifier that is no RuleVerifier
+        return style.write(verifier.reference_answer(sample))
+    return style.write(str(sample.answer))
 
 
 def warm_up(
@@ -61,41 +94,66 @@ def warm_up(
     imitation: Imitation,
     config: WarmupConfig,
     accelerator: Accelerator,
-    told: Callable[[int, Update], None],
     limits: Limits,
-    say: Callable[[str], None],
+    on_step: Callable[[int, Update], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Imitate for `config.steps` steps, within the limits of the learner.
+    """Imitate for `config.steps` steps, within the memory limits of the learner.
 
     Args:
-        say: is told where the group forward does not work here; the run itself tells that it does.
+        on_step: called after each step.
+        log: called if the group forward does not work here; the run itself says that it does.
 
     Raises:
-        UserError: the loss is not a number (the learning rate is too high), or there are more processes than samples in a step.
+        UserError: the loss is not finite (the learning rate is too high), or there are more
+            processes than samples in a step.
     """
-    forward = GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing)
+
+    def log_warning(line: str) -> None:
+        if line.startswith("warning"):
+            log(line)
+
+    estimator = Likelihood()
     learner = Learner(
-        forward,
+        GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing),
+        estimator,
         config.optimizer,
         accelerator,
         total_steps=config.steps,
         tokens_per_microbatch=limits.tokens,
-        say=lambda line: say(line) if line.startswith("warning") else None,
+        log=log_warning,
     )
-    ranks = learner.ranks
-    if config.batch_size < ranks.count:
-        raise UserError(f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each of {ranks.count} processes")
+    processes = learner.processes
+    if config.batch_size < processes.count:
+        raise UserError(
+            f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each "
+            f"of {processes.count} processes"
+        )
     for step in range(config.steps):
         first = step * config.batch_size
-        groups = tuple(imitation.usable(range(first + ranks.rank, first + config.batch_size, ranks.count)))
-        update = learner.update(groups, Likelihood(), *ranks.matrices(groups), version=0)
+        own_indices = range(first + processes.rank, first + config.batch_size, processes.count)
+        groups = imitation.usable(own_indices)
+        batch = gather_batch(groups, processes.all_gather, processes.rank)
+        weights_BG = estimator.weights(batch.rewards_BG, batch.lengths_BG)
+        update = learner.update(batch, weights_BG, version=0)
         if update.skipped:
-            raise UserError(f"warm-up step {step + 1}: {update.skipped}; lower warmup.optimizer.lr (now {config.optimizer.lr:g})")
-        told(step + 1, update)
+            raise UserError(
+                f"warm-up step {step + 1}: {update.skipped}; lower warmup.optimizer.lr (now "
+                f"{config.optimizer.lr:g})"
+            )
+        on_step(step + 1, update)
     accelerator.free_memory()
 
 
-def _spoken(text: str, policy: Policy) -> Completion:
-    """A text as if the policy had said it, its end id included."""
-    token_ids = (*policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"], policy.processor.tokenizer.eos_token_id)
-    return Completion(token_ids=token_ids, logprobs=(0.0,) * len(token_ids), text=text, finish="stop", version=0)
+def _completion(text: str, policy: Policy) -> Completion:
+    """Return a text as if the policy had sampled it, its end id included."""
+    tokenizer = policy.processor.tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    token_ids = (*ids, tokenizer.eos_token_id)
+    return Completion(
+        token_ids=token_ids,
+        logprobs=(0.0,) * len(token_ids),
+        text=text,
+        finish="stop",
+        version=0,
+    )

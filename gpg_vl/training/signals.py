@@ -1,6 +1,7 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM lets the step finish and be saved, the second leaves at once.
+"""Stop on request: the first Ctrl-C or SIGTERM lets the step finish, the second leaves at once.
 
-Before the first step there is nothing to save, so there the first one already leaves. Handlers are put back when the run is over.
+Before the first step there is nothing to save, so there the first one already leaves. The old
+handlers are put back when the run is over.
 """
 
 import signal
@@ -14,15 +15,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether somebody has asked the run to stop."""
+    """Remembers that the run was asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False
         self.can_wait = False
-        """True while a step may be finished and saved; before that a request leaves at once."""
+        """True while a step can be finished and saved; before that a request leaves at once."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         del number, frame
         if self.asked or not self.can_wait:
             raise KeyboardInterrupt
@@ -31,13 +32,14 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Generator[StopRequest, None, None]:
-    """Listen for Ctrl-C and SIGTERM while a run lasts."""
+    """Handle Ctrl-C and SIGTERM while a run lasts."""
     request = StopRequest()
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-        before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+        for number in SIGNALS:
+            handlers[number] = signal.signal(number, request.receive)
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

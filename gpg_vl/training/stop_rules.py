@@ -1,45 +1,88 @@
-"""Stop a run that cannot learn, and say why."""
+"""Stop a run that cannot learn, and say why and what to do."""
 
 import math
+from collections.abc import Iterator
 from statistics import fmean
 
 from gpg_vl.errors import UserError
-from gpg_vl.rollout.collect import SampledStep
+from gpg_vl.rollout.collect import SampledBatch
 from gpg_vl.training.setup import TrainingRun
+from gpg_vl.types import Verdict
 
 
-def first_verifier_error(collected: SampledStep) -> str:
-    """What the verifier's first failure of the step was; empty = none."""
-    faults = (verdict.reason for group in collected.fresh for verdict in group.verdicts if verdict.reason.startswith("fault"))
-    return next(faults, "").partition("\n")[0]
+def stop_if_hopeless(run: TrainingRun, batch: SampledBatch) -> None:
+    """Raise a `UserError` that says why training cannot go on, if it cannot."""
+    for rule in (_verifier_fails, _samples_unusable, _nothing_informative, _not_finite):
+        reason = rule(run, batch)
+        if reason:
+            raise UserError(f"stopped at step {run.state.step}: {reason}")
 
 
-def stop_if_hopeless(trainer: TrainingRun, collected: SampledStep) -> None:
-    state, config = trainer.state, trainer.config
-    answers = [verdict for group in collected.fresh for verdict in group.verdicts]
-    faults = sum(verdict.reason.startswith("fault") for verdict in answers)
-    if trainer.ranks.largest(int(faults > config.rollout.max_faults * len(answers))):
-        told = f"the verifier failed on {faults} of {len(answers)} answers: {first_verifier_error(collected)}"
-        raise UserError(f"stopped at step {state.step}: {told}. Their texts and traces are in {trainer.journal.folder / 'rollouts'}")
-    if state.lost > config.rollout.max_lost * state.cursor:
-        told = f"{state.lost} of {state.cursor} drawn samples could not be asked, more than rollout.max_lost = {config.rollout.max_lost:g}"
-        raise UserError(f"stopped at step {state.step}: {told}; the last: {(collected.lost or ('in an earlier step',))[-1]}")
-    if state.idle >= config.rollout.idle_steps:
-        why = why_not_informative(collected, config.reward.accuracy + config.reward.format)
-        raise UserError(f"stopped at step {state.step}: {state.idle} steps in a row without an informative group; {why}")
-    if state.bad >= config.learner.max_bad_steps:
-        raise UserError(
-            f"stopped at step {state.step}: {state.bad} non-finite steps in a row; lower optimizer.lr (now {config.optimizer.lr:g}). "
-            f"The batches are in {trainer.journal.folder / 'bad_steps'}"
-        )
+def _verifier_fails(run: TrainingRun, batch: SampledBatch) -> str:
+    verdicts = list(_fresh_verdicts(batch))
+    errors = sum(verdict.reason.startswith("fault") for verdict in verdicts)
+    too_many = errors > run.config.rollout.max_faults * len(verdicts)
+    if not run.processes.any(too_many):
+        return ""
+    return (
+        f"the verifier failed on {errors} of {len(verdicts)} answers: "
+        f"{first_verifier_error(batch)}. Their texts and traces are in "
+        f"{run.folder.path / 'rollouts'}"
+    )
 
 
-def why_not_informative(collected: SampledStep, full_marks: float) -> str:
-    """Why no group had anything to say, and what to do."""
-    rewards = [reward for group in collected.fresh for reward in group.rewards if not math.isnan(reward)]
+def _samples_unusable(run: TrainingRun, batch: SampledBatch) -> str:
+    limit = run.config.rollout.max_lost
+    if run.state.unusable <= limit * run.state.cursor:
+        return ""
+    last = batch.unusable[-1] if batch.unusable else "in an earlier step"
+    return (
+        f"{run.state.unusable} of {run.state.cursor} samples could not become prompts, more than "
+        f"rollout.max_lost = {limit:g}; the last: {last}"
+    )
+
+
+def _nothing_informative(run: TrainingRun, batch: SampledBatch) -> str:
+    if run.state.idle < run.config.rollout.idle_steps:
+        return ""
+    reward = run.config.reward
+    why = why_not_informative(batch, reward.accuracy + reward.format)
+    return f"{run.state.idle} steps in a row without an informative group; {why}"
+
+
+def _not_finite(run: TrainingRun, batch: SampledBatch) -> str:
+    del batch
+    if run.state.bad < run.config.learner.max_bad_steps:
+        return ""
+    return (
+        f"{run.state.bad} non-finite steps in a row; lower optimizer.lr (now "
+        f"{run.config.optimizer.lr:g}). The batches are in {run.folder.path / 'bad_steps'}"
+    )
+
+
+def why_not_informative(batch: SampledBatch, full_reward: float) -> str:
+    """Return why no group was informative, and what to do."""
+    rewards: list[float] = []
+    for verdict in _fresh_verdicts(batch):
+        if not math.isnan(verdict.reward):
+            rewards.append(verdict.reward)
     if not rewards:
-        return f"nothing could be scored: {first_verifier_error(collected) or 'every completion was truncated and dropped; raise rollout.max_tokens'}"
+        dropped = "every completion was truncated and dropped; raise rollout.max_tokens"
+        return f"nothing could be scored: {first_verifier_error(batch) or dropped}"
     mean = fmean(rewards)
-    if mean > full_marks / 2:
+    if mean > full_reward / 2:
         return f"mean reward {mean:.3g}, everything is right: make the questions harder"
     return f"mean reward {mean:.3g}, everything is wrong: warm up longer or ask easier"
+
+
+def first_verifier_error(batch: SampledBatch) -> str:
+    """Return the first error of a verifier in this step, without its trace; empty = none."""
+    for verdict in _fresh_verdicts(batch):
+        if verdict.reason.startswith("fault"):
+            return verdict.reason.partition("\n")[0]
+    return ""
+
+
+def _fresh_verdicts(batch: SampledBatch) -> Iterator[Verdict]:
+    for group in batch.fresh:
+        yield from group.verdicts

@@ -1,4 +1,7 @@
-"""Warm-ups are kept beside the runs, under a digest of everything they depend on, so each runs once."""
+"""Keep warmed-up policies beside the runs, so that each warm-up is trained once.
+
+A policy is found by a digest of everything that its warm-up depends on.
+"""
 
 import hashlib
 import json
@@ -12,45 +15,51 @@ from gpg_vl import __version__
 from gpg_vl.config.schema import Config
 from gpg_vl.policy.load import Policy
 
+DEPENDS_ON = {"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"}
+"""Sections of a config that change a warm-up."""
 
-def cache_path(config: Config, folder: Path) -> Path:
-    """Where this config's warmed-up policy is kept: its words, and the content of every file that they name.
 
-    Args:
-        folder: the config's own.
+def cache_path(config: Config) -> Path:
+    """Return where this config's warmed-up policy is kept.
+
+    The digest covers the knobs and the content of every file that they name.
     """
-    depends = config.model_dump(mode="json", include={"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"})
-    digest = hashlib.sha256(json.dumps([__version__, depends], sort_keys=True).encode())
-    for name in sorted(_names(depends)):
-        for path in (folder / name.rpartition(":")[0], folder / name, Path(name)):
+    knobs = config.model_dump(mode="json", include=DEPENDS_ON)
+    digest = hashlib.sha256(json.dumps([__version__, knobs], sort_keys=True).encode())
+    base_dir = config.base_dir
+    for name in sorted(_strings(knobs)):
+        # "./rewards.py:Stars" names a file before the colon
+        for path in (base_dir / name.rpartition(":")[0], base_dir / name, Path(name)):
             if path.is_file():
                 digest.update(path.read_bytes())
     return Path(config.folder) / "warmups" / digest.hexdigest()[:12]
 
 
-def is_cached(kept: Path) -> bool:
-    """Whether a whole one is there."""
-    return (kept / "config.json").exists()
+def is_cached(path: Path) -> bool:
+    """Return True if a complete policy is there."""
+    return (path / "config.json").exists()
 
 
-def store(policy: Policy, kept: Path) -> None:
-    """Write it aside, then rename; another run may have been faster."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(mkdtemp(prefix=f"{kept.name}.", dir=kept.parent))
+def store(policy: Policy, path: Path) -> None:
+    """Write a policy aside, then rename it; another run may have been faster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(mkdtemp(prefix=f"{path.name}.", dir=path.parent))
     policy.save(aside)
     try:
-        aside.rename(kept)
+        aside.rename(path)
     except OSError:
-        if not is_cached(kept):
+        if not is_cached(path):
             raise
         shutil.rmtree(aside)
 
 
-def _names(value: Any) -> Iterator[str]:
-    """Every string of a nested config that may name a file."""
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every string of a nested config: each may name a file."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from (name for inner in value.values() for name in _names(inner))
+        for inner in value.values():
+            yield from _strings(inner)
     elif isinstance(value, list):
-        yield from (name for inner in value for name in _names(inner))
+        for inner in value:
+            yield from _strings(inner)

@@ -1,4 +1,4 @@
-"""Who scores an answer: one verifier per kind of answer, the same in training and evaluation. No torch here."""
+"""Score answers: one verifier per kind of answer, the same in training and evaluation. No torch."""
 
 ALIASES = {
     "choice": "gpg_vl.verifiers.choice:Choice",

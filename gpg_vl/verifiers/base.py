@@ -1,51 +1,61 @@
-"""The verifier protocol, and the frame that most verifiers fill: the format belongs to the prompt style, the accuracy to the verifier."""
+"""Define the verifier protocol, and the base class of most verifiers.
+
+The format of an answer belongs to the prompt style, its accuracy to the verifier.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from gpg_vl.parsing.markup import last_answer, only_answer
 from gpg_vl.prompts import Style
 from gpg_vl.types import Mode, Sample, Verdict
+from gpg_vl.verifiers.chance import largest_share
 
 
 class Verifier(Protocol):
     """Scores one answer. Never raises on any text, is bounded in time and value.
 
-    A hostile *answer* earns 0; a *fault* of the verifier earns NaN.
+    A hostile *answer* earns 0; an *error* of the verifier earns NaN.
     """
 
     def __call__(self, text: str, sample: Sample) -> Verdict:
-        """The verdict on a completion's text (special tokens kept, less the one final end id)."""
+        """Score the text of a completion (special tokens kept, without the one final end token)."""
         ...
 
 
 class MalformedTruthError(ValueError):
-    """A truth that only shows when an answer is compared with it that nobody can score; its row is left out."""
+    """A reference answer that turns out to be unreadable only when an answer is compared with it.
+
+    Its row is left out.
+    """
 
 
 class Grade(NamedTuple):
     """The accuracy of an answer."""
 
     accuracy: float
-    """In [0, 1]."""
+    """Accuracy in [0, 1]."""
     answer: str
-    """What was read."""
+    """The answer as it was read."""
     reason: str
     """right | wrong | unreadable, and more words after a colon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleVerifier(ABC):
-    """Format by the style, accuracy by the subclass, one reward out of both.
+    """Computes one reward from the format, checked by the style, and the accuracy.
 
-    Subclasses write `mark` (how good is this answer?) and `gold` (the answer that earns full marks), and `reference` where authors
-    published a rule whose figures are to be reproduced.
+    Subclasses write `grade` (the accuracy of an answer) and `reference_answer` (the answer that
+    earns the full reward), and `reference` where authors published a rule whose figures are to be
+    reproduced. For the exploit suite, a subclass may also write `constant_answers`, `chance_level`
+    and `whole_image_accuracy`.
     """
 
     mode: Mode = "strict"
-    """strict: the prompt style's grammar, for training | lenient: foreign answers, told apart from noise, their format not required |
-    reference: the authors' rule, holes included."""
+    """strict: the format of the prompt style, for training | lenient: answers of models that were
+    not trained on the format | reference: the authors' published rule, with its errors."""
 
     style: Style = field(default_factory=Style)
     """Filled from `prompt:`."""
@@ -57,41 +67,81 @@ class RuleVerifier(ABC):
     """Filled from `reward:`."""
 
     spelling_loss: ClassVar[float] = 1e-6
-    """How much accuracy the spelling of a perfect answer may cost, for instance by rounding."""
+    """Accuracy that a perfect answer may lose through its spelling, for instance by rounding."""
 
     @abstractmethod
-    def mark(self, answer: str, sample: Sample) -> Grade:
-        """The accuracy of what stands inside the answer tags."""
+    def grade(self, answer: str, sample: Sample) -> Grade:
+        """Compute the accuracy of the text inside the answer tags."""
 
     @abstractmethod
-    def gold(self, sample: Sample) -> str:
-        """An answer that earns full marks.
+    def reference_answer(self, sample: Sample) -> str:
+        """Return an answer that earns the full reward.
 
         Raises:
-            ValueError: the sample's truth is not one this verifier can score; the sentence says why.
+            ValueError: this verifier cannot score the sample's truth; the message gives the reason.
         """
 
     def reference(self, text: str, sample: Sample) -> Grade:
-        """What the authors' code gives for a whole completion; here as lenient reading, where no such code is known."""
-        return self.mark(last_answer(text), sample)
+        """Compute what the authors' code gives for a whole completion.
+
+        Read leniently where no such code is known.
+        """
+        return self.grade(last_answer(text), sample)
 
     def __call__(self, text: str, sample: Sample) -> Verdict:
         answer, problem = self.style.read(text)
-        if self.mode != "strict":
-            mark = self.reference(text, sample) if self.mode == "reference" else self.mark(last_answer(text), sample)
-            return self._verdict(mark, 0.0 if problem else 1.0)
+        well_formed = 0.0 if problem else 1.0
+        if self.mode == "reference":
+            return self._verdict(self.reference(text, sample), well_formed)
+        if self.mode == "lenient":
+            return self._verdict(self.grade(last_answer(text), sample), well_formed)
         if problem and self.combine == "gate":
-            return Verdict(reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}")
-        mark = self.mark(only_answer(text) if problem else answer, sample)
-        return self._verdict(mark, 0.0 if problem else 1.0)
+            return Verdict(
+                reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}"
+            )
+        if problem:
+            # the rewards are summed, so that the accuracy counts without the format
+            answer = only_answer(text)
+        return self._verdict(self.grade(answer, sample), well_formed)
 
     def unfinished(self, text: str, sample: Sample) -> Verdict:
-        """The verdict on a text that ran into the length limit: its accuracy may count, its format never does."""
-        answer = only_answer(text) if self.mode == "strict" else last_answer(text)
-        return self._verdict(self.mark(answer, sample), 0.0)
+        """Score a text that ran into the length limit.
 
-    def _verdict(self, mark: Grade, well_formed: float) -> Verdict:
+        Its accuracy may count, its format never does.
+        """
+        answer = only_answer(text) if self.mode == "strict" else last_answer(text)
+        return self._verdict(self.grade(answer, sample), 0.0)
+
+    def _verdict(self, grade: Grade, well_formed: float) -> Verdict:
+        """Combine accuracy and format to a reward.
+
+        Args:
+            grade: the accuracy of the answer.
+            well_formed: 1 where the text follows the format, else 0.
+        """
         gated = self.combine == "gate" and self.mode == "strict"
-        counted = mark.accuracy * well_formed if gated else mark.accuracy
-        reward = self.accuracy_weight * counted + self.format_weight * well_formed
-        return Verdict(reward=reward, parts={"accuracy": mark.accuracy, "format": well_formed}, answer=mark.answer, reason=mark.reason)
+        accuracy = grade.accuracy * well_formed if gated else grade.accuracy
+        reward = self.accuracy_weight * accuracy + self.format_weight * well_formed
+        return Verdict(
+            reward=reward,
+            parts={"accuracy": grade.accuracy, "format": well_formed},
+            answer=grade.answer,
+            reason=grade.reason,
+        )
+
+    # --- the exploit suite ------------------------------------------------------------------------
+
+    def constant_answers(self, samples: Sequence[Sample]) -> list[str]:
+        """Return constant answers to try on a data set, beside its reference answers."""
+        del samples
+        return []
+
+    def chance_level(self, samples: Sequence[Sample]) -> float:
+        """Compute the best mean accuracy of one constant answer, from the truths alone."""
+        answers = [self.reference_answer(sample).casefold() for sample in samples]
+        return largest_share(answers, len(samples))
+
+    def whole_image_accuracy(self, sample: Sample) -> float:
+        """Return the accuracy that the box around the whole image may have as an answer."""
+        del sample
+        return 0.0

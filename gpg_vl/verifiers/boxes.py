@@ -1,21 +1,28 @@
-"""Grounding: boxes in the picture, scored by overlap."""
+"""Verify grounding: boxes in the image, scored by overlap."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from statistics import fmean
 from typing import Any, ClassVar, Literal, cast
 
 from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
 from gpg_vl.parsing import boxes as answer_boxes
-from gpg_vl.types import Sample
+from gpg_vl.parsing.boxes import Found
+from gpg_vl.types import Mode, Sample
 from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier
 
 DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(kind="norm1000")}
 """Frames in which a truth may be stored: those that depend on nothing but the image."""
 TOLERANCE = 0.01
-"""How far an edge may lie outside the image, as a share of its side, before the box earns nothing: rounding is no mistake."""
+"""Share of the image's side by which an edge may lie outside the image, before the box earns
+nothing: rounding is no error."""
+MAX_COORDINATE = 1e9
+"""Largest absolute coordinate of a box that is scored."""
+MAX_CONSTANT_BOXES = 40
+"""True boxes that are tried as constant answers."""
 Policy = Literal["exactly_one", "first", "last", "all"]
 
 
@@ -23,132 +30,216 @@ Policy = Literal["exactly_one", "first", "last", "all"]
 class Boxes(RuleVerifier):
     """Boxes scored by IoU with the truth.
 
-    The answer's numbers are read in the frame that the model speaks and converted once to original pixels. Strictly, the answer is boxes
-    and nothing else in one of the spellings of `box_texts.records` (a family's own grounding tokens and `<box>` tags are for lenient
-    reading); a reversed or empty box earns 0, and so does one that leaves the image by more than a hundredth of its side; a smaller
-    excess is cut off. Leniently, boxes are picked out of any text, and where both frames are the same no image is needed. There is no
-    best-of: the policy says which box counts before the truth is looked at.
+    The answer's numbers are read in the frame of the model and converted once to original pixels.
+    Strictly, the answer is boxes and nothing else in one of the spellings of
+    `parsing.boxes.records` (a family's own grounding tokens and `<box>` tags are for lenient
+    reading); a reversed or empty box earns 0, and so does one that leaves the image by more than a
+    hundredth of its side; a smaller excess is cut off. Leniently, boxes are picked out of any text,
+    and where answer and truth are in the same frame no image is needed. There is no best-of: the
+    policy chooses the box that counts before the truth is compared.
 
-    Reference mode is VLM-R1's evaluator (IoU above 0.5 by its own pixel rule), or with `measure: giou` Visual-RFT's reward GIoU + 1 in
-    thousandths, clamped to [0, 2] and halved.
+    Reference mode is VLM-R1's evaluator (IoU above 0.5 by its own pixel rule), or with `measure:
+    giou` Visual-RFT's reward GIoU + 1 in thousandths, clamped to [0, 2] and halved.
     """
 
     measure: Literal["iou", "giou"] = "iou"
-    """iou | giou: (GIoU + 1) / 2, which also tells far from near."""
+    """iou | giou: (GIoU + 1) / 2, which also distinguishes far from near."""
     threshold: float | None = None
     """When set, 1 at this IoU or above and 0 below."""
     policy: Policy = "exactly_one"
-    """exactly_one: a second box spoils the answer | first | last | all: boxes and truths are paired one to one by optimal assignment, and
-    the sum of the scores is divided by the larger number."""
+    """exactly_one: an answer of two boxes earns 0 | first | last | all: boxes and truths are
+    paired one to one by optimal assignment, and the sum of the scores is divided by the larger
+    number."""
     most: int = 100
-    """An answer of more boxes than this earns nothing."""
+    """Largest number of boxes; an answer of more earns nothing."""
     spelling_loss: ClassVar[float] = 0.05
     frame: Frame = field(default_factory=Frame)
-    """Filled from the policy: what the model's numbers mean."""
+    """Frame of the model's numbers; filled from the policy."""
 
-    def mark(self, answer: str, sample: Sample) -> Grade:
-        """The score of the box that `policy` chooses, or of all; 0 where none can be read or placed inside the image."""
-        truths, given = self._truths(sample), self._read(answer)
+    def grade(self, answer: str, sample: Sample) -> Grade:
+        """Score the box that `policy` chooses, or all of them.
+
+        0 where none can be read or placed inside the image.
+        """
+        truths = self._truths(sample)
+        given = self._read(answer)
         if given is None:
-            return Grade(0.0, answer, "unreadable: not exactly one box" if self.policy == "exactly_one" else "unreadable: no box")
+            what = "not exactly one box" if self.policy == "exactly_one" else "no box"
+            return Grade(0.0, answer, f"unreadable: {what}")
         if len(given) > self.most:
             return Grade(0.0, answer, f"wrong: more than {self.most} boxes")
         if self.policy == "all":
-            return self._mark_all(given, truths, sample)
-        chosen = given[-1 if self.policy == "last" else 0]
+            return self._grade_all(given, truths, sample)
+        chosen = given[-1] if self.policy == "last" else given[0]
         box = self.placed(chosen, sample)
         if box is None:
             return Grade(0.0, answer, "wrong: reversed, empty or outside the image")
         overlap = boxes.iou(box, truths[0])
-        return Grade(self.score(box, truths[0]), boxes.write(box), f"{'right' if overlap >= 0.5 else 'wrong'}: IoU {overlap:.2f}")
+        reason = f"{right_or_wrong(overlap >= 0.5)}: IoU {overlap:.2f}"
+        return Grade(self.score(box, truths[0]), boxes.write(box), reason)
 
     def reference(self, text: str, sample: Sample) -> Grade:
         truth = self._truths(sample)[0]
         if self.measure == "giou":
-            raw = published_rules.lisa_reward(text, DECLARED["norm1"].from_pixels(truth, sample.sizes[0]))
+            normed_truth = DECLARED["norm1"].from_pixels(truth, sample.sizes[0])
+            raw = published_rules.lisa_reward(text, normed_truth)
             return Grade(
-                min(max(raw, 0.0), 2.0) / 2, published_rules.reading(text), f"{'right' if raw >= 1.5 else 'wrong'}: GIoU + 1 = {raw:.4f}"
+                min(max(raw, 0.0), 2.0) / 2,
+                published_rules.reading(text),
+                f"{right_or_wrong(raw >= 1.5)}: GIoU + 1 = {raw:.4f}",
             )
         given = published_rules.vlm_r1_box(text)
         if given is None:
             return Grade(0.0, "", "unreadable: no box where the authors look for one")
         box = self._to_pixels(given, sample)
         overlap = published_rules.vlm_r1_iou(box, truth)
-        return Grade(float(overlap > 0.5), boxes.write(box), f"{'right' if overlap > 0.5 else 'wrong'}: IoU {overlap:.2f}")
+        reason = f"{right_or_wrong(overlap > 0.5)}: IoU {overlap:.2f}"
+        return Grade(float(overlap > 0.5), boxes.write(box), reason)
 
-    def gold(self, sample: Sample) -> str:
+    def reference_answer(self, sample: Sample) -> str:
         spelt = [self.spelt(truth, sample) for truth in self._truths(sample)]
-        return spelt[0] if self.policy != "all" else f"[{','.join(spelt)}]"
+        if self.policy == "all":
+            return f"[{','.join(spelt)}]"
+        return spelt[0]
+
+    def placed(self, box: Box, sample: Sample) -> Box | None:
+        """Convert an answer's box to original pixels.
+
+        None where it is reversed, empty or, strictly, outside the image. Strictly, what leaves the
+        image by at most `TOLERANCE` of a side is cut off.
+        """
+        if self.mode == "strict" and box.proper:
+            box = self._clipped(box, sample)
+        if not box.proper or max(map(abs, box)) >= MAX_COORDINATE:
+            return None
+        return self._to_pixels(box, sample)
+
+    def spelt(self, truth: Box, sample: Sample) -> str:
+        """Write a true box in the frame of the answer, with as few digits as keep it."""
+        box = self.frame.from_pixels(truth, sample.sizes[0]) if sample.sizes else truth
+        for digits in range(5):
+            rounded = Box(*(round(edge, digits) for edge in box))
+            if rounded.proper and boxes.iou(rounded, box) >= 1 - self.spelling_loss:
+                return boxes.write(rounded, digits)
+        return boxes.write(box, 5)
+
+    def score(self, box: Box, truth: Box) -> float:
+        """Compute the score of a box against one truth, both in pixels."""
+        if self.threshold is not None:
+            return float(boxes.iou(box, truth) >= self.threshold)
+        if self.measure == "iou":
+            return boxes.iou(box, truth)
+        return (boxes.giou(box, truth) + 1) / 2
 
     def _read(self, answer: str) -> list[Box] | None:
-        if self.mode == "strict":
-            records = answer_boxes.records(answer)
-        else:
-            records = answer_boxes.found(answer) or ([] if answer_boxes.silent(answer) else None)
-        if records is None or (not records and self.policy != "all") or (len(records) != 1 and self.policy == "exactly_one"):
+        """Read the boxes of an answer; None where their number does not fit the policy."""
+        records = read_boxes(answer, self.mode)
+        if records is None:
+            return None
+        if not records and self.policy != "all":
+            return None
+        if len(records) != 1 and self.policy == "exactly_one":
             return None
         return [record.box for record in records]
 
-    def _mark_all(self, given: Sequence[Box], truths: Sequence[Box], sample: Sample) -> Grade:
+    def _grade_all(self, given: Sequence[Box], truths: Sequence[Box], sample: Sample) -> Grade:
         in_pixels = [self.placed(box, sample) for box in given]
 
         def score(row: int, column: int) -> float:
             box = in_pixels[row]
-            return 0.0 if box is None else self.score(box, truths[column])
+            if box is None:
+                return 0.0
+            return self.score(box, truths[column])
 
-        total = sum(score for _, _, score in assign(len(given), len(truths), score))
-        accuracy = total / max(len(given), len(truths)) if given or truths else 1.0
-        answer = f"[{','.join(boxes.write(box) for box in in_pixels if box)}]"
+        pairs = assign(len(given), len(truths), score)
+        total = sum(paired_score for _, _, paired_score in pairs)
+        accuracy = 1.0  # no boxes where none are to be found
+        if given or truths:
+            accuracy = total / max(len(given), len(truths))
+        written = [boxes.write(box) for box in in_pixels if box is not None]
+        reason = f"{len(given)} boxes for {len(truths)}, mean {accuracy:.2f}"
         return Grade(
-            accuracy, answer, f"{'right' if accuracy >= 0.5 else 'wrong'}: {len(given)} boxes for {len(truths)}, mean {accuracy:.2f}"
+            accuracy, f"[{','.join(written)}]", f"{right_or_wrong(accuracy >= 0.5)}: {reason}"
         )
 
-    def placed(self, box: Box, sample: Sample) -> Box | None:
-        """An answer's box in original pixels; None where it is reversed, empty or, strictly, outside the image.
+    def _clipped(self, box: Box, sample: Sample) -> Box:
+        """Cut off what lies outside the image.
 
-        Strictly, what leaves the image by at most `TOLERANCE` of a side is cut off.
+        A box that leaves the image by more than the tolerance is returned without area.
         """
-        kept = self._cut(box, sample) if box.proper and self.mode == "strict" else box
-        return self._to_pixels(kept, sample) if kept.proper and max(map(abs, kept)) < 1e9 else None
-
-    def spelt(self, truth: Box, sample: Sample) -> str:
-        """A true box in the frame of the answer, with as few digits as keep it."""
-        box = self.frame.from_pixels(truth, sample.sizes[0]) if sample.sizes else truth
-        for digits in range(5):
-            spelt = Box(*(round(edge, digits) for edge in box))
-            if spelt.proper and boxes.iou(spelt, box) >= 1 - self.spelling_loss:
-                return boxes.write(spelt, digits)
-        return boxes.write(box, 5)
-
-    def _cut(self, box: Box, sample: Sample) -> Box:
-        """The part inside the image; a box that leaves it by more than the tolerance comes back without area."""
         width, height = self.frame.units(sample.sizes[0])
-        over = max(-box.x1 / width, -box.y1 / height, (box.x2 - width) / width, (box.y2 - height) / height)
-        inside = Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height))
-        return inside if over <= TOLERANCE else Box(0, 0, 0, 0)
+        excess = max(
+            -box.x1 / width, -box.y1 / height, (box.x2 - width) / width, (box.y2 - height) / height
+        )
+        if excess <= TOLERANCE:
+            return Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height))
+        return Box(0, 0, 0, 0)
 
     def _to_pixels(self, box: Box, sample: Sample) -> Box:
         return self.frame.to_pixels(box, sample.sizes[0]) if sample.sizes else box
 
-    def score(self, box: Box, truth: Box) -> float:
-        """What a box earns against one truth, both in pixels."""
-        if self.threshold is not None:
-            return float(boxes.iou(box, truth) >= self.threshold)
-        return boxes.iou(box, truth) if self.measure == "iou" else (boxes.giou(box, truth) + 1) / 2
-
     def _truths(self, sample: Sample) -> list[Box]:
-        sizeless = self.mode != "strict" and not sample.sizes and self.frame.kind == sample.frame != "resized"
-        truths = truth_boxes(sample, sizeless=sizeless)
+        truths = truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
         if self.policy != "all" and len(truths) != 1:
             raise ValueError(f"answer {sample.answer!r} is not one box [[x1, y1, x2, y2]]")
         return truths
 
+    # --- the exploit suite ------------------------------------------------------------------------
+
+    def constant_answers(self, samples: Sequence[Sample]) -> list[str]:
+        """Return the boxes of `constant_boxes` as answers."""
+        return [boxes.write(box, 4) for box in constant_boxes(samples, self.frame)]
+
+    def chance_level(self, samples: Sequence[Sample]) -> float:
+        """Compute the best mean score of one box, by geometry alone."""
+        return best_mean_overlap(samples, self.frame, self.score)
+
+    def whole_image_accuracy(self, sample: Sample) -> float:
+        """Compute the score of the box around the whole image, by the verifier's own measure."""
+        if not sample.sizes:
+            return 0.0
+        truths = truth_boxes(sample)
+        width, height = sample.sizes[0]
+        whole = Box(0, 0, float(width), float(height))
+        best = max((self.score(whole, truth) for truth in truths), default=0.0)
+        # with the policy `all`, one box for several truths shares its score with them
+        return best / max(1, len(truths))
+
+
+def right_or_wrong(right: bool) -> str:
+    """Return the first word of a grade's reason."""
+    return "right" if right else "wrong"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_boxes(answer: str, mode: Mode) -> list[Found] | None:
+    """Read the boxes of an answer; None where it is no list of boxes and states none either."""
+    if mode == "strict":
+        return answer_boxes.records(answer)
+    found = answer_boxes.find(answer)
+    if found or answer_boxes.states_no_objects(answer):
+        return found
+    return None
+
+
+def needs_no_size(mode: Mode, frame: Frame, sample: Sample) -> bool:
+    """Return True where boxes can be compared although the image's size is not known.
+
+    That is, where the truth is stored in the frame of the answer.
+    """
+    if mode == "strict" or sample.sizes:
+        return False
+    return frame.kind == sample.frame and frame.kind != "resized"
+
 
 def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
-    """The true boxes in original pixels.
+    """Return the true boxes in original pixels.
 
     Args:
-        sizeless: the image's size is not known and not needed, because the answer speaks the frame of the truth.
+        sizeless: the image's size is not known and not needed, because the answer is in the frame
+            of the truth.
 
     Raises:
         ValueError: no image, an unknown frame, no boxes, or one that is empty or outside the image.
@@ -157,35 +248,94 @@ def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
         raise ValueError("a box needs an image")
     if sample.frame not in DECLARED:
         raise ValueError(f"frame {sample.frame!r} is none of {', '.join(DECLARED)}")
+    width, height = sample.sizes[0] if sample.sizes else (float("inf"), float("inf"))
     truths: list[Box] = []
-    for corners in _listed(sample):
-        box = corners if sizeless else DECLARED[sample.frame].to_pixels(corners, sample.sizes[0])
-        width, height = sample.sizes[0] if sample.sizes else (float("inf"), float("inf"))
-        if not (box.proper and box.x1 >= 0 and box.y1 >= 0 and box.x2 <= width * (1 + 1e-9) and box.y2 <= height * (1 + 1e-9)):
-            where = f"outside the image of {width} x {height} pixels" if sample.sizes else "outside any image"
+    for corners in _stored_boxes(sample):
+        box = corners
+        if not sizeless:
+            box = DECLARED[sample.frame].to_pixels(corners, sample.sizes[0])
+        begins_inside = box.x1 >= 0 and box.y1 >= 0
+        # 1e-9: a truth in thousandths that ends at the edge may be a rounding error beyond it
+        ends_inside = box.x2 <= width * (1 + 1e-9) and box.y2 <= height * (1 + 1e-9)
+        if not (box.proper and begins_inside and ends_inside):
+            where = "outside any image"
+            if sample.sizes:
+                where = f"outside the image of {width} x {height} pixels"
             raise ValueError(f"box {sample.answer} is empty or {where}")
         truths.append(box)
     return truths
 
 
-def _listed(sample: Sample) -> list[Box]:
-    found: list[Box] = []
+def _stored_boxes(sample: Sample) -> list[Box]:
+    """Return the boxes of a sample's answer as they are stored: bare corners, or under "box"."""
+    stored: list[Box] = []
     try:
         for item in sample.answer:
-            corners = item if not isinstance(item, dict) else cast(dict[str, Any], item)["box"]
+            corners = cast(dict[str, Any], item)["box"] if isinstance(item, dict) else item
             x1, y1, x2, y2 = map(float, corners)
-            found.append(Box(x1, y1, x2, y2))
+            stored.append(Box(x1, y1, x2, y2))
     except (TypeError, ValueError, KeyError):
         raise ValueError(f"answer {sample.answer!r} is not one box [[x1, y1, x2, y2]]") from None
-    return found
+    return stored
 
 
-def assign(rows: int, columns: int, score: Callable[[int, int], float]) -> list[tuple[int, int, float]]:
-    """Pairs (row, column, score), each row and column used at most once, so that their sum is largest (Hungarian method)."""
+def assign(
+    rows: int, columns: int, score: Callable[[int, int], float]
+) -> list[tuple[int, int, float]]:
+    """Pair rows and columns one to one so that the sum of their scores is largest.
+
+    Returns:
+        (row, column, score) of each pair; each row and column is used at most once (Hungarian
+        method).
+    """
     if not rows or not columns:
         return []
-    optimize: Any = import_module("scipy.optimize")  # slow to import, and only several boxes need it
-    table = [[score(row, column) for column in range(columns)] for row in range(rows)]
+    # slow to import, and only needed for several boxes
+    optimize: Any = import_module("scipy.optimize")
+    table: list[list[float]] = []
+    for row in range(rows):
+        table.append([score(row, column) for column in range(columns)])
     paired_rows, paired_columns = optimize.linear_sum_assignment(table, maximize=True)
-    pairs: list[tuple[int, int]] = [(int(row), int(column)) for row, column in zip(paired_rows, paired_columns, strict=True)]
-    return [(row, column, table[row][column]) for row, column in pairs]
+    pairs: list[tuple[int, int, float]] = []
+    for row, column in zip(map(int, paired_rows), map(int, paired_columns), strict=True):
+        pairs.append((row, column, table[row][column]))
+    return pairs
+
+
+# --- the exploit suite, for boxes and detection ---------------------------------------------------
+
+
+def constant_boxes(samples: Sequence[Sample], frame: Frame) -> list[Box]:
+    """Return constant boxes to try as answers, in the frame of the answer.
+
+    These are the largest box inside all images, the mean true box and the first true boxes.
+    """
+    sizes = [frame.units(sample.sizes[0]) for sample in samples]
+    smallest_width = min(width for width, _ in sizes)
+    smallest_height = min(height for _, height in sizes)
+    constants = [Box(0, 0, smallest_width, smallest_height)]
+    truths: list[Box] = []
+    for sample in samples:
+        truths += [frame.from_pixels(truth, sample.sizes[0]) for truth in truth_boxes(sample)]
+    if truths:
+        constants.append(Box(*map(fmean, zip(*truths, strict=True))))
+    return constants + truths[:MAX_CONSTANT_BOXES]
+
+
+def best_mean_overlap(
+    samples: Sequence[Sample], frame: Frame, score: Callable[[Box, Box], float]
+) -> float:
+    """Compute the best mean score of one constant answer, by geometry alone.
+
+    An answer is one of `constant_boxes`, scored against the best truth of each image, or "No
+    Objects", which is right for images without any truth.
+    """
+    truths = [truth_boxes(sample) for sample in samples]
+    best = fmean(not boxes_of_image for boxes_of_image in truths)
+    for constant in constant_boxes(samples, frame):
+        scores: list[float] = []
+        for sample, boxes_of_image in zip(samples, truths, strict=True):
+            box = frame.to_pixels(constant, sample.sizes[0])
+            scores.append(max((score(box, truth) for truth in boxes_of_image), default=0.0))
+        best = max(best, fmean(scores))
+    return best

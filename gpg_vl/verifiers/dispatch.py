@@ -1,4 +1,4 @@
-"""Send each answer to the verifier of its kind, and handle unfinished answers and failing verifiers."""
+"""Send each answer to the verifier of its kind; handle unfinished answers and verifier errors."""
 
 import math
 import traceback
@@ -17,65 +17,100 @@ class VerifierSet:
     by_kind: Mapping[str, Verifier]
     """answer_kind -> verifier."""
     truncated: Literal["zero", "score", "drop"] = "zero"
-    """What a completion that ran into the length limit earns."""
+    """Treatment of a completion that ran into the length limit."""
     whole: bool = False
-    """Whether a text is scored as it stands, wherever it ended: readings that require no format do not ask how it came to its end."""
+    """True: a text is scored as it stands, also where it ran into the length limit. For modes that
+    require no format."""
 
     def __call__(self, text: str, sample: Sample) -> Verdict:
         return self.by_kind[sample.answer_kind](text, sample)
 
     def in_mode(self, mode: Mode) -> "VerifierSet":
-        """The same verifiers reading in another way; those of another make stay as they are.
+        """Return the same verifiers in another mode; those that are no `RuleVerifier` unchanged.
 
-        Only the strict reading looks at how a text ended: published evaluations score what was decoded.
+        Only strict mode checks how a text ended: published evaluations score what was decoded.
         """
         by_kind = {kind: _in_mode(verifier, mode) for kind, verifier in self.by_kind.items()}
         return replace(self, by_kind=by_kind, whole=mode != "strict")
 
     def judge(self, completion: Completion, sample: Sample) -> Verdict:
-        """The verdict on a completion, its unfinished end and the verifier's own faults included."""
+        """Score a completion, also where it is unfinished or the verifier raises an error."""
         try:
             return self._judge(completion, sample)
-        except Exception as fault:  # a plug-in's bug must not end the run: NaN, counted, and told in the reason
-            trace = "".join(traceback.format_exception(fault))
-            return Verdict(reward=math.nan, reason=f"fault: {type(fault).__name__}: {fault}\n{trace}")
+        except Exception as error:
+            # an error in a plug-in must not end the run: NaN, counted, with its trace as the reason
+            trace = "".join(traceback.format_exception(error))
+            return Verdict(
+                reward=math.nan, reason=f"fault: {type(error).__name__}: {error}\n{trace}"
+            )
 
     def _judge(self, completion: Completion, sample: Sample) -> Verdict:
         if completion.finish == "stop" or self.whole:
             return self(completion.text, sample)
         if self.truncated == "score":
             verifier = self.by_kind[sample.answer_kind]
+            # a plug-in need not have `unfinished`; then it scores the text as any other
             unfinished = getattr(verifier, "unfinished", verifier)
             return unfinished(completion.text, sample)
-        return Verdict(reward=math.nan if self.truncated == "drop" else 0.0, parts={"accuracy": 0.0, "format": 0.0}, reason="truncated")
+        return Verdict(
+            reward=math.nan if self.truncated == "drop" else 0.0,
+            parts={"accuracy": 0.0, "format": 0.0},
+            reason="truncated",
+        )
 
-    def complaint(self, sample: Sample) -> str:
-        """Why a sample cannot be trained on: its own gold answer does not earn full marks. Empty = fine."""
+    def validation_error(self, sample: Sample) -> str:
+        """Check that a sample can be trained on: its reference answer earns the full reward.
+
+        Returns:
+            The reason why it cannot; empty = it can.
+        """
         verifier = self.by_kind.get(sample.answer_kind)
         if verifier is None:
-            return f"answer_kind {sample.answer_kind!r} has no verifier; known: {', '.join(sorted(self.by_kind))}"
+            return (
+                f"answer_kind {sample.answer_kind!r} has no verifier; known:"
+                f" {', '.join(sorted(self.by_kind))}"
+            )
         if not isinstance(verifier, RuleVerifier):
             return ""
         try:
-            gold = (replace(verifier, mode="lenient") if verifier.mode == "reference" else verifier).gold(sample)
+            answer = _without_reference_mode(verifier).reference_answer(sample)
         except ValueError as error:
             return str(error)
+        # any thought that is not blank will do
+        completion = verifier.style.write(answer, thought="gold")
         try:
-            return self.complaint_about(verifier.style.write(gold, thought="gold"), sample)
+            return self.validation_error_of(completion, sample)
         except MalformedTruthError as error:
             return str(error)
 
-    def complaint_about(self, text: str, sample: Sample) -> str:
-        """Why a text that ought to be perfect is not; empty = it earns full marks."""
+    def validation_error_of(self, text: str, sample: Sample) -> str:
+        """Check that a text, written as a perfect completion, earns the full reward.
+
+        Returns:
+            The reason why it does not; empty = it does.
+        """
         verifier = self.by_kind[sample.answer_kind]
         if not isinstance(verifier, RuleVerifier):
             return ""
-        if verifier.mode == "reference":  # the truth must be sound, whatever the authors' rule makes of our spelling of it
-            verifier = replace(verifier, mode="lenient")
-        verdict, full = verifier(text, sample), verifier.accuracy_weight + verifier.format_weight
-        enough = full - verifier.spelling_loss * verifier.accuracy_weight
-        return "" if verdict.reward >= enough else f"its own answer {text!r} earns {verdict.reward:.3g} of {full:.3g} ({verdict.reason})"
+        verifier = _without_reference_mode(verifier)
+        verdict = verifier(text, sample)
+        full_reward = verifier.accuracy_weight + verifier.format_weight
+        required = full_reward - verifier.spelling_loss * verifier.accuracy_weight
+        if verdict.reward >= required:
+            return ""
+        return (
+            f"its own answer {text!r} earns {verdict.reward:.3g} of {full_reward:.3g}"
+            f" ({verdict.reason})"
+        )
 
 
 def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:
     return replace(verifier, mode=mode) if isinstance(verifier, RuleVerifier) else verifier
+
+
+def _without_reference_mode(verifier: RuleVerifier) -> RuleVerifier:
+    """Replace reference mode by lenient mode, to check a sample's truth.
+
+    The truth must be valid, whatever the authors' rule gives for our spelling of it.
+    """
+    return replace(verifier, mode="lenient") if verifier.mode == "reference" else verifier

@@ -1,7 +1,12 @@
-"""math-verify behind a hard timeout: it runs in a process of its own, which is killed when an answer takes too long.
+"""Run math-verify behind a hard timeout, in a process of its own that is killed on a timeout.
 
-Run as a program, this file is that process: it reads one JSON request a line and answers each with one line. sympy can be made to compute
-for hours or to eat all memory by a short text (`9^{9^{9^9}}`), and math-verify's own timeouts are signals, which only reach a main thread.
+Run as a program, this file is that process: it reads one JSON request a line and answers each with
+one line. A short text can make sympy compute for hours or use all memory (`9^{9^{9^9}}`), and
+math-verify's own timeouts are signals, which only reach a main thread.
+
+A request is {"id": ..., "answer": ..., "truth": ...}, with "swapped": true to compare in the other
+direction. A reply is {"id": ..., "right": bool, "read": the answer as it was read, "truth": bool,
+the truth could be read}, with "failed": true where math-verify raised an error.
 """
 
 import atexit
@@ -20,23 +25,33 @@ from gpg_vl.errors import UserError
 from gpg_vl.verifiers.base import Grade
 
 START_SECONDS = 120.0
-"""Longest start of the process: importing sympy on a busy machine."""
+"""Longest start of the process, in seconds: importing sympy on a busy machine."""
 MEMORY = 4 * 2**30
-"""Bytes that the process may use."""
+"""Memory that the process may use, in bytes."""
+MAX_TEXT = 20_000
+"""Characters that are read from the end of a whole completion."""
+MAX_READ = 200
+"""Characters of an answer, as it was read, that are returned."""
 
 
 class Worker:
-    """One process that answers requests one after the other; started when first needed, again after each kill or fork."""
+    """One process that answers requests one after the other.
+
+    It is started by the first request, and again after each kill or fork.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.owner = 0
-        self.asked = 0
-        """Number of the last request; its answer must carry it."""
+        """Id of the process that started `process`; a forked child must not use its pipes."""
+        self.last_id = 0
+        """Id of the last request; its reply must carry it."""
 
     def ask(self, seconds: float, **request: Any) -> dict[str, Any] | None:
-        """The answer to one request; None where it took longer, or more memory than it may.
+        """Return the reply to one request.
+
+        None where it took longer than `seconds`, or more memory than `MEMORY`.
 
         Raises:
             UserError: math-verify is not installed.
@@ -46,51 +61,70 @@ class Worker:
         with self.lock:
             process = self._running()
             assert process.stdin is not None
-            self.asked += 1
+            self.last_id += 1
             try:
-                process.stdin.write(json.dumps({"id": self.asked, **request}).encode() + b"\n")
+                line = json.dumps({"id": self.last_id, **request})
+                process.stdin.write(line.encode() + b"\n")
                 process.stdin.flush()
-                line = self._line(process, seconds)
+                reply = self._line(process, seconds)
             except BrokenPipeError:
-                line = None
-            if line is None:
+                reply = None
+            if reply is None:
                 self.close()
-            return None if line is None else self._answer(json.loads(line))
+                return None
+            return self._checked(json.loads(reply))
 
-    def _answer(self, told: dict[str, Any]) -> dict[str, Any]:
-        if told["id"] != self.asked:
+    def _checked(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """Check that a reply belongs to the last request."""
+        if reply["id"] != self.last_id:
             self.close()
-            raise RuntimeError(f"the math-verify process answered request {told['id']} instead of {self.asked}; it is started anew")
-        return told
+            raise RuntimeError(
+                f"the math-verify process answered request {reply['id']} instead of"
+                f" {self.last_id}; it is started anew"
+            )
+        return reply
 
     def close(self) -> None:
-        """Kill the process, if it is ours."""
+        """Kill the process, if this process started it."""
         if self.process is not None and self.owner == os.getpid():
             self.process.kill()
             self.process.communicate()
         self.process = None
 
     def _running(self) -> "subprocess.Popen[bytes]":
+        """Return the process, started if needed."""
         if self.process is not None and self.owner == os.getpid() and self.process.poll() is None:
             return self.process
         self.close()
         command = [sys.executable, "-m", "gpg_vl.verifiers.math_worker"]
+        # the same import path as here, also where gpg_vl is not installed
         paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,
         )
         self.owner = os.getpid()
+        # the first line states that everything is imported
         if self._line(self.process, START_SECONDS) is None:
             code = self.process.poll()
             self.close()
-            raise RuntimeError(f"the math-verify process did not start (exit code {code}); try: {' '.join(command)}")
+            raise RuntimeError(
+                f"the math-verify process did not start (exit code {code}); try:"
+                f" {' '.join(command)}"
+            )
         return self.process
 
     def _line(self, process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+        """Read one line; None on a timeout, or where the process has ended."""
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], seconds)
-        return (process.stdout.readline() or None) if ready else None
+        if not ready:
+            return None
+        return process.stdout.readline() or None
 
 
 WORKER = Worker()
@@ -99,11 +133,17 @@ atexit.register(WORKER.close)
 
 
 def whole_completion(text: str, truth: str, seconds: float = 10.0) -> Grade:
-    """R1-V's evaluator (src/eval/test_qwen2vl_geoqa.py): math-verify reads the whole completion, and the truth as it stands."""
-    answer = WORKER.ask(seconds, answer=text[-20_000:], gold=truth, swapped=True)
-    if answer is None:
+    """Score a completion as R1-V's evaluator does (src/eval/test_qwen2vl_geoqa.py).
+
+    math-verify reads the whole completion, and the truth as it is stored.
+    """
+    reply = WORKER.ask(seconds, answer=text[-MAX_TEXT:], truth=truth, swapped=True)
+    if reply is None:
         return Grade(0.0, "", "unreadable: took too long")
-    return Grade(float(answer["right"]), answer["read"], "right" if answer["right"] else "wrong")
+    return Grade(float(reply["right"]), reply["read"], "right" if reply["right"] else "wrong")
+
+
+# --- the process ----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
@@ -114,31 +154,42 @@ def _parsed(text: str) -> Any:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Compare the answer of a request with its truth."""
     from math_verify import verify  # pyright: ignore[reportMissingTypeStubs]
 
-    gold, given = _parsed(request["gold"]), _parsed(request["answer"])
-    pair = (given, gold) if request.get("swapped") else (gold, given)
-    right = bool(gold) and bool(given) and bool(verify(*pair, timeout_seconds=None))
-    return {"right": right, "read": str(given[0])[:200] if given else "", "gold": bool(gold)}
+    truth = _parsed(request["truth"])
+    given = _parsed(request["answer"])
+    # `verify` is not symmetric, and R1-V passes the answer first
+    pair = (given, truth) if request.get("swapped") else (truth, given)
+    right = bool(truth) and bool(given) and bool(verify(*pair, timeout_seconds=None))
+    read = str(given[0])[:MAX_READ] if given else ""
+    return {"right": right, "read": read, "truth": bool(truth)}
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    message = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+    return {"right": False, "read": message[:MAX_READ], "truth": True, "failed": True}
 
 
 def main() -> None:
-    """Answer requests until the other side hangs up."""
+    """Answer requests until standard input is closed."""
     import logging
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.CRITICAL)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    print(json.dumps(_answer({"gold": "$1$", "answer": "1"})), file=answers, flush=True)  # imports everything: the worker is ready
+    # replies go to a copy of standard output, so that what a library prints is no reply
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    # the first comparison imports everything; its line states that the process is ready
+    print(json.dumps(_answer({"truth": "$1$", "answer": "1"})), file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            told = _answer(request)
-        except Exception as error:  # sympy raises whatever it likes on what a model writes
-            told = {"right": False, "read": re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200], "gold": True, "failed": True}
-        print(json.dumps({"id": request["id"], **told}), file=answers, flush=True)
+            reply = _answer(request)
+        except Exception as error:  # sympy raises errors of any type on what a model writes
+            reply = _failure(error)
+        print(json.dumps({"id": request["id"], **reply}), file=replies, flush=True)
 
 
 if __name__ == "__main__":

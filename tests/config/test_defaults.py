@@ -1,4 +1,5 @@
-"""Every knob by its default and its borders, written out: a run that was started from a short file depends on each of them."""
+"""Every knob by its default and its borders, written out: a run that was started from a short
+file depends on each of them."""
 
 from typing import Any
 
@@ -15,7 +16,11 @@ def flat(values: dict[str, Any], key: str = "") -> dict[str, Any]:
     """Values by dotted key; sections are opened, lists and empty mappings are not."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value, f"{key}{name}.") if isinstance(value, dict) and value else {f"{key}{name}": value}
+        found |= (
+            flat(value, f"{key}{name}.")
+            if isinstance(value, dict) and value
+            else {f"{key}{name}": value}
+        )
     return found
 
 
@@ -63,7 +68,10 @@ DEFAULTS: dict[str, Any] = {
     "reward.format": 0.0,
     "reward.truncated": "zero",
     "estimator": "gpg",
-    **{f"optimizer.{name}": value for name, value in {**OPTIMIZER, "lr": 1e-6, "warmup_steps": 10}.items()},
+    **{
+        f"optimizer.{name}": value
+        for name, value in {**OPTIMIZER, "lr": 1e-6, "warmup_steps": 10}.items()
+    },
     "learner.updates_per_rollout": 1,
     "learner.tokens_per_microbatch": "auto",
     "learner.shared_prefix": True,
@@ -73,7 +81,10 @@ DEFAULTS: dict[str, Any] = {
     "warmup.steps": 0,
     "warmup.batch_size": 48,
     "warmup.data": (),
-    **{f"warmup.optimizer.{name}": value for name, value in {**OPTIMIZER, "lr": 1e-3, "warmup_steps": 30}.items()},
+    **{
+        f"warmup.optimizer.{name}": value
+        for name, value in {**OPTIMIZER, "lr": 1e-3, "warmup_steps": 30}.items()
+    },
     "evaluation.benchmark": None,
     "evaluation.every": 0,
     "evaluation.head": None,
@@ -96,7 +107,16 @@ OF_A_BENCHMARK = {
     "max_tokens": 256,
     "temperature": 1.0,
 }
-OF_A_SOURCE = {"options": {}, "files": None, "hub": None, "split": "train", "columns": {}, "defaults": {}, "head": None, "weight": 1}
+OF_A_SOURCE = {
+    "options": {},
+    "files": None,
+    "hub": None,
+    "split": "train",
+    "columns": {},
+    "defaults": {},
+    "head": None,
+    "weight": 1,
+}
 
 
 def test_every_knob_has_the_default_that_is_written_here():
@@ -108,7 +128,9 @@ def test_every_knob_has_the_default_that_is_written_here():
 
 def test_every_knob_of_a_benchmark_has_its_default():
     found = loading.parse(BenchmarkSpec, {"name": "mine", **SOURCE}, "mine").model_dump()
-    assert {key: value for key, value in found.items() if key not in ("name", "data")} == OF_A_BENCHMARK
+    assert {
+        key: value for key, value in found.items() if key not in ("name", "data")
+    } == OF_A_BENCHMARK
 
 
 BORDERS: list[tuple[str, Any, list[Any]]] = [
@@ -168,7 +190,10 @@ def test_every_number_has_its_borders(key, fine, refused):
             loading.load("digits", [f"{key}={value}"])
 
 
-@pytest.mark.parametrize(("key", "fine", "refused"), [("samples", 0, -1), ("max_tokens", 1, 0), ("temperature", 1e-9, 0.0)])
+@pytest.mark.parametrize(
+    ("key", "fine", "refused"),
+    [("samples", 0, -1), ("max_tokens", 1, 0), ("temperature", 1e-9, 0.0)],
+)
 def test_every_number_of_a_benchmark_has_its_borders(key, fine, refused):
     given = {"name": "mine", **SOURCE}
     assert getattr(loading.parse(BenchmarkSpec, {**given, key: fine}, "mine"), key) == fine
@@ -198,9 +223,15 @@ def test_a_knob_of_words_takes_these_and_no_others(key):
     assert all(f"'{word}'" in str(told.value) for word in WORDS[key])
 
 
-@pytest.mark.parametrize("names", [[], ["recipe", "files"], ["recipe", "hub"], ["files", "hub"], ["recipe", "files", "hub"]])
+@pytest.mark.parametrize(
+    "names",
+    [[], ["recipe", "files"], ["recipe", "hub"], ["files", "hub"], ["recipe", "files", "hub"]],
+)
 def test_a_source_has_one_origin(names):
-    with pytest.raises(UserError, match=f"a source needs exactly one of recipe, files, hub; got {', '.join(names) or 'none'}"):
+    with pytest.raises(
+        UserError,
+        match=f"a source needs exactly one of recipe, files, hub; got {', '.join(names) or 'none'}",
+    ):
         loading.parse(Source, dict.fromkeys(names, "x"), "mine")
     for name in ("recipe", "files", "hub"):
         loading.parse(Source, {name: "x"}, "mine")
@@ -208,10 +239,18 @@ def test_a_source_has_one_origin(names):
 
 def test_a_default_is_shown_as_it_is_written():
     rows = {key: (default, sentence) for key, default, sentence in schema.knobs(Config)}
-    assert rows["data"] == ("required", "What is asked; several sources are mixed by weight.")
-    assert (rows["steps"][0], rows["warmup.data"][0], rows["hardware.gb"][0], rows["verifiers"][0]) == ("100", "", "", "")
+    assert rows["data"] == ("required", "Training questions; several sources are mixed by weight.")
+    assert (
+        rows["steps"][0],
+        rows["warmup.data"][0],
+        rows["hardware.gb"][0],
+        rows["verifiers"][0],
+    ) == ("100", "", "", "")
     assert (rows["optimizer.lr"][0], rows["optimizer.warmup_steps"][0]) == ("1e-06", "10")
-    assert (rows["warmup.optimizer.lr"][0], rows["warmup.optimizer.warmup_steps"][0]) == ("0.001", "30"), "its own, not its kind's"
+    assert (rows["warmup.optimizer.lr"][0], rows["warmup.optimizer.warmup_steps"][0]) == (
+        "0.001",
+        "30",
+    ), "its own, not its kind's"
     assert {key: default for key, (default, _) in rows.items() if key != "data"} == {
         key: "" if value in (None, (), {}) else str(value) for key, value in DEFAULTS.items()
     }

@@ -1,4 +1,5 @@
-"""From a name in a config to an object: aliases, import paths, files beside the config, and the sentence each mistake earns."""
+"""From a name in a config to an object: aliases, import paths, files beside the config, and the
+sentence each mistake earns."""
 
 import re
 import sys
@@ -35,7 +36,8 @@ def counted(start: int, step: int = 1):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A config's folder with a file of the user's in it; sys.path and sys.modules are as before afterwards."""
+    """A config's folder with a file of the user's in it; sys.path and sys.modules are as before
+    afterwards."""
     (tmp_path / "my_rewards.py").write_text(STARS)
     monkeypatch.setattr(sys, "path", sys.path[:])
     before = set(sys.modules)
@@ -45,14 +47,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def build(spec, folder=Path(), aliases=ALIASES, **given):
-    return plugins.build(spec, aliases, folder=folder, key="verifiers.stars", given=given)
+    return plugins.build(spec, aliases, base_dir=folder, key="verifiers.stars", given=given)
 
 
 def refused(sentence):
     return pytest.raises(UserError, match=f"^{re.escape(sentence)}$")
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_an_alias_is_an_import_path():
@@ -91,15 +93,33 @@ def test_a_file_may_be_called_like_a_library(folder):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("boxs", "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars; did you mean boxes?"),
-        ("zzz", "got 'zzz', expected a known name or an import path such as my_lab.rewards:Stars; known: boxes, choice, number"),
+        (
+            "boxs",
+            (
+                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars;"
+                " did you mean boxes?"
+            ),
+        ),
+        (
+            "zzz",
+            (
+                "got 'zzz', expected a known name or an import path such as my_lab.rewards:Stars;"
+                " known: boxes, choice, number"
+            ),
+        ),
         (
             "nowhere_at_all:Stars",
-            "no module named 'nowhere_at_all'; is it installed, or does it stand beside the config as ./nowhere_at_all.py:Name?",
+            (
+                "no module named 'nowhere_at_all'; is it installed, or does it stand beside the"
+                " config as ./nowhere_at_all.py:Name?"
+            ),
         ),
         (
             "gpg_vl.verifiers.number:Numbr",
-            "gpg_vl.verifiers.number:Numbr: gpg_vl.verifiers.number has no 'Numbr'; it is the name of a class or function defined there",
+            (
+                "gpg_vl.verifiers.number:Numbr: gpg_vl.verifiers.number has no 'Numbr'; it is the"
+                " name of a class or function defined there"
+            ),
         ),
     ],
 )
@@ -110,26 +130,34 @@ def test_names_that_lead_nowhere(name, sentence):
 
 
 def test_a_missing_file(folder):
-    with refused(f"{folder / 'missing.py'}: no such file; a path with ./ is looked for beside the config"):
+    with refused(
+        f"{folder / 'missing.py'}: no such file; a path with ./ is looked for beside the config"
+    ):
         plugins.resolve("./missing.py:Stars", ALIASES, folder)
 
 
-@pytest.mark.parametrize("name", ["./my_rewards:Stars", ":Stars", "gpg_vl.verifiers.number:", "./my_rewards.py:"])
+@pytest.mark.parametrize(
+    "name", ["./my_rewards:Stars", ":Stars", "gpg_vl.verifiers.number:", "./my_rewards.py:"]
+)
 def test_a_path_that_is_none_gets_a_sentence(folder, name):
     with pytest.raises(UserError):
         plugins.resolve(name, ALIASES, folder)
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def test_the_keys_beside_kind_are_the_fields():
-    assert build({"kind": "boxes", "threshold": 0.5, "measure": "giou"}) == Boxes(threshold=0.5, measure="giou")
+    assert build({"kind": "boxes", "threshold": 0.5, "measure": "giou"}) == Boxes(
+        threshold=0.5, measure="giou"
+    )
     assert build("number") == build({"kind": "number"}) == Number()
 
 
 def test_what_the_run_knows_fills_the_fields_that_the_spec_leaves_open():
-    assert build("number", style=AnswerOnly(), combine="sum", unheard_of=1) == Number(style=AnswerOnly(), combine="sum")
+    assert build("number", style=AnswerOnly(), combine="sum", unheard_of=1) == Number(
+        style=AnswerOnly(), combine="sum"
+    )
     assert build({"kind": "number", "combine": "gate"}, combine="sum").combine == "gate"
 
 
@@ -147,17 +175,32 @@ def test_classes_and_functions_of_the_users_are_built_like_ours(folder):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("boxs", "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars; did you mean boxes?"),
+        (
+            "boxs",
+            (
+                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars;"
+                " did you mean boxes?"
+            ),
+        ),
         ({"best": 3}, "got {'best': 3}, expected a name or a mapping with `kind: NAME`"),
         ({"kind": 5}, "got {'kind': 5}, expected a name or a mapping with `kind: NAME`"),
         (
             {"kind": "boxes", "threshold": "high"},
-            "threshold: got 'high'; input should be a valid number, unable to parse string as a number",
+            (
+                "threshold: got 'high'; input should be a valid number, unable to parse string as a"
+                " number"
+            ),
         ),
-        ({"kind": "boxes", "measure": "iuo"}, "measure: got 'iuo'; input should be 'iou' or 'giou'"),
+        (
+            {"kind": "boxes", "measure": "iuo"},
+            "measure: got 'iuo'; input should be 'iou' or 'giou'",
+        ),
         (
             {"kind": "./my_rewards.py:counted", "start": "two"},
-            "start: got 'two'; input should be a valid integer, unable to parse string as an integer",
+            (
+                "start: got 'two'; input should be a valid integer, unable to parse string as an"
+                " integer"
+            ),
         ),
     ],
 )
@@ -171,7 +214,10 @@ def test_a_mistake_in_a_part_names_key_got_and_expected(folder, spec, sentence):
     [
         ({"kind": "boxes", "treshold": 0.5}, "treshold: no such key; did you mean threshold?"),
         ({"kind": "./my_rewards.py:Stars", "zzz": 1}, "zzz: no such key; known here: best"),
-        ({"kind": "./my_rewards.py:counted", "strat": 1}, "strat: no such key; did you mean start?"),
+        (
+            {"kind": "./my_rewards.py:counted", "strat": 1},
+            "strat: no such key; did you mean start?",
+        ),
     ],
 )
 def test_an_unknown_key_names_its_neighbour(folder, spec, sentence):
@@ -187,16 +233,21 @@ def test_a_part_may_refuse_in_its_own_words():
 
 def test_a_forgotten_argument_is_told_in_words_of_the_config():
     with pytest.raises(UserError, match=r"^data\.0: task\b.*missing") as told:
-        plugins.build("digits", RECIPES, folder=Path(), key="data.0", given={})
+        plugins.build("digits", RECIPES, base_dir=Path(), key="data.0", given={})
     assert "ArgsKwargs" not in str(told.value)
 
 
 def test_a_recipes_options_are_checked():
-    with refused("data.0: task: got 'cuont'; input should be 'count', 'count_of', 'choice', 'box', 'compare' or 'add'"):
-        plugins.build({"kind": "digits", "task": "cuont"}, RECIPES, folder=Path(), key="data.0", given={})
+    with refused(
+        "data.0: task: got 'cuont'; input should be 'count', 'count_of', 'choice', 'box', 'compare'"
+        " or 'add'"
+    ):
+        plugins.build(
+            {"kind": "digits", "task": "cuont"}, RECIPES, base_dir=Path(), key="data.0", given={}
+        )
 
 
-# --- what is told of parts --------------------------------------------------------------------------------------------
+# --- what is told of parts ------------------------------------------------------------------------
 
 
 def test_a_source_hash_follows_the_file(folder):
@@ -210,7 +261,9 @@ def test_a_source_hash_follows_the_file(folder):
 @pytest.mark.parametrize("path", sorted(ALIASES.values()))
 def test_fields_of_a_shipped_part_have_sentences(path):
     own = {name: sentence for name, _, sentence in plugins.fields_of(path)}
-    assert all(own.values()), f"{path}: no sentence under {[name for name, sentence in own.items() if not sentence]}"
+    assert all(own.values()), (
+        f"{path}: no sentence under {[name for name, sentence in own.items() if not sentence]}"
+    )
 
 
 def test_fields_are_read_with_those_of_the_base():
@@ -223,11 +276,21 @@ def test_fields_are_read_with_those_of_the_base():
     ("source", "told"),
     [
         ("def squares(:\n    pass\n", r"squares.py line 1: invalid syntax"),
-        ("import no_such_module_anywhere\n", r"squares.py line 1: ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
-        ("def squares():\n    yield 1 / 0\n", r"squares.py line 2: ZeroDivisionError: division by zero"),
+        (
+            "import no_such_module_anywhere\n",
+            r"squares.py line 1: ModuleNotFoundError: No module named 'no_such_module_anywhere'",
+        ),
+        (
+            "def squares():\n    yield 1 / 0\n",
+            r"squares.py line 2: ZeroDivisionError: division by zero",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_of_the_users_is_told_with_file_and_line(source, told, tmp_path):
     (tmp_path / "squares.py").write_text(source)
     with pytest.raises(UserError, match=told):
-        list(sources.read(Source(recipe="./squares.py:squares"), folder=tmp_path, key="data.0"))
+        list(
+            sources.read_source(
+                Source(recipe="./squares.py:squares"), base_dir=tmp_path, key="data.0"
+            )
+        )

@@ -1,7 +1,9 @@
-"""The page of knobs: shipped files load, overrides are read, and every mistake gets a sentence with file, key, got and expected."""
+"""The page of knobs: shipped files load, overrides are read, and every mistake gets a sentence
+with file, key, got and expected."""
 
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
@@ -27,7 +29,7 @@ def refused(sentence):
     return pytest.raises(UserError, match=f"^{re.escape(sentence)}$")
 
 
-# --- shelves ----------------------------------------------------------------------------------------------------------
+# --- resources ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", resources.names("configs"))
@@ -39,14 +41,14 @@ def test_every_shipped_config_loads_and_promises_something(name):
 
 @pytest.mark.parametrize("name", resources.names("evaluation"))
 def test_every_shipped_benchmark_loads(name):
-    spec, folder = loading.load_benchmark(name)
+    spec = loading.load_benchmark(name)
     assert spec.data
-    assert folder == resources.folder("evaluation")
+    assert spec.base_dir == resources.folder("evaluation")
 
 
 def test_a_benchmark_may_stand_beside_its_config(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\ndata: [{recipe: digits}]")
-    assert loading.load_benchmark("mine.yaml", tmp_path)[1] == tmp_path
+    assert loading.load_benchmark("mine.yaml", tmp_path).base_dir == tmp_path
 
 
 def test_the_benchmark_of_every_shipped_config_is_shipped():
@@ -60,11 +62,13 @@ def test_an_unknown_name_gets_its_neighbour():
 
 
 def test_a_missing_file_gets_the_shipped_names():
-    with pytest.raises(UserError, match=r"^no/such\.yaml: no such file\. Shipped configs: .*digits"):
+    with pytest.raises(
+        UserError, match=r"^no/such\.yaml: no such file\. Shipped configs: .*digits"
+    ):
         loading.load("no/such.yaml")
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 DATA = "data: [{recipe: digits}]\n"
 
@@ -74,22 +78,55 @@ DATA = "data: [{recipe: digits}]\n"
     [
         (DATA + "stepz: 3", "stepz: no such key; did you mean steps?"),
         (DATA + "optimizer: {lrr: 3}", "optimizer.lrr: no such key; did you mean lr?"),
-        (DATA + "policy: {tiny: {hiden: 3}}", "policy.tiny.hiden: no such key; did you mean hidden?"),
+        (
+            DATA + "policy: {tiny: {hiden: 3}}",
+            "policy.tiny.hiden: no such key; did you mean hidden?",
+        ),
         ("data: [{recpe: digits}]", "data.0.recpe: no such key; did you mean recipe?"),
-        (DATA + "warmup: {data: [{recipe: digits, weigth: 2}]}", "warmup.data.0.weigth: no such key; did you mean weight?"),
+        (
+            DATA + "warmup: {data: [{recipe: digits, weigth: 2}]}",
+            "warmup.data.0.weigth: no such key; did you mean weight?",
+        ),
         (
             DATA + "optimizer: {zzz: 3}",
-            "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps, schedule, clip_norm",
+            (
+                "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps,"
+                " schedule, clip_norm"
+            ),
         ),
-        (DATA + "steps: many", "steps: got 'many', expected: input should be a valid integer, unable to parse string as an integer"),
+        (
+            DATA + "steps: many",
+            (
+                "steps: got 'many', expected: input should be a valid integer, unable to parse"
+                " string as an integer"
+            ),
+        ),
         (DATA + "steps: -1", "steps: got -1, expected: input should be greater than or equal to 0"),
-        (DATA + "policy: 5", "policy: got 5, expected: input should be a valid dictionary or instance of PolicyConfig"),
-        (DATA + "policy: {vision: froze}", "policy.vision: got 'froze', expected: input should be 'frozen' or 'full'"),
-        (DATA + "rollout: {group_size: 1}", "rollout.group_size: got 1, expected: input should be greater than or equal to 2"),
+        (
+            DATA + "policy: 5",
+            (
+                "policy: got 5, expected: input should be a valid dictionary or instance of"
+                " PolicyConfig"
+            ),
+        ),
+        (
+            DATA + "policy: {vision: froze}",
+            "policy.vision: got 'froze', expected: input should be 'frozen' or 'full'",
+        ),
+        (
+            DATA + "rollout: {group_size: 1}",
+            "rollout.group_size: got 1, expected: input should be greater than or equal to 2",
+        ),
         ("steps: 3", "data: missing; this key must be set"),
         ("data: [{}]", "data.0: a source needs exactly one of recipe, files, hub; got none"),
-        ("data: [{recipe: digits, hub: x}]", "data.0: a source needs exactly one of recipe, files, hub; got recipe, hub"),
-        ("data: [{recipe: a, files: b, hub: c}]", "data.0: a source needs exactly one of recipe, files, hub; got recipe, files, hub"),
+        (
+            "data: [{recipe: digits, hub: x}]",
+            "data.0: a source needs exactly one of recipe, files, hub; got recipe, hub",
+        ),
+        (
+            "data: [{recipe: a, files: b, hub: c}]",
+            "data.0: a source needs exactly one of recipe, files, hub; got recipe, files, hub",
+        ),
     ],
 )
 def test_a_mistake_names_file_key_got_and_expected(written, text, sentence):
@@ -117,7 +154,7 @@ def test_a_file_that_is_not_yaml(written):
         loading.load(name)
 
 
-# --- overrides --------------------------------------------------------------------------------------------------------
+# --- overrides ------------------------------------------------------------------------------------
 
 
 def overridden(*items):
@@ -126,7 +163,12 @@ def overridden(*items):
 
 def test_overrides_reach_into_sections():
     loaded = overridden("steps=7", "optimizer.lr=1e-5", "policy.tiny.hidden=64", "name=mine")
-    assert (loaded.steps, loaded.optimizer.lr, loaded.policy.tiny.hidden, loaded.name) == (7, 1e-5, 64, "mine")
+    assert (loaded.steps, loaded.optimizer.lr, loaded.policy.tiny.hidden, loaded.name) == (
+        7,
+        1e-5,
+        64,
+        "mine",
+    )
     assert loaded.warmup == loading.load("digits").warmup
 
 
@@ -135,13 +177,18 @@ def test_an_override_leaves_the_rest_of_its_section_alone():
     assert after.rollout == before.rollout.model_copy(update={"temperature": 0.5})
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-5", 1e-5), ("1.0e-05", 1e-5), ("1E-5", 1e-5), ("0.00001", 1e-5), ("2", 2.0)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-5", 1e-5), ("1.0e-05", 1e-5), ("1E-5", 1e-5), ("0.00001", 1e-5), ("2", 2.0)],
+)
 def test_numbers_may_be_written_in_any_way(text, value):
     assert overridden(f"optimizer.lr={text}").optimizer.lr == value
 
 
 def test_lists_and_mappings_are_yaml():
-    loaded = overridden("optimizer.betas=[0.8, 0.9]", "data=[{recipe: digits, options: {task: add}, weight: 2}]")
+    loaded = overridden(
+        "optimizer.betas=[0.8, 0.9]", "data=[{recipe: digits, options: {task: add}, weight: 2}]"
+    )
     assert loaded.optimizer.betas == (0.8, 0.9)
     assert loaded.data == (Source(recipe="digits", options={"task": "add"}, weight=2),)
 
@@ -149,8 +196,14 @@ def test_lists_and_mappings_are_yaml():
 @pytest.mark.parametrize(
     ("item", "sentence"),
     [
-        ("learner.tokens_per_microbatch=0", "got 0, expected: input should be 'auto' or greater than or equal to 1"),
-        ("learner.checkpointing=maybe", "got 'maybe', expected: input should be 'auto' or a valid boolean"),
+        (
+            "learner.tokens_per_microbatch=0",
+            "got 0, expected: input should be 'auto' or greater than or equal to 1",
+        ),
+        (
+            "learner.checkpointing=maybe",
+            "got 'maybe', expected: input should be 'auto' or a valid boolean",
+        ),
     ],
 )
 def test_a_knob_that_takes_a_word_or_a_value_names_both(item, sentence):
@@ -167,7 +220,10 @@ def test_truth_values_and_nothing():
 
 
 def test_a_value_may_hold_an_equals_sign():
-    assert overridden("prompt={kind: answer, instruction: 'x=1'}").prompt == {"kind": "answer", "instruction": "x=1"}
+    assert overridden("prompt={kind: answer, instruction: 'x=1'}").prompt == {
+        "kind": "answer",
+        "instruction": "x=1",
+    }
 
 
 def test_a_part_named_in_the_file_takes_keys():
@@ -175,7 +231,10 @@ def test_a_part_named_in_the_file_takes_keys():
 
 
 def test_a_part_left_at_its_default_takes_keys():
-    assert overridden("estimator.min_informative=0.4").estimator == {"kind": "gpg", "min_informative": 0.4}
+    assert overridden("estimator.min_informative=0.4").estimator == {
+        "kind": "gpg",
+        "min_informative": 0.4,
+    }
 
 
 @pytest.mark.parametrize("item", ["steps", "=3", ""])
@@ -185,7 +244,9 @@ def test_an_override_without_key_or_value_is_refused(item):
 
 
 def test_an_override_of_an_unknown_key_is_refused():
-    with pytest.raises(UserError, match=r"digits\.yaml: optimizer\.lrr: no such key; did you mean lr\?$"):
+    with pytest.raises(
+        UserError, match=r"digits\.yaml: optimizer\.lrr: no such key; did you mean lr\?$"
+    ):
         overridden("optimizer.lrr=1")
 
 
@@ -203,10 +264,18 @@ def test_an_override_into_a_list_reaches_its_item_or_is_refused():
 @pytest.mark.parametrize(
     ("item", "part", "value"),
     [
-        ("rollout.engine.prompts_at_once=2", lambda it: it.rollout.engine, {"kind": "transformers", "prompts_at_once": 2}),
+        (
+            "rollout.engine.prompts_at_once=2",
+            lambda it: it.rollout.engine,
+            {"kind": "transformers", "prompts_at_once": 2},
+        ),
         ("rollout.gate.every=7", lambda it: it.rollout.gate.every, 7),
         ("policy.tiny.hidden=64", lambda it: it.policy.tiny.hidden, 64),
-        ("warmup.optimizer.lr=0.5", lambda it: (it.warmup.optimizer.lr, it.warmup.optimizer.warmup_steps), (0.5, 10)),
+        (
+            "warmup.optimizer.lr=0.5",
+            lambda it: (it.warmup.optimizer.lr, it.warmup.optimizer.warmup_steps),
+            (0.5, 10),
+        ),
         ("verifiers.number.kind=value", lambda it: it.verifiers["number"], {"kind": "value"}),
         ("verifiers.number=value", lambda it: it.verifiers["number"], "value"),
         ("data.1.weight=2", lambda it: [source.weight for source in it.data], [1, 2]),
@@ -226,10 +295,22 @@ def test_an_override_reaches_the_knob_that_it_names_and_no_other(written, item, 
     ("item", "sentence"),
     [
         ("data.2.weight=2", "data.2.weight=2: '2' is no item of a list of 2; items count from 0"),
-        ("data.first.weight=2", "data.first.weight=2: 'first' is no item of a list of 2; items count from 0"),
-        ("data.-1.weight=2", "data.-1.weight=2: '-1' is no item of a list of 2; items count from 0"),
-        ("data.2={recipe: digits}", "data.2={recipe: digits}: '2' is no item of a list of 2; items count from 0"),
-        ("warmup.data.0.weight=2", "warmup.data.0.weight=2: '0' is no item of a list of 0; items count from 0"),
+        (
+            "data.first.weight=2",
+            "data.first.weight=2: 'first' is no item of a list of 2; items count from 0",
+        ),
+        (
+            "data.-1.weight=2",
+            "data.-1.weight=2: '-1' is no item of a list of 2; items count from 0",
+        ),
+        (
+            "data.2={recipe: digits}",
+            "data.2={recipe: digits}: '2' is no item of a list of 2; items count from 0",
+        ),
+        (
+            "warmup.data.0.weight=2",
+            "warmup.data.0.weight=2: '0' is no item of a list of 0; items count from 0",
+        ),
         ("trackers.0=wandb", "trackers.0=wandb: '0' is no item of a list of 0; items count from 0"),
     ],
 )
@@ -247,12 +328,16 @@ def test_a_mistake_of_the_whole_has_no_key_and_one_of_a_part_its_own():
 
 
 def test_letters_stay_letters_in_what_a_run_keeps():
-    kept = loading.dump(loading.parse(Config, {"data": [{"recipe": "digits"}], "name": "Größe"}, "mine"))
+    kept = loading.dump(
+        loading.parse(Config, {"data": [{"recipe": "digits"}], "name": "Größe"}, "mine")
+    )
     assert "name: Größe" in kept
-    assert kept.index("name:") < kept.index("folder:") < kept.index("data:"), "in the order of the page"
+    assert kept.index("name:") < kept.index("folder:") < kept.index("data:"), (
+        "in the order of the page"
+    )
 
 
-# --- the page itself --------------------------------------------------------------------------------------------------
+# --- the page itself ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Config, Source, BenchmarkSpec, Tiny])
@@ -273,7 +358,20 @@ def test_knobs_are_flat_and_show_their_defaults():
 @pytest.mark.parametrize("name", resources.names("configs"))
 def test_a_resolved_config_reads_back_as_itself(name):
     loaded = loading.load(name)
-    assert loading.parse(Config, yaml.safe_load(loading.dump(loaded)), "dumped") == loaded
+    again = loading.parse(Config, yaml.safe_load(loading.dump(loaded)), "dumped")
+    assert again.at(loaded.base_dir) == loaded
+
+
+def test_the_folder_of_a_config_is_no_key_of_it(tmp_path):
+    config = loading.load("digits")
+    assert Config(data=config.data).base_dir == Path()
+    moved = config.at(tmp_path)
+    assert (moved.base_dir, config.base_dir) == (tmp_path, resources.folder("configs"))
+    assert moved.model_dump() == config.model_dump()
+    assert "base_dir" not in {key for key, _, _ in knobs(Config)}
+    assert moved.model_copy(update={"steps": 3}).base_dir == tmp_path
+    with pytest.raises(UserError, match="base_dir: no such key"):
+        loading.load("digits", ["base_dir=/"])
 
 
 def test_a_config_is_frozen():

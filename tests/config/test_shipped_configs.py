@@ -1,4 +1,5 @@
-"""Every shipped experiment and benchmark: loads, resolves, is planned; what it promises and what it asks."""
+"""Every shipped experiment and benchmark: loads, resolves, is planned; what it promises and what
+it asks."""
 
 from pathlib import Path
 
@@ -20,17 +21,25 @@ EXPERIMENTS = [name for name in resources.names("configs") if not name.startswit
 
 
 def test_the_experiments_of_the_paper_are_there():
-    assert set(EXPERIMENTS) == {*PAPER, "sat_recommended", "lisa_recommended", "geoqa_recommended", "flower102_recommended"}
+    assert set(EXPERIMENTS) == {
+        *PAPER,
+        "sat_recommended",
+        "lisa_recommended",
+        "geoqa_recommended",
+        "flower102_recommended",
+    }
 
 
 @pytest.mark.parametrize("name", resources.names("configs"))
 def test_every_config_resolves_to_itself_and_its_parts_are_built(name):
     config = loading.load(name)
     again = loading.parse(Config, yaml.safe_load(loading.dump(config)), name)
-    assert again == config
+    assert again.at(config.base_dir) == config
     folder = resources.folder("configs")
-    build_verifiers(config.verifiers, build_style(config.prompt, folder), Frame(), config.reward, folder)
-    build_estimator(config, folder)
+    build_verifiers(
+        config.verifiers, build_style(config.prompt, folder), Frame(), config.reward, folder
+    )
+    build_estimator(config)
     assert all(source.recipe in ALIASES for source in config.data)
     if config.evaluation.benchmark:
         loading.load_benchmark(config.evaluation.benchmark)
@@ -66,13 +75,22 @@ def test_every_experiment_fits_the_hardware_that_it_names(name, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["data=[{recipe: nonsense}]"], "data.0: got 'nonsense', expected a known name or an import path"),
+        (
+            ["data=[{recipe: nonsense}]"],
+            "data.0: got 'nonsense', expected a known name or an import path",
+        ),
         (["data.0.options.spilt=test"], "data.0.spilt: no such key; did you mean split?"),
         (["data.0.options.task=smell"], "data.0: task: got 'smell'"),
         (["data=[{files: nowhere.jsonl}]"], "files: nowhere.jsonl does not exist"),
         (["warmup.data=[{recipe: nonsense}]"], "warmup.data.0: got 'nonsense'"),
-        (["evaluation.benchmark=nonsense"], "evaluation: got 'nonsense', which is neither shipped nor a file"),
-        (["evaluation.benchmark=wrong.yaml"], "verifiers.number: got 'none', expected a known name"),
+        (
+            ["evaluation.benchmark=nonsense"],
+            "evaluation: got 'nonsense', which is neither shipped nor a file",
+        ),
+        (
+            ["evaluation.benchmark=wrong.yaml"],
+            "verifiers.number: got 'none', expected a known name",
+        ),
         (["evaluation.benchmark=empty.yaml"], "evaluation.benchmark: data.0: got 'nonsense'"),
     ],
 )
@@ -102,30 +120,53 @@ def test_the_papers_experiments_have_the_papers_hyperparameters(name):
     first = (resources.folder("configs") / f"{name}.yaml").read_text().splitlines()[0]
     assert "as published" in first
     assert "the paper tells no number of GPUs, we reckon with 8 x 80 GB" in first or name == "clevr"
-    estimator = build_estimator(config, resources.folder("configs"))
+    estimator = build_estimator(config)
     assert isinstance(estimator, Gpg)
-    assert (estimator.aggregation, estimator.min_informative, estimator.scale) == ("completion", 0.4, "none")
+    assert (estimator.aggregation, estimator.min_informative, estimator.scale) == (
+        "completion",
+        0.4,
+        "none",
+    )
     assert {config.policy.language, config.policy.projector, config.policy.vision} == {"full"}
     assert (config.policy.min_pixels, config.policy.max_pixels) == (3136, 401408)
-    assert (config.optimizer.lr, config.optimizer.betas, config.optimizer.schedule) == (1e-6, (0.9, 0.999), "linear")
+    assert (config.optimizer.lr, config.optimizer.betas, config.optimizer.schedule) == (
+        1e-6,
+        (0.9, 0.999),
+        "linear",
+    )
     assert (config.optimizer.warmup_steps, config.optimizer.clip_norm, config.seed) == (0, 1.0, 42)
-    assert (config.rollout.group_size, config.rollout.temperature, config.rollout.max_rounds) == (8, 1.0, 20)
-    assert (config.reward.mode, config.reward.combine, config.reward.format) == ("reference", "sum", 1.0)
+    assert (config.rollout.group_size, config.rollout.temperature, config.rollout.max_rounds) == (
+        8,
+        1.0,
+        20,
+    )
+    assert (config.reward.mode, config.reward.combine, config.reward.format) == (
+        "reference",
+        "sum",
+        1.0,
+    )
 
 
 def test_the_recommended_variants_are_strict_and_freeze_the_tower():
     for name in EXPERIMENTS:
         if name.endswith("_recommended"):
             config = loading.load(name)
-            assert (config.reward.mode, config.reward.combine, config.policy.vision) == ("strict", "gate", "frozen")
+            assert (config.reward.mode, config.reward.combine, config.policy.vision) == (
+                "strict",
+                "gate",
+                "frozen",
+            )
 
 
-QUESTION = Sample(id="a", question="Is it left?", answer_kind="choice", answer="yes", choices=("yes", "no"))
+QUESTION = Sample(
+    id="a", question="Is it left?", answer_kind="choice", answer="yes", choices=("yes", "no")
+)
 
 
 def words(name: str, kind: str = "configs") -> str:
     folder = resources.folder("configs")
-    part = loading.load(name).prompt if kind == "configs" else loading.load_benchmark(name)[0].prompt
+    spec = loading.load(name) if kind == "configs" else loading.load_benchmark(name)
+    part = spec.prompt
     assert part is not None
     return build_style(part, folder).messages(QUESTION)[-1]["content"][-1]["text"]
 
@@ -133,52 +174,98 @@ def words(name: str, kind: str = "configs") -> str:
 def test_prompts_are_the_published_ones():
     base = words("sat")
     assert base.startswith(
-        "A conversation between User and Assistant. The user asks a question about the image, and the Assistant solves it."
+        "A conversation between User and Assistant. The user asks a question about the image, and"
+        " the Assistant solves it."
     )
-    assert base.endswith("with the answer.\nUser: Is it left? \nAssistant: Let me solve this step by step.\n")
+    assert base.endswith(
+        "with the answer.\nUser: Is it left? \nAssistant: Let me solve this step by step.\n"
+    )
     assert build_style(loading.load("sat").prompt, resources.folder("configs")).opening == "<think>"
-    geoqa = "Output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags."
+    geoqa = (
+        "Output the thinking process in <think> </think> and final answer (number) in <answer>"
+        " </answer> tags."
+    )
     assert words("geoqa") == f"Is it left?  {geoqa}"  # two spaces in training
     assert words("geoqa", "evaluation") == f"Is it left? {geoqa}"
-    lisa = 'Output the thinking process in <think> </think> and your grouding box. Following "<think> thinking process </think>\n'
+    lisa = (
+        'Output the thinking process in <think> </think> and your grouding box. Following "<think>'
+        " thinking process </think>\n"
+    )
     assert words("lisa") == f'Is it left? {lisa}<answer>(x1,y1),(x2,y2)</answer>)" format.'
-    assert words("lisa_val", "evaluation") == f'Is it left?. {lisa}<answer>(x1,y1),(x2,y2)</answer>)" format.'
-    assert words("flower102").startswith("Is it left? \nOutput the thinking process in <think> </think> and final answer in <answer>")
+    assert (
+        words("lisa_val", "evaluation")
+        == f'Is it left?. {lisa}<answer>(x1,y1),(x2,y2)</answer>)" format.'
+    )
+    assert words("flower102").startswith(
+        "Is it left? \nOutput the thinking process in <think> </think> and final answer in <answer>"
+    )
     assert "<answer>species name</answer>\nPlease strictly follow the format." in words("pets37")
-    assert "<answer>model name</answer>\nPlease strictly follow the format." in words("cars196", "evaluation")
+    assert "<answer>model name</answer>\nPlease strictly follow the format." in words(
+        "cars196", "evaluation"
+    )
 
 
 @pytest.mark.parametrize("name", resources.names("evaluation"))
 def test_every_benchmark_resolves_and_reads_a_shipped_set(name):
-    spec, home = loading.load_benchmark(name)
-    build_verifiers(spec.verifiers, build_style(spec.prompt or "think", home), Frame(), RewardConfig(mode=spec.mode), home)
+    spec = loading.load_benchmark(name)
+    home = spec.base_dir
+    build_verifiers(
+        spec.verifiers,
+        build_style(spec.prompt or "think", home),
+        Frame(),
+        RewardConfig(mode=spec.mode),
+        home,
+    )
     assert all(source.recipe in ALIASES for source in spec.data)
     assert spec.name == name
 
 
 def test_the_reward_of_lisa_is_the_published_one_clamped():
-    """GIoU + 1 of the parity vectors: a far box earns 0.2513, the truth 2, a reversed one no more than 2."""
+    """GIoU + 1 of the parity vectors: a far box earns 0.2513, the truth 2, a reversed one no
+    more than 2."""
     config, folder = loading.load("lisa"), resources.folder("configs")
-    checks = build_verifiers(config.verifiers, build_style(config.prompt, folder), Frame(kind="norm1000"), config.reward, folder)
-    truth = Sample(id="a", question="?", answer_kind="boxes", answer=[[200, 300, 500, 700]], sizes=((1000, 1000),))
+    verifiers = build_verifiers(
+        config.verifiers,
+        build_style(config.prompt, folder),
+        Frame(kind="norm1000"),
+        config.reward,
+        folder,
+    )
+    truth = Sample(
+        id="a",
+        question="?",
+        answer_kind="boxes",
+        answer=[[200, 300, 500, 700]],
+        sizes=((1000, 1000),),
+    )
     earned = {
-        answer: checks(f"<think>so</think><answer>{answer}</answer>", truth).reward - 1.0  # less the format
-        for answer in ("(200,300),(500,700)", "(210,300),(500,700)", "(900,900),(950,950)", "(9999,9999),(0,0)")
+        answer: (
+            verifiers(f"<think>so</think><answer>{answer}</answer>", truth).reward - 1.0
+        )  # less the format
+        for answer in (
+            "(200,300),(500,700)",
+            "(210,300),(500,700)",
+            "(900,900),(950,950)",
+            "(9999,9999),(0,0)",
+        )
     }
     assert list(earned.values()) == pytest.approx([2.0, 1.966667, 0.251282, 2.0], abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("answer", "right"),
-    [("left", 1), ("Left", 0), ("left.", 0), ("(B) left", 0), ("\nleft\n", 0)],
+    ("answer", "right"), [("left", 1), ("Left", 0), ("left.", 0), ("(B) left", 0), ("\nleft\n", 0)]
 )
 def test_the_published_rule_of_sat_wants_the_very_words(answer, right):
     from gpg_vl.verifiers.choice import Choice
 
-    sample = Sample(id="a", question="?", answer_kind="choice", answer="left", choices=("left", "right"))
+    sample = Sample(
+        id="a", question="?", answer_kind="choice", answer="left", choices=("left", "right")
+    )
     rule = Choice(mode="reference", authors="visual_thinker")
     assert rule(f"<answer>{answer}</answer>", sample).parts["accuracy"] == right
     assert rule("left", sample).parts["accuracy"] == 1
-    lettered = Sample(id="a", question="?", answer_kind="choice", answer="B", choices=("left", "right"))
+    lettered = Sample(
+        id="a", question="?", answer_kind="choice", answer="B", choices=("left", "right")
+    )
     assert rule("<answer>A or (B)</answer>", lettered).parts["accuracy"] == 1
     assert rule("<answer>Both</answer>", lettered).parts["accuracy"] == 0

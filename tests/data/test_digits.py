@@ -1,4 +1,5 @@
-"""The digits recipe proves itself: every truth is checked against the picture, glyph by glyph, and no handwriting is in two splits."""
+"""The digits recipe proves itself: every truth is checked against the picture, glyph by glyph,
+and no handwriting is in two splits."""
 
 import io
 import itertools
@@ -30,7 +31,10 @@ def glyphs(side):
     """Every glyph at one size, background blacked out, with its digit."""
     images, labels = load_digits(return_X_y=True)
     grey = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    drawn = [np.asarray(Image.fromarray(glyph).resize((side, side), Image.Resampling.BILINEAR)) for glyph in grey]
+    drawn = [
+        np.asarray(Image.fromarray(glyph).resize((side, side), Image.Resampling.BILINEAR))
+        for glyph in grey
+    ]
     return [np.where(glyph > BRIGHT, glyph, 0) for glyph in drawn], labels
 
 
@@ -47,7 +51,11 @@ def glyphs_by_ink(side):
 def inked(pixels):
     """The smallest rectangle that holds all ink: its x, y and content."""
     rows, columns = np.nonzero(pixels.any(1))[0], np.nonzero(pixels.any(0))[0]
-    return int(columns[0]), int(rows[0]), np.ascontiguousarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return (
+        int(columns[0]),
+        int(rows[0]),
+        np.ascontiguousarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]),
+    )
 
 
 def recognised(image, cells, side):
@@ -78,7 +86,7 @@ def asked_digit(sample):
     return int(re.search(r"\d", sample.question)[0])
 
 
-# --- truth ------------------------------------------------------------------------------------------------------------
+# --- truth ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("difficulty", [1, 6, 16])
@@ -140,19 +148,28 @@ def test_add_is_the_sum():
 
 def test_no_held_out_sum_is_in_training_in_either_order():
     asked = {
-        split: {frozenset(re.findall(r"\d+", sample.question)) for sample in digits("add", split, count=4000, difficulty=20)}
+        split: {
+            frozenset(re.findall(r"\d+", sample.question))
+            for sample in digits("add", split, count=4000, difficulty=20)
+        }
         for split in ("train", "validation", "test")
     }
     assert not asked["train"] & asked["test"]
     assert not asked["train"] & asked["validation"]
     assert not asked["validation"] & asked["test"]
-    assert set.union(*asked.values()) == {frozenset((str(a), str(b))) for a in range(21) for b in range(a + 1)}
+    assert set.union(*asked.values()) == {
+        frozenset((str(a), str(b))) for a in range(21) for b in range(a + 1)
+    }
     assert 0.18 < len(asked["test"]) / 231 < 0.32
 
 
 def test_every_split_of_the_smallest_sums_that_are_split_has_some():
-    assert all(next(digits("add", split, difficulty=5)) for split in ("train", "validation", "test"))
-    assert len({sample.question for sample in digits("add", count=50, difficulty=1)}) == 4, "so few are all for training"
+    assert all(
+        next(digits("add", split, difficulty=5)) for split in ("train", "validation", "test")
+    )
+    assert len({sample.question for sample in digits("add", count=50, difficulty=1)}) == 4, (
+        "so few are all for training"
+    )
     with pytest.raises(UserError, match="add of difficulty 4, split test: expected 5 to 1000000"):
         next(digits("add", "test", difficulty=4))
 
@@ -164,53 +181,75 @@ def test_every_truth_comes_up(task):
     assert most < {"compare": 130}.get(task, 100), "always giving one answer would pay"
 
 
-# --- the row ----------------------------------------------------------------------------------------------------------
+# --- the row --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_scenes_are_a_function_of_their_address(task):
     first, again = list(digits(task, count=5)), list(digits(task, count=8))
     assert again[:5] == first
-    assert [sample.question for sample in digits(task, count=8, seed=1)] + [sample.images for sample in digits(task, count=8, seed=1)] != [
-        sample.question for sample in again
-    ] + [sample.images for sample in again]
+    assert [sample.question for sample in digits(task, count=8, seed=1)] + [
+        sample.images for sample in digits(task, count=8, seed=1)
+    ] != [sample.question for sample in again] + [sample.images for sample in again]
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_complete(task):
     rows = list(digits(task, split="test", count=5))
-    assert [sample.id for sample in rows] == [f"digits/test/{task}/{DIFFICULTIES[task]}/0/{index}" for index in range(5)]
+    assert [sample.id for sample in rows] == [
+        f"digits/test/{task}/{DIFFICULTIES[task]}/0/{index}" for index in range(5)
+    ]
     assert {sample.tags["task"] for sample in rows} == {task}
-    assert all(sample.sizes == tuple(Image.open(io.BytesIO(image)).size for image in sample.images) for sample in rows)
+    assert all(
+        sample.sizes == tuple(Image.open(io.BytesIO(image)).size for image in sample.images)
+        for sample in rows
+    )
     assert {len(sample.images) for sample in rows} == {{"add": 0, "compare": 2}.get(task, 1)}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_gold_earns_full_marks(task):
     style = AnswerOnly()
-    checks = VerifierSet(by_kind={"number": Number(style=style), "choice": Choice(style=style), "boxes": Boxes(style=style)})
-    assert [checks.complaint(sample) for sample in digits(task, count=SCENES)] == [""] * SCENES
+    verifiers = VerifierSet(
+        by_kind={
+            "number": Number(style=style),
+            "choice": Choice(style=style),
+            "boxes": Boxes(style=style),
+        }
+    )
+    assert [verifiers.validation_error(sample) for sample in digits(task, count=SCENES)] == [
+        ""
+    ] * SCENES
 
 
 @pytest.mark.parametrize("task", ["choice", "compare"])
 def test_choices_are_readable_by_letter_and_by_words(task):
     for sample in digits(task, count=5):
-        assert [choices.exact(words, sample.choices) for words in sample.choices] == list(range(len(sample.choices)))
+        assert [choices.exact(words, sample.choices) for words in sample.choices] == list(
+            range(len(sample.choices))
+        )
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def test_no_handwriting_is_in_two_splits():
     used = {}
     for split in ("train", "validation", "test"):
-        seen = [glyph for _, (seen,) in scenes("count", split=split, difficulty=16, count=200) for glyph in seen]
+        seen = [
+            glyph
+            for _, (seen,) in scenes("count", split=split, difficulty=16, count=200)
+            for glyph in seen
+        ]
         used[split] = {number for number, _, _ in seen}
         assert {digit for _, digit, _ in seen} == set(range(10))
     assert not used["train"] & used["test"]
     assert not used["train"] & used["validation"]
     assert not used["validation"] & used["test"]
-    assert [len(used[split]) <= most for split, most in (("train", 1297), ("validation", 100), ("test", 400))] == [True] * 3
+    assert [
+        len(used[split]) <= most
+        for split, most in (("train", 1297), ("validation", 100), ("test", 400))
+    ] == [True] * 3
 
 
 def test_scenes_of_two_splits_differ():
@@ -219,7 +258,7 @@ def test_scenes_of_two_splits_differ():
     ]
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +280,14 @@ def test_scenes_that_cannot_be_drawn_are_refused_with_a_sentence(task, options):
 def test_the_handwriting_is_shared_out_as_it_always_was():
     """Another split would be another data set under the same name."""
     _, by_digit = _glyphs()
-    shared = {split: sorted(int(number) for part in parts for number in part) for split, parts in by_digit.items()}
-    assert {split: len(numbers) for split, numbers in shared.items()} == {"train": 1297, "validation": 100, "test": 400}
+    shared = {
+        split: sorted(int(number) for part in parts for number in part)
+        for split, parts in by_digit.items()
+    }
+    assert {split: len(numbers) for split, numbers in shared.items()} == {
+        "train": 1297,
+        "validation": 100,
+        "test": 400,
+    }
     assert sorted(itertools.chain.from_iterable(shared.values())) == list(range(1797))
     assert [numbers[:3] for numbers in shared.values()] == [[0, 4, 5], [7, 9, 17], [1, 2, 3]]

@@ -1,4 +1,5 @@
-"""The row format: what is read from JSONL, parquet and `datasets`, what is refused in which words, and the order of draws."""
+"""The row format: what is read from JSONL, parquet and `datasets`, what is refused in which
+words, and the order of draws."""
 
 import json
 import re
@@ -10,7 +11,7 @@ import pytest
 from gpg_vl.config.schema import Source
 from gpg_vl.data import formats, sources
 from gpg_vl.data import rows as sample_rows
-from gpg_vl.data.dataset import Stream
+from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
 from gpg_vl.types import Sample
 from tests.hand_made import png
@@ -25,7 +26,11 @@ def jsonl(tmp_path):
     def read(*rows, **source):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
-        return list(sources.read(Source(files="rows.jsonl", **source), folder=tmp_path, key="data.0"))
+        return list(
+            sources.read_source(
+                Source(files="rows.jsonl", **source), base_dir=tmp_path, key="data.0"
+            )
+        )
 
     return read
 
@@ -34,12 +39,14 @@ def refused(sentence):
     return pytest.raises(UserError, match=f"^{re.escape(sentence)}$")
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def test_the_smallest_row(jsonl):
     (sample,) = jsonl(ROW)
-    assert sample == Sample(id="rows.jsonl row 1", question="How many?", answer_kind="number", answer=3)
+    assert sample == Sample(
+        id="rows.jsonl row 1", question="How many?", answer_kind="number", answer=3
+    )
 
 
 def test_every_column_has_its_place(jsonl, tmp_path):
@@ -84,8 +91,17 @@ def test_a_truth_may_be_any_json_that_is_not_empty(jsonl, answer):
 
 def test_other_names_are_mapped_and_missing_columns_filled(jsonl):
     row = {"problem": "How many?", "truth": 3}
-    (sample,) = jsonl(row, columns={"question": "problem", "answer": "truth"}, defaults={"answer_kind": "number", "frame": "norm1"})
-    assert (sample.question, sample.answer, sample.answer_kind, sample.frame) == ("How many?", 3, "number", "norm1")
+    (sample,) = jsonl(
+        row,
+        columns={"question": "problem", "answer": "truth"},
+        defaults={"answer_kind": "number", "frame": "norm1"},
+    )
+    assert (sample.question, sample.answer, sample.answer_kind, sample.frame) == (
+        "How many?",
+        3,
+        "number",
+        "norm1",
+    )
 
 
 def test_a_row_wins_over_a_default(jsonl):
@@ -94,7 +110,8 @@ def test_a_row_wins_over_a_default(jsonl):
 
 
 def test_a_renamed_column_no_longer_counts_under_its_own_name(jsonl):
-    """The example under `columns:` itself: their `solution` is our answer, so it is no worked text to imitate."""
+    """The example under `columns:` itself: their `solution` is our answer, so it is no worked
+    text to imitate."""
     row = {"problem": "How many?", "solution": "3", "answer_kind": "number"}
     (sample,) = jsonl(row, columns={"question": "problem", "answer": "solution"})
     assert sample.answer == "3"
@@ -102,7 +119,9 @@ def test_a_renamed_column_no_longer_counts_under_its_own_name(jsonl):
 
 
 def test_head_takes_the_first_rows(jsonl):
-    assert [sample.answer for sample in jsonl(ROW, ROW | {"answer": 4}, ROW | {"answer": 5}, head=2)] == [3, 4]
+    assert [
+        sample.answer for sample in jsonl(ROW, ROW | {"answer": 4}, ROW | {"answer": 5}, head=2)
+    ] == [3, 4]
 
 
 def test_head_does_not_look_at_the_rest(jsonl):
@@ -112,16 +131,28 @@ def test_head_does_not_look_at_the_rest(jsonl):
 def test_files_are_found_in_the_working_directory_too(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW))
     monkeypatch.chdir(tmp_path)
-    assert len(list(sources.read(Source(files="rows.jsonl"), folder=tmp_path / "elsewhere", key="data.0"))) == 1
+    assert (
+        len(
+            list(
+                sources.read_source(
+                    Source(files="rows.jsonl"), base_dir=tmp_path / "elsewhere", key="data.0"
+                )
+            )
+        )
+        == 1
+    )
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ["question", "answer_kind", "answer"])
 @pytest.mark.parametrize("empty", [None, ""])
 def test_a_row_without_a_needed_column_is_named(jsonl, column, empty):
-    sentence = f"rows.jsonl row 2: column {column!r} is missing or empty; name it under `columns:` or set it under `defaults:`"
+    sentence = (
+        f"rows.jsonl row 2: column {column!r} is missing or empty; name it under `columns:` or set"
+        " it under `defaults:`"
+    )
     with refused(sentence):
         jsonl(ROW, ROW | {column: empty})
     with refused(sentence):
@@ -129,7 +160,9 @@ def test_a_row_without_a_needed_column_is_named(jsonl, column, empty):
 
 
 def test_a_line_that_is_not_json_is_named(jsonl, tmp_path):
-    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / 'rows.jsonl'))} line 2: not JSON: "):
+    with pytest.raises(
+        UserError, match=f"^{re.escape(str(tmp_path / 'rows.jsonl'))} line 2: not JSON: "
+    ):
         jsonl(ROW, "{question: 3}")
 
 
@@ -138,7 +171,9 @@ def test_a_line_that_is_no_object_is_named(jsonl, tmp_path):
         jsonl("[1, 2]")
 
 
-@pytest.mark.parametrize(("content", "told"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")])
+@pytest.mark.parametrize(
+    ("content", "told"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")]
+)
 def test_a_row_of_a_json_file_that_is_no_object_is_named(content, told, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(content))
     with refused(f"{tmp_path / 'rows.json'} {told}, expected an object of columns"):
@@ -152,7 +187,10 @@ def test_a_missing_image_is_named(jsonl, tmp_path):
 
 def test_an_unreadable_image_is_named(jsonl, tmp_path):
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(UserError, match=rf"^rows\.jsonl row 1: image {re.escape(str(tmp_path / 'a.png'))} cannot be read: "):
+    with pytest.raises(
+        UserError,
+        match=rf"^rows\.jsonl row 1: image {re.escape(str(tmp_path / 'a.png'))} cannot be read: ",
+    ):
         jsonl(ROW | {"images": ["a.png"]})
 
 
@@ -167,7 +205,9 @@ def test_a_sibling_folder_whose_name_begins_alike_is_outside(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "data-x" / "a.png").write_bytes(png())
     for path in ("../data-x/a.png", str(tmp_path / "data-x" / "a.png")):
-        with refused(f"row 1: image {path} leaves the data folder {tmp_path / 'data'}; put it there"):
+        with refused(
+            f"row 1: image {path} leaves the data folder {tmp_path / 'data'}; put it there"
+        ):
             sample_rows.checked(ROW | {"images": [path]}, base=tmp_path / "data", origin="row 1")
 
 
@@ -188,28 +228,44 @@ def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(
     (tmp_path / "data" / "a.png").write_bytes(png((5, 2)))
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for path in ("a.png", "images/../a.png", "./a.png", str(tmp_path / "data" / "a.png")):
-        sample = sample_rows.checked(ROW | {"images": [path]}, base=tmp_path / "link", origin="row 1")
+        sample = sample_rows.checked(
+            ROW | {"images": [path]}, base=tmp_path / "link", origin="row 1"
+        )
         assert sample.images == (tmp_path / "data" / "a.png",)
         assert sample.sizes == ((5, 2),)
 
 
 def test_without_a_folder_paths_are_taken_as_they_are(tmp_path):
     (tmp_path / "a.png").write_bytes(png((5, 2)))
-    sample = sample_rows.checked(ROW | {"images": [str(tmp_path / "a.png")]}, base=None, origin="row 1")
+    sample = sample_rows.checked(
+        ROW | {"images": [str(tmp_path / "a.png")]}, base=None, origin="row 1"
+    )
     assert sample.images == (tmp_path / "a.png",)
 
 
 def test_encoded_bytes_win_over_the_path_beside_them(tmp_path):
     (tmp_path / "a.png").write_bytes(png((5, 2)))
     both = {"bytes": png((2, 7)), "path": "a.png"}
-    assert sample_rows.checked(ROW | {"image": both}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
-    assert sample_rows.checked(ROW | {"image": both | {"bytes": b""}}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
-    assert sample_rows.checked(ROW | {"images": [png((2, 7))], "image": "a.png"}, base=tmp_path, origin="row 1").sizes == ((2, 7),)
+    assert sample_rows.checked(ROW | {"image": both}, base=tmp_path, origin="row 1").sizes == (
+        (2, 7),
+    )
+    assert sample_rows.checked(
+        ROW | {"image": both | {"bytes": b""}}, base=tmp_path, origin="row 1"
+    ).sizes == ((5, 2),)
+    assert sample_rows.checked(
+        ROW | {"images": [png((2, 7))], "image": "a.png"}, base=tmp_path, origin="row 1"
+    ).sizes == ((2, 7),)
 
 
 @pytest.mark.parametrize(
     ("sizes", "read"),
-    [([[30, 20]], ((30, 20),)), ([[30, 20], [1, 1]], ((30, 20), (1, 1))), ([["30", 20.0]], ((30, 20),)), ([], ()), (None, ())],
+    [
+        ([[30, 20]], ((30, 20),)),
+        ([[30, 20], [1, 1]], ((30, 20), (1, 1))),
+        ([["30", 20.0]], ((30, 20),)),
+        ([], ()),
+        (None, ()),
+    ],
 )
 def test_sizes_of_pictures_that_are_not_at_hand_may_be_declared(sizes, read):
     assert sample_rows.checked(ROW | {"sizes": sizes}, base=None, origin="row 1").sizes == read
@@ -232,11 +288,15 @@ def test_declared_sizes_that_are_none_are_refused(sizes, expected):
 
 
 def test_a_picture_at_hand_wins_over_declared_sizes(tmp_path):
-    assert sample_rows.checked(ROW | {"image": png((5, 2)), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1").sizes == ((5, 2),)
+    assert sample_rows.checked(
+        ROW | {"image": png((5, 2)), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1"
+    ).sizes == ((5, 2),)
 
 
 def test_a_tag_without_a_value_is_none_and_tags_are_a_mapping():
-    assert sample_rows.checked(ROW | {"tags": {"a": None, "b": 0}}, base=None, origin="row 1").tags == {"b": "0"}
+    assert sample_rows.checked(
+        ROW | {"tags": {"a": None, "b": 0}}, base=None, origin="row 1"
+    ).tags == {"b": "0"}
     with refused("row 1: tags is ['a'], expected a mapping such as {task: count}"):
         sample_rows.checked(ROW | {"tags": ["a"]}, base=None, origin="row 1")
 
@@ -257,21 +317,39 @@ def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
     (tmp_path / "rows.xlsx").write_text("")
     known = ".jsonl, .json, .parquet, .arrow, .csv, .tsv"
-    sentence = f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes under `hub:`)"
+    sentence = (
+        f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes"
+        " under `hub:`)"
+    )
     with refused(sentence):
-        list(sources.read(Source(files="rows.xlsx"), folder=tmp_path, key="data.0"))
+        list(sources.read_source(Source(files="rows.xlsx"), base_dir=tmp_path, key="data.0"))
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with refused(f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working directory"):
-        list(sources.read(Source(files="no.jsonl"), folder=tmp_path, key="data.0"))
+    with refused(
+        f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working"
+        " directory"
+    ):
+        list(sources.read_source(Source(files="no.jsonl"), base_dir=tmp_path, key="data.0"))
 
 
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"image": "pictre"}, ": columns: image: pictre: no row has a column 'pictre'; there are question, answer_kind, answer, why"),
-        ({"answer": "trth"}, " row 1: columns: answer: trth: the row has no column 'trth'; it has question, answer_kind, answer"),
+        (
+            {"image": "pictre"},
+            (
+                ": columns: image: pictre: no row has a column 'pictre'; there are question,"
+                " answer_kind, answer, why"
+            ),
+        ),
+        (
+            {"answer": "trth"},
+            (
+                " row 1: columns: answer: trth: the row has no column 'trth'; it has question,"
+                " answer_kind, answer"
+            ),
+        ),
     ],
 )
 def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, told):
@@ -282,20 +360,42 @@ def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, told):
 
 
 def test_a_source_that_cannot_be_begun_is_told_before_anything_is_read(tmp_path):
-    with refused(f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working directory"):
-        sources.resolve(Source(files="no.jsonl"), folder=tmp_path, key="data.0")
+    with refused(
+        f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working"
+        " directory"
+    ):
+        sources.check_source(Source(files="no.jsonl"), base_dir=tmp_path, key="data.0")
     with pytest.raises(UserError, match=r"^data\.0\.colour: no such key"):
-        sources.resolve(Source(recipe="digits", options={"task": "count", "colour": 3}), folder=tmp_path, key="data.0")
+        sources.check_source(
+            Source(recipe="digits", options={"task": "count", "colour": 3}),
+            base_dir=tmp_path,
+            key="data.0",
+        )
     with pytest.raises(UserError, match=r"data\.0: columns and defaults are for files and hub"):
-        sources.resolve(Source(recipe="digits", defaults={"answer": 3}), folder=tmp_path, key="data.0")
+        sources.check_source(
+            Source(recipe="digits", defaults={"answer": 3}), base_dir=tmp_path, key="data.0"
+        )
     (tmp_path / "rows.jsonl").write_text("not JSON")
-    for sound in (Source(files="rows.jsonl"), Source(hub="who/what"), Source(recipe="digits", options={"task": "count"})):
-        sources.resolve(sound, folder=tmp_path, key="data.0")
+    for sound in (
+        Source(files="rows.jsonl"),
+        Source(hub="who/what"),
+        Source(recipe="digits", options={"task": "count"}),
+    ):
+        sources.check_source(sound, base_dir=tmp_path, key="data.0")
 
 
 def test_columns_of_a_recipe_are_refused(tmp_path):
-    with refused("data.0: columns and defaults are for files and hub; a recipe names its columns itself: leave them out"):
-        list(sources.read(Source(recipe="digits", columns={"answer": "truth"}), folder=tmp_path, key="data.0"))
+    with refused(
+        "data.0: columns and defaults are for files and hub; a recipe names its columns itself:"
+        " leave them out"
+    ):
+        list(
+            sources.read_source(
+                Source(recipe="digits", columns={"answer": "truth"}),
+                base_dir=tmp_path,
+                key="data.0",
+            )
+        )
 
 
 def test_a_mapped_column_may_be_missing_in_some_rows(jsonl, tmp_path):
@@ -304,12 +404,16 @@ def test_a_mapped_column_may_be_missing_in_some_rows(jsonl, tmp_path):
     assert (len(first.images), len(second.images)) == (1, 0)
 
 
-# --- text files as people save them -------------------------------------------------------------------------------------
+# --- text files as people save them ---------------------------------------------------------------
 
 
 def table(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    return list(sources.read(Source(files=name, defaults={"answer_kind": "number"}), folder=tmp_path, key="data.0"))
+    return list(
+        sources.read_source(
+            Source(files=name, defaults={"answer_kind": "number"}), base_dir=tmp_path, key="data.0"
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,25 +429,38 @@ def test_the_mark_that_excel_sets_before_a_file_is_no_part_of_it(tmp_path, name,
     assert (sample.question, sample.answer) == ("How many?", "3")
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.csv", "question,answer\nHow déep?,3\n"), ("a.jsonl", '{"question": "déep", "answer": 3}')])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv", "question,answer\nHow déep?,3\n"), ("a.jsonl", '{"question": "déep", "answer": 3}')],
+)
 def test_another_encoding_is_refused(tmp_path, name, text):
-    with pytest.raises(UserError, match=rf"{name}: not UTF-8 \(.* near byte \d+\); save it as UTF-8$"):
+    with pytest.raises(
+        UserError, match=rf"{name}: not UTF-8 \(.* near byte \d+\); save it as UTF-8$"
+    ):
         table(tmp_path, name, text.encode("latin-1"))
 
 
 def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path):
     question = "one\u2028two\u0085three"
     line = json.dumps({"question": question, "answer": 3}, ensure_ascii=False)
-    (sample,) = table(tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"'))  # \r is white space to JSON
+    (sample,) = table(
+        tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"')
+    )  # \r is white space to JSON
     assert sample.question == question
 
 
 def test_a_csv_row_with_more_cells_than_names_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a.csv row 2: more cells than the header has names; write a cell with a comma in it in quotes"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"a.csv row 2: more cells than the header has names; write a cell with a comma in it in"
+            r" quotes"
+        ),
+    ):
         table(tmp_path, "a.csv", b'question,answer\n"How many, really?",3\nHow many, really?,3\n')
 
 
-# --- parquet and datasets ---------------------------------------------------------------------------------------------
+# --- parquet and datasets -------------------------------------------------------------------------
 
 
 def test_parquet_rows_with_bytes_and_paths(tmp_path):
@@ -356,7 +473,9 @@ def test_parquet_rows_with_bytes_and_paths(tmp_path):
         ROW | {"image": {"bytes": None, "path": "a.png"}, "tags": {"task": "add"}},
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    first, second = sources.read(Source(files="rows.parquet"), folder=tmp_path, key="data.0")
+    first, second = sources.read_source(
+        Source(files="rows.parquet"), base_dir=tmp_path, key="data.0"
+    )
     assert first.images == (png((5, 6)),)
     assert first.sizes == ((5, 6),)
     assert second.images == (tmp_path / "a.png",)
@@ -374,21 +493,43 @@ def hub(tmp_path, monkeypatch):
     def read(content, features, **source):
         folder = tmp_path / "hub"
         folder.mkdir()
-        datasets.Dataset.from_dict(content, features=datasets.Features(features(datasets))).to_parquet(folder / "train.parquet")
-        return list(sources.read(Source(hub=str(folder), **source), folder=tmp_path, key="data.0"))
+        datasets.Dataset.from_dict(
+            content, features=datasets.Features(features(datasets))
+        ).to_parquet(folder / "train.parquet")
+        return list(
+            sources.read_source(Source(hub=str(folder), **source), base_dir=tmp_path, key="data.0")
+        )
 
     return read
 
 
 def test_a_datasets_folder_with_encoded_images(hub):
     first, second = hub(
-        {"problem": ["How many?", "And now?"], "truth": [3, 4], "image": [{"bytes": png((4, 3))}, {"bytes": png((5, 6))}]},
-        lambda datasets: {"problem": datasets.Value("string"), "truth": datasets.Value("int64"), "image": datasets.Image()},
+        {
+            "problem": ["How many?", "And now?"],
+            "truth": [3, 4],
+            "image": [{"bytes": png((4, 3))}, {"bytes": png((5, 6))}],
+        },
+        lambda datasets: {
+            "problem": datasets.Value("string"),
+            "truth": datasets.Value("int64"),
+            "image": datasets.Image(),
+        },
         columns={"question": "problem", "answer": "truth"},
         defaults={"answer_kind": "number"},
     )
-    assert (first.question, first.answer, first.images, first.sizes) == ("How many?", 3, (png((4, 3)),), ((4, 3),))
-    assert (second.question, second.answer, second.images, second.sizes) == ("And now?", 4, (png((5, 6)),), ((5, 6),))
+    assert (first.question, first.answer, first.images, first.sizes) == (
+        "How many?",
+        3,
+        (png((4, 3)),),
+        ((4, 3),),
+    )
+    assert (second.question, second.answer, second.images, second.sizes) == (
+        "And now?",
+        4,
+        (png((5, 6)),),
+        ((5, 6),),
+    )
 
 
 def test_a_datasets_folder_with_several_images_per_row(hub):
@@ -399,7 +540,10 @@ def test_a_datasets_folder_with_several_images_per_row(hub):
             "answer_kind": ["choice"],
             "images": [[{"bytes": png((4, 3))}, {"bytes": png((5, 6))}]],
         },
-        lambda datasets: dict.fromkeys(("question", "answer", "answer_kind"), datasets.Value("string")) | {"images": [datasets.Image()]},
+        lambda datasets: (
+            dict.fromkeys(("question", "answer", "answer_kind"), datasets.Value("string"))
+            | {"images": [datasets.Image()]}
+        ),
     )
     assert sample.images == (png((4, 3)), png((5, 6)))
     assert sample.sizes == ((4, 3), (5, 6))
@@ -414,7 +558,7 @@ def test_why_a_data_set_cannot_be_loaded_is_told_on_one_line_and_shortly(tmp_pat
     monkeypatch.setattr(datasets, "load_dataset", failing)
     told = f"hub: 'who/what' (split 'train') cannot be loaded: no such {'x' * 292}"  # 300 letters
     with refused(told):
-        list(sources.read(Source(hub="who/what"), folder=tmp_path, key="data.0"))
+        list(sources.read_source(Source(hub="who/what"), base_dir=tmp_path, key="data.0"))
 
 
 def test_jsonl_does_not_wait_for_datasets(jsonl, monkeypatch):
@@ -422,7 +566,7 @@ def test_jsonl_does_not_wait_for_datasets(jsonl, monkeypatch):
     assert len(jsonl(ROW)) == 1
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -443,14 +587,21 @@ def test_what_is_written_is_read_back(tmp_path):
         Sample(id="2", question="How many?", answer_kind="number", answer=3),
     ]
     assert sample_rows.write(written, tmp_path) == 2
-    read = list(sources.read(Source(files="samples.jsonl"), folder=tmp_path, key="data.0"))
+    read = list(sources.read_source(Source(files="samples.jsonl"), base_dir=tmp_path, key="data.0"))
     assert [_with_bytes(sample) for sample in read] == [_with_bytes(sample) for sample in written]
     assert read[0].images == (tmp_path / "images/000001_0.png", tmp_path / "images/000001_1.png")
 
 
 def test_written_files_are_copied_with_their_suffix(tmp_path):
     (tmp_path / "a.jpeg").write_bytes(b"picture")
-    sample_rows.write([Sample(id="1", question="?", images=(tmp_path / "a.jpeg",), answer_kind="number", answer=3)], tmp_path / "out")
+    sample_rows.write(
+        [
+            Sample(
+                id="1", question="?", images=(tmp_path / "a.jpeg",), answer_kind="number", answer=3
+            )
+        ],
+        tmp_path / "out",
+    )
     assert (tmp_path / "out/images/000001_0.jpeg").read_bytes() == b"picture"
 
 
@@ -462,7 +613,12 @@ def failing(*ids):
 
 
 def ids_in(folder):
-    return [sample.id for sample in sources.read(Source(files="samples.jsonl"), folder=folder, key="data.0")]
+    return [
+        sample.id
+        for sample in sources.read_source(
+            Source(files="samples.jsonl"), base_dir=folder, key="data.0"
+        )
+    ]
 
 
 def test_rows_that_stop_coming_leave_no_file_that_looks_whole(tmp_path):
@@ -473,17 +629,27 @@ def test_rows_that_stop_coming_leave_no_file_that_looks_whole(tmp_path):
     with pytest.raises(OSError, match="the source is gone"):
         sample_rows.write(failing("1", "2"), tmp_path)
     assert ids_in(tmp_path) == ["old"]
-    assert sample_rows.write([Sample(id=name, question="?", answer_kind="number", answer=3) for name in "ab"], tmp_path) == 2
+    assert (
+        sample_rows.write(
+            [Sample(id=name, question="?", answer_kind="number", answer=3) for name in "ab"],
+            tmp_path,
+        )
+        == 2
+    )
     assert ids_in(tmp_path) == ["a", "b"]
     assert not (tmp_path / "samples.jsonl.part").exists()
 
 
 def _with_bytes(sample):
     fields = {name: getattr(sample, name) for name in sample.__slots__}
-    return fields | {"images": [image.read_bytes() if isinstance(image, Path) else image for image in sample.images]}
+    return fields | {
+        "images": [
+            image.read_bytes() if isinstance(image, Path) else image for image in sample.images
+        ]
+    }
 
 
-# --- the order of draws -----------------------------------------------------------------------------------------------
+# --- the order of draws ---------------------------------------------------------------------------
 
 A, B = tuple("abcdef"), tuple("XY")
 
@@ -493,40 +659,47 @@ def drawn(stream, count):
 
 
 def test_every_block_holds_each_source_by_its_weight():
-    letters = drawn(Stream((A, B), (3, 2), seed=0), 500)
+    letters = drawn(Dataset((A, B), (3, 2), seed=0), 500)
     for start in range(0, 500, 5):
         assert sum(letter in A for letter in letters[start : start + 5]) == 3
 
 
 def test_blocks_are_shuffled():
-    letters = drawn(Stream((A, B), (1, 1), seed=0), 100)
+    letters = drawn(Dataset((A, B), (1, 1), seed=0), 100)
     assert {letters[start] in A for start in range(0, 100, 2)} == {True, False}
 
 
 @pytest.mark.parametrize(("source", "length"), [(A, 6), (B, 2)])
 def test_every_row_comes_once_per_pass(source, length):
-    mine = [letter for letter in drawn(Stream((A, B), (3, 2), seed=0), 500) if letter in source]
+    mine = [letter for letter in drawn(Dataset((A, B), (3, 2), seed=0), 500) if letter in source]
     passes = [mine[start : start + length] for start in range(0, len(mine) - length + 1, length)]
     assert all(sorted(letters) == sorted(source) for letters in passes)
     assert len(set(map(tuple, passes))) > 1  # shuffled anew
 
 
 def test_a_pass_that_ends_inside_a_block_still_holds_every_row_once():
-    letters = drawn(Stream((A[:5], B), (3, 2), seed=0), 25)  # five blocks: 15 draws from 5 rows
+    letters = drawn(Dataset((A[:5], B), (3, 2), seed=0), 25)  # five blocks: 15 draws from 5 rows
     assert [letters.count(letter) for letter in A[:5]] == [3] * 5
 
 
 def test_a_draw_is_a_function_of_its_index():
-    stream = Stream((A, B), (2, 1), seed=0)
+    stream = Dataset((A, B), (2, 1), seed=0)
     straight = drawn(stream, 50)
     assert [stream[index] for index in reversed(range(50))] == straight[::-1]
-    assert Stream((A, B), (2, 1), seed=0)[10**12] in A + B
+    assert Dataset((A, B), (2, 1), seed=0)[10**12] in A + B
 
 
 def test_seed_and_purpose_give_orders_of_their_own():
-    orders = [drawn(stream, 50) for stream in (Stream((A,), (1,), 0), Stream((A,), (1,), 1), Stream((A,), (1,), 0, "warmup"))]
+    orders = [
+        drawn(stream, 50)
+        for stream in (
+            Dataset((A,), (1,), 0),
+            Dataset((A,), (1,), 1),
+            Dataset((A,), (1,), 0, "warmup"),
+        )
+    ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 def test_a_known_order_never_changes():
-    assert "".join(drawn(Stream((A, B), (2, 1), seed=0), 15)) == "aXbcdYeYfefXbXc"
+    assert "".join(drawn(Dataset((A, B), (2, 1), seed=0), 15)) == "aXbcdYeYfefXbXc"

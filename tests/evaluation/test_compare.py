@@ -1,4 +1,5 @@
-"""Figures of records: totals, pass@k, paired differences; by hand, by bootstrap, and as scipy has them."""
+"""Figures of records: totals, pass@k, paired differences; by hand, by bootstrap, and as scipy
+has them."""
 
 import io
 import itertools
@@ -25,7 +26,16 @@ from tests.commands import gpg_vl
 
 def records(values, tag="a", prefix="q", **fields) -> list[Record]:
     return [
-        Record(id=f"{prefix}{place}", tag=tag, greedy=float(value), sampled=math.nan, text="", answer=str(value), reason="", **fields)
+        Record(
+            id=f"{prefix}{place}",
+            tag=tag,
+            greedy=float(value),
+            sampled=math.nan,
+            text="",
+            answer=str(value),
+            reason="",
+            **fields,
+        )
         for place, value in enumerate(values)
     ]
 
@@ -35,19 +45,25 @@ def coins(count: int, share: float, seed: int) -> list[int]:
     return [int(draw.random() < share) for _ in range(count)]
 
 
-# --- paired differences ------------------------------------------------------------------------------------------------
+# --- paired differences ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("graded", [False, True])
 def test_the_paired_interval_agrees_with_a_bootstrap_of_ten_thousand_draws(graded):
     rng = np.random.default_rng(0)
     before = rng.random(300) if graded else np.array(coins(300, 0.5, 1), dtype=float)
-    after = np.clip(before + rng.normal(0.05, 0.2, 300), 0, 1) if graded else np.array(coins(300, 0.6, 2), dtype=float)
+    after = (
+        np.clip(before + rng.normal(0.05, 0.2, 300), 0, 1)
+        if graded
+        else np.array(coins(300, 0.6, 2), dtype=float)
+    )
     (row,) = compare.compare(records(before), records(after))
     steps = after - before
     means = steps[rng.integers(0, 300, (10_000, 300))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    error = 4 * means.std() * math.sqrt(0.025 * 0.975) / (0.058 * math.sqrt(10_000))  # of a 2.5 % quantile, four standard errors
+    error = (
+        4 * means.std() * math.sqrt(0.025 * 0.975) / (0.058 * math.sqrt(10_000))
+    )  # of a 2.5 % quantile, four standard errors
     assert row.difference.low == pytest.approx(low, abs=error)
     assert row.difference.high == pytest.approx(high, abs=error)
 
@@ -72,11 +88,14 @@ def test_mcnemar_by_hand_and_as_scipy_has_it():
 
 def flips(before, after):
     steps = (np.array(after) - np.array(before),)
-    return stats.permutation_test(steps, np.sum, permutation_type="samples", n_resamples=10_000).pvalue
+    return stats.permutation_test(
+        steps, np.sum, permutation_type="samples", n_resamples=10_000
+    ).pvalue
 
 
 def test_graded_scores_are_compared_by_flipping_signs():
-    """Of 16 combinations of the steps .1, -.1, .05, .3 six are as far from zero as .35: those of .3 with at least one .1 beside it."""
+    """Of 16 combinations of the steps .1, -.1, .05, .3 six are as far from zero as .35: those of
+    .3 with at least one .1 beside it."""
     before, after = [0.1, 0.5, 0.9, 0.3], [0.2, 0.4, 0.95, 0.6]
     assert compare.p_value(before, after) == pytest.approx(6 / 16 + 2 / 16)
     assert compare.p_value(before, after) == pytest.approx(flips(before, after))
@@ -99,14 +118,17 @@ def test_many_graded_questions_are_compared_by_random_signs_the_same_ones_each_t
     assert p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.01)
 
 
-# --- intervals ---------------------------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("right", "of"), [(434, 512), (512, 512), (0, 512), (19, 20), (1, 2)])
 def test_right_and_wrong_have_wilsons_interval_as_scipy_has_it(right, of):
     known = stats.binomtest(right, of).proportion_ci(method="wilson")
     own = interval([1.0] * right + [0.0] * (of - right))
-    assert (own.low, own.high) == (pytest.approx(known.low, abs=1e-12), pytest.approx(known.high, abs=1e-12))
+    assert (own.low, own.high) == (
+        pytest.approx(known.low, abs=1e-12),
+        pytest.approx(known.high, abs=1e-12),
+    )
 
 
 def test_intervals_are_shown_in_percent():
@@ -121,17 +143,28 @@ def test_intervals_are_shown_in_percent():
 
 @pytest.mark.parametrize(("of", "share", "least"), [(20, 0.95, 0.924), (200, 0.99, 0.94)])
 def test_wilsons_interval_covers_what_it_says_near_one(of, share, least):
-    """Exactly: the chance of the counts whose interval holds the share. Mean and two standard errors reach 0.64 and 0.87."""
+    """Exactly: the chance of the counts whose interval holds the share. Mean and two standard
+    errors reach 0.64 and 0.87."""
     inside = [interval([1.0] * right + [0.0] * (of - right)) for right in range(of + 1)]
-    covered = sum(stats.binom.pmf(right, of, share) for right, own in enumerate(inside) if own.low <= share <= own.high)
+    covered = sum(
+        stats.binom.pmf(right, of, share)
+        for right, own in enumerate(inside)
+        if own.low <= share <= own.high
+    )
     assert covered >= least
 
 
-@pytest.mark.parametrize(("of", "share", "later"), [(20, 0.95, 0.95), (200, 0.99, 0.99), (20, 0.5, 0.95), (512, 0.85, 0.999)])
+@pytest.mark.parametrize(
+    ("of", "share", "later"),
+    [(20, 0.95, 0.95), (200, 0.99, 0.99), (20, 0.5, 0.95), (512, 0.85, 0.999)],
+)
 def test_the_paired_interval_covers_what_it_says_near_one(of, share, later):
     rng = np.random.default_rng(0)
     before, after = (rng.random((4000, of)) < each for each in (share, later))
-    own = [difference(*pair) for pair in zip(before.astype(float).tolist(), after.astype(float).tolist(), strict=True)]
+    own = [
+        difference(*pair)
+        for pair in zip(before.astype(float).tolist(), after.astype(float).tolist(), strict=True)
+    ]
     assert np.mean([one.low <= later - share <= one.high for one in own]) >= 0.93
 
 
@@ -139,7 +172,9 @@ def test_bonett_and_prices_interval_by_hand():
     """8 won and 2 lost of 38: 9/40 and 3/40, so 0.15 with a variance of (0.3 - 0.0225) / 40."""
     own = difference([0.0] * 8 + [1.0] * 30, [1.0] * 8 + [0.0] * 2 + [1.0] * 28)
     assert own.mean == pytest.approx(6 / 38)
-    assert (own.low, own.high) == pytest.approx((0.15 - 1.959964 * math.sqrt(0.2775 / 40), 0.15 + 1.959964 * math.sqrt(0.2775 / 40)))
+    assert (own.low, own.high) == pytest.approx(
+        (0.15 - 1.959964 * math.sqrt(0.2775 / 40), 0.15 + 1.959964 * math.sqrt(0.2775 / 40))
+    )
 
 
 def test_graded_values_have_students_interval_as_scipy_has_it():
@@ -147,19 +182,30 @@ def test_graded_values_have_students_interval_as_scipy_has_it():
     known = stats.ttest_1samp(values, 0).confidence_interval()
     assert (interval(values).low, interval(values).high) == pytest.approx((known.low, known.high))
     steps = [0.0, 0.5, 0.5, 1.0]  # graded scores whose differences are all 0 or 1
-    assert difference(steps, [0.0, 0.5, 0.5, 2.0]).low == pytest.approx(stats.ttest_1samp([0, 0, 0, 1], 0).confidence_interval().low)
+    assert difference(steps, [0.0, 0.5, 0.5, 2.0]).low == pytest.approx(
+        stats.ttest_1samp([0, 0, 0, 1], 0).confidence_interval().low
+    )
 
 
 def test_overall_and_per_tag_and_what_changed():
     first = records([0, 1, 1], "count") + records([0, 0], "box", prefix="b")
     second = records([1, 1, 0], "count") + records([0, 1], "box", prefix="b")
-    rows = {row.name: (row.difference.mean, row.gained, row.lost) for row in compare.compare(first, second)}
+    rows = {
+        row.name: (row.difference.mean, row.gained, row.lost)
+        for row in compare.compare(first, second)
+    }
     assert rows == {"all": (pytest.approx(0.2), 2, 1), "count": (0.0, 1, 1), "box": (0.5, 1, 0)}
     assert [before.id for before, _ in compare.changed(first, second)] == ["q0", "q2", "b1"]
 
 
 def test_other_questions_are_told_with_their_ids():
-    with pytest.raises(UserError, match=r"not the same questions: 1 id \(q2\) only in the first; compare two evaluations of one benchmark"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"not the same questions: 1 id \(q2\) only in the first; compare two evaluations of one"
+            r" benchmark"
+        ),
+    ):
         compare.compare(records([1, 0, 1]), records([1, 0]))
     with pytest.raises(UserError, match="the same id names several records"):
         compare.compare(records([1]) * 2, records([1]))
@@ -173,22 +219,32 @@ def test_equal_ids_of_other_questions_truths_or_pictures_are_told():
         compare.compare(first, records([1, 0], digest="b2", pictures="p1"))
     with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with other pictures"):
         compare.compare(first, records([1, 0], digest="a1", pictures="p2"))
-    assert compare.remarks(first, records([1, 0], digest="a1")) == []  # recorded answers need no pictures
+    assert (
+        compare.remarks(first, records([1, 0], digest="a1")) == []
+    )  # recorded answers need no pictures
     (remark,) = compare.remarks(first, records([1, 0]))
     assert "2 of 2 questions are known by their ids alone" in remark
 
 
 def test_other_settings_are_told():
-    first = records([1, 0], digest="a", settings={"benchmark": "geoqa", "mode": "strict", "max_tokens": 8, "blank": False})
+    first = records(
+        [1, 0],
+        digest="a",
+        settings={"benchmark": "geoqa", "mode": "strict", "max_tokens": 8, "blank": False},
+    )
     second = records([1, 0], digest="a", settings={"benchmark": "geoqa", "mode": "lenient"})
-    assert compare.remarks(first, second) == ["mode differs: strict in the first, lenient in the second"]
+    assert compare.remarks(first, second) == [
+        "mode differs: strict in the first, lenient in the second"
+    ]
     assert compare.remarks(first, first) == []
 
 
 def test_the_command_compares_files_and_runs(tmp_path):
     for run, values in (("a", [0, 0, 1, 1]), ("b", [1, 1, 1, 0])):
         eval_records.save(records(values), tmp_path / run / "evaluation" / "small-after.jsonl")
-        eval_records.save(records([0, 0, 0, 0]), tmp_path / run / "evaluation" / "small-before.jsonl")
+        eval_records.save(
+            records([0, 0, 0, 0]), tmp_path / run / "evaluation" / "small-before.jsonl"
+        )
     done = gpg_vl("compare", tmp_path / "a", tmp_path / "b", "--to", tmp_path / "changed.jsonl")
     assert done.returncode == 0, done.stderr
     assert "25.0" in done.stdout
@@ -204,12 +260,32 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
     for name, values in (("a", [0, 1, 1]), ("b", [1, 1, 0])):
         made = [replace(record, text=f"{name} says {record.id}") for record in records(values)]
         eval_records.save(made, tmp_path / f"{name}.jsonl")
-    done = gpg_vl("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--changed", count, "--to", tmp_path / "changed.jsonl")
+    done = gpg_vl(
+        "compare",
+        tmp_path / "a.jsonl",
+        tmp_path / "b.jsonl",
+        "--changed",
+        count,
+        "--to",
+        tmp_path / "changed.jsonl",
+    )
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^  (q\d): \d", done.stdout, re.MULTILINE) == shown
     assert [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()] == [
-        {"benchmark": "a", "id": "q0", "first": 0, "second": 1, "texts": ["a says q0", "b says q0"]},
-        {"benchmark": "a", "id": "q2", "first": 1, "second": 0, "texts": ["a says q2", "b says q2"]},
+        {
+            "benchmark": "a",
+            "id": "q0",
+            "first": 0,
+            "second": 1,
+            "texts": ["a says q0", "b says q0"],
+        },
+        {
+            "benchmark": "a",
+            "id": "q2",
+            "first": 1,
+            "second": 0,
+            "texts": ["a says q2", "b says q2"],
+        },
     ]
 
 
@@ -224,7 +300,10 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         ((tmp_path / "x.jsonl", tmp_path / "x.jsonl"), "not a file of evaluation records"),
         (
             (tmp_path / "words.jsonl", tmp_path / "words.jsonl"),
-            "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input should be",
+            (
+                "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input"
+                " should be"
+            ),
         ),
         (
             (tmp_path / "nan.jsonl", tmp_path / "nan.jsonl"),
@@ -238,11 +317,12 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         assert sentence in done.stderr
 
 
-# --- totals and pass@k --------------------------------------------------------------------------------------------------
+# --- totals and pass@k ----------------------------------------------------------------------------
 
 
 def test_a_nested_total_is_the_mean_of_means():
-    """CV-Bench: 2D is the mean of ADE20K (1/2) and COCO (1), the total the mean of 2D and 3D (0): 3/8; over all questions 2/6."""
+    """CV-Bench: 2D is the mean of ADE20K (1/2) and COCO (1), the total the mean of 2D and 3D
+    (0): 3/8; over all questions 2/6."""
     rows = [
         *records([1, 0], prefix="a", tags={"type": "2D", "source": "ADE20K"}),
         *records([1, 1], prefix="c", tags={"type": "2D", "source": "COCO"}),
@@ -252,19 +332,41 @@ def test_a_nested_total_is_the_mean_of_means():
     assert metrics.total(rows, []).mean == pytest.approx(3 / 7)
     assert str(metrics.total(rows, [])) == str(interval([row.greedy for row in rows]))
     # MOVER: 1 of 2, 2 of 2 and 0 of 3 with weights 1/4, 1/4 and 1/2
-    parts = [stats.binomtest(right, of).proportion_ci(method="wilson") for right, of in ((1, 2), (2, 2), (0, 3))]
-    below = math.hypot(0.25 * (0.5 - parts[0].low), 0.25 * (1 - parts[1].low), 0.5 * (0 - parts[2].low))
+    parts = [
+        stats.binomtest(right, of).proportion_ci(method="wilson")
+        for right, of in ((1, 2), (2, 2), (0, 3))
+    ]
+    below = math.hypot(
+        0.25 * (0.5 - parts[0].low), 0.25 * (1 - parts[1].low), 0.5 * (0 - parts[2].low)
+    )
     assert metrics.total(rows, ["type", "source"]).low == pytest.approx(0.375 - below)
     with pytest.raises(UserError, match="totals: a0 has no tag 'room'; it has type, source"):
         metrics.total(rows, ["room"])
 
 
 def test_the_published_total_of_the_paper_comes_out_of_its_counts():
-    """GPG on CV-Bench: 66.62, 83.23, 81.66, 75.50 on 788, 650, 600, 600 questions is 76.15 over all."""
-    shares = [("Count", 788, 525), ("Relation", 650, 541), ("Depth", 600, 490), ("Distance", 600, 453)]
-    rows = [row for tag, of, right in shares for row in records([1] * right + [0] * (of - right), tag, prefix=tag)]
-    assert [f"{100 * right / of:.2f}" for _, of, right in shares] == ["66.62", "83.23", "81.67", "75.50"]
-    assert f"{100 * metrics.total(rows, []).mean:.2f}" == "76.16"  # the paper truncates 81.666 and 76.156
+    """GPG on CV-Bench: 66.62, 83.23, 81.66, 75.50 on 788, 650, 600, 600 questions is 76.15 over
+    all."""
+    shares = [
+        ("Count", 788, 525),
+        ("Relation", 650, 541),
+        ("Depth", 600, 490),
+        ("Distance", 600, 453),
+    ]
+    rows = [
+        row
+        for tag, of, right in shares
+        for row in records([1] * right + [0] * (of - right), tag, prefix=tag)
+    ]
+    assert [f"{100 * right / of:.2f}" for _, of, right in shares] == [
+        "66.62",
+        "83.23",
+        "81.67",
+        "75.50",
+    ]
+    assert (
+        f"{100 * metrics.total(rows, []).mean:.2f}" == "76.16"
+    )  # the paper truncates 81.666 and 76.156
 
 
 def test_pass_at_k_is_the_mean_over_all_subsets():
@@ -279,13 +381,24 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
 
 
 def test_pass_at_every_power_of_two_up_to_the_answers_drawn():
-    assert [tries(drawn) for drawn in (0, 1, 2, 4, 6, 8)] == [[], [1], [1, 2], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8]]
+    assert [tries(drawn) for drawn in (0, 1, 2, 4, 6, 8)] == [
+        [],
+        [1],
+        [1, 2],
+        [1, 2, 4],
+        [1, 2, 4, 6],
+        [1, 2, 4, 8],
+    ]
     rows = records([0, 1], each=[1.0, 0.0, 0.0, 0.0])
     told = shown(results_table("t", rows))
-    assert re.findall(r"pass@(\d) +│ ([\d.]+)", told) == [("1", "25.0"), ("2", "50.0"), ("4", "100.0")]
+    assert re.findall(r"pass@(\d) +│ ([\d.]+)", told) == [
+        ("1", "25.0"),
+        ("2", "50.0"),
+        ("4", "100.0"),
+    ]
 
 
-# --- what is shown ------------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def shown(table, width=80) -> str:
@@ -295,8 +408,16 @@ def shown(table, width=80) -> str:
 
 
 def test_tables_stay_readable_at_eighty_columns_and_tags_are_no_markup():
-    rows = records([1] * 400 + [0] * 112, tag="[red]counting[/]", each=[1.0, 0.0, 1.0, 0.0], well_formed=1.0, beside=1.0)
-    spec = BenchmarkSpec(name="b", data=(Source(recipe="digits"),), beside="reference", totals={"[bold]all": ()})
+    rows = records(
+        [1] * 400 + [0] * 112,
+        tag="[red]counting[/]",
+        each=[1.0, 0.0, 1.0, 0.0],
+        well_formed=1.0,
+        beside=1.0,
+    )
+    spec = BenchmarkSpec(
+        name="b", data=(Source(recipe="digits"),), beside="reference", totals={"[bold]all": ()}
+    )
     told = shown(results_table("[red] benchmark", rows, spec))
     assert "[red] benchmark" in told
     assert re.search(r"│ \[red\]counting\[/\] +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", told)
@@ -307,15 +428,17 @@ def test_tables_stay_readable_at_eighty_columns_and_tags_are_no_markup():
     assert "[red] both" in told
 
 
-# --- by hand -------------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_the_interval_of_a_mean_by_hand():
-    """3 of 4: centre (0.75 + z2/8) / (1 + z2/4), margin z / (1 + z2/4) * sqrt(0.75 * 0.25 / 4 + z2/64), with z2 = 3.8415."""
+    """3 of 4: centre (0.75 + z2/8) / (1 + z2/4), margin z / (1 + z2/4) * sqrt(0.75 * 0.25 / 4 +
+    z2/64), with z2 = 3.8415."""
     own = interval([1.0, 0.0, 1.0, 1.0])
     assert (own.mean, own.count) == (0.75, 4)
     assert (own.low, own.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
-    # graded: 0.5 and 1, standard deviation 0.3536, over the root of 2 0.25; Student's 12.706 at one degree of freedom
+    # graded: 0.5 and 1, standard deviation 0.3536, over the root of 2 0.25; Student's 12.706 at one
+    # degree of freedom
     own = interval([0.5, 1.0])
     assert (own.low, own.mean, own.high, own.count) == (
         pytest.approx(0.75 - 3.1766, abs=1e-4),
@@ -328,7 +451,12 @@ def test_the_interval_of_a_mean_by_hand():
 def test_what_has_no_interval():
     for values in ([1.0], [0.0], [0.5], [0.5, 0.5, 0.5]):
         own = interval(values)
-        assert (own.mean, own.low, own.high, own.count) == (values[0], -math.inf, math.inf, len(values))
+        assert (own.mean, own.low, own.high, own.count) == (
+            values[0],
+            -math.inf,
+            math.inf,
+            len(values),
+        )
     one = difference([0.25], [0.75])
     assert (one.mean, one.low, one.high, one.count) == (0.5, -math.inf, math.inf, 1)
     same = difference([0.25, 0.5], [0.5, 0.75])
@@ -338,7 +466,10 @@ def test_what_has_no_interval():
 def test_an_interval_never_leaves_what_is_possible():
     assert (interval([1.0, 1.0]).high, interval([0.0, 0.0]).low) == (1.0, 0.0)
     assert interval([1.0, 1.0]).low == pytest.approx(0.3424, abs=1e-4)  # 2 of 2: 1 / (1 + z2/2)
-    assert (difference([0.0] * 3, [1.0] * 3).high, difference([1.0] * 3, [0.0] * 3).low) == (1.0, -1.0)
+    assert (difference([0.0] * 3, [1.0] * 3).high, difference([1.0] * 3, [0.0] * 3).low) == (
+        1.0,
+        -1.0,
+    )
 
 
 def test_a_difference_is_the_second_less_the_first():
@@ -353,7 +484,9 @@ def test_a_difference_is_the_second_less_the_first():
     assert graded.mean == pytest.approx(0.375)
 
 
-@pytest.mark.parametrize(("low", "above"), [(0.01, True), (0.0, False), (-0.01, False), (-math.inf, False)])
+@pytest.mark.parametrize(
+    ("low", "above"), [(0.01, True), (0.0, False), (-0.01, False), (-math.inf, False)]
+)
 def test_only_an_interval_that_lies_above_zero_as_a_whole_is_above_it(low, above):
     assert Interval(mean=0.5, low=low, high=1.0, count=9).above_zero is above
 
@@ -364,7 +497,9 @@ def test_a_weighted_sum_adds_distances_as_standard_errors_do():
     own = weighted([(1.0, first), (2.0, second)])
     # below hypot(0.3, 0.08), above hypot(0.4, 0.2)
     assert own.mean == pytest.approx(0.7)
-    assert (own.low, own.high) == pytest.approx((0.7 - math.hypot(0.3, 0.08), 0.7 + math.hypot(0.4, 0.2)))
+    assert (own.low, own.high) == pytest.approx(
+        (0.7 - math.hypot(0.3, 0.08), 0.7 + math.hypot(0.4, 0.2))
+    )
     assert own.count == 8
 
 
@@ -391,7 +526,8 @@ def test_how_likely_so_large_a_difference_is_by_hand(before, after, p):
 
 
 def test_twelve_graded_differences_are_given_every_sign_and_thirteen_are_not():
-    # all signs alike are 2 of 2 ** 12; of 13 none of 10,000 random draws is, but for the observed one
+    # all signs alike are 2 of 2 ** 12; of 13 none of 10,000 random draws is, but for the observed
+    # one
     assert compare.p_value([0.25] * 12, [0.5] * 12) == pytest.approx(2 / 4096)
     p = compare.p_value([0.25] * 13, [0.5] * 13)
     draws = round(p * 10_001)
@@ -410,18 +546,28 @@ def test_a_comparison_counts_better_and_worse_and_keeps_its_sides():
 
 def test_changes_come_largest_first():
     first, second = records([0, 0.5, 1, 1, 0.25]), records([0.25, 0.75, 0, 1, 0.75])
-    told = [(before.id, before.greedy, after.greedy) for before, after in compare.changed(first, second)]
+    told = [
+        (before.id, before.greedy, after.greedy) for before, after in compare.changed(first, second)
+    ]
     assert told == [("q2", 1.0, 0.0), ("q4", 0.25, 0.75), ("q0", 0.0, 0.25), ("q1", 0.5, 0.75)]
 
 
 @pytest.mark.parametrize(
     ("count", "named"),
-    [(1, "1 id (q0)"), (2, "2 ids (q0, q1)"), (5, "5 ids (q0, q1, q2, q3, q4)"), (6, "6 ids (q0, q1, q2, q3, q4 and 1 more)")],
+    [
+        (1, "1 id (q0)"),
+        (2, "2 ids (q0, q1)"),
+        (5, "5 ids (q0, q1, q2, q3, q4)"),
+        (6, "6 ids (q0, q1, q2, q3, q4 and 1 more)"),
+    ],
 )
 def test_at_most_five_ids_are_named_and_the_others_counted(count, named):
     rows = records([1] * count)
     other = records([1], prefix="x")
-    with pytest.raises(UserError, match=re.escape(f"{named} only in the first; 1 id (x0) only in the second; compare")):
+    with pytest.raises(
+        UserError,
+        match=re.escape(f"{named} only in the first; 1 id (x0) only in the second; compare"),
+    ):
         compare.compare(rows, other)
 
 
@@ -439,20 +585,30 @@ def test_questions_known_by_their_ids_alone_and_settings_are_remarked():
 
 
 def test_what_two_paths_have_in_common(tmp_path):
-    """Of a run what came after training; of a folder, or a run that was never trained, every file."""
-    for name, stems in (("run", ("a-before", "a-after", "b-after")), ("folder", ("a", "b", "c")), ("early", ("a-before",))):
+    """Of a run what came after training; of a folder, or a run that was never trained, every
+    file."""
+    for name, stems in (
+        ("run", ("a-before", "a-after", "b-after")),
+        ("folder", ("a", "b", "c")),
+        ("early", ("a-before",)),
+    ):
         home = tmp_path / name if name == "folder" else tmp_path / name / "evaluation"
         for stem in stems:
             eval_records.save(records([1], prefix=stem), home / f"{stem}.jsonl")
     run, folder, early = (tmp_path / name for name in ("run", "folder", "early"))
 
     def named(first, second):
-        return {name: (one[0].id, other[0].id) for name, (one, other) in compare.read(first, second).items()}
+        return {
+            name: (one[0].id, other[0].id)
+            for name, (one, other) in compare.read(first, second).items()
+        }
 
     assert named(run, folder) == {"a": ("a-after0", "a0"), "b": ("b-after0", "b0")}
     assert named(folder, run) == {"a": ("a0", "a-after0"), "b": ("b0", "b-after0")}
     assert named(folder / "c.jsonl", folder / "a.jsonl") == {"c": ("c0", "a0")}
     assert named(folder, run / "evaluation" / "a-after.jsonl") == {"a": ("a0", "a-after0")}
     assert named(early, early) == {"a-before": ("a-before0", "a-before0")}
-    with pytest.raises(UserError, match=r"no benchmark that both have taken: .*early has a-before; .*run has a, b"):
+    with pytest.raises(
+        UserError, match=r"no benchmark that both have taken: .*early has a-before; .*run has a, b"
+    ):
         compare.read(early, run)

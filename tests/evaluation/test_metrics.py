@@ -1,4 +1,5 @@
-"""Figures of records by hand: the best of several answers, a second reading, and the boxes that average precision is given."""
+"""Figures of records by hand: the best of several answers, a second reading, and the boxes that
+average precision is given."""
 
 import json
 import math
@@ -17,7 +18,16 @@ from gpg_vl.verifiers.number import Number
 
 
 def record(number: int, greedy: float = 0.0, text: str = "", **more: Any) -> Record:
-    return Record(id=f"q{number}", tag="a", greedy=greedy, sampled=math.nan, text=text, answer="", reason="", **more)
+    return Record(
+        id=f"q{number}",
+        tag="a",
+        greedy=greedy,
+        sampled=math.nan,
+        text=text,
+        answer="",
+        reason="",
+        **more,
+    )
 
 
 def mean(found: Any) -> float | None:
@@ -40,43 +50,76 @@ def test_the_best_of_some_answers_needs_as_many_of_every_question(each, k, told)
     assert found == (None if told is None else pytest.approx(told))
 
 
-@pytest.mark.parametrize(("values", "told"), [([0.0, 1.0, 1.0], 2 / 3), ([1.0, math.nan], None), ([math.nan, math.nan], None), ([], None)])
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [([0.0, 1.0, 1.0], 2 / 3), ([1.0, math.nan], None), ([math.nan, math.nan], None), ([], None)],
+)
 def test_a_second_reading_is_of_all_questions_or_of_none(values, told):
-    found = mean(metrics.beside([record(place, beside=value) for place, value in enumerate(values)]))
+    found = mean(
+        metrics.beside([record(place, beside=value) for place, value in enumerate(values)])
+    )
     assert found == (None if told is None else pytest.approx(told))
 
 
 def test_totals_are_means_over_the_values_of_each_tag_in_turn():
-    """Source x has types a (1, 0) and b (1): (0.5 + 1) / 2; source y has a (0, 0, 0): 0. The mean of both is 0.375."""
-    given = [("x", "a", 1), ("x", "a", 0), ("x", "b", 1), ("y", "a", 0), ("y", "a", 0), ("y", "a", 0)]
-    rows = [record(place, value, tags={"source": source, "type": kind}) for place, (source, kind, value) in enumerate(given)]
+    """Source x has types a (1, 0) and b (1): (0.5 + 1) / 2; source y has a (0, 0, 0): 0. The
+    mean of both is 0.375."""
+    given = [
+        ("x", "a", 1),
+        ("x", "a", 0),
+        ("x", "b", 1),
+        ("y", "a", 0),
+        ("y", "a", 0),
+        ("y", "a", 0),
+    ]
+    rows = [
+        record(place, value, tags={"source": source, "type": kind})
+        for place, (source, kind, value) in enumerate(given)
+    ]
     assert metrics.total(rows, ["source", "type"]).mean == pytest.approx(0.375)
     assert metrics.total(rows, ["source"]).mean == pytest.approx((2 / 3 + 0) / 2)
     assert metrics.total(rows, []).mean == pytest.approx(2 / 6)
-    assert metrics.total(rows, ["source"], lambda it: 1.0 - it.greedy).mean == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics.total(rows, ["source"], lambda it: 1.0 - it.greedy).mean == pytest.approx(
+        (1 / 3 + 1) / 2
+    )
 
 
-# --- boxes ------------------------------------------------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------------
 
 TRUTH = {
     "images": [{"id": 5}, {"id": 6}],
-    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "never asked"}],
-    "annotations": [{"id": 10, "category_id": 1}, {"id": 11, "category_id": 3}, {"id": 12, "category_id": 2}],
+    "categories": [
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "dog"},
+        {"id": 3, "name": "never asked"},
+    ],
+    "annotations": [
+        {"id": 10, "category_id": 1},
+        {"id": 11, "category_id": 3},
+        {"id": 12, "category_id": 2},
+    ],
 }
 
 
 @pytest.fixture
 def given(tmp_path, monkeypatch) -> Any:
-    """What average precision is computed of: the questions, in order, with the answers to them; taken down, not computed."""
+    """What average precision is computed of: the questions, in order, with the answers to them;
+    taken down, not computed."""
     (tmp_path / "truth.json").write_text(json.dumps(TRUTH))
     taken: list[Any] = []
     monkeypatch.setattr(metrics, "annotations", lambda path: json.loads(path.read_text()))
     monkeypatch.setattr(
-        average_precision, "with_intervals", lambda truth, found, *, federated: taken.append((truth, found, federated)) or {}
+        average_precision,
+        "with_intervals",
+        lambda truth, found, *, federated: taken.append((truth, found, federated)) or {},
     )
 
     def question(number: int, category: int, image: int, **columns: Any) -> Sample:
-        known = {"truth_file": str(tmp_path / "truth.json"), "image_id": image, "category_id": category}
+        known = {
+            "truth_file": str(tmp_path / "truth.json"),
+            "image_id": image,
+            "category_id": category,
+        }
         return Sample(
             id=f"q{number}",
             question="?",
@@ -86,9 +129,15 @@ def given(tmp_path, monkeypatch) -> Any:
             columns={**known, **columns},
         )
 
-    def examine(questions: list[Sample], texts: list[str], kind: str = "coco", verifier: Any = None) -> Any:
-        checks = SimpleNamespace(by_kind={"detection": verifier or Detection(style=AnswerOnly())})
-        exam: Any = SimpleNamespace(spec=SimpleNamespace(average_precision=kind), questions=questions, checks=checks)
+    def examine(
+        questions: list[Sample], texts: list[str], kind: str = "coco", verifier: Any = None
+    ) -> Any:
+        verifiers = SimpleNamespace(
+            by_kind={"detection": verifier or Detection(style=AnswerOnly())}
+        )
+        exam: Any = SimpleNamespace(
+            spec=SimpleNamespace(average_precision=kind), questions=questions, verifiers=verifiers
+        )
         records = [record(place, text=text) for place, text in enumerate(texts)]
         metrics.detection(exam, records[::-1])
         return taken[-1]
@@ -96,12 +145,16 @@ def given(tmp_path, monkeypatch) -> Any:
     return SimpleNamespace(question=question, examine=examine)
 
 
-BOX = '<answer>[{"bbox_2d": [10, 20, 40, 80], "confidence": 0.75}, {"bbox_2d": [0, 0, 200, 100], "confidence": 0.5}]</answer>'
+BOX = (
+    '<answer>[{"bbox_2d": [10, 20, 40, 80], "confidence": 0.75}, {"bbox_2d": [0, 0, 200, 100],'
+    ' "confidence": 0.5}]</answer>'
+)
 
 
 @pytest.mark.parametrize(("kind", "federated"), [("coco", False), ("lvis", True)])
 def test_boxes_are_handed_over_with_sides_scores_and_their_question(kind, federated, given):
-    """A picture of 200 x 100; corners become a corner, a width and a height. Records may stand in any order."""
+    """A picture of 200 x 100; corners become a corner, a width and a height. Records may stand
+    in any order."""
     asked = [given.question(0, 1, 5), given.question(1, 2, 6)]
     truth, found, rule = given.examine(asked, [BOX, "<answer>[]</answer>"], kind)
     assert rule == federated
@@ -122,14 +175,23 @@ def test_strictly_only_what_keeps_the_format_has_boxes(given):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"), [(["", ""], "1 annotation files"), (["a", "b"], "2 annotation files"), (["a", ""], "2 annotation files")]
+    ("files", "told"),
+    [
+        (["", ""], "1 annotation files"),
+        (["a", "b"], "2 annotation files"),
+        (["a", ""], "2 annotation files"),
+    ],
 )
 def test_questions_must_come_of_one_annotation_file(files, told, given):
     asked = [given.question(place, 1, 5, truth_file=file) for place, file in enumerate(files)]
-    with pytest.raises(UserError, match=f"average_precision: coco: the questions name {told}, expected one"):
+    with pytest.raises(
+        UserError, match=f"average_precision: coco: the questions name {told}, expected one"
+    ):
         given.examine(asked, ["", ""])
 
 
 def test_only_detections_have_an_average_precision(given):
-    with pytest.raises(UserError, match="average_precision: q0 is scored by Number, expected kind detection"):
+    with pytest.raises(
+        UserError, match="average_precision: q0 is scored by Number, expected kind detection"
+    ):
         given.examine([given.question(0, 1, 5)], [BOX], verifier=Number())

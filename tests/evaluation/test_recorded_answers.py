@@ -1,4 +1,5 @@
-"""`gpg-vl evaluate NAME --answers FILE`: recorded answers are scored without a model; a file that does not fit is told in one sentence."""
+"""`gpg-vl evaluate NAME --answers FILE`: recorded answers are scored without a model; a file
+that does not fit is told in one sentence."""
 
 import json
 import re
@@ -13,10 +14,36 @@ from tests.commands import gpg_vl
 from tests.recorded import needed, read, reference
 
 ROWS = [
-    {"id": "a", "question": "How many?", "answer_kind": "number", "answer": 3, "tags": {"task": "count"}},
-    {"id": "b", "question": "How long?", "answer_kind": "value", "answer": "2√3 cm", "tags": {"task": "measure"}},
-    {"id": "c", "question": "Which?", "answer_kind": "choice", "answer": "B", "choices": ["cat", "dog"], "tags": {"task": "choose"}},
-    {"id": "d", "question": "Where?", "answer_kind": "boxes", "answer": [[100, 100, 500, 500]], "frame": "norm1000", "sizes": [[200, 400]]},
+    {
+        "id": "a",
+        "question": "How many?",
+        "answer_kind": "number",
+        "answer": 3,
+        "tags": {"task": "count"},
+    },
+    {
+        "id": "b",
+        "question": "How long?",
+        "answer_kind": "value",
+        "answer": "2√3 cm",
+        "tags": {"task": "measure"},
+    },
+    {
+        "id": "c",
+        "question": "Which?",
+        "answer_kind": "choice",
+        "answer": "B",
+        "choices": ["cat", "dog"],
+        "tags": {"task": "choose"},
+    },
+    {
+        "id": "d",
+        "question": "Where?",
+        "answer_kind": "boxes",
+        "answer": [[100, 100, 500, 500]],
+        "frame": "norm1000",
+        "sizes": [[200, 400]],
+    },
 ]
 ANSWERS = {
     "a": "<think>so</think><answer>3</answer>",
@@ -36,7 +63,9 @@ def folder(tmp_path):
 
 
 def write(folder, rows):
-    (folder / "answers.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (folder / "answers.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
 
 
 def evaluate(folder, *words, answers="answers.jsonl"):
@@ -52,15 +81,38 @@ def records(folder, *words):
 
 def test_strictly_only_well_formed_answers_count(folder):
     given = records(folder)
-    assert {name: record.greedy for name, record in given.items()} == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
-    assert {name: record.well_formed for name, record in given.items()} == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
-    assert given["c"].reason == "malformed: expected the tags <think> </think> <answer> </answer>, got none"
+    assert {name: record.greedy for name, record in given.items()} == {
+        "a": 1.0,
+        "b": 0.0,
+        "c": 0.0,
+        "d": 0.0,
+    }
+    assert {name: record.well_formed for name, record in given.items()} == {
+        "a": 1.0,
+        "b": 0.0,
+        "c": 0.0,
+        "d": 0.0,
+    }
+    assert (
+        given["c"].reason
+        == "malformed: expected the tags <think> </think> <answer> </answer>, got none"
+    )
 
 
 def test_leniently_foreign_answers_count_and_each_says_why(folder):
     given = records(folder, "mode=lenient")
-    assert {name: record.greedy for name, record in given.items()} == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}
-    assert {name: record.answer for name, record in given.items()} == {"a": "3", "b": "3.4641", "c": "dog", "d": "[20,40,100,200]"}
+    assert {name: record.greedy for name, record in given.items()} == {
+        "a": 1.0,
+        "b": 1.0,
+        "c": 1.0,
+        "d": 1.0,
+    }
+    assert {name: record.answer for name, record in given.items()} == {
+        "a": "3",
+        "b": "3.4641",
+        "c": "dog",
+        "d": "[20,40,100,200]",
+    }
     assert given["d"].reason == "right: IoU 1.00"
     assert given["a"].tag == "count"
     assert given["c"].text == ANSWERS["c"]
@@ -71,32 +123,56 @@ def test_knobs_may_begin_as_they_do_with_a_model(folder):
 
 
 def test_the_frame_of_the_answers_is_a_knob(folder):
-    write(folder, [{"id": name, "text": text} for name, text in (ANSWERS | {"d": "(100,100),(500,500)"}).items()])
+    write(
+        folder,
+        [
+            {"id": name, "text": text}
+            for name, text in (ANSWERS | {"d": "(100,100),(500,500)"}).items()
+        ],
+    )
     assert records(folder, "mode=lenient", "frame=qwen2_vl")["d"].greedy == 1.0
     assert records(folder, "mode=lenient", "frame=internvl")["d"].greedy == 1.0
     assert records(folder, "mode=lenient", "frame=pixels")["d"].greedy < 0.2
     code, told = evaluate(folder, "frame=qwen9")
     assert code == 2
-    assert "frame: got 'qwen9', expected pixels, norm1, norm1000, resized or a family: qwen2_vl, qwen2_5_vl, qwen3_vl, internvl" in told
+    assert (
+        "frame: got 'qwen9', expected pixels, norm1, norm1000, resized or a family: qwen2_vl,"
+        " qwen2_5_vl, qwen3_vl, internvl" in told
+    )
 
 
 def test_columns_may_have_other_names(folder):
     write(folder, [{"idx": name, "response": text} for name, text in ANSWERS.items()])
-    assert records(folder, "mode=lenient", "--map", "id=idx", "--map", "text=response")["b"].greedy == 1.0
+    assert (
+        records(folder, "mode=lenient", "--map", "id=idx", "--map", "text=response")["b"].greedy
+        == 1.0
+    )
     assert records(folder, "mode=lenient", "--map", "id=idx,text=response")["b"].greedy == 1.0
 
 
 def test_any_letters_in_an_answer_are_read_and_written(folder):
-    texts = ANSWERS | {"a": "<think>so\u2028\u0085</think><answer>3</answer>", "b": "half a pair \ud83d"}
-    (folder / "answers.jsonl").write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()))
+    texts = ANSWERS | {
+        "a": "<think>so\u2028\u0085</think><answer>3</answer>",
+        "b": "half a pair \ud83d",
+    }
+    (folder / "answers.jsonl").write_text(
+        "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items())
+    )
     assert records(folder)["b"].text == "half a pair \ufffd"
-    write(folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()])  # the separators as they are
+    write(
+        folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()]
+    )  # the separators as they are
     assert records(folder)["a"].text == texts["a"]
     assert records(folder)["a"].greedy == 1.0
 
 
 def test_verifiers_are_knobs_too(folder):
-    assert records(folder, "mode=lenient", "verifiers.number.kind=value", "verifiers.number.tolerance=0.5")["a"].greedy == 1.0
+    assert (
+        records(
+            folder, "mode=lenient", "verifiers.number.kind=value", "verifiers.number.tolerance=0.5"
+        )["a"].greedy
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,8 +182,14 @@ def test_verifiers_are_knobs_too(folder):
         ([{"id": name, "text": "3"} for name in "abcdx"], "1 id (x) not asked; nothing was scored"),
         ([{"id": name, "text": "3"} for name in "abcda"], "1 id (a) answered more than once"),
         ([{"id": "x", "text": "3"}], "1 id (x) not asked; 4 ids (a, b, c, d) not answered"),
-        ([{"id": str(number), "text": "3"} for number in range(9)], "9 ids (0, 1, 2, 3, 4 and 4 more) not asked"),
-        ([{"id": "a", "answer": "3"}], "line 1: no column 'text'; it has id, answer: name it with --map text=THEIRS"),
+        (
+            [{"id": str(number), "text": "3"} for number in range(9)],
+            "9 ids (0, 1, 2, 3, 4 and 4 more) not asked",
+        ),
+        (
+            [{"id": "a", "answer": "3"}],
+            "line 1: no column 'text'; it has id, answer: name it with --map text=THEIRS",
+        ),
         ([[1, 2]], "line 1: got list, expected an object with id and text"),
     ],
 )
@@ -125,7 +207,10 @@ def test_other_mistakes_are_told(folder):
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8 text" in evaluate(folder, answers="binary.jsonl")[1]
     assert "no such file" in evaluate(folder, answers="nowhere.jsonl")[1]
-    assert "--map words=x: expected id=THEIRS or text=THEIRS" in evaluate(folder, "--map", "words=x")[1]
+    assert (
+        "--map words=x: expected id=THEIRS or text=THEIRS"
+        in evaluate(folder, "--map", "words=x")[1]
+    )
     assert "mode: got 'kind', expected" in evaluate(folder, "mode=kind")[1]
     assert "leave it out" in evaluate(folder, "--blank")[1]
     assert "expected exactly one of --model" in evaluate(folder, "--model", "runs/x")[1]
@@ -141,28 +226,45 @@ def test_questions_without_a_sound_truth_are_left_out_and_told(folder):
 
 
 @needed
-@pytest.mark.parametrize(("mode", "figure"), [("lenient", "reference_acc_at_0_5"), ("reference", "recorded_accuracy")])
+@pytest.mark.parametrize(
+    ("mode", "figure"), [("lenient", "reference_acc_at_0_5"), ("reference", "recorded_accuracy")]
+)
 def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
     log = "grounding/vlmr1/rec_results_refcoco_val_qwen2_5vl_3b_instruct_r1_600.json"
     asked = [
-        {"id": str(place), "question": record["question"], "answer_kind": "boxes", "answer": [record["ground_truth"]]}
+        {
+            "id": str(place),
+            "question": record["question"],
+            "answer_kind": "boxes",
+            "answer": [record["ground_truth"]],
+        }
         for place, record in enumerate(read(log)["results"])
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    (tmp_path / "four.yaml").write_text(SPEC + "verifiers: {boxes: {kind: boxes, policy: first, threshold: 0.5}}\n")
-    write(tmp_path, [{"id": place, "text": record["model_output"]} for place, record in enumerate(read(log)["results"])])
+    (tmp_path / "four.yaml").write_text(
+        SPEC + "verifiers: {boxes: {kind: boxes, policy: first, threshold: 0.5}}\n"
+    )
+    write(
+        tmp_path,
+        [
+            {"id": place, "text": record["model_output"]}
+            for place, record in enumerate(read(log)["results"])
+        ],
+    )
     code, told = evaluate(tmp_path, f"mode={mode}")
     assert code == 0
     assert re.search(rf"greedy │ {reference(log)[figure]} \[8\d\.\d, 9\d\.\d\]", told)
 
 
-# --- by hand, without a command -----------------------------------------------------------------------------------------
+# --- by hand, without a command -------------------------------------------------------------------
 
 
 def test_answers_are_read_by_id_whatever_their_form(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
-        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text": 4.5, "more": 1}', encoding="utf-8"
+        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text":'
+        ' 4.5, "more": 1}',
+        encoding="utf-8",
     )
     assert recorded_answers.read_answers(path) == {"1": "x", "2": '{"answer": "é"}', "3": "4.5"}
     path.write_text('{"name": "a", "said": "x", "text": "y"}\n')
@@ -183,9 +285,18 @@ def test_a_mapping_of_columns_that_is_none_is_told(column, tmp_path):
         ([{"id": "a"}], "line 1: no column 'text'; it has id"),
         ([{"text": "a"}], "line 1: no column 'id'; it has text"),
         ([{"x": "a"}], "line 1: no column 'id' and no 'text'; it has x"),
-        ([{"id": name, "text": ""} for name in "abcabc"], "3 ids (a, b, c) answered more than once"),
-        ([{"id": name, "text": ""} for name in "abcdefabcdef"], "6 ids (a, b, c, d, e and 1 more) answered more than once"),
-        ([{"id": name, "text": ""} for name in "abcdeabcde"], "5 ids (a, b, c, d, e) answered more than once"),
+        (
+            [{"id": name, "text": ""} for name in "abcabc"],
+            "3 ids (a, b, c) answered more than once",
+        ),
+        (
+            [{"id": name, "text": ""} for name in "abcdefabcdef"],
+            "6 ids (a, b, c, d, e and 1 more) answered more than once",
+        ),
+        (
+            [{"id": name, "text": ""} for name in "abcdeabcde"],
+            "5 ids (a, b, c, d, e) answered more than once",
+        ),
         ([{"id": 1, "text": ""}, {"id": "1", "text": ""}], "1 id (1) answered more than once"),
     ],
 )
@@ -200,7 +311,9 @@ def test_an_answer_to_a_question_that_is_left_out_is_no_mistake_and_an_id_asked_
     rows = [ROWS[0], {**ROWS[0], "answer": 4}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
     (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    (folder / "four.yaml").write_text("name: four\ndata: [{files: rows.jsonl}, {files: more.jsonl}]\n")
+    (folder / "four.yaml").write_text(
+        "name: four\ndata: [{files: rows.jsonl}, {files: more.jsonl}]\n"
+    )
     write(folder, [{"id": "a", "text": "3"}])
     code, told = evaluate(folder)
     assert code == 2
@@ -209,8 +322,15 @@ def test_an_answer_to_a_question_that_is_left_out_is_no_mistake_and_an_id_asked_
 
 def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
     given = records(folder, "mode=lenient", "beside=strict")
-    assert {name: each.beside for name, each in given.items()} == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
-    assert {json.dumps(each.settings) for each in given.values()} == {'{"benchmark": "four", "mode": "lenient"}'}
+    assert {name: each.beside for name, each in given.items()} == {
+        "a": 1.0,
+        "b": 0.0,
+        "c": 0.0,
+        "d": 0.0,
+    }
+    assert {json.dumps(each.settings) for each in given.values()} == {
+        '{"benchmark": "four", "mode": "lenient"}'
+    }
     assert {each.evaluation for each in given.values()} == {""}
     assert [each.each for each in given.values()] == [[]] * 4
 
@@ -218,12 +338,19 @@ def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
 def test_recorded_scores_are_written_over_and_a_models_are_not(folder):
     out = folder / "out.jsonl"
     records(folder)
-    told: list[str] = []
-    recorded_answers.score(str(folder / "four.yaml"), folder / "answers.jsonl", (), ["mode=lenient"], to=out, say=told.append)
-    assert told == [f"written over: {out}"]
+    code, told = evaluate(folder, "mode=lenient", "--to", str(out))
+    assert (code, told.startswith(f"written over: {out} ")) == (0, True)
     assert [record.greedy for record in eval_records.load(out)] == [1.0] * 4
-    kept = [replace(record, evaluation="e") if record.id == "c" else record for record in eval_records.load(out)]
+    kept = [
+        replace(record, evaluation="e") if record.id == "c" else record
+        for record in eval_records.load(out)
+    ]
     eval_records.save(kept, out)
-    with pytest.raises(UserError, match="holds what a model was asked; delete it, or choose another --to"):
-        recorded_answers.score(str(folder / "four.yaml"), folder / "answers.jsonl", (), (), to=out)
+    before = out.read_bytes()
+    refusal = "holds what a model was asked; delete it, or choose another --to"
+    with pytest.raises(UserError, match=refusal):
+        recorded_answers.check_replaceable(out)
+    code, told = evaluate(folder, "--to", str(out))
+    assert (code, refusal in told) == (2, True)
+    assert out.read_bytes() == before
     assert [record.id for record in eval_records.load(out) if record.evaluation] == ["c"]

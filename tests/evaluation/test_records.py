@@ -1,4 +1,5 @@
-"""Records of an evaluation: how questions are asked, what is kept of the answers, and that a file of them is whole or not there."""
+"""Records of an evaluation: how questions are asked, what is kept of the answers, and that a
+file of them is whole or not there."""
 
 import io
 import math
@@ -23,7 +24,9 @@ from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
 from tests.hand_made import completion
 
-SPEC = BenchmarkSpec(name="b", data=(Source(recipe="digits"),), samples=3, max_tokens=7, temperature=0.5)
+SPEC = BenchmarkSpec(
+    name="b", data=(Source(recipe="digits"),), samples=3, max_tokens=7, temperature=0.5
+)
 CHECKS = VerifierSet(by_kind=dict.fromkeys(("number", "amount"), Number(mode="lenient")))
 
 
@@ -33,7 +36,7 @@ def question(name: str, answer: object = 3, **fields: Any) -> Sample:
 
 def examination(*questions: Sample, seed: int = 0, **changed: Any) -> Benchmark:
     spec = SPEC.model_copy(update=changed)
-    return Benchmark(spec=spec, questions=questions, style=Style(), checks=CHECKS, seed=seed)
+    return Benchmark(spec=spec, questions=questions, style=Style(), verifiers=CHECKS, seed=seed)
 
 
 @dataclass
@@ -42,15 +45,23 @@ class Engine:
 
     asked: list[Any] = field(default_factory=list)
 
-    def generate(self, prompts: Sequence[Sample], sampling: Any, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    def generate(
+        self, prompts: Sequence[Sample], sampling: Any, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
         self.asked.append((list(prompts), sampling, [list(each) for each in seeds]))
-        return [[completion(text="3" if sampling.greedy or place % 2 else "4") for place in range(len(each))] for each in seeds]
+        return [
+            [
+                completion(text="3" if sampling.greedy or place % 2 else "4")
+                for place in range(len(each))
+            ]
+            for each in seeds
+        ]
 
 
 @pytest.fixture(autouse=True)
 def bare_prompts(monkeypatch):
     """A question stands for its own prompt: no model is needed."""
-    monkeypatch.setattr(benchmark, "encode", lambda sample, style, policy: sample)
+    monkeypatch.setattr(evaluate, "encode", lambda sample, style, policy: sample)
 
 
 def examined(exam: Benchmark, **given: Any) -> tuple[list[Record], list[Any]]:
@@ -58,7 +69,7 @@ def examined(exam: Benchmark, **given: Any) -> tuple[list[Record], list[Any]]:
     return evaluate.run_benchmark(exam, None, engine, **given), engine.asked
 
 
-# --- asking -------------------------------------------------------------------------------------------------------------
+# --- asking ---------------------------------------------------------------------------------------
 
 
 def test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time():
@@ -67,15 +78,18 @@ def test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_eac
     assert [len(seeds) for seeds in drawn[2]] == [3, 3]
     assert len({seed for seeds in drawn[2] for seed in seeds}) == 6
     assert drawn[2] == again[2]
-    # a question keeps its seeds whatever stands beside it, and another seed of the run gives it others
+    # a question keeps its seeds whatever stands beside it, and another seed of the run gives it
+    # others
     assert examined(examination(question("b")))[1][1][2] == drawn[2][1:]
     other = examined(examination(question("a"), question("b"), seed=1))[1][1][2]
-    assert not {seed for seeds in other for seed in seeds} & {seed for seeds in drawn[2] for seed in seeds}
+    assert not {seed for seeds in other for seed in seeds} & {
+        seed for seeds in drawn[2] for seed in seeds
+    }
     assert greedy[2] == [[0], [0]]
 
 
 def test_a_question_is_asked_once_greedily_and_as_often_as_said_by_chance():
-    (greedy, drawn) = examined(examination(question("a"), question("b")))[1]
+    greedy, drawn = examined(examination(question("a"), question("b")))[1]
     assert (greedy[1].greedy, greedy[1].max_tokens) == (True, 7)
     assert (drawn[1].greedy, drawn[1].max_tokens, drawn[1].temperature) == (False, 7, 0.5)
     assert [sample.id for sample in greedy[0]] == [sample.id for sample in drawn[0]] == ["a", "b"]
@@ -88,11 +102,23 @@ def test_a_question_is_asked_once_greedily_and_as_often_as_said_by_chance():
 def test_a_record_holds_the_greedy_answer_and_the_mean_of_the_others():
     wrong = question("b", answer=4)
     first, second = examined(examination(question("a", tags={"task": "count"}), wrong))[0]
-    assert (first.id, first.tag, first.greedy, first.each, first.text, first.answer, first.reason) == (
-        *("a", "count", 1.0, [0.0, 1.0, 0.0], "3", "3", "right"),
-    )
+    assert (
+        first.id,
+        first.tag,
+        first.greedy,
+        first.each,
+        first.text,
+        first.answer,
+        first.reason,
+    ) == (*("a", "count", 1.0, [0.0, 1.0, 0.0], "3", "3", "right"),)
     assert first.sampled == pytest.approx(1 / 3)
-    assert (second.id, second.tag, second.greedy, second.each, second.reason) == ("b", "number", 0.0, [1.0, 0.0, 1.0], "wrong")
+    assert (second.id, second.tag, second.greedy, second.each, second.reason) == (
+        "b",
+        "number",
+        0.0,
+        [1.0, 0.0, 1.0],
+        "wrong",
+    )
     assert second.sampled == pytest.approx(2 / 3)
     assert (first.well_formed, first.tags, second.tags) == (0.0, {"task": "count"}, {})
 
@@ -100,15 +126,26 @@ def test_a_record_holds_the_greedy_answer_and_the_mean_of_the_others():
 def test_records_say_how_they_were_taken():
     for blank in (False, True):
         (record,) = examined(examination(question("a"), mode="lenient"), blank=blank)[0]
-        assert record.settings == {"benchmark": "b", "mode": "lenient", "max_tokens": 7, "blank": blank}
+        assert record.settings == {
+            "benchmark": "b",
+            "mode": "lenient",
+            "max_tokens": 7,
+            "blank": blank,
+        }
         assert record.evaluation == ""
 
 
 def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
     told: list[int] = []
-    records, asked = examined(examination(*map(question, "edcba"), samples=0), told=told.append)
-    assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [["e", "d"], ["c", "b"], ["a"]]
+    records, asked = examined(
+        examination(*map(question, "edcba"), samples=0), on_progress=told.append
+    )
+    assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [
+        ["e", "d"],
+        ["c", "b"],
+        ["a"],
+    ]
     assert [record.id for record in records] == list("edcba")
     assert told == [0, 2, 4, 5]
 
@@ -117,25 +154,46 @@ def test_what_is_kept_is_not_asked_again_and_stands_in_its_place(tmp_path, monke
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
     kept, told = EvalLog(tmp_path / "runs" / "out.jsonl", "mine"), list[int]()
     kept.add([record("c", evaluation="mine", text="as it was")])
-    records, asked = examined(examination(*map(question, "abcd"), samples=0), kept=kept, told=told.append)
+    records, asked = examined(
+        examination(*map(question, "abcd"), samples=0), eval_log=kept, on_progress=told.append
+    )
     assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [["a", "b"], ["d"]]
-    assert [(each.id, each.text) for each in records] == [("a", "3"), ("b", "3"), ("c", "as it was"), ("d", "3")]
+    assert [(each.id, each.text) for each in records] == [
+        ("a", "3"),
+        ("b", "3"),
+        ("c", "as it was"),
+        ("d", "3"),
+    ]
     assert told == [1, 3, 4]
     assert [each.id for each in kept.records()] == ["c", "a", "b", "d"]
     assert {each.evaluation for each in records} == {"mine"}
 
 
-@pytest.mark.parametrize(("head", "kept"), [(1, "a1 b1"), (2, "a1 a2 b1 b2"), (3, "a1 a2 b1 a3 b2"), (9, "a1 a2 b1 a3 b2 a4")])
+@pytest.mark.parametrize(
+    ("head", "kept"),
+    [(1, "a1 b1"), (2, "a1 a2 b1 b2"), (3, "a1 a2 b1 a3 b2"), (9, "a1 a2 b1 a3 b2 a4")],
+)
 def test_a_short_evaluation_asks_the_first_so_many_of_every_row(head, kept):
-    questions = [question(name, tags={"task": name[0]}) for name in ("a1", "a2", "b1", "a3", "b2", "a4")]
-    assert [sample.id for sample in examination(*questions).shortened(head).questions] == kept.split()
+    questions = [
+        question(name, tags={"task": name[0]}) for name in ("a1", "a2", "b1", "a3", "b2", "a4")
+    ]
+    assert [
+        sample.id for sample in examination(*questions).shortened(head).questions
+    ] == kept.split()
 
 
 def test_rows_of_the_table_are_those_of_the_tag_it_is_grouped_by():
     both = question("a", tags={"task": "count", "room": "hall"})
-    assert [examination(both, group_by=name).tag(both) for name in ("task", "room", "colour")] == ["count", "hall", "number"]
+    assert [examination(both, group_by=name).tag(both) for name in ("task", "room", "colour")] == [
+        "count",
+        "hall",
+        "number",
+    ]
     rows = eval_records.by_tag([record("a", tag="x"), record("b", tag="y"), record("c", tag="x")])
-    assert {tag: [each.id for each in group] for tag, group in rows.items()} == {"x": ["a", "c"], "y": ["b"]}
+    assert {tag: [each.id for each in group] for tag, group in rows.items()} == {
+        "x": ["a", "c"],
+        "y": ["b"],
+    }
     assert list(rows) == ["x", "y"]
 
 
@@ -143,11 +201,17 @@ def test_what_is_left_out_is_told_by_number():
     one, two = LeftOut("x", "why not"), LeftOut("y", "because")
     exam = examination(question("a"), question("b"))
     assert exam.missing == ""
-    assert replace(exam, left_out=[one]).missing == "b: 1 question is left out, 2 are asked; x: why not"
-    assert replace(exam, left_out=[one, two]).missing == "b: 2 questions are left out, 2 are asked; x: why not"
+    assert (
+        replace(exam, left_out=[one]).missing
+        == "b: 1 question is left out, 2 are asked; x: why not"
+    )
+    assert (
+        replace(exam, left_out=[one, two]).missing
+        == "b: 2 questions are left out, 2 are asked; x: why not"
+    )
 
 
-# --- grey pictures ------------------------------------------------------------------------------------------------------
+# --- grey pictures --------------------------------------------------------------------------------
 
 
 def test_a_blank_question_shows_grey_pictures_of_the_same_sizes():
@@ -162,12 +226,14 @@ def test_a_blank_question_shows_grey_pictures_of_the_same_sizes():
 
 def test_only_a_blank_evaluation_shows_them():
     sample = question("a", images=(b"picture",), sizes=((30, 20),))
-    assert [prompt.images for prompts, _, _ in examined(examination(sample))[1] for prompt in prompts] == [(b"picture",)] * 2
+    assert [
+        prompt.images for prompts, _, _ in examined(examination(sample))[1] for prompt in prompts
+    ] == [(b"picture",)] * 2
     for prompts, _, _ in examined(examination(sample), blank=True)[1]:
         assert [Image.open(io.BytesIO(prompt.images[0])).size for prompt in prompts] == [(30, 20)]
 
 
-# --- faults of a verifier -----------------------------------------------------------------------------------------------
+# --- faults of a verifier -------------------------------------------------------------------------
 
 
 class Failing:
@@ -188,9 +254,17 @@ class Failing:
         ("!a", ["!b", "x"], 0.0, [0.0, 0.75], "fault: TypeError: bad !a"),
     ],
 )
-def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_told(best, others, greedy, each, fault):
-    checks = VerifierSet(by_kind={"number": Failing()})
-    told = benchmark.score_question(question("a"), completion(text=best), [completion(text=text) for text in others], SPEC, checks)
+def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_told(
+    best, others, greedy, each, fault
+):
+    verifiers = VerifierSet(by_kind={"number": Failing()})
+    told = benchmark.score_question(
+        question("a"),
+        completion(text=best),
+        [completion(text=text) for text in others],
+        SPEC,
+        verifiers,
+    )
     assert (told.greedy, told.each, told.fault) == (greedy, each, fault)
     assert told.sampled == pytest.approx(sum(each) / 2)
     assert math.isnan(told.beside)
@@ -204,11 +278,18 @@ def test_failures_are_counted():
     assert eval_records.failures([record("a"), one, two]) == counted.format("2 questions", 3)
 
 
-# --- files of records ---------------------------------------------------------------------------------------------------
+# --- files of records -----------------------------------------------------------------------------
 
 
 def record(name: str, **fields: Any) -> Record:
-    given = {"tag": "t", "greedy": 1.0, "sampled": math.nan, "text": "3", "answer": "3", "reason": "right"}
+    given = {
+        "tag": "t",
+        "greedy": 1.0,
+        "sampled": math.nan,
+        "text": "3",
+        "answer": "3",
+        "reason": "right",
+    }
     return Record(id=name, **given | fields)
 
 
@@ -266,11 +347,18 @@ def test_every_part_of_a_record_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.part"])
-@pytest.mark.parametrize("evaluations", [["mine", "other"], ["other", "mine"], ["other", "other"], ["mine", ""]])
+@pytest.mark.parametrize(
+    "evaluations", [["mine", "other"], ["other", "mine"], ["other", "other"], ["mine", ""]]
+)
 def test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file(name, evaluations, tmp_path):
-    eval_records.save([record(str(place), evaluation=each) for place, each in enumerate(evaluations)], tmp_path / name)
+    eval_records.save(
+        [record(str(place), evaluation=each) for place, each in enumerate(evaluations)],
+        tmp_path / name,
+    )
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / name))}: answers of another evaluation"):
+    with pytest.raises(
+        UserError, match=f"{re.escape(str(tmp_path / name))}: answers of another evaluation"
+    ):
         EvalLog(tmp_path / "out.jsonl", "mine").records()
     assert (tmp_path / name).read_bytes() == before
 
@@ -322,16 +410,33 @@ def test_a_file_that_is_none_of_records_is_told_with_its_line(tmp_path):
 
 def test_equal_digests_mean_equal_questions_truths_and_pictures():
     def digests(**changed: Any) -> tuple[str, str]:
-        told = benchmark.score_question(replace(question("a", images=(b"x", b"y")), **changed), completion(text="3"), [], SPEC, CHECKS)
+        told = benchmark.score_question(
+            replace(question("a", images=(b"x", b"y")), **changed),
+            completion(text="3"),
+            [],
+            SPEC,
+            CHECKS,
+        )
         return told.digest, told.pictures
 
     same = digests()
     assert digests() == digests(id="b", tags={"task": "x"}, solution="s") == same
-    of_questions = [digests(question="?"), digests(answer=4), digests(answer="3"), digests(choices=("3",)), digests(frame="norm1")]
+    of_questions = [
+        digests(question="?"),
+        digests(answer=4),
+        digests(answer="3"),
+        digests(choices=("3",)),
+        digests(frame="norm1"),
+    ]
     of_questions.append(digests(answer_kind="amount"))
     assert len({digest for digest, _ in [same, *of_questions]}) == 7
     assert {pictures for _, pictures in of_questions} == {same[1]}
-    of_pictures = [digests(images=images) for images in ((b"y", b"x"), (b"x",), (b"xy",), (b"", b"xy"))]
+    of_pictures = [
+        digests(images=images) for images in ((b"y", b"x"), (b"x",), (b"xy",), (b"", b"xy"))
+    ]
     assert len({pictures for _, pictures in [same, *of_pictures]}) == 5
     assert {digest for digest, _ in of_pictures} == {same[0]}
-    assert benchmark.score_question(question("a"), completion(text="3"), [], SPEC, CHECKS).pictures == ""
+    assert (
+        benchmark.score_question(question("a"), completion(text="3"), [], SPEC, CHECKS).pictures
+        == ""
+    )

@@ -1,4 +1,5 @@
-"""One-line faults of the project's own that the suite must see; `python -m tests.faults.run` makes them one by one."""
+"""One-line faults of the project's own that the suite must see; `python -m tests.faults.run`
+makes them one by one."""
 
 from tests.faults.fault import Fault
 from tests.faults.runs import FAULTS as RUNS

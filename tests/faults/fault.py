@@ -16,4 +16,7 @@ class Fault:
 
 def within(file: str, seen_by: str, changes: dict[str, tuple[str, str]]) -> list[Fault]:
     """The faults of one file that one test sees: name -> (right, wrong)."""
-    return [Fault(name=name, file=file, right=right, wrong=wrong, seen_by=seen_by) for name, (right, wrong) in changes.items()]
+    return [
+        Fault(name=name, file=file, right=right, wrong=wrong, seen_by=seen_by)
+        for name, (right, wrong) in changes.items()
+    ]

@@ -1,4 +1,5 @@
-"""Faults in scores, one line each, that the suite must see: verifiers, boxes, records, comparisons, the audit, data sets."""
+"""Faults in scores, one line each, that the suite must see: verifiers, boxes, records,
+comparisons, the audit, data sets."""
 
 from tests.faults.fault import Fault, within
 
@@ -7,7 +8,10 @@ FAULTS: list[Fault] = [
         "verifiers/detection.py",
         "verifiers/test_box_verifiers.py::test_a_detection_by_hand",
         {
-            "the IoU threshold of a pair is dropped": ("return iou if iou >= self.threshold else 0.0", "return iou"),
+            "the IoU threshold of a pair is dropped": (
+                "return iou if iou >= self.threshold else 0.0",
+                "return iou",
+            ),
             "a pair exactly at the threshold is none": (
                 "return iou if iou >= self.threshold else 0.0",
                 "return iou if iou > self.threshold else 0.0",
@@ -21,8 +25,14 @@ FAULTS: list[Fault] = [
                 "localised = sum(iou for _, iou in pairs) / len(truths)",
             ),
             "the shares of confidence and localisation are swapped": (
-                "accuracy = (1 - self.confidence_weight) * localised + self.confidence_weight * sure",
-                "accuracy = self.confidence_weight * localised + (1 - self.confidence_weight) * sure",
+                (
+                    "accuracy = (1 - self.confidence_weight) * localised + self.confidence_weight *"
+                    " sure"
+                ),
+                (
+                    "accuracy = self.confidence_weight * localised + (1 - self.confidence_weight) *"
+                    " sure"
+                ),
             ),
         },
     ),
@@ -30,23 +40,37 @@ FAULTS: list[Fault] = [
         "verifiers/detection.py",
         "verifiers/test_box_verifiers.py::test_where_the_truth_names_classes_each_box_must_name_its_own",
         {
-            "a box without a name has any name": ("return not wanted or", "return not wanted or not given or"),
-            "names are not looked at": ("return not wanted or", "return True or not wanted or"),
+            "a box without a name has any name": (
+                "return not true or",
+                "return not true or not given or",
+            ),
+            "names are not looked at": ("return not true or", "return True or not true or"),
         },
     ),
     *within(
         "verifiers/detection.py",
         "verifiers/test_box_verifiers.py::test_one_box_without_a_sound_confidence_spoils_the_answer",
-        {"one sound confidence is enough": ("any(item.confidence is None or", "all(item.confidence is None or")},
+        {
+            "one sound confidence is enough": (
+                "not all(map(_has_confidence, given))",
+                "not any(map(_has_confidence, given))",
+            )
+        },
     ),
     *within(
         "verifiers/boxes.py",
         "verifiers/test_box_verifiers.py::test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut",
         {
-            "the excess on the right is a share of the height": ("(box.x2 - width) / width", "(box.x2 - width) / height"),
-            "the excess below is not looked at": (", (box.y2 - height) / height)", ")"),
+            "the excess on the right is a share of the height": (
+                "(box.x2 - width) / width",
+                "(box.x2 - width) / height",
+            ),
+            "the excess below is not looked at": (", (box.y2 - height) / height", ""),
             "the excess above is a share of the width": ("-box.y1 / height", "-box.y1 / width"),
-            "the tolerance is never reached": ("return inside if over <= TOLERANCE", "return inside if over < TOLERANCE"),
+            "the tolerance is never reached": (
+                "if excess <= TOLERANCE:",
+                "if excess < TOLERANCE:",
+            ),
         },
     ),
     *within(
@@ -63,12 +87,22 @@ FAULTS: list[Fault] = [
     *within(
         "verifiers/boxes.py",
         "verifiers/test_box_verifiers.py::test_several_boxes_share_what_the_larger_number_allows",
-        {"boxes too many cost nothing": ("total / max(len(given), len(truths))", "total / max(1, len(truths))")},
+        {
+            "boxes too many cost nothing": (
+                "total / max(len(given), len(truths))",
+                "total / max(1, len(truths))",
+            )
+        },
     ),
     *within(
         "verifiers/boxes.py",
         "verifiers/test_box_verifiers.py::test_an_answer_may_hold_as_many_boxes_as_said_and_no_more",
-        {"one box fewer may be held": ("if len(given) > self.most:", "if len(given) >= self.most:")},
+        {
+            "one box fewer may be held": (
+                "if len(given) > self.most:",
+                "if len(given) >= self.most:",
+            )
+        },
     ),
     *within(
         "verifiers/choice.py",
@@ -77,55 +111,91 @@ FAULTS: list[Fault] = [
             "the letter of a doubled option is wrong": (
                 "return given == truth or sample.choices[given] == sample.choices[truth]",
                 "return given == truth",
-            ),
+            )
         },
     ),
     *within(
         "verifiers/choice.py",
         "verifiers/test_verifiers.py::test_a_letter_may_count_only_where_it_was_shown",
-        {"one letter in the question shows all": ("or all(any(f", "or any(any(f")},
+        {"one letter in the question shows all": ("return all(_shows(", "return any(_shows(")},
     ),
     *within(
         "verifiers/label.py",
         "verifiers/test_verifiers.py::test_a_class_is_named_by_its_name_or_an_alias",
-        {"an alias takes a class's own name": ("return others | classes", "return classes | others")},
+        {
+            "an alias takes a class's own name": (
+                "return others | classes",
+                "return classes | others",
+            )
+        },
     ),
     *within(
         "verifiers/value.py",
         "verifiers/test_verifiers.py::test_a_value_within_its_tolerance",
-        {"whole numbers may differ": ("self.tolerance, whole=self.whole)", "self.tolerance, whole=False)")},
+        {
+            "whole numbers may differ": (
+                "self.tolerance, whole=self.whole)",
+                "self.tolerance, whole=False)",
+            )
+        },
     ),
     *within(
-        "verifiers/base.py",
+        "verifiers/dispatch.py",
         "verifiers/test_verifiers.py::test_a_gold_answer_may_lose_a_millionth_and_no_more",
-        {"a gold answer that earns anything will do": ("if verdict.reward >= enough else", "if verdict.reward > 0 else")},
+        {
+            "a gold answer that earns anything will do": (
+                "if verdict.reward >= required:",
+                "if verdict.reward > 0:",
+            )
+        },
     ),
     *within(
         "verifiers/base.py",
         "verifiers/test_verifiers.py::test_the_format_is_paid_in_every_mode_and_required_in_one",
-        {"the gate stands in every mode": ('gated = self.combine == "gate" and self.mode == "strict"', 'gated = self.combine == "gate"')},
+        {
+            "the gate stands in every mode": (
+                'gated = self.combine == "gate" and self.mode == "strict"',
+                'gated = self.combine == "gate"',
+            )
+        },
     ),
     *within(
         "verifiers/expression.py",
         "verifiers/test_expressions.py::test_an_equation_has_one_symbol_on_its_left",
-        {"an answer may state two things": (" or not _single(bare, truth):", ":")},
+        {"an answer may state two things": ("if not _is_single(bare, truth):", "if False:")},
     ),
     *within(
         "verifiers/math_worker.py",
         "verifiers/test_expressions.py::test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it",
-        {"the answer to another request is taken": ('if told["id"] != self.asked:', "if False:")},
+        {
+            "the answer to another request is taken": (
+                'if reply["id"] != self.last_id:',
+                "if False:",
+            )
+        },
     ),
     *within(
         "verifiers/published_rules.py",
         "verifiers/test_published_rules.py::test_the_detection_rule_by_hand",
-        {"an overlap of exactly one half is a find": ("overlaps[best] > 0.5", "overlaps[best] >= 0.5")},
+        {
+            "an overlap of exactly one half is a find": (
+                "overlaps[best] > 0.5",
+                "overlaps[best] >= 0.5",
+            )
+        },
     ),
     *within(
         "parsing/markup.py",
         "parsing/test_markup.py::test_the_only_answer_of_a_malformed_text",
         {
-            "a doubled opening tag is one": ('text.count("<answer>") != 1 or', 'text.count("<answer>") < 1 or'),
-            "a doubled closing tag is one": ('text.count("</answer>") != 1:', 'text.count("</answer>") < 1:'),
+            "a doubled opening tag is one": (
+                'text.count("<answer>") != 1 or',
+                'text.count("<answer>") < 1 or',
+            ),
+            "a doubled closing tag is one": (
+                'text.count("</answer>") != 1:',
+                'text.count("</answer>") < 1:',
+            ),
         },
     ),
     *within(
@@ -133,17 +203,29 @@ FAULTS: list[Fault] = [
         "test_prompts.py::test_a_question_is_asked_as_it_stands_whatever_braces_it_holds",
         {
             "the instruction is put into the question": (
-                '.replace("{instruction}", self.instruction).replace("{question}", sample.question)',
-                '.replace("{question}", sample.question).replace("{instruction}", self.instruction)',
-            ),
+                (
+                    'self.template.replace("{instruction}", self.instruction)\n'
+                    '        text = text.replace("{question}", sample.question)'
+                ),
+                (
+                    'self.template.replace("{question}", sample.question)\n'
+                    '        text = text.replace("{instruction}", self.instruction)'
+                ),
+            )
         },
     ),
     *within(
         "boxes.py",
         "test_boxes.py::test_resizing_at_its_borders",
         {
-            "a picture exactly as large as may be is shrunk": ("if wide * high > max_pixels:", "if wide * high >= max_pixels:"),
-            "a picture exactly as small as may be is grown": ("elif wide * high < min_pixels:", "elif wide * high <= min_pixels:"),
+            "a picture exactly as large as may be is shrunk": (
+                "if new_width * new_height > max_pixels:",
+                "if new_width * new_height >= max_pixels:",
+            ),
+            "a picture exactly as small as may be is grown": (
+                "elif new_width * new_height < min_pixels:",
+                "elif new_width * new_height <= min_pixels:",
+            ),
         },
     ),
     *within(
@@ -153,30 +235,46 @@ FAULTS: list[Fault] = [
             "a folder whose name begins alike is inside": (
                 "if not path.is_relative_to(base.resolve()):",
                 "if not str(path).startswith(str(base.resolve())):",
-            ),
+            )
         },
     ),
     *within(
         "data/rows.py",
         "data/test_rows.py::test_a_link_that_leads_out_of_the_data_folder_is_refused",
-        {"links are not followed before the folder is checked": ("path = (base / image).resolve()", "path = base.resolve() / image")},
+        {
+            "links are not followed before the folder is checked": (
+                "path = (base / image).resolve()",
+                "path = base.resolve() / image",
+            )
+        },
     ),
     *within(
         "data/rows.py",
         "data/test_rows.py::test_rows_that_stop_coming_leave_no_file_that_looks_whole",
-        {"rows are written in place": ('unfinished = folder / "samples.jsonl.part"', 'unfinished = folder / "samples.jsonl"')},
-    ),
-    *within(
-        "evaluation/benchmark.py",
-        "evaluation/test_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
         {
-            "all draws of a question have one seed": ('"evaluate", sample.id, index)', '"evaluate", sample.id)'),
-            "all questions have one seed": ('"evaluate", sample.id, index)', '"evaluate", index)'),
-            "the seed of the run is left out": ("addressed_seed(examination.seed, ", "addressed_seed("),
+            "rows are written in place": (
+                'unfinished = folder / "samples.jsonl.part"',
+                'unfinished = folder / "samples.jsonl"',
+            )
         },
     ),
     *within(
-        "evaluation/benchmark.py",
+        "evaluation/evaluate.py",
+        "evaluation/test_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
+        {
+            "all draws of a question have one seed": (
+                '"evaluate", sample.id, n)',
+                '"evaluate", sample.id)',
+            ),
+            "all questions have one seed": ('"evaluate", sample.id, n)', '"evaluate", n)'),
+            "the seed of the run is left out": (
+                "addressed_seed(benchmark.seed, ",
+                "addressed_seed(",
+            ),
+        },
+    ),
+    *within(
+        "evaluation/records.py",
         "evaluation/test_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
         {
             "one answer of its own makes a file its own": (
@@ -188,17 +286,32 @@ FAULTS: list[Fault] = [
     *within(
         "evaluation/benchmark.py",
         "evaluation/test_records.py::test_a_short_evaluation_asks_the_first_so_many_of_every_row",
-        {"a row of the table loses its last question": ("if seen[self.tag(sample)] <= head:", "if seen[self.tag(sample)] < head:")},
+        {
+            "a row of the table loses its last question": (
+                "if seen[self.tag(sample)] <= head:",
+                "if seen[self.tag(sample)] < head:",
+            )
+        },
     ),
     *within(
-        "evaluation/benchmark.py",
+        "evaluation/evaluate.py",
         "evaluation/test_records.py::test_a_blank_question_shows_grey_pictures_of_the_same_sizes",
-        {"grey pictures lie on their side": ('Image.new("RGB", size, (128, 128, 128))', 'Image.new("RGB", size[::-1], (128, 128, 128))')},
+        {
+            "grey pictures lie on their side": (
+                'Image.new("RGB", size, (128, 128, 128))',
+                'Image.new("RGB", size[::-1], (128, 128, 128))',
+            )
+        },
     ),
     *within(
-        "evaluation/benchmark.py",
+        "evaluation/records.py",
         "evaluation/test_records.py::test_a_writer_that_fails_leaves_the_old_file_whole",
-        {"records are written in place": ('aside = path.with_name(path.name + ".new")', "aside = path")},
+        {
+            "records are written in place": (
+                'aside = path.with_name(path.name + ".new")',
+                "aside = path",
+            )
+        },
     ),
     *within(
         "evaluation/compare.py",
@@ -208,15 +321,26 @@ FAULTS: list[Fault] = [
     *within(
         "evaluation/statistics.py",
         "evaluation/test_compare.py::test_a_weighted_sum_adds_distances_as_standard_errors_do",
-        {"the distance above is the one below": ("weight * (part.high - part.mean)", "weight * (part.mean - part.low)")},
+        {
+            "the distance above is the one below": (
+                "weight * (part.high - part.mean)",
+                "weight * (part.mean - part.low)",
+            )
+        },
     ),
     *within(
         "verifiers/exploits.py",
         "verifiers/test_exploits.py::test_every_exploit_is_tried_and_reads_as_it_should",
         {
-            "no grid of boxes is tried": ('        ("a grid of boxes", "[" + ",".join(_grid(whole)) + "]"),\n', ""),
+            "no grid of boxes is tried": (
+                '        ("a grid of boxes", "[" + ",".join(_grid(whole)) + "]"),\n',
+                "",
+            ),
             "stated letters are not tried": (
-                '        ("every letter stated", " ".join(f"The answer is ({letter})." for letter in letters)),\n',
+                (
+                    '        ("every letter stated", " ".join(f"The answer is ({letter})." for'
+                    " letter in letters)),\n"
+                ),
                 "",
             ),
         },
@@ -224,41 +348,81 @@ FAULTS: list[Fault] = [
     *within(
         "preflight/audit.py",
         "preflight/test_audit_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
-        {"the answer needs no room in the window": ("elif longest > room:", "elif longest > reader.window:")},
+        {
+            "the answer needs no room in the window": (
+                "elif longest > room:",
+                "elif longest > reader.window:",
+            )
+        },
     ),
     *within(
         "preflight/audit.py",
         "preflight/test_audit_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
-        {"pictures of equal bytes are equal": ("str(image.size).encode() + image.tobytes()", "image.tobytes()")},
+        {
+            "pictures of equal bytes are equal": (
+                "str(image.size).encode() + image.tobytes()",
+                "image.tobytes()",
+            )
+        },
     ),
     *within(
         "evaluation/average_precision.py",
         "evaluation/test_average_precision.py::test_of_a_picture_the_three_hundred_surest_count_all_classes_together",
-        {"the least sure detections count": ('key=lambda item: -item["score"]', 'key=lambda item: item["score"]')},
+        {
+            "the least sure detections count": (
+                'key=lambda item: -item["score"]',
+                'key=lambda item: item["score"]',
+            )
+        },
     ),
     *within(
         "data/recipes/detection.py",
         "data/test_recipe_rows.py::test_a_box_of_an_annotation_is_cut_to_a_wide_picture",
-        {"a box is cut at the height across": ("min(x + width, size[0])", "min(x + width, size[1])")},
+        {
+            "a box is cut at the height across": (
+                "min(x + width, size[0])",
+                "min(x + width, size[1])",
+            )
+        },
     ),
     *within(
         "data/recipes/lisa.py",
         "data/test_recipe_rows.py::test_the_box_of_a_region_is_cut_to_a_wide_picture",
-        {"a region is cut by the other side": ("min(float(size[axis])", "min(float(size[1 - axis])")},
+        {
+            "a region is cut by the other side": (
+                "min(float(width), max(x for",
+                "min(float(height), max(x for",
+            )
+        },
     ),
     *within(
         "data/recipes/refcoco.py",
         "data/test_recipe_rows.py::test_a_box_of_corner_and_sides_becomes_two_corners",
-        {"the sides of a box are taken for its corner": ("box = [x, y, x + width, y + height]", "box = [x, y, width, height]")},
+        {
+            "the sides of a box are taken for its corner": (
+                "box = [x, y, x + width, y + height]",
+                "box = [x, y, width, height]",
+            )
+        },
     ),
     *within(
         "verifiers/math_worker.py",
         "verifiers/test_expressions.py::test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
-        {"what the library fails on is right": ('told = {"right": False, "read": re.sub', 'told = {"right": True, "read": re.sub')},
+        {
+            "what the library fails on is right": (
+                'return {"right": False, "read": message',
+                'return {"right": True, "read": message',
+            )
+        },
     ),
     *within(
         "verifiers/math_worker.py",
         "verifiers/test_expressions.py::test_what_math_verify_does_not_read_is_said_and_no_failure",
-        {"what is not read is a failure": ('str(given[0])[:200] if given else ""', "str(given[0])[:200]")},
+        {
+            "what is not read is a failure": (
+                'str(given[0])[:MAX_READ] if given else ""',
+                "str(given[0])[:MAX_READ]",
+            )
+        },
     ),
 ]

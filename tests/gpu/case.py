@@ -1,4 +1,4 @@
-"""What the parts of the check share: where they run, the weights they read, questions, answers, seconds."""
+"""Share device, weights, questions, answers and timing between the parts of the check."""
 
 import random
 import tempfile
@@ -22,66 +22,79 @@ from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import Completion, Prompt
 
 LARGE, SMALL = "qwen2_5_vl_3b", "mid"
-"""Shapes: what is timed, and what exactness is looked at with."""
+"""Shapes: for timing, and for exactness."""
 
-Told = Iterator[Numbers]
-"""What a part tells, as it goes."""
+Figures = Iterator[Numbers]
+"""Numbers that a part yields while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Where and how large."""
+    """Device, folder and size of the parts."""
 
     folder: Path
-    """Kept while the check runs: weights that several parts read."""
+    """Folder of weights that several parts read; it exists while the check runs."""
     toy: bool
-    tell: Callable[[Numbers], None]
-    """For numbers that come before a part yields."""
+    """A few small layers, on any machine."""
+    write_numbers: Callable[[Numbers], None]
+    """Function for numbers that come before a part yields."""
 
     @property
     def device(self) -> str:
-        """The card, where there is one."""
+        """The GPU if there is one, else the CPU."""
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
     def pixels(self) -> int:
-        """Side of the pictures in the large parts: prompts of about 1,250 tokens."""
+        """Side of the images in the large parts: prompts of about 1,250 tokens."""
         return 112 if self.toy else 980
 
     def weights(self, shape: str) -> Path:
-        """A checkpoint of random weights, written once; whole or not there."""
+        """Return a checkpoint of random weights, written once."""
         folder = self.folder / shape
         if not folder.exists():
-            half = Path(tempfile.mkdtemp(dir=self.folder))
-            model_shapes.write("tiny" if self.toy and shape == SMALL else shape, half, toy=self.toy)
-            half.rename(folder)
+            # Renamed when complete: a part that is stopped leaves no half-written checkpoint.
+            incomplete = Path(tempfile.mkdtemp(dir=self.folder))
+            written = "tiny" if self.toy and shape == SMALL else shape
+            model_shapes.write(written, incomplete, toy=self.toy)
+            incomplete.rename(folder)
         return folder
 
     def policy(self, shape: str, dtype: str) -> Policy:
-        """Loaded, on the card, and its answers never end before their full length."""
-        policy = load_policy(PolicyConfig.model_validate({"model": str(self.weights(shape)), "dtype": dtype}), seed=0)
+        """Load the weights onto the device; no token ends an answer before its full length."""
+        values = {"model": str(self.weights(shape)), "dtype": dtype}
+        policy = load_policy(PolicyConfig.model_validate(values), seed=0)
         policy.model.to(self.device)
         return replace(policy, end_ids=frozenset())
 
 
 def questions(policy: Policy, each: int, *tasks: Any, side: int | None = None) -> list[Prompt]:
-    """Encoded questions of the digits recipe."""
-    return [encode(sample, AnswerOnly(), policy) for task in tasks for sample in islice(digits(task, count=each, side=side), each)]
+    """Return `each` encoded questions of every task of the digits recipe."""
+    prompts: list[Prompt] = []
+    for task in tasks:
+        for sample in islice(digits(task, count=each, side=side), each):
+            prompts.append(encode(sample, AnswerOnly(), policy))
+    return prompts
 
 
-def drawn(policy: Policy, count: int, longest: int, draw: random.Random | None = None) -> list[Completion]:
-    """Random completions, one of the full length."""
-    draw = draw or random.Random(0)
-    last = policy.processor.tokenizer.vocab_size - 1
-    lengths = [longest, *(draw.randint(1, longest) for _ in range(count - 1))]
-    return [
-        Completion(token_ids=tuple(draw.randint(0, last) for _ in range(length)), logprobs=(), text="", finish="length", version=0)
-        for length in lengths
-    ]
+def random_completions(
+    policy: Policy, count: int, max_length: int, generator: random.Random | None = None
+) -> list[Completion]:
+    """Return random completions; the first has the full length."""
+    generator = generator or random.Random(0)
+    last_id = policy.processor.tokenizer.vocab_size - 1
+    lengths = [max_length, *(generator.randint(1, max_length) for _ in range(count - 1))]
+    completions: list[Completion] = []
+    for length in lengths:
+        ids = tuple(generator.randint(0, last_id) for _ in range(length))
+        completions.append(
+            Completion(token_ids=ids, logprobs=(), text="", finish="length", version=0)
+        )
+    return completions
 
 
 def best_of(once: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest of several times."""
+    """Return the seconds of the fastest of several calls."""
     best = float("inf")
     for _ in range(times):
         wait()
@@ -93,20 +106,20 @@ def best_of(once: Callable[[], object], times: int) -> float:
 
 
 def wait() -> None:
-    """Until the card has done what it was given."""
+    """Wait until the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def gigabytes(count: float) -> float:
-    """Of bytes."""
+    """Return bytes as gigabytes."""
     return round(count / 1e9, 2)
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Of all tensors as one vector."""
-    off, size = (
-        sum(float(tensor.double().square().sum()) for tensor in tensors)
-        for tensors in ([mine.double() - theirs.double() for mine, theirs in zip(found, expected, strict=True)], expected)
-    )
-    return float(f"{(off / size) ** 0.5:.2e}")
+    """Return the relative error of all tensors as one vector."""
+    error, size = 0.0, 0.0
+    for own, reference in zip(found, expected, strict=True):
+        error += float((own.double() - reference.double()).square().sum())
+        size += float(reference.double().square().sum())
+    return float(f"{(error / size) ** 0.5:.2e}")

@@ -1,10 +1,10 @@
-"""How fast are answers written, and what holds it up."""
+"""Measure the speed of decoding, and what limits it."""
 
 from collections.abc import Sequence
 from time import perf_counter
 
 import torch
-from case import LARGE, Case, Told, best_of, questions, wait
+from case import LARGE, Case, Figures, best_of, questions, wait
 from runner import SKIPPED, Numbers
 from torch.profiler import ProfilerActivity, profile
 
@@ -16,40 +16,44 @@ from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.types import Prompt
 
 ROWS = 8
-"""Answers to a prompt."""
+"""Number of answers to a prompt."""
 
 
-def decoding(case: Case) -> Told:
-    """Tokens a second of our own sampling, kernels of a step, and pictures a second through the tower."""
+def decoding(case: Case) -> Figures:
+    """Measure tokens per second, kernels of a step, and images per second through the tower."""
     policy = case.policy(LARGE, "bfloat16")
     small, large, length = (1, 2, 4) if case.toy else (8, 32, 64)
     start = perf_counter()
     prompts = questions(policy, large, "count", side=case.pixels)
-    yield {"pictures prepared/s": round(large / (perf_counter() - start), 1), "prompt tokens": len(prompts[0].input_ids)}
+    yield {
+        "pictures prepared/s": round(large / (perf_counter() - start), 1),
+        "prompt tokens": len(prompts[0].input_ids),
+    }
     engine = TransformersEngine(policy)
-    for count, tokens in ((1, 4), (small, length), (large, length)):  # the first only warms up
+    for count, tokens in ((1, 4), (small, length), (large, length)):  # the first is a warm-up
         seeds = [range(ROWS * group, ROWS * (group + 1)) for group in range(count)]
         start = perf_counter()
         engine.generate(prompts[:count], Sampling(max_tokens=tokens, temperature=1.0), seeds)
         wait()
-        if tokens == length:
-            yield {f"{ROWS * count} rows: tokens/s": round(ROWS * count * length / (perf_counter() - start), 1)}
+        if count > 1:
+            rate = ROWS * count * length / (perf_counter() - start)
+            yield {f"{ROWS * count} rows: tokens/s": round(rate, 1)}
     yield _kernels(policy, prompts[:small])
     inputs = tower_inputs(prompts[:small], policy.model)
 
     @torch.no_grad()
-    def look() -> None:
+    def through_tower() -> None:
         with policy.autocast():
             policy.model.model.get_image_features(**inputs, return_dict=True)
 
-    look()
-    yield {"pictures through the tower/s": round(small / best_of(look, 2), 1)}
+    through_tower()
+    yield {"pictures through the tower/s": round(small / best_of(through_tower, 2), 1)}
 
 
 @torch.no_grad()
 def _kernels(policy: Policy, prompts: Sequence[Prompt], steps: int = 3) -> Numbers:
-    """How many kernels a step of decoding launches, and the share of its time in which one runs."""
-    on_card = policy.device.type == "cuda"
+    """Count the kernels of a decoding step, and the share of its time in which one runs."""
+    on_gpu = policy.device.type == "cuda"
     tokens = torch.zeros(len(prompts), ROWS, dtype=torch.long, device=policy.device)
     with policy.autocast():
         rows = begin(policy, prompts, ROWS)
@@ -60,29 +64,38 @@ def _kernels(policy: Policy, prompts: Sequence[Prompt], steps: int = 3) -> Numbe
             rows.append(tokens)
         wait()
         seconds = (perf_counter() - start) / steps
-        with profile(activities=[ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU]) as profiler:
+        activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+        with profile(activities=[activity]) as torch_profiler:
             for _ in range(steps):
                 rows.append(tokens)
             wait()
-    events = profiler.events() or ()
-    if not on_card:
-        return {"ms a step": round(1000 * seconds, 2), "operators a step": sum(event.cpu_parent is None for event in events) // steps}
+    events = torch_profiler.events() or ()
+    if not on_gpu:
+        return {
+            "ms a step": round(1000 * seconds, 2),
+            "operators a step": sum(event.cpu_parent is None for event in events) // steps,
+        }
     kernels = [event for event in events if event.device_type.name == "CUDA"]
     busy = sum(event.device_time_total for event in kernels) / 1e6 / steps
-    return {"ms a step": round(1000 * seconds, 2), "kernels a step": len(kernels) // steps, "kernels run, %": round(100 * busy / seconds)}
+    return {
+        "ms a step": round(1000 * seconds, 2),
+        "kernels a step": len(kernels) // steps,
+        "kernels run, %": round(100 * busy / seconds),
+    }
 
 
 @torch.no_grad()
-def graph(case: Case) -> Told:
-    """One step of decoding as a CUDA graph: what it would gain if launching kernels cost nothing.
+def graph(case: Case) -> Figures:
+    """Measure one decoding step as a CUDA graph: its time if launching kernels cost nothing.
 
-    Only one: the rows' own keys and values grow with each step, so each has other shapes, and a graph replays the same.
+    Only one step: the rows' own keys and values grow with each, so shapes change, and a graph
+    replays the same shapes.
     """
     if case.device != "cuda":
-        yield {SKIPPED: "CUDA graphs need a card"}
+        yield {SKIPPED: "CUDA graphs need a GPU"}
         return
     policy = case.policy(LARGE, "bfloat16")
-    policy.model.bfloat16()  # a graph must not hold copies that autocast makes and drops
+    policy.model.bfloat16()  # a graph must not hold copies that autocast makes and frees
     prompts = questions(policy, 8, "count", side=case.pixels)
     tokens = torch.zeros(8, ROWS, dtype=torch.long, device="cuda")
     rows = begin(policy, prompts, ROWS)
@@ -97,4 +110,9 @@ def graph(case: Case) -> Told:
     with torch.cuda.graph(captured):
         rows.append(tokens)
     yield {"ms a step, replayed": round(1000 * best_of(captured.replay, 5), 2)}
-    yield {"a whole answer": "not possible as it is: own keys and values grow with each step, and a graph replays the same shapes"}
+    yield {
+        "a whole answer": (
+            "not possible as it is: own keys and values grow with each step, and a graph replays"
+            " the same shapes"
+        )
+    }

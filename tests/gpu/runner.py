@@ -1,7 +1,8 @@
-"""Parts in processes of their own, one after another, within a budget of time: a part that fails, hangs or is killed stops no other.
+"""Run parts one after another, each in its own process, within a time budget.
 
-A part tells its numbers as it goes, each dictionary a JSON line in a file that it is given; so a part that is stopped has told what it had
-by then.
+A part that fails, hangs or is killed does not stop the others. A part writes its numbers while it
+runs, each dictionary as a JSON line of a file that it is given; so the numbers of a part that is
+stopped are kept.
 """
 
 import json
@@ -18,39 +19,43 @@ from time import monotonic
 from typing import Any, Literal
 
 Numbers = dict[str, Any]
-"""What was measured, by a name that contains the unit."""
+"""Measured numbers, by a name that contains the unit."""
 
 State = Literal["ok", "skipped", "failed", "late"]
 
 SKIPPED = "skipped"
-"""The key under which a part tells why it cannot be done here."""
+"""Key of the reason why a part cannot run here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a part."""
+    """Result of a part."""
 
     part: str
     state: State
     reason: str
-    """Why it is not ok; else empty."""
+    """Reason why it is not ok; else empty."""
     seconds: float
+    """Seconds that it took."""
     limit: float
+    """Seconds that it was allowed."""
     numbers: Numbers = field(default_factory=Numbers)
-    """All that was told, also by a part that failed later."""
+    """All numbers that were written, also by a part that failed later."""
     log: str = ""
-    """The end of what a part that failed printed."""
+    """End of the output of a part that failed or was late."""
 
 
-def run_all(shares: Mapping[str, float], command: Callable[[str, Path], list[str]], budget: float) -> Iterator[Outcome]:
+def run_all(
+    shares: Mapping[str, float], command: Callable[[str, Path], list[str]], budget: float
+) -> Iterator[Outcome]:
     """Run the parts in order, each as soon as the one before it has ended.
 
-    What is left of the budget is divided among the parts that are left by their shares, so what one does not need is there for the others,
-    and all together never take longer than the budget.
+    The remaining budget is divided among the remaining parts by their shares. So the others get the
+    time that one does not need, and all together never take longer than the budget.
 
     Args:
-        shares: the parts and how long each should take, in seconds.
-        command: from a part and the file for its numbers to what runs it.
+        shares: part -> seconds that it should take.
+        command: makes the command line from a part and the file for its numbers.
         budget: seconds for all parts.
     """
     end = monotonic() + budget
@@ -62,12 +67,17 @@ def run_all(shares: Mapping[str, float], command: Callable[[str, Path], list[str
 
 
 def run_part(part: str, command: Callable[[str, Path], list[str]], limit: float) -> Outcome:
-    """One part, with all processes that it starts, ended after `limit` seconds."""
+    """Run one part; end it and all processes that it started after `limit` seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        told, log = Path(folder) / "numbers.jsonl", Path(folder) / "log"
+        numbers_file, log = Path(folder) / "numbers.jsonl", Path(folder) / "log"
         start = monotonic()
-        with log.open("w") as printed:
-            process = subprocess.Popen(command(part, told), stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+        with log.open("w") as log_file:
+            process = subprocess.Popen(
+                command(part, numbers_file),
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -77,35 +87,54 @@ def run_part(part: str, command: Callable[[str, Path], list[str]], limit: float)
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         seconds = monotonic() - start
-        numbers, said = read_numbers(told), log.read_text(errors="replace")
-    state, reason = _judged(code, numbers, said, limit)
-    return Outcome(part, state, reason, round(seconds, 1), round(limit, 1), numbers, said[-4000:] if state in {"failed", "late"} else "")
+        numbers, output = read_numbers(numbers_file), log.read_text(errors="replace")
+    state, reason = _state_and_reason(code, numbers, output, limit)
+    return Outcome(
+        part=part,
+        state=state,
+        reason=reason,
+        seconds=round(seconds, 1),
+        limit=round(limit, 1),
+        numbers=numbers,
+        log=output[-4000:] if state in {"failed", "late"} else "",
+    )
 
 
-def _judged(code: int | None, numbers: Numbers, said: str, limit: float) -> tuple[State, str]:
+def _state_and_reason(
+    code: int | None, numbers: Numbers, output: str, limit: float
+) -> tuple[State, str]:
+    """Judge a part by its exit code (None = it was stopped) and its output."""
     if code is None:
         return "late", f"not done after {limit:.0f} s"
     if code < 0:
         return "failed", f"killed by {signal.Signals(-code).name}"
     if code:
-        return "failed", _last_error(said) or f"ended with {code}"
-    return ("skipped", numbers[SKIPPED]) if SKIPPED in numbers else ("ok", "")
+        return "failed", _last_error(output) or f"ended with {code}"
+    if SKIPPED in numbers:
+        return "skipped", numbers[SKIPPED]
+    return "ok", ""
 
 
-def _last_error(said: str) -> str:
-    """The last line that begins with an exception's name, else the last line."""
-    lines = [line.strip()[:300] for line in said.splitlines() if line.strip()]
+def _last_error(output: str) -> str:
+    """Return the last line that begins with an exception's name, else the last line."""
+    lines = [line.strip()[:300] for line in output.splitlines() if line.strip()]
+    # "ValueError: ...", or torch's "FailOnRecompileLimitHit: ..."
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Hit)\b", line)]
     return (named or lines or [""])[-1]
 
 
-def tell(path: Path, numbers: Numbers) -> None:
-    """Called in the part: numbers that are kept whatever happens to it next."""
+def write_numbers(path: Path, numbers: Numbers) -> None:
+    """Write numbers from inside a part; they are kept whatever happens to it next."""
     with path.open("a") as file:
         file.write(json.dumps(numbers) + "\n")
 
 
 def read_numbers(path: Path) -> Numbers:
-    """All that a part told; the last line of one that was killed may be half written."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return {name: value for line in lines if line.endswith("\n") for name, value in json.loads(line).items()}
+    """Read all numbers of a part; the last line of one that was killed may be incomplete."""
+    numbers: Numbers = {}
+    if not path.exists():
+        return numbers
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            numbers |= json.loads(line)
+    return numbers

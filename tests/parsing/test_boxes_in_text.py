@@ -1,4 +1,5 @@
-"""Boxes in the spellings that models use: well-formed records strictly, anything that holds boxes leniently."""
+"""Boxes in the spellings that models use: well-formed records strictly, anything that holds
+boxes leniently."""
 
 from time import process_time
 
@@ -48,12 +49,12 @@ LOOSE = [
 @pytest.mark.parametrize("text", WELL_FORMED)
 def test_well_formed_boxes_are_read_both_ways(text):
     assert [item.box for item in answer_boxes.records(text)] == [BOX]
-    assert [item.box for item in answer_boxes.found(text)] == [BOX]
+    assert [item.box for item in answer_boxes.find(text)] == [BOX]
 
 
 @pytest.mark.parametrize("text", LOOSE)
 def test_boxes_are_picked_out_of_any_text(text):
-    assert [item.box for item in answer_boxes.found(text)] == [BOX]
+    assert [item.box for item in answer_boxes.find(text)] == [BOX]
     assert answer_boxes.records(text) is None
 
 
@@ -75,27 +76,35 @@ def test_boxes_are_picked_out_of_any_text(text):
     ],
 )
 def test_texts_without_a_box(text):
-    assert answer_boxes.found(text) == []
+    assert answer_boxes.find(text) == []
     assert answer_boxes.records(text) is None
 
 
 @pytest.mark.parametrize("text", ["[]", "No Objects", "no objects.", "None", "```json\n[]\n```"])
 def test_silence_is_read(text):
     assert answer_boxes.records(text) == []
-    assert answer_boxes.silent(text) or "```" in text
+    assert answer_boxes.states_no_objects(text) or "```" in text
 
 
 def test_records_keep_their_label_and_confidence():
-    text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}, {"bbox_2d": [5, 6, 7, 8], "label": "dog", "score": 1}]'
-    both = [Found(box=BOX, label="cat", confidence=0.9), Found(box=Box(5, 6, 7, 8), label="dog", confidence=1.0)]
-    assert answer_boxes.records(text) == answer_boxes.found(text) == both
+    text = (
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}, {"bbox_2d": [5, 6, 7, 8],'
+        ' "label": "dog", "score": 1}]'
+    )
+    both = [
+        Found(box=BOX, label="cat", confidence=0.9),
+        Found(box=Box(5, 6, 7, 8), label="dog", confidence=1.0),
+    ]
+    assert answer_boxes.records(text) == answer_boxes.find(text) == both
     broken = text[:-20]
     assert answer_boxes.records(broken) is None
-    assert [item.box for item in answer_boxes.found(broken)] == [BOX, Box(5, 6, 7, 8)]
+    assert [item.box for item in answer_boxes.find(broken)] == [BOX, Box(5, 6, 7, 8)]
 
 
 def test_several_boxes_keep_their_order():
-    assert [item.box.x1 for item in answer_boxes.found("(1,2),(3,4) then [5,6,7,8] and (9,9,10,10)")] == [1, 5, 9]
+    assert [
+        item.box.x1 for item in answer_boxes.find("(1,2),(3,4) then [5,6,7,8] and (9,9,10,10)")
+    ] == [1, 5, 9]
 
 
 @pytest.mark.parametrize(
@@ -114,19 +123,53 @@ def test_literals_that_are_read(text, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "]", "[1 2]", "{1: 2}", "{'a' 1}", "[1]]", "1+1", "f()", "[x]", "'a", "[" * 40 + "]" * 40, "9" * 99, ",", ":", "{,}"]
+    "text",
+    [
+        "",
+        "[",
+        "]",
+        "[1 2]",
+        "{1: 2}",
+        "{'a' 1}",
+        "[1]]",
+        "1+1",
+        "f()",
+        "[x]",
+        "'a",
+        "[" * 40 + "]" * 40,
+        "9" * 99,
+        ",",
+        ":",
+        "{,}",
+    ],
 )
 def test_texts_that_are_no_literal(text):
     assert answer_boxes.literal(text) is None
 
 
 @pytest.mark.parametrize(
-    "piece", ["[", "[1,", "(1,2),", "[1,2,3,4],", "{", '{"', "'", "x1:1,", "9", " ", "\\", '{"bbox_2d": [1,2,3,4]},', "<box>", "x=1 "]
+    "piece",
+    [
+        "[",
+        "[1,",
+        "(1,2),",
+        "[1,2,3,4],",
+        "{",
+        '{"',
+        "'",
+        "x1:1,",
+        "9",
+        " ",
+        "\\",
+        '{"bbox_2d": [1,2,3,4]},',
+        "<box>",
+        "x=1 ",
+    ],
 )
 def test_a_megabyte_is_read_quickly(piece):
     text = piece * (10**6 // len(piece))
     start = process_time()
-    answer_boxes.found(text)
+    answer_boxes.find(text)
     answer_boxes.records(text)
     assert process_time() - start < 4
 
@@ -151,12 +194,14 @@ def test_a_megabyte_is_read_quickly(piece):
     ],
 )
 def test_boxes_without_brackets_in_full_width_or_cut_off_are_found(text):
-    assert [item.box for item in answer_boxes.found(text)] == [BOX]
+    assert [item.box for item in answer_boxes.find(text)] == [BOX]
 
 
-@pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "1 2 3 4", "the counts 1, 2, 3, 4 are wrong", "[1, 2, 3", "1,2,3"])
+@pytest.mark.parametrize(
+    "text", ["1, 2, 3, 4, 5", "1 2 3 4", "the counts 1, 2, 3, 4 are wrong", "[1, 2, 3", "1,2,3"]
+)
 def test_four_numbers_that_are_no_box(text):
-    assert answer_boxes.found(text) == []
+    assert answer_boxes.find(text) == []
 
 
 SECOND = Box(5, 6, 7, 8)
@@ -172,7 +217,10 @@ SECOND = Box(5, 6, 7, 8)
         ('{"bbox": [1,2,3,4], "Label": "a", "name": "b"}', [(BOX, "a", None)]),
         ("[[1,2,3,4],[5,6,7,8]]", [(BOX, "", None), (SECOND, "", None)]),
         ("[[[1,2,3,4]]]", [(BOX, "", None)]),
-        ('[{"bbox": [1,2,3,4]}, {"bbox": [5,6,7,8], "score": 0}]', [(BOX, "", None), (SECOND, "", 0.0)]),
+        (
+            '[{"bbox": [1,2,3,4]}, {"bbox": [5,6,7,8], "score": 0}]',
+            [(BOX, "", None), (SECOND, "", 0.0)],
+        ),
         ('{"bbox": [1,2,3,4], "confidence": true}', None),
         ('{"bbox": [1,2,3,4], "confidence": "high"}', None),
         ('[{"bbox": [1,2,3,4]}, {"bbox": [5,6,7]}]', None),  # one that is none spoils all
@@ -185,7 +233,9 @@ SECOND = Box(5, 6, 7, 8)
 )
 def test_records_by_hand(text, items):
     read = answer_boxes.records(text)
-    assert (read if read is None else [(item.box, item.label, item.confidence) for item in read]) == items
+    assert (
+        read if read is None else [(item.box, item.label, item.confidence) for item in read]
+    ) == items
 
 
 @pytest.mark.parametrize(
@@ -195,22 +245,28 @@ def test_records_by_hand(text, items):
             "{'bbox': [1,2,3,4], 'label': 'a', 'score': 0.5} and {'bbox': [5,6,7,8], 'label': 'b'}",
             [(BOX, "a", 0.5), (SECOND, "b", None)],
         ),
-        ("[1,2,3,4] {'label': 'b', 'score': 0.1}", [(BOX, "", None)]),  # beside the record, not in it
+        (
+            "[1,2,3,4] {'label': 'b', 'score': 0.1}",
+            [(BOX, "", None)],
+        ),  # beside the record, not in it
         ("{'label': 'b', 'score': 0.1} [1,2,3,4]", [(BOX, "", None)]),
         ("{'label': 'a', 'score': '90%', 'bbox': [1,2,3,4]}", [(BOX, "a", None)]),
         ("{'label': 'a', 'score': '.9', 'bbox': [1,2,3,4]}", [(BOX, "a", 0.9)]),
-        ("x1: 1, y1: 2, x2: 3, y2: 4; then xmin=5 ymin=6 xmax=7 ymax=8", [(BOX, "", None), (SECOND, "", None)]),
+        (
+            "x1: 1, y1: 2, x2: 3, y2: 4; then xmin=5 ymin=6 xmax=7 ymax=8",
+            [(BOX, "", None), (SECOND, "", None)],
+        ),
         ("[1,2,3,4]\n5, 6, 7, 8\n", [(BOX, "", None)]),  # bare lines only where there is no bracket
         ("1, 2, 3, 4\n5, 6, 7, 8\n", [(BOX, "", None), (SECOND, "", None)]),
     ],
 )
 def test_what_is_found_by_hand(text, items):
-    assert [(item.box, item.label, item.confidence) for item in answer_boxes.found(text)] == items
+    assert [(item.box, item.label, item.confidence) for item in answer_boxes.find(text)] == items
 
 
 @pytest.mark.parametrize(("boxes", "read"), [(999, 999), (1000, 1000), (1001, 1000)])
 def test_no_answer_holds_more_than_a_thousand_boxes(boxes, read):
-    assert len(answer_boxes.found("[1,2,3,4] " * boxes)) == read
+    assert len(answer_boxes.find("[1,2,3,4] " * boxes)) == read
     assert len(answer_boxes.records("[" + ",".join(["[1,2,3,4]"] * boxes) + "]")) == read
 
 
@@ -221,6 +277,6 @@ def test_lists_and_records_nest_twelve_deep(depth, read):
 
 
 def test_a_literal_is_as_long_as_may_be():
-    longest = "[" + " " * (answer_boxes.LONGEST - 3) + "1]"
+    longest = "[" + " " * (answer_boxes.MAX_LENGTH - 3) + "1]"
     assert (len(longest), answer_boxes.literal(longest)) == (20_000, [1])
     assert answer_boxes.literal(longest + " ") is None

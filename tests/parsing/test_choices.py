@@ -1,4 +1,5 @@
-"""Which option a foreign answer states: the ways models write it, and the texts that state none or several."""
+"""Which option a foreign answer states: the ways models write it, and the texts that state none
+or several."""
 
 from time import process_time
 
@@ -261,7 +262,8 @@ def test_an_option_that_is_denied_is_not_stated(text):
 @pytest.mark.parametrize(
     ("text", "index"),
     [
-        # boxes and cues together, before approval, before labels, before brackets, before the end of the text
+        # boxes and cues together, before approval, before labels, before brackets, before the end
+        # of the text
         ("\\boxed{C} so the answer is D", None),
         ("Option C is correct. It is (A).", 0),
         ("the shape is (C). Options: A. 10 cm", 2),

@@ -1,4 +1,5 @@
-"""Reading letters, words and numbers out of an answer: what counts as naming one thing, and what does not."""
+"""Reading letters, words and numbers out of an answer: what counts as naming one thing, and what
+does not."""
 
 from time import process_time
 
@@ -273,9 +274,13 @@ def test_normalised_texts_differ_only_in_their_words():
 
 
 @pytest.mark.parametrize(
-    "read", [numbers.number, markup.only_answer, lambda text: choices.exact(text, ANIMALS)], ids=["number", "answer", "choice"]
+    "read",
+    [numbers.number, markup.only_answer, lambda text: choices.exact(text, ANIMALS)],
+    ids=["number", "answer", "choice"],
 )
-@pytest.mark.parametrize("piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"])
+@pytest.mark.parametrize(
+    "piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"]
+)
 def test_a_megabyte_is_read_quickly(read, piece):
     start = process_time()
     read(piece * (10**6 // len(piece)))

@@ -1,4 +1,5 @@
-"""Numbers and values that foreign answers state in words, by hand: what a careful reader takes as stated, and what states nothing."""
+"""Numbers and values that foreign answers state in words, by hand: what a careful reader takes
+as stated, and what states nothing."""
 
 from time import process_time
 
@@ -76,7 +77,10 @@ SQUARES = "There are 4 squares: 1. the small one. 2. the large one.\n\n"
 )
 def test_a_number_is_stated(text, stated):
     assert stated_numbers.number(text) == stated
-    assert Number(mode="lenient")(f"<answer>{text}</answer>", recorded.sample("number", stated)).reward == 1
+    assert (
+        Number(mode="lenient")(f"<answer>{text}</answer>", recorded.sample("number", stated)).reward
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,16 @@ def test_a_value_is_stated(text, stated):
 
 @pytest.mark.parametrize(
     "text",
-    ["1:4", "2N3", "3 or 4", "AB = 1.8 * BC / 1.5 = 10.8", "10√3 ≈ 20", "4=3", "The answer is not 3", "The answer is 3. The answer is 4."],
+    [
+        "1:4",
+        "2N3",
+        "3 or 4",
+        "AB = 1.8 * BC / 1.5 = 10.8",
+        "10√3 ≈ 20",
+        "4=3",
+        "The answer is not 3",
+        "The answer is 3. The answer is 4.",
+    ],
 )
 def test_no_value_or_several_are_stated(text):
     assert stated_numbers.value(text, prose=False) is None
@@ -160,7 +173,10 @@ def test_longer_texts_are_read_for_a_value_only_on_request():
     text = "Because of this, angle A = 20. Therefore, the answer is 40."
     assert stated_numbers.value(text, prose=False) is None
     assert stated_numbers.value(text, prose=True).value == 40
-    assert stated_numbers.value("We get BD = 3. So, the area of ABC is 2√3 cm².", prose=True).dimension == "area"
+    assert (
+        stated_numbers.value("We get BD = 3. So, the area of ABC is 2√3 cm².", prose=True).dimension
+        == "area"
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +234,9 @@ def test_better_evidence_decides_and_a_contradiction_states_nothing(text, stated
 def test_values_of_one_statement_and_of_a_longer_text(text, value, at_length):
     for prosaic, expected in ((False, value), (True, at_length)):
         given = stated_numbers.value(text, prose=prosaic)
-        assert (given.value if given else None) == (None if expected is None else pytest.approx(expected))
+        assert (given.value if given else None) == (
+            None if expected is None else pytest.approx(expected)
+        )
 
 
 @pytest.mark.parametrize("cue", ["The answer:", "The answer is", "The answer is:", "答案："])
@@ -234,13 +252,32 @@ def test_the_counts_that_a_model_stated_in_free_text():
     given = [stated_numbers.number(record["completion"]) for record in records]
     assert given == [record["stated_count_rule"] for record in records]
     truths = [recorded.sample("number", record["ground_truth"]) for record in records]
-    verdicts = recorded.verdicts(Number(mode="lenient"), zip((record["completion"] for record in records), truths, strict=True))
-    assert recorded.right(verdicts) == recorded.reference("counting/nested_squares_gpt4o.jsonl")["stated_equals_truth"]
+    verdicts = recorded.verdicts(
+        Number(mode="lenient"),
+        zip((record["completion"] for record in records), truths, strict=True),
+    )
+    assert (
+        recorded.right(verdicts)
+        == recorded.reference("counting/nested_squares_gpt4o.jsonl")["stated_equals_truth"]
+    )
 
 
 @pytest.mark.parametrize(
     "piece",
-    ["There are 3 dogs. ", "The answer is 3. ", "total of 3 ", "So, ", "= 3 ", "**3** ", "9", "in total ", "共3", "一", "\n1. ", "{"],
+    [
+        "There are 3 dogs. ",
+        "The answer is 3. ",
+        "total of 3 ",
+        "So, ",
+        "= 3 ",
+        "**3** ",
+        "9",
+        "in total ",
+        "共3",
+        "一",
+        "\n1. ",
+        "{",
+    ],
 )
 def test_a_megabyte_is_read_quickly(piece):
     text, start = piece * (10**6 // len(piece)), process_time()

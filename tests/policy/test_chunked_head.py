@@ -8,7 +8,7 @@ from torch import nn
 
 from gpg_vl.errors import UserError
 from gpg_vl.policy import chunked_head
-from gpg_vl.policy.chunked_head import Rule, check_head, score_in_chunks
+from gpg_vl.policy.chunked_head import LogitsRule, check_head, score_in_chunks
 from gpg_vl.policy.plain_forward import score
 from tests.any_family import policy_of_family
 
@@ -23,8 +23,8 @@ def states(count=23, width=8, vocabulary=31, dtype=torch.float64):
     return hidden, linear, tokens, torch.randperm(count, generator=draw)
 
 
-def loss(logprobs_n, line_n):
-    return ((1.0 + line_n) * logprobs_n + logprobs_n.exp()).sum()
+def loss(logprobs_n, index_n):
+    return ((1.0 + index_n) * logprobs_n + logprobs_n.exp()).sum()
 
 
 @pytest.mark.parametrize("chunk", [1, 31 * 4, 31 * 23, 1 << 24])
@@ -36,7 +36,7 @@ def test_chunks_are_the_whole(chunk, temperature, monkeypatch):
     loss(logprobs_N, line).backward()
     expected = hidden.grad.clone(), linear.weight.grad.clone()
     hidden.grad = linear.weight.grad = None
-    scores = score_in_chunks(hidden, linear, tokens, Rule(temperature, (30, 29)), loss, line)
+    scores = score_in_chunks(hidden, linear, tokens, LogitsRule(temperature, (30, 29)), loss, line)
     (3 * scores.loss).backward()
     torch.testing.assert_close(scores.logprobs_N, logprobs_N.detach())
     torch.testing.assert_close(scores.entropy_N, entropy_N)
@@ -47,7 +47,7 @@ def test_chunks_are_the_whole(chunk, temperature, monkeypatch):
 
 def test_only_the_loss_carries_a_gradient():
     hidden, linear, tokens, line = states()
-    scores = score_in_chunks(hidden, linear, tokens, Rule(1.0, ()), None, line)
+    scores = score_in_chunks(hidden, linear, tokens, LogitsRule(1.0, ()), None, line)
     assert not scores.logprobs_N.requires_grad
     assert not scores.entropy_N.requires_grad
     assert float(scores.loss.detach()) == 0
@@ -56,14 +56,14 @@ def test_only_the_loss_carries_a_gradient():
 def test_a_frozen_head_still_passes_the_gradient_on():
     hidden, linear, tokens, line = states()
     linear.weight.requires_grad_(False)
-    score_in_chunks(hidden, linear, tokens, Rule(1.0, ()), loss, line).loss.backward()
+    score_in_chunks(hidden, linear, tokens, LogitsRule(1.0, ()), loss, line).loss.backward()
     assert hidden.grad.abs().sum() > 0
     assert linear.weight.grad is None
 
 
 def test_a_sampled_banned_id_is_finite_and_terrible():
     hidden, linear, tokens, line = states()
-    scores = score_in_chunks(hidden, linear, tokens.fill_(30), Rule(1.0, (30,)), loss, line)
+    scores = score_in_chunks(hidden, linear, tokens.fill_(30), LogitsRule(1.0, (30,)), loss, line)
     scores.loss.backward()
     assert (scores.logprobs_N < -1e30).all()
     assert torch.isfinite(hidden.grad).all()
@@ -73,9 +73,13 @@ def test_no_more_logits_exist_than_a_chunk(monkeypatch):
     monkeypatch.setattr(chunked_head, "CHUNK", 31 * 5)
     made: list[int] = []
     honest = chunked_head._logprobs  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(chunked_head, "_logprobs", lambda logits, rule: made.append(logits.numel()) or honest(logits, rule))
+    monkeypatch.setattr(
+        chunked_head,
+        "_logprobs",
+        lambda logits, rule: made.append(logits.numel()) or honest(logits, rule),
+    )
     hidden, linear, tokens, line = states()
-    score_in_chunks(hidden, linear, tokens, Rule(1.0, ()), loss, line)
+    score_in_chunks(hidden, linear, tokens, LogitsRule(1.0, ()), loss, line)
     assert made == [31 * 5] * 4 + [31 * 3]
 
 
@@ -99,7 +103,9 @@ def test_a_head_that_is_more_than_a_matrix_is_refused():
 )
 def test_only_one_matrix_product_is_a_head(made, cap, known):
     text = SimpleNamespace(final_logit_softcapping=cap)
-    model = SimpleNamespace(lm_head=made, config=SimpleNamespace(model_type="mine", get_text_config=lambda: text))
+    model = SimpleNamespace(
+        lm_head=made, config=SimpleNamespace(model_type="mine", get_text_config=lambda: text)
+    )
     if known:
         check_head(model)
         return
@@ -109,8 +115,10 @@ def test_only_one_matrix_product_is_a_head(made, cap, known):
 
 def test_a_trained_head_over_frozen_states_still_gets_its_gradient():
     hidden, linear, tokens, line = states()
-    score_in_chunks(hidden, linear, tokens, Rule(0.7, (30,)), loss, line).loss.backward()
+    score_in_chunks(hidden, linear, tokens, LogitsRule(0.7, (30,)), loss, line).loss.backward()
     expected = linear.weight.grad.clone()
     linear.weight.grad = None
-    score_in_chunks(hidden.detach(), linear, tokens, Rule(0.7, (30,)), loss, line).loss.backward()
+    score_in_chunks(
+        hidden.detach(), linear, tokens, LogitsRule(0.7, (30,)), loss, line
+    ).loss.backward()
     torch.testing.assert_close(linear.weight.grad, expected)

@@ -1,4 +1,5 @@
-"""Writing answers row by row: what is dropped, what stays, and that what stays goes on as if it had always been alone."""
+"""Writing answers row by row: what is dropped, what stays, and that what stays goes on as if it
+had always been alone."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -18,15 +19,19 @@ from tests.any_family import hand_made, policy_of_family
 from tests.asking import prompts
 from tests.hand_made import completion
 
-# --- what rows and prompts leave behind -------------------------------------------------------------------------------
+# --- what rows and prompts leave behind -----------------------------------------------------------
 
 
 def test_some_of_the_prompts_keep_all_that_is_their_own():
     numbers = torch.arange(3.0)
     prefix = Prefix(
         keys=tuple(10 * layer + numbers.view(3, 1, 1, 1).expand(3, 2, 4, 5) for layer in range(2)),
-        values=tuple(100 + 10 * layer + numbers.view(3, 1, 1, 1).expand(3, 2, 4, 5) for layer in range(2)),
-        visible_PL=torch.tensor([[True] * 4, [False, True, True, True], [False, False, True, True]]),
+        values=tuple(
+            100 + 10 * layer + numbers.view(3, 1, 1, 1).expand(3, 2, 4, 5) for layer in range(2)
+        ),
+        visible_PL=torch.tensor(
+            [[True] * 4, [False, True, True, True], [False, False, True, True]]
+        ),
         padded=True,
         next_position_P=torch.tensor([7, 8, 9]),
         last_hidden_PD=numbers[:, None].expand(3, 6),
@@ -34,8 +39,14 @@ def test_some_of_the_prompts_keep_all_that_is_their_own():
     )
     for which in ([2, 0], [1], [0, 2], [2]):
         kept = prefix.select(torch.tensor(which))
-        assert [layer[:, 0, 0, 0].tolist() for layer in kept.keys] == [which, [10 + place for place in which]]
-        assert [layer[:, 0, 0, 0].tolist() for layer in kept.values] == [[100 + place for place in which], [110 + p for p in which]]
+        assert [layer[:, 0, 0, 0].tolist() for layer in kept.keys] == [
+            which,
+            [10 + place for place in which],
+        ]
+        assert [layer[:, 0, 0, 0].tolist() for layer in kept.values] == [
+            [100 + place for place in which],
+            [110 + p for p in which],
+        ]
         assert [4 - int(row.sum()) for row in kept.visible_PL] == which
         assert kept.visible_PL[:, -1].all()
         assert kept.next_position_P.tolist() == [7 + place for place in which]
@@ -63,9 +74,14 @@ def test_keys_and_values_of_own_tokens_are_kept_in_order_through_every_growth_an
 
 
 def test_own_tokens_move_only_when_the_room_is_full_and_then_to_twice_of_it(monkeypatch):
-    """Rooms of 2, 6 and 14 tokens: an answer of any length moves a number of times that grows with its logarithm."""
-    moved, honest = [], _OwnTokens._make_room
-    monkeypatch.setattr(_OwnTokens, "_make_room", lambda cache, *told: moved.append(told[2:]) or honest(cache, *told))
+    """Rooms of 2, 6 and 14 tokens: an answer of any length moves a number of times that grows
+    with its logarithm."""
+    moved, honest = [], _OwnTokens._grow
+    monkeypatch.setattr(
+        _OwnTokens,
+        "_grow",
+        lambda cache, *given: moved.append(given[2:]) or honest(cache, *given),
+    )
     cache = _OwnTokens()
     for _ in range(14):
         cache.update(torch.zeros(2, 1, 1, 3), torch.zeros(2, 1, 1, 3), 0)
@@ -86,22 +102,33 @@ def asked_of(family, policy_of):
         policy = policy_of(dtype="float64")
         return policy, prompts(policy, ["add", "count", "compare"])
     policy = policy_of_family(family)
-    return policy, [hand_made(family, count, words, seed) for seed, (count, words) in enumerate([(0, 4), (1, 11), (2, 6)])]
+    return policy, [
+        hand_made(family, count, words, seed)
+        for seed, (count, words) in enumerate([(0, 4), (1, 11), (2, 6)])
+    ]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "llava", "qwen3_5"])
 @torch.no_grad()
 def test_rows_that_stay_go_on_as_if_they_had_been_alone(family, policy_of):
-    """Three prompts of unequal lengths, three rows each; rows leave and change places, then prompts leave, from the front and the back."""
+    """Three prompts of unequal lengths, three rows each; rows leave and change places, then
+    prompts leave, from the front and the back."""
     policy, asked = asked_of(family, policy_of)
     rows = begin(policy, asked, 3)
     assert isinstance(rows, RepeatedRows if family == "qwen3_5" else SharedRows)
-    written = [[(prompt, [5 + 3 * place + row]) for row in range(3)] for place, prompt in enumerate(asked)]
+    written = [
+        [(prompt, [5 + 3 * place + row]) for row in range(3)] for place, prompt in enumerate(asked)
+    ]
 
     def follow(found):
         for group, states in zip(written, found, strict=True):
             for (prompt, ids), state in zip(group, states, strict=True):
-                torch.testing.assert_close(state, plain_states(policy, [(prompt, [completion([*ids, 9])])])[-1], rtol=0, atol=1e-5)
+                torch.testing.assert_close(
+                    state,
+                    plain_states(policy, [(prompt, [completion([*ids, 9])])])[-1],
+                    rtol=0,
+                    atol=1e-5,
+                )
 
     def append(step):
         tokens = torch.tensor([[ids[-1] for _, ids in group] for group in written])
@@ -113,7 +140,11 @@ def test_rows_that_stay_go_on_as_if_they_had_been_alone(family, policy_of):
     assert rows.first_PRD.shape[:2] == (3, 3)
     append(0)
     rows.keep(torch.tensor([0, 1, 2]), torch.tensor([[2, 0], [4, 5], [8, 7]]))  # rows alone
-    written[:] = [[written[0][2], written[0][0]], [written[1][1], written[1][2]], [written[2][2], written[2][1]]]
+    written[:] = [
+        [written[0][2], written[0][0]],
+        [written[1][1], written[1][2]],
+        [written[2][2], written[2][1]],
+    ]
     append(1)
     rows.keep(torch.tensor([1, 2]), torch.tensor([[3], [4]]))  # the first prompt leaves, with rows
     written[:] = [[written[1][1]], [written[2][0]]]
@@ -131,7 +162,7 @@ def test_whoever_cannot_share_repeats(policy_of):
     assert isinstance(begin(policy, prompts(policy, ["add"]), 2), RepeatedRows)
 
 
-# --- the engine on a script -------------------------------------------------------------------------------------------
+# --- the engine on a script -----------------------------------------------------------------------
 
 END, OTHER_END, WORD = 2, 3, 10
 
@@ -149,7 +180,9 @@ class Scripted:
 
     def append(self, tokens_PR):
         self.told.append(tokens_PR.tolist())
-        assert tokens_PR.tolist() == self.script[:, :, self.at].tolist()  # each row is told its own last token
+        assert (
+            tokens_PR.tolist() == self.script[:, :, self.at].tolist()
+        )  # each row is told its own last token
         self.at += 1
         return self._logits()
 
@@ -180,7 +213,10 @@ def scripted_engine(monkeypatch, script, prompts_at_once=32):
 
 
 def numbered(count):
-    samples = [Sample(id=str(place), question="?", answer_kind="number", answer=1) for place in range(count)]
+    samples = [
+        Sample(id=str(place), question="?", answer_kind="number", answer=1)
+        for place in range(count)
+    ]
     return [Prompt(sample=sample, text="", input_ids=(1,), features={}) for sample in samples]
 
 
@@ -194,12 +230,15 @@ STAGGERED = [
     padded([END], [OTHER_END], to=6),
     padded([14, 15, 16, 17, 10, 11], [12, 13, OTHER_END], to=6),
 ]
-"""Three questions of two answers: their ends are of both kinds; the last answer but one never ends."""
+"""Three questions of two answers: their ends are of both kinds; the last answer but one never
+ends."""
 
 
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("prompts_at_once", [1, 2, 3, 32])
-def test_answers_end_each_at_its_own_time_and_say_nothing_after_it(prompts_at_once, greedy, monkeypatch):
+def test_answers_end_each_at_its_own_time_and_say_nothing_after_it(
+    prompts_at_once, greedy, monkeypatch
+):
     engine, made = scripted_engine(monkeypatch, STAGGERED, prompts_at_once)
     engine.version = 5
     sampling = Sampling(max_tokens=6, temperature=1.0, greedy=greedy)
@@ -209,7 +248,11 @@ def test_answers_end_each_at_its_own_time_and_say_nothing_after_it(prompts_at_on
         [(END,), (OTHER_END,)],
         [(14, 15, 16, 17, 10, 11), (12, 13, OTHER_END)],
     ]
-    assert [[own.finish for own in group] for group in answers] == [["stop", "stop"], ["stop", "stop"], ["length", "stop"]]
+    assert [[own.finish for own in group] for group in answers] == [
+        ["stop", "stop"],
+        ["stop", "stop"],
+        ["length", "stop"],
+    ]
     assert all(own.logprobs == (0.0,) * len(own.token_ids) for group in answers for own in group)
     assert [[own.text for own in group] for group in answers][1] == [str(END), str(OTHER_END)]
     assert {own.version for group in answers for own in group} == {5}
@@ -220,9 +263,16 @@ def test_finished_rows_and_questions_leave_as_soon_as_the_rectangle_allows(monke
     engine, made = scripted_engine(monkeypatch, STAGGERED)
     engine.generate(numbered(3), Sampling(max_tokens=6, temperature=1.0), [[1, 2], [3, 4], [5, 6]])
     (rows,) = made
-    # after the first token the middle question leaves; after the third both others have one living answer, the second and the first
+    # after the first token the middle question leaves; after the third both others have one living
+    # answer, the second and the first
     assert rows.kept == [([0, 2], [[0, 1], [4, 5]]), ([0, 1], [[1], [2]]), ([1], [[1]])]
-    assert [[len(group) for group in tokens] for tokens in rows.told] == [[2, 2], [2, 2], [1, 1], [1, 1], [1]]
+    assert [[len(group) for group in tokens] for tokens in rows.told] == [
+        [2, 2],
+        [2, 2],
+        [1, 1],
+        [1, 1],
+        [1],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +285,9 @@ def test_finished_rows_and_questions_leave_as_soon_as_the_rectangle_allows(monke
         (6, [[[10, OTHER_END, 11]]], "stop", 1),
     ],
 )
-def test_an_end_at_the_last_place_is_an_end_and_no_token_is_computed_in_vain(length, script, finish, appends, monkeypatch):
+def test_an_end_at_the_last_place_is_an_end_and_no_token_is_computed_in_vain(
+    length, script, finish, appends, monkeypatch
+):
     engine, made = scripted_engine(monkeypatch, script)
     ((answer,),) = engine.generate(numbered(1), Sampling(max_tokens=length, temperature=1.0), [[7]])
     assert (answer.finish, len(made[0].told)) == (finish, appends)
@@ -245,18 +297,27 @@ def test_an_end_at_the_last_place_is_an_end_and_no_token_is_computed_in_vain(len
 def flags(text):
     """One group a word, one answer a letter: x = done."""
     return [
-        [SimpleNamespace(done=letter == "x", name=f"{place}{row}") for row, letter in enumerate(w)] for place, w in enumerate(text.split())
+        [SimpleNamespace(done=letter == "x", name=f"{place}{row}") for row, letter in enumerate(w)]
+        for place, w in enumerate(text.split())
     ]
 
 
 @pytest.mark.parametrize(
     ("state", "worth"),
-    [("... ...", False), ("x.. ...", False), ("x.. .x.", True), ("xxx ...", True), ("x.. x.x", True), (". .", False), ("x .", True)],
+    [
+        ("... ...", False),
+        ("x.. ...", False),
+        ("x.. .x.", True),
+        ("xxx ...", True),
+        ("x.. x.x", True),
+        (". .", False),
+        ("x .", True),
+    ],
 )
 def test_leaving_is_worth_it_only_where_a_row_of_every_question_or_a_question_is_done(state, worth):
     answers = flags(state)
     living = [[answer for answer in group if not answer.done] for group in answers]
-    assert transformers_engine._worth_leaving(answers, living) == worth
+    assert transformers_engine._can_drop_rows(answers, living) == worth
 
 
 @pytest.mark.parametrize(
@@ -272,11 +333,13 @@ def test_leaving_is_worth_it_only_where_a_row_of_every_question_or_a_question_is
 )
 def test_what_stays_is_as_wide_as_the_question_with_most_unfinished_answers(state, prompts, rows):
     kept = []
-    holder = SimpleNamespace(keep=lambda prompts_p, rows_pr: kept.append((prompts_p.tolist(), rows_pr.tolist())))
+    holder = SimpleNamespace(
+        keep=lambda prompts_p, rows_pr: kept.append((prompts_p.tolist(), rows_pr.tolist()))
+    )
     answers = flags(state)
     width = len(answers[0])
     tokens = 100 + torch.arange(len(answers) * width).view(len(answers), width)
-    left, named = transformers_engine._leave_behind(holder, tokens, answers)
+    left, named = transformers_engine._drop_finished(holder, tokens, answers)
     assert kept == [(prompts, rows)]
     assert left.tolist() == [[100 + place for place in line] for line in rows]
     assert [[answer.name for answer in group] for group in named] == [
@@ -284,19 +347,25 @@ def test_what_stays_is_as_wide_as_the_question_with_most_unfinished_answers(stat
     ]
 
 
-# --- chance -----------------------------------------------------------------------------------------------------------
+# --- chance ---------------------------------------------------------------------------------------
 
 
 def test_a_seed_is_a_stream_the_same_whatever_its_length_and_another_for_another_seed():
-    first, longer, other = (transformers_engine._uniforms(seed, count) for seed, count in ((0, 3), (0, 50), (1, 3)))
-    assert first[0] == pytest.approx(0.6369616873214543)  # NumPy's PCG64 of seed 0, on every machine
+    first, longer, other = (
+        transformers_engine._uniforms(seed, count) for seed, count in ((0, 3), (0, 50), (1, 3))
+    )
+    assert first[0] == pytest.approx(
+        0.6369616873214543
+    )  # NumPy's PCG64 of seed 0, on every machine
     assert longer[:3].tolist() == first.tolist()
     assert not set(first.tolist()) & set(other.tolist())
     assert ((longer >= 0) & (longer < 1)).all()
 
 
 def test_an_impossible_token_is_never_drawn_at_the_edges_either():
-    logprobs = torch.tensor([[-torch.inf, -torch.inf, 0.5, -torch.inf, 0.5, -torch.inf]]).log_softmax(-1)
+    logprobs = torch.tensor(
+        [[-torch.inf, -torch.inf, 0.5, -torch.inf, 0.5, -torch.inf]]
+    ).log_softmax(-1)
     for uniform in (0.0, 1e-300, 0.4999, 0.5, 0.5001, 1 - 1e-16, 1.0):
         drawn = int(inverse_cdf(logprobs, torch.tensor([uniform], dtype=torch.float64)))
         assert drawn == (2 if uniform < 0.5 else 4)
@@ -305,29 +374,42 @@ def test_an_impossible_token_is_never_drawn_at_the_edges_either():
 def test_numbers_that_do_not_quite_add_up_to_one_are_taken_by_their_shares():
     """0.2, 0.2 and 0.1 are two, two and one fifth."""
     logprobs = torch.tensor([0.2, 0.2, 0.1], dtype=torch.float64).log()
-    drawn = [int(inverse_cdf(logprobs, torch.tensor(uniform, dtype=torch.float64))) for uniform in (0.0, 0.39, 0.41, 0.79, 0.81, 0.99)]
+    drawn = [
+        int(inverse_cdf(logprobs, torch.tensor(uniform, dtype=torch.float64)))
+        for uniform in (0.0, 0.39, 0.41, 0.79, 0.81, 0.99)
+    ]
     assert drawn == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_token_of_one_in_a_billion_can_be_drawn_from_single_precision():
     logprobs = torch.tensor([0.5, 0.5, 1e-9]).log()
-    assert [int(inverse_cdf(logprobs, torch.tensor(1 - far, dtype=torch.float64))) for far in (0.4e-9, 1.5e-9)] == [2, 1]
+    assert [
+        int(inverse_cdf(logprobs, torch.tensor(1 - far, dtype=torch.float64)))
+        for far in (0.4e-9, 1.5e-9)
+    ] == [2, 1]
 
 
 def test_each_row_has_its_own_distribution_and_number():
-    logprobs = torch.tensor([[[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]], [[0.1, 0.9, 0.0], [1.0, 0.0, 0.0]]]).log()
+    logprobs = torch.tensor(
+        [[[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]], [[0.1, 0.9, 0.0], [1.0, 0.0, 0.0]]]
+    ).log()
     uniforms = torch.tensor([[0.6, 0.1], [0.05, 0.9]], dtype=torch.float64)
     assert inverse_cdf(logprobs, uniforms).tolist() == [[1, 1], [0, 0]]
 
 
 def test_a_small_sum_in_single_precision_still_reaches_the_last_token():
-    logprobs = torch.full((1, 1 << 12), 1 / (1 << 12)).log() - 1e-6  # probabilities that add up to a little less than one
-    assert int(inverse_cdf(logprobs, torch.tensor([1 - 1e-12], dtype=torch.float64))) == (1 << 12) - 1
+    logprobs = (
+        torch.full((1, 1 << 12), 1 / (1 << 12)).log() - 1e-6
+    )  # probabilities that add up to a little less than one
+    assert (
+        int(inverse_cdf(logprobs, torch.tensor([1 - 1e-12], dtype=torch.float64))) == (1 << 12) - 1
+    )
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "qwen3_5"])
 def test_staggered_ends_change_no_log_probability(family, policy_of, monkeypatch):
-    """Several answers a question, which end early and late, questions too; what was reported is what plain rows say of every token."""
+    """Several answers a question, which end early and late, questions too; what was reported is
+    what plain rows say of every token."""
     policy, asked = asked_of(family, policy_of)
     with torch.no_grad():
         policy.model.lm_head.weight *= 0.3  # an end is about as likely as any other
@@ -335,16 +417,31 @@ def test_staggered_ends_change_no_log_probability(family, policy_of, monkeypatch
     for kind in (SharedRows, RepeatedRows):
         honest = kind.keep
         monkeypatch.setattr(
-            kind, "keep", lambda rows, which, line, honest=honest: kept.append((which.tolist(), line.tolist())) or honest(rows, which, line)
+            kind,
+            "keep",
+            lambda rows, which, line, honest=honest: (
+                kept.append((which.tolist(), line.tolist())) or honest(rows, which, line)
+            ),
         )
-    monkeypatch.setattr(transformers_engine, "allowed_logits", few_words(transformers_engine.allowed_logits, policy.end_ids))
+    monkeypatch.setattr(
+        transformers_engine,
+        "allowed_logits",
+        few_words(transformers_engine.allowed_logits, policy.end_ids),
+    )
     seeds = [[100 * place + row for row in range(3)] for place in range(3)]
-    answers = TransformersEngine(policy).generate(asked, Sampling(max_tokens=14, temperature=1.3), seeds)
+    answers = TransformersEngine(policy).generate(
+        asked, Sampling(max_tokens=14, temperature=1.3), seeds
+    )
     lengths = [[len(own.token_ids) for own in group] for group in answers]
     assert len({length for group in lengths for length in group}) > 3
-    assert any(which != list(range(len(which))) for which, _ in kept)  # a question left from before others
+    assert any(
+        which != list(range(len(which))) for which, _ in kept
+    )  # a question left from before others
     assert any(line != sorted(line) or line[0][0] > 0 for _, line in kept)
-    monkeypatch.setattr("gpg_vl.policy.plain_forward.allowed_logits", few_words(transformers_engine.allowed_logits, policy.end_ids))
+    monkeypatch.setattr(
+        "gpg_vl.policy.plain_forward.allowed_logits",
+        few_words(transformers_engine.allowed_logits, policy.end_ids),
+    )
     for prompt, group in zip(asked, answers, strict=True):
         for own in group:
             scores = UnsharedForward(policy, 1.3)([(prompt, [own])])

@@ -1,4 +1,5 @@
-"""The group forward against one row per completion: every family, every way to split, with checkpointing, and what must be noticed."""
+"""The group forward against one row per completion: every family, every way to split, with
+checkpointing, and what must be noticed."""
 
 import math
 from dataclasses import replace
@@ -10,7 +11,13 @@ import torch
 from gpg_vl.config.schema import PolicyConfig, Tiny
 from gpg_vl.policy import group_forward
 from gpg_vl.policy.families import why_not_shared
-from gpg_vl.policy.group_forward import Agreement, GroupForward, _relative_errors, checkpoint_layers, rows_of
+from gpg_vl.policy.group_forward import (
+    Agreement,
+    GroupForward,
+    _relative_errors,
+    checkpoint_layers,
+    rows_of,
+)
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.plain_forward import UnsharedForward
 from tests.any_family import hand_made, policy_of_family
@@ -21,9 +28,10 @@ from tests.hand_made import completion
 OTHERS = ("smolvlm", "idefics3", "internvl", "llava", "gemma3")
 
 
-def uneven_loss(logprobs_n, line_n):
-    """Every token of the line weighs differently, and the slope depends on the log-probability itself, as a ratio's does."""
-    weights = torch.cos(1.0 + line_n.to(logprobs_n.dtype))
+def uneven_loss(logprobs_n, index_n):
+    """Every token of the line weighs differently, and the slope depends on the log-probability
+    itself, as a ratio's does."""
+    weights = torch.cos(1.0 + index_n.to(logprobs_n.dtype))
     return (weights * logprobs_n + 0.01 * logprobs_n.square()).sum()
 
 
@@ -31,12 +39,17 @@ def gradients(forward, policy, asked):
     policy.model.zero_grad(set_to_none=True)
     scores = forward(asked, uneven_loss)
     scores.loss.backward()
-    found = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters() if parameter.grad is not None}
+    found = {
+        name: parameter.grad.clone()
+        for name, parameter in policy.model.named_parameters()
+        if parameter.grad is not None
+    }
     return scores, found
 
 
 def error(found, expected):
-    """All parameters as one vector; and the worst tensor, with a floor of a thousandth of the whole."""
+    """All parameters as one vector; and the worst tensor, with a floor of a thousandth of the
+    whole."""
     assert found.keys() == expected.keys()
     off = {name: float((found[name] - expected[name]).norm()) for name in expected}
     size = sum(float(gradient.norm()) ** 2 for gradient in expected.values()) ** 0.5
@@ -45,14 +58,19 @@ def error(found, expected):
 
 
 def questions(policy, family, group_size):
-    """Unequal prompts: one picture, two, none, another size where the family has sizes; early ends, a short group."""
+    """Unequal prompts: one picture, two, none, another size where the family has sizes; early
+    ends, a short group."""
     if family in FAMILIES:
         asked = prompts(policy)
     else:
-        asked = [hand_made(family, count, words, seed) for seed, (count, words) in enumerate([(1, 9), (2, 5), (0, 12), (1, 4)])]
+        asked = [
+            hand_made(family, count, words, seed)
+            for seed, (count, words) in enumerate([(1, 9), (2, 5), (0, 12), (1, 4)])
+        ]
     sizes = [group_size - (index == 1) for index in range(len(asked))]
     return [
-        (prompt, random_completions(size, longest=9, seed=index)) for index, (prompt, size) in enumerate(zip(asked, sizes, strict=True))
+        (prompt, random_completions(size, longest=9, seed=index))
+        for index, (prompt, size) in enumerate(zip(asked, sizes, strict=True))
     ]
 
 
@@ -62,7 +80,9 @@ def policy_in(policy_of):
         if family not in FAMILIES:
             return policy_of_family(family, dtype, vision=vision)
         part = "full" if vision else "frozen"
-        return policy_of(family, dtype=str(dtype).removeprefix("torch."), vision=part, projector=part)
+        return policy_of(
+            family, dtype=str(dtype).removeprefix("torch."), vision=part, projector=part
+        )
 
     return load
 
@@ -86,7 +106,7 @@ def test_every_family_agrees_with_plain_rows(family, vision, dtype, bound, polic
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm", "gemma3"])
 def test_models_that_take_no_features_in_see_the_pixels(family, policy_in):
     policy = policy_in(family)
-    policy.vision.hands_over = False  # transformers before 5.18
+    policy.vision.accepts_features = False  # transformers before 5.18
     asked = questions(policy, family, 3)
     _, expected = gradients(UnsharedForward(policy, 1.0), policy, asked)
     _, found = gradients(GroupForward(policy, 1.0), policy, asked)
@@ -96,7 +116,9 @@ def test_models_that_take_no_features_in_see_the_pixels(family, policy_in):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("tokens_at_once", [None, 200, 1])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3"])
-def test_split_groups_and_checkpointing_in_training_mode_change_nothing(family, tokens_at_once, checkpointing, policy_in):
+def test_split_groups_and_checkpointing_in_training_mode_change_nothing(
+    family, tokens_at_once, checkpointing, policy_in
+):
     oracle, policy = policy_in(family), policy_in(family)
     _, expected = gradients(UnsharedForward(oracle, 1.0), oracle, questions(oracle, family, 5))
     policy.model.train()
@@ -113,7 +135,9 @@ def test_groups_of_any_size(group_size, policy_in):
     asked = questions(policy, "qwen2_5_vl", group_size)
     _, expected = gradients(UnsharedForward(policy, 1.0), policy, asked)
     for tokens_at_once in (None, 300):
-        _, found = gradients(GroupForward(policy, 1.0, tokens_at_once=tokens_at_once), policy, asked)
+        _, found = gradients(
+            GroupForward(policy, 1.0, tokens_at_once=tokens_at_once), policy, asked
+        )
         assert error(found, expected)[0] <= 1e-6
 
 
@@ -137,8 +161,13 @@ def test_transformers_own_checkpointing_would_lose_the_prompt(policy_in):
     policy = policy_in("qwen2_5_vl")
     policy.model.train()
     model = policy.model
-    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
-    with pytest.raises((ValueError, KeyError)):  # the layers were told of no cache, so the prompt left nothing
+    (
+        getattr(model, "activation_checkpointing_enable", None)
+        or model.gradient_checkpointing_enable
+    )()
+    with pytest.raises(
+        (ValueError, KeyError)
+    ):  # the layers were told of no cache, so the prompt left nothing
         GroupForward(policy, 1.0)(questions(policy, "qwen2_5_vl", 2), uneven_loss)
 
 
@@ -157,11 +186,15 @@ def test_models_that_share_say_nothing(policy_in):
 
 
 def test_the_rectangle_by_hand():
-    rows = rows_of([(None, [completion([5]), completion([6, 7, 8])]), (None, [completion([9, 4])])], pad_id=0, device=torch.device("cpu"))
+    rows = rows_of(
+        [(None, [completion([5]), completion([6, 7, 8])]), (None, [completion([9, 4])])],
+        pad_id=0,
+        device=torch.device("cpu"),
+    )
     assert rows.tokens_PRC.tolist() == [[[6, 7, 8], [5, 0, 0]], [[9, 4, 0], [0, 0, 0]]]
-    assert rows.line_PRC.tolist() == [[[1, 2, 3], [0, -1, -1]], [[4, 5, -1], [-1, -1, -1]]]
+    assert rows.index_PRC.tolist() == [[[1, 2, 3], [0, -1, -1]], [[4, 5, -1], [-1, -1, -1]]]
     second = rows.take(slice(1, 2))
-    assert second.line_PRC.tolist() == [[[0]], [[-1]]]
+    assert second.index_PRC.tolist() == [[[0]], [[-1]]]
 
 
 @pytest.mark.parametrize("tokens_at_once", [None, 1])
@@ -181,17 +214,30 @@ def test_work_is_counted_tower_once_per_picture_and_prompt_once_per_group(policy
     patches: list[int] = []
     tokens: list[int] = []
     core = policy.model.model
-    core.visual.register_forward_pre_hook(lambda module, args, kwargs: patches.append(len(args[0])), with_kwargs=True)
+    core.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: patches.append(len(args[0])), with_kwargs=True
+    )
     core.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: tokens.append(kwargs["inputs_embeds"].shape[0] * kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        lambda module, args, kwargs: tokens.append(
+            kwargs["inputs_embeds"].shape[0] * kwargs["inputs_embeds"].shape[1]
+        ),
+        with_kwargs=True,
     )
     count, choice = prompts(policy, ["count", "choice"])
     GroupForward(policy, 1.0)([(count, [completion([1, 2, 3, 4])] * 8)])
     assert patches == [64]
     assert tokens == [len(count.input_ids), 8 * 3]
     patches.clear()
-    longer = replace(count, input_ids=(*count.input_ids, 5, 6))  # another question about the same picture, in one batch
-    GroupForward(policy, 1.0)([(count, [completion([1])] * 2), (longer, [completion([1])] * 2), (choice, [completion([1])] * 2)])
+    longer = replace(
+        count, input_ids=(*count.input_ids, 5, 6)
+    )  # another question about the same picture, in one batch
+    GroupForward(policy, 1.0)(
+        [
+            (count, [completion([1])] * 2),
+            (longer, [completion([1])] * 2),
+            (choice, [completion([1])] * 2),
+        ]
+    )
     assert patches == [64 + 16]
 
 
@@ -199,9 +245,14 @@ def test_a_split_group_sees_its_picture_and_prompt_once(policy_of):
     policy = policy_of()
     seen: list[int] = []
     core = policy.model.model
-    core.visual.register_forward_pre_hook(lambda module, args, kwargs: seen.append(-1), with_kwargs=True)
+    core.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(-1), with_kwargs=True
+    )
     core.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[0] * kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        lambda module, args, kwargs: seen.append(
+            kwargs["inputs_embeds"].shape[0] * kwargs["inputs_embeds"].shape[1]
+        ),
+        with_kwargs=True,
     )
     (prompt,) = prompts(policy, ["count"])
     group = [(prompt, [completion([1, 2, 3, 4])] * 4)]
@@ -219,7 +270,11 @@ def test_the_check_of_the_first_step_measures_agreement(tokens_at_once, policy_o
     assert agreement.holds
     assert max(agreement.exact) < 1e-4
     honest = group_forward.prefill
-    shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=torch.zeros(1, dtype=torch.long))  # noqa: E731
+
+    def shifted(policy, prompts):
+        prefix = honest(policy, prompts)
+        return replace(prefix, next_position_P=torch.zeros(1, dtype=torch.long))
+
     monkeypatch.setattr(group_forward, "prefill", shifted)
     agreement = forward.agreement(asked)
     assert not agreement.holds
@@ -227,12 +282,15 @@ def test_the_check_of_the_first_step_measures_agreement(tokens_at_once, policy_o
 
 
 def test_rounding_to_a_narrow_type_is_no_disagreement_however_coarse():
-    """Sharp logits in a deeper model: bfloat16 costs plain rows as much as it costs the group forward, and no limit of its own is met."""
+    """Sharp logits in a deeper model: bfloat16 costs plain rows as much as it costs the group
+    forward, and no limit of its own is met."""
     policy = load_policy(PolicyConfig(dtype="bfloat16", tiny=Tiny(layers=8, hidden=256)), seed=0)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(6)
     (prompt,) = prompts(policy, ["box"])
-    agreement = GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=12, seed=0)))
+    agreement = GroupForward(policy, 1.0).agreement(
+        (prompt, random_completions(2, longest=12, seed=0))
+    )
     assert agreement.holds
     assert max(agreement.exact) < 1e-4
     assert max(agreement.narrow) > 1e-3
@@ -249,19 +307,33 @@ def test_a_wrong_position_is_a_disagreement_in_a_narrow_type_too(policy_of, monk
         return replace(prefix, next_position_P=prefix.next_position_P + 1)
 
     monkeypatch.setattr(group_forward, "prefill", shifted)
-    assert not GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0))).holds
+    assert (
+        not GroupForward(policy, 1.0)
+        .agreement((prompt, random_completions(2, longest=6, seed=0)))
+        .holds
+    )
 
 
 @pytest.mark.parametrize(
-    ("narrow", "holds"), [((0.2, 0.1), True), ((0.009, 0.1), True), ((0.2, 0.6), False), ((math.nan, 0.1), False), ((0.6, 0.1), False)]
+    ("narrow", "holds"),
+    [
+        ((0.2, 0.1), True),
+        ((0.009, 0.1), True),
+        ((0.2, 0.6), False),
+        ((math.nan, 0.1), False),
+        ((0.6, 0.1), False),
+    ],
 )
 def test_the_narrow_type_is_judged_by_what_plain_rows_lose_in_it(narrow, holds):
-    """By hand: plain rows lose 0.1 and 0.05 (0 and 0.05 in the second row); five times that is allowed, or 0.01."""
+    """By hand: plain rows lose 0.1 and 0.05 (0 and 0.05 in the second row); five times that is
+    allowed, or 0.01."""
     plain = (0.0, 0.05) if narrow[0] == 0.009 else (0.1, 0.05)
     assert Agreement(torch.float32, (1e-6, 1e-5), narrow, plain).holds == holds
 
 
-def test_a_kernel_that_fails_only_in_the_type_of_the_weights_leaves_the_narrow_type_to_be_judged(policy_of, monkeypatch):
+def test_a_kernel_that_fails_only_in_the_type_of_the_weights_leaves_the_narrow_type_to_be_judged(
+    policy_of, monkeypatch
+):
     policy = policy_of(dtype="bfloat16")
     (prompt,) = prompts(policy, ["box"])
     honest = group_forward.prefill
@@ -272,12 +344,14 @@ def test_a_kernel_that_fails_only_in_the_type_of_the_weights_leaves_the_narrow_t
         return honest(policy, prompts)
 
     monkeypatch.setattr(group_forward, "prefill", narrow_only)
-    agreement = GroupForward(policy, 1.0).agreement((prompt, random_completions(2, longest=6, seed=0)))
+    agreement = GroupForward(policy, 1.0).agreement(
+        (prompt, random_completions(2, longest=6, seed=0))
+    )
     assert agreement.holds
     assert str(agreement).startswith("not comparable in float32; computed in the narrower type")
 
 
-# --- by hand ----------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 CPU = torch.device("cpu")
 
@@ -309,33 +383,49 @@ def test_pieces_are_as_large_as_the_budget_allows(budget, rows, policy_of):
     prefix = SimpleNamespace(visible_PL=torch.ones(2, 10))
     pieces = forward._pieces(whole, prefix)
     assert [piece.tokens_PRC.shape[1] for piece in pieces] == rows
-    places = [place for piece in pieces for place in piece.line_PRC.flatten().tolist() if place >= 0]
+    places = [
+        place for piece in pieces for place in piece.index_PRC.flatten().tolist() if place >= 0
+    ]
     assert sorted(places) == list(range(6 + 1 + 2 + 3 + 4 + 5 + 1 + 1))
     for piece in pieces:
-        assert piece.tokens_PRC.shape[2] == int((piece.line_PRC >= 0).sum(-1).max())  # no wider than it needs
-        assert torch.equal(piece.tokens_PRC == 5, piece.line_PRC >= 0)
+        assert piece.tokens_PRC.shape[2] == int(
+            (piece.index_PRC >= 0).sum(-1).max()
+        )  # no wider than it needs
+        assert torch.equal(piece.tokens_PRC == 5, piece.index_PRC >= 0)
 
 
 def test_rows_are_longest_first_and_know_their_places_in_the_line():
     rows = rectangle([[1, 3, 2], [2, 4]])
-    assert (rows.line_PRC >= 0).sum(-1).tolist() == [[3, 2, 1], [4, 2, 0]]
-    assert rows.line_PRC[:, :, 0].tolist() == [[1, 4, 0], [8, 6, -1]]
+    assert (rows.index_PRC >= 0).sum(-1).tolist() == [[3, 2, 1], [4, 2, 0]]
+    assert rows.index_PRC[:, :, 0].tolist() == [[1, 4, 0], [8, 6, -1]]
 
 
 def test_scores_of_pieces_are_put_in_the_order_that_was_asked_for(policy_of):
-    """Every answer other tokens, so that each score has one right place; short before long, and a budget of one row at a time."""
+    """Every answer other tokens, so that each score has one right place; short before long, and
+    a budget of one row at a time."""
     policy = policy_of(dtype="float64")
     first, second = prompts(policy, ["count", "add"])
-    asked = [(first, [completion([5]), completion([6, 7, 8]), completion([9, 10])]), (second, [completion([11]), completion([12, 13])])]
-    alone = [GroupForward(policy, 0.8)([(prompt, [own])]) for prompt, answers in asked for own in answers]
+    asked = [
+        (first, [completion([5]), completion([6, 7, 8]), completion([9, 10])]),
+        (second, [completion([11]), completion([12, 13])]),
+    ]
+    alone = [
+        GroupForward(policy, 0.8)([(prompt, [own])]) for prompt, answers in asked for own in answers
+    ]
     for tokens_at_once in (None, 1):
         scores = GroupForward(policy, 0.8, tokens_at_once=tokens_at_once)(asked)
-        torch.testing.assert_close(scores.logprobs_N, torch.cat([own.logprobs_N for own in alone]), rtol=0, atol=1e-6)
-        torch.testing.assert_close(scores.entropy_N, torch.cat([own.entropy_N for own in alone]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            scores.logprobs_N, torch.cat([own.logprobs_N for own in alone]), rtol=0, atol=1e-6
+        )
+        torch.testing.assert_close(
+            scores.entropy_N, torch.cat([own.entropy_N for own in alone]), rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("tokens_at_once", [None, 1])
-def test_without_a_loss_or_a_gradient_the_scores_are_the_same_and_no_gradient_is_made(tokens_at_once, policy_of, monkeypatch):
+def test_without_a_loss_or_a_gradient_the_scores_are_the_same_and_no_gradient_is_made(
+    tokens_at_once, policy_of, monkeypatch
+):
     policy = policy_of(dtype="float64")
     asked = questions(policy, "qwen2_5_vl", 3)
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once)
@@ -360,15 +450,25 @@ def test_the_loss_s_own_slope_reaches_every_gradient_of_a_split_group(policy_of)
     _, once = gradients(forward, policy, asked)
     policy.model.zero_grad(set_to_none=True)
     (-2.5 * forward(asked, uneven_loss).loss).backward()
-    found = {name: parameter.grad for name, parameter in policy.model.named_parameters() if parameter.grad is not None}
+    found = {
+        name: parameter.grad
+        for name, parameter in policy.model.named_parameters()
+        if parameter.grad is not None
+    }
     assert error(found, {name: -2.5 * gradient for name, gradient in once.items()})[0] <= 1e-6
 
 
 @pytest.mark.parametrize("lengths", [[4, 1], [1, 4, 1], [1, 1], [3, 2, 1]])
-def test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others(lengths, policy_of):
-    """A single token is scored from the prompt alone: its piece has no gradient for the layers, and theirs so far must stay."""
+def test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others(
+    lengths, policy_of
+):
+    """A single token is scored from the prompt alone: its piece has no gradient for the layers,
+    and theirs so far must stay."""
     policy = policy_of(dtype="float64")
-    asked = [(prompt, [completion(range(5, 5 + length)) for length in lengths]) for prompt in prompts(policy, ["add", "count"])]
+    asked = [
+        (prompt, [completion(range(5, 5 + length)) for length in lengths])
+        for prompt in prompts(policy, ["add", "count"])
+    ]
     plain, expected = gradients(UnsharedForward(policy, 1.0), policy, asked)
     pieces, found = gradients(GroupForward(policy, 1.0, tokens_at_once=1), policy, asked)
     whole, worst = error(found, expected)
@@ -414,10 +514,14 @@ def test_both_types_must_agree_up_to_their_limits(exact, narrow, plain, holds):
 def test_relative_errors_by_hand():
     # (3, 4) is 5 long; off by (0, 0.5). (0, 2) is 2 long; off by (1, 0)
     found = torch.tensor([3.0, 4.5]), torch.tensor([1.0, 2.0])
-    assert _relative_errors(found, (torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))) == pytest.approx((0.1, 0.5))
+    assert _relative_errors(
+        found, (torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))
+    ) == pytest.approx((0.1, 0.5))
     nothing = torch.zeros(2), torch.zeros(2)
     assert _relative_errors(nothing, nothing) == (0, 0)
-    assert _relative_errors((torch.ones(2), torch.zeros(2)), nothing)[0] > 1e300  # nothing was expected, something came
+    assert (
+        _relative_errors((torch.ones(2), torch.zeros(2)), nothing)[0] > 1e300
+    )  # nothing was expected, something came
 
 
 def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):
@@ -427,14 +531,20 @@ def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):
     checkpoint_layers(policy.model)
     assert [module.forward for module in policy.model.modules()] == once
     wrapped = [module for module in policy.model.modules() if "forward" in vars(module)]
-    assert len(wrapped) == policy.model.config.text_config.num_hidden_layers + policy.model.config.vision_config.depth
+    assert (
+        len(wrapped)
+        == policy.model.config.text_config.num_hidden_layers
+        + policy.model.config.vision_config.depth
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_checkpointed_layer_runs_again_in_the_backward_and_only_there(checkpointing, policy_of):
     policy = policy_of()
     ran = []
-    policy.model.model.get_decoder().layers[0].mlp.register_forward_pre_hook(lambda *_: ran.append(1))
+    policy.model.model.get_decoder().layers[0].mlp.register_forward_pre_hook(
+        lambda *_: ran.append(1)
+    )
     forward = GroupForward(policy, 1.0, checkpointing=checkpointing)
     (prompt,) = prompts(policy, ["add"])
     asked = [(prompt, [completion([5, 6]), completion([7, 8])])]
@@ -451,7 +561,9 @@ def test_a_checkpointed_layer_runs_again_in_the_backward_and_only_there(checkpoi
 def test_the_check_in_a_narrow_type_is_at_the_policy_s_own_temperature(temperature, policy_of):
     policy = policy_of(dtype="bfloat16")
     (prompt,) = prompts(policy, ["box"])
-    agreement = GroupForward(policy, temperature).agreement((prompt, random_completions(2, longest=6, seed=0)))
+    agreement = GroupForward(policy, temperature).agreement(
+        (prompt, random_completions(2, longest=6, seed=0))
+    )
     assert agreement.holds
     assert max(*agreement.narrow, *agreement.plain) < 0.1
 
@@ -462,6 +574,10 @@ def test_the_check_takes_no_features_that_were_made_in_another_type(policy_of):
     assert policy.vision.cache is not None
     exact = forward._computing_in(torch.float32)
     assert (exact.policy.dtype, exact.policy.vision.cache) == (torch.float32, None)
-    assert (exact.rule.temperature, exact.rule.banned_ids, exact.tokens_at_once) == (0.7, policy.banned_ids, 123)
+    assert (exact.rule.temperature, exact.rule.banned_ids, exact.tokens_at_once) == (
+        0.7,
+        policy.banned_ids,
+        123,
+    )
     assert exact.model is forward.model
     assert forward.policy.dtype == torch.bfloat16

@@ -30,8 +30,12 @@ from tests.hand_made import png
 from tests.other_checkpoint import other_checkpoint
 
 
-def asked(*images: bytes, sizes=((56, 56),), question="How many digits are there in the image?") -> Sample:
-    return Sample(id="q", question=question, images=images, sizes=sizes, answer_kind="number", answer=1)
+def asked(
+    *images: bytes, sizes=((56, 56),), question="How many digits are there in the image?"
+) -> Sample:
+    return Sample(
+        id="q", question=question, images=images, sizes=sizes, answer_kind="number", answer=1
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,7 +71,11 @@ def test_freezing_is_one_word_per_part(policy_of):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_three_parts(family, policy_of):
-    assert {part for part, _, _ in parts(policy_of(family).model)} == {"language", "projector", "vision"}
+    assert {part for part, _, _ in parts(policy_of(family).model)} == {
+        "language",
+        "projector",
+        "vision",
+    }
 
 
 def test_freezing_everything_is_refused(policy_of):
@@ -94,7 +102,9 @@ def test_our_resized_frame_is_the_processors_own(family, size, policy_of):
     prompt = encode(asked(png(size, "white"), sizes=(size,)), AnswerOnly(), policy)
     _, rows, columns = prompt.features["image_grid_thw"][0].tolist()
     patch, frame = tiny.PATCH[family], policy.frame
-    expected = resized(size, factor=frame.factor, min_pixels=frame.min_pixels, max_pixels=frame.max_pixels)
+    expected = resized(
+        size, factor=frame.factor, min_pixels=frame.min_pixels, max_pixels=frame.max_pixels
+    )
     assert (columns * patch, rows * patch) == expected
 
 
@@ -115,7 +125,11 @@ def test_text_only_prompt_has_no_pixels(policy_of):
 
 def test_a_question_that_contains_a_placeholder_is_refused(policy_of):
     with pytest.raises(UserError, match="2 image placeholders"):
-        encode(asked(png((56, 56), "white"), question="what is <|image_pad|>?"), AnswerOnly(), policy_of())
+        encode(
+            asked(png((56, 56), "white"), question="what is <|image_pad|>?"),
+            AnswerOnly(),
+            policy_of(),
+        )
 
 
 def test_transparent_pixels_are_white_not_what_lies_beneath(policy_of):
@@ -133,7 +147,10 @@ def test_an_opened_think_ends_the_prompt(policy_of):
 def test_decode_drops_the_one_final_end_and_keeps_other_special_tokens(policy_of):
     policy = policy_of()
     tokenizer = policy.processor.tokenizer
-    end, pad, image = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>", "<|vision_start|>"))
+    end, pad, image = (
+        tokenizer.convert_tokens_to_ids(token)
+        for token in ("<|im_end|>", "<|endoftext|>", "<|vision_start|>")
+    )
     three = tokenizer("3")["input_ids"][0]
     assert policy.end_ids == {end, pad}
     assert policy.decode([image, three, end]) == "<|vision_start|>3"
@@ -142,7 +159,9 @@ def test_decode_drops_the_one_final_end_and_keeps_other_special_tokens(policy_of
 
 def test_vision_that_only_qwen_vl_utils_can_fetch_needs_torchvision(policy_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "qwen_vl_utils", None)  # what a missing torchvision does to it
-    messages = [{"role": "user", "content": [{"type": "image", "image": "https://example.com/a.png"}]}]
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": "https://example.com/a.png"}]}
+    ]
     with pytest.raises(UserError, match="install the torchvision that matches"):
         encode_messages(messages, asked(), policy_of())
 
@@ -155,25 +174,43 @@ def test_asking_for_a_missing_torchvision_says_what_to_install(monkeypatch):
 
 def test_message_style_vision_goes_through_qwen_vl_utils(policy_of, monkeypatch):
     fetched = [Image.new("RGB", (56, 56), "white")]
-    monkeypatch.setitem(sys.modules, "qwen_vl_utils", SimpleNamespace(process_vision_info=lambda messages: (fetched, None)))
-    messages = [{"role": "user", "content": [{"type": "image", "image": "data:image;base64,..."}, {"type": "text", "text": "?"}]}]
+    monkeypatch.setitem(
+        sys.modules,
+        "qwen_vl_utils",
+        SimpleNamespace(process_vision_info=lambda messages: (fetched, None)),
+    )
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "data:image;base64,..."},
+                {"type": "text", "text": "?"},
+            ],
+        }
+    ]
     prompt = encode_messages(messages, asked(), policy_of())
     assert torch.equal(
-        prompt.features["pixel_values"], encode(asked(png((56, 56), "white")), AnswerOnly(), policy_of()).features["pixel_values"]
+        prompt.features["pixel_values"],
+        encode(asked(png((56, 56), "white")), AnswerOnly(), policy_of()).features["pixel_values"],
     )
 
 
 def test_a_broken_torchvision_is_hidden_and_images_still_work(tmp_path: Path):
     broken = tmp_path / "torchvision"
     broken.mkdir()
-    (broken / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    (broken / "__init__.py").write_text(
+        'raise RuntimeError("operator torchvision::nms does not exist")\n'
+    )
     (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
-    (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
+    (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n"
+    )
     script = (
-        "from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.load import load_policy; from gpg_vl.policy.encode import encode;"
-        "from gpg_vl.prompts import AnswerOnly; from gpg_vl.data.recipes.digits import digits;"
-        "policy = load_policy(PolicyConfig(), seed=0);"
-        "print(policy.image_backend, len(encode(next(digits('box', count=1)), AnswerOnly(), policy).features['pixel_values']))"
+        "from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.load import load_policy;"
+        " from gpg_vl.policy.encode import encode;from gpg_vl.prompts import AnswerOnly; from"
+        " gpg_vl.data.recipes.digits import digits;policy = load_policy(PolicyConfig(),"
+        " seed=0);print(policy.image_backend, len(encode(next(digits('box', count=1)),"
+        " AnswerOnly(), policy).features['pixel_values']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -187,14 +224,18 @@ def test_a_broken_torchvision_is_hidden_and_images_still_work(tmp_path: Path):
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
 def test_another_familys_checkpoint_is_loaded_asked_and_scored(family, tmp_path):
-    policy = load_policy(PolicyConfig(model=str(other_checkpoint(family, tmp_path)), vision="full"), seed=0)
+    policy = load_policy(
+        PolicyConfig(model=str(other_checkpoint(family, tmp_path)), vision="full"), seed=0
+    )
     assert {part for part, _, _ in parts(policy.model)} == {"language", "projector", "vision"}
     prompts = [
         encode(asked(png((40, 30), "white"), sizes=((40, 30),)), AnswerOnly(), policy),
         encode(next(digits("add", count=1)), AnswerOnly(), policy),
     ]
     assert prompts[0].input_ids.count(policy.banned_ids[0]) == {"llava": 16, "gemma3": 4}[family]
-    answers = TransformersEngine(policy).generate(prompts, Sampling(max_tokens=6, temperature=1.0), [[1, 2], [3, 4]])
+    answers = TransformersEngine(policy).generate(
+        prompts, Sampling(max_tokens=6, temperature=1.0), [[1, 2], [3, 4]]
+    )
     pairs = list(zip(prompts, answers, strict=True))
     shared, plain = GroupForward(policy, 1.0)(pairs), UnsharedForward(policy, 1.0)(pairs)
     torch.testing.assert_close(shared.logprobs_N, plain.logprobs_N.detach(), rtol=0, atol=1e-4)
@@ -203,5 +244,9 @@ def test_another_familys_checkpoint_is_loaded_asked_and_scored(family, tmp_path)
 
 
 def test_pixel_limits_of_a_processor_that_has_none_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"policy.min_pixels and policy.max_pixels belong to Qwen-VL"):
-        load_policy(PolicyConfig(model=str(other_checkpoint("gemma3", tmp_path)), max_pixels=1000), seed=0)
+    with pytest.raises(
+        UserError, match=r"policy.min_pixels and policy.max_pixels belong to Qwen-VL"
+    ):
+        load_policy(
+            PolicyConfig(model=str(other_checkpoint("gemma3", tmp_path)), max_pixels=1000), seed=0
+        )

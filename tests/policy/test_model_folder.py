@@ -1,4 +1,5 @@
-"""What people name as a model: whole folders load, everything else is one sentence before anything is trained, and nothing is random."""
+"""What people name as a model: whole folders load, everything else is one sentence before
+anything is trained, and nothing is random."""
 
 import json
 import re
@@ -16,15 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gpg_vl.config.loading import load
-from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.config.schema import Config, PolicyConfig
 from gpg_vl.data.recipes.digits import digits
 from gpg_vl.errors import UserError
-from gpg_vl.experiment import check_template, solution
+from gpg_vl.experiment import Experiment, check_template
 from gpg_vl.policy.encode import encode, template_thought
 from gpg_vl.policy.load import Policy, load_policy
 from gpg_vl.policy.model_folder import find_model, locate
 from gpg_vl.preflight.audit import audit
 from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.training.sft import solution
 from tests.commands import gpg_vl
 from tests.conftest import FAMILIES
 
@@ -47,9 +49,15 @@ def edit(path: Path, **changed) -> None:
     path.write_text(json.dumps({key: value for key, value in plain.items() if value is not None}))
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+def rewrite(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
     """The weight file with other tensors."""
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        change(load_file(folder / "model.safetensors")),
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 def without(part: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
@@ -75,9 +83,24 @@ def test_a_whole_checkpoint_loads_and_nothing_is_said(family, checkpoints, capsy
     ("part", "words"),
     [
         ("visual.", "tensors are missing, first model.visual."),
-        ("layers.1.mlp", "3 of 80 tensors are missing, first model.language_model.layers.1.mlp.down_proj.weight; its files hold no others"),
-        ("embed_tokens", "1 of 80 tensors are missing, first model.language_model.embed_tokens.weight"),
-        ("layers.0.self_attn.q_proj.bias", "1 of 80 tensors are missing, first model.language_model.layers.0.self_attn.q_proj.bias"),
+        (
+            "layers.1.mlp",
+            (
+                "3 of 80 tensors are missing, first"
+                " model.language_model.layers.1.mlp.down_proj.weight; its files hold no others"
+            ),
+        ),
+        (
+            "embed_tokens",
+            "1 of 80 tensors are missing, first model.language_model.embed_tokens.weight",
+        ),
+        (
+            "layers.0.self_attn.q_proj.bias",
+            (
+                "1 of 80 tensors are missing, first"
+                " model.language_model.layers.0.self_attn.q_proj.bias"
+            ),
+        ),
     ],
 )
 def test_missing_tensors_are_refused_with_their_number_and_the_first_by_name(model, part, words):
@@ -89,10 +112,19 @@ def test_missing_tensors_are_refused_with_their_number_and_the_first_by_name(mod
 def test_whole_shards_load_and_a_cut_one_is_named(model, cut):
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
-    shards = {name: f"model-0000{1 if place < 5 else 2}-of-00002.safetensors" for place, name in enumerate(tensors)}
+    shards = {
+        name: f"model-0000{1 if place < 5 else 2}-of-00002.safetensors"
+        for place, name in enumerate(tensors)
+    }
     for shard in set(shards.values()):
-        save_file({name: tensors[name] for name in tensors if shards[name] == shard}, model / shard, metadata={"format": "pt"})
-    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+        save_file(
+            {name: tensors[name] for name in tensors if shards[name] == shard},
+            model / shard,
+            metadata={"format": "pt"},
+        )
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
     if not cut:
         loaded(model)
         return
@@ -110,11 +142,16 @@ def test_an_untied_head_that_is_missing_is_refused_and_a_tied_one_is_not(model):
 
 
 def test_a_head_of_its_own_is_kept_where_the_config_says_that_it_is_tied(model, tmp_path):
-    rewrite(model, lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
+    rewrite(
+        model,
+        lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1},
+    )
     policy = loaded(model)
     assert torch.equal(policy.model.lm_head.weight, policy.model.get_input_embeddings().weight + 1)
     policy.save(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert (
+        json.loads((tmp_path / "again" / "config.json").read_text())["tie_word_embeddings"] is False
+    )
     assert torch.equal(loaded(tmp_path / "again").model.lm_head.weight, policy.model.lm_head.weight)
 
 
@@ -125,19 +162,37 @@ def test_weights_of_every_floating_type_load(dtype, model):
 
 
 def test_renamed_tensors_are_named_beside_the_missing(model):
-    rewrite(model, lambda tensors: {name.replace("visual.", "tower."): value for name, value in tensors.items()})
+    rewrite(
+        model,
+        lambda tensors: {
+            name.replace("visual.", "tower."): value for name, value in tensors.items()
+        },
+    )
     refused(model, "that the model does not know, first tower.blocks.0.")
 
 
 def test_tensors_beyond_the_model_are_worth_a_line(model, capsys):
     rewrite(model, lambda tensors: {**tensors, "extra.weight": torch.ones(2)})
     loaded(model)
-    assert "its files hold 1 tensors that the model does not use, first extra.weight" in capsys.readouterr().out
+    assert (
+        "its files hold 1 tensors that the model does not use, first extra.weight"
+        in capsys.readouterr().out
+    )
 
 
 def test_another_shape_is_refused_with_both_shapes(model):
-    edit(model / "config.json", text_config={**json.loads((model / "config.json").read_text())["text_config"], "intermediate_size": 96})
-    refused(model, "of 80 tensors have another shape than config.json says, first model.language_model.layers.0.mlp.down_proj.weight: ")
+    edit(
+        model / "config.json",
+        text_config={
+            **json.loads((model / "config.json").read_text())["text_config"],
+            "intermediate_size": 96,
+        },
+    )
+    refused(
+        model,
+        "of 80 tensors have another shape than config.json says, first"
+        " model.language_model.layers.0.mlp.down_proj.weight: ",
+    )
 
 
 def test_loading_draws_nothing_at_random(model):
@@ -183,8 +238,13 @@ def shards_of_which_one_is_missing(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     save_file(dict(list(tensors.items())[:5]), folder / "model-00001-of-00002.safetensors")
-    of = {name: f"model-0000{1 if place < 5 else 2}-of-00002.safetensors" for place, name in enumerate(tensors)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": of}))
+    of = {
+        name: f"model-0000{1 if place < 5 else 2}-of-00002.safetensors"
+        for place, name in enumerate(tensors)
+    }
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": of})
+    )
 
 
 def as_a_bin(content: bytes) -> Callable[[Path], None]:
@@ -205,74 +265,158 @@ def a_step_of_a_run(folder: Path) -> None:
 
 ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "lab/base", "r": 4})
 DAMAGES = {
-    "an adapter beside it": (write("adapter_config.json", ADAPTER), "has a LoRA adapter beside its model (adapter_config.json)"),
-    "its base": (write("adapter_config.json", ADAPTER), "Merge it into its base model (lab/base) first: peft.PeftModel"),
+    "an adapter beside it": (
+        write("adapter_config.json", ADAPTER),
+        "has a LoRA adapter beside its model (adapter_config.json)",
+    ),
+    "its base": (
+        write("adapter_config.json", ADAPTER),
+        "Merge it into its base model (lab/base) first: peft.PeftModel",
+    ),
     "an adapter alone": (
-        lambda folder: (only_a_config(folder), remove("config.json")(folder), write("adapter_config.json", ADAPTER)(folder)),
+        lambda folder: (
+            only_a_config(folder),
+            remove("config.json")(folder),
+            write("adapter_config.json", ADAPTER)(folder),
+        ),
         "is a LoRA adapter without its model. Merge it",
     ),
-    "awq": (change("config.json", quantization_config={"quant_method": "awq", "bits": 4}), "is quantised (awq)"),
-    "bitsandbytes": (change("config.json", quantization_config={"load_in_4bit": True}), "is quantised (unknown method)"),
-    "gguf": (lambda folder: (remove("config.json")(folder), write("model.gguf", b"GGUF")(folder)), "holds GGUF files"),
+    "awq": (
+        change("config.json", quantization_config={"quant_method": "awq", "bits": 4}),
+        "is quantised (awq)",
+    ),
+    "bitsandbytes": (
+        change("config.json", quantization_config={"load_in_4bit": True}),
+        "is quantised (unknown method)",
+    ),
+    "gguf": (
+        lambda folder: (remove("config.json")(folder), write("model.gguf", b"GGUF")(folder)),
+        "holds GGUF files",
+    ),
     "a run": (a_step_of_a_run, "is a run folder, not a model; its newest checkpoint is "),
-    "weights are a pointer": (write("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer"),
-    "tokenizer is a pointer": (write("tokenizer.json", POINTER), "tokenizer.json is a Git LFS pointer"),
+    "weights are a pointer": (
+        write("model.safetensors", POINTER),
+        "model.safetensors is a Git LFS pointer",
+    ),
+    "tokenizer is a pointer": (
+        write("tokenizer.json", POINTER),
+        "tokenizer.json is a Git LFS pointer",
+    ),
     "config is a pointer": (write("config.json", POINTER), "config.json is a Git LFS pointer"),
     "cut": (cut_short, "model.safetensors is cut or damaged ("),
     "empty": (write("model.safetensors", b""), "model.safetensors is cut or damaged (0 bytes"),
-    "a length beyond the file": (write("model.safetensors", struct.pack("<Q", 2**60) + b"{}"), "model.safetensors is cut or damaged (10"),
-    "a header that is none": (write("model.safetensors", struct.pack("<Q", 2) + b"[]rest"), "model.safetensors is no safetensors file"),
-    "a cut .bin": (as_a_bin(b"PK\x03\x04 and then nothing"), "pytorch_model.bin is cut or damaged (21 bytes, no end)"),
+    "a length beyond the file": (
+        write("model.safetensors", struct.pack("<Q", 2**60) + b"{}"),
+        "model.safetensors is cut or damaged (10",
+    ),
+    "a header that is none": (
+        write("model.safetensors", struct.pack("<Q", 2) + b"[]rest"),
+        "model.safetensors is no safetensors file",
+    ),
+    "a cut .bin": (
+        as_a_bin(b"PK\x03\x04 and then nothing"),
+        "pytorch_model.bin is cut or damaged (21 bytes, no end)",
+    ),
     "a lost shard": (
         shards_of_which_one_is_missing,
         "lacks 1 of the 2 weight files that model.safetensors.index.json names, first model-00002",
     ),
     "only a config": (
         only_a_config,
-        "has no weights; expected model.safetensors or shards with model.safetensors.index.json; it holds config.json",
+        (
+            "has no weights; expected model.safetensors or shards with"
+            " model.safetensors.index.json; it holds config.json"
+        ),
     ),
     "nothing": (
         lambda folder: (only_a_config(folder), remove("config.json")(folder)),
         "has no config.json, so it is no model; it holds nothing",
     ),
-    "a config that is cut": (write("config.json", '{"model_type": "qwen2'), "config.json is not JSON"),
-    "a config that is a list": (write("config.json", "[]"), "config.json holds a list, expected a mapping"),
-    "another family": (change("config.json", model_type="llama"), "is a llama; expected one of qwen2_vl, "),
+    "a config that is cut": (
+        write("config.json", '{"model_type": "qwen2'),
+        "config.json is not JSON",
+    ),
+    "a config that is a list": (
+        write("config.json", "[]"),
+        "config.json holds a list, expected a mapping",
+    ),
+    "another family": (
+        change("config.json", model_type="llama"),
+        "is a llama; expected one of qwen2_vl, ",
+    ),
     "code of its own": (
         change("config.json", model_type="mine", auto_map={"AutoModel": "modeling_mine.Mine"}),
         "is a mine; it needs code of its own (auto_map), which is never run; expected one of",
     ),
-    "no model_type": (change("config.json", model_type=None), "has no model_type in its config.json"),
-    "a config of nonsense": (change("config.json", text_config={"hidden_size": "wide"}), "cannot be loaded: "),
-    "no processor": (remove("processor_config.json"), "has no processor (processor_config.json or preprocessor_config.json)"),
-    "a processor of nonsense": (write("processor_config.json", "{}"), "its processor cannot be loaded: "),
+    "no model_type": (
+        change("config.json", model_type=None),
+        "has no model_type in its config.json",
+    ),
+    "a config of nonsense": (
+        change("config.json", text_config={"hidden_size": "wide"}),
+        "cannot be loaded: ",
+    ),
+    "no processor": (
+        remove("processor_config.json"),
+        "has no processor (processor_config.json or preprocessor_config.json)",
+    ),
+    "a processor of nonsense": (
+        write("processor_config.json", "{}"),
+        "its processor cannot be loaded: ",
+    ),
     "no tokenizer": (remove("tokenizer.json"), "has no tokenizer (tokenizer.json or the like)"),
     "a tokenizer that is cut": (
-        lambda folder: write("tokenizer.json", (folder / "tokenizer.json").read_bytes()[:900])(folder),
+        lambda folder: write("tokenizer.json", (folder / "tokenizer.json").read_bytes()[:900])(
+            folder
+        ),
         "is not JSON",
     ),
-    "a tokenizer of nonsense": (write("tokenizer.json", '{"model": {}}'), "its processor cannot be loaded: "),
-    "no template": (remove("chat_template.jinja"), "has no chat template; copy chat_template.jinja"),
-    "no pad token": (change("tokenizer_config.json", pad_token=None), "its tokenizer has no pad token"),
+    "a tokenizer of nonsense": (
+        write("tokenizer.json", '{"model": {}}'),
+        "its processor cannot be loaded: ",
+    ),
+    "no template": (
+        remove("chat_template.jinja"),
+        "has no chat template; copy chat_template.jinja",
+    ),
+    "no pad token": (
+        change("tokenizer_config.json", pad_token=None),
+        "its tokenizer has no pad token",
+    ),
     "patches of another size": (
         lambda folder: edit(
             folder / "processor_config.json",
-            image_processor={**json.loads((folder / "processor_config.json").read_text())["image_processor"], "patch_size": 16},
+            image_processor={
+                **json.loads((folder / "processor_config.json").read_text())["image_processor"],
+                "patch_size": 16,
+            },
         ),
         "its processor has patch_size 16, its model 14",
     ),
     "an index of nothing": (
-        lambda folder: (remove("model.safetensors")(folder), write("model.safetensors.index.json", "{}")(folder)),
+        lambda folder: (
+            remove("model.safetensors")(folder),
+            write("model.safetensors.index.json", "{}")(folder),
+        ),
         "has no weights: model.safetensors.index.json names no files",
     ),
     "int8": (
         lambda folder: rewrite(
-            folder, lambda tensors: {n: v.char() if "mlp" in n and n.endswith("weight") else v for n, v in tensors.items()}
+            folder,
+            lambda tensors: {
+                n: v.char() if "mlp" in n and n.endswith("weight") else v
+                for n, v in tensors.items()
+            },
         ),
         "is stored as I8: quantised, so it cannot be trained",
     ),
     "NaN": (
-        lambda folder: rewrite(folder, lambda tensors: {n: v * torch.nan if "layers.0.mlp.up" in n else v for n, v in tensors.items()}),
+        lambda folder: rewrite(
+            folder,
+            lambda tensors: {
+                n: v * torch.nan if "layers.0.mlp.up" in n else v for n, v in tensors.items()
+            },
+        ),
         "model.language_model.layers.0.mlp.up_proj.weight holds a NaN",
     ),
     "no end": (
@@ -281,15 +425,26 @@ DAMAGES = {
             edit(folder / "tokenizer_config.json", eos_token=None),
             edit(
                 folder / "config.json",
-                text_config={**json.loads((folder / "config.json").read_text())["text_config"], "eos_token_id": None},
+                text_config={
+                    **json.loads((folder / "config.json").read_text())["text_config"],
+                    "eos_token_id": None,
+                },
             ),
         ),
         "names no end token, so no answer would end",
     ),
-    "a generation config that is cut": (write("generation_config.json", '{"eos'), "generation_config.json is not JSON"),
-    "a template that is a pointer": (write("chat_template.jinja", POINTER), "chat_template.jinja is a Git LFS pointer"),
+    "a generation config that is cut": (
+        write("generation_config.json", '{"eos'),
+        "generation_config.json is not JSON",
+    ),
+    "a template that is a pointer": (
+        write("chat_template.jinja", POINTER),
+        "chat_template.jinja is a Git LFS pointer",
+    ),
     "a byte order mark": (
-        lambda folder: write("config.json", b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())(folder),
+        lambda folder: write(
+            "config.json", b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()
+        )(folder),
         "config.json is not JSON",
     ),
     "an index that is a list": (
@@ -308,18 +463,29 @@ DAMAGES = {
         "model.safetensors is no safetensors file",
     ),
     "weights that are a link to nothing": (
-        lambda folder: (remove("model.safetensors")(folder), (folder / "model.safetensors").symlink_to("/nowhere/blob")),
+        lambda folder: (
+            remove("model.safetensors")(folder),
+            (folder / "model.safetensors").symlink_to("/nowhere/blob"),
+        ),
         "model.safetensors is a link to nothing",
     ),
     "a generation config that is a link to nothing": (
-        lambda folder: (remove("generation_config.json")(folder), (folder / "generation_config.json").symlink_to("/nowhere/blob")),
+        lambda folder: (
+            remove("generation_config.json")(folder),
+            (folder / "generation_config.json").symlink_to("/nowhere/blob"),
+        ),
         "generation_config.json is a link to nothing",
     ),
     "a quantised language model": (
-        lambda folder: edit(folder / "config.json", text_config={"quantization_config": {"quant_method": "gptq"}}),
+        lambda folder: edit(
+            folder / "config.json", text_config={"quantization_config": {"quant_method": "gptq"}}
+        ),
         "is quantised (gptq)",
     ),
-    "no vision config": (change("config.json", vision_config=None), "has no vision_config in its config.json"),
+    "no vision config": (
+        change("config.json", vision_config=None),
+        "has no vision_config in its config.json",
+    ),
     "another placeholder": (change("config.json", image_token_id=7), "a picture is token "),
 }
 
@@ -332,9 +498,18 @@ def test_what_cannot_be_trained_is_one_sentence(name, model):
 
 
 def test_a_tokenizer_of_a_larger_model_is_refused(model):
-    rewrite(model, lambda tensors: {name: value[:300].clone() if "embed_tokens" in name else value for name, value in tensors.items()})
+    rewrite(
+        model,
+        lambda tensors: {
+            name: value[:300].clone() if "embed_tokens" in name else value
+            for name, value in tensors.items()
+        },
+    )
     text = json.loads((model / "config.json").read_text())["text_config"]
-    edit(model / "config.json", text_config={**text, "vocab_size": 300, "pad_token_id": 1, "eos_token_id": 2})
+    edit(
+        model / "config.json",
+        text_config={**text, "vocab_size": 300, "pad_token_id": 1, "eos_token_id": 2},
+    )
     refused(model, "its tokenizer has a token ")
 
 
@@ -354,26 +529,45 @@ def test_older_ways_to_keep_a_checkpoint_load_the_same_policy(model):
     torch.save(tensors, model / "pytorch_model.bin")
     settings = json.loads((model / "processor_config.json").read_text())
     (model / "processor_config.json").unlink()
-    (model / "preprocessor_config.json").write_text(json.dumps({**settings["image_processor"], "processor_class": "Qwen2_5_VLProcessor"}))
+    (model / "preprocessor_config.json").write_text(
+        json.dumps({**settings["image_processor"], "processor_class": "Qwen2_5_VLProcessor"})
+    )
     policy = loaded(model)
     for mine, theirs in zip(whole.model.parameters(), policy.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     sample = next(digits("choice", count=1, difficulty=2))
-    assert encode(sample, AnswerOnly(), policy).input_ids == encode(sample, AnswerOnly(), whole).input_ids
+    assert (
+        encode(sample, AnswerOnly(), policy).input_ids
+        == encode(sample, AnswerOnly(), whole).input_ids
+    )
 
 
 def test_what_a_checkpoint_says_of_videos_is_saved_as_it_was(model, tmp_path):
     said = {"video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 14, "max_frames": 77}
     edit(model / "processor_config.json", video_processor=said)
     loaded(model).save(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "processor_config.json").read_text())["video_processor"] == said
+    assert (
+        json.loads((tmp_path / "again" / "processor_config.json").read_text())["video_processor"]
+        == said
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["./nowhere", "../nowhere", "/nowhere/at/all", "nowhere/", "a/b/c", "~/nowhere-at-all", "C:\\models\\mine"]
+    "name",
+    [
+        "./nowhere",
+        "../nowhere",
+        "/nowhere/at/all",
+        "nowhere/",
+        "a/b/c",
+        "~/nowhere-at-all",
+        "C:\\models\\mine",
+    ],
 )
 def test_a_path_that_is_not_there_asks_no_hub(name, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a hub was asked"))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a hub was asked")
+    )
     with pytest.raises(UserError, match="cannot be loaded: there is no such folder"):
         find_model(name)
 
@@ -386,7 +580,11 @@ def test_a_file_is_no_model(tmp_path):
 
 def test_a_hub_id_is_fetched_into_a_folder_and_checked_there(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **patterns: asked.append((name, patterns)) or str(model))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **patterns: asked.append((name, patterns)) or str(model),
+    )
     policy = load_policy(PolicyConfig(model="lab/tiny"), seed=0)
     assert policy.model.config.model_type == "qwen2_5_vl"
     (name, patterns), *more = asked
@@ -401,15 +599,17 @@ def test_a_hub_id_is_fetched_into_a_folder_and_checked_there(model, monkeypatch)
 
 
 def test_a_hub_that_cannot_be_asked_is_one_sentence():
-    with pytest.raises(UserError, match=r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and the hub says: "):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and the"
+            r" hub says: "
+        ),
+    ):
         find_model("lab/tiny")
 
 
-THINKS = {
-    "": "",
-    "<think>": "{{ '<think>\n' }}",
-    "</think>": "{{ '<think>\n\n</think>\n\n' }}",
-}
+THINKS = {"": "", "<think>": "{{ '<think>\n' }}", "</think>": "{{ '<think>\n\n</think>\n\n' }}"}
 """What the last tag is -> what a template writes behind the assistant's turn."""
 
 
@@ -427,7 +627,12 @@ def test_a_template_that_thinks_by_itself_fits_one_style_or_says_which(model, ta
     assert template_thought(policy.processor) == tag
     wanted = {"": think, "<think>": "opened", "</think>": "absent"}[tag]
     if think != wanted:
-        with pytest.raises(UserError, match=rf"prompt: the chat template .* with think: {think}; set prompt.think to {wanted}"):
+        with pytest.raises(
+            UserError,
+            match=(
+                rf"prompt: the chat template .* with think: {think}; set prompt.think to {wanted}"
+            ),
+        ):
             check_template(style, policy.processor)
         return
     check_template(style, policy.processor)
@@ -449,15 +654,24 @@ def test_a_template_that_cannot_be_used_is_one_sentence(model, template, tmp_pat
     (model / "chat_template.jinja").write_text(template)
     done = gpg_vl("train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}")
     assert done.returncode == 2
-    assert re.search(r"^gpg-vl: policy\.model: its chat template (cannot be used|makes .* of a picture and a question)", done.stderr)
+    assert re.search(
+        r"^gpg-vl: policy\.model: its chat template (cannot be used|makes .* of a picture and a"
+        r" question)",
+        done.stderr,
+    )
 
 
 def test_a_worked_solution_does_not_open_the_thought_again():
     sample = next(digits("add", count=1))
     worked = SimpleNamespace(
-        **{**{name: getattr(sample, name) for name in sample.__slots__}, "solution": "<think>so</think><answer>2</answer>"}
+        **{
+            **{name: getattr(sample, name) for name in sample.__slots__},
+            "solution": "<think>so</think><answer>2</answer>",
+        }
     )
-    assert solution(worked, Style(think="opened"), SimpleNamespace()) == "so</think><answer>2</answer>"  # type: ignore[arg-type]
+    assert (
+        solution(worked, Style(think="opened"), SimpleNamespace()) == "so</think><answer>2</answer>"
+    )  # type: ignore[arg-type]
     assert solution(worked, Style(), SimpleNamespace()) == worked.solution  # type: ignore[arg-type]
 
 
@@ -474,28 +688,42 @@ def test_commands_end_with_the_sentence_and_2(command, model, tmp_path):
 def test_it_is_told_before_torch_is_imported(command, model):
     cut_short(model)
     program = (
-        "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;"
-        f"done = CliRunner().invoke(app, [{command!r}, 'digits_count', 'policy.model={model}']);"
-        "print(done.exit_code, 'is cut or damaged' in done.stderr, {'torch', 'transformers'} & sys.modules.keys())"
+        "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;done ="
+        f" CliRunner().invoke(app, [{command!r}, 'digits_count',"
+        f" 'policy.model={model}']);print(done.exit_code, 'is cut or damaged' in done.stderr,"
+        " {'torch', 'transformers'} & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "2 True set()\n"
 
 
-def test_the_audit_stops_at_a_model_that_cannot_be_loaded_and_at_a_template_that_does_not_fit(model, tmp_path):
+def stops_of(config: Config) -> list[str]:
+    found = audit(Experiment.resolve(config), head=5)
+    return [finding.text for finding in found if finding.level == "stop"]
+
+
+def test_the_audit_stops_at_a_model_that_cannot_be_loaded_and_at_a_template_that_does_not_fit(
+    model,
+):
     config = load("digits_count", [f"policy.model={thinking(model, '<think>')}"])
-    stops = [finding.text for finding in audit(config, tmp_path, head=5) if finding.level == "stop"]
+    stops = stops_of(config)
     assert any("set prompt.think to opened" in text for text in stops)
     cut_short(model)
-    stops = [finding.text for finding in audit(config, tmp_path, head=5) if finding.level == "stop"]
+    stops = stops_of(config)
     assert any("is cut or damaged" in text for text in stops)
 
 
-def test_the_audit_fetches_no_weights(model, tmp_path, monkeypatch):
+def test_the_audit_fetches_no_weights(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **patterns: asked.append(patterns) or str(model))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **patterns: asked.append(patterns) or str(model),
+    )
     (model / "model.safetensors").unlink()
-    list(audit(load("digits_count", ["policy.model=lab/tiny"]), tmp_path, head=5))
+    list(audit(Experiment.resolve(load("digits_count", ["policy.model=lab/tiny"])), head=5))
     assert asked
     assert not any("*.safetensors" in patterns["allow_patterns"] for patterns in asked)
 

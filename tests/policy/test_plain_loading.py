@@ -1,7 +1,9 @@
-"""A checkpoint is used without gpg_vl: plain transformers loads model, processor and pipeline, and the model card's program asks it.
+"""A checkpoint is used without gpg_vl: plain transformers loads model, processor and pipeline, and
+the model card's program asks it.
 
-In transformers a Qwen-VL processor needs torchvision, which a CPU machine may lack: there the tests hold it to saying so. `.ci/run`
-has a stage that runs this file where torchvision works, and another with the oldest transformers that is supported.
+In transformers a Qwen-VL processor needs torchvision, which a CPU machine may lack: there the tests
+hold it to saying so. `.ci/run` has a stage that runs this file where torchvision works, and another
+with the oldest transformers that is supported.
 """
 
 import json
@@ -30,14 +32,23 @@ from tests.other_checkpoint import other_checkpoint
 
 QUESTION = "How many digits are there in the image?"
 """The card's own."""
-STYLES = {"plain": AnswerOnly(), "words": Style(system="You count."), "opened": Style(think="opened")}
+STYLES = {
+    "plain": AnswerOnly(),
+    "words": Style(system="You count."),
+    "opened": Style(think="opened"),
+}
 ALL = [*FAMILIES, "llava", "gemma3"]
 PIPELINE = f"""\
 from PIL import Image
 from transformers import pipeline
-content = [{{"type": "image", "image": Image.open("picture.png")}}, {{"type": "text", "text": "{QUESTION}"}}]
+content = [
+    {{"type": "image", "image": Image.open("picture.png")}},
+    {{"type": "text", "text": "{QUESTION}"}},
+]
+messages = [{{"role": "user", "content": content}}]
+options = {{"max_new_tokens": 8, "do_sample": False, "return_full_text": False}}
 asked = pipeline("image-text-to-text", model=".")
-print(asked(text=[{{"role": "user", "content": content}}], max_new_tokens=8, do_sample=False, return_full_text=False)[0]["generated_text"])
+print(asked(text=messages, **options)[0]["generated_text"])
 """
 STRANGER = """\
 import contextlib, io, json, os, sys
@@ -53,7 +64,8 @@ for folder, program in json.load(sys.stdin):
 assert "gpg_vl" not in sys.modules
 print(json.dumps(told))
 """
-"""Runs each program in its folder: one process for all of them, because importing transformers takes seconds."""
+"""Runs each program in its folder: one process for all of them, because importing transformers
+takes seconds."""
 
 
 class Saved(NamedTuple):
@@ -64,7 +76,9 @@ class Saved(NamedTuple):
 
     @property
     def program(self) -> str:
-        (found,) = re.findall(r"```python\n(.*?)```", (self.folder / "README.md").read_text(), re.DOTALL)
+        (found,) = re.findall(
+            r"```python\n(.*?)```", (self.folder / "README.md").read_text(), re.DOTALL
+        )
         return found
 
 
@@ -73,33 +87,60 @@ def saved(checkpoints, tmp_path_factory) -> dict[tuple[str, str], Saved]:
     made = {}
     for family in ALL:
         folder = tmp_path_factory.mktemp(family)
-        start = checkpoints(family) if family in FAMILIES else other_checkpoint(family, folder / "start")
+        start = (
+            checkpoints(family)
+            if family in FAMILIES
+            else other_checkpoint(family, folder / "start")
+        )
         policy = load_policy(PolicyConfig(model=str(start), vision="full"), seed=0)
         config = loading.load("digits_count", ["rollout.max_tokens=8", f"policy.model={start}"])
         for name, style in STYLES.items():
             policy.save(folder / name)
-            (folder / name / "README.md").write_text(model_card(config, 0, folder, style, policy.frame))
-            Image.radial_gradient("L").resize((112, 84)).convert("RGB").save(folder / name / "picture.png")
+            (folder / name / "README.md").write_text(
+                model_card(config, 0, folder, style, policy.frame)
+            )
+            Image.radial_gradient("L").resize((112, 84)).convert("RGB").save(
+                folder / name / "picture.png"
+            )
             made[family, name] = Saved(policy, folder / name)
     return made
 
 
 @pytest.fixture(scope="module")
 def told(saved) -> dict[tuple[str, str], tuple[bool, str]]:
-    """What the card's program (or, under "pipeline", a pipeline) prints of each checkpoint, and whether it ran, without gpg_vl."""
+    """What the card's program (or, under "pipeline", a pipeline) prints of each checkpoint, and
+    whether it ran, without gpg_vl."""
     programs = {place: (str(each.folder), each.program) for place, each in saved.items()}
-    programs |= {(family, "pipeline"): (str(saved[family, "plain"].folder), PIPELINE) for family in ALL}
+    programs |= {
+        (family, "pipeline"): (str(saved[family, "plain"].folder), PIPELINE) for family in ALL
+    }
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     given = json.dumps(list(programs.values()))
-    done = subprocess.run([sys.executable, "-c", STRANGER], input=given, env=offline, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER],
+        input=given,
+        env=offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return dict(zip(programs, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def own_greedy_answer(policy: Policy, style: Style, picture: Path) -> str:
-    sample = Sample(id="q", question=QUESTION, images=(picture,), sizes=((112, 84),), answer_kind="number", answer=1)
+    sample = Sample(
+        id="q",
+        question=QUESTION,
+        images=(picture,),
+        sizes=((112, 84),),
+        answer_kind="number",
+        answer=1,
+    )
     sampling = Sampling(max_tokens=8, temperature=1.0, greedy=True)
-    ((answer,),) = TransformersEngine(policy).generate([encode(sample, style, policy)], sampling, [[0]])
+    ((answer,),) = TransformersEngine(policy).generate(
+        [encode(sample, style, policy)], sampling, [[0]]
+    )
     return policy.processor.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)
 
 
@@ -126,4 +167,7 @@ def test_the_card_names_words_form_and_coordinates(saved):
     assert '"You count."' in card
     assert f"{QUESTION} {STYLES['words'].instruction}" in card
     assert "`<think>...</think><answer>4</answer>`" in card
-    assert "pixels of the picture as the processor resizes it (each side a multiple of 28, the area from 784 to 1,048,576 pixels)" in card
+    assert (
+        "pixels of the picture as the processor resizes it (each side a multiple of 28, the area"
+        " from 784 to 1,048,576 pixels)" in card
+    )

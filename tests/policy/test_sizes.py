@@ -1,4 +1,5 @@
-"""Sizes from a config.json: by arithmetic what the real classes count, for every family, at published numbers."""
+"""Sizes from a config.json: by arithmetic what the real classes count, for every family, at
+published numbers."""
 
 import json
 import subprocess
@@ -24,7 +25,9 @@ def test_arithmetic_counts_what_the_real_class_has(name, tmp_path):
 
 
 def test_published_counts(tmp_path):
-    totals = {name: sizes.size_of(PolicyConfig(model=str(write(name, tmp_path)))).total for name in SHAPES}
+    totals = {
+        name: sizes.size_of(PolicyConfig(model=str(write(name, tmp_path)))).total for name in SHAPES
+    }
     assert totals["Qwen2-VL-2B"] == 2_208_985_600
     assert totals["Qwen2.5-VL-3B"] == 3_754_622_976
     assert totals["Qwen2.5-VL-7B"] == 8_292_166_656
@@ -70,8 +73,9 @@ def test_what_is_no_model_is_told(tmp_path):
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     code = (
-        "import sys; from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.sizes import size_of\n"
-        f"size_of(PolicyConfig()); size_of(PolicyConfig(model={str(write('Qwen2-VL-2B', tmp_path))!r}))\n"
-        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+        "import sys; from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.sizes"
+        " import size_of\nsize_of(PolicyConfig());"
+        f" size_of(PolicyConfig(model={str(write('Qwen2-VL-2B', tmp_path))!r}))\nassert not"
+        " {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

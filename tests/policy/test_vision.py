@@ -1,4 +1,5 @@
-"""Pictures are looked at once: known by their content, remembered only where nothing that sees them is trained."""
+"""Pictures are looked at once: known by their content, remembered only where nothing that sees
+them is trained."""
 
 from dataclasses import replace
 
@@ -19,7 +20,9 @@ from tests.hand_made import completion
 def looks(policy):
     """Patches that the tower is shown, look by look."""
     seen: list[int] = []
-    policy.model.model.visual.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(args[0])), with_kwargs=True)
+    policy.model.model.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(args[0])), with_kwargs=True
+    )
     return seen
 
 
@@ -30,7 +33,9 @@ def frozen(policy_of, family="qwen2_5_vl", **config):
 def test_pictures_of_a_prompt_by_hand(policy_of):
     (two,) = prompts(policy_of(), ["compare"])
     left, right = pictures(two.features)
-    assert torch.equal(torch.cat([left["pixel_values"], right["pixel_values"]]), two.features["pixel_values"])
+    assert torch.equal(
+        torch.cat([left["pixel_values"], right["pixel_values"]]), two.features["pixel_values"]
+    )
     assert two.pictures == (digest(left), digest(right))
     assert digest(left) != digest(right)
     assert digest(left) == digest({name: value.clone() for name, value in left.items()})
@@ -38,7 +43,9 @@ def test_pictures_of_a_prompt_by_hand(policy_of):
 
 
 def test_tiles_are_pictures_of_their_own():
-    tiles = pictures({"pixel_values": torch.randn(1, 3, 3, 8, 8), "pixel_attention_mask": torch.ones(1, 3, 8, 8)})
+    tiles = pictures(
+        {"pixel_values": torch.randn(1, 3, 3, 8, 8), "pixel_attention_mask": torch.ones(1, 3, 8, 8)}
+    )
     assert [tile["pixel_values"].shape for tile in tiles] == [(3, 8, 8)] * 3
     assert tiles[0]["pixel_attention_mask"].shape == (8, 8)
 
@@ -54,7 +61,9 @@ def test_a_frozen_tower_looks_at_a_picture_once_in_rollout_and_all_updates(famil
     for _ in range(3):
         engine.generate(asked, Sampling(max_tokens=3, temperature=1.0), [[1, 2]] * 3)
         remembered = forward([(prompt, [completion([5, 6])]) for prompt in asked])
-    assert sum(seen) == sum(len(prompt.features["pixel_values"]) for prompt in asked if prompt.pictures)
+    assert sum(seen) == sum(
+        len(prompt.features["pixel_values"]) for prompt in asked if prompt.pictures
+    )
     expected = fresh([(prompt, [completion([5, 6])]) for prompt in asked])
     torch.testing.assert_close(remembered.logprobs_N, expected.logprobs_N, rtol=0, atol=1e-5)
 
@@ -77,23 +86,34 @@ def test_memory_is_bounded_and_the_least_recently_used_leaves():
         cache.put(name, one)
     assert cache.get("a", torch.device("cpu")) is not None
     cache.put("c", one)
-    assert [cache.get(name, torch.device("cpu")) is not None for name in "abc"] == [True, False, True]
+    assert [cache.get(name, torch.device("cpu")) is not None for name in "abc"] == [
+        True,
+        False,
+        True,
+    ]
     assert cache.size == 2 << 20
     cache.put("huge", Features(torch.zeros(3 * 256, 1024)))
     assert cache.size == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_features_on_disk_serve_another_process_with_the_same_weights_only(family, policy_of, checkpoints, tmp_path):
+def test_features_on_disk_serve_another_process_with_the_same_weights_only(
+    family, policy_of, checkpoints, tmp_path
+):
     folder = str(tmp_path / "features")
     first = frozen(policy_of, family, feature_folder=folder)
     asked = [(prompt, [completion([5, 6])]) for prompt in prompts(first, ["compare"])]
     expected = GroupForward(first, 1.0)(asked)
     again = frozen(policy_of, family, feature_folder=folder)
     seen = looks(again)
-    torch.testing.assert_close(GroupForward(again, 1.0)(asked).logprobs_N, expected.logprobs_N, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        GroupForward(again, 1.0)(asked).logprobs_N, expected.logprobs_N, rtol=0, atol=1e-6
+    )
     assert seen == []
-    other = load_policy(PolicyConfig(model="tiny", vision="frozen", projector="frozen", feature_folder=folder), seed=5)
+    other = load_policy(
+        PolicyConfig(model="tiny", vision="frozen", projector="frozen", feature_folder=folder),
+        seed=5,
+    )
     seen = looks(other)
     asked = [(replace(prompt), answers) for prompt, answers in asked]
     if family == "qwen2_5_vl":
@@ -113,7 +133,8 @@ def test_a_blanked_picture_is_another_picture(policy_of):
 
 
 def test_a_picture_is_named_by_its_patches_and_by_how_they_stand():
-    """A grey picture of 2 x 4 patches and one of 4 x 2 have equal patches: only the grid tells them apart."""
+    """A grey picture of 2 x 4 patches and one of 4 x 2 have equal patches: only the grid tells
+    them apart."""
     grey, grid = torch.zeros(8, 12), torch.tensor([[1, 2, 4]])
     told = [
         digest({"pixel_values": grey, "image_grid_thw": grid}),

@@ -1,4 +1,5 @@
-"""`gpg-vl audit`: what can be known before training; exit 1 with the reason where a run cannot learn."""
+"""`gpg-vl audit`: what can be known before training; exit 1 with the reason where a run cannot
+learn."""
 
 import json
 import re
@@ -24,7 +25,12 @@ TEST = "name: test\ndata: [{files: held_out.jsonl}]\nprompt: answer\n"
 
 def rows(count: int, first: int = 0, **changed: object) -> str:
     made = [
-        {"id": f"{first + place}", "question": "How many?", "images": [f"{first + place}.png"], "answer_kind": "number"}
+        {
+            "id": f"{first + place}",
+            "question": "How many?",
+            "images": [f"{first + place}.png"],
+            "answer_kind": "number",
+        }
         | {"answer": place % 5, **changed}
         for place in range(count)
     ]
@@ -52,63 +58,91 @@ def run(tmp_path, monkeypatch):
 def test_a_sound_config_passes_and_says_chance(run):
     code, told = run()
     assert code == 0, told
-    assert "gold answers: 10 rows earn full marks" in told
+    assert "reference answers: 10 rows earn the full reward" in told
     assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in told
     assert "none of 5 test pictures is among 10 training pictures" in told
     assert "nothing stands in the way" in told
 
 
-def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(run, monkeypatch, tmp_path):
+def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
+    run, monkeypatch, tmp_path
+):
     from importlib.util import find_spec
 
     code, told = run("hardware.gb=0.001")
     assert code == 1
-    assert re.search(r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change: hardware\.gb=24 ", told)
+    assert re.search(
+        r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change:"
+        r" hardware\.gb=24 ",
+        told,
+    )
     assert "fine  memory: not judged: there is no GPU here, and hardware.gb names none" in run()[1]
     assert "fine  memory: 3." in run("hardware.gb=24")[1]
     code, told = run("policy.model=nobody/has-this")
     assert code == 1
-    assert "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder of that name is here" in told
+    assert (
+        "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder"
+        " of that name is here" in told
+    )
     assert told.count("stop  ") == 1
     there = {"vllm": False, "trackio": False, "datasets": False}
-    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name, *rest: find_spec(name, *rest) if there.get(name, True) else None)
+    monkeypatch.setattr(
+        audit.importlib.util,
+        "find_spec",
+        lambda name, *rest: find_spec(name, *rest) if there.get(name, True) else None,
+    )
     code, told = run("rollout.engine=vllm", "trackers=[trackio]")
     assert code == 1
     assert "stop  rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]'" in told
     assert "stop  trackers: trackio is not installed; pip install 'gpg-vl[trackers]'" in told
-    assert "stop  data: some/set is read with the package datasets" in run("data=[{hub: some/set}]")[1]
+    assert (
+        "stop  data: some/set is read with the package datasets" in run("data=[{hub: some/set}]")[1]
+    )
 
 
 def test_pictures_in_training_and_test_are_told(run):
     Path("11.png").write_bytes(Path("3.png").read_bytes())
     code, told = run()
     assert code == 0
-    assert "mind  overlap: 1 of 5 test pictures are also trained on, pixel for pixel; 11 is one" in told
+    assert (
+        "mind  overlap: 1 of 5 test pictures are also trained on, pixel for pixel; 11 is one"
+        in told
+    )
     for place in (10, 12):
         Path(f"{place}.png").write_bytes(Path("3.png").read_bytes())
     Path("13.png").write_bytes(Path("4.png").read_bytes())
     code, told = run()
     assert code == 0
-    assert "mind  overlap: 2 of 3 test pictures are also trained on, pixel for pixel, more than half" in told
+    assert (
+        "mind  overlap: 2 of 3 test pictures are also trained on, pixel for pixel, more than half"
+        in told
+    )
 
 
 def test_a_test_that_is_trained_on_whole_stops_the_run(run):
     Path("held_out.jsonl").write_text(rows(5))
     code, told = run()
     assert code == 1
-    assert "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark would measure memory" in told
+    assert (
+        "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark"
+        " would measure memory" in told
+    )
 
 
-def test_rows_that_were_not_looked_at_are_told(run):
+def test_rows_that_were_not_read_are_told(run):
     code, told = run("--head", "7")
     assert code == 0
-    assert "gold answers: 7 rows earn full marks (only the first 7 rows of a source were looked at)" in told
-    assert "none of 5 test pictures is among 7 training pictures (only the first 7 rows of a source were looked at)" in told
+    cut = "(only the first 7 rows of a source were read)"
+    assert f"reference answers: 7 rows earn the full reward {cut}" in told
+    assert f"none of 5 test pictures is among 7 training pictures {cut}" in told
     assert "only the first" not in run("--head", "11")[1]
 
 
 def test_questions_without_their_picture_are_told(run):
-    bare = json.dumps({"id": "bare", "question": "How many?", "answer_kind": "number", "answer": 3}) + "\n"
+    bare = (
+        json.dumps({"id": "bare", "question": "How many?", "answer_kind": "number", "answer": 3})
+        + "\n"
+    )
     Path("samples.jsonl").write_text(rows(9) + bare)
     assert "mind  pictures: 1 of 10 rows have no picture; bare is one" in run()[1]
     Path("samples.jsonl").write_text(rows(10, images=None, picture=None))
@@ -125,7 +159,9 @@ def test_a_picture_that_cannot_be_read_is_a_finding(run):
     cut_short("14.png")
     code, told = run()
     assert code == 0
-    assert "mind  evaluation.benchmark: 1 rows have a picture that cannot be read; 14: image " in told
+    assert (
+        "mind  evaluation.benchmark: 1 rows have a picture that cannot be read; 14: image " in told
+    )
     cut_short("3.png")
     code, told = run("--model", "tiny")
     assert code == 1
@@ -138,12 +174,12 @@ def test_a_benchmark_is_checked_by_its_own_verifiers(run):
     Path("held_out.jsonl").write_text(rows(5, first=10, answer_kind="smell", answer="sour"))
     Path("noses.py").write_text(
         "from dataclasses import dataclass\n"
-        "from gpg_vl.verifiers.base import Graded, Mark\n\n\n"
+        "from gpg_vl.verifiers.base import Grade, RuleVerifier\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
-        "class Smell(Graded):\n"
-        "    def mark(self, answer, sample):\n"
-        "        return Mark(float(answer == sample.answer), answer, 'right')\n\n"
-        "    def gold(self, sample):\n"
+        "class Smell(RuleVerifier):\n"
+        "    def grade(self, answer, sample):\n"
+        "        return Grade(float(answer == sample.answer), answer, 'right')\n\n"
+        "    def reference_answer(self, sample):\n"
         "        return sample.answer\n"
     )
     assert "answer_kind 'smell' has no verifier" in run()[1]
@@ -163,34 +199,54 @@ def test_the_engine_of_an_audit_is_closed(run, monkeypatch):
 
 
 def test_naming_everything_is_tried_as_a_constant(run):
-    Path("samples.jsonl").write_text(rows(5, answer_kind="words", answer="a b") + rows(5, first=5, answer_kind="words", answer="c"))
+    Path("samples.jsonl").write_text(
+        rows(5, answer_kind="words", answer="a b")
+        + rows(5, first=5, answer_kind="words", answer="c")
+    )
     Path("rewards.py").write_text(
         "from dataclasses import dataclass\n"
-        "from gpg_vl.verifiers.base import Graded, Mark\n\n\n"
+        "from gpg_vl.verifiers.base import Grade, RuleVerifier\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
-        "class Words(Graded):\n"
-        "    def mark(self, answer, sample):\n"
-        "        return Mark(float(set(sample.answer.split()) <= set(answer.split()) <= set('abc')), answer, 'right')\n\n"
-        "    def gold(self, sample):\n"
+        "class Words(RuleVerifier):\n"
+        "    def grade(self, answer, sample):\n"
+        "        found = set(answer.split())\n"
+        "        right = set(sample.answer.split()) <= found <= set('abc')\n"
+        "        return Grade(float(right), answer, 'right')\n\n"
+        "    def reference_answer(self, sample):\n"
         "        return sample.answer\n"
     )
     code, told = run('verifiers={words: "./rewards.py:Words"}')
     assert code == 1
-    assert "stop  words: one answer is always right, whatever the truth is: best constant of those tried, 'a b c', earns 1.0000" in told
+    assert (
+        "stop  words: one answer is always right, whatever the truth is: best constant of those"
+        " tried, 'a b c', earns 1.0000" in told
+    )
 
 
 @pytest.mark.parametrize(
     ("prepare", "overrides", "reason"),
     [
-        (lambda: Path("samples.jsonl").write_text(rows(10, answer=3)), (), "one answer is always right, so there is nothing to learn"),
+        (
+            lambda: Path("samples.jsonl").write_text(rows(10, answer=3)),
+            (),
+            "one answer is always right, so there is nothing to learn",
+        ),
         (
             lambda: Path("samples.jsonl").write_text(rows(10, answer="many")),
             (),
             "all 10 rows are unusable; 0: answer 'many' is not a number",
         ),
         (lambda: None, ("rollout.max_tokens=2",), "answers: the barest right answer takes"),
-        (lambda: Path("samples.jsonl").write_text(rows(10, question="why? " * 9000)), (), "prompts cannot be asked"),
-        (lambda: Path("held_out.jsonl").unlink(), (), "evaluation.benchmark: files: held_out.jsonl does not exist"),
+        (
+            lambda: Path("samples.jsonl").write_text(rows(10, question="why? " * 9000)),
+            (),
+            "samples cannot become prompts",
+        ),
+        (
+            lambda: Path("held_out.jsonl").unlink(),
+            (),
+            "evaluation.benchmark: files: held_out.jsonl does not exist",
+        ),
     ],
 )
 def test_what_cannot_learn_exits_1_with_the_reason(run, prepare, overrides, reason):
@@ -204,12 +260,13 @@ def test_what_cannot_learn_exits_1_with_the_reason(run, prepare, overrides, reas
 def test_a_reward_that_can_be_fooled_exits_1(run):
     Path("rewards.py").write_text(
         "from dataclasses import dataclass\n"
-        "from gpg_vl.verifiers.base import Graded, Mark\n\n\n"
+        "from gpg_vl.verifiers.base import Grade, RuleVerifier\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
-        "class Generous(Graded):\n"
-        "    def mark(self, answer, sample):\n"
-        "        return Mark(float(str(sample.answer) in answer or len(answer) > 40), answer, 'right')\n\n"
-        "    def gold(self, sample):\n"
+        "class Generous(RuleVerifier):\n"
+        "    def grade(self, answer, sample):\n"
+        "        right = str(sample.answer) in answer or len(answer) > 40\n"
+        "        return Grade(float(right), answer, 'right')\n\n"
+        "    def reference_answer(self, sample):\n"
         "        return str(sample.answer)\n"
     )
     code, told = run('verifiers={number: "./rewards.py:Generous"}')
@@ -218,7 +275,9 @@ def test_a_reward_that_can_be_fooled_exits_1(run):
 
 
 def test_the_authors_rules_have_holes_and_that_is_worth_knowing(run):
-    Path("samples.jsonl").write_text(rows(10, answer_kind="label", answer="rose", choices=["rose", "iris"]))
+    Path("samples.jsonl").write_text(
+        rows(10, answer_kind="label", answer="rose", choices=["rose", "iris"])
+    )
     code, told = run("reward.mode=reference")
     assert "mind  label: the authors' rule has holes" in told
     assert code == 1  # and here every row has the same answer
@@ -227,10 +286,16 @@ def test_the_authors_rules_have_holes_and_that_is_worth_knowing(run):
 def test_naming_every_class_is_a_hole_of_the_authors_rule_and_does_not_stop_their_experiment(run):
     names = ("rose", "iris", "lily")
     Path("samples.jsonl").write_text(
-        "".join(rows(3, first=3 * place, answer_kind="label", answer=name, choices=names) for place, name in enumerate(names))
+        "".join(
+            rows(3, first=3 * place, answer_kind="label", answer=name, choices=names)
+            for place, name in enumerate(names)
+        )
     )
     code, told = run("reward.mode=reference")
-    assert "mind  label: one answer is always right, whatever the truth is: best constant of those tried, 'rose iris lily'" in told
+    assert (
+        "mind  label: one answer is always right, whatever the truth is: best constant of those"
+        " tried, 'rose iris lily'" in told
+    )
     assert code == 0, told
 
 
@@ -240,7 +305,7 @@ def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):
     assert "reasons: " in told
     assert "rewards: 0.00 [32] 0.00, mean 0.000" in told
     assert "informative: 0 % of 16 groups" in told
-    assert "no group speaks, so there is no gradient" in told
+    assert "no group is informative, so there is no gradient" in told
 
 
 def test_the_histogram_by_hand():

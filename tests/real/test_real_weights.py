@@ -1,4 +1,5 @@
-"""Real pretrained weights through every part of a run, in both precisions: load, answer, warm up, train, save, load plainly, resume."""
+"""Real pretrained weights through every part of a run, in both precisions: load, answer, warm
+up, train, save, load plainly, resume."""
 
 import json
 import re
@@ -13,11 +14,11 @@ from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import loading
 from gpg_vl.config.schema import Config, PolicyConfig
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.sizes import size_of
-from gpg_vl.preflight.memory import ON_CPU, Machine, items
-from gpg_vl.preflight.memory import Workload as Reckoned
+from gpg_vl.preflight.memory import ON_CPU, Machine, Workload, items
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine
@@ -31,26 +32,35 @@ HERE = Path(__file__).parent
 
 class Run(NamedTuple):
     folder: Path
-    told: list[str]
+    lines: list[str]
     config: Config
 
     def metrics(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()
+        ]
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def run(request, smolqwen, tmp_path_factory) -> Run:
     """A finished run of two steps."""
-    told: list[str] = []
-    knobs = [f"folder={tmp_path_factory.mktemp(request.param)}", f"policy.model={smolqwen}", f"policy.dtype={request.param}"]
+    lines: list[str] = []
+    knobs = [
+        f"folder={tmp_path_factory.mktemp(request.param)}",
+        f"policy.model={smolqwen}",
+        f"policy.dtype={request.param}",
+    ]
     config = loading.load(str(HERE / "real.yaml"), knobs)
-    return Run(loop.train(config, HERE, say=told.append), told, config)
+    folder = loop.train(Experiment.resolve(config), log=lines.append)
+    return Run(folder, lines, config)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_knows_the_capital_of_france(dtype, smolqwen):
     policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype), seed=0)
-    sample = Sample(id="q", question="What is the capital of France?", answer_kind="label", answer="Paris")
+    sample = Sample(
+        id="q", question="What is the capital of France?", answer_kind="label", answer="Paris"
+    )
     asked = encode(sample, Style(think="absent", instruction=""), policy)
     sampling = Sampling(max_tokens=24, temperature=1.0, greedy=True)
     ((answer,),) = TransformersEngine(policy).generate([asked], sampling, [[0]])
@@ -58,32 +68,40 @@ def test_it_knows_the_capital_of_france(dtype, smolqwen):
 
 
 @pytest.mark.parametrize("vision", ["frozen", "full"])
-def test_the_plan_tells_what_a_process_holds(vision, smolqwen):
+def test_the_plan_says_what_a_process_holds(vision, smolqwen):
     given = PolicyConfig(model=str(smolqwen), vision=vision)
     policy = load_policy(given, seed=0)
     found = held(policy, one_step(policy))
     config = Config.model_validate({"data": [{"recipe": "digits"}], "policy": given.model_dump()})
-    told = {item.name: item.step for item in items(Reckoned(config=config, size=size_of(given), machine=Machine(gb=None)), ON_CPU)}
+    workload = Workload(config=config, size=size_of(given), machine=Machine(gb=None))
+    planned = {item.name: item.step for item in items(workload, ON_CPU)}
     for name, count in found.items():
-        assert told.get(name, 0) == pytest.approx(count, rel=0.01), name
+        assert planned.get(name, 0) == pytest.approx(count, rel=0.01), name
 
 
 def test_the_gate_is_on_and_knows_rounding_from_error(run):
-    """Real weights in bfloat16 are off by tenths of a nat, in float32 by hundred-thousandths: rounding, and not stopped."""
+    """Real weights in bfloat16 are off by tenths of a nat, in float32 by hundred-thousandths:
+    rounding, and not stopped."""
     first = run.metrics()[0]
     assert 0 < first["gate/mean"] < first["gate/allowed"]
     assert first["gate/excess"] < 0.5
-    assert any(line.startswith("vision gate: engine and trainer differ by mean") for line in run.told)
+    assert any(
+        line.startswith("vision gate: engine and trainer differ by mean") for line in run.lines
+    )
     assert (first["gate/worst"] > 0.02) == (run.config.policy.dtype == "bfloat16")
 
 
 def test_the_prompt_is_shared(run):
     """Rounding to bfloat16 is no reason to fall back to plain rows."""
-    assert any("image and prompt are computed once per group" in line for line in run.told)
+    assert any("image and prompt are computed once per group" in line for line in run.lines)
 
 
 def test_the_warm_up_teaches(run):
-    losses = [float(found[1]) for line in run.told if (found := re.match(r"warm-up \d/6: loss ([\d.]+),", line))]
+    losses = [
+        float(found[1])
+        for line in run.lines
+        if (found := re.match(r"warm-up \d/6: loss ([\d.]+),", line))
+    ]
     assert len(losses) == 6
     assert losses[-1] < 0.5 * losses[0]
 
@@ -96,7 +114,9 @@ def test_gpg_steps_are_finite_and_move_the_language_model(run, smolqwen):
     before = load_file(run.folder / "checkpoints" / "000000" / "policy" / "model.safetensors")
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved
-    assert not any("visual" in name and "merger" not in name for name in moved), "the tower is frozen"
+    assert not any("visual" in name and "merger" not in name for name in moved), (
+        "the tower is frozen"
+    )
     assert all(value.isfinite().all() for value in after.values())
 
 
@@ -115,8 +135,11 @@ def test_the_saved_policy_loads_with_plain_transformers(run):
 def test_a_resumed_run_ends_where_the_whole_one_did(run, tmp_path):
     cut = shutil.copytree(run.folder, tmp_path / "cut")
     shutil.rmtree(cut / "checkpoints" / "000002")
-    loop.train(run.config, HERE, resume=cut, say=lambda line: None)
-    ends = [load_file(folder / "checkpoints" / "000002" / "policy" / "model.safetensors") for folder in (run.folder, cut)]
+    loop.train(Experiment.resolve(run.config), resume=cut, log=lambda line: None)
+    ends = [
+        load_file(folder / "checkpoints" / "000002" / "policy" / "model.safetensors")
+        for folder in (run.folder, cut)
+    ]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 

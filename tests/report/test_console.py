@@ -1,24 +1,35 @@
 """What a person sees: lines of progress and tables; what trackers are told."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from gpg_vl.config.schema import BenchmarkSpec, Source
-from gpg_vl.errors import UserError
 from gpg_vl.evaluation.compare import Comparison
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval
-from gpg_vl.report import trackers
-from gpg_vl.report.console import Counting, Display, paired_table, precision_table, results_table, summary
+from gpg_vl.report.console import (
+    Counting,
+    Display,
+    paired_table,
+    precision_table,
+    results_table,
+    summary,
+)
 
-METRICS = {"reward": 0.5, "informative": 0.25, "alpha": 1.5, "seconds/sample": 1.25, "seconds/update": 0.5, "loss": 3.0}
+METRICS = {
+    "reward": 0.5,
+    "informative": 0.25,
+    "alpha": 1.5,
+    "seconds/sample": 1.25,
+    "seconds/update": 0.5,
+    "loss": 3.0,
+}
 SHOWN = "reward 0.500  informative 25 %  alpha 1.50  sample 1.25 update 0.50 s"
 
-# --- progress ---------------------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
@@ -29,38 +40,59 @@ def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
 
 @pytest.mark.parametrize(
     ("total", "told"),
-    [(4, [1, 2, 3, 4]), (40, [1, *range(2, 41, 2)]), (45, [1, *range(2, 46, 2), 45]), (3000, [1, *range(150, 3001, 150)])],
+    [
+        (4, [1, 2, 3, 4]),
+        (40, [1, *range(2, 41, 2)]),
+        (45, [1, *range(2, 46, 2), 45]),
+        (3000, [1, *range(150, 3001, 150)]),
+    ],
 )
 def test_elsewhere_than_on_a_terminal_about_twenty_steps_are_told(total, told, capsys):
     shown = Console(width=100, force_terminal=False)
     with Display(shown, total) as display:
         for step in range(1, total + 1):
             display.step(step, METRICS)
-        display.say("[a] line")
+        display.log("[a] line")
     printed = capsys.readouterr().out.splitlines()
-    assert [line for line in printed if line.startswith("step")] == [f"step {step}/{total}  {SHOWN}" for step in told]
+    assert [line for line in printed if line.startswith("step")] == [
+        f"step {step}/{total}  {SHOWN}" for step in told
+    ]
     assert printed[-1] == "[a] line"
 
 
 def test_questions_are_counted_in_about_twenty_lines(capsys):
     with Counting(Console(width=100, force_terminal=False)) as counting:
         for done in range(101):
-            counting.told("small", done, 100)
-        counting.told("empty", 0, 0)
+            counting.progress("small", done, 100)
+        counting.progress("empty", 0, 0)
     printed = capsys.readouterr().out.splitlines()
     assert printed[:20] == [f"small: {done} of 100 questions" for done in range(5, 101, 5)]
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
-def record(number: int, tag: str, greedy: float, each: tuple[float, ...] = (), **more: Any) -> Record:
-    return Record(id=f"q{number}", tag=tag, greedy=greedy, sampled=math.nan, text="", answer="", reason="", each=each, **more)
+def record(
+    number: int, tag: str, greedy: float, each: tuple[float, ...] = (), **more: Any
+) -> Record:
+    return Record(
+        id=f"q{number}",
+        tag=tag,
+        greedy=greedy,
+        sampled=math.nan,
+        text="",
+        answer="",
+        reason="",
+        each=each,
+        **more,
+    )
 
 
 def cells(table: Any) -> list[list[str]]:
     """Rows of a table as they stand in it."""
-    return [list(row) for row in zip(*(list(column.cells) for column in table.columns), strict=True)]
+    return [
+        list(row) for row in zip(*(list(column.cells) for column in table.columns), strict=True)
+    ]
 
 
 def test_results_by_task_by_hand():
@@ -85,21 +117,44 @@ def test_results_by_task_by_hand():
         ["all", "3", "greedy"],
     ]
     means = [row[3].replace("\\", "").partition(" ")[0] for row in made]
-    assert means == ["50.0", "33.3", "66.7", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0", "66.7"]
+    assert means == [
+        "50.0",
+        "33.3",
+        "66.7",
+        "100.0",
+        "100.0",
+        "100.0",
+        "100.0",
+        "100.0",
+        "100.0",
+        "66.7",
+    ]
 
 
 def test_a_second_reading_stands_beside_where_there_is_one():
     spec = BenchmarkSpec(name="small", data=(Source(recipe="digits"),), beside="reference")
-    both = cells(results_table("title", [record(1, "a", 1.0, beside=0.0), record(2, "a", 1.0, beside=1.0)], spec))
+    both = cells(
+        results_table(
+            "title", [record(1, "a", 1.0, beside=0.0), record(2, "a", 1.0, beside=1.0)], spec
+        )
+    )
     assert [row[2] for row in both] == ["greedy", "reference"]
     assert both[1][3].startswith("50.0")
-    assert [row[2] for row in cells(results_table("title", [record(1, "a", 1.0)], spec))] == ["greedy"]
-    assert [row[2] for row in cells(results_table("title", [record(1, "a", 1.0, beside=0.0)]))] == ["greedy"]
+    assert [row[2] for row in cells(results_table("title", [record(1, "a", 1.0)], spec))] == [
+        "greedy"
+    ]
+    assert [row[2] for row in cells(results_table("title", [record(1, "a", 1.0, beside=0.0)]))] == [
+        "greedy"
+    ]
 
 
 def test_two_evaluations_stand_side_by_side():
-    first, second, difference = (Interval(mean=mean, low=0.1, high=0.9, count=4) for mean in (0.25, 0.75, 0.5))
-    row = Comparison(name="all", first=first, second=second, difference=difference, gained=3, lost=1, p=0.0312)
+    first, second, difference = (
+        Interval(mean=mean, low=0.1, high=0.9, count=4) for mean in (0.25, 0.75, 0.5)
+    )
+    row = Comparison(
+        name="all", first=first, second=second, difference=difference, gained=3, lost=1, p=0.0312
+    )
     made = cells(paired_table("title", [row], ("before", "after")))
     assert [cell[:3] for cell in made] == [
         ["all", "4", "before"],
@@ -107,39 +162,13 @@ def test_two_evaluations_stand_side_by_side():
         ["", "", "difference"],
         ["", "", "better, worse"],
     ]
-    assert [cell[3].replace("\\", "") for cell in made] == [str(first), str(second), str(difference), "3, 1 questions, p = 0.031"]
+    assert [cell[3].replace("\\", "") for cell in made] == [
+        str(first),
+        str(second),
+        str(difference),
+        "3, 1 questions, p = 0.031",
+    ]
     assert cells(precision_table("title", {"AP": first}))[0][:2] == ["AP", "4"]
-
-
-# --- trackers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_is_told_the_run_its_config_and_every_step(name, tmp_path, monkeypatch):
-    told: list[Any] = []
-
-    def log(metrics: Any, *, step: int) -> None:
-        told.append((step, metrics))
-
-    package = SimpleNamespace(init=lambda **given: told.append(given) or SimpleNamespace(log=log), log=log)
-    monkeypatch.setattr(trackers, "import_module", lambda asked: package if asked == name else pytest.fail(asked))
-    sink = trackers.open_tracker(name, tmp_path / "mine", {"steps": 2})
-    sink(3, {"reward": 0.5})
-    assert told[0]["name"] == "mine"
-    assert (told[0]["project"], told[0]["config"], told[0]["resume"]) == ("gpg_vl", {"steps": 2}, "allow")
-    assert name == "trackio" or (told[0]["id"], told[0]["dir"]) == ("mine", str(tmp_path / "mine"))
-    assert told[1:] == [(3, {"reward": 0.5})]
-
-
-def test_every_tracker_that_is_named_must_be_there(monkeypatch):
-    def there(name: str) -> Any:
-        if name == "wandb":
-            raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(trackers, "import_module", there)
-    trackers.check_installed(["trackio", "tensorboard"])
-    with pytest.raises(UserError, match=r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
-        trackers.check_installed(["trackio", "wandb"])
 
 
 def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_told(monkeypatch):
@@ -153,6 +182,6 @@ def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_told(monkeypatch):
     assert not display.bar.disable
     assert Display(Console(force_terminal=False), 40).bar.disable
     counting = Counting(shown)
-    counting.told("[a]", 50, 100)
+    counting.progress("[a]", 50, 100)
     assert counting.status.status == "\\[a]: 50 of 100 questions"
     assert shown.export_text() == ""

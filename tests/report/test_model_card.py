@@ -1,4 +1,5 @@
-"""The README.md beside a checkpoint's weights, by hand: what was trained on what, how, what it reached, and how it is asked."""
+"""The README.md beside a checkpoint's weights, by hand: what was trained on what, how, what it
+reached, and how it is asked."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,18 @@ from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.report.model_card import model_card
 
 
-def card(run: Path, *knobs: str, style: Style | None = None, frame: Frame | None = None, **given: Any) -> str:
+def card(
+    run: Path, *knobs: str, style: Style | None = None, frame: Frame | None = None, **given: Any
+) -> str:
     """The card of step 7 of a run that counts digits."""
-    return model_card(loading.load("digits_count", knobs), 7, run, style or AnswerOnly(), frame or Frame(), **given)
+    return model_card(
+        loading.load("digits_count", knobs),
+        7,
+        run,
+        style or AnswerOnly(),
+        frame or Frame(),
+        **given,
+    )
 
 
 def section(text: str, title: str) -> list[str]:
@@ -27,11 +37,19 @@ def section(text: str, title: str) -> list[str]:
 def answered(tag: str, *scores: float) -> list[Record]:
     """Questions of one row of the table, and what their greedy answers earned."""
     given = {"sampled": 0.0, "text": "", "answer": "", "reason": ""}
-    return [Record(id=f"{tag}{place}", tag=tag, greedy=score, **given) for place, score in enumerate(scores)]
+    return [
+        Record(id=f"{tag}{place}", tag=tag, greedy=score, **given)
+        for place, score in enumerate(scores)
+    ]
 
 
-@pytest.mark.parametrize(("model", "base"), [("tiny", {}), ("Qwen/Qwen2.5-VL-3B-Instruct", {"base_model": "Qwen/Qwen2.5-VL-3B-Instruct"})])
-def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(model, base, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [("tiny", {}), ("Qwen/Qwen2.5-VL-3B-Instruct", {"base_model": "Qwen/Qwen2.5-VL-3B-Instruct"})],
+)
+def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(
+    model, base, tmp_path
+):
     _, head, text = card(tmp_path, f"policy.model={model}").split("---\n", 2)
     assert yaml.safe_load(head) == {
         "library_name": "transformers",
@@ -45,22 +63,41 @@ def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(mo
 @pytest.mark.parametrize(
     ("knobs", "start"),
     [
-        (("warmup.steps=90",), "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the estimator `gpg`."),
+        (
+            ("warmup.steps=90",),
+            (
+                "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the"
+                " estimator `gpg`."
+            ),
+        ),
         (("warmup.steps=0",), "a tiny qwen2_5_vl with random weights with the estimator `gpg`."),
         (
             ("policy.tiny.family=qwen3_vl", "warmup.steps=0", "estimator=grpo"),
             "a tiny qwen3_vl with random weights with the estimator `grpo`.",
         ),
-        (("policy.model=some/model", "warmup.steps=2"), "`some/model`, warmed up by 2 supervised steps, with the estimator `gpg`."),
+        (
+            ("policy.model=some/model", "warmup.steps=2"),
+            "`some/model`, warmed up by 2 supervised steps, with the estimator `gpg`.",
+        ),
     ],
 )
 def test_it_says_what_training_began_with_and_by_which_method(knobs, start, tmp_path):
-    (line,) = [line for line in card(tmp_path, *knobs).splitlines() if line.startswith("Trained by gpg_vl ")]
+    (line,) = [
+        line
+        for line in card(tmp_path, *knobs).splitlines()
+        if line.startswith("Trained by gpg_vl ")
+    ]
     assert line.endswith(f" from {start}")
 
 
 def test_it_names_what_a_reader_would_need_to_repeat_it(tmp_path):
-    knobs = ["policy.vision=frozen", "rollout.groups_per_step=5", "rollout.group_size=3", "rollout.temperature=0.9", "seed=11"]
+    knobs = [
+        "policy.vision=frozen",
+        "rollout.groups_per_step=5",
+        "rollout.group_size=3",
+        "rollout.temperature=0.9",
+        "seed=11",
+    ]
     text = card(tmp_path, *knobs, "optimizer.lr=3e-6", "optimizer.schedule=cosine")
     table = text.split("| --- | --- |\n")[1].split("\n\n")[0]
     assert dict(line.strip("| ").split(" | ") for line in table.splitlines()) == {
@@ -74,12 +111,24 @@ def test_it_names_what_a_reader_would_need_to_repeat_it(tmp_path):
 
 
 def test_data_are_listed_without_what_was_not_said(tmp_path):
-    listed = section(card(tmp_path, "data=[{recipe: digits, options: {task: add}}, {files: mine.jsonl, weight: 2}]"), "Data")
-    assert listed == ["- `{recipe: digits, options: {task: add}}`", "- `{files: mine.jsonl, weight: 2}`"]
+    listed = section(
+        card(
+            tmp_path,
+            "data=[{recipe: digits, options: {task: add}}, {files: mine.jsonl, weight: 2}]",
+        ),
+        "Data",
+    )
+    assert listed == [
+        "- `{recipe: digits, options: {task: add}}`",
+        "- `{files: mine.jsonl, weight: 2}`",
+    ]
 
 
 def test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task(tmp_path):
-    records.save([*answered("count", 1, 0, 0), *answered("add", 1, 1)], tmp_path / "evaluation" / "mine-after.jsonl")
+    records.save(
+        [*answered("count", 1, 0, 0), *answered("add", 1, 1)],
+        tmp_path / "evaluation" / "mine-after.jsonl",
+    )
     records.save(answered("count", 0, 0, 0, 1), tmp_path / "evaluation" / "mine-before.jsonl")
     records.save(answered("count", 0.5), tmp_path / "evaluation" / "mine-000004.jsonl")
     assert section(card(tmp_path), "Held-out greedy accuracy")[2:] == [
@@ -118,7 +167,10 @@ def test_it_does_not_open_a_thought_that_the_template_opens(tmp_path):
         (Frame(kind="undeclared"), "in no declared frame."),
         (
             Frame(kind="resized", factor=28, min_pixels=3136, max_pixels=1_048_576),
-            "pixels of the picture as the processor resizes it (each side a multiple of 28, the area from 3,136 to 1,048,576 pixels).",
+            (
+                "pixels of the picture as the processor resizes it (each side a multiple of 28, the"
+                " area from 3,136 to 1,048,576 pixels)."
+            ),
         ),
     ],
 )

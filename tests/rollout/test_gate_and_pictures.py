@@ -1,4 +1,5 @@
-"""Faults of an engine that touch pictures alone, and the ban of placeholders, on a model whose answers owe much to their pictures."""
+"""Faults of an engine that touch pictures alone, and the ban of placeholders, on a model whose
+answers owe much to their pictures."""
 
 from dataclasses import replace
 
@@ -26,7 +27,11 @@ def policy(request, sighted):
 
 @pytest.fixture
 def gate(policy):
-    return VisionGate(prompts=tuple(prompts(policy, ["box"], each=3)), sampling=Sampling(max_tokens=18, temperature=1.0), seed=0)
+    return VisionGate(
+        prompts=tuple(prompts(policy, ["box"], each=3)),
+        sampling=Sampling(max_tokens=18, temperature=1.0),
+        seed=0,
+    )
 
 
 class Altering(TransformersEngine):
@@ -41,40 +46,50 @@ class Altering(TransformersEngine):
 
 
 def test_its_answers_owe_much_to_their_pictures(policy, gate):
-    told = gate.look(TransformersEngine(policy), policy, 0)
+    told = gate.check(TransformersEngine(policy), policy, 0)
     assert told["visual_reliance"] > 10 * told["gate/noise"]
     assert told["gate/excess"] < 0.5
 
 
 @pytest.mark.parametrize("policy", ["float32", "bfloat16"], indirect=True)
 def test_a_lost_picture_is_named(policy, gate):
-    with pytest.raises(MismatchError, match="Cause: image lost: the engine answers alike with and without the picture"):
-        gate.look(Altering(policy, lambda prompt: with_grey_pictures(prompt, policy)), policy, 0)
+    with pytest.raises(
+        MismatchError,
+        match="Cause: image lost: the engine answers alike with and without the picture",
+    ):
+        gate.check(Altering(policy, lambda prompt: with_grey_pictures(prompt, policy)), policy, 0)
 
 
 def test_another_processor_is_named(policy, gate):
-    """As many tokens, other pixels: here mirrored; another backend or another mean of the pixels is the like."""
+    """As many tokens, other pixels: here mirrored; another backend or another mean of the pixels
+    is the like."""
 
     def mirrored(prompt):
-        return encode_text(prompt.text, [ImageOps.mirror(image) for image in prompt.images], prompt.sample, policy)
+        return encode_text(
+            prompt.text, [ImageOps.mirror(image) for image in prompt.images], prompt.sample, policy
+        )
 
     with pytest.raises(MismatchError, match="Cause: only pictures disagree: processor mismatch"):
-        gate.look(Altering(policy, mirrored), policy, 0)
+        gate.check(Altering(policy, mirrored), policy, 0)
 
 
 def test_a_cache_of_features_that_outlived_an_update_of_the_tower_is_named(policy, gate):
-    engine = TransformersEngine(replace(policy, vision=Vision(policy.model, FeatureCache(64, None, ""))))
-    gate.look(engine, policy, 0)
+    engine = TransformersEngine(
+        replace(policy, vision=Vision(policy.model, FeatureCache(64, None, "")))
+    )
+    gate.check(engine, policy, 0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if ".visual." in name:
                 parameter.mul_(1.2)
     engine.version = 1
     with pytest.raises(MismatchError, match="Cause: stale encoder cache: new pictures agree"):
-        gate.look(engine, policy, 1)
+        gate.check(engine, policy, 1)
     honest = TransformersEngine(policy)
     honest.version = 1
-    assert gate.look(honest, policy, 1)["gate/excess"] < 0.5, "without the cache, the same weights are no mismatch"
+    assert gate.check(honest, policy, 1)["gate/excess"] < 0.5, (
+        "without the cache, the same weights are no mismatch"
+    )
 
 
 def test_an_engine_without_the_ban_is_named(policy, gate):
@@ -88,9 +103,19 @@ def test_an_engine_without_the_ban_is_named(policy, gate):
             groups, free = super().generate(asked, sampling, seeds), replace(policy, banned_ids=())
 
             def counting(prompt, said):
-                return replace(said, logprobs=tuple(rounding.score(free, [(prompt, [said])], sampling.temperature).tolist()))
+                return replace(
+                    said,
+                    logprobs=tuple(
+                        rounding.score(free, [(prompt, [said])], sampling.temperature).tolist()
+                    ),
+                )
 
-            return [[counting(prompt, said) for said in group] for prompt, group in zip(asked, groups, strict=True)]
+            return [
+                [counting(prompt, said) for said in group]
+                for prompt, group in zip(asked, groups, strict=True)
+            ]
 
-    with pytest.raises(MismatchError, match="Cause: the ban: the engine counts image and video placeholders"):
-        gate.look(Unbanned(policy), policy, 0)
+    with pytest.raises(
+        MismatchError, match="Cause: the ban: the engine counts image and video placeholders"
+    ):
+        gate.check(Unbanned(policy), policy, 0)

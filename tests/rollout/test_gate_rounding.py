@@ -1,4 +1,5 @@
-"""What rounding does, by hand; honest engines, which the gate never stops, and faults three times the rounding, which it does."""
+"""What rounding does, by hand; honest engines, which the gate never stops, and faults three
+times the rounding, which it does."""
 
 import itertools
 import math
@@ -30,39 +31,48 @@ SAMPLING = Sampling(max_tokens=16, temperature=0.7)
 def gap(gap_N, noise_N, places_N=None, **limits) -> Gap:
     """A gap of tokens that stand each at a place of its own, or at the given ones."""
     places_N = torch.arange(len(gap_N)) if places_N is None else torch.tensor(places_N)
-    return Gap(gap_N=torch.tensor(gap_N).double(), noise_N=torch.tensor(noise_N).double(), places_N=places_N, grain=1e-9, **limits)
+    return Gap(
+        gap_N=torch.tensor(gap_N).double(),
+        noise_N=torch.tensor(noise_N).double(),
+        places_N=places_N,
+        grain=1e-9,
+        **limits,
+    )
 
 
-# --- by hand ----------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_figures_by_hand():
     """200 tokens whose rounding is 0.01 either way; the engine is off by 0.02 either way."""
     made = gap([0.02, -0.02] * 100, [0.01, -0.01] * 100)
     assert (made.found.mean, made.found.tail, made.found.worst) == pytest.approx((0.02, 0.02, 0.02))
-    assert made.found.bias == pytest.approx(0.02**2 / 2), "drawn by the engine itself: half the mean square is expected, and found is none"
+    assert made.found.bias == pytest.approx(0.02**2 / 2), (
+        "drawn by the engine itself: half the mean square is expected, and found is none"
+    )
     assert made.carriers == pytest.approx(200)
     assert made.allowed.mean == pytest.approx(2.95 * 0.01)
     assert made.allowed.worst == pytest.approx(8 * 0.01)
     assert made.allowed.bias == pytest.approx(8 * 0.01 / math.sqrt(200))
     assert made.excess == pytest.approx(2 / 2.95)
-    assert made.holds
+    assert made.within_limits
 
 
 def test_three_times_the_rounding_is_more_than_rounding():
-    assert not gap([0.03, -0.03] * 100, [0.01, -0.01] * 100).holds
+    assert not gap([0.03, -0.03] * 100, [0.01, -0.01] * 100).within_limits
 
 
 def test_a_small_shift_of_all_tokens_shows_in_the_signed_mean():
-    """Each gap is within the rounding, yet all have one sign: tokens that are all a little too likely, as when a tail is cut off."""
+    """Each gap is within the rounding, yet all have one sign: tokens that are all a little too
+    likely, as when a tail is cut off."""
     shifted = gap([0.01] * 400, [0.01, -0.01] * 200)
     assert shifted.found.mean == pytest.approx(shifted.rounding.mean)
-    assert not shifted.holds
+    assert not shifted.within_limits
     assert shifted.excess == pytest.approx((0.01 - 0.01**2 / 2) / (8 * 0.01 / 20))
 
 
 def test_one_wrong_token_shows_in_the_worst():
-    assert not gap([0.09] + [0.01, -0.01] * 100, [0.0] + [0.01, -0.01] * 100).holds
+    assert not gap([0.09] + [0.01, -0.01] * 100, [0.0] + [0.01, -0.01] * 100).within_limits
 
 
 def test_the_fewer_tokens_carry_the_rounding_the_wider_chance_is():
@@ -73,18 +83,22 @@ def test_the_fewer_tokens_carry_the_rounding_the_wider_chance_is():
 
 
 def test_equal_words_are_rounded_alike_and_count_once():
-    """Sixteen answers that are all the same are one observation, not sixteen: the limit is sqrt(16) = 4 times as wide as that of 160."""
+    """Sixteen answers that are all the same are one observation, not sixteen: the limit is
+    sqrt(16) = 4 times as wide as that of 160."""
     noise = [0.01, -0.01] * 80
     apart, alike = gap(noise, noise), gap(noise, noise, [place // 16 for place in range(160)])
     assert (apart.carriers, alike.carriers) == pytest.approx((160, 10))
     assert alike.allowed.mean == pytest.approx(4 * apart.allowed.mean)
     shifted = gap([0.01] * 32, [0.01] * 32, [0] * 16 + [1] * 16)
     assert shifted.carriers == pytest.approx(2)
-    assert shifted.allowed.bias == pytest.approx(shifted.allowed.mean), "the two places say the same by chance one time in two"
+    assert shifted.allowed.bias == pytest.approx(shifted.allowed.mean), (
+        "the two places say the same by chance one time in two"
+    )
 
 
 def test_a_quantile_tells_little_where_few_places_carry_the_rounding():
-    """As a wide and sharp model did in bfloat16: the engine rounds the common word of sixteen answers, the trainer others."""
+    """As a wide and sharp model did in bfloat16: the engine rounds the common word of sixteen
+    answers, the trainer others."""
     noise, places_N = [0.06] * 4 + [1e-5] * 196, [*range(184), *[184] * 16]
     honest = [0.06] * 4 + [1e-5] * 174 + [0.02] * 22
     made = gap(honest, noise, places_N)
@@ -95,9 +109,13 @@ def test_a_quantile_tells_little_where_few_places_carry_the_rounding():
 
 
 def test_places_are_prompts_and_the_words_before(policy_of):
-    """Two questions; answers 5 6 7 and 5 6 8 share a place at 5, 6 and the last word, which differs only after it."""
+    """Two questions; answers 5 6 7 and 5 6 8 share a place at 5, 6 and the last word, which
+    differs only after it."""
     first, second = prompts(policy_of())[:2]
-    said = [replace(random_completions(1, longest=3, seed=0)[0], token_ids=ids, logprobs=(0.0,) * 3) for ids in ((5, 6, 7), (5, 6, 8))]
+    said = [
+        replace(random_completions(1, longest=3, seed=0)[0], token_ids=ids, logprobs=(0.0,) * 3)
+        for ids in ((5, 6, 7), (5, 6, 8))
+    ]
     places_N = places([(first, said), (second, said[:1]), (first, said[1:])]).tolist()
     assert places_N[:3] == places_N[3:6] == places_N[9:]
     assert len(set(places_N)) == 6
@@ -107,29 +125,36 @@ def test_places_are_prompts_and_the_words_before(policy_of):
 
 
 def test_places_are_numbered_alike_in_every_process():
-    """Python salts its hashes of text, in another process otherwise: metrics must be equal after a kill all the same."""
+    """Python salts its hashes of text, in another process otherwise: metrics must be equal after
+    a kill all the same."""
     program = (
         "from types import SimpleNamespace as S; from gpg_vl.rollout.gate.rounding import places; "
         "print(places([(S(input_ids=(1, 2), pictures=('ab',)), [S(token_ids=(3, 4))])]).tolist())"
     )
     own = {**os.environ, "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
-    elsewhere = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True).stdout
-    prompt, said = SimpleNamespace(input_ids=(1, 2), pictures=("ab",)), SimpleNamespace(token_ids=(3, 4))
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True
+    ).stdout
+    prompt, said = (
+        SimpleNamespace(input_ids=(1, 2), pictures=("ab",)),
+        SimpleNamespace(token_ids=(3, 4)),
+    )
     assert elsewhere == f"{places([(prompt, [said])]).tolist()}\n"
 
 
 def test_a_policy_that_is_sure_of_nearly_all_tokens_is_no_fault():
-    """As real weights were after six supervised steps: one token in 250 carries the measured rounding, in the engine it is fifteen."""
+    """As real weights were after six supervised steps: one token in 250 carries the measured
+    rounding, in the engine it is fifteen."""
     noise = [0.15] + [0.0004, -0.0004] * 125
     honest = [0.15, -0.15] * 7 + [0.15] + [0.0004, -0.0004] * 118
     assert gap(noise, noise).carriers < 3
     assert gap(honest, noise).excess < 0.5
-    assert not gap([0.15, -0.15] * 125 + [0.15], noise).holds
+    assert not gap([0.15, -0.15] * 125 + [0.15], noise).within_limits
 
 
 def test_no_number_is_no_agreement_and_no_token_no_gap():
     assert gap([math.nan, 0.0], [0.1, 0.1]).excess == math.inf
-    assert gap([], []).holds
+    assert gap([], []).within_limits
 
 
 def test_limits_in_nats_overrule_the_measured_ones():
@@ -139,7 +164,8 @@ def test_limits_in_nats_overrule_the_measured_ones():
 
 
 def test_kernels_of_another_engine_are_coarser_than_the_last_bit(policy_of):
-    """vLLM's exponentials, for one, in float32: 2e-6 nat, 3.4 times the trainer's rounding; ten times that is no rounding."""
+    """vLLM's exponentials, for one, in float32: 2e-6 nat, 3.4 times the trainer's rounding; ten
+    times that is no rounding."""
 
     class Own(TransformersEngine):
         narrow = True
@@ -148,19 +174,25 @@ def test_kernels_of_another_engine_are_coarser_than_the_last_bit(policy_of):
             sign = itertools.cycle((-1, 1))
             answers = super().generate(asked, sampling, seeds)
             return [
-                [replace(said, logprobs=tuple(it + self.off * next(sign) for it in said.logprobs)) for said in group] for group in answers
+                [
+                    replace(
+                        said, logprobs=tuple(it + self.off * next(sign) for it in said.logprobs)
+                    )
+                    for said in group
+                ]
+                for group in answers
             ]
 
     policy = policy_of()
     engine = Own(policy)
     engine.off = 3e-6
-    assert gate_of(policy).look(engine, policy, 0)["gate/excess"] < 0.5
+    assert gate_of(policy).check(engine, policy, 0)["gate/excess"] < 0.5
     engine.off = 3e-5
     with pytest.raises(MismatchError):
-        gate_of(policy).look(engine, policy, 0)
+        gate_of(policy).check(engine, policy, 0)
 
 
-# --- the trainer's two ways -------------------------------------------------------------------------------------------
+# --- the trainer's two ways -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -168,33 +200,61 @@ def test_both_ways_are_equal_on_paper(shared, policy_of):
     policy = policy_of(dtype="float64")
     if not shared:
         policy = replace(policy, sharing=Sharing("layers with a running state"))
-    asked = [(prompt, random_completions(3, longest=7, seed=place)) for place, prompt in enumerate(prompts(policy))]
-    torch.testing.assert_close(score_again(policy, asked, 0.7), score(policy, asked, 0.7), rtol=0, atol=1e-12)
+    asked = [
+        (prompt, random_completions(3, longest=7, seed=place))
+        for place, prompt in enumerate(prompts(policy))
+    ]
+    torch.testing.assert_close(
+        score_again(policy, asked, 0.7), score(policy, asked, 0.7), rtol=0, atol=1e-12
+    )
 
 
 def test_the_narrow_way_rounds_more_and_leaves_the_weights_as_they_were(policy_of):
     policy = policy_of(dtype="bfloat16")
-    before = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
-    asked = [(prompt, random_completions(3, longest=7, seed=place)) for place, prompt in enumerate(prompts(policy))]
-    plain, shared, narrow = score(policy, asked, 1.0), score_again(policy, asked, 1.0), score_again(policy, asked, 1.0, narrow=True)
+    before = {
+        name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()
+    }
+    asked = [
+        (prompt, random_completions(3, longest=7, seed=place))
+        for place, prompt in enumerate(prompts(policy))
+    ]
+    plain, shared, narrow = (
+        score(policy, asked, 1.0),
+        score_again(policy, asked, 1.0),
+        score_again(policy, asked, 1.0, narrow=True),
+    )
     assert (narrow - plain).abs().mean() > (shared - plain).abs().mean() > 0
     after = dict(policy.model.named_parameters())
-    assert all(after[name].dtype == torch.float32 and torch.equal(after[name], before[name]) for name in before)
+    assert all(
+        after[name].dtype == torch.float32 and torch.equal(after[name], before[name])
+        for name in before
+    )
 
 
 def test_a_trainer_that_disagrees_with_itself_is_no_yardstick(policy_of, monkeypatch):
     policy = policy_of()
     honest = score_again
-    monkeypatch.setattr("gpg_vl.rollout.gate.vision_gate.score_again", lambda *asked, **more: honest(*asked, **more) + 0.01)
-    with pytest.raises(MismatchError, match=r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* please report it"):
-        gate_of(policy).look(TransformersEngine(policy), policy, 0)
+    monkeypatch.setattr(
+        "gpg_vl.rollout.gate.vision_gate.score_again",
+        lambda *asked, **more: honest(*asked, **more) + 0.01,
+    )
+    with pytest.raises(
+        MismatchError,
+        match=(
+            r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* please"
+            r" report it"
+        ),
+    ):
+        gate_of(policy).check(TransformersEngine(policy), policy, 0)
 
 
-# --- honest engines pass ----------------------------------------------------------------------------------------------
+# --- honest engines pass --------------------------------------------------------------------------
 
 
 def gate_of(policy, **more) -> VisionGate:
-    return VisionGate(**{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, **more})
+    return VisionGate(
+        **{"prompts": tuple(prompts(policy)), "sampling": SAMPLING, "seed": 0, **more}
+    )
 
 
 def sharp(dtype: str, seed: int = 0):
@@ -206,27 +266,36 @@ def sharp(dtype: str, seed: int = 0):
 
 
 @pytest.mark.parametrize(
-    ("number", "dtype", "temperature"), [(n, *it) for n, it in enumerate(itertools.product(DTYPES, (0.7, 0.85, 1.0, 1.2)))]
+    ("number", "dtype", "temperature"),
+    [(n, *it) for n, it in enumerate(itertools.product(DTYPES, (0.7, 0.85, 1.0, 1.2)))],
 )
 def test_an_honest_engine_stays_under_half_of_every_limit(number, dtype, temperature, policy_of):
-    """A dozen with those below and in test_gate; benchmarks/honest_looks.py takes hundreds, also of real weights and vLLM."""
-    policy = sharp(dtype, number) if number % 2 else policy_of(("qwen2_vl", "qwen2_5_vl", "qwen3_vl")[number % 3], dtype=dtype)
+    """A dozen with those below and in test_gate; benchmarks/gate_checks.py takes hundreds, also
+    of real weights and vLLM."""
+    policy = (
+        sharp(dtype, number)
+        if number % 2
+        else policy_of(("qwen2_vl", "qwen2_5_vl", "qwen3_vl")[number % 3], dtype=dtype)
+    )
     sampling = Sampling(max_tokens=(8, 24)[number % 2], temperature=temperature)
-    seen = gate_of(policy, sampling=sampling, seed=number).look(TransformersEngine(policy), policy, 0)
+    seen = gate_of(policy, sampling=sampling, seed=number).check(
+        TransformersEngine(policy), policy, 0
+    )
     assert seen["gate/excess"] < 0.5, seen
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_so_does_one_whose_prompts_cannot_be_shared(dtype, policy_of):
     policy = replace(policy_of(dtype=dtype), sharing=Sharing("layers with a running state"))
-    assert gate_of(policy).look(TransformersEngine(policy), policy, 0)["gate/excess"] < 0.5
+    assert gate_of(policy).check(TransformersEngine(policy), policy, 0)["gate/excess"] < 0.5
 
 
-# --- faults of three times the rounding do not -----------------------------------------------------------------------
+# --- faults of three times the rounding do not ----------------------------------------------------
 
 
 class Fault:
-    """An engine with a fault of adjustable strength, and what the fault does to the log-probabilities of some answers."""
+    """An engine with a fault of adjustable strength, and what the fault does to the
+    log-probabilities of some answers."""
 
     def __init__(self, kind: str, policy, other, monkeypatch) -> None:
         self.kind, self.policy, self.other, self.monkeypatch = kind, policy, other, monkeypatch
@@ -236,12 +305,20 @@ class Fault:
             return WrongTemperature(self.policy, 1 + strength)
         if self.kind == "top-k":
             allowed = transformers_engine.allowed_logits
-            self.monkeypatch.setattr(transformers_engine, "allowed_logits", lambda *asked: cut(allowed(*asked), strength))
+            self.monkeypatch.setattr(
+                transformers_engine, "allowed_logits", lambda *asked: cut(allowed(*asked), strength)
+            )
             return TransformersEngine(self.policy)
-        names = [name for name, _ in self.other.model.named_parameters() if self.kind == "stale weights" or name == "lm_head.weight"]
+        names = [
+            name
+            for name, _ in self.other.model.named_parameters()
+            if self.kind == "stale weights" or name == "lm_head.weight"
+        ]
         draw = torch.Generator().manual_seed(0)
         for name in names or ["model.language_model.embed_tokens.weight"]:
-            mine, theirs = (dict(it.model.named_parameters())[name] for it in (self.policy, self.other))
+            mine, theirs = (
+                dict(it.model.named_parameters())[name] for it in (self.policy, self.other)
+            )
             step = torch.randn(mine.shape, generator=draw) * mine.detach().std()
             theirs.data = mine.detach() + strength * step
         return TransformersEngine(self.other)
@@ -253,7 +330,9 @@ class WrongTemperature(TransformersEngine):
         self.factor = factor
 
     def generate(self, asked, sampling, seeds):
-        return super().generate(asked, replace(sampling, temperature=sampling.temperature * self.factor), seeds)
+        return super().generate(
+            asked, replace(sampling, temperature=sampling.temperature * self.factor), seeds
+        )
 
 
 def cut(logits, share):
@@ -279,21 +358,24 @@ WEAKEST = {
 @pytest.mark.parametrize("below", [2, pytest.param(14, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(("kind", "dtype"), WEAKEST)
 def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, below, policy_of, monkeypatch):
-    """The weakest fault whose own gap is at least three times the measured rounding in the mean; of twice that at most."""
+    """The weakest fault whose own gap is at least three times the measured rounding in the mean;
+    of twice that at most."""
     policy, other = policy_of(dtype=dtype), policy_of(dtype=dtype)
     gate = gate_of(policy, prompts=tuple(prompts(policy, ["choice", "add"])))
-    honest = gate.look(TransformersEngine(policy), policy, 0)
+    honest = gate.check(TransformersEngine(policy), policy, 0)
     fault = Fault(kind, policy, other, monkeypatch)
     first = WEAKEST[kind, dtype] - below
     for strength in (2.0**power for power in range(first, 0)):
         with monkeypatch.context() as patch:
             fault.monkeypatch = patch
             engine = fault.engine(strength)
-            _, found = GateCheck(replace(gate, heard={}), engine, policy, 0).compare(gate.prompts)
+            _, found = GateCheck(replace(gate, last_answers={}), engine, policy, 0).compare(
+                gate.prompts
+            )
             if found.found.mean < 3 * max(found.rounding.mean, honest["gate/noise"]):
                 continue
             assert strength > 2.0**first, "a weaker one may have counted already"
             with closing(engine), pytest.raises(MismatchError, match="engine and trainer disagree"):
-                replace(gate, heard={}).look(engine, policy, 0)
+                replace(gate, last_answers={}).check(engine, policy, 0)
             return
     raise AssertionError("no strength of this fault is three times the rounding")

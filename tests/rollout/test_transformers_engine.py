@@ -26,10 +26,15 @@ def test_greedy_answers_are_those_of_generate(family, policy_of):
     policy = policy_of(family, dtype="float64")
     asked = prompts(policy)
     engine = TransformersEngine(policy)
-    answers = engine.generate(asked, Sampling(max_tokens=10, temperature=1.0, greedy=True), [[0]] * len(asked))
+    answers = engine.generate(
+        asked, Sampling(max_tokens=10, temperature=1.0, greedy=True), [[0]] * len(asked)
+    )
     for prompt, (answer,) in zip(asked, answers, strict=True):
         ids = torch.tensor([prompt.input_ids])
-        features = {name: value.double() if value.is_floating_point() else value for name, value in prompt.features.items()}
+        features = {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in prompt.features.items()
+        }
         said = policy.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -45,8 +50,12 @@ def test_a_completion_does_not_depend_on_who_else_is_asked(policy_of):
     policy = policy_of(dtype="float64")
     asked = prompts(policy)
     together = TransformersEngine(policy).generate(asked, SAMPLING, seeds(len(asked), 4))
-    two_by_two = TransformersEngine(policy, prompts_at_once=2).generate(asked, SAMPLING, seeds(len(asked), 4))
-    backwards = TransformersEngine(policy).generate(asked[::-1], SAMPLING, seeds(len(asked), 4)[::-1])[::-1]
+    two_by_two = TransformersEngine(policy, prompts_at_once=2).generate(
+        asked, SAMPLING, seeds(len(asked), 4)
+    )
+    backwards = TransformersEngine(policy).generate(
+        asked[::-1], SAMPLING, seeds(len(asked), 4)[::-1]
+    )[::-1]
     alone = [
         TransformersEngine(policy).generate([prompt], SAMPLING, [[own]])[0][0]
         for prompt, (_, own, *_) in zip(asked, seeds(5, 4), strict=True)
@@ -69,10 +78,15 @@ def test_reported_logprobs_are_the_trainers(temperature, policy_of):
     assert scores.logprobs_N.tolist() == pytest.approx(said, abs=1e-6)
 
 
-@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "internvl", "llava", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize(
+    "family", ["smolvlm", "idefics3", "internvl", "llava", "gemma3", "qwen3_5"]
+)
 def test_every_family_samples_from_the_policy_that_is_trained(family):
     policy = policy_of_family(family)
-    asked = [hand_made(family, count, words, seed) for seed, (count, words) in enumerate([(1, 9), (2, 5), (0, 12), (1, 4)])]
+    asked = [
+        hand_made(family, count, words, seed)
+        for seed, (count, words) in enumerate([(1, 9), (2, 5), (0, 12), (1, 4)])
+    ]
     answers = TransformersEngine(policy).generate(asked, SAMPLING, seeds(len(asked), 3))
     scores = GroupForward(policy, 1.0)(list(zip(asked, answers, strict=True)))
     said = [logprob for group in answers for completion in group for logprob in completion.logprobs]
@@ -92,26 +106,34 @@ def test_rows_that_leave_change_nothing_for_the_others(family):
         for prompt, (own, *_) in zip(asked, seeds(2, 16), strict=True)
     ]
     assert len({len(completion.token_ids) for group in together for completion in group}) > 2
-    assert [group[0].token_ids for group in together] == [completion.token_ids for completion in alone]
+    assert [group[0].token_ids for group in together] == [
+        completion.token_ids for completion in alone
+    ]
 
 
 def test_any_end_id_ends_and_is_part_of_the_completion(policy_of):
     policy = policy_of()
     with torch.no_grad():
-        policy.model.lm_head.weight[list(policy.end_ids)] = 0  # tied: ends are now as likely as anything
-    answers = TransformersEngine(policy).generate(prompts(policy, each=4), Sampling(max_tokens=60, temperature=5.0), seeds(20, 16))
+        # The head is tied: end ids are now as likely as any other.
+        policy.model.lm_head.weight[list(policy.end_ids)] = 0
+    answers = TransformersEngine(policy).generate(
+        prompts(policy, each=4), Sampling(max_tokens=60, temperature=5.0), seeds(20, 16)
+    )
     flat = [completion for group in answers for completion in group]
     ended = [completion for completion in flat if completion.finish == "stop"]
     assert {completion.token_ids[-1] for completion in ended} == policy.end_ids
     assert all(not set(completion.token_ids[:-1]) & policy.end_ids for completion in flat)
-    assert all(len(completion.token_ids) == 60 for completion in flat if completion.finish == "length")
+    assert all(
+        len(completion.token_ids) == 60 for completion in flat if completion.finish == "length"
+    )
 
 
 def test_finished_rows_stop_costing(policy_of):
     policy = policy_of()
     widths: list[int] = []
     policy.model.model.get_decoder().register_forward_hook(
-        lambda module, args, kwargs, output: widths.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
+        lambda module, args, kwargs, output: widths.append(kwargs["inputs_embeds"].shape[0]),
+        with_kwargs=True,
     )
     engine = TransformersEngine(policy)
     stop = policy.processor.tokenizer.eos_token_id
@@ -139,12 +161,22 @@ def test_placeholders_are_never_sampled(policy_of):
     with torch.no_grad():
         policy.model.lm_head.weight[list(policy.banned_ids)] *= 1000
     answers = TransformersEngine(policy).generate(prompts(policy), SAMPLING, seeds(5, 8))
-    assert not {token for group in answers for completion in group for token in completion.token_ids} & set(policy.banned_ids)
+    assert not {
+        token for group in answers for completion in group for token in completion.token_ids
+    } & set(policy.banned_ids)
 
 
 def test_inverse_cdf_by_hand():
     logprobs = torch.tensor([0.25, 0.0, 0.5, 0.25, 0.0]).log()
-    for uniform, token in [(0.0, 0), (0.2499, 0), (0.25, 2), (0.74, 2), (0.7501, 3), (0.999999, 3), (1.0, 3)]:
+    for uniform, token in [
+        (0.0, 0),
+        (0.2499, 0),
+        (0.25, 2),
+        (0.74, 2),
+        (0.7501, 3),
+        (0.999999, 3),
+        (1.0, 3),
+    ]:
         assert inverse_cdf(logprobs, torch.tensor(uniform, dtype=torch.float64)).item() == token
 
 
@@ -157,18 +189,19 @@ def test_sampled_frequencies_are_the_probabilities():
 def test_version_is_written_into_completions(policy_of):
     policy = policy_of()
     engine = TransformersEngine(policy)
-    engine.refresh(policy, 7)
+    engine.update_weights(policy, 7)
     assert engine.generate(prompts(policy, ["add"]), SAMPLING, [[1]])[0][0].version == 7
 
 
 def test_a_vllm_that_wakes_finds_the_memory_that_torch_had_cached(monkeypatch):
-    """The update's peak stays in torch's cache; vLLM maps its own memory and would find the GPU full."""
+    """The update's peak stays in torch's cache; vLLM maps its own memory and would find the GPU
+    full."""
     done: list[str] = []
     engine = object.__new__(in_process.VllmEngine)
     engine.sleep, engine.policy, engine.version = 2, None, 1
-    engine._stale, engine._asleep, engine._another = True, True, False
+    engine._outdated, engine._asleep, engine._policy_replaced = True, True, False
     engine._llm = SimpleNamespace(wake_up=lambda tags: done.append(f"wake {tags[0]}"))
-    monkeypatch.setattr(engine, "_hand_over", lambda frozen_too: done.append("weights"))
+    monkeypatch.setattr(engine, "_sync_weights", lambda include_frozen: done.append("weights"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("empty"))
     for there, expected in (
         (True, ["empty", "wake weights", "weights", "empty", "wake kv_cache"]),
@@ -177,5 +210,5 @@ def test_a_vllm_that_wakes_finds_the_memory_that_torch_had_cached(monkeypatch):
         done.clear()
         engine._asleep = True
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        engine._catch_up()
+        engine._prepare()
         assert done == expected

@@ -1,4 +1,5 @@
-"""The vision gate in front of the transformers engine, and of engines that lie to it; what vLLM is asked and may answer, without a vLLM."""
+"""The vision gate in front of the transformers engine, and of engines that lie to it; what vLLM
+is asked and may answer, without a vLLM."""
 
 import json
 import os
@@ -20,9 +21,8 @@ from safetensors.torch import load_file
 from gpg_vl import rollout
 from gpg_vl.config import loading, plugins
 from gpg_vl.errors import EngineLostError, MismatchError, UserError
-from gpg_vl.evaluation.evaluate import evaluate_model
-from gpg_vl.experiment import build_engine, build_gate
-from gpg_vl.policy.load import load_policy
+from gpg_vl.evaluation.evaluate import evaluate
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.plain_forward import allowed_logits
 from gpg_vl.preflight.try_rollout import sample_and_score
 from gpg_vl.rollout import transformers_engine
@@ -33,7 +33,14 @@ from gpg_vl.rollout.gate.vision_gate import GateCheck, VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.rollout.vllm import plugin, protocol
 from gpg_vl.rollout.vllm.launch import server_options, vllm_command
-from gpg_vl.rollout.vllm.protocol import Answer, check_prompt_ids, check_version, completion, sampling_fields, unexpanded_ids
+from gpg_vl.rollout.vllm.protocol import (
+    Answer,
+    check_prompt_ids,
+    check_version,
+    completion,
+    sampling_fields,
+    unexpanded_ids,
+)
 from gpg_vl.rollout.vllm.weight_files import HANDOVER, WeightFiles
 from gpg_vl.rollout.vllm.weights import HEAD, check_received, checksums, trainable_weights
 from gpg_vl.training.loop import train
@@ -44,18 +51,45 @@ from tests.training.test_train import HERE, metrics
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.7)
 MEASURED = {
-    *("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst", "gate/excess", "gate/carriers"),
+    *(
+        "gate/mean",
+        "gate/worst",
+        "gate/noise",
+        "gate/noise_worst",
+        "gate/allowed",
+        "gate/allowed_worst",
+        "gate/excess",
+        "gate/carriers",
+    )
 }
 
 
+def small(knobs: list[str]) -> Experiment:
+    """The experiment of small.yaml with these knobs."""
+    return Experiment.resolve(loading.load(str(HERE / "small.yaml"), knobs))
+
+
 def gate(policy, **more) -> VisionGate:
-    return VisionGate(**{"prompts": tuple(prompts(policy, ["count", "compare", "add"])), "sampling": SAMPLING, "seed": 0, **more})
+    return VisionGate(
+        **{
+            "prompts": tuple(prompts(policy, ["count", "compare", "add"])),
+            "sampling": SAMPLING,
+            "seed": 0,
+            **more,
+        }
+    )
 
 
 class Lying(TransformersEngine):
     """Changes prompts before, or completions after, it samples."""
 
-    def __init__(self, policy, *, before: Callable = lambda prompt: prompt, after: Callable = lambda said: said) -> None:
+    def __init__(
+        self,
+        policy,
+        *,
+        before: Callable = lambda prompt: prompt,
+        after: Callable = lambda said: said,
+    ) -> None:
         super().__init__(policy)
         self.before = before
         self.after = after
@@ -65,14 +99,14 @@ class Lying(TransformersEngine):
         return [[self.after(said) for said in group] for group in answers]
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------------
+# --- the gate -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_opens_for_an_engine_that_is_the_trainers_own(family, dtype, policy_of):
     policy = policy_of(family, dtype=dtype)
-    told = gate(policy).look(TransformersEngine(policy), policy, 0)
+    told = gate(policy).check(TransformersEngine(policy), policy, 0)
     assert set(told) == MEASURED | {"gate/blind_worst", "visual_reliance"}
     assert told["gate/excess"] < 0.5
     assert told["gate/mean"] < told["gate/allowed"]
@@ -81,16 +115,19 @@ def test_opens_for_an_engine_that_is_the_trainers_own(family, dtype, policy_of):
 
 def test_text_alone_needs_no_blind_test(policy_of):
     policy = policy_of()
-    told = gate(policy, prompts=tuple(prompts(policy, ["add"]))).look(TransformersEngine(policy), policy, 0)
+    told = gate(policy, prompts=tuple(prompts(policy, ["add"]))).check(
+        TransformersEngine(policy), policy, 0
+    )
     assert set(told) == MEASURED
 
 
 def test_visual_reliance_is_the_mean_drop_of_a_tokens_logprob(policy_of):
-    """By hand: with an all-zero head every token is as likely as any, with and without the picture."""
+    """By hand: with an all-zero head every token is as likely as any, with and without the
+    picture."""
     policy = policy_of()
     with torch.no_grad():
         policy.model.lm_head.weight.zero_()
-    assert gate(policy).look(TransformersEngine(policy), policy, 0)["visual_reliance"] == 0
+    assert gate(policy).check(TransformersEngine(policy), policy, 0)["visual_reliance"] == 0
 
 
 def more(amount):
@@ -100,12 +137,20 @@ def more(amount):
 
 LIES = {
     "another scale": (
-        lambda policy: {"after": lambda said: replace(said, logprobs=tuple(2 * it for it in said.logprobs))},
+        lambda policy: {
+            "after": lambda said: replace(said, logprobs=tuple(2 * it for it in said.logprobs))
+        },
         "Cause unknown: it is not the temperature, .* tied head, lm_head, that has not landed",
     ),
-    "lost pictures": (lambda policy: {"before": lambda prompt: with_grey_pictures(prompt, policy)}, "Cause: image lost"),
+    "lost pictures": (
+        lambda policy: {"before": lambda prompt: with_grey_pictures(prompt, policy)},
+        "Cause: image lost",
+    ),
     "other weights": (lambda policy: {"after": more(0.1)}, "Cause unknown"),
-    "hardly more than rounding": (lambda policy: {"after": more(1.1e-6)}, "Cause unknown: .* too little to tell one from another"),
+    "hardly more than rounding": (
+        lambda policy: {"after": more(1.1e-6)},
+        "Cause unknown: .* too little to tell one from another",
+    ),
     "old weights": (
         lambda policy: {"after": lambda said: replace(said, version=3)},
         "the engine samples with weights 3, the trainer has weights 0",
@@ -119,11 +164,12 @@ def test_shuts_before_a_lie_and_names_it_only_where_an_experiment_does(lie, poli
     policy = policy_of()
     lies, cause = LIES[lie]
     with pytest.raises(MismatchError, match=cause):
-        gate(policy).look(Lying(policy, **lies(policy)), policy, 0)
+        gate(policy).check(Lying(policy, **lies(policy)), policy, 0)
 
 
 def test_an_experiment_that_could_not_have_shown_the_fault_explains_nothing(policy_of):
-    """Placeholders are impossible anyway, so scoring without the ban changes nothing and does not explain an engine that is noisy."""
+    """Placeholders are impossible anyway, so scoring without the ban changes nothing and does
+    not explain an engine that is noisy."""
     policy = policy_of(dtype="bfloat16")
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(6)
@@ -135,7 +181,9 @@ def test_an_experiment_that_could_not_have_shown_the_fault_explains_nothing(poli
 
     sampling = Sampling(max_tokens=8, temperature=1.0)
     with pytest.raises(MismatchError, match="Cause unknown"):
-        gate(policy, prompts=tuple(prompts(policy, ["count", "add"])), sampling=sampling).look(Lying(policy, after=noisy), policy, 0)
+        gate(policy, prompts=tuple(prompts(policy, ["count", "add"])), sampling=sampling).check(
+            Lying(policy, after=noisy), policy, 0
+        )
 
 
 class Cut(TransformersEngine):
@@ -147,7 +195,11 @@ class Cut(TransformersEngine):
 
     def _draw(self, *asked):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transformers_engine, "allowed_logits", lambda *given: self.keep(allowed_logits(*given)))
+            patch.setattr(
+                transformers_engine,
+                "allowed_logits",
+                lambda *given: self.keep(allowed_logits(*given)),
+            )
             return super()._draw(*asked)
 
 
@@ -162,13 +214,18 @@ def top_p(logits, p):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("keep", "words"), [(lambda it: top_k(it, 5), "top-k 5"), (lambda it: top_p(it, 0.4), r"top-p 0\.4")])
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [(lambda it: top_k(it, 5), "top-k 5"), (lambda it: top_p(it, 0.4), r"top-p 0\.4")],
+)
 def test_a_cut_distribution_is_named_with_its_size(keep, words, dtype, policy_of):
     policy = policy_of(dtype=dtype)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(2)  # so that a few tokens hold much of it
-    with pytest.raises(MismatchError, match=rf"Cause: truncated sampling: {words} is on and explains all of it"):
-        gate(policy).look(Cut(policy, keep), policy, 0)
+    with pytest.raises(
+        MismatchError, match=rf"Cause: truncated sampling: {words} is on and explains all of it"
+    ):
+        gate(policy).check(Cut(policy, keep), policy, 0)
 
 
 def test_raw_logprobs_are_named(policy_of):
@@ -180,29 +237,39 @@ def test_raw_logprobs_are_named(policy_of):
             groups = super().generate(asked, sampling, seeds)
             free = replace(self.policy, banned_ids=())
             return [
-                [replace(said, logprobs=tuple(rounding.score(free, [(prompt, [said])], 1.0).tolist())) for said in group]
+                [
+                    replace(
+                        said, logprobs=tuple(rounding.score(free, [(prompt, [said])], 1.0).tolist())
+                    )
+                    for said in group
+                ]
                 for prompt, group in zip(asked, groups, strict=True)
             ]
 
-    with pytest.raises(MismatchError, match=r"Cause: temperature: it samples at 0\.7 and reports raw log-probabilities"):
-        gate(policy).look(Raw(policy), policy, 0)
+    with pytest.raises(
+        MismatchError,
+        match=r"Cause: temperature: it samples at 0\.7 and reports raw log-probabilities",
+    ):
+        gate(policy).check(Raw(policy), policy, 0)
 
 
 def test_an_engine_that_was_not_updated_says_what_it_said_before_and_is_named(policy_of):
     policy, old = policy_of(), policy_of()
     engine, watch = TransformersEngine(old), gate(policy)
-    watch.look(engine, policy, 0)
+    watch.check(engine, policy, 0)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(1.02)
     engine.version = 1
-    with pytest.raises(MismatchError, match="Cause: stale weights: it says what it said at the last look"):
-        watch.look(engine, policy, 1)
+    with pytest.raises(
+        MismatchError, match="Cause: stale weights: the answers are those of the last check"
+    ):
+        watch.check(engine, policy, 1)
     with torch.no_grad():
         for parameter in old.model.parameters():
             parameter.mul_(1.01)
     with pytest.raises(MismatchError, match="Cause unknown"):
-        watch.look(engine, policy, 1)
+        watch.check(engine, policy, 1)
 
 
 def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(tmp_path):
@@ -214,11 +281,18 @@ def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(
         "rollout.gate.every=2",
         "rollout.gate.prompts=6",
     ]
-    run = train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
-    assert [("visual_reliance" in row, "gate/worst" in row) for row in metrics(run)] == [(True, True), (False, False)] * 2
-    blind = [*knobs, "name=blind", f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind"]
+    run = train(small(knobs), log=lambda line: None)
+    assert [("visual_reliance" in row, "gate/worst" in row) for row in metrics(run)] == [
+        (True, True),
+        (False, False),
+    ] * 2
+    blind = [
+        *knobs,
+        "name=blind",
+        f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind",
+    ]
     with pytest.raises(UserError, match=r"vision gate, weights 0: .* Cause: image lost"):
-        train(loading.load(str(HERE / "small.yaml"), blind), HERE, say=lambda line: None)
+        train(small(blind), log=lambda line: None)
     assert not (tmp_path / "blind" / "metrics.jsonl").exists()
 
 
@@ -229,32 +303,50 @@ def test_a_kernel_that_fails_leaves_the_gate_another_way_to_measure_rounding(tmp
     monkeypatch.setattr("gpg_vl.policy.group_forward.prefill", broken)
     knobs = [f"folder={tmp_path}", "steps=1", "warmup.steps=5", "evaluation.benchmark=null"]
     told: list[str] = []
-    run = train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=told.append)
-    assert any("the group forward does not run here (no kernel image is available" in line for line in told)
+    run = train(small(knobs), log=told.append)
+    assert any(
+        "the group forward does not run here (no kernel image is available" in line for line in told
+    )
     assert metrics(run)[0]["gate/excess"] < 0.5
 
 
-def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, monkeypatch):
-    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "checkpoint.every=100"]
-    whole = train(loading.load(str(HERE / "small.yaml"), [*knobs, "name=whole"]), HERE, say=lambda line: None)
-    given, refresh, calls = loading.load(str(HERE / "small.yaml"), knobs), TransformersEngine.generate, []
+def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(
+    tmp_path, monkeypatch
+):
+    knobs = [
+        f"folder={tmp_path}",
+        "steps=4",
+        "warmup.steps=20",
+        "evaluation.benchmark=null",
+        "checkpoint.every=100",
+    ]
+    whole = train(small([*knobs, "name=whole"]), log=lambda line: None)
+    generate, calls = TransformersEngine.generate, []
 
     def dies(self, *asked):
         calls.append(self.version)
         if self.version == 2:
             raise EngineLostError("no answer in 900 s")
-        return refresh(self, *asked)
+        return generate(self, *asked)
 
     with monkeypatch.context() as patch:
         patch.setattr(TransformersEngine, "generate", dies)
-        with pytest.raises(UserError, match=r"stopped after step \d: no answer in 900 s\. Then go on with gpg-vl train --resume"):
-            train(given, HERE, say=lambda line: None)
-    run = train(given, HERE, resume=tmp_path / "small", say=lambda line: None)
-    course = [[{key: row[key] for key in row if "second" not in key} for row in metrics(path)] for path in (whole, run)]
+        with pytest.raises(
+            UserError,
+            match=(
+                r"stopped after step \d: no answer in 900 s\. Then go on with gpg-vl train --resume"
+            ),
+        ):
+            train(small(knobs), log=lambda line: None)
+    run = train(small(knobs), resume=tmp_path / "small", log=lambda line: None)
+    course = [
+        [{key: row[key] for key in row if "second" not in key} for row in metrics(path)]
+        for path in (whole, run)
+    ]
     assert course[0] == course[1]
 
 
-# --- what a vLLM is asked, and what it may answer ---------------------------------------------------------------------
+# --- what a vLLM is asked, and what it may answer -------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -269,11 +361,22 @@ def test_a_prompt_goes_in_with_one_placeholder_a_picture(family, policy_of):
 def test_every_field_that_a_checkpoint_could_have_wishes_about_is_stated(policy_of):
     policy = policy_of()
     fields = sampling_fields(policy, SAMPLING, [2**63 - 1, 5])
-    assert {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "min_tokens", "stop_token_ids"} <= set(fields)
+    assert {
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "max_tokens",
+        "min_tokens",
+        "stop_token_ids",
+    } <= set(fields)
     assert fields["n"] == 2
     assert 0 <= fields["seed"] < 2**62
     assert set(fields["logit_bias"]) == set(policy.banned_ids)
-    with pytest.raises(UserError, match=r"rollout\.temperature: got 2\.5, vLLM samples at most at 2"):
+    with pytest.raises(
+        UserError, match=r"rollout\.temperature: got 2\.5, vLLM samples at most at 2"
+    ):
         sampling_fields(policy, Sampling(max_tokens=1, temperature=2.5), [1])
 
 
@@ -284,8 +387,14 @@ def test_other_prompt_ids_are_told_from_another_tokenizer_and_other_pixels(polic
     with pytest.raises(MismatchError, match="tokenizer mismatch"):
         check_prompt_ids(policy, prompt, [*prompt.input_ids, 5])
     place = prompt.input_ids.index(policy.banned_ids[0])
-    with pytest.raises(MismatchError, match=r"the images are 17 tokens there and 16 here: processor mismatch"):
-        check_prompt_ids(policy, prompt, [*prompt.input_ids[:place], policy.banned_ids[0], *prompt.input_ids[place:]])
+    with pytest.raises(
+        MismatchError, match=r"the images are 17 tokens there and 16 here: processor mismatch"
+    ):
+        check_prompt_ids(
+            policy,
+            prompt,
+            [*prompt.input_ids[:place], policy.banned_ids[0], *prompt.input_ids[place:]],
+        )
 
 
 def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
@@ -293,12 +402,18 @@ def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
     prompt, end = prompts(policy, ["add"])[0], min(policy.end_ids)
     good = Answer(token_ids=(5, end), logprobs=(-1.0, -2.0), finish="stop")
     made = completion(policy, prompt, good, SAMPLING, 7)
-    assert made == Completion(token_ids=(5, end), logprobs=(-1.0, -2.0), text=policy.decode((5, end)), finish="stop", version=7)
+    assert made == Completion(
+        token_ids=(5, end),
+        logprobs=(-1.0, -2.0),
+        text=policy.decode((5, end)),
+        finish="stop",
+        version=7,
+    )
     bad = {
         "its ban is not obeyed": replace(good, token_ids=(policy.banned_ids[0], end)),
         "came with log-probabilities": replace(good, logprobs=(-1.0,)),
         "came with log-probabilities \\(nan": replace(good, logprobs=(float("nan"), -1.0)),
-        "says finish 'abort'": replace(good, finish="abort"),
+        "reports finish 'abort'": replace(good, finish="abort"),
         "cut off after 2 tokens, 8 were allowed": replace(good, token_ids=(5, 6), finish="length"),
     }
     for told, answer in bad.items():
@@ -307,21 +422,38 @@ def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
 
 
 def test_the_range_of_releases_is_that_of_the_extra_and_is_checked():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert extras["vllm"] == [f"vllm{protocol.SUPPORTED_VLLM}"]
     check_version("0.32.0", "it")
     check_version("0.32.0+cpu", "it")
     for version in ("0.29.1", "0.33.0"):
-        with pytest.raises(UserError, match=re.escape(f"the server is vLLM {version}, expected {protocol.SUPPORTED_VLLM}")):
+        with pytest.raises(
+            UserError,
+            match=re.escape(f"the server is vLLM {version}, expected {protocol.SUPPORTED_VLLM}"),
+        ):
             check_version(version, "the server")
 
 
-def test_without_vllm_a_sentence_says_which_extra_to_install(build, policy_of, monkeypatch, tmp_path):
+def test_without_vllm_a_sentence_says_which_extra_to_install(
+    build, policy_of, monkeypatch, tmp_path
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"vllm is not installed; pip install 'gpg-vl\[vllm\]', or use engine: transformers"):
+    with pytest.raises(
+        UserError,
+        match=r"vllm is not installed; pip install 'gpg-vl\[vllm\]', or use engine: transformers",
+    ):
         build(policy_of(), "vllm")
     command = vllm_command(
-        loading.load("digits", []).policy, seed=0, folder=tmp_path, host="h", port=1, window=1, transfer="file", handover="x"
+        loading.load("digits", []).policy,
+        seed=0,
+        folder=tmp_path,
+        host="h",
+        port=1,
+        window=1,
+        transfer="file",
+        handover="x",
     )
     with pytest.raises(UserError, match=r"pip install 'gpg-vl\[vllm\]'"):
         command.replace_this_process()
@@ -333,8 +465,16 @@ def build(tmp_path):
 
     def made(policy, engine, **given):
         spec = {"kind": engine} if isinstance(engine, str) else engine
-        spec = {"handover": str(tmp_path / "handover"), **spec} if spec["kind"] == "server" else spec
-        return plugins.build(spec, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy, **given})
+        spec = (
+            {"handover": str(tmp_path / "handover"), **spec} if spec["kind"] == "server" else spec
+        )
+        return plugins.build(
+            spec,
+            rollout.ALIASES,
+            base_dir=Path(),
+            key="rollout.engine",
+            given={"policy": policy, **given},
+        )
 
     return made
 
@@ -347,39 +487,58 @@ def test_engines_refuse_what_they_cannot_do(build, policy_of):
         build(policy_of(), "vllm", ranks=4)
     with pytest.raises(UserError, match="got 1 for 4 processes, expected one for each"):
         build(policy_of(), "server", ranks=4)
-    with pytest.raises(UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"):
+    with pytest.raises(
+        UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"
+    ):
         build(policy_of(), {"kind": "server", "servers": ["http://10.0.0.1:8000"]})
     for wrong in ("localhost", "http://127.0.0.1:abc", "ftp://127.0.0.1:8000"):
         with pytest.raises(UserError, match="expected an address such as"):
             build(policy_of(), {"kind": "server", "servers": [wrong]})
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
-        build(policy_of(), {"kind": "server", "servers": ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"]})
-    with pytest.raises(UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"):
+        build(
+            policy_of(),
+            {"kind": "server", "servers": ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"]},
+        )
+    with pytest.raises(
+        UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"
+    ):
         build(policy_of(), {"kind": "server", "severs": []})
 
 
 def test_a_server_that_never_comes_is_waited_for_and_told(build, policy_of):
     lines: list[str] = []
     spec = {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}
-    engine = build(policy_of(), spec, say=lines.append)
-    with closing(engine), pytest.raises(EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"):
-        engine.longest()
+    engine = build(policy_of(), spec, log=lines.append)
+    with (
+        closing(engine),
+        pytest.raises(
+            EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"
+        ),
+    ):
+        engine.max_model_len()
     assert lines[0].startswith("waiting for a server, 0 of at most 0 s")
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
-def test_only_what_trains_travels_and_a_tied_head_under_its_own_name(policy_of):
+def test_only_what_trains_is_sent_and_a_tied_head_under_its_own_name(policy_of):
     policy = policy_of(vision="frozen", projector="frozen")
     sent = trainable_weights(policy)
     assert not [name for name in sent if ".visual." in name]
     assert sent[HEAD].data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
-    assert {name for name in sent if name != HEAD} == {name for name, it in policy.model.named_parameters() if it.requires_grad}
-    assert set(trainable_weights(policy, frozen_too=True)) == {HEAD, *dict(policy.model.named_parameters())}
+    assert {name for name in sent if name != HEAD} == {
+        name for name, it in policy.model.named_parameters() if it.requires_grad
+    }
+    assert set(trainable_weights(policy, include_frozen=True)) == {
+        HEAD,
+        *dict(policy.model.named_parameters()),
+    }
     narrow = trainable_weights(policy_of(dtype="bfloat16"))
     assert {it.dtype for it in narrow.values()} == {torch.bfloat16}
-    assert {it.dtype for it in narrow.parameters.values()} == {torch.float32}, "converted one by one, when they are read"
+    assert {it.dtype for it in narrow.parameters.values()} == {torch.float32}, (
+        "converted one by one, when they are read"
+    )
 
 
 def test_a_frozen_language_model_sends_no_head(policy_of):
@@ -391,9 +550,21 @@ def test_every_tensor_lands_exactly_once_and_unaltered():
     check_received(iter(tensors.items()), ["a", "b"], checksums(tensors))
     wrong = {
         "b came, but was not announced": (list(tensors.items()), ["a"], {}),
-        "a came, but was not announced or came before": ([*tensors.items(), ("a", tensors["a"])], ["a", "b"], {}),
-        "1 announced tensors did not come, c among them": (list(tensors.items()), ["a", "b", "c"], {}),
-        "b is not what was sent": ([("a", tensors["a"]), ("b", torch.zeros(2, 2))], ["a", "b"], checksums(tensors)),
+        "a came, but was not announced or came before": (
+            [*tensors.items(), ("a", tensors["a"])],
+            ["a", "b"],
+            {},
+        ),
+        "1 announced tensors did not come, c among them": (
+            list(tensors.items()),
+            ["a", "b", "c"],
+            {},
+        ),
+        "b is not what was sent": (
+            [("a", tensors["a"]), ("b", torch.zeros(2, 2))],
+            ["a", "b"],
+            checksums(tensors),
+        ),
     }
     for told, (coming, names, sums) in wrong.items():
         with pytest.raises(ValueError, match=told):
@@ -405,8 +576,15 @@ def test_a_server_reads_weights_inside_its_folder_only(tmp_path):
     inside.mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"")
     (inside / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
-    assert plugin.allowed_file(str(inside / "1.safetensors"), str(inside)) == inside / "1.safetensors"
-    for path in ("secret.safetensors", "in/../secret.safetensors", "in/link.safetensors", "in/model.bin"):
+    assert (
+        plugin.allowed_file(str(inside / "1.safetensors"), str(inside)) == inside / "1.safetensors"
+    )
+    for path in (
+        "secret.safetensors",
+        "in/../secret.safetensors",
+        "in/link.safetensors",
+        "in/model.bin",
+    ):
         with pytest.raises(ValueError, match="is not a \\.safetensors file inside"):
             plugin.allowed_file(str(tmp_path / path), str(inside))
     with pytest.raises(ValueError, match="takes weights from nowhere"):
@@ -414,9 +592,24 @@ def test_a_server_reads_weights_inside_its_folder_only(tmp_path):
 
 
 def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
-    given = loading.load("digits", ["policy.model=Qwen/Qwen2.5-VL-3B-Instruct", "policy.max_pixels=200000", "policy.dtype=bfloat16"])
+    given = loading.load(
+        "digits",
+        [
+            "policy.model=Qwen/Qwen2.5-VL-3B-Instruct",
+            "policy.max_pixels=200000",
+            "policy.dtype=bfloat16",
+        ],
+    )
     command = vllm_command(
-        given.policy, seed=0, folder=Path(), host="127.0.0.1", port=8000, window=4096, transfer="nccl", handover="h", more=("--seed", "1")
+        given.policy,
+        seed=0,
+        folder=Path(),
+        host="127.0.0.1",
+        port=8000,
+        window=4096,
+        transfer="nccl",
+        handover="h",
+        more=("--seed", "1"),
     )
     options = dict(zip(command.arguments, command.arguments[1:], strict=False))
     assert options["--model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -431,15 +624,20 @@ def test_every_copy_of_the_weights_is_shown_every_question(policy_of):
     """Two copies that answer in turn; one of them has lost its eyes."""
 
     class OneOfTwoIsBlind(TransformersEngine):
-        copies = 2
+        num_replicas = 2
 
         def generate(self, asked, sampling, seeds):
-            seen = [with_grey_pictures(prompt, self.policy) if place % 2 else prompt for place, prompt in enumerate(asked)]
+            seen = [
+                with_grey_pictures(prompt, self.policy) if place % 2 else prompt
+                for place, prompt in enumerate(asked)
+            ]
             return super().generate(seen, sampling, seeds)
 
     policy = policy_of()
     with pytest.raises(MismatchError, match="vision gate"):
-        gate(policy, prompts=tuple(prompts(policy, ["count"]))).look(OneOfTwoIsBlind(policy), policy, 0)
+        gate(policy, prompts=tuple(prompts(policy, ["count"]))).check(
+            OneOfTwoIsBlind(policy), policy, 0
+        )
 
 
 @pytest.mark.parametrize("wrong", [None, 2])
@@ -447,37 +645,45 @@ def test_one_wrong_copy_of_four_does_not_hide_among_the_others(wrong, policy_of)
     """All four together are off by hardly more than rounding."""
 
     class Four(TransformersEngine):
-        copies = 4
+        num_replicas = 4
 
         def generate(self, asked, sampling, seeds):
             answers = super().generate(asked, sampling, seeds)
-            return [[more(2e-6)(said) for said in group] if place % 4 == wrong else group for place, group in enumerate(answers)]
+            return [
+                [more(2e-6)(said) for said in group] if place % 4 == wrong else group
+                for place, group in enumerate(answers)
+            ]
 
     policy = policy_of()
-    look = GateCheck(gate(policy), Four(policy), policy, 0)
-    side = look.compare(look.gate.prompts)
-    assert side.gap.holds
-    assert [gap.holds for gap in look.of_every_copy(side)] == [copy != wrong for copy in range(4)]
+    check = GateCheck(gate(policy), Four(policy), policy, 0)
+    side = check.compare(check.gate.prompts)
+    assert side.gap.within_limits
+    assert [gap.within_limits for gap in check.gaps_per_replica(side)] == [
+        copy != wrong for copy in range(4)
+    ]
     if wrong is not None:
         with pytest.raises(MismatchError, match="vision gate"):
-            gate(policy).look(Four(policy), policy, 0)
+            gate(policy).check(Four(policy), policy, 0)
 
 
 def test_questions_with_pictures_come_first():
-    given = loading.load(str(HERE / "small.yaml"), ["rollout.gate.prompts=2"])
+    experiment = small(["rollout.gate.prompts=2"])
     asked = [
-        SimpleNamespace(images=(), input_ids=(), number=index)
-        if index < 5
-        else SimpleNamespace(images=("picture",), input_ids=(), number=index)
+        (
+            SimpleNamespace(images=(), input_ids=(), number=index)
+            if index < 5
+            else SimpleNamespace(images=("picture",), input_ids=(), number=index)
+        )
         for index in range(8)
     ]
-    made = build_gate(given, asked.__getitem__, SimpleNamespace(longest=lambda: 99))
+    made = experiment.gate(asked.__getitem__, SimpleNamespace(max_model_len=lambda: 99))
     assert [prompt.number for prompt in made.prompts] == [5, 6]
     assert [prompt.number for prompt in made.spare] == [7, 0, 1, 2, 3, 4]
 
 
 def test_a_policy_whose_answers_are_all_alike_is_asked_other_questions(policy_of):
-    """Sixteen equal answers are one observation: their places count, not their tokens, and the spare questions bring new ones."""
+    """Sixteen equal answers are one observation: their places count, not their tokens, and the
+    spare questions bring new ones."""
     policy = policy_of(dtype="bfloat16")
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(50)
@@ -498,73 +704,115 @@ def test_a_policy_whose_answers_are_all_alike_is_asked_other_questions(policy_of
     assert alone.gap.carriers <= len(alone.gap.places_N.unique())
     assert len(together.gap.places_N.unique()) > 2 * len(alone.gap.places_N.unique())
     assert asked == [1, len(others)], "more answers to all five would be more than sixteen"
-    assert sum(len(group) for _, group in together.asked) <= 16
+    assert sum(len(group) for _, group in together.answered) <= 16
 
 
 def test_the_gate_scores_no_more_than_a_piece_of_long_answers(policy_of, monkeypatch):
     policy, lengths = policy_of(), []
     generate = TransformersEngine.generate
     monkeypatch.setattr(
-        TransformersEngine, "generate", lambda self, *asked: [lengths.append(asked[1].max_tokens), generate(self, *asked)][1]
+        TransformersEngine,
+        "generate",
+        lambda self, *asked: [lengths.append(asked[1].max_tokens), generate(self, *asked)][1],
     )
     monkeypatch.setattr("gpg_vl.rollout.gate.vision_gate.MAX_TOKENS", 4)
-    gate(policy).look(TransformersEngine(policy), policy, 0)
+    gate(policy).check(TransformersEngine(policy), policy, 0)
     assert set(lengths) == {4}
 
 
 def test_what_has_no_room_is_left_out_and_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(TransformersEngine, "longest", lambda self: 20)
-    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=1", "evaluation.benchmark=null", "rollout.gate.every=0"]
-    with pytest.raises(UserError, match=r"could not be asked.*prompt and answer may have \d+ tokens, the engine's window is 20"):
-        train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+    monkeypatch.setattr(TransformersEngine, "max_model_len", lambda self: 20)
+    knobs = [
+        f"folder={tmp_path}",
+        "steps=4",
+        "warmup.steps=1",
+        "evaluation.benchmark=null",
+        "rollout.gate.every=0",
+    ]
+    with pytest.raises(
+        UserError,
+        match=(
+            r"could not become prompts.*prompt and answer may have \d+ tokens, the engine's window"
+            " is 20"
+        ),
+    ):
+        train(small(knobs), log=lambda line: None)
 
 
-def test_a_gate_that_shuts_in_mid_run_saves_nothing_and_names_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
-    look, looks = VisionGate.look, []
+def test_a_gate_that_shuts_in_mid_run_saves_nothing_and_names_the_checkpoint_to_go_on_from(
+    tmp_path, monkeypatch
+):
+    check, looks = VisionGate.check, []
 
     def shut(self, engine, policy, version):
         looks.append(version)
         if len(looks) == 4:  # one before each step
             raise MismatchError("vision gate: stale weights")
-        return look(self, engine, policy, version)
+        return check(self, engine, policy, version)
 
-    monkeypatch.setattr(VisionGate, "look", shut)
-    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "rollout.gate.every=1", "checkpoint.every=2"]
-    with pytest.raises(MismatchError, match=r"stale weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*small"):
-        train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
-    assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {"000000", "000002"}
+    monkeypatch.setattr(VisionGate, "check", shut)
+    knobs = [
+        f"folder={tmp_path}",
+        "steps=4",
+        "warmup.steps=20",
+        "evaluation.benchmark=null",
+        "rollout.gate.every=1",
+        "checkpoint.every=2",
+    ]
+    with pytest.raises(
+        MismatchError,
+        match=r"stale weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*small",
+    ):
+        train(small(knobs), log=lambda line: None)
+    assert {path.name for path in (tmp_path / "small" / "checkpoints").iterdir()} == {
+        "000000",
+        "000002",
+    }
 
 
-def test_a_renewed_engine_is_looked_at_before_anything_is_learnt_from_it(tmp_path, monkeypatch):
+def test_a_restarted_engine_is_checked_before_anything_is_learnt_from_it(tmp_path, monkeypatch):
     looks: list[int] = []
-    look, generate = VisionGate.look, TransformersEngine.generate
+    check, generate = VisionGate.check, TransformersEngine.generate
 
-    def renewed(self, *asked):
-        self.renewed = self.renewed or (self.version == 2 and looks[-1] != 2)
+    def needs_verification(self, *asked):
+        self.needs_verification = self.needs_verification or (self.version == 2 and looks[-1] != 2)
         return generate(self, *asked)
 
-    monkeypatch.setattr(TransformersEngine, "generate", renewed)
+    monkeypatch.setattr(TransformersEngine, "generate", needs_verification)
     monkeypatch.setattr(
-        VisionGate, "look", lambda self, engine, policy, version: [looks.append(version), look(self, engine, policy, version)][1]
+        VisionGate,
+        "check",
+        lambda self, engine, policy, version: [
+            looks.append(version),
+            check(self, engine, policy, version),
+        ][1],
     )
-    knobs = [f"folder={tmp_path}", "steps=4", "warmup.steps=20", "evaluation.benchmark=null", "rollout.gate.every=100"]
-    train(loading.load(str(HERE / "small.yaml"), knobs), HERE, say=lambda line: None)
+    knobs = [
+        f"folder={tmp_path}",
+        "steps=4",
+        "warmup.steps=20",
+        "evaluation.benchmark=null",
+        "rollout.gate.every=100",
+    ]
+    train(small(knobs), log=lambda line: None)
     assert looks == [0, 2]
 
 
-# --- the folder through which weights travel --------------------------------------------------------------------------
+# --- the folder of weight files -------------------------------------------------------------------
 
 
-def test_a_parcel_is_made_once_sealed_or_not_and_removed(policy_of, tmp_path):
-    parcels, policy = WeightFiles(str(tmp_path / "a")), policy_of(vision="frozen")
-    sealed = parcels.of(policy, frozen_too=False, sealed=True)
-    assert parcels.of(policy, frozen_too=False, sealed=True) is sealed
-    assert sealed.digests == checksums(load_file(sealed.path))
-    assert set(sealed.names) == set(trainable_weights(policy)) == set(load_file(sealed.path))
-    assert sealed.path.stat().st_mode & 0o077 == 0
-    assert parcels.of(policy, frozen_too=False, sealed=False).digests == {}
-    assert set(parcels.of(policy, frozen_too=True, sealed=False).names) > set(sealed.names)
-    parcels.remove()
+def test_a_weight_file_is_written_once_with_or_without_checksums_and_removed(policy_of, tmp_path):
+    files, policy = WeightFiles(str(tmp_path / "a")), policy_of(vision="frozen")
+    checked = files.get(policy, include_frozen=False, with_checksums=True)
+    assert files.get(policy, include_frozen=False, with_checksums=True) is checked
+    assert checked.checksums == checksums(load_file(checked.path))
+    assert set(checked.names) == set(trainable_weights(policy)) == set(load_file(checked.path))
+    assert checked.path.stat().st_mode & 0o077 == 0
+    assert files.get(policy, include_frozen=False, with_checksums=False).checksums == {}
+    assert set(files.get(policy, include_frozen=True, with_checksums=False).names) > set(
+        checked.names
+    )
+    files.remove()
     assert list((tmp_path / "a").iterdir()) == []
 
 
@@ -584,51 +832,78 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path):
             WeightFiles(str(tmp_path / name))
 
 
-def test_parcels_of_a_killed_process_are_removed_and_those_of_a_living_one_kept(tmp_path):
+def test_weight_files_of_a_killed_process_are_removed_and_those_of_a_running_one_kept(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir(mode=0o700)
-    dead, alive = (folder / f"{socket.gethostname()}-{number}-0.safetensors" for number in (2**22 + 1, os.getpid()))
+    dead, alive = (
+        folder / f"{socket.gethostname()}-{number}-0.safetensors"
+        for number in (2**22 + 1, os.getpid())
+    )
     for path in (dead, alive, folder / "elsewhere-1-0.safetensors"):
         path.write_bytes(b"")
     WeightFiles(str(folder))
-    assert sorted(path.name for path in folder.iterdir()) == sorted([alive.name, "elsewhere-1-0.safetensors"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [alive.name, "elsewhere-1-0.safetensors"]
+    )
 
 
 def test_without_room_a_sentence_names_the_folder(policy_of, tmp_path, monkeypatch):
-    parcels = WeightFiles(str(tmp_path / "a"))
+    files = WeightFiles(str(tmp_path / "a"))
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
-        with pytest.raises(EngineLostError, match=r"rollout\.engine\.handover: .*/a has 0\.00 GiB left, the weights need"):
-            parcels.of(policy_of(), frozen_too=False, sealed=False)
+        with pytest.raises(
+            EngineLostError,
+            match=r"rollout\.engine\.handover: .*/a has 0\.00 GiB left, the weights need",
+        ):
+            files.get(policy_of(), include_frozen=False, with_checksums=False)
     monkeypatch.setattr("gpg_vl.rollout.vllm.weight_files.save_file", full)
-    with pytest.raises(EngineLostError, match=r"/a has .* No space left on device.*; make room there"):
-        parcels.of(policy_of(), frozen_too=False, sealed=False)
+    with pytest.raises(
+        EngineLostError, match=r"/a has .* No space left on device.*; make room there"
+    ):
+        files.get(policy_of(), include_frozen=False, with_checksums=False)
 
 
 def full(tensors, path):
     Path(path).write_bytes(b"half")
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    raise SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    )
 
 
-def test_without_training_too_an_engine_is_looked_at_before_its_answers_are_believed(tmp_path):
-    blind = [f"folder={tmp_path}", f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind"]
-    given = loading.load(str(HERE / "small.yaml"), blind)
+def test_without_training_too_an_engine_is_checked_before_its_answers_are_used(tmp_path):
+    blind = [
+        f"folder={tmp_path}",
+        f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind",
+    ]
+    experiment = small(blind)
     with pytest.raises(MismatchError, match="image lost"):
-        list(sample_and_score(given, HERE, model=None, count=1, to=None))
-    load_policy(given.policy, seed=given.seed).save(tmp_path / "model")
+        list(sample_and_score(experiment, model=None, count=1, to=None))
+    experiment.policy().save(tmp_path / "model")
     with pytest.raises(MismatchError, match="image lost"):
-        evaluate_model(str(HERE / "small_benchmark.yaml"), str(tmp_path / "model"), blind, told=lambda done: None)
+        evaluate(str(HERE / "small_benchmark.yaml"), str(tmp_path / "model"), blind)
 
 
 def test_a_server_that_is_to_sleep_is_started_so_that_it_can():
-    assert server_options({"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"}) == ("nccl", "/a", ("--enable-sleep-mode",))
-    assert server_options("server") == server_options({"kind": "vllm", "sleep": 1}) == ("file", HANDOVER, ())
+    assert server_options({"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"}) == (
+        "nccl",
+        "/a",
+        ("--enable-sleep-mode",),
+    )
+    assert (
+        server_options("server")
+        == server_options({"kind": "vllm", "sleep": 1})
+        == ("file", HANDOVER, ())
+    )
 
 
-def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(tmp_path, monkeypatch):
+def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(
+    tmp_path, monkeypatch
+):
     knobs = [f"folder={tmp_path}", "steps=2", "warmup.steps=20", "checkpoint.every=100"]
-    given, generate = loading.load(str(HERE / "small.yaml"), knobs), TransformersEngine.generate
-    before, after = (tmp_path / "small" / "evaluation" / f"small-{when}.jsonl" for when in ("before", "after"))
+    generate = TransformersEngine.generate
+    before, after = (
+        tmp_path / "small" / "evaluation" / f"small-{when}.jsonl" for when in ("before", "after")
+    )
 
     def dies(self, asked, sampling, seeds):
         if before.exists() and sampling.greedy:
@@ -638,13 +913,17 @@ def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(
     with monkeypatch.context() as patch:
         patch.setattr(TransformersEngine, "generate", dies)
         with pytest.raises(UserError, match="stopped after step 2: no answer"):
-            train(given, HERE, say=lambda line: None)
+            train(small(knobs), log=lambda line: None)
     assert not after.exists()
-    train(given, HERE, resume=tmp_path / "small", say=lambda line: None)
+    train(small(knobs), resume=tmp_path / "small", log=lambda line: None)
     assert after.exists()
 
 
 def test_what_is_no_engine_is_refused(policy_of, tmp_path):
-    (tmp_path / "mine.py").write_text("class Mine:\n    def generate(self, prompts, sampling, seeds): ...\n")
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def generate(self, prompts, sampling, seeds): ...\n"
+    )
+    config = loading.load("digits", ["rollout.engine=./mine.py:Mine"]).at(tmp_path)
+    experiment = Experiment.resolve(config)
     with pytest.raises(UserError, match=r"rollout\.engine: Mine is no engine; derive it from"):
-        build_engine("./mine.py:Mine", policy_of(), tmp_path)
+        experiment.engine(policy_of())

@@ -1,4 +1,5 @@
-"""What a vLLM is asked word for word, what its answers must be, and with which words it is started. No model, no vLLM."""
+"""What a vLLM is asked word for word, what its answers must be, and with which words it is
+started. No model, no vLLM."""
 
 import json
 import math
@@ -35,9 +36,16 @@ SAMPLING = Sampling(max_tokens=4, temperature=0.75)
 
 
 def policy(**more: Any) -> Any:
-    tokenizer = SimpleNamespace(tokenizer=lambda text: {"input_ids": [len(text), IMAGE], "attention_mask": [1, 1]})
+    tokenizer = SimpleNamespace(
+        tokenizer=lambda text: {"input_ids": [len(text), IMAGE], "attention_mask": [1, 1]}
+    )
     model = SimpleNamespace(config=SimpleNamespace(model_type="qwen2_5_vl"))
-    known = {"banned_ids": (IMAGE, VIDEO), "end_ids": {END, STOP}, "decode": lambda ids: f"<{ids}>", "processor": tokenizer}
+    known = {
+        "banned_ids": (IMAGE, VIDEO),
+        "end_ids": {END, STOP},
+        "decode": lambda ids: f"<{ids}>",
+        "processor": tokenizer,
+    }
     return SimpleNamespace(**{**known, "model": model, "dtype": torch.bfloat16, **more})
 
 
@@ -45,12 +53,13 @@ def asked_of(*input_ids: int) -> Prompt:
     return replace(prompt(tokens=input_ids), text="word")
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
+# --- asking ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("greedy", [False, True])
 def test_every_field_of_a_request_is_stated(greedy):
-    """The list is vLLM's; whatever is left out, a checkpoint's own generation config would decide."""
+    """The list is vLLM's; whatever is left out, a checkpoint's own generation config would
+    decide."""
     sampling = Sampling(max_tokens=4, temperature=0.75, greedy=greedy)
     assert sampling_fields(policy(), sampling, [5, 6, 7]) == {
         "n": 3,
@@ -72,18 +81,24 @@ def test_every_field_of_a_request_is_stated(greedy):
     }
 
 
-@pytest.mark.parametrize(("own", "told"), [(0, 0), (2**62 - 1, 2**62 - 1), (2**62, 0), (2**62 + 5, 5), (2**63 - 1, 2**62 - 1)])
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [(0, 0), (2**62 - 1, 2**62 - 1), (2**62, 0), (2**62 + 5, 5), (2**63 - 1, 2**62 - 1)],
+)
 def test_a_seed_leaves_room_for_the_number_of_the_answer(own, told):
     assert sampling_fields(policy(), SAMPLING, [own, 1])["seed"] == told
 
 
 @pytest.mark.parametrize(
-    ("temperature", "greedy", "fine"), [(2.0, False, True), (2.01, False, False), (2.01, True, True), (0.01, False, True)]
+    ("temperature", "greedy", "fine"),
+    [(2.0, False, True), (2.01, False, False), (2.01, True, True), (0.01, False, True)],
 )
 def test_a_temperature_that_vllm_refuses_is_refused_before(temperature, greedy, fine):
     sampling = Sampling(max_tokens=1, temperature=temperature, greedy=greedy)
     if fine:
-        assert sampling_fields(policy(), sampling, [1])["temperature"] == (0.0 if greedy else temperature)
+        assert sampling_fields(policy(), sampling, [1])["temperature"] == (
+            0.0 if greedy else temperature
+        )
         return
     with pytest.raises(UserError, match=r"got 2\.01, vLLM samples at most at 2"):
         sampling_fields(policy(), sampling, [1])
@@ -116,7 +131,12 @@ def test_releases_are_known_from_the_first_to_the_last(version, fine):
     if fine:
         check_version(version, "it")
         return
-    with pytest.raises(UserError, match=r"rollout\.engine: it is vLLM .*, expected >=0\.30,<0\.33; pip install 'gpg-vl\[vllm\]'"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"rollout\.engine: it is vLLM .*, expected >=0\.30,<0\.33; pip install 'gpg-vl\[vllm\]'"
+        ),
+    ):
         check_version(version, "it")
 
 
@@ -126,7 +146,11 @@ def test_releases_are_known_from_the_first_to_the_last(version, fine):
         ("qwen2_vl", torch.bfloat16, "bfloat16"),
         ("qwen2_5_vl", torch.float32, "float32"),
         ("qwen3_vl", torch.float32, "float32"),
-        ("gemma3", torch.float32, "gemma3 is not tested with vLLM, only qwen2_vl, qwen2_5_vl, qwen3_vl"),
+        (
+            "gemma3",
+            torch.float32,
+            "gemma3 is not tested with vLLM, only qwen2_vl, qwen2_5_vl, qwen3_vl",
+        ),
         ("qwen2_vl", torch.float64, "vLLM knows no float64"),
     ],
 )
@@ -139,7 +163,7 @@ def test_only_what_is_tested_with_vllm_is_sampled_by_it(family, dtype, told):
         check_policy(given)
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
 
@@ -150,12 +174,19 @@ READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
         (READ, ""),
         (
             (5, IMAGE, IMAGE, IMAGE, 6, IMAGE, 5),
-            "q1: the engine read 7 prompt tokens, the trainer 6; the images are 4 tokens there and 3 here",
+            (
+                "q1: the engine read 7 prompt tokens, the trainer 6; the images are 4 tokens there"
+                " and 3 here"
+            ),
         ),
         ((5, IMAGE, 6, IMAGE, 5), "the images are 2 tokens there and 3 here: processor mismatch"),
-        ((5, IMAGE, 6, IMAGE, IMAGE, 5), "the images are 3 tokens there and 3 here"),  # each of another size
+        # each of another size
+        ((5, IMAGE, 6, IMAGE, IMAGE, 5), "the images are 3 tokens there and 3 here"),
         ((5, IMAGE, IMAGE, 6, IMAGE, 6), "and their text differs: tokenizer mismatch"),
-        ((5, IMAGE, IMAGE, 6, IMAGE, 5, 5), "the engine read 7 prompt tokens, the trainer 6, and their text differs"),
+        (
+            (5, IMAGE, IMAGE, 6, IMAGE, 5, 5),
+            "the engine read 7 prompt tokens, the trainer 6, and their text differs",
+        ),
         ((5, IMAGE, IMAGE, 6, 5), "their text differs"),
         ((5, VIDEO, VIDEO, 6, IMAGE, 5), "their text differs"),
         ((5, 5, IMAGE, IMAGE, 6, IMAGE, 5), "their text differs"),  # only placeholders run together
@@ -180,11 +211,21 @@ def test_the_ids_of_a_prompt_are_the_trainers(got, told):
         ((5, 5, 5, 5), (-1.0,) * 4, "length", ""),
         ((5, 5, 5), (-1.0,) * 3, "length", "cut off after 3 tokens, 4 were allowed"),
         ((5,) * 5, (-1.0,) * 5, "length", "cut off after 5 tokens, 4 were allowed"),
-        ((5, END), (-1.0, -2.0), "length", "says finish 'length' after token 3, expected 'stop'"),
-        ((5, 5, 5, 5), (-1.0,) * 4, "stop", "says finish 'stop' after token 5, expected 'length'"),
-        ((5, END), (-1.0, -2.0), "abort", "says finish 'abort'"),
-        ((5, END), (-1.0, -2.0), None, "says finish None"),
-        ((END, 5, 5, 5), (-1.0,) * 4, "stop", "says finish 'stop'"),
+        (
+            (5, END),
+            (-1.0, -2.0),
+            "length",
+            "reports finish 'length' after token 3, expected 'stop'",
+        ),
+        (
+            (5, 5, 5, 5),
+            (-1.0,) * 4,
+            "stop",
+            "reports finish 'stop' after token 5, expected 'length'",
+        ),
+        ((5, END), (-1.0, -2.0), "abort", "reports finish 'abort'"),
+        ((5, END), (-1.0, -2.0), None, "reports finish None"),
+        ((END, 5, 5, 5), (-1.0,) * 4, "stop", "reports finish 'stop'"),
         ((), (), "stop", "0 tokens came with log-probabilities"),
         ((5, END), (-1.0,), "stop", "2 tokens came with log-probabilities"),
         ((5, END), (-1.0, -2.0, -3.0), "stop", "2 tokens came with log-probabilities"),
@@ -198,7 +239,9 @@ def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(ids, logpr
     answer = Answer(token_ids=ids, logprobs=logprobs, finish=finish)
     if not told:
         made = completion(policy(), asked_of(5), answer, SAMPLING, 9)
-        assert made == Completion(token_ids=ids, logprobs=logprobs, text=f"<{ids}>", finish=finish, version=9)
+        assert made == Completion(
+            token_ids=ids, logprobs=logprobs, text=f"<{ids}>", finish=finish, version=9
+        )
         return
     with pytest.raises(MismatchError, match=f"q1: .*{told}"):
         completion(policy(), asked_of(5), answer, SAMPLING, 9)
@@ -207,12 +250,15 @@ def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(ids, logpr
 @pytest.mark.parametrize(("window", "fine"), [(7, True), (8, True), (6, False)])
 def test_prompt_and_answer_must_fit_the_window(window, fine):
     """Three tokens and four."""
-    engine: Any = SimpleNamespace(longest=lambda: window)
+    engine: Any = SimpleNamespace(max_model_len=lambda: window)
     asked = asked_of(1, 2, 3)
     if fine:
         assert ensure_fits(asked, engine, 4) is asked
         return
-    with pytest.raises(UnusableSampleError, match="q1: prompt and answer may have 7 tokens, the engine's window is 6"):
+    with pytest.raises(
+        UnusableSampleError,
+        match="q1: prompt and answer may have 7 tokens, the engine's window is 6",
+    ):
         ensure_fits(asked, engine, 4)
 
 
@@ -221,22 +267,32 @@ def test_an_engine_of_ones_own_has_no_limit_one_copy_and_nothing_to_give_back():
         def generate(self, prompts, sampling, seeds):
             return []
 
-        def refresh(self, policy, version):
+        def update_weights(self, policy, version):
             pass
 
     own = Own()
-    assert own.longest() == sys.maxsize
-    assert (own.copies, own.narrow, own.renewed) == (1, False, False)
-    own.rest()
+    assert own.max_model_len() == sys.maxsize
+    assert (own.num_replicas, own.narrow, own.needs_verification) == (1, False, False)
+    own.release_memory()
     own.close()
 
 
-# --- starting a server ------------------------------------------------------------------------------------------------
+# --- starting a server ----------------------------------------------------------------------------
 
 
 def started(knobs: dict[str, Any] | None = None, **more: Any) -> tuple[list[str], dict[str, str]]:
-    asked = {"seed": 3, "folder": Path("served"), "host": "127.0.0.1", "port": 8000, "window": 4096, "transfer": "file", "handover": "/h"}
-    made = vllm_command(PolicyConfig(**{"model": "some/model", **(knobs or {})}), **{**asked, **more})
+    asked = {
+        "seed": 3,
+        "folder": Path("served"),
+        "host": "127.0.0.1",
+        "port": 8000,
+        "window": 4096,
+        "transfer": "file",
+        "handover": "/h",
+    }
+    made = vllm_command(
+        PolicyConfig(**{"model": "some/model", **(knobs or {})}), **{**asked, **more}
+    )
     return list(made.arguments), made.environment
 
 
@@ -248,13 +304,46 @@ def no_gpu(monkeypatch) -> None:
 def test_a_server_is_started_word_for_word(no_gpu):
     arguments, environment = started({"dtype": "bfloat16"}, more=("--seed", "1"))
     assert arguments == [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "some/model", "--host", "127.0.0.1", "--port", "8000"),
-        *("--dtype", "bfloat16", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image": 8, "video": 0}'),
-        *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
-        *("--weight-transfer-config", '{"backend": "gpg_vl"}', "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"),
+        *(
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            "some/model",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8000",
+        ),
+        *(
+            "--dtype",
+            "bfloat16",
+            "--max-model-len",
+            "4096",
+            "--limit-mm-per-prompt",
+            '{"image": 8, "video": 0}',
+        ),
+        *(
+            "--logprobs-mode",
+            "processed_logprobs",
+            "--generation-config",
+            "vllm",
+            "--enable-scale-out",
+        ),
+        *(
+            "--weight-transfer-config",
+            '{"backend": "gpg_vl"}',
+            "--no-enable-chunked-prefill",
+            "--max-num-batched-tokens",
+            "4096",
+        ),
         *("--seed", "1"),
     ]
-    assert environment == {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "GPG_VL_HANDOVER": "/h"}
+    assert environment == {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "GPG_VL_HANDOVER": "/h",
+    }
 
 
 def test_on_a_gpu_prompts_may_be_read_in_pieces(monkeypatch):
@@ -280,14 +369,16 @@ def test_pictures_are_resized_there_as_here(knobs, told, no_gpu):
 
 
 @pytest.mark.parametrize(("transfer", "backend"), [("file", "gpg_vl"), ("nccl", "nccl")])
-def test_weights_travel_as_the_run_sends_them(transfer, backend, no_gpu):
+def test_weights_are_received_as_the_run_sends_them(transfer, backend, no_gpu):
     assert option(started(transfer=transfer)[0], "--weight-transfer-config") == {"backend": backend}
 
 
 def test_a_tiny_model_is_written_first_with_the_pixel_limits_in_it(no_gpu, monkeypatch, tmp_path):
     saved: list[Any] = []
     made = SimpleNamespace(save=lambda folder: saved.append(folder))
-    monkeypatch.setattr(launch, "load_policy", lambda config, *, seed: saved.append((config.model, seed)) or made)
+    monkeypatch.setattr(
+        launch, "load_policy", lambda config, *, seed: saved.append((config.model, seed)) or made
+    )
     arguments, _ = started({"model": "tiny", "max_pixels": 900}, folder=tmp_path / "tiny")
     assert saved == [("tiny", 3), tmp_path / "tiny"]
     assert arguments[arguments.index("--model") + 1] == str(tmp_path / "tiny")
@@ -303,10 +394,15 @@ def test_a_folder_is_looked_through_and_a_hub_id_is_passed_on(no_gpu, monkeypatc
 
 
 def test_a_command_can_be_pasted_into_a_shell(monkeypatch):
-    command = Command(arguments=("python", "-m", "vllm", "--x", '{"a": 1}'), environment={"A": "1", "B": "two words"})
+    command = Command(
+        arguments=("python", "-m", "vllm", "--x", '{"a": 1}'),
+        environment={"A": "1", "B": "two words"},
+    )
     assert str(command) == """A=1 B='two words' python -m vllm --x '{"a": 1}'"""
     became: list[Any] = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "vllm" else None)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: object() if name == "vllm" else None
+    )
     monkeypatch.setattr("os.execve", lambda *given: became.append(given))
     monkeypatch.setenv("A", "0")
     monkeypatch.setenv("OTHER", "kept")
@@ -327,7 +423,10 @@ def test_a_command_can_be_pasted_into_a_shell(monkeypatch):
         ({"kind": "server", "sleep": 1}, ("file", HANDOVER, ("--enable-sleep-mode",))),
         ({"kind": "server", "sleep": 2}, ("file", HANDOVER, ("--enable-sleep-mode",))),
         ({"kind": "server", "sleep": 0}, ("file", HANDOVER, ())),
-        ({"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a"}, ("file", HANDOVER, ())),
+        (
+            {"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a"},
+            ("file", HANDOVER, ()),
+        ),
     ],
 )
 def test_what_a_config_wishes_of_its_servers(engine, wishes):

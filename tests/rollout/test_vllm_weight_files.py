@@ -1,4 +1,5 @@
-"""The folder through which weights travel, tried from the wrong side; and what is sent and taken. Weights of a few numbers, no model."""
+"""Weight files and their folder, tried from the wrong side; and which tensors are sent and
+accepted. Weights of a few numbers, no model."""
 
 import os
 import re
@@ -15,7 +16,14 @@ from torch import nn
 from gpg_vl.errors import EngineLostError, UserError
 from gpg_vl.rollout.vllm import weight_files
 from gpg_vl.rollout.vllm.weight_files import WeightFiles
-from gpg_vl.rollout.vllm.weights import HEAD, Weights, check_received, checksum, checksums, trainable_weights
+from gpg_vl.rollout.vllm.weights import (
+    HEAD,
+    Weights,
+    check_received,
+    checksum,
+    checksums,
+    trainable_weights,
+)
 
 HOST = socket.gethostname()
 
@@ -35,7 +43,9 @@ class Small(nn.Module):
         return self.embedding
 
 
-def policy(*, tied: bool = True, frozen: tuple[str, ...] = (), dtype: torch.dtype = torch.float32) -> Any:
+def policy(
+    *, tied: bool = True, frozen: tuple[str, ...] = (), dtype: torch.dtype = torch.float32
+) -> Any:
     model = Small(tied=tied)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
@@ -45,7 +55,7 @@ def policy(*, tied: bool = True, frozen: tuple[str, ...] = (), dtype: torch.dtyp
 LAYER = {"layer.weight", "layer.bias"}
 
 
-# --- what travels -----------------------------------------------------------------------------------------------------
+# --- what is sent ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,14 +69,14 @@ LAYER = {"layer.weight", "layer.bias"}
         (False, ("embedding",), {*LAYER, HEAD}, {"embedding.weight", *LAYER, HEAD}),
     ],
 )
-def test_what_is_trained_travels_and_all_of_it_where_all_is_lost(tied, frozen, names, all_names):
+def test_what_is_trained_is_sent_and_all_of_it_where_all_is_lost(tied, frozen, names, all_names):
     told = policy(tied=tied, frozen=frozen)
     assert set(trainable_weights(told)) == names
     assert len(trainable_weights(told)) == len(names)
-    assert set(trainable_weights(told, frozen_too=True)) == all_names
+    assert set(trainable_weights(told, include_frozen=True)) == all_names
 
 
-def test_a_tensor_travels_in_the_engines_format_and_the_trained_one_stays():
+def test_a_tensor_is_sent_in_the_engines_type_and_the_trained_one_stays():
     told = policy(dtype=torch.bfloat16)
     sent = trainable_weights(told)
     assert sent["layer.weight"].dtype == torch.bfloat16
@@ -81,14 +91,24 @@ def test_a_head_of_its_own_is_sent_as_it_is():
     assert torch.equal(trainable_weights(told)[HEAD], told.model.lm_head.weight)
 
 
-def test_a_digest_is_of_the_bytes():
+def test_a_checksum_is_of_the_bytes():
     """SHA-256 of eight zero bytes, and of 1.0 and 2.0 in float32, little endian."""
-    assert checksum(torch.zeros(2)) == "af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc"
-    assert checksum(torch.tensor([1.0, 2.0])) == checksum(torch.tensor([[1.0], [2.0]])) != checksum(torch.tensor([2.0, 1.0]))
+    assert (
+        checksum(torch.zeros(2))
+        == "af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc"
+    )
+    assert (
+        checksum(torch.tensor([1.0, 2.0]))
+        == checksum(torch.tensor([[1.0], [2.0]]))
+        != checksum(torch.tensor([2.0, 1.0]))
+    )
     turned = torch.arange(6.0).view(2, 3).T
     assert checksum(turned) == checksum(turned.contiguous()) != checksum(torch.arange(6.0))
     assert checksum(torch.zeros(2)) != checksum(torch.zeros(3)) != checksum(torch.zeros(2).double())
-    assert checksums({"a": torch.zeros(2), "b": torch.ones(2)}) == {"a": checksum(torch.zeros(2)), "b": checksum(torch.ones(2))}
+    assert checksums({"a": torch.zeros(2), "b": torch.ones(2)}) == {
+        "a": checksum(torch.zeros(2)),
+        "b": checksum(torch.ones(2)),
+    }
 
 
 A, B, OTHER = torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([4.0])
@@ -118,19 +138,26 @@ def test_each_tensor_arrives_once_and_is_what_was_sent(coming, told):
         check_received(iter(coming), ["a", "b"], wanted)
 
 
-def test_what_has_no_digest_is_believed():
+def test_what_has_no_checksum_is_not_compared():
     check_received(iter([("a", OTHER), ("b", B)]), ["a", "b"], {"b": checksum(B)})
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o710, 0o720, 0o740, 0o701, 0o702, 0o704, 0o770, 0o707, 0o777, 0o750, 0o755])
+@pytest.mark.parametrize(
+    "mode", [0o710, 0o720, 0o740, 0o701, 0o702, 0o704, 0o770, 0o707, 0o777, 0o750, 0o755]
+)
 def test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused(mode, tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(UserError, match=re.escape(f"other users may enter {folder}, and change weights there; chmod 700 {folder}")):
+    with pytest.raises(
+        UserError,
+        match=re.escape(
+            f"other users may enter {folder}, and change weights there; chmod 700 {folder}"
+        ),
+    ):
         WeightFiles(str(folder))
     assert folder.stat().st_mode & 0o777 == mode, "nobody's folder is changed"
 
@@ -150,7 +177,11 @@ def test_a_new_folder_is_private_whatever_the_umask(tmp_path):
         WeightFiles(str(tmp_path / "deep" / "er"))
     finally:
         os.umask(before)
-    assert (tmp_path / "new").stat().st_mode & 0o777 == (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o700
+    assert (
+        (tmp_path / "new").stat().st_mode & 0o777
+        == (tmp_path / "deep" / "er").stat().st_mode & 0o777
+        == 0o700
+    )
 
 
 def test_a_link_is_refused_though_it_leads_to_a_private_folder(tmp_path):
@@ -204,50 +235,55 @@ def test_another_process_that_is_quicker_is_no_mistake(tmp_path, monkeypatch):
     WeightFiles(str(folder))
 
 
-# --- parcels ----------------------------------------------------------------------------------------------------------
+# --- weight files ---------------------------------------------------------------------------------
 
 
-def files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
 def test_weights_are_written_once_and_anew_after_they_were_removed(tmp_path):
-    """A parcel that has been removed holds the weights of an earlier step: asked again, the present ones are written."""
+    """A file that has been removed holds the weights of an earlier step: asked again, the
+    present ones are written."""
     sender, told = WeightFiles(str(tmp_path / "a")), policy()
-    first = sender.of(told, frozen_too=False, sealed=True)
-    assert sender.of(told, frozen_too=False, sealed=True) is first
-    assert files(tmp_path / "a") == [first.path]
+    first = sender.get(told, include_frozen=False, with_checksums=True)
+    assert sender.get(told, include_frozen=False, with_checksums=True) is first
+    assert files_in(tmp_path / "a") == [first.path]
     with torch.no_grad():
         told.model.layer.weight.add_(1)
     sender.remove()
-    assert files(tmp_path / "a") == []
-    second = sender.of(told, frozen_too=False, sealed=True)
+    assert files_in(tmp_path / "a") == []
+    second = sender.get(told, include_frozen=False, with_checksums=True)
     assert second.path != first.path
     assert torch.equal(load_file(second.path)["layer.weight"], told.model.layer.weight)
-    assert second.digests["layer.weight"] != first.digests["layer.weight"]
-    assert second.digests == checksums(load_file(second.path))
+    assert second.checksums["layer.weight"] != first.checksums["layer.weight"]
+    assert second.checksums == checksums(load_file(second.path))
     sender.remove()
     sender.remove()
 
 
-def test_each_wish_has_a_parcel_of_its_own_and_all_are_removed(tmp_path):
+def test_each_kind_of_file_is_written_once_and_all_are_removed(tmp_path):
     sender, told = WeightFiles(str(tmp_path / "a")), policy(frozen=("layer",))
-    wishes = [(frozen, sealed) for frozen in (False, True) for sealed in (False, True)]
-    made = {wish: sender.of(told, frozen_too=wish[0], sealed=wish[1]) for wish in wishes}
-    assert len({parcel.path for parcel in made.values()}) == 4
-    for (frozen, sealed), parcel in made.items():
+    wishes = [(frozen, checked) for frozen in (False, True) for checked in (False, True)]
+    made = {
+        wish: sender.get(told, include_frozen=wish[0], with_checksums=wish[1]) for wish in wishes
+    }
+    assert len({file.path for file in made.values()}) == 4
+    for (frozen, checked), file in made.items():
         names = {"embedding.weight", HEAD} | (LAYER if frozen else set())
-        assert set(parcel.names) == set(load_file(parcel.path)) == names
-        assert set(parcel.digests) == (names if sealed else set())
-        assert parcel.path.parent == tmp_path / "a"
-        assert re.fullmatch(rf"{re.escape(HOST)}-{os.getpid()}-[0-9a-f]{{8}}\.safetensors", parcel.path.name)
+        assert set(file.names) == set(load_file(file.path)) == names
+        assert set(file.checksums) == (names if checked else set())
+        assert file.path.parent == tmp_path / "a"
+        assert re.fullmatch(
+            rf"{re.escape(HOST)}-{os.getpid()}-[0-9a-f]{{8}}\.safetensors", file.path.name
+        )
     sender.remove()
-    assert files(tmp_path / "a") == []
+    assert files_in(tmp_path / "a") == []
 
 
-def test_a_parcel_that_a_server_has_taken_away_is_no_mistake(tmp_path):
+def test_a_file_that_is_gone_already_is_no_error(tmp_path):
     sender = WeightFiles(str(tmp_path / "a"))
-    sender.of(policy(), frozen_too=False, sealed=False).path.unlink()
+    sender.get(policy(), include_frozen=False, with_checksums=False).path.unlink()
     sender.remove()
 
 
@@ -256,15 +292,20 @@ def test_a_folder_must_have_room_for_every_number(dtype, needed, tmp_path, monke
     """3 x 2 in the embedding and again in the head, 2 x 2 and 2 in the layer: 18 numbers."""
     sender, told = WeightFiles(str(tmp_path / "a")), policy(dtype=dtype)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
-    with pytest.raises(EngineLostError, match=r"GiB left, the weights need .*; make room there, or name another folder"):
-        sender.of(told, frozen_too=False, sealed=False)
-    assert files(tmp_path / "a") == []
+    with pytest.raises(
+        EngineLostError,
+        match=r"GiB left, the weights need .*; make room there, or name another folder",
+    ):
+        sender.get(told, include_frozen=False, with_checksums=False)
+    assert files_in(tmp_path / "a") == []
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=needed))
-    assert sender.of(told, frozen_too=False, sealed=False).path.exists()
+    assert sender.get(told, include_frozen=False, with_checksums=False).path.exists()
 
 
 @pytest.mark.parametrize("written", [b"", b"half"])
-def test_what_could_not_be_written_whole_is_gone_and_may_be_asked_again(written, tmp_path, monkeypatch):
+def test_what_could_not_be_written_whole_is_gone_and_may_be_asked_again(
+    written, tmp_path, monkeypatch
+):
     sender, whole = WeightFiles(str(tmp_path / "a")), weight_files.save_file
 
     def full(tensors: Any, path: Path) -> None:
@@ -274,10 +315,10 @@ def test_what_could_not_be_written_whole_is_gone_and_may_be_asked_again(written,
 
     monkeypatch.setattr(weight_files, "save_file", full)
     with pytest.raises(EngineLostError, match=r"No space left on device; make room there"):
-        sender.of(policy(), frozen_too=False, sealed=False)
-    assert files(tmp_path / "a") == []
+        sender.get(policy(), include_frozen=False, with_checksums=False)
+    assert files_in(tmp_path / "a") == []
     monkeypatch.setattr(weight_files, "save_file", whole)
-    assert sender.of(policy(), frozen_too=False, sealed=False).path.exists()
+    assert sender.get(policy(), include_frozen=False, with_checksums=False).path.exists()
 
 
 def test_weights_are_read_one_by_one():

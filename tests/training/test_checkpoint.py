@@ -1,4 +1,5 @@
-"""Checkpoints: nothing half-written is taken as whole, what was whole stays so, and what is read is what was written."""
+"""Checkpoints: nothing half-written is taken as whole, what was whole stays so, and what is read
+is what was written."""
 
 import json
 import os
@@ -18,26 +19,31 @@ from gpg_vl.training.checkpoint import State
 from gpg_vl.types import Group, Verdict
 from tests.hand_made import completion, prompt
 
-STATE = State(step=7, cursor=56, version=5, idle=2, lost=3, bad=1)
+STATE = State(step=7, cursor=56, version=5, idle=2, unusable=3, bad=1)
 
 
-def group(draw: int) -> Group:
+def group(number: int) -> Group:
     """Two answers that differ in everything."""
-    said = [
-        completion((draw, 2, 3), (-0.1, -0.2, -0.3), text="left", version=4),
+    completions = [
+        completion((number, 2, 3), (-0.1, -0.2, -0.3), text="left", version=4),
         completion((9,), (-1.5,), text="right", finish="length", version=5),
     ]
     verdicts = [
         Verdict(reward=0.75, parts={"accuracy": 0.5, "format": 1.0}, answer="3", reason="wrong"),
         Verdict(reward=1.0, parts={}, answer="4", reason="right"),
     ]
-    return Group(prompt=prompt(draw), completions=tuple(said), verdicts=tuple(verdicts), draw=draw)
+    return Group(
+        prompt=prompt(number),
+        completions=tuple(completions),
+        verdicts=tuple(verdicts),
+        prompt_index=number,
+    )
 
 
-def ranks(rank: int = 0, every: list[Any] | None = None, count: int | None = None) -> Any:
-    """One process of several; what all of them say is given."""
+def processes(rank: int = 0, every: list[Any] | None = None, count: int | None = None) -> Any:
+    """One process of several; the values of all of them are given."""
     count = count or (len(every) if every else 1)
-    return SimpleNamespace(rank=rank, count=count, everybodys=lambda own: every or [own])
+    return SimpleNamespace(rank=rank, count=count, all_gather=lambda own: every or [own])
 
 
 class Writer:
@@ -57,8 +63,10 @@ class Writer:
         return {"moments": torch.arange(3.0), "words": self.words}
 
 
-def save(run: Path, step: int, words: str = "new", *, score: float | None = None, fails: bool = False) -> Path:
-    state = {**checkpoint.state_row(replace(STATE, step=step), ranks()), "score": score}
+def save(
+    run: Path, step: int, words: str = "new", *, score: float | None = None, fails: bool = False
+) -> Path:
+    state = {**checkpoint.state_row(replace(STATE, step=step), processes()), "score": score}
     policy: Any = Writer(words, fails)
     learner: Any = Writer(words)
     return checkpoint.save(run, step, state, policy, learner, f"card of {words}")
@@ -72,9 +80,15 @@ def below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-# --- written aside ----------------------------------------------------------------------------------------------------
+# --- written aside --------------------------------------------------------------------------------
 
-FILES = {"policy", "policy/shards", "policy/shards/model.safetensors", "policy/config.json", "policy/README.md"}
+FILES = {
+    "policy",
+    "policy/shards",
+    "policy/shards/model.safetensors",
+    "policy/config.json",
+    "policy/README.md",
+}
 FILES |= {"learner", "learner/optimizer.pt", "state.json"}
 
 
@@ -84,12 +98,22 @@ def test_a_checkpoint_holds_policy_card_optimizer_and_state(tmp_path):
     assert below(path) == FILES
     assert (path / "policy" / "README.md").read_text() == "card of new"
     assert torch.load(path / "learner" / "optimizer.pt", weights_only=True)["words"] == "new"
-    hand = {"step": 50, "cursor": 56, "version": 5, "idle": 2, "lost": 3, "bad": 1, "carried": [[]], "score": 0.5}
+    hand = {
+        "step": 50,
+        "cursor": 56,
+        "version": 5,
+        "idle": 2,
+        "lost": 3,
+        "bad": 1,
+        "carried": [[]],
+        "score": 0.5,
+    }
     assert json.loads((path / "state.json").read_text()) == hand
 
 
 def test_everything_is_on_the_disk_before_its_name_says_so(tmp_path, monkeypatch):
-    """The order of events: every file and folder is flushed, then the folder gets its name, then that name is flushed."""
+    """The order of events: every file and folder is flushed, then the folder gets its name, then
+    that name is flushed."""
     events: list[tuple[str, str]] = []
     paths: dict[int, str] = {}
     opening, rename = os.open, Path.rename
@@ -101,17 +125,26 @@ def test_everything_is_on_the_disk_before_its_name_says_so(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "fsync", lambda handle: events.append(("flushed", paths[handle])))
-    monkeypatch.setattr(Path, "rename", lambda self, to: [events.append(("named", to.name)), rename(self, to)][1])
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: [events.append(("named", to.name)), rename(self, to)][1]
+    )
     save(tmp_path, 3)
     at = events.index(("named", "000003"))
     before, after = events[:at], events[at + 1 :]
-    assert {name for _, name in before} == {"000003.part", *(f"000003.part/{name}" for name in FILES)}
+    assert {name for _, name in before} == {
+        "000003.part",
+        *(f"000003.part/{name}" for name in FILES),
+    }
     assert ("flushed", ".") in after
 
 
 def test_handles_are_given_back(tmp_path, monkeypatch):
     opened, closed, opening, closing = list[int](), list[int](), os.open, os.close
-    monkeypatch.setattr(os, "open", lambda *given, **more: [opened.append(handle := opening(*given, **more)), handle][1])
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda *given, **more: [opened.append(handle := opening(*given, **more)), handle][1],
+    )
     monkeypatch.setattr(os, "close", lambda handle: [closed.append(handle), closing(handle)][1])
     save(tmp_path, 3)
     assert opened
@@ -119,13 +152,22 @@ def test_handles_are_given_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["weights", "card", "optimizer", "state", "flush"])
-def test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole(broken, tmp_path, monkeypatch):
+def test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole(
+    broken, tmp_path, monkeypatch
+):
     save(tmp_path, 1, "old")
     save(tmp_path, 2, "older")
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         if broken == "optimizer":
-            patch.setattr(torch, "save", lambda what, where: [Path(where).write_bytes(b"half"), exec("raise OSError(28, 'full')")])
+            patch.setattr(
+                torch,
+                "save",
+                lambda what, where: [
+                    Path(where).write_bytes(b"half"),
+                    exec("raise OSError(28, 'full')"),
+                ],
+            )
         if broken == "flush":
             patch.setattr(os, "fsync", lambda handle: exec("raise OSError(28, 'full')"))
         if broken in ("card", "state"):
@@ -182,7 +224,7 @@ def test_a_run_without_a_checkpoint_has_a_sentence(tmp_path):
     assert run_folder.complete_checkpoints(tmp_path / "nowhere") == []
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 SCORES = {1: 0.2, 2: 0.9, 3: None, 4: 0.9, 5: 0.5, 6: None}
 
@@ -212,34 +254,42 @@ def test_the_newest_and_the_best_are_kept(last, best, kept, tmp_path):
     assert (tmp_path / "checkpoints" / "000007.part").exists(), "somebody may be writing there"
 
 
-# --- read again -------------------------------------------------------------------------------------------------------
+# --- read again -----------------------------------------------------------------------------------
 
 
-def written(folder: Path, state: State, everybodys: list[list[Group]]) -> Path:
+def written(folder: Path, state: State, all_gather: list[list[Group]]) -> Path:
     """A state.json of several processes."""
-    rows = [json.loads(json.dumps(checkpoint.state_row(State(carried=tuple(own)), ranks())["carried"][0])) for own in everybodys]
-    row = {**checkpoint.state_row(state, ranks(every=rows)), "score": 0.5}
+    rows = [
+        json.loads(
+            json.dumps(checkpoint.state_row(State(carried=tuple(own)), processes())["carried"][0])
+        )
+        for own in all_gather
+    ]
+    row = {**checkpoint.state_row(state, processes(every=rows)), "score": 0.5}
     (folder / "state.json").write_text(json.dumps(row))
     return folder
 
 
 def test_a_run_begins_with_nothing_done():
-    assert State() == State(step=0, cursor=0, version=0, idle=0, lost=0, bad=0, carried=())
+    assert State() == State(step=0, cursor=0, version=0, idle=0, unusable=0, bad=0, carried=())
 
 
 def test_a_state_comes_back_field_by_field(tmp_path):
-    assert checkpoint.load_state(written(tmp_path, STATE, [[]]), prompt, ranks()) == STATE
+    assert checkpoint.load_state(written(tmp_path, STATE, [[]]), prompt, processes()) == STATE
 
 
 def test_every_process_gets_its_own_waiting_groups_back(tmp_path):
     path = written(tmp_path, STATE, [[group(11)], [group(12), group(13)], []])
-    for rank, draws in enumerate(([11], [12, 13], [])):
-        state = checkpoint.load_state(path, prompt, ranks(rank, count=3))
-        assert [it.draw for it in state.carried] == draws
-        assert [it.prompt.sample.id for it in state.carried] == [f"q{draw}" for draw in draws]
+    for rank, indices in enumerate(([11], [12, 13], [])):
+        state = checkpoint.load_state(path, prompt, processes(rank, count=3))
+        assert [it.prompt_index for it in state.carried] == indices
+        assert [it.prompt.sample.id for it in state.carried] == [f"q{index}" for index in indices]
         assert replace(state, carried=()) == STATE
         for found in state.carried:
-            assert (found.completions, found.verdicts) == (group(found.draw).completions, group(found.draw).verdicts)
+            assert (found.completions, found.verdicts) == (
+                group(found.prompt_index).completions,
+                group(found.prompt_index).verdicts,
+            )
             assert isinstance(found.completions[0].token_ids, tuple)
             assert isinstance(found.completions[0].logprobs, tuple)
 
@@ -247,19 +297,23 @@ def test_every_process_gets_its_own_waiting_groups_back(tmp_path):
 @pytest.mark.parametrize("count", [1, 3])
 def test_groups_that_wait_for_two_processes_cannot_be_dealt_to_others(count, tmp_path):
     path = written(tmp_path, STATE, [[], [group(12)]])
-    with pytest.raises(UserError, match=f"its carried groups belong to 2 processes, got {count}; start as many"):
-        checkpoint.load_state(path, prompt, ranks(count=count))
+    with pytest.raises(
+        UserError, match=f"its carried groups belong to 2 processes, got {count}; start as many"
+    ):
+        checkpoint.load_state(path, prompt, processes(count=count))
 
 
 @pytest.mark.parametrize(("rank", "count"), [(0, 1), (2, 3)])
 def test_where_none_waits_the_number_of_processes_may_change(rank, count, tmp_path):
     path = written(tmp_path, STATE, [[], []])
-    assert checkpoint.load_state(path, prompt, ranks(rank, count=count)).carried == ()
+    assert checkpoint.load_state(path, prompt, processes(rank, count=count)).carried == ()
 
 
 def test_the_learner_is_given_what_was_saved_and_whether_all_is_as_it_was(tmp_path):
     path, given = save(tmp_path, 1, "moments"), []
-    learner: Any = SimpleNamespace(load_state_dict=lambda saved, *, unchanged: given.append((saved["words"], unchanged)))
+    learner: Any = SimpleNamespace(
+        load_state_dict=lambda saved, *, unchanged: given.append((saved["words"], unchanged))
+    )
     checkpoint.load_learner(path, learner)
     checkpoint.load_learner(path, learner, unchanged=False)
     assert given == [("moments", True), ("moments", False)]
@@ -268,11 +322,11 @@ def test_the_learner_is_given_what_was_saved_and_whether_all_is_as_it_was(tmp_pa
 class Trap:
     """What a file of somebody else's may hold: to be unpickled is to be obeyed."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, grade: Path) -> None:
+        self.grade = grade
 
     def __reduce__(self) -> Any:
-        return (Path.touch, (self.mark,))
+        return (Path.touch, (self.grade,))
 
 
 def test_the_words_of_an_optimizer_file_are_never_obeyed(tmp_path):

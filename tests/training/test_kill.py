@@ -1,7 +1,9 @@
-"""A run cannot be lost: killed at seeded random moments, resumed each time, it ends with the weights of the undisturbed run.
+"""A run cannot be lost: killed at seeded random moments, resumed each time, it ends with the
+weights of the undisturbed run.
 
-Children are forked from this process, so a run costs seconds and not the imports; SIGKILL is real. A moment is the n-th call of one of the
-functions below: every one of them is hit once, and, nightly, some of them at other moments.
+Children are forked from this process, so a run costs seconds and not the imports; SIGKILL is real.
+A moment is the n-th call of one of the functions below: every one of them is hit once, and,
+nightly, some of them at other moments.
 """
 
 import json
@@ -18,7 +20,8 @@ import torch
 
 from gpg_vl import run_folder
 from gpg_vl.config import loading
-from gpg_vl.evaluation import benchmark
+from gpg_vl.evaluation import evaluate
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy import load
 from gpg_vl.rollout import collect, transformers_engine
 from gpg_vl.training import checkpoint, learner, loop, sft
@@ -27,12 +30,12 @@ from tests.training.test_train import CARRYING, HERE, metrics, rollouts, run, sa
 
 PHASES: dict[str, tuple[object, str]] = {
     "imitate": (sft.Imitation, "__call__"),
-    "evaluate": (benchmark, "examine"),
-    "draw": (collect, "draw_round"),
+    "evaluate": (evaluate, "run_benchmark"),
+    "round": (collect, "sample_round"),
     "sample": (transformers_engine.TransformersEngine, "_draw"),
     "score": (dispatch.VerifierSet, "judge"),
     "update": (learner.Learner, "_step"),
-    "journal": (run_folder.RunFolder, "metrics"),
+    "write metrics": (run_folder.RunFolder, "metrics"),
     "write rollouts": (run_folder.RunFolder, "rollouts"),
     "write weights": (load.Policy, "save"),
     "write optimizer": (torch, "save"),
@@ -44,7 +47,13 @@ NIGHTLY = 8
 KNOBS = ("steps=4", "checkpoint.every=1", "warmup.steps=40", *CARRYING)
 
 
-def child(folder: Path, *, resume: bool = False, moment: tuple[str, int] | None = None, count: Path | None = None) -> int:
+def child(
+    folder: Path,
+    *,
+    resume: bool = False,
+    moment: tuple[str, int] | None = None,
+    count: Path | None = None,
+) -> int:
     """Run the small config in a fork, killed at the n-th call of a phase; its wait status."""
     if pid := os.fork():
         return os.waitpid(pid, 0)[1]
@@ -53,7 +62,8 @@ def child(folder: Path, *, resume: bool = False, moment: tuple[str, int] | None 
         for phase in PHASES:
             watch(phase, calls, moment)
         given = loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *KNOBS])
-        loop.train(given, HERE, resume=folder / "small" if resume else None, say=lambda line: None)
+        begun = folder / "small" if resume else None
+        loop.train(Experiment.resolve(given), resume=begun, log=lambda line: None)
         if count:
             count.write_text(json.dumps(calls))
     except BaseException as error:
@@ -85,7 +95,8 @@ def moments(calls: dict[str, int]) -> list[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(folder, "name=imports", "steps=0", "warmup.steps=1", "evaluation.benchmark=null")  # what is imported here, no child imports again
+    # what is imported here, no child imports again
+    run(folder, "name=imports", "steps=0", "warmup.steps=1", "evaluation.benchmark=null")
     assert child(folder, count=folder / "calls.json") == 0
     calls = json.loads((folder / "calls.json").read_text())
     assert set(calls) == set(PHASES)
@@ -93,16 +104,25 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
 
 
 @pytest.mark.parametrize(
-    "number", [*range(len(PHASES)), *(pytest.param(len(PHASES) + extra, marks=pytest.mark.nightly) for extra in range(NIGHTLY))]
+    "number",
+    [
+        *range(len(PHASES)),
+        *(pytest.param(len(PHASES) + extra, marks=pytest.mark.nightly) for extra in range(NIGHTLY)),
+    ],
 )
 def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, tmp_path):
     whole, calls = undisturbed
     moment = moments(calls)[number]
     assert os.WTERMSIG(child(tmp_path, moment=moment)) == signal.SIGKILL
     begun = bool(run_folder.complete_checkpoints(tmp_path / "small"))
-    assert child(tmp_path, resume=begun) == 0, moment  # nothing saved yet: the same command starts again
-    assert same(whole / "checkpoints" / "000004", tmp_path / "small" / "checkpoints" / "000004"), moment
+    # nothing saved yet: the same command starts again
+    assert child(tmp_path, resume=begun) == 0, moment
+    resumed = tmp_path / "small"
+    assert same(whole / "checkpoints" / "000004", resumed / "checkpoints" / "000004"), moment
     for step in range(1, 5):
-        assert rollouts(whole, step) == rollouts(tmp_path / "small", step), (moment, step)
-    timeless = [[{key: row[key] for key in row if "second" not in key} for row in metrics(run)] for run in (whole, tmp_path / "small")]
+        assert rollouts(whole, step) == rollouts(resumed, step), (moment, step)
+    timeless = [
+        [{key: row[key] for key in row if "second" not in key} for row in metrics(run)]
+        for run in (whole, resumed)
+    ]
     assert timeless[0] == timeless[1], moment

@@ -1,4 +1,5 @@
-"""The update: pieces add up to the whole, what must not count does not, and a bad batch changes nothing."""
+"""The update: pieces add up to the whole, what must not count does not, and a bad batch changes
+nothing."""
 
 import math
 import re
@@ -18,12 +19,22 @@ from gpg_vl.policy.decoding import RepeatedRows, begin
 from gpg_vl.policy.group_forward import Agreement, GroupForward
 from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.training.learner import Learner
-from gpg_vl.training.microbatches import UNEVEN, WeightedGroup, padded_tokens, plan_microbatches
-from gpg_vl.training.processes import Processes
-from tests.asking import TASKS, prompts, random_completions
+from gpg_vl.training.microbatches import (
+    MAX_LENGTH_RATIO,
+    WeightedGroup,
+    padded_tokens,
+    plan_microbatches,
+)
+from tests.asking import TASKS, prompts, random_completions, take_update
 from tests.hand_made import completion, group
 
-REWARDS = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.5, math.nan, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+REWARDS = [
+    [1.0, 0.0, 0.0, 0.0],
+    [1.0, 1.0, 1.0, 1.0],
+    [0.5, math.nan, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0],
+    [1.0, 1.0, 0.0, 0.0],
+]
 
 
 def groups_of(policy, rewards=REWARDS, tasks=TASKS):
@@ -34,28 +45,48 @@ def groups_of(policy, rewards=REWARDS, tasks=TASKS):
 
 
 def learner_of(policy, forward=GroupForward, reference=None, **options):
-    config = OptimizerConfig(lr=options.pop("lr", 1e-2), warmup_steps=options.pop("warmup_steps", 0), **options.pop("optimizer", {}))
+    config = OptimizerConfig(
+        lr=options.pop("lr", 1e-2),
+        warmup_steps=options.pop("warmup_steps", 0),
+        **options.pop("optimizer", {}),
+    )
     tokens = options.pop("tokens", 1 << 20)
     return Learner(
-        forward(policy, 1.0), config, Accelerator(cpu=True), total_steps=10, tokens_per_microbatch=tokens, reference=reference, **options
+        forward(policy, 1.0),
+        Gpg(),
+        config,
+        Accelerator(cpu=True),
+        total_steps=10,
+        tokens_per_microbatch=tokens,
+        reference=reference,
+        **options,
     )
 
 
 def step(learner, groups, estimator, version=0):
-    return learner.update(groups, estimator, *Processes(learner.accelerator).matrices(groups), version=version)
+    """Update with another estimator than the learner was made with."""
+    learner.estimator = estimator
+    return take_update(learner, groups, version)
 
 
 def parameters(policy):
-    return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()]).clone()
+    return torch.cat(
+        [parameter.detach().flatten() for parameter in policy.model.parameters()]
+    ).clone()
 
 
-@pytest.mark.parametrize(("forward", "tokens"), [(GroupForward, 1), (GroupForward, 120), (UnsharedForward, 1 << 20), (UnsharedForward, 1)])
+@pytest.mark.parametrize(
+    ("forward", "tokens"),
+    [(GroupForward, 1), (GroupForward, 120), (UnsharedForward, 1 << 20), (UnsharedForward, 1)],
+)
 def test_pieces_add_up_to_the_step(forward, tokens, policy_of):
     whole, pieces = policy_of(dtype="float64"), policy_of(dtype="float64")
-    told = step(learner_of(whole), groups_of(whole), Gpg(min_informative=0.0))
-    piecewise = step(learner_of(pieces, forward, tokens=tokens), groups_of(pieces), Gpg(min_informative=0.0))
-    assert piecewise.metrics["loss"] == pytest.approx(told.metrics["loss"], rel=1e-6)
-    assert piecewise.metrics["grad_norm"] == pytest.approx(told.metrics["grad_norm"], rel=1e-6)
+    update = step(learner_of(whole), groups_of(whole), Gpg(min_informative=0.0))
+    piecewise = step(
+        learner_of(pieces, forward, tokens=tokens), groups_of(pieces), Gpg(min_informative=0.0)
+    )
+    assert piecewise.metrics["loss"] == pytest.approx(update.metrics["loss"], rel=1e-6)
+    assert piecewise.metrics["grad_norm"] == pytest.approx(update.metrics["grad_norm"], rel=1e-6)
 
 
 def test_the_gradient_is_the_formula_written_out(policy_of):
@@ -73,18 +104,26 @@ def test_the_gradient_is_the_formula_written_out(policy_of):
             logprobs = forward([(own.prompt, [own.completions[place]])]).logprobs_N
             loss = loss - (own.rewards[place] - mean) * logprobs.sum() / tokens / len(informative)
     loss.backward()
-    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in policy.model.parameters() if parameter.grad is not None))
+    norm = math.sqrt(
+        sum(
+            float(parameter.grad.square().sum())
+            for parameter in policy.model.parameters()
+            if parameter.grad is not None
+        )
+    )
     fresh = policy_of(dtype="float64")
-    told = step(learner_of(fresh), groups_of(fresh), Gpg(min_informative=0.0))
-    assert told.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
-    assert told.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+    update = step(learner_of(fresh), groups_of(fresh), Gpg(min_informative=0.0))
+    assert update.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
+    assert update.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
-def test_silent_groups_cost_no_forward(policy_of):
+def test_zero_variance_groups_cost_no_forward(policy_of):
     policy = policy_of()
     learner = learner_of(policy)
     asked = []
-    learner.forward.register_forward_pre_hook(lambda module, args: asked.extend(prompt.sample.id for prompt, _ in args[0]))
+    learner.forward.register_forward_pre_hook(
+        lambda module, args: asked.extend(prompt.sample.id for prompt, _ in args[0])
+    )
     step(learner, groups_of(policy), Gpg())
     groups = groups_of(policy)
     assert sorted(asked) == sorted(groups[index].prompt.sample.id for index in (0, 2, 4))
@@ -118,9 +157,9 @@ def test_non_finite_is_skipped_and_changes_nothing(poison, policy_of):
 
 def test_clipping_acts_after_alpha_and_is_told(policy_of):
     policy = policy_of()
-    told = step(learner_of(policy, optimizer={"clip_norm": 1e-3}), groups_of(policy), Gpg())
-    assert told.metrics["clipped"] == 1.0
-    assert told.metrics["grad_norm"] > 1e-3
+    update = step(learner_of(policy, optimizer={"clip_norm": 1e-3}), groups_of(policy), Gpg())
+    assert update.metrics["clipped"] == 1.0
+    assert update.metrics["grad_norm"] > 1e-3
 
 
 def test_schedules_by_hand(policy_of):
@@ -145,13 +184,21 @@ def test_a_stale_group_gets_its_truncated_ratio_and_a_fresh_one_exactly_one(poli
     (prompt,) = prompts(policy, ["add"])
     answers = [completion([5, 6]), completion([7])]
     now = GroupForward(policy, 1.0)([(prompt, answers)]).logprobs_N.tolist()
-    fresh = [completion([5, 6], version=3, logprobs=[-50.0, -50.0]), completion([7], version=3, logprobs=[-50.0])]
-    stale = [completion([5, 6], version=2, logprobs=[now[0] - 5.0, now[1]]), completion([7], version=2, logprobs=[now[2] + math.log(2)])]
+    fresh = [
+        completion([5, 6], version=3, logprobs=[-50.0, -50.0]),
+        completion([7], version=3, logprobs=[-50.0]),
+    ]
+    stale = [
+        completion([5, 6], version=2, logprobs=[now[0] - 5.0, now[1]]),
+        completion([7], version=2, logprobs=[now[2] + math.log(2)]),
+    ]
     losses = []
     for answers in (fresh, stale):
         own = (group([1.0, 0.0], answers, asked=prompt),)
         learner = learner_of(policy, lr=1e-30)
-        losses.append(step(learner, own, Gpg(min_informative=0.0, max_ratio=2.0), version=3).metrics["loss"])
+        losses.append(
+            step(learner, own, Gpg(min_informative=0.0, max_ratio=2.0), version=3).metrics["loss"]
+        )
     weight = 0.5 / 3
     assert losses[0] == pytest.approx(-weight * (now[0] + now[1] - now[2]))
     assert losses[1] == pytest.approx(-weight * (2.0 * now[0] + now[1] - 0.5 * now[2]))
@@ -168,11 +215,13 @@ def test_two_updates_on_one_rollout_clip_the_ratio(policy_of):
     assert not torch.equal(before, parameters(policy))
 
 
-def test_divergence_needs_a_reference_and_also_trains_silent_groups(policy_of):
+def test_divergence_needs_a_reference_and_also_trains_zero_variance_groups(policy_of):
     policy = policy_of()
     reference = GroupForward(policy_of(), 1.0)
     with torch.no_grad():
-        policy.model.lm_head.weight += 0.05 * torch.randn(policy.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+        policy.model.lm_head.weight += 0.05 * torch.randn(
+            policy.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+        )
     learner = learner_of(policy, reference=reference)
     update = step(learner, groups_of(policy, [[1.0] * 4] * 5), Grpo(kl=0.1))
     assert update.skipped == ""
@@ -188,8 +237,12 @@ def test_every_estimator_raises_the_reward_weighted_likelihood(estimator, policy
 
     def gain():
         with torch.no_grad():
-            scores = forward([(groups[4].prompt, groups[4].completions)]).logprobs_N.split(list(groups[4].lengths))
-        return float(sum(part.sum() for part in scores[:2]) - sum(part.sum() for part in scores[2:]))
+            scores = forward([(groups[4].prompt, groups[4].completions)]).logprobs_N.split(
+                list(groups[4].lengths)
+            )
+        return float(
+            sum(part.sum() for part in scores[:2]) - sum(part.sum() for part in scores[2:])
+        )
 
     before = gain()
     for _ in range(5):
@@ -211,25 +264,40 @@ def test_groups_about_one_picture_stay_together_where_the_tower_trains(policy_of
     first, second, third = prompts(policy, ["count"], each=3)
     both = replace(third, pictures=(*third.pictures, *first.pictures))
     items = [
-        WeightedGroup(group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2) for prompt in (first, second, both)
+        WeightedGroup(
+            group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2
+        )
+        for prompt in (first, second, both)
     ]
     apart = plan_microbatches(items, budget=1)
     enough = 2 * (len(first.input_ids) + 2)
     together = plan_microbatches(items, budget=enough, tower_trains=True)
     assert [len(batch) for batch in apart] == [1, 1, 1]
-    assert sorted([item.group.prompt for item in batch] == [second] for batch in together) == [False, True]
-    assert len(plan_microbatches(items, budget=len(first.input_ids), tower_trains=True)) == 3  # prompts that do not fit together
+    assert sorted([item.group.prompt for item in batch] == [second] for batch in together) == [
+        False,
+        True,
+    ]
+    assert (
+        len(plan_microbatches(items, budget=len(first.input_ids), tower_trains=True)) == 3
+    )  # prompts that do not fit together
     assert len(plan_microbatches(items, budget=1, shared=False, tower_trains=True)) == 3
 
 
 def test_a_short_prompt_is_not_padded_to_a_long_one(policy_of):
     short, long = prompts(policy_of(), ["add", "compare"])
-    assert len(long.input_ids) > UNEVEN * len(short.input_ids)
-    items = [WeightedGroup(group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2) for prompt in (short, long)]
+    assert len(long.input_ids) > MAX_LENGTH_RATIO * len(short.input_ids)
+    items = [
+        WeightedGroup(
+            group([1.0, 0.0], [completion([1])] * 2, asked=prompt), (1.0,) * 2, (1.0,) * 2
+        )
+        for prompt in (short, long)
+    ]
     assert len(plan_microbatches(items, budget=1 << 20)) == 2
 
 
-def test_out_of_memory_in_one_group_splits_its_completions_and_takes_the_same_step(policy_of, monkeypatch):
+def test_out_of_memory_in_one_group_splits_its_completions_and_takes_the_same_step(
+    policy_of, monkeypatch
+):
     whole, split = policy_of(dtype="float64"), policy_of(dtype="float64")
     rewards = [[1.0, 0.0, 0.0, 0.0]]
     step(learner_of(whole), groups_of(whole, rewards, ["count"]), Gpg(min_informative=0.0))
@@ -250,85 +318,114 @@ def test_out_of_memory_in_one_group_splits_its_completions_and_takes_the_same_st
     torch.testing.assert_close(parameters(split), parameters(whole), rtol=0, atol=1e-8)
 
 
-def test_before_the_first_update_the_group_forward_is_held_against_plain_rows(policy_of):
-    policy, told = policy_of(), []
-    learner = learner_of(policy, say=told.append)
+def test_before_the_first_update_the_group_forward_is_compared_with_plain_rows(policy_of):
+    policy, lines = policy_of(), []
+    learner = learner_of(policy, log=lines.append)
     for _ in range(2):
         step(learner, groups_of(policy), Gpg())
-    assert len(told) == 1
-    begins, figures = told[0].rsplit(": ", 1)
-    assert begins == "image and prompt are computed once per group; held against plain rows on a real group"
+    assert len(lines) == 1
+    begins, figures = lines[0].rsplit(": ", 1)
+    assert (
+        begins
+        == "image and prompt are computed once per group; compared with plain rows on a real group"
+    )
     assert re.fullmatch(r"relative error \S+ of log-probabilities, \S+ of a gradient", figures)
 
 
 def test_a_group_forward_that_is_wrong_is_not_used(policy_of, monkeypatch):
-    policy, oracle, told = policy_of(), policy_of(), []
+    policy, oracle, lines = policy_of(), policy_of(), []
     honest = group_forward.prefill
-    shifted = lambda policy, prompts: replace(honest(policy, prompts), next_position_P=torch.zeros(len(prompts), dtype=torch.long))  # noqa: E731
+
+    def shifted(policy, prompts):
+        zeros_P = torch.zeros(len(prompts), dtype=torch.long)
+        return replace(honest(policy, prompts), next_position_P=zeros_P)
+
     monkeypatch.setattr(group_forward, "prefill", shifted)
-    step(learner_of(policy, say=told.append), groups_of(policy), Gpg())
+    step(learner_of(policy, log=lines.append), groups_of(policy), Gpg())
     step(learner_of(oracle, UnsharedForward), groups_of(oracle), Gpg())
-    assert told[0].startswith("warning: the group forward is off from plain rows")
+    assert lines[0].startswith("warning: the group forward differs from plain rows")
     torch.testing.assert_close(parameters(policy), parameters(oracle), rtol=0, atol=1e-3)
 
 
 def test_a_kernel_that_fails_is_told_and_plain_rows_train_and_sample(policy_of, monkeypatch):
-    policy, told = policy_of(), []
+    policy, lines = policy_of(), []
 
     def broken(*arguments):
         raise RuntimeError("no kernel image is available for execution on the device")
 
-    learner = learner_of(policy, say=told.append)
+    learner = learner_of(policy, log=lines.append)
     monkeypatch.setattr(group_forward, "prefill", broken)
     assert not step(learner, groups_of(policy), Gpg()).skipped
-    assert told[0].startswith("warning: the group forward does not run here (no kernel image is available")
+    assert lines[0].startswith(
+        "warning: the group forward does not run here (no kernel image is available"
+    )
     assert isinstance(begin(policy, prompts(policy), 2), RepeatedRows)
 
 
 def test_a_group_forward_that_gives_no_number_is_not_used(policy_of, monkeypatch):
-    policy, told = policy_of(), []
-    learner = learner_of(policy, say=told.append)
-    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (0.0, math.nan)))
+    policy, lines = policy_of(), []
+    learner = learner_of(policy, log=lines.append)
+    monkeypatch.setattr(
+        GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (0.0, math.nan))
+    )
     step(learner, groups_of(policy), Gpg())
-    assert "plain rows from here on" in told[0]
+    assert "plain rows from here on" in lines[0]
 
 
 def test_falling_back_says_what_it_costs(policy_of, monkeypatch):
-    """By hand: prompts of P tokens and four answers of C are P + 4 C tokens with a shared prefix, 4 (P + C) without."""
-    policy, told = policy_of(), []
+    """By hand: prompts of P tokens and four answers of C are P + 4 C tokens with a shared
+    prefix, 4 (P + C) without."""
+    policy, lines = policy_of(), []
     (prompt,) = prompts(policy, ["box"])
     own = group([1.0, 0.0, 0.0, 1.0], [completion([5, 6, 7])] * 4, asked=prompt)
-    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0, 1.0)))
-    step(learner_of(policy, say=told.append), [own], Gpg())
+    monkeypatch.setattr(
+        GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0, 1.0))
+    )
+    step(learner_of(policy, log=lines.append), [own], Gpg())
     length = len(prompt.input_ids)
-    assert f"{4 * (length + 3) / (length + 12):.1f} times the tokens)" in told[0]
+    assert f"{4 * (length + 3) / (length + 12):.1f} times the tokens)" in lines[0]
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0])
 def test_what_was_decided_about_sharing_goes_on_after_a_resume(error, policy_of, monkeypatch):
-    """A resumed run would otherwise judge by another group, and perhaps otherwise: then it would not end where the whole one does."""
-    policy, told = policy_of(), []
-    learner = learner_of(policy, say=told.append)
+    """A resumed run would otherwise judge by another group, and perhaps otherwise: then it would
+    not end where the whole one does."""
+    policy, lines = policy_of(), []
+    learner = learner_of(policy, log=lines.append)
     assert learner.state_dict()["why_not_shared"] is None
-    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (error, error)))
+    monkeypatch.setattr(
+        GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (error, error))
+    )
     step(learner, groups_of(policy), Gpg())
     saved = learner.state_dict()
     assert bool(saved["why_not_shared"]) == bool(error)
-    monkeypatch.setattr(GroupForward, "agreement", lambda forward, asked: Agreement(torch.float32, (1.0 - error, 1.0 - error)))
+    monkeypatch.setattr(
+        GroupForward,
+        "agreement",
+        lambda forward, asked: Agreement(torch.float32, (1.0 - error, 1.0 - error)),
+    )
     for unchanged, shares in ((True, not error), (False, bool(error))):
-        again, told = policy_of(), []
-        resumed = learner_of(again, say=told.append)
+        again, lines = policy_of(), []
+        resumed = learner_of(again, log=lines.append)
         resumed.load_state_dict(saved, unchanged=unchanged)
         step(resumed, groups_of(again), Gpg())
         assert resumed.shared == shares
-        assert bool(told) != unchanged
+        assert bool(lines) != unchanged
 
 
 def test_the_cost_of_a_microbatch_by_hand(policy_of):
     short, long = prompts(policy_of(), ["add", "box"])
     items = [
-        WeightedGroup(group([1.0, 0.0], [completion([1, 2]), completion([1])], asked=short), (1.0, 1.0), (1.0, 1.0)),
-        WeightedGroup(group([1.0, 0.0], [completion([1, 2, 3]), completion([1])], asked=long), (1.0, 1.0), (1.0, 1.0)),
+        WeightedGroup(
+            group([1.0, 0.0], [completion([1, 2]), completion([1])], asked=short),
+            (1.0, 1.0),
+            (1.0, 1.0),
+        ),
+        WeightedGroup(
+            group([1.0, 0.0], [completion([1, 2, 3]), completion([1])], asked=long),
+            (1.0, 1.0),
+            (1.0, 1.0),
+        ),
     ]
     longest = len(long.input_ids)
     assert padded_tokens(items) == 2 * (longest + 2 * 3)
@@ -371,15 +468,21 @@ def test_a_single_group_that_does_not_fit_is_told(policy_of, monkeypatch):
     learner = learner_of(policy)
 
     def no_memory(asked, loss):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            " bytes"
+        )
 
     monkeypatch.setattr(learner.forward, "forward", no_memory)
-    with pytest.raises(UserError, match=r"out of memory with one group of \d+ tokens; .* lower rollout.group_size"):
+    with pytest.raises(
+        UserError, match=r"out of memory with one group of \d+ tokens; .* lower rollout.group_size"
+    ):
         step(learner, groups_of(policy), Gpg())
 
 
 def test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped(policy_of):
-    """Moments and rate: a step after two others, straight on and out of a saved state, moves the weights alike."""
+    """Moments and rate: a step after two others, straight on and out of a saved state, moves the
+    weights alike."""
     rates, moved = [], []
     for stopped in (False, True):
         policy = policy_of()

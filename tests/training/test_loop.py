@@ -1,4 +1,7 @@
-"""The loop around the steps, on parts made by hand: what a step does to the state, what is examined and saved when, what stops a run."""
+"""The loop around the steps, on parts made by hand.
+
+What a step does to the state, when a run evaluates and saves, what stops it.
+"""
 
 import contextlib
 import errno
@@ -17,11 +20,12 @@ from gpg_vl.errors import EngineLostError, MismatchError, Stopped, UserError
 from gpg_vl.evaluation import evaluate as evaluating
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.records import Record
-from gpg_vl.rollout.collect import SampledStep
+from gpg_vl.rollout.collect import SampledBatch, gather_batch
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.timer import Timer
 from gpg_vl.training import checkpoint, loop, processes, stop_rules
 from gpg_vl.training.checkpoint import State
+from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.processes import Processes
 from gpg_vl.training.signals import StopRequest, stop_request
 from gpg_vl.types import Group, Update
@@ -30,20 +34,38 @@ from tests.hand_made import answers, group, names, prompt
 HERE = Path(__file__).parents[1]
 
 
-def collected(*fresh: Group, lost: tuple[str, ...] = (), surplus: tuple[Group, ...] = (), cursor: int = 8) -> SampledStep:
-    return SampledStep(groups=fresh, surplus=surplus, fresh=fresh, lost=lost, rounds=2, cursor=cursor)
+def sampled(
+    *fresh: Group, unusable: tuple[str, ...] = (), surplus: tuple[Group, ...] = (), cursor: int = 8
+) -> SampledBatch:
+    batch = gather_batch(fresh, lambda own: [own], 0)
+    return SampledBatch(
+        groups=fresh,
+        rewards_BG=batch.rewards_BG,
+        lengths_BG=batch.lengths_BG,
+        own_rows=batch.own_rows,
+        surplus=surplus,
+        fresh=fresh,
+        unusable=unusable,
+        rounds=2,
+        cursor=cursor,
+    )
 
 
-# --- several processes ------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def ranks_of(monkeypatch):
-    """This process as one of several, whose values are given: `ranks_of(1, [3, None, 5])` is the second of three; its own is put in."""
+    """This process as one of several, whose values are given: `ranks_of(1, [3, None, 5])` is the
+    second of three; its own is put in."""
 
     def made(rank: int, others: list[Any]) -> Processes:
-        accelerator: Any = SimpleNamespace(process_index=rank, num_processes=len(others), is_main_process=rank == 0)
-        monkeypatch.setattr(processes, "gather_object", lambda own: [*others[:rank], *own, *others[rank + 1 :]])
+        accelerator: Any = SimpleNamespace(
+            process_index=rank, num_processes=len(others), is_main_process=rank == 0
+        )
+        monkeypatch.setattr(
+            processes, "gather_object", lambda own: [*others[:rank], *own, *others[rank + 1 :]]
+        )
         return Processes(accelerator)
 
     return made
@@ -54,26 +76,32 @@ def test_a_sum_and_a_maximum_are_of_all_processes(rank, own, ranks_of):
     others = [3, 4, 9]
     others[rank] = own
     ranks = ranks_of(rank, others)
-    assert ranks.total(own) == sum(others)
-    assert ranks.largest(own) == max(others)
-    assert ranks.everybodys(own) == others
+    assert ranks.all_reduce_sum(own) == sum(others)
+    assert ranks.all_reduce_max(own) == max(others)
+    assert ranks.all_gather(own) == others
     assert (ranks.rank, ranks.count, ranks.is_main) == (rank, 3, rank == 0)
 
 
 def test_the_largest_may_be_ones_own_and_the_sum_may_be_smaller(ranks_of):
     ranks = ranks_of(1, [-3, None, 1])
-    assert ranks.largest(5) == 5
-    assert ranks.total(1) == -1
+    assert ranks.all_reduce_max(5) == 5
+    assert ranks.all_reduce_sum(1) == -1
 
 
 def test_one_process_asks_nobody(monkeypatch):
     monkeypatch.setattr(processes, "gather_object", lambda own: pytest.fail("nobody is there"))
     accelerator: Any = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     ranks = Processes(accelerator)
-    assert (ranks.total(4), ranks.largest(4), ranks.everybodys("x")) == (4, 4, ["x"])
+    assert (ranks.all_reduce_sum(4), ranks.all_reduce_max(4), ranks.all_gather("x")) == (
+        4,
+        4,
+        ["x"],
+    )
 
 
-@pytest.mark.parametrize(("rank", "rows"), [(0, slice(0, 1)), (1, slice(1, 3)), (2, slice(3, 3)), (3, slice(3, 4))])
+@pytest.mark.parametrize(
+    ("rank", "rows"), [(0, slice(0, 1)), (1, slice(1, 3)), (2, slice(3, 3)), (3, slice(3, 4))]
+)
 def test_everybodys_rewards_and_lengths_stand_in_rank_order(rank, rows, ranks_of):
     """One group, two, none and one; in each short answers before long ones."""
     held = [
@@ -83,27 +111,39 @@ def test_everybodys_rewards_and_lengths_stand_in_rank_order(rank, rows, ranks_of
         (group([0.0, 0.125], answers(6, 7), draw=3),),
     ]
     others = [([it.rewards for it in own], [it.lengths for it in own]) for own in held]
-    rewards_BG, lengths_BG, mine = ranks_of(rank, others).matrices(held[rank])
-    assert rewards_BG.dtype == torch.float64
+    ranks = ranks_of(rank, others)
+    batch = gather_batch(held[rank], ranks.all_gather, rank)
+    assert batch.groups == held[rank]
+    assert batch.rewards_BG.dtype == torch.float64
     torch.testing.assert_close(
-        rewards_BG, torch.tensor([[1, 0], [0.25, math.nan], [0.5, 0.75], [0, 0.125]]).double(), rtol=0, atol=0, equal_nan=True
+        batch.rewards_BG,
+        torch.tensor([[1, 0], [0.25, math.nan], [0.5, 0.75], [0, 0.125]]).double(),
+        rtol=0,
+        atol=0,
+        equal_nan=True,
     )
-    assert lengths_BG.tolist() == [[1, 9], [2, 3], [4, 5], [6, 7]]
-    assert mine == rows
-    assert [tuple(row) for row in lengths_BG[mine].tolist()] == [it.lengths for it in held[rank]]
+    assert batch.lengths_BG.tolist() == [[1, 9], [2, 3], [4, 5], [6, 7]]
+    assert batch.own_rows == rows
+    own_lengths = [tuple(row) for row in batch.lengths_BG[rows].tolist()]
+    assert own_lengths == [it.lengths for it in held[rank]]
 
 
 def test_a_step_of_which_nothing_could_be_asked_has_no_rows(ranks_of):
-    rewards_BG, lengths_BG, mine = ranks_of(1, [([], []), None, ([], [])]).matrices(())
-    assert rewards_BG.shape == lengths_BG.shape == (0, 1)
-    assert mine == slice(0, 0)
+    ranks = ranks_of(1, [([], []), None, ([], [])])
+    batch = gather_batch((), ranks.all_gather, 1)
+    assert batch.rewards_BG.shape == batch.lengths_BG.shape == (0, 1)
+    assert batch.own_rows == slice(0, 0)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "yes", "y", "on", "t", "TRUE"])
-@pytest.mark.parametrize("key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+@pytest.mark.parametrize(
+    "key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"]
+)
 def test_a_launcher_that_divides_the_weights_is_refused_however_it_says_so(key, value, monkeypatch):
     monkeypatch.setenv(key, value)
-    with pytest.raises(UserError, match=r"accelerate: launched with .* every GPU holds the whole model"):
+    with pytest.raises(
+        UserError, match=r"accelerate: launched with .* every GPU holds the whole model"
+    ):
         processes.start_accelerator()
 
 
@@ -114,7 +154,10 @@ def test_a_launcher_variable_that_is_off_asks_for_nothing(value, monkeypatch):
     assert not processes._is_set("ACCELERATE_NO_SUCH_KEY")
 
 
-@pytest.mark.parametrize(("precision", "fine"), [("no", True), ("bf16", True), ("NO", True), ("fp16", False), ("fp8", False)])
+@pytest.mark.parametrize(
+    ("precision", "fine"),
+    [("no", True), ("bf16", True), ("NO", True), ("fp16", False), ("fp8", False)],
+)
 def test_a_loss_that_is_scaled_is_refused(precision, fine):
     if fine:
         processes._refuse([], precision)
@@ -123,89 +166,128 @@ def test_a_loss_that_is_scaled_is_refused(precision, fine):
         processes._refuse([], precision)
 
 
-# --- a step and the state ---------------------------------------------------------------------------------------------
+# --- a step and the state -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("skipped", "version", "idle", "bad"),
-    [("", 6, 0, 0), ("no informative group", 5, 3, 0), ("non-finite gradient", 5, 0, 2), ("non-finite loss", 5, 0, 2)],
+    [
+        ("", 6, 0, 0),
+        ("no informative group", 5, 3, 0),
+        ("non-finite gradient", 5, 0, 2),
+        ("non-finite loss", 5, 0, 2),
+    ],
 )
 @pytest.mark.parametrize("carry", [False, True])
-def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad):
-    before = State(step=7, cursor=56, version=5, idle=2, lost=3, bad=1, carried=(group([1.0], draw=9),))
+def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad, tmp_path):
+    before = State(
+        step=7, cursor=56, version=5, idle=2, unusable=3, bad=1, carried=(group([1.0], draw=9),)
+    )
     surplus = (group([1.0, 0.0], draw=10),)
-    after = loop._advance(before, collected(cursor=72, surplus=surplus), Update(skipped=skipped), lost=4, carry=carry)
-    hand = State(step=8, cursor=72, version=version, idle=idle, lost=7, bad=bad, carried=surplus if carry else ())
-    assert after == hand
+    run = run_of(tmp_path, f"rollout.carry_over={int(carry)}", state=before)
+    run.processes = SimpleNamespace(all_gather=lambda own: [own, ("of another process",)])
+    batch = sampled(cursor=72, surplus=surplus, unusable=("gone", "gone", "too long"))
+    by_hand = State(
+        step=8,
+        cursor=72,
+        version=version,
+        idle=idle,
+        unusable=7,
+        bad=bad,
+        carried=surplus if carry else (),
+    )
+    assert loop._next_state(run, batch, Update(skipped=skipped)) == by_hand
 
 
 class Engine:
     """Notes what is asked of it."""
 
-    def __init__(self, events: list[Any], *, renewed: bool = False) -> None:
-        self.events, self.renewed = events, renewed
+    def __init__(self, events: list[Any], *, needs_verification: bool = False) -> None:
+        self.events, self.needs_verification = events, needs_verification
 
     def generate(self, prompts, sampling, seeds):
         self.events.append(("generate", [it.text for it in prompts], sampling, seeds))
         return [["answer"] * len(own) for own in seeds]
 
-    def refresh(self, policy, version):
-        self.events.append(("refresh", policy, version))
+    def update_weights(self, policy, version):
+        self.events.append(("update_weights", policy, version))
 
-    def rest(self):
-        self.events.append("rest")
+    def release_memory(self):
+        self.events.append("release_memory")
 
     def close(self):
-        self.events.append("close")
+        self.events.append("close engine")
 
 
-def trainer_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
+def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     """A run whose parts note what is asked of them in `events`."""
     events: list[Any] = []
-    accelerator = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, wait_for_everyone=lambda: events.append("wait"))
-    ranks: Any = Processes(accelerator)
+    accelerator = SimpleNamespace(
+        process_index=0,
+        num_processes=1,
+        is_main_process=True,
+        wait_for_everyone=lambda: events.append("wait"),
+    )
+    accelerated: Any = accelerator
     names = ("metrics", "rollouts", "dump")
-    journal = SimpleNamespace(folder=tmp_path / "run", **{name: lambda *given, name=name: events.append((name, *given)) for name in names})
-    learner = SimpleNamespace(
-        update=lambda *given: [events.append(("update", *given[3:])), Update(metrics={"loss": 0.5})][1],
-        compare_once=lambda *given: events.append(("compare", *given)),
+    folder = SimpleNamespace(
+        path=tmp_path / "run",
+        close=lambda: events.append("close folder"),
+        **{name: lambda *given, name=name: events.append((name, *given)) for name in names},
     )
 
-    def looked(engine, policy, version):
-        events.append(("look", version))
-        engine.renewed = False
+    def update(batch, weights_BG, version):
+        events.append(("update", batch, weights_BG, version))
+        return Update(metrics={"loss": 0.5})
+
+    learner = SimpleNamespace(
+        update=update, compare_once=lambda *given: events.append(("compare", *given))
+    )
+
+    def check(engine, policy, version):
+        events.append(("check", version))
+        engine.needs_verification = False
         return {"gate/mean": 0.25}
 
+    estimator = SimpleNamespace(
+        weights=lambda rewards_BG, lengths_BG: rewards_BG - lengths_BG,
+        alpha=lambda rewards_BG: float(len(rewards_BG)),
+    )
+    rollouts = SimpleNamespace(engine=Engine(events), timer=Timer())
     made = {
+        "experiment": SimpleNamespace(style="style"),
         "config": loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null", *knobs]),
-        "ranks": ranks,
+        "processes": Processes(accelerated),
         "policy": "policy",
-        "style": "style",
-        "drawing": SimpleNamespace(engine=Engine(events), clock=Timer()),
-        "estimator": SimpleNamespace(alpha=lambda rewards_BG: float(len(rewards_BG))),
+        "rollouts": rollouts,
+        "engine": rollouts.engine,
+        "timer": rollouts.timer,
+        "estimator": estimator,
         "learner": learner,
-        "journal": journal,
-        "examination": None,
-        "gate": SimpleNamespace(look=looked, prompts=(), sampling=Sampling(max_tokens=99, temperature=0.5)),
-        "say": lambda line: events.append(("say", line)),
+        "folder": folder,
+        "benchmark": None,
+        "gate": SimpleNamespace(
+            check=check, prompts=(), sampling=Sampling(max_tokens=99, temperature=0.5)
+        ),
+        "log": lambda line: events.append(("log", line)),
         "state": State(),
-        "seen": {},
+        "gate_figures": {},
         "events": events,
     }
     return SimpleNamespace(**made | more)
 
 
-SPEAKING = group([1.0, 0.0], draw=3)
+INFORMATIVE = group([1.0, 0.0], draw=3)
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Steps that draw one speaking group; what they were asked for is noted."""
+    """Steps that sample one informative group; what they were asked for is noted."""
 
     def given(*fresh: Group, **more: Any) -> None:
-        def collect(drawing, cursor, carried):
-            drawing.engine.events.append(("collect", cursor, carried))
-            return collected(*(fresh or (SPEAKING,)), cursor=cursor + 4, **more)
+        def collect(context, cursor, carried):
+            context.engine.events.append(("collect", cursor, carried))
+            return sampled(*(fresh or (INFORMATIVE,)), cursor=cursor + 4, **more)
 
         monkeypatch.setattr(loop, "collect", collect)
 
@@ -214,33 +296,49 @@ def drawn(monkeypatch):
 
 
 def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path, drawn):
-    trainer = trainer_of(tmp_path, state=State(step=2, cursor=12, version=1, carried=(SPEAKING,)))
-    assert loop.take_step(trainer).metrics == {"loss": 0.5}
-    assert names(trainer.events) == ["collect", "rest", "update", "refresh", "rollouts", "metrics"]
-    assert trainer.events[0] == ("collect", 12, (SPEAKING,))
-    assert trainer.events[2][1].tolist() == [[1, 1]]
-    assert trainer.events[2][2:] == (slice(0, 1), 1)
-    assert trainer.events[3] == ("refresh", "policy", 2)
-    assert trainer.events[4][1:] == (3, (SPEAKING,), (SPEAKING,))
-    step, row = trainer.events[5][1:]
+    run = run_of(tmp_path, state=State(step=2, cursor=12, version=1, carried=(INFORMATIVE,)))
+    assert loop.train_step(run).metrics == {"loss": 0.5}
+    assert names(run.events) == [
+        "collect",
+        "release_memory",
+        "update",
+        "update_weights",
+        "rollouts",
+        "metrics",
+    ]
+    assert run.events[0] == ("collect", 12, (INFORMATIVE,))
+    batch, weights_BG, version = run.events[2][1:]
+    assert (batch.groups, batch.own_rows, version) == ((INFORMATIVE,), slice(0, 1), 1)
+    assert (batch.rewards_BG.tolist(), batch.lengths_BG.tolist()) == ([[1, 0]], [[1, 1]])
+    assert weights_BG.tolist() == [[0, -1]]
+    assert run.events[3] == ("update_weights", "policy", 2)
+    assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,))
+    step, row = run.events[5][1:]
     assert step == 3
-    assert {"reward": 0.5, "alpha": 1.0, "rounds": 2.0, "loss": 0.5, "lost": 0.0, "skipped": 0.0}.items() <= row.items()
+    assert {
+        "reward": 0.5,
+        "alpha": 1.0,
+        "rounds": 2.0,
+        "loss": 0.5,
+        "lost": 0.0,
+        "skipped": 0.0,
+    }.items() <= row.items()
     assert {"seconds/update"} <= row.keys()
     assert not any(key.startswith("gate/") for key in row)
-    assert trainer.state == State(step=3, cursor=16, version=2)
+    assert run.state == State(step=3, cursor=16, version=2)
 
 
 def test_surplus_waits_only_where_it_is_carried_over(tmp_path, drawn):
     surplus = (group([1.0, 0.0], draw=5),)
     drawn(surplus=surplus)
     for knob, carried in (("rollout.carry_over=0", ()), ("rollout.carry_over=1", surplus)):
-        trainer = trainer_of(tmp_path, knob)
-        loop.take_step(trainer)
-        assert trainer.state.carried == carried
+        run = run_of(tmp_path, knob)
+        loop.train_step(run)
+        assert run.state.carried == carried
 
 
 @pytest.mark.parametrize(
-    ("every", "step", "seen", "looks", "told"),
+    ("every", "step", "figures", "checks", "reported"),
     [
         (2, 0, {}, 1, 0.25),
         (2, 1, {}, 0, None),
@@ -252,118 +350,182 @@ def test_surplus_waits_only_where_it_is_carried_over(tmp_path, drawn):
         (2, 1, {"gate/mean": 0.75}, 0, None),
     ],
 )
-def test_the_gate_is_looked_through_every_so_many_steps(every, step, seen, looks, told, tmp_path, drawn):
-    trainer = trainer_of(tmp_path, f"rollout.gate.every={every}", state=State(step=step, version=7), seen=seen)
-    loop.take_step(trainer)
-    assert names(trainer.events).count("look") == looks
-    if looks:
-        assert trainer.events[0] == ("look", 7), "before anything is drawn"
-    assert trainer.events[-1][2].get("gate/mean") == told
-    assert trainer.seen == {}, "the weights have moved"
+def test_the_gate_is_looked_through_every_so_many_steps(
+    every, step, figures, checks, reported, tmp_path, drawn
+):
+    run = run_of(
+        tmp_path,
+        f"rollout.gate.every={every}",
+        state=State(step=step, version=7),
+        gate_figures=figures,
+    )
+    loop.train_step(run)
+    assert names(run.events).count("check") == checks
+    if checks:
+        assert run.events[0] == ("check", 7), "before anything is sampled"
+    assert run.events[-1][2].get("gate/mean") == reported
+    assert run.gate_figures == {}, "the weights have moved"
 
 
 @pytest.mark.parametrize("other", [0, 1])
-def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(other, tmp_path, drawn, ranks_of):
-    """Renewed here or in another process: all look, or none."""
-    trainer = trainer_of(tmp_path, "rollout.gate.every=0", state=State(step=1))
-    trainer.drawing.engine.renewed = not other
+def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(
+    other, tmp_path, drawn, ranks_of
+):
+    """A replica was restarted here or in another process: all check, or none."""
+    run = run_of(tmp_path, "rollout.gate.every=0", state=State(step=1))
+    run.engine.needs_verification = not other
     if other:
-        told, everybodys = iter([1]), trainer.ranks.everybodys
-        trainer.ranks = SimpleNamespace(
-            largest=lambda own: max(own, next(told, 0)), everybodys=everybodys, matrices=trainer.ranks.matrices, is_main=True
+        others, all_gather = iter([True]), run.processes.all_gather
+        run.processes = SimpleNamespace(
+            any=lambda own: own or next(others, False), all_gather=all_gather, is_main=True
         )
-    loop.take_step(trainer)
-    order = names(trainer.events)
-    assert order.index("collect") < order.index("look") < order.index("update")
+    loop.train_step(run)
+    order = names(run.events)
+    assert order.index("collect") < order.index("check") < order.index("update")
 
 
 def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
-    drawn(group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3), lost=("image gone", "too long"))
-    trainer = trainer_of(tmp_path, "rollout.max_faults=1", "rollout.max_lost=1", state=State(step=4, cursor=100, lost=2))
-    loop.take_step(trainer)
-    assert [event[1] for event in trainer.events if event[0] == "say"] == [
+    drawn(
+        group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3),
+        unusable=("image gone", "too long"),
+    )
+    run = run_of(
+        tmp_path,
+        "rollout.max_faults=1",
+        "rollout.max_lost=1",
+        state=State(step=4, cursor=100, unusable=2),
+    )
+    loop.train_step(run)
+    assert [event[1] for event in run.events if event[0] == "log"] == [
         "warning: step 5: left out: image gone",
         "warning: step 5: left out: too long",
         "warning: step 5: the verifier failed on 4 answers, left out: fault: TypeError: no column",
     ]
-    (row,) = [event[2] for event in trainer.events if event[0] == "metrics"]
+    (row,) = [event[2] for event in run.events if event[0] == "metrics"]
     assert (row["lost"], row["faults"]) == (4.0, 4.0)
 
 
 @pytest.mark.parametrize(("reward", "all_max"), [(1.0, 1), (0.75, 0)])
 def test_full_marks_are_those_of_accuracy_and_format(reward, all_max, tmp_path, drawn):
     drawn(group([reward, reward], draw=3))
-    trainer = trainer_of(tmp_path, "reward.combine=sum", "reward.accuracy=0.75", "reward.format=0.25", "rollout.idle_steps=9")
-    loop.take_step(trainer)
-    (row,) = [event[2] for event in trainer.events if event[0] == "metrics"]
+    run = run_of(
+        tmp_path,
+        "reward.combine=sum",
+        "reward.accuracy=0.75",
+        "reward.format=0.25",
+        "rollout.idle_steps=9",
+    )
+    loop.train_step(run)
+    (row,) = [event[2] for event in run.events if event[0] == "metrics"]
     assert row["all_max"] == all_max
-    trainer.state = State(step=1, idle=9)
-    for mean, told in ((0.51, "everything is right"), (0.5, "everything is wrong")):
-        with pytest.raises(UserError, match=told):
-            stop_rules.stop_if_hopeless(trainer, collected(group([mean, mean], draw=3)))
-
-
-@pytest.mark.parametrize(("skipped", "dumped"), [("", False), ("no informative group", False), ("non-finite gradient", True)])
-def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, drawn):
-    trainer = trainer_of(tmp_path, state=State(step=6))
-    trainer.learner.update = lambda *given: Update(skipped=skipped)
-    loop.take_step(trainer)
-    assert [event[1:] for event in trainer.events if event[0] == "dump"] == [(7, skipped, (SPEAKING,))] * dumped
-    assert trainer.state.version == (not skipped)
-
-
-# --- reasons to stop --------------------------------------------------------------------------------------------------
-
-
-def scored(right: int, faults: int) -> SampledStep:
-    rewards = [1.0] * right + [math.nan] * faults
-    return collected(*(group([reward], fault="fault: KeyError", draw=draw) for draw, reward in enumerate(rewards)))
+    run.state = State(step=1, idle=9)
+    for mean, message in ((0.51, "everything is right"), (0.5, "everything is wrong")):
+        with pytest.raises(UserError, match=message):
+            stop_rules.stop_if_hopeless(run, sampled(group([mean, mean], draw=3)))
 
 
 @pytest.mark.parametrize(
-    ("knob", "state", "drew", "told"),
+    ("skipped", "dumped"),
+    [("", False), ("no informative group", False), ("non-finite gradient", True)],
+)
+def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, drawn):
+    run = run_of(tmp_path, state=State(step=6))
+    run.learner.update = lambda *given: Update(skipped=skipped)
+    loop.train_step(run)
+    assert [event[1:] for event in run.events if event[0] == "dump"] == [
+        (7, skipped, (INFORMATIVE,))
+    ] * dumped
+    assert run.state.version == (not skipped)
+
+
+# --- reasons to stop ------------------------------------------------------------------------------
+
+
+def scored(right: int, faults: int) -> SampledBatch:
+    rewards = [1.0] * right + [math.nan] * faults
+    return sampled(
+        *(
+            group([reward], fault="fault: KeyError", draw=draw)
+            for draw, reward in enumerate(rewards)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("knob", "state", "batch", "message"),
     [
         ("rollout.max_faults=0.2", State(), scored(8, 2), ""),
-        ("rollout.max_faults=0.2", State(), scored(7, 3), "the verifier failed on 3 of 10 answers: fault: KeyError"),
+        (
+            "rollout.max_faults=0.2",
+            State(),
+            scored(7, 3),
+            "the verifier failed on 3 of 10 answers: fault: KeyError",
+        ),
         ("rollout.max_faults=0", State(), scored(10, 0), ""),
         ("rollout.max_faults=0", State(), scored(9, 1), "the verifier failed on 1 of 10 answers"),
         ("rollout.max_faults=0", State(), scored(0, 0), ""),
         ("rollout.max_faults=1", State(), scored(0, 3), ""),
-        ("rollout.max_lost=0.25", State(lost=2, cursor=8), scored(1, 0), ""),
-        ("rollout.max_lost=0.25", State(lost=3, cursor=8), scored(1, 0), "3 of 8 drawn samples could not be asked, .* in an earlier step"),
-        ("rollout.max_lost=0.25", State(lost=3, cursor=12), scored(1, 0), ""),
-        ("rollout.max_lost=1", State(lost=8, cursor=8), scored(1, 0), ""),
+        ("rollout.max_lost=0.25", State(unusable=2, cursor=8), scored(1, 0), ""),
+        (
+            "rollout.max_lost=0.25",
+            State(unusable=3, cursor=8),
+            scored(1, 0),
+            "3 of 8 samples could not become prompts, .* in an earlier step",
+        ),
+        ("rollout.max_lost=0.25", State(unusable=3, cursor=12), scored(1, 0), ""),
+        ("rollout.max_lost=1", State(unusable=8, cursor=8), scored(1, 0), ""),
         ("rollout.idle_steps=3", State(idle=2), scored(1, 0), ""),
-        ("rollout.idle_steps=3", State(idle=3), scored(1, 0), "3 steps in a row without an informative group; mean reward 1, everything"),
-        ("rollout.idle_steps=1", State(idle=1), scored(1, 0), "1 steps in a row without an informative group"),
+        (
+            "rollout.idle_steps=3",
+            State(idle=3),
+            scored(1, 0),
+            "3 steps in a row without an informative group; mean reward 1, everything",
+        ),
+        (
+            "rollout.idle_steps=1",
+            State(idle=1),
+            scored(1, 0),
+            "1 steps in a row without an informative group",
+        ),
         ("learner.max_bad_steps=2", State(bad=1), scored(1, 0), ""),
-        ("learner.max_bad_steps=2", State(bad=2), scored(1, 0), r"2 non-finite steps in a row; lower optimizer.lr \(now 0.001\)"),
+        (
+            "learner.max_bad_steps=2",
+            State(bad=2),
+            scored(1, 0),
+            r"2 non-finite steps in a row; lower optimizer.lr \(now 0.001\)",
+        ),
     ],
 )
-def test_a_run_stops_at_its_limits_and_not_before(knob, state, drew, told, tmp_path):
-    trainer = trainer_of(tmp_path, knob, state=State(**{**{key: getattr(state, key) for key in State.__slots__}, "step": 12}))
-    if not told:
-        stop_rules.stop_if_hopeless(trainer, drew)
+def test_a_run_stops_at_its_limits_and_not_before(knob, state, batch, message, tmp_path):
+    run = run_of(
+        tmp_path,
+        knob,
+        state=State(**{**{key: getattr(state, key) for key in State.__slots__}, "step": 12}),
+    )
+    if not message:
+        stop_rules.stop_if_hopeless(run, batch)
         return
-    with pytest.raises(UserError, match=f"stopped at step 12: {told}"):
-        stop_rules.stop_if_hopeless(trainer, drew)
+    with pytest.raises(UserError, match=f"stopped at step 12: {message}"):
+        stop_rules.stop_if_hopeless(run, batch)
 
 
 def test_the_last_sample_that_was_lost_is_named(tmp_path):
-    trainer = trainer_of(tmp_path, "rollout.max_lost=0", state=State(lost=2, cursor=8))
+    run = run_of(tmp_path, "rollout.max_lost=0", state=State(unusable=2, cursor=8))
     with pytest.raises(UserError, match=r"the last: too long$"):
-        stop_rules.stop_if_hopeless(trainer, collected(group([1.0], draw=1), lost=("image gone", "too long")))
+        stop_rules.stop_if_hopeless(
+            run, sampled(group([1.0], draw=1), unusable=("image gone", "too long"))
+        )
 
 
 def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
-    trainer = trainer_of(tmp_path)
-    trainer.ranks = SimpleNamespace(largest=lambda own: max(own, 1))
+    run = run_of(tmp_path)
+    run.processes = SimpleNamespace(any=lambda own: True)
     with pytest.raises(UserError, match="the verifier failed on 0 of 1 answers"):
-        stop_rules.stop_if_hopeless(trainer, scored(1, 0))
+        stop_rules.stop_if_hopeless(run, scored(1, 0))
 
 
 @pytest.mark.parametrize(
-    ("rewards", "full_marks", "told"),
+    ("rewards", "full_reward", "message"),
     [
         ([1.0, 1.0], 1.0, "mean reward 1, everything is right: make the questions harder"),
         ([0.51, math.nan], 1.0, "mean reward 0.51, everything is right"),
@@ -371,37 +533,51 @@ def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
         ([0.6], 1.5, "mean reward 0.6, everything is wrong"),
         ([0.0], 1.0, "mean reward 0, everything is wrong"),
         ([math.nan, math.nan], 1.0, "nothing could be scored: fault: KeyError"),
-        ([], 1.0, "nothing could be scored: every completion was truncated and dropped; raise rollout.max_tokens"),
+        (
+            [],
+            1.0,
+            (
+                "nothing could be scored: every completion was truncated and dropped; raise"
+                " rollout.max_tokens"
+            ),
+        ),
     ],
 )
-def test_why_nobody_speaks(rewards, full_marks, told):
-    drew = collected(*(group([reward], fault="fault: KeyError\nTraceback", draw=draw) for draw, reward in enumerate(rewards)))
-    assert stop_rules.why_not_informative(drew, full_marks).startswith(told)
+def test_why_no_group_is_informative(rewards, full_reward, message):
+    batch = sampled(
+        *(
+            group([reward], fault="fault: KeyError\nTraceback", draw=draw)
+            for draw, reward in enumerate(rewards)
+        )
+    )
+    assert stop_rules.why_not_informative(batch, full_reward).startswith(message)
 
 
 def test_the_first_fault_is_one_line_and_dropped_answers_are_none():
-    drew = collected(
+    batch = sampled(
         group([math.nan], fault="truncated", draw=1),
         group([math.nan], fault="fault: A\nb", draw=2),
         group([math.nan], fault="fault: C", draw=3),
     )
-    assert stop_rules.first_verifier_error(drew) == "fault: A"
-    assert stop_rules.first_verifier_error(collected(group([math.nan], fault="truncated", draw=1))) == ""
+    assert stop_rules.first_verifier_error(batch) == "fault: A"
+    assert (
+        stop_rules.first_verifier_error(sampled(group([math.nan], fault="truncated", draw=1))) == ""
+    )
 
 
-# --- when to examine and to save --------------------------------------------------------------------------------------
+# --- when to examine and to save ------------------------------------------------------------------
 
 
 @pytest.fixture
 def noted(monkeypatch):
-    """Examinations and checkpoints are noted, not made."""
+    """Evaluations and checkpoints are noted, not made."""
 
-    def evaluate(trainer, when, head=None):
-        trainer.events.append(("evaluate", when, head))
+    def evaluate(run, when, head=None):
+        run.events.append(("evaluate", when, head))
         return 0.5
 
     monkeypatch.setattr(loop, "_evaluate", evaluate)
-    monkeypatch.setattr(loop, "_save", lambda trainer, score: trainer.events.append(("save", score)))
+    monkeypatch.setattr(loop, "save", lambda run, score=None: run.events.append(("save", score)))
 
 
 @pytest.mark.parametrize(
@@ -415,24 +591,30 @@ def noted(monkeypatch):
         (6, False, [("evaluate", "000006", 4), ("save", 0.5)]),
         (7, False, [("evaluate", "after", None), ("save", 0.5)]),
         (1, True, [("save", None)]),
-        (2, True, [("save", None)]),  # it owes the examination, and makes up for it when it goes on
+        (
+            2,
+            True,
+            [("save", None)],
+        ),  # the evaluation is missing, and is made up for when the run goes on
         (3, True, [("save", None)]),
     ],
 )
 def test_what_is_due_after_a_step_of_seven(step, leaving, events, tmp_path, noted):
     knobs = ("steps=7", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=3")
-    trainer = trainer_of(tmp_path, *knobs, state=State(step=step))
-    loop._after_step(trainer, leaving=leaving)
-    assert trainer.events == events
+    run = run_of(tmp_path, *knobs, state=State(step=step))
+    loop._after_step(run, leaving=leaving)
+    assert run.events == events
 
 
 def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, noted):
     due = []
     for step in range(5):
-        trainer = trainer_of(tmp_path, "steps=4", "evaluation.every=0", state=State(step=step))
-        due.append(loop._examination_due(trainer))
+        run = run_of(tmp_path, "steps=4", "evaluation.every=0", state=State(step=step))
+        due.append(loop._evaluation_due(run))
     assert due == ["", "", "", "", "after"]
-    assert loop._examination_due(trainer_of(tmp_path, "steps=4", "evaluation.every=2")) == "", "the one before is none of these"
+    assert loop._evaluation_due(run_of(tmp_path, "steps=4", "evaluation.every=2")) == "", (
+        "the one before is none of these"
+    )
 
 
 @pytest.mark.parametrize(
@@ -451,94 +633,129 @@ def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, no
 )
 def test_a_run_that_was_left_before_an_examination_owes_it(step, taken, examined, owes, tmp_path):
     exam = SimpleNamespace(spec=SimpleNamespace(name="small")) if examined else None
-    trainer = trainer_of(tmp_path, "steps=4", "evaluation.every=2", state=State(step=step), examination=exam)
+    run = run_of(tmp_path, "steps=4", "evaluation.every=2", state=State(step=step), benchmark=exam)
     (tmp_path / "run" / "evaluation").mkdir(parents=True)
     for when in taken:
         (tmp_path / "run" / "evaluation" / f"small-{when}.jsonl").write_text("")
-    assert loop._owes_an_examination(trainer) == owes
-    trainer.ranks = SimpleNamespace(is_main=False, largest=lambda own: own)
-    assert not loop._owes_an_examination(trainer), "only the main process sees its files"
-    trainer.ranks = SimpleNamespace(is_main=False, largest=lambda own: max(own, 1))
-    assert loop._owes_an_examination(trainer), "and tells the others"
+    assert loop._evaluation_is_missing(run) == owes
+    run.processes = SimpleNamespace(is_main=False, any=lambda own: own)
+    assert not loop._evaluation_is_missing(run), "only the main process sees its files"
+    run.processes = SimpleNamespace(is_main=False, any=lambda own: True)
+    assert loop._evaluation_is_missing(run), "and tells the others"
 
 
 @pytest.mark.parametrize("main", [True, False])
 def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkeypatch):
-    trainer = trainer_of(tmp_path, "checkpoint.keep_last=3", "checkpoint.keep_best=2", state=State(step=5, version=4))
-    trainer.policy = SimpleNamespace(processor="processor", frame="frame")
+    run = run_of(
+        tmp_path, "checkpoint.keep_last=3", "checkpoint.keep_best=2", state=State(step=5, version=4)
+    )
+    run.policy = SimpleNamespace(processor="processor", frame="frame")
 
     def waits() -> None:
-        trainer.events.append("wait")
+        run.events.append("wait")
 
-    trainer.ranks = SimpleNamespace(is_main=main, accelerator=SimpleNamespace(wait_for_everyone=waits), everybodys=lambda own: [own, own])
+    run.processes = SimpleNamespace(
+        is_main=main,
+        accelerator=SimpleNamespace(wait_for_everyone=waits),
+        all_gather=lambda own: [own, own],
+    )
     monkeypatch.setattr(loop, "template_thought", lambda processor: "<think>")
-    monkeypatch.setattr(loop, "model_card", lambda config, step, run, style, frame, *, opened: ("card", step, run, style, frame, opened))
-    monkeypatch.setattr(checkpoint, "save", lambda *given: trainer.events.append(("save", *given)))
-    monkeypatch.setattr(checkpoint, "prune", lambda *given: trainer.events.append(("prune", *given)))
-    loop._save(trainer, 0.5)
-    run = tmp_path / "run"
+    monkeypatch.setattr(
+        loop,
+        "model_card",
+        lambda config, step, path, style, frame, *, opened: (
+            ("card", step, path, style, frame, opened)
+        ),
+    )
+    monkeypatch.setattr(checkpoint, "save", lambda *given: run.events.append(("save", *given)))
+    monkeypatch.setattr(checkpoint, "prune", lambda *given: run.events.append(("prune", *given)))
+    loop.save(run, 0.5)
+    path = tmp_path / "run"
     if not main:
-        assert trainer.events == ["wait"]
+        assert run.events == ["wait"]
         return
-    assert names(trainer.events) == ["save", "prune", "wait"]
-    assert trainer.events[0][1:3] == (run, 5)
-    assert {"version": 4, "score": 0.5, "carried": [[], []]}.items() <= trainer.events[0][3].items()
-    assert trainer.events[0][4:] == (trainer.policy, trainer.learner, ("card", 5, run, "style", "frame", True))
-    assert trainer.events[1] == ("prune", run, 3, 2)
+    assert names(run.events) == ["save", "prune", "wait"]
+    assert run.events[0][1:3] == (path, 5)
+    assert {"version": 4, "score": 0.5, "carried": [[], []]}.items() <= run.events[0][3].items()
+    assert run.events[0][4:] == (
+        run.policy,
+        run.learner,
+        ("card", 5, path, "style", "frame", True),
+    )
+    assert run.events[1] == ("prune", path, 3, 2)
 
 
 def record(number: int, tag: str, greedy: float) -> Record:
-    return Record(id=f"q{number}", tag=tag, greedy=greedy, sampled=math.nan, text="", answer="", reason="")
+    return Record(
+        id=f"q{number}", tag=tag, greedy=greedy, sampled=math.nan, text="", answer="", reason=""
+    )
 
 
 @pytest.mark.parametrize(("head", "score"), [("null", 4 / 6), (1, 2 / 2), (2, 3 / 4), (9, 4 / 6)])
-def test_checkpoints_are_compared_by_the_same_questions_at_every_examination(head, score, tmp_path, monkeypatch):
-    """The score is of the first `head` questions of each task, also where all of them were asked."""
-    rows = [record(place, tag, greedy) for place, (tag, greedy) in enumerate([("a", 1), ("b", 1), ("a", 0), ("b", 1), ("b", 1), ("b", 0)])]
+def test_checkpoints_are_compared_by_the_same_questions_at_every_examination(
+    head, score, tmp_path, monkeypatch
+):
+    """The score is of the first `head` questions of each task, also where all of them were
+    asked."""
+    rows = [
+        record(place, tag, greedy)
+        for place, (tag, greedy) in enumerate(
+            [("a", 1), ("b", 1), ("a", 0), ("b", 1), ("b", 1), ("b", 0)]
+        )
+    ]
     kept: list[Any] = []
     monkeypatch.setattr(evaluating, "run_benchmark", lambda exam, policy, engine: rows)
     monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
-    exam = SimpleNamespace(spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}")
-    trainer = trainer_of(tmp_path, f"evaluation.head={head}", examination=exam)
-    assert loop._evaluate(trainer, "after") == pytest.approx(score)
+    exam = SimpleNamespace(
+        spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
+    )
+    run = run_of(tmp_path, f"evaluation.head={head}", benchmark=exam)
+    assert loop._evaluate(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
-    assert trainer.events == [("say", "held out, after: a 50.0 %, b 75.0 %")]
+    assert run.events == [("log", "held out, after: a 50.0 %, b 75.0 %")]
 
 
-def test_an_examination_asks_as_many_as_it_is_told_and_looks_at_an_engine_that_came_back(tmp_path, monkeypatch):
+def test_an_examination_asks_as_many_as_it_is_told_and_looks_at_an_engine_that_came_back(
+    tmp_path, monkeypatch
+):
     asked: list[Any] = []
-    exam = SimpleNamespace(spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}")
-    trainer = trainer_of(tmp_path, examination=exam, state=State(version=3))
+    exam = SimpleNamespace(
+        spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
+    )
+    run = run_of(tmp_path, benchmark=exam, state=State(version=3))
 
     def examine(given, policy, engine):
         asked.append(given)
-        engine.renewed = len(asked) == 2
+        engine.needs_verification = len(asked) == 2
         return [record(1, "a", 1.0)]
 
     monkeypatch.setattr(evaluating, "run_benchmark", examine)
-    monkeypatch.setattr(eval_records, "save", lambda records, path: trainer.events.append("kept"))
-    loop._evaluate(trainer, "000002", 3)
-    assert names(trainer.events) == ["kept", "say"]
-    trainer.events.clear()
-    loop._evaluate(trainer, "after")
+    monkeypatch.setattr(eval_records, "save", lambda records, path: run.events.append("kept"))
+    loop._evaluate(run, "000002", 3)
+    assert names(run.events) == ["kept", "log"]
+    run.events.clear()
+    loop._evaluate(run, "after")
     assert asked == ["first 3", exam]
-    assert trainer.events[:2] == [("look", 3), "kept"], "before its answers are believed"
+    assert run.events[:2] == [("check", 3), "kept"], "before its answers are used"
 
 
 def test_another_process_does_not_examine(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "run_benchmark", lambda *given: pytest.fail("asked"))
-    trainer = trainer_of(tmp_path, examination=SimpleNamespace())
-    trainer.ranks = SimpleNamespace(is_main=False, everybodys=lambda own: [own])
-    assert loop._evaluate(trainer, "after") is None
-    assert loop._evaluate(trainer_of(tmp_path), "after") is None
+    run = run_of(tmp_path, benchmark=SimpleNamespace())
+    run.processes = SimpleNamespace(is_main=False, all_gather=lambda own: [own])
+    assert loop._evaluate(run, "after") is None
+    assert loop._evaluate(run_of(tmp_path), "after") is None
 
 
-# --- the whole of it --------------------------------------------------------------------------------------------------
+# --- the whole of it ------------------------------------------------------------------------------
+
+CLOSED = ("close folder", "close engine")
 
 
-def whole(trainer: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None) -> list[Any]:
-    """A run on parts made by hand, asked to stop in a step; what happened, without the parts' own words."""
-    monkeypatch.setattr(loop, "assemble", lambda *given, **more: asked.append((given, more)) or trainer)
+def whole(run: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None) -> list[Any]:
+    """A run on parts made by hand, asked to stop in a step; what happened, without the parts'
+    own words."""
+    monkeypatch.setattr(loop, "set_up", lambda *given, **more: asked.append((given, more)) or run)
     asked: list[Any] = []
     request: list[StopRequest] = []
 
@@ -555,18 +772,32 @@ def whole(trainer: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = 
         if it.state.step == asked_at:
             request[0].receive(2, None)
 
-    monkeypatch.setattr(loop, "take_step", step)
-    options: Any = {"resume": Path("run"), "sinks": ["sink"], "say": print, "allow_changed": True}
-    assert loop.train(trainer.config, HERE, **options) == trainer.journal.folder
-    assert loop.train(trainer.config, HERE) == trainer.journal.folder, "a run that has reached its last step is done"
-    no_options = {"resume": None, "sinks": (), "say": print, "allow_changed": False}
-    assert asked == [((trainer.config, HERE), options), ((trainer.config, HERE), no_options)]
-    return trainer.events[: trainer.events.index("close") + 1]
+    monkeypatch.setattr(loop, "train_step", step)
+    options: Any = {
+        "resume": Path("run"),
+        "callbacks": ["callback"],
+        "log": print,
+        "allow_changed": True,
+    }
+    assert loop.train(run.experiment, **options) == run.folder.path
+    assert loop.train(run.experiment) == run.folder.path, (
+        "a run that has reached its last step is done"
+    )
+    no_options = {"resume": None, "callbacks": (), "log": print, "allow_changed": False}
+    assert asked == [((run.experiment,), options), ((run.experiment,), no_options)]
+    return run.events[: run.events.index("close engine") + 1]
 
 
 def test_a_run_from_its_beginning_to_its_end(tmp_path, noted, monkeypatch):
-    trainer = trainer_of(tmp_path, "steps=3", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=9", gate=None)
-    assert whole(trainer, monkeypatch) == [
+    run = run_of(
+        tmp_path,
+        "steps=3",
+        "evaluation.every=2",
+        "evaluation.head=4",
+        "checkpoint.every=9",
+        gate=None,
+    )
+    assert whole(run, monkeypatch) == [
         ("evaluate", "before", None),
         ("save", None),
         ("step", 1, True),
@@ -576,85 +807,100 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path, noted, monkeypatch):
         ("step", 3, True),
         ("evaluate", "after", None),
         ("save", 0.5),
-        "close",
+        *CLOSED,
     ]
 
 
 def test_a_resumed_run_examines_only_what_it_owes(tmp_path, noted, monkeypatch):
     knobs = ("steps=3", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=9")
     exam = SimpleNamespace(spec=SimpleNamespace(name="small"))
-    owing = trainer_of(tmp_path, *knobs, gate=None, state=State(step=2), examination=exam)
-    assert whole(owing, monkeypatch)[:3] == [("evaluate", "000002", 4), ("save", 0.5), ("step", 3, True)]
+    owing = run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=exam)
+    assert whole(owing, monkeypatch)[:3] == [
+        ("evaluate", "000002", 4),
+        ("save", 0.5),
+        ("step", 3, True),
+    ]
     (tmp_path / "run" / "evaluation").mkdir(parents=True)
     (tmp_path / "run" / "evaluation" / "small-000002.jsonl").write_text("")
-    assert whole(trainer_of(tmp_path, *knobs, gate=None, state=State(step=2), examination=exam), monkeypatch)[0] == ("step", 3, True)
+    assert whole(
+        run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=exam), monkeypatch
+    )[0] == ("step", 3, True)
 
 
 def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves_it(tmp_path, noted, monkeypatch):
-    trainer = trainer_of(tmp_path, "steps=5", "evaluation.every=2", "checkpoint.every=9", gate=None)
+    run = run_of(tmp_path, "steps=5", "evaluation.every=2", "checkpoint.every=9", gate=None)
     with pytest.raises(Stopped):
-        whole(trainer, monkeypatch, asked_at=2)
-    assert trainer.events[2:] == [("step", 1, True), ("step", 2, True), ("save", None), "close"]
+        whole(run, monkeypatch, asked_at=2)
+    assert run.events[2:] == [("step", 1, True), ("step", 2, True), ("save", None), *CLOSED]
 
 
 def test_a_run_that_is_asked_to_stop_in_its_last_step_ends_as_always(tmp_path, noted, monkeypatch):
-    trainer = trainer_of(tmp_path, "steps=2", "evaluation.every=0", "checkpoint.every=9", gate=None)
-    assert whole(trainer, monkeypatch, asked_at=2)[-3:] == [("evaluate", "after", None), ("save", 0.5), "close"]
+    run = run_of(tmp_path, "steps=2", "evaluation.every=0", "checkpoint.every=9", gate=None)
+    assert whole(run, monkeypatch, asked_at=2)[-4:] == [
+        ("evaluate", "after", None),
+        ("save", 0.5),
+        *CLOSED,
+    ]
 
 
 def test_before_the_first_step_engine_and_trainer_are_compared(tmp_path, noted, monkeypatch):
     """On the shortest question with a picture, with two answers no longer than are compared."""
-    trainer = trainer_of(tmp_path, "steps=1", "rollout.group_size=6", "rollout.gate.every=1")
-    trainer.gate.prompts = (
+    run = run_of(tmp_path, "steps=1", "rollout.group_size=6", "rollout.gate.every=1")
+    run.gate.prompts = (
         prompt(1, tokens=2),
         prompt(2, tokens=9, images=1),
         prompt(3, tokens=5, images=2),
         prompt(4, tokens=6, images=1),
     )
-    trainer.gate.look = lambda engine, policy, version: (
-        trainer.events.append("look")
-        or {f"gate/{name}": 1.5 for name in ("mean", "worst", "noise", "noise_worst", "allowed", "allowed_worst")}
+    run.gate.check = lambda engine, policy, version: (
+        run.events.append("check")
+        or {
+            f"gate/{name}": 1.5
+            for name in ("mean", "worst", "noise", "noise_worst", "allowed", "allowed_worst")
+        }
     )
-    trainer.gate.sampling = Sampling(max_tokens=9999, temperature=0.5)
+    run.gate.sampling = Sampling(max_tokens=9999, temperature=0.5)
     monkeypatch.setattr(loop, "COMPARED_TOKENS", 32)
-    events = whole(trainer, monkeypatch)
-    assert names(events)[:5] == ["generate", "compare", "look", "say", "evaluate"]
+    events = whole(run, monkeypatch)
+    assert names(events)[:5] == ["generate", "compare", "check", "log", "evaluate"]
     assert events[0] == ("generate", ["q3"], Sampling(max_tokens=32, temperature=0.5), [[0, 1]])
-    assert events[1] == ("compare", (trainer.gate.prompts[2], ["answer", "answer"]), 6)
+    assert events[1] == ("compare", (run.gate.prompts[2], ["answer", "answer"]), 6)
     assert events[3][1].startswith(
-        "vision gate: engine and trainer differ by mean 1.5e+00, worst 1.5e+00 nat a token; rounding alone: mean"
+        "vision gate: engine and trainer differ by mean 1.5e+00, worst 1.5e+00 nat a token;"
+        " rounding alone: mean"
     )
-    trainer.gate.sampling = Sampling(max_tokens=5, temperature=0.5)
-    trainer.events.clear()
-    loop._compare_ways(trainer)
-    assert trainer.events[0][2].max_tokens == 5
+    run.gate.sampling = Sampling(max_tokens=5, temperature=0.5)
+    run.events.clear()
+    loop._compare_forwards(run)
+    assert run.events[0][2].max_tokens == 5
 
 
 def test_words_are_compared_where_there_is_no_picture_and_nothing_without_a_gate(tmp_path):
-    trainer = trainer_of(tmp_path)
-    trainer.gate.prompts = (prompt(1, tokens=3), prompt(2, tokens=2))
-    loop._compare_ways(trainer)
-    assert trainer.events[0][1] == ["q2"]
-    for silent in (trainer_of(tmp_path), trainer_of(tmp_path, gate=None)):
-        loop._compare_ways(silent)
-        assert silent.events == []
-    assert loop.look(trainer_of(tmp_path, gate=None)) == {}
+    run = run_of(tmp_path)
+    run.gate.prompts = (prompt(1, tokens=3), prompt(2, tokens=2))
+    loop._compare_forwards(run)
+    assert run.events[0][1] == ["q2"]
+    for without in (run_of(tmp_path), run_of(tmp_path, gate=None)):
+        loop._compare_forwards(without)
+        assert without.events == []
+    assert loop.check_gate(run_of(tmp_path, gate=None)) == {}
 
 
 def test_what_the_first_look_told_is_told_number_by_number(tmp_path):
-    trainer = trainer_of(tmp_path)
+    run = run_of(tmp_path)
     seen = {"mean": 1, "worst": 2, "noise": 3, "noise_worst": 4, "allowed": 5, "allowed_worst": 6}
-    loop._tell_look(trainer, {f"gate/{name}": number / 10 for name, number in seen.items()})
-    (said,) = trainer.events
-    assert said[1] == (
-        "vision gate: engine and trainer differ by mean 1.0e-01, worst 2.0e-01 nat a token; "
+    loop._log_gate(run, {f"gate/{name}": number / 10 for name, number in seen.items()})
+    (event,) = run.events
+    assert (
+        event[1]
+        == "vision gate: engine and trainer differ by mean 1.0e-01, worst 2.0e-01 nat a token; "
         "rounding alone: mean 3.0e-01, worst 4.0e-01; allowed: mean 5.0e-01, worst 6.0e-01"
     )
-    loop._tell_look(trainer, {})
-    assert len(trainer.events) == 1
+    loop._log_gate(run, {})
+    assert len(run.events) == 1
 
 
-# --- what is lost on the way ------------------------------------------------------------------------------------------
+# --- what is lost on the way ----------------------------------------------------------------------
 
 
 def kept(run: Path, *steps: int) -> None:
@@ -670,71 +916,98 @@ FULL = [
     RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
     RuntimeError("I/O error: (os error 27)"),
     RuntimeError("I/O error: (os error 122)"),
-    RuntimeError("[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed writing file data/1"),
+    RuntimeError(
+        "[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed writing file data/1"
+    ),
 ]
-OTHER = [OSError(errno.ENOENT, "No such file"), RuntimeError("os error 2"), ValueError("28"), UserError("os error 28"), MismatchError("no")]
+OTHER = [
+    OSError(errno.ENOENT, "No such file"),
+    RuntimeError("os error 2"),
+    ValueError("28"),
+    UserError("os error 28"),
+    MismatchError("no"),
+]
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_told_with_the_step_to_go_on_from(error, tmp_path):
     with (
-        pytest.raises(UserError, match=r"stopped: no space left to write below .*; make room, then start the run again"),
-        loop.disk_full_is_told(tmp_path),
+        pytest.raises(
+            UserError,
+            match=r"stopped: no space left to write below .*; make room, then start the run again",
+        ),
+        disk_full_explained(tmp_path),
     ):
         raise error
     kept(tmp_path, 2, 4)
     with (
-        pytest.raises(UserError, match=r"make room, then go on from step 4 with gpg-vl train --resume "),
-        loop.disk_full_is_told(tmp_path),
+        pytest.raises(
+            UserError, match=r"make room, then go on from step 4 with gpg-vl train --resume "
+        ),
+        disk_full_explained(tmp_path),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", OTHER, ids=str)
 def test_any_other_error_stays_what_it_is(error, tmp_path):
-    with pytest.raises(type(error)) as met, loop.disk_full_is_told(tmp_path):
+    with pytest.raises(type(error)) as met, disk_full_explained(tmp_path):
         raise error
     assert met.value is error
 
 
 @pytest.mark.parametrize(
-    ("there", "step", "main", "saves"), [((0, 2), 3, True, 1), ((0, 3), 3, True, 0), ((), 0, True, 1), ((), 3, False, 0)]
+    ("there", "step", "main", "saves"),
+    [((0, 2), 3, True, 1), ((0, 3), 3, True, 0), ((), 0, True, 1), ((), 3, False, 0)],
 )
 def test_a_run_whose_engine_is_gone_is_saved_once(there, step, main, saves, tmp_path, noted):
-    trainer = trainer_of(tmp_path, state=State(step=step))
-    trainer.ranks = SimpleNamespace(is_main=main, largest=lambda own: own)
+    run = run_of(tmp_path, state=State(step=step))
+    run.processes = SimpleNamespace(is_main=main, any=lambda own: own)
     kept(tmp_path / "run", *there)
     with (
-        pytest.raises(UserError, match=rf"stopped after step {step}: gone\. Then go on with gpg-vl train --resume .*run$") as told,
-        loop.lost_engine_is_survived(trainer),
+        pytest.raises(
+            UserError,
+            match=(
+                rf"stopped after step {step}: gone\. Then go on with gpg-vl train --resume .*run$"
+            ),
+        ) as stopped,
+        lost_engine_explained(run, loop.save),
     ):
         raise EngineLostError("gone")
-    assert type(told.value) is UserError
-    assert names(trainer.events) == ["save"] * saves
+    assert type(stopped.value) is UserError
+    assert names(run.events) == ["save"] * saves
 
 
 def test_where_the_main_process_saves_all_take_part(tmp_path, noted):
-    trainer = trainer_of(tmp_path)
-    trainer.ranks = SimpleNamespace(is_main=False, largest=lambda own: max(own, 1))
-    with pytest.raises(UserError), loop.lost_engine_is_survived(trainer):
+    run = run_of(tmp_path)
+    run.processes = SimpleNamespace(is_main=False, any=lambda own: True)
+    with pytest.raises(UserError), lost_engine_explained(run, loop.save):
         raise EngineLostError("gone")
-    assert trainer.events == [("save", None)]
+    assert run.events == [("save", None)]
 
 
 def test_a_run_whose_engine_samples_from_something_else_saves_nothing(tmp_path, noted):
-    trainer = trainer_of(tmp_path, state=State(step=3))
-    with pytest.raises(MismatchError, match=r"^wrong weights$"), loop.lost_engine_is_survived(trainer):
+    run = run_of(tmp_path, state=State(step=3))
+    with (
+        pytest.raises(MismatchError, match=r"^wrong weights$"),
+        lost_engine_explained(run, loop.save),
+    ):
         raise MismatchError("wrong weights")
     kept(tmp_path / "run", 0, 2)
     with (
-        pytest.raises(MismatchError, match=r"wrong weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*run$"),
-        loop.lost_engine_is_survived(trainer),
+        pytest.raises(
+            MismatchError,
+            match=(
+                r"wrong weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*run$"
+            ),
+        ),
+        lost_engine_explained(run, loop.save),
     ):
         raise MismatchError("wrong weights")
-    assert trainer.events == []
+    assert run.events == []
 
 
-# --- requests to stop -------------------------------------------------------------------------------------------------
+# --- requests to stop -----------------------------------------------------------------------------
 
 
 def test_a_request_waits_for_the_step_once_and_only_once_there_is_one():

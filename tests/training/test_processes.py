@@ -1,4 +1,4 @@
-"""Two processes are one: the same draws, the same update, the same numbers in the log."""
+"""Two processes are one: the same prompts, the same update, the same numbers in the log."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from gpg_vl.config import loading
 from gpg_vl.errors import UserError
+from gpg_vl.experiment import Experiment
 from gpg_vl.training import setup
 from gpg_vl.training.processes import start_accelerator
 from tests import two_ranks
@@ -42,7 +43,9 @@ def launched(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", module]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -65,7 +68,9 @@ def test_the_log_is_of_all_ranks(one, two):
     for first, second in zip(of_one, of_two, strict=True):
         assert first.keys() == second.keys()
         compared = {key for key in first if "second" not in key} - RATIOS_OF_ROUNDING
-        assert {key: second[key] for key in compared} == pytest.approx({key: first[key] for key in compared}, rel=1e-4, abs=1e-6)
+        assert {key: second[key] for key in compared} == pytest.approx(
+            {key: first[key] for key in compared}, rel=1e-4, abs=1e-6
+        )
 
 
 def test_every_rank_keeps_its_rollouts(two):
@@ -77,7 +82,9 @@ def test_every_rank_keeps_its_rollouts(two):
 @pytest.mark.parametrize("tokens", BUDGETS)
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_make_the_gradient_of_one(case, tokens, one, two):
-    of_one, of_two = (torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in (one, two))
+    of_one, of_two = (
+        torch.load(folder / f"{list(CASES).index(case)}-{tokens}.pt") for folder in (one, two)
+    )
     assert sum(gradient.abs().sum() for gradient in of_one.values()) > 0
     for name, gradient in of_one.items():
         torch.testing.assert_close(of_two[name], gradient, rtol=1e-5, atol=1e-9)
@@ -87,7 +94,8 @@ STOPPED = "stopped after step 1: no answer in 900 s. Then go on with gpg-vl trai
 
 
 def test_what_one_process_loses_all_stop_for_with_a_checkpoint(two):
-    assert [STOPPED in (two / f"stopped.rank{rank}.txt").read_text() for rank in (0, 1)] == [True, True]
+    for rank in (0, 1):
+        assert STOPPED in (two / f"stopped.rank{rank}.txt").read_text()
     assert {path.name for path in (two / "lost" / "checkpoints").iterdir()} == {"000000", "000001"}
 
 
@@ -103,18 +111,31 @@ def test_the_command_of_two_processes_ends_with_the_sentence_and_no_traceback(tm
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("ACCELERATE_USE_FSDP", "true", "accelerate: launched with FSDP, which trains a wrong model here or none"),
+        (
+            "ACCELERATE_USE_FSDP",
+            "true",
+            "accelerate: launched with FSDP, which trains a wrong model here or none",
+        ),
         ("ACCELERATE_USE_DEEPSPEED", "true", "accelerate: launched with DeepSpeed, which"),
         ("ACCELERATE_USE_MEGATRON_LM", "true", "accelerate: launched with Megatron-LM, which"),
-        ("ACCELERATE_MIXED_PRECISION", "fp16", "accelerate: got mixed_precision fp16, expected no; gpg_vl casts by itself"),
+        (
+            "ACCELERATE_MIXED_PRECISION",
+            "fp16",
+            "accelerate: got mixed_precision fp16, expected no; gpg_vl casts by itself",
+        ),
     ],
 )
-def test_what_would_train_a_wrong_model_is_refused_before_one_is_loaded(key, value, sentence, tmp_path, monkeypatch):
+def test_what_would_train_a_wrong_model_is_refused_before_one_is_loaded(
+    key, value, sentence, tmp_path, monkeypatch
+):
     """By what was asked for: on a CPU accelerate itself passes over these."""
     monkeypatch.setenv(key, value)
-    monkeypatch.setattr(setup, "load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        Experiment, "policy", lambda *given, **named: pytest.fail("a model was loaded")
+    )
+    config = loading.load(str(HERE / "small.yaml"), [f"folder={tmp_path}"])
     with pytest.raises(UserError, match=sentence):
-        setup.set_up(loading.load(str(HERE / "small.yaml"), [f"folder={tmp_path}"]), HERE)
+        setup.set_up(Experiment.resolve(config))
 
 
 def test_what_is_said_to_be_off_is_not_refused(monkeypatch):

@@ -1,4 +1,4 @@
-"""Is the run that goes on the one that was begun? Every ingredient of the answer, one at a time; likewise of the kept warm-up."""
+"""Every part of a run's fingerprint, one at a time; likewise of the path of a cached warm-up."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SAMPLE = Sample(
     sizes=((3, 2),),
 )
 
-# --- the data ---------------------------------------------------------------------------------------------------------
+# --- the data -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,13 @@ def test_a_folder_that_was_moved_holds_the_same_data(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "picture.png").write_bytes(b"1234")
         os.utime(tmp_path / name / "picture.png", ns=(10**18, 10**18))
-    here, there = (replace(SAMPLE, images=(tmp_path / name / "picture.png",)) for name in ("here", "there"))
+    here, there = (
+        replace(SAMPLE, images=(tmp_path / name / "picture.png",)) for name in ("here", "there")
+    )
     assert dataset.fingerprint([[here]]) == dataset.fingerprint([[there]])
 
 
-# --- the words of the config ------------------------------------------------------------------------------------------
+# --- the words of the config ----------------------------------------------------------------------
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -145,9 +147,9 @@ FREE = {
 
 @pytest.mark.parametrize("key", BOUND)
 def test_a_knob_that_changes_what_is_learnt_is_told(key):
-    told = list(resume_check.config_differences(config(), config(**BOUND[key])))
-    assert told
-    assert any(line.startswith(key.partition("=")[0]) for line in told)
+    differences = list(resume_check.config_differences(config(), config(**BOUND[key])))
+    assert differences
+    assert any(line.startswith(key.partition("=")[0]) for line in differences)
 
 
 @pytest.mark.parametrize("key", FREE)
@@ -155,33 +157,66 @@ def test_a_knob_that_does_not_is_free(key):
     assert list(resume_check.config_differences(config(), config(**FREE[key]))) == []
 
 
-@pytest.mark.parametrize("knob", ["servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote"])
+@pytest.mark.parametrize(
+    "knob", ["servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote"]
+)
 def test_where_servers_stand_is_free(knob):
-    sides = [{"rollout": {"engine": {"kind": "server", **more}}} for more in ({}, {knob: 1}, {knob: 2})]
+    sides = [
+        {"rollout": {"engine": {"kind": "server", **more}}} for more in ({}, {knob: 1}, {knob: 2})
+    ]
     for one, other in ((0, 1), (1, 0), (1, 2)):
-        assert list(resume_check.config_differences(config(**sides[one]), config(**sides[other]))) == []
+        assert (
+            list(resume_check.config_differences(config(**sides[one]), config(**sides[other])))
+            == []
+        )
 
 
-@pytest.mark.parametrize(("schedule", "free"), [("constant", True), ("linear", False), ("cosine", False)])
+@pytest.mark.parametrize(
+    ("schedule", "free"), [("constant", True), ("linear", False), ("cosine", False)]
+)
 def test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them(schedule, free):
     sides = [config(steps=steps, optimizer={"schedule": schedule}) for steps in (10, 20)]
     assert list(resume_check.config_differences(*sides)) == ([] if free else ["steps: 10 -> 20"])
 
 
 def test_steps_of_the_warm_up_are_not_the_steps():
-    assert list(resume_check.config_differences(config(), config(warmup={"steps": 5}))) == ["warmup.steps: 0 -> 5"]
+    assert list(resume_check.config_differences(config(), config(warmup={"steps": 5}))) == [
+        "warmup.steps: 0 -> 5"
+    ]
 
 
 def test_differences_are_told_from_then_to_now_in_order_of_their_names():
-    begun, now = {"b": {"x": 1, "y": [1, 2]}, "a": 1, "gone": 5}, {"b": {"x": 2, "y": [1, 3, 4]}, "a": 1, "new": {}, "none": []}
-    told = ["b.x: 1 -> 2", "b.y.1: 2 -> 3", "b.y.2: None -> 4", "gone: 5 -> None", "new: None -> {}", "none: None -> []"]
-    assert list(resume_check.config_differences(begun, now)) == told
+    begun = {"b": {"x": 1, "y": [1, 2]}, "a": 1, "gone": 5}
+    now = {"b": {"x": 2, "y": [1, 3, 4]}, "a": 1, "new": {}, "none": []}
+    differences = [
+        "b.x: 1 -> 2",
+        "b.y.1: 2 -> 3",
+        "b.y.2: None -> 4",
+        "gone: 5 -> None",
+        "new: None -> {}",
+        "none: None -> []",
+    ]
+    assert list(resume_check.config_differences(begun, now)) == differences
 
 
 def test_the_environment_is_told_where_exact_resume_depends_on_it():
-    then = {"python": "3.11", "platform": "a", "packages": {"torch": "2", "numpy": "1"}, "threads": 1, "device": "cpu", "processes": 1}
+    then = {
+        "python": "3.11",
+        "platform": "a",
+        "packages": {"torch": "2", "numpy": "1"},
+        "threads": 1,
+        "device": "cpu",
+        "processes": 1,
+    }
     then |= {"image_backend": "pil", "config_folder": "/a"}
-    now = {"python": "3.12", "platform": "b", "packages": {"torch": "3", "numpy": "1"}, "threads": 2, "device": "cuda", "processes": 4}
+    now = {
+        "python": "3.12",
+        "platform": "b",
+        "packages": {"torch": "3", "numpy": "1"},
+        "threads": 2,
+        "device": "cuda",
+        "processes": 4,
+    }
     now |= {"image_backend": "torchvision", "config_folder": "/b"}
     assert list(resume_check.environment_differences(then, then)) == []
     assert list(resume_check.environment_differences(then, now)) == [
@@ -195,53 +230,81 @@ def test_the_environment_is_told_where_exact_resume_depends_on_it():
     ]
     assert list(resume_check.environment_differences({}, {"threads": 2})) == ["threads: None -> 2"]
     sides = [{"packages": {"torch": "2", name: "1"}} for name in ("numpy", "vllm")]
-    assert list(resume_check.environment_differences(*sides)) == ["packages.numpy: 1 -> None", "packages.vllm: None -> 1"]
+    assert list(resume_check.environment_differences(*sides)) == [
+        "packages.numpy: 1 -> None",
+        "packages.vllm: None -> 1",
+    ]
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def own(**more: Any) -> dict[str, Any]:
-    return {"config": config(), "data": "1234", "sources": {"verifiers.number": "aa", "verifiers.box": "bb"}, **more}
+    return {
+        "config": config(),
+        "data": "1234",
+        "sources": {"verifiers.number": "aa", "verifiers.box": "bb"},
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "differences"),
     [
         ({}, []),
         ({"data": "4321"}, ["the data: rows or images differ"]),
         ({"config": config(seed=3)}, ["seed: 0 -> 3"]),
         ({"config": config(name="other")}, []),
-        ({"sources": {"verifiers.number": "cc", "verifiers.box": "bb"}}, ["verifiers.number: its source file has changed"]),
-        ({"sources": {"verifiers.number": "aa", "verifiers.box": "cc"}}, ["verifiers.box: its source file has changed"]),
-        ({"sources": {"verifiers.number": "aa", "verifiers.box": "bb", "verifiers.new": "cc"}}, []),  # of a newer release
+        (
+            {"sources": {"verifiers.number": "cc", "verifiers.box": "bb"}},
+            ["verifiers.number: its source file has changed"],
+        ),
+        (
+            {"sources": {"verifiers.number": "aa", "verifiers.box": "cc"}},
+            ["verifiers.box: its source file has changed"],
+        ),
+        # of a newer release
+        (
+            {"sources": {"verifiers.number": "aa", "verifiers.box": "bb", "verifiers.new": "cc"}},
+            [],
+        ),
         ({"sources": {"verifiers.number": "aa"}}, []),
         (
             {"config": config(seed=3), "data": "4321", "sources": {"verifiers.box": "cc"}},
-            ["seed: 0 -> 3", "the data: rows or images differ", "verifiers.box: its source file has changed"],
+            [
+                "seed: 0 -> 3",
+                "the data: rows or images differ",
+                "verifiers.box: its source file has changed",
+            ],
         ),
     ],
 )
-def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, told, tmp_path):
+def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, differences, tmp_path):
     resume_check.write(tmp_path, own())
     assert json.loads((tmp_path / "identity.json").read_text()) == own()
-    assert resume_check.check(tmp_path, own(**now), allow_changed=True) == told
-    if not told:
+    assert resume_check.check(tmp_path, own(**now), allow_changed=True) == differences
+    if not differences:
         assert resume_check.check(tmp_path, own(**now), allow_changed=False) == []
         return
     with pytest.raises(UserError) as refused:
         resume_check.check(tmp_path, own(**now), allow_changed=False)
     assert str(refused.value) == (
-        f"{tmp_path} was begun otherwise: {'; '.join(told)}. Change it back, start a new run, or say --allow-changed"
+        f"{tmp_path} was begun otherwise: {'; '.join(differences)}. "
+        "Change it back, start a new run, or say --allow-changed"
     )
 
 
-def test_identity_is_of_config_rows_weights_and_source_files():
-    checks = VerifierSet(by_kind={"number": Number()}, truncated="zero")
+def test_the_fingerprint_is_of_config_rows_weights_and_source_files():
+    verifiers = VerifierSet(by_kind={"number": Number()}, truncated="zero")
     given = Config(data=(Source(recipe="digits"),))
 
-    def of(weights: tuple[int, ...] = (1, 2), rows: tuple[Any, ...] = ([SAMPLE], [])) -> dict[str, Any]:
-        return resume_check.run_fingerprint(given, Dataset(sources=rows, weights=weights, left_out=()), checks)
+    def of(
+        weights: tuple[int, ...] = (1, 2), rows: tuple[Any, ...] = ([SAMPLE], [])
+    ) -> dict[str, Any]:
+        experiment: Any = SimpleNamespace(
+            config=given, train_data=Dataset(rows, weights, seed=0), verifiers=verifiers
+        )
+        return resume_check.run_fingerprint(experiment)
 
     assert of().keys() == {"config", "data", "sources"}
     assert of()["config"] == config()
@@ -252,13 +315,12 @@ def test_identity_is_of_config_rows_weights_and_source_files():
     assert of()["data"] != of(rows=([replace(SAMPLE, answer=4)], []))["data"]
 
 
-# --- the kept warm-up -------------------------------------------------------------------------------------------------
+# --- the kept warm-up -----------------------------------------------------------------------------
 
 
 def place(folder: Path, **more: Any) -> str:
-    return warmup_cache.cache_path(
-        Config(**{"data": (Source(recipe="digits"),), "warmup": {"steps": 3}, "folder": "runs", **more}), folder
-    ).name
+    knobs = {"data": (Source(recipe="digits"),), "warmup": {"steps": 3}, "folder": "runs", **more}
+    return warmup_cache.cache_path(Config(**knobs).at(folder)).name
 
 
 @pytest.mark.parametrize(
@@ -282,9 +344,16 @@ def test_another_warm_up_is_kept_elsewhere(change, tmp_path):
 
 
 def test_what_a_warm_up_does_not_depend_on_finds_the_kept_one(tmp_path):
-    for change in ({"name": "other"}, {"steps": 7}, {"estimator": "grpo"}, {"rollout": {"group_size": 4}}, {"optimizer": {"lr": 0.5}}):
+    for change in (
+        {"name": "other"},
+        {"steps": 7},
+        {"estimator": "grpo"},
+        {"rollout": {"group_size": 4}},
+        {"optimizer": {"lr": 0.5}},
+    ):
         assert place(tmp_path, **change) == place(tmp_path)
-    found = warmup_cache.cache_path(Config(data=(Source(recipe="digits"),), folder=str(tmp_path / "mine")), tmp_path)
+    own = Config(data=(Source(recipe="digits"),), folder=str(tmp_path / "mine"))
+    found = warmup_cache.cache_path(own.at(tmp_path))
     assert found.parent == tmp_path / "mine" / "warmups"
     assert len(found.name) == 12
 
@@ -293,7 +362,9 @@ def test_the_order_in_which_verifiers_are_named_is_no_difference(tmp_path):
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text(name)
     parts = {"number": "./two.py:Two", "box": "./one.py:One"}
-    assert place(tmp_path, verifiers=parts) == place(tmp_path, verifiers=dict(reversed(parts.items())))
+    assert place(tmp_path, verifiers=parts) == place(
+        tmp_path, verifiers=dict(reversed(parts.items()))
+    )
 
 
 def test_a_warm_up_of_another_release_is_not_used(tmp_path, monkeypatch):
@@ -343,7 +414,9 @@ def keep(kept: Path, words: str = "new", *, fails: bool = False) -> None:
 def test_a_warm_up_is_written_beside_its_place(tmp_path):
     """On the same disk: only there a renaming is whole or not at all."""
     kept, where = tmp_path / "runs" / "warmups" / "abc", []
-    policy: Any = SimpleNamespace(save=lambda folder: [where.append(folder), Weights().save(folder)])
+    policy: Any = SimpleNamespace(
+        save=lambda folder: [where.append(folder), Weights().save(folder)]
+    )
     warmup_cache.store(policy, kept)
     assert [folder.parent for folder in where] == [kept.parent]
     assert where[0].name.startswith("abc.")

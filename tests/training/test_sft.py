@@ -1,4 +1,5 @@
-"""The supervised warm-up without a model: what is imitated, by which process, what it weighs, and what stops it."""
+"""The supervised warm-up without a model: what is imitated, by which process, what it weighs,
+and what stops it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,12 @@ from gpg_vl.training.sft import Imitation, warm_up
 from gpg_vl.types import Completion, Prompt, Sample
 from tests.hand_made import prompt
 
-# --- solutions ----------------------------------------------------------------------------------------------------------
+# --- solutions ------------------------------------------------------------------------------------
 
 
-def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str = "") -> Imitation:
+def imitation(
+    monkeypatch: pytest.MonkeyPatch, max_tokens: int, validation_error: str = ""
+) -> Imitation:
     """Solutions of the length that their index says, and an end."""
 
     def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
@@ -27,8 +30,11 @@ def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str =
 
     tokenizer.eos_token_id = 2
     policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
-    stream: Any = [Sample(id=f"q{index}", question="?", answer_kind="number", answer=3, solution="x" * index) for index in range(9)]
-    checks: Any = SimpleNamespace(complaint_about=lambda text, it: complaint)
+    dataset: Any = [
+        Sample(id=f"q{index}", question="?", answer_kind="number", answer=3, solution="x" * index)
+        for index in range(9)
+    ]
+    verifiers: Any = SimpleNamespace(validation_error_of=lambda text, it: validation_error)
 
     def encode(it: Sample, style: Any, policy: Any) -> Prompt:
         if it.id == "q3":
@@ -36,71 +42,117 @@ def imitation(monkeypatch: pytest.MonkeyPatch, max_tokens: int, complaint: str =
         return prompt(int(it.id[1:]))
 
     monkeypatch.setattr(sft, "encode", encode)
-    return Imitation(stream=stream, style=Style(), policy=policy, checks=checks, max_tokens=max_tokens)
+    return Imitation(
+        dataset=dataset, style=Style(), policy=policy, verifiers=verifiers, max_tokens=max_tokens
+    )
 
 
 def test_a_solution_is_imitated_as_if_it_had_been_said(monkeypatch):
     made = imitation(monkeypatch, max_tokens=3)(2)
-    (said,) = made.completions
-    assert said == Completion(token_ids=(5, 5, 2), logprobs=(0.0,) * 3, text="xx", finish="stop", version=0)
-    assert (made.draw, made.rewards, made.prompt.sample.id) == (2, (1.0,), "q2")
+    (imitated,) = made.completions
+    assert imitated == Completion(
+        token_ids=(5, 5, 2), logprobs=(0.0,) * 3, text="xx", finish="stop", version=0
+    )
+    assert (made.prompt_index, made.rewards, made.prompt.sample.id) == (2, (1.0,), "q2")
 
 
 def test_what_could_not_be_said_or_would_earn_nothing_is_not_taught(monkeypatch):
-    with pytest.raises(UserError, match=r"the solution of q2 has 3 tokens, rollout\.max_tokens is 2"):
+    with pytest.raises(
+        UserError, match=r"the solution of q2 has 3 tokens, rollout\.max_tokens is 2"
+    ):
         imitation(monkeypatch, max_tokens=2)(2)
     with pytest.raises(UserError, match="the solution of q2 would teach what earns nothing: wrong"):
-        imitation(monkeypatch, max_tokens=9, complaint="wrong")(2)
+        imitation(monkeypatch, max_tokens=9, validation_error="wrong")(2)
 
 
-def test_solutions_whose_question_cannot_be_asked_are_passed_over_and_wrong_ones_are_not(monkeypatch):
-    assert [made.draw for made in imitation(monkeypatch, max_tokens=9).usable([4, 3, 1])] == [4, 1]
+def test_solutions_whose_question_cannot_be_asked_are_passed_over_and_wrong_ones_are_not(
+    monkeypatch,
+):
+    assert [
+        made.prompt_index for made in imitation(monkeypatch, max_tokens=9).usable([4, 3, 1])
+    ] == [4, 1]
     with pytest.raises(UserError, match="the solution of q4 has 5 tokens"):
         list(imitation(monkeypatch, max_tokens=4).usable([1, 4]))
 
 
 def test_every_token_of_every_solution_weighs_the_same():
     """Three solutions of 1, 2 and 5 tokens: an eighth each, whatever they earn."""
-    method, rewards_BG, lengths_BG = Likelihood(), torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([[1], [2], [5]])
-    assert method.weights(rewards_BG, lengths_BG).tolist() == method.shares(rewards_BG, lengths_BG).tolist() == [[0.125]] * 3
-    assert (method.alpha(rewards_BG), method.min_informative, method.kl, method.has_ratio) == (1, 0, 0, False)
+    method = Likelihood()
+    rewards_BG, lengths_BG = torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([[1], [2], [5]])
+    assert method.weights(rewards_BG, lengths_BG).tolist() == [[0.125]] * 3
+    assert method.alpha(rewards_BG) == 1
+    assert (method.min_informative, method.kl, method.has_ratio) == (0, 0, False)
     logprobs_N, weight_N = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.25, 0.125])
     assert float(method.objective(logprobs_N, torch.zeros(3), weight_N)) == 0.5 + 0.5 + 0.5
 
 
-# --- steps --------------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
 class Warmup:
     """A warm-up whose learner only writes down what it is given."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, count: int = 1, skipped: dict[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        rank: int = 0,
+        count: int = 1,
+        skipped: dict[int, str] | None = None,
+    ) -> None:
         self.updates: list[Any] = []
         self.made: dict[str, Any] = {}
-        self.told: list[Any] = []
-        self.said: list[str] = []
-        ranks = SimpleNamespace(rank=rank, count=count, matrices=lambda groups: ("rewards", "lengths"))
+        self.events: list[Any] = []
+        self.lines: list[str] = []
+        processes = SimpleNamespace(rank=rank, count=count, all_gather="all_gather")
 
-        def update(groups: Any, estimator: Any, rewards: Any, lengths: Any, *, version: int) -> Any:
-            self.updates.append((groups, type(estimator), rewards, lengths, version))
+        def gather(groups: Any, all_gather: Any, own_rank: int) -> Any:
+            assert (all_gather, own_rank) == ("all_gather", rank)
+            groups = tuple(groups)
+            ones_BG = torch.ones(len(groups), 1)
+            return SimpleNamespace(groups=groups, rewards_BG=ones_BG, lengths_BG=2 * ones_BG)
+
+        def update(batch: Any, weights_BG: Any, *, version: int) -> Any:
+            self.updates.append((batch.groups, weights_BG.tolist(), version))
             return SimpleNamespace(skipped=(skipped or {}).get(len(self.updates), ""))
 
-        def learner(forward: Any, optimizer: Any, accelerator: Any, **more: Any) -> Any:
+        def learner(
+            forward: Any, estimator: Any, optimizer: Any, accelerator: Any, **more: Any
+        ) -> Any:
+            assert isinstance(estimator, Likelihood)
             self.made = {"forward": forward, "lr": optimizer.lr, **more}
-            return SimpleNamespace(ranks=ranks, update=update)
+            return SimpleNamespace(processes=processes, update=update)
 
-        monkeypatch.setattr(sft, "GroupForward", lambda policy, temperature, checkpointing: (policy, temperature, checkpointing))
+        monkeypatch.setattr(
+            sft,
+            "GroupForward",
+            lambda policy, temperature, checkpointing: (policy, temperature, checkpointing),
+        )
+        monkeypatch.setattr(sft, "gather_batch", gather)
         monkeypatch.setattr(sft, "Learner", learner)
 
     def __call__(self, steps: int, batch_size: int) -> list[tuple[int, ...]]:
         """The indices that were imitated, step by step."""
-        spec = {"steps": steps, "batch_size": batch_size, "data": [{"recipe": "digits"}], "optimizer": {"lr": 0.25}}
+        spec = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "data": [{"recipe": "digits"}],
+            "optimizer": {"lr": 0.25},
+        }
         policy: Any = "policy"
         imitation: Any = SimpleNamespace(usable=iter)
-        accelerator: Any = SimpleNamespace(free_memory=lambda: self.told.append("given back"))
+        accelerator: Any = SimpleNamespace(free_memory=lambda: self.events.append("memory freed"))
         limits = Limits(tokens=77, checkpointing=True)
         config = WarmupConfig.model_validate(spec)
-        warm_up(policy, imitation, config, accelerator, lambda step, update: self.told.append(step), limits, self.said.append)
+        warm_up(
+            policy,
+            imitation,
+            config,
+            accelerator,
+            limits,
+            lambda step, update: self.events.append(step),
+            self.lines.append,
+        )
         return [groups for groups, *_ in self.updates]
 
 
@@ -114,7 +166,9 @@ class Warmup:
     ],
 )
 def test_every_solution_of_a_step_is_imitated_by_one_process(count, shares, monkeypatch):
-    assert [Warmup(monkeypatch, rank=rank, count=count)(1, 4) for rank in range(count)] == [[share] for share in shares]
+    assert [Warmup(monkeypatch, rank=rank, count=count)(1, 4) for rank in range(count)] == [
+        [share] for share in shares
+    ]
 
 
 def test_every_step_has_the_next_solutions(monkeypatch):
@@ -124,32 +178,49 @@ def test_every_step_has_the_next_solutions(monkeypatch):
 def test_steps_are_told_by_their_number_and_what_was_held_is_given_back_at_the_end(monkeypatch):
     warmup = Warmup(monkeypatch)
     warmup(3, 2)
-    assert warmup.told == [1, 2, 3, "given back"]
-    assert {tuple(rest) for _, *rest in warmup.updates} == {(Likelihood, "rewards", "lengths", 0)}
+    assert warmup.events == [1, 2, 3, "memory freed"]
+    # two solutions of two tokens each: every token weighs a quarter
+    assert [rest for _, *rest in warmup.updates] == [[[[0.25]] * 2, 0]] * 3
 
 
 def test_the_learner_has_the_warm_ups_own_optimizer_and_the_runs_limits(monkeypatch):
     warmup = Warmup(monkeypatch)
     warmup(3, 2)
-    say = warmup.made.pop("say")
-    assert warmup.made == {"forward": ("policy", 1.0, True), "lr": 0.25, "total_steps": 3, "tokens_per_microbatch": 77}
+    log = warmup.made.pop("log")
+    assert warmup.made == {
+        "forward": ("policy", 1.0, True),
+        "lr": 0.25,
+        "total_steps": 3,
+        "tokens_per_microbatch": 77,
+    }
     for line in ("image and prompt are computed once per group", "warning: not here"):
-        say(line)
-    assert warmup.said == ["warning: not here"]
+        log(line)
+    assert warmup.lines == ["warning: not here"]
 
 
 def test_a_step_that_is_no_number_stops_with_its_step_and_what_to_lower(monkeypatch):
     warmup = Warmup(monkeypatch, skipped={2: "non-finite loss"})
-    with pytest.raises(UserError, match=r"^warm-up step 2: non-finite loss; lower warmup\.optimizer\.lr \(now 0\.25\)$"):
+    with pytest.raises(
+        UserError,
+        match=r"^warm-up step 2: non-finite loss; lower warmup\.optimizer\.lr \(now 0\.25\)$",
+    ):
         warmup(3, 2)
-    assert warmup.told == [1]
+    assert warmup.events == [1]
 
 
-@pytest.mark.parametrize(("batch", "count", "fine"), [(2, 2, True), (3, 2, True), (1, 2, False), (2, 3, False)])
+@pytest.mark.parametrize(
+    ("batch", "count", "fine"), [(2, 2, True), (3, 2, True), (1, 2, False), (2, 3, False)]
+)
 def test_every_process_needs_a_solution_in_a_step(batch, count, fine, monkeypatch):
     warmup = Warmup(monkeypatch, count=count)
     if fine:
         assert len(warmup(1, batch)) == 1
         return
-    with pytest.raises(UserError, match=rf"warmup\.batch_size: got {batch}, expected at least one sample for each of {count} processes"):
+    with pytest.raises(
+        UserError,
+        match=(
+            rf"warmup\.batch_size: got {batch}, expected at least one sample for each of {count}"
+            r" processes"
+        ),
+    ):
         warmup(1, batch)

@@ -1,4 +1,5 @@
-"""Whole runs: what a run folder holds, what a step does to the state, what stops a run, and that it goes on where it was."""
+"""Whole runs: what a run folder holds, what stops a run, and that a resumed run goes on where it
+was."""
 
 import contextlib
 import gzip
@@ -23,10 +24,10 @@ from gpg_vl.data.recipes.digits import digits
 from gpg_vl.errors import UserError
 from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation import records as eval_records
+from gpg_vl.experiment import Experiment, Log
 from gpg_vl.preflight.learnability import warning_for
 from gpg_vl.training import checkpoint, loop, setup
 from gpg_vl.training.processes import Processes
-from gpg_vl.training.setup import set_up
 from gpg_vl.training.warmup_cache import cache_path
 from tests.asking import prompts
 from tests.hand_made import completion, group
@@ -38,8 +39,16 @@ def small(folder: Path, *overrides: str) -> Config:
     return loading.load(str(HERE / "small.yaml"), [f"folder={folder}", *overrides])
 
 
+def train(config: Config, log: Log = lambda line: None, **options) -> Path:
+    return loop.train(Experiment.resolve(config), log=log, **options)
+
+
 def run(folder: Path, *overrides: str, **options) -> Path:
-    return loop.train(small(folder, *overrides), HERE, say=lambda line: None, **options)
+    return train(small(folder, *overrides), **options)
+
+
+def set_up(config: Config, log: Log = lambda line: None) -> setup.TrainingRun:
+    return setup.set_up(Experiment.resolve(config), log=log)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +59,11 @@ def warmups(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(warmups) -> tuple[Path, list[str]]:
-    """A finished run, and what it told."""
-    told: list[str] = []
-    done = loop.train(small(warmups, "name=whole"), HERE, say=told.append, sinks=[lambda step, row: told.append(f"step {step}")])
-    return done, told
+    """A finished run, and what it logged."""
+    lines: list[str] = []
+    callbacks = [lambda step, row: lines.append(f"step {step}")]
+    done = train(small(warmups, "name=whole"), lines.append, callbacks=callbacks)
+    return done, lines
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -74,27 +84,54 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_run_folder_holds_all_there_is_to_know(warmups, whole):
-    done, told = whole
+    done, lines = whole
     assert done == warmups / "whole"
-    settled = ("learner.tokens_per_microbatch=16384", "learner.checkpointing=false")  # `auto`, resolved on a CPU
-    assert loading.parse(Config, loading.read_yaml(done / "config.yaml"), "written") == small(warmups, "name=whole", *settled)
-    assert {"python", "packages", "threads", "image_backend"} <= set(json.loads((done / "environment.json").read_text()))
+    # `auto`, resolved on a CPU
+    settled = ("learner.tokens_per_microbatch=16384", "learner.checkpointing=false")
+    assert loading.load_run(done) == small(warmups, "name=whole", *settled)
+    assert {"python", "packages", "threads", "image_backend"} <= set(
+        json.loads((done / "environment.json").read_text())
+    )
     rows = metrics(done)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    logged = {"reward", "part/accuracy", "part/format", "reward/add", "informative", "all_max", "all_min", "alpha", "rounds", "length"}
-    logged |= {"truncated", "entropy", "grad_norm", "clipped", "tokens_per_second", "seconds/encode", "seconds/sample", "seconds/score"}
+    logged = {
+        "reward",
+        "part/accuracy",
+        "part/format",
+        "reward/add",
+        "informative",
+        "all_max",
+        "all_min",
+        "alpha",
+        "rounds",
+        "length",
+    }
+    logged |= {
+        "truncated",
+        "entropy",
+        "grad_norm",
+        "clipped",
+        "tokens_per_second",
+        "seconds/encode",
+        "seconds/sample",
+        "seconds/score",
+    }
     trained = next(row for row in rows if not row["skipped"])
     assert logged | {"seconds/update", "faults", "lr"} <= set(trained)
     row = rollouts(done, 1)[0]
     assert {"id", "question", "truth", "used", "answers"} <= set(row)
     assert {"text", "reward", "parts", "reason", "logprobs", "version"} <= set(row["answers"][0])  # type: ignore[index]
     assert [path.name for path in sorted((done / "checkpoints").iterdir())] == ["000002", "000004"]
-    assert {path.name for path in (done / "evaluation").iterdir()} == {"small-before.jsonl", "small-000002.jsonl", "small-after.jsonl"}
-    assert "step 4" in told
-    assert any(line.startswith("held out, after: add ") for line in told)
+    assert {path.name for path in (done / "evaluation").iterdir()} == {
+        "small-before.jsonl",
+        "small-000002.jsonl",
+        "small-after.jsonl",
+    }
+    assert "step 4" in lines
+    assert any(line.startswith("held out, after: add ") for line in lines)
 
 
-def test_mean_reward_is_that_of_the_draw(whole):
+def test_mean_reward_is_that_of_the_sampled_groups(whole):
     done, _ = whole
     for row in metrics(done):
         drawn = rollouts(done, int(row["step"]))
@@ -126,47 +163,65 @@ def test_four_steps_are_some_and_the_rest(cut, knobs, warmups):
     knobs = (*knobs, "checkpoint.every=1")
     whole = run(warmups, f"name=whole{cut}", *knobs)
     run(warmups, f"name=halves{cut}", *knobs, f"steps={cut}")
-    state = json.loads((warmups / f"halves{cut}" / "checkpoints" / f"{cut:06d}" / "state.json").read_text())
+    state = json.loads(
+        (warmups / f"halves{cut}" / "checkpoints" / f"{cut:06d}" / "state.json").read_text()
+    )
     assert any(state["carried"]) == (cut == 1)  # a carried group really waits at this cut
     halves = run(warmups, f"name=halves{cut}", *knobs, resume=warmups / f"halves{cut}")
     assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
     for step in range(1, 5):
         assert rollouts(whole, step) == rollouts(halves, step)
-    timeless = [[{key: value for key, value in row.items() if "second" not in key} for row in metrics(path)] for path in (whole, halves)]
+    timeless = [
+        [{key: value for key, value in row.items() if "second" not in key} for row in metrics(path)]
+        for path in (whole, halves)
+    ]
     assert timeless[0] == timeless[1]
 
 
 def test_auto_is_resolved_by_the_hardware_written_down_and_kept(warmups, monkeypatch):
     done = run(warmups, "name=settled", "steps=2", "hardware.gb=24", "checkpoint.every=2")
     learner = loading.load(str(done / "config.yaml")).learner
-    assert (learner.tokens_per_microbatch, learner.checkpointing) == (65536, False)  # the most that auto takes, on 24 GB
-    told: list[str] = []
+    # the most that auto takes, on 24 GB
+    assert (learner.tokens_per_microbatch, learner.checkpointing) == (65536, False)
+    lines: list[str] = []
     for gb in (None, 0.001):  # neither another machine nor another wish resolves it anew
         monkeypatch.setattr(setup, "gpu_here", lambda gb=gb: gb)
         given = small(warmups, "name=settled", f"steps={3 if gb is None else 4}")
-        loop.train(given, HERE, resume=done, say=told.append)
+        train(given, lines.append, resume=done)
         assert loading.load(str(done / "config.yaml")).learner == learner
-    assert not any("changed" in line or "warning" in line for line in told)
+    assert not any("changed" in line or "warning" in line for line in lines)
 
 
 def test_the_smallest_gpu_decides_for_all(warmups, monkeypatch):
     """Three processes, two of them on GPUs of 80 and of 24 GB."""
-    told, sizes, settle = list[str](), [], setup.settle
-    monkeypatch.setattr(setup, "settle", lambda run: [sizes.append(run.machine.gb), settle(run)][1])
+    lines, sizes, settle = list[str](), [], setup.settle
+
+    def noted(workload):
+        sizes.append(workload.machine.gb)
+        return settle(workload)
+
+    monkeypatch.setattr(setup, "settle", noted)
     monkeypatch.setattr(setup, "gpu_here", lambda: 80.0)
-    monkeypatch.setattr(Processes, "everybodys", lambda self, value: [value, 24.0, None] if value == 80.0 else [value])
-    set_up(small(warmups, "name=unequal", "steps=0"), HERE, say=told.append)
+    monkeypatch.setattr(
+        Processes,
+        "all_gather",
+        lambda self, value: [value, 24.0, None] if value == 80.0 else [value],
+    )
+    set_up(small(warmups, "name=unequal", "steps=0"), lines.append)
     assert sizes == [24.0]
-    assert not any("hardware.gb" in line for line in told)
-    set_up(small(warmups, "name=overstated", "steps=0", "hardware.gb=80"), HERE, say=told.append)
+    assert not any("hardware.gb" in line for line in lines)
+    set_up(small(warmups, "name=overstated", "steps=0", "hardware.gb=80"), lines.append)
     assert sizes == [24.0, 80.0]
-    assert any("hardware.gb is 80, the smallest GPU here has 24" in line for line in told)
+    assert any("hardware.gb is 80, the smallest GPU here has 24" in line for line in lines)
 
 
 def test_a_run_that_does_not_fit_is_warned(warmups, monkeypatch):
-    told: list[str] = []
-    set_up(small(warmups, "name=narrow", "steps=0", "hardware.gb=0.5"), HERE, say=told.append)
-    assert any(line.startswith("warning: 2.") and "it has 0.5; gpg-vl plan says what to change" in line for line in told), told
+    lines: list[str] = []
+    set_up(small(warmups, "name=narrow", "steps=0", "hardware.gb=0.5"), lines.append)
+    assert any(
+        line.startswith("warning: 2.") and "it has 0.5; gpg-vl plan says what to change" in line
+        for line in lines
+    ), lines
 
 
 def test_resume_drops_what_was_written_after_the_checkpoint(warmups):
@@ -179,10 +234,10 @@ def test_resume_drops_what_was_written_after_the_checkpoint(warmups):
 
 
 def test_warmup_runs_once(warmups, whole):
-    told: list[str] = []
-    loop.train(small(warmups, "name=warm", "steps=0"), HERE, say=told.append)
-    assert any(line.startswith("warm-up: read from") for line in told)
-    assert not any(line.startswith("warm-up 40/40") for line in told)
+    lines: list[str] = []
+    train(small(warmups, "name=warm", "steps=0"), lines.append)
+    assert any(line.startswith("warm-up: read from") for line in lines)
+    assert not any(line.startswith("warm-up 40/40") for line in lines)
 
 
 def test_warmup_teaches_the_format(whole):
@@ -191,7 +246,9 @@ def test_warmup_teaches_the_format(whole):
 
 
 def test_an_existing_run_is_not_written_over(warmups, whole):
-    with pytest.raises(UserError, match="holds a run already; continue it with `gpg-vl train --resume"):
+    with pytest.raises(
+        UserError, match="holds a run already; continue it with `gpg-vl train --resume"
+    ):
         run(warmups, "name=whole")
 
 
@@ -204,7 +261,12 @@ def test_all_wrong_stops_with_a_sentence(tmp_path):
         "rollout.max_tokens=2",
         "steps=9",
     )
-    with pytest.raises(UserError, match=r"stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"
+        ),
+    ):
         run(tmp_path, *knobs)
     rows = metrics(tmp_path / "small")
     assert [row["skipped"] for row in rows] == [1.0, 1.0]
@@ -219,19 +281,27 @@ def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypat
 
 def test_a_reference_exists_only_for_a_divergence(warmups):
     plain = small(warmups, "name=plain", "estimator=grpo", "steps=1")
-    assert set_up(plain, HERE).learner.reference is None
+    assert set_up(plain).learner.reference is None
     done = run(warmups, "name=kl", "estimator.kind=grpo", "estimator.kl=0.1", "steps=1")
     assert not metrics(done)[0]["skipped"]
 
 
 @pytest.mark.parametrize("estimator", ["dr_grpo", "rloo", "reinforce"])
 def test_every_estimator_runs(estimator, warmups):
-    done = run(warmups, f"name={estimator}", f"estimator={estimator}", "steps=1", "evaluation.benchmark=null")
+    done = run(
+        warmups,
+        f"name={estimator}",
+        f"estimator={estimator}",
+        "steps=1",
+        "evaluation.benchmark=null",
+    )
     assert metrics(done)[0]["rounds"] == 1
 
 
 def test_two_updates_need_a_ratio(warmups):
-    with pytest.raises(UserError, match=r"learner.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio"):
+    with pytest.raises(
+        UserError, match=r"learner.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio"
+    ):
         run(warmups, "name=two", "learner.updates_per_rollout=2")
 
 
@@ -241,22 +311,27 @@ def test_best_checkpoint_is_kept_beside_the_last(tmp_path):
         folder.mkdir(parents=True)
         (folder / "state.json").write_text(json.dumps({"score": score}))
     checkpoint.prune(tmp_path, keep_last=1, keep_best=1)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000002", "000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "000002",
+        "000004",
+    ]
 
 
 def test_weakness_says_what_to_change(policy_of):
     (number,), (box,) = (prompts(policy_of(), [task]) for task in ("add", "box"))
     answers = [completion([1]), completion([2])]
-    silent_wrong = [group([0.0, 0.0], answers, asked=number)] * 10
-    silent_right = [group([1.0, 1.0], answers, asked=number)] * 10
-    speaking = [group([1.0, 0.0], answers, asked=number)] * 10
-    assert (
-        warning_for(silent_wrong)
-        == "add: only 0 % of its groups are informative (mean accuracy 0.00); raise warmup.steps or lower its difficulty"
+    all_wrong = [group([0.0, 0.0], answers, asked=number)] * 10
+    all_right = [group([1.0, 1.0], answers, asked=number)] * 10
+    informative = [group([1.0, 0.0], answers, asked=number)] * 10
+    assert warning_for(all_wrong) == (
+        "add: only 0 % of its groups are informative (mean accuracy 0.00); "
+        "raise warmup.steps or lower its difficulty"
     )
-    assert warning_for(silent_right).endswith("it is solved: raise its difficulty")
-    assert warning_for(speaking) == ""
-    assert warning_for([group([0.1, 0.3], answers, asked=box)] * 10).startswith("box: sampled accuracy (IoU) is 0.20; below 0.4")
+    assert warning_for(all_right).endswith("it is solved: raise its difficulty")
+    assert warning_for(informative) == ""
+    assert warning_for([group([0.1, 0.3], answers, asked=box)] * 10).startswith(
+        "box: sampled accuracy (IoU) is 0.20; below 0.4"
+    )
 
 
 def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):
@@ -276,39 +351,72 @@ def test_the_best_examined_checkpoint_survives(warmups, monkeypatch):
         return [replace(record, greedy=score) for record in examine(*args, **options)]
 
     monkeypatch.setattr(evaluate, "run_benchmark", scripted)
-    done = run(warmups, "name=best", "steps=6", "evaluation.every=2", "checkpoint.every=50", "checkpoint.keep_last=1")
+    done = run(
+        warmups,
+        "name=best",
+        "steps=6",
+        "evaluation.every=2",
+        "checkpoint.every=50",
+        "checkpoint.keep_last=1",
+    )
     assert sorted(path.name for path in (done / "checkpoints").iterdir()) == ["000002", "000006"]
 
 
 def test_a_verifier_that_always_fails_is_told_as_such(tmp_path):
-    source = "def broken(text, sample):\n    raise TypeError('no such column')\n\n\ndef build():\n    return broken\n"
+    source = (
+        "def broken(text, sample):\n    raise TypeError('no such column')\n\n\n"
+        "def build():\n    return broken\n"
+    )
     (tmp_path / "broken.py").write_text(source)
     part = {"kind": f"{tmp_path / 'broken.py'}:build"}
-    knobs = ("rollout.idle_steps=1", "rollout.max_faults=1", "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score")
+    knobs = (
+        "rollout.idle_steps=1",
+        "rollout.max_faults=1",
+        "warmup.steps=0",
+        "evaluation.benchmark=null",
+        "reward.truncated=score",
+    )
     given = small(tmp_path, *knobs)
-    given = given.model_copy(update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)})
-    told: list[str] = []
-    with pytest.raises(UserError, match=r"nothing could be scored: fault: TypeError: no such column"):
-        loop.train(given, HERE, say=told.append)
-    assert any("the verifier failed on" in line for line in told)
+    given = given.model_copy(
+        update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)}
+    )
+    lines: list[str] = []
+    with pytest.raises(
+        UserError, match=r"nothing could be scored: fault: TypeError: no such column"
+    ):
+        train(given, lines.append)
+    assert any("the verifier failed on" in line for line in lines)
 
 
 def test_the_evaluations_of_a_run_tell_what_they_leave_out_and_where_a_verifier_fails(tmp_path):
     rows = [
-        {"id": f"q{cache_path}", "question": "?", "answer_kind": "number", "answer": answer}
-        for cache_path, answer in enumerate((3, "many"))
+        {"id": f"q{number}", "question": "?", "answer_kind": "number", "answer": answer}
+        for number, answer in enumerate((3, "many"))
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = {"id": "q2", "question": "?", "answer_kind": "own", "answer": "x"}
     (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
-    (tmp_path / "own.py").write_text("def own():\n    return lambda text, sample: sample.columns['weight']\n")
-    spec = "name: some\ndata: [{files: rows.jsonl}, {files: own.jsonl}]\nverifiers: {own: ./own.py:own}\nmode: lenient\nmax_tokens: 3\n"
+    (tmp_path / "own.py").write_text(
+        "def own():\n    return lambda text, sample: sample.columns['weight']\n"
+    )
+    spec = (
+        "name: some\n"
+        "data: [{files: rows.jsonl}, {files: own.jsonl}]\n"
+        "verifiers: {own: ./own.py:own}\n"
+        "mode: lenient\n"
+        "max_tokens: 3\n"
+    )
     (tmp_path / "some.yaml").write_text(spec)
-    told: list[str] = []
-    given = small(tmp_path, "steps=0", "warmup.steps=0", f"evaluation.benchmark={tmp_path / 'some.yaml'}")
-    loop.train(given, HERE, say=told.append)
-    assert "some: 1 question is left out, 2 are asked; q1: answer 'many' is not a number" in told
-    assert "warning: the verifier failed on answers to 1 question of 2, which count as wrong; q2: fault: KeyError: 'weight'" in told
+    lines: list[str] = []
+    given = small(
+        tmp_path, "steps=0", "warmup.steps=0", f"evaluation.benchmark={tmp_path / 'some.yaml'}"
+    )
+    train(given, lines.append)
+    assert "some: 1 question is left out, 2 are asked; q1: answer 'many' is not a number" in lines
+    assert (
+        "warning: the verifier failed on answers to 1 question of 2, which count as wrong; q2:"
+        " fault: KeyError: 'weight'" in lines
+    )
 
 
 def test_a_thinking_style_needs_solutions_to_imitate(tmp_path):
@@ -330,10 +438,11 @@ def test_nothing_is_written_before_a_mistake_is_found(tmp_path):
 def test_the_kept_warmup_follows_the_content_of_files(tmp_path):
     (tmp_path / "rows.jsonl").write_text("one")
     given = small(tmp_path).model_copy(update={"data": (Source(files="rows.jsonl"),)})
-    before = cache_path(given, tmp_path)
-    assert before == cache_path(given, tmp_path)
+    given = given.at(tmp_path)
+    before = cache_path(given)
+    assert before == cache_path(given)
     (tmp_path / "rows.jsonl").write_text("two")
-    assert cache_path(given, tmp_path) != before
+    assert cache_path(given) != before
 
 
 def test_accuracy_is_accuracy_whatever_the_reward(warmups):
@@ -348,36 +457,55 @@ def begun(warmups, request) -> Path:
     folder = warmups / request.node.name.replace("[", "_").replace("]", "")
     folder.mkdir()
     sample_rows.write(digits("add", count=12, difficulty=1), folder)
-    (folder / "near.py").write_text((HERE.parent / "gpg_vl" / "verifiers" / "number.py").read_text())
+    (folder / "near.py").write_text(
+        (HERE.parent / "gpg_vl" / "verifiers" / "number.py").read_text()
+    )
     (folder / "mine.yaml").write_text(
         (HERE / "small.yaml").read_text().split("data:")[0].replace("name: small", "name: begun")
-        + "data: [{files: samples.jsonl}]\nprompt: answer\nsteps: 2\nverifiers: {number: './near.py:Number'}\n"
-        + "policy: {vision: full, tiny: {hidden: 32, layers: 1, vision_hidden: 16, vision_layers: 1}}\n"
-        + "rollout: {groups_per_step: 4, group_size: 4, max_tokens: 8, max_rounds: 1, idle_steps: 50}\n"
+        + "data: [{files: samples.jsonl}]\n"
+        "prompt: answer\n"
+        "steps: 2\n"
+        "verifiers: {number: './near.py:Number'}\n"
+        "policy:\n"
+        "  vision: full\n"
+        "  tiny: {hidden: 32, layers: 1, vision_hidden: 16, vision_layers: 1}\n"
+        "rollout:\n"
+        "  {groups_per_step: 4, group_size: 4, max_tokens: 8, max_rounds: 1, idle_steps: 50}\n"
     )
-    loop.train(loading.load(str(folder / "mine.yaml"), [f"folder={folder}"]), folder, say=lambda line: None)
+    train(loading.load(str(folder / "mine.yaml"), [f"folder={folder}"]))
     return folder
 
 
 def go_on(folder: Path, *overrides: str, **options) -> list[str]:
-    told: list[str] = []
-    given = loading.load(str(folder / "begun" / "config.yaml"), overrides)
-    loop.train(given, folder, resume=folder / "begun", say=told.append, **options)
-    return told
+    lines: list[str] = []
+    given = loading.load_run(folder / "begun", overrides)
+    train(given, lines.append, resume=folder / "begun", **options)
+    return lines
 
 
 def test_resume_may_go_further_and_says_what_it_restored(begun):
-    told = go_on(begun, "steps=3", "checkpoint.every=1")
+    lines = go_on(begun, "steps=3", "checkpoint.every=1")
     assert any(
-        line.startswith("resumed from step 2 of 3 (weights, optimizer, schedule, 8 prompts drawn, 0 groups waiting)") for line in told
+        line.startswith(
+            "resumed from step 2 of 3 (weights, optimizer, schedule, 8 prompts used, 0 groups"
+            " waiting)"
+        )
+        for line in lines
     )
 
 
 def test_resume_refuses_a_changed_config(begun):
-    with pytest.raises(UserError, match=r"was begun otherwise: optimizer.lr: 1e-06 -> 0.01; rollout.group_size: 4 -> 8\. Change it back"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"was begun otherwise: optimizer.lr: 1e-06 -> 0.01; rollout.group_size: 4 -> 8\. Change"
+            r" it back"
+        ),
+    ):
         go_on(begun, "steps=3", "rollout.group_size=8", "optimizer.lr=0.01")
     assert any(
-        "changed, as allowed: rollout.group_size" in line for line in go_on(begun, "steps=3", "rollout.group_size=8", allow_changed=True)
+        "changed, as allowed: rollout.group_size" in line
+        for line in go_on(begun, "steps=3", "rollout.group_size=8", allow_changed=True)
     )
 
 
@@ -417,49 +545,71 @@ def picture_rows(folder: Path, count: int) -> None:
 
 def on_pictures(folder: Path, *knobs: str) -> Config:
     source = (Source(files=str(folder / "samples.jsonl")),)
-    return small(folder, "evaluation.benchmark=null", "warmup.steps=1", "rollout.idle_steps=50", *knobs).model_copy(update={"data": source})
+    return small(
+        folder, "evaluation.benchmark=null", "warmup.steps=1", "rollout.idle_steps=50", *knobs
+    ).model_copy(update={"data": source})
 
 
 def test_a_picture_that_vanishes_is_left_out_and_counted(tmp_path, monkeypatch):
     picture_rows(tmp_path, 8)
-    take_step = loop.take_step
+    train_step = loop.train_step
 
-    def vanishing(trainer):
-        if trainer.state.step == 1:
+    def vanishing(run):
+        if run.state.step == 1:
             next(iter((tmp_path / "images").iterdir())).unlink()
-        return take_step(trainer)
+        return train_step(run)
 
-    monkeypatch.setattr(loop, "take_step", vanishing)
-    told: list[str] = []
-    done = loop.train(on_pictures(tmp_path, "rollout.max_lost=0.9"), HERE, say=told.append)
-    assert any("left out: image" in line and "cannot be read" in line for line in told)
+    monkeypatch.setattr(loop, "train_step", vanishing)
+    lines: list[str] = []
+    done = train(on_pictures(tmp_path, "rollout.max_lost=0.9"), lines.append)
+    assert any("left out: image" in line and "cannot be read" in line for line in lines)
     assert metrics(done)[-1]["lost"] >= 1
 
 
 def test_too_many_lost_pictures_stop_the_run(tmp_path, monkeypatch):
     picture_rows(tmp_path, 8)
-    take_step = loop.take_step
+    train_step = loop.train_step
 
-    def burning(trainer):
+    def burning(run):
         for path in (tmp_path / "images").iterdir():
             path.write_bytes(b"")
-        return take_step(trainer)
+        return train_step(run)
 
-    monkeypatch.setattr(loop, "take_step", burning)
-    with pytest.raises(UserError, match=r"drawn samples could not be asked, more than rollout.max_lost = 0.05; the last: image"):
-        loop.train(on_pictures(tmp_path), HERE, say=lambda line: None)
+    monkeypatch.setattr(loop, "train_step", burning)
+    with pytest.raises(
+        UserError,
+        match=(
+            r"samples could not become prompts, more than rollout.max_lost = 0.05; the last: image"
+        ),
+    ):
+        train(on_pictures(tmp_path))
 
 
 def test_a_verifier_that_fails_too_often_stops_the_run(tmp_path):
-    source = "def moody(text, sample):\n    raise ValueError('bad hair day')\n\n\ndef build():\n    return moody\n"
+    source = (
+        "def moody(text, sample):\n    raise ValueError('bad hair day')\n\n\n"
+        "def build():\n    return moody\n"
+    )
     (tmp_path / "moody.py").write_text(source)
     part = {"kind": f"{tmp_path / 'moody.py'}:build"}
-    given = small(tmp_path, "warmup.steps=0", "evaluation.benchmark=null", "reward.truncated=score", "rollout.idle_steps=50")
-    given = given.model_copy(update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)})
+    given = small(
+        tmp_path,
+        "warmup.steps=0",
+        "evaluation.benchmark=null",
+        "reward.truncated=score",
+        "rollout.idle_steps=50",
+    )
+    given = given.model_copy(
+        update={"verifiers": dict.fromkeys(("number", "boxes", "choice"), part)}
+    )
     with pytest.raises(
-        UserError, match=r"the verifier failed on \d+ of \d+ answers: fault: ValueError: bad hair day. Their texts and traces are in"
+        UserError,
+        match=(
+            r"the verifier failed on \d+ of \d+ answers: fault: ValueError: bad hair day. Their"
+            r" texts and traces are in"
+        ),
     ):
-        loop.train(given, HERE, say=lambda line: None)
+        train(given)
     answers = [answer for group in rollouts(tmp_path / "small", 1) for answer in group["answers"]]  # type: ignore[attr-defined]
     assert all("moody.py" in answer["reason"] and answer["reward"] is None for answer in answers)
 
@@ -472,7 +622,9 @@ def test_a_prompt_longer_than_the_window_is_left_out_never_truncated(policy_of):
     policy = replace(policy_of(), window=20)
     short, long = next(digits("add", count=1)), next(digits("box", count=1))
     assert encode(short, AnswerOnly(), policy)
-    with pytest.raises(UnusableSampleError, match=r"its prompt has \d+ tokens, the model's window is 20"):
+    with pytest.raises(
+        UnusableSampleError, match=r"its prompt has \d+ tokens, the model's window is 20"
+    ):
         encode(long, AnswerOnly(), policy)
 
 
@@ -507,8 +659,12 @@ def test_a_cut_after_a_skipped_step_goes_on_the_same(warmups):
 
 
 def test_tensorboard_is_told_every_step(warmups):
-    done = run(warmups, "name=board", "trackers=[tensorboard]", "evaluation.benchmark=null", "steps=2")
-    events = import_module("tensorboard.backend.event_processing.event_accumulator").EventAccumulator(str(done / "tensorboard"))
+    done = run(
+        warmups, "name=board", "trackers=[tensorboard]", "evaluation.benchmark=null", "steps=2"
+    )
+    events = import_module(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator(str(done / "tensorboard"))
     events.Reload()
     assert [scalar.step for scalar in events.Scalars("reward")] == [1, 2]
     assert events.Scalars("reward")[1].value == pytest.approx(metrics(done)[1]["reward"])
@@ -519,17 +675,29 @@ import sys
 from pathlib import Path
 from gpg_vl.report.trackers import open_tracker
 
-sink = open_tracker(sys.argv[1], Path(sys.argv[2]), {"steps": 2, "data": [{"recipe": "digits"}]})
-sink(1, {"reward": 0.25})
-sink(2, {"reward": 0.5})
+knobs = {"steps": 2, "data": [{"recipe": "digits"}]}
+callback = open_tracker(sys.argv[1], Path(sys.argv[2]), knobs)
+callback(1, {"reward": 0.25})
+callback(2, {"reward": 0.5})
+callback.close()
 """
 
 
 def track(name: str, folder: Path) -> None:
-    """Two steps told to a real tracker, offline, in a process of its own."""
+    """Give a real tracker two steps, offline, in a process of its own."""
     (folder / "mine").mkdir()
-    offline = {**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio"), "HOME": str(folder)}
-    done = subprocess.run([sys.executable, "-c", TRACK, name, str(folder / "mine")], capture_output=True, text=True, env=offline)
+    offline = {
+        **os.environ,
+        "WANDB_MODE": "offline",
+        "TRACKIO_DIR": str(folder / "trackio"),
+        "HOME": str(folder),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TRACK, name, str(folder / "mine")],
+        capture_output=True,
+        text=True,
+        env=offline,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -543,11 +711,16 @@ def test_trackio_is_told_offline(tmp_path):
     track("trackio", tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "gpg_vl.db")) as kept:
         rows = kept.execute("select step, metrics from metrics order by step").fetchall()
-    assert [(step, json.loads(numbers)["reward"]) for step, numbers in rows] == [(1, 0.25), (2, 0.5)]
+    assert [(step, json.loads(numbers)["reward"]) for step, numbers in rows] == [
+        (1, 0.25),
+        (2, 0.5),
+    ]
 
 
 def test_a_missing_tracker_says_which_extra_to_install(monkeypatch, warmups):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"):
+    with pytest.raises(
+        UserError, match=r"trackers: wandb is not installed; pip install 'gpg-vl\[trackers\]'"
+    ):
         run(warmups, "name=untracked", "trackers=[wandb]")
     assert not (warmups / "untracked").exists()

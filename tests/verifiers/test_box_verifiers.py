@@ -1,4 +1,5 @@
-"""Boxes and detections by hand: pictures that are not square, boxes at their edges, thresholds from both sides and exactly at them."""
+"""Boxes and detections by hand: pictures that are not square, boxes at their edges, thresholds
+from both sides and exactly at them."""
 
 from dataclasses import replace
 
@@ -20,15 +21,26 @@ def boxed(size, *truths, **fields):
 
 
 def detected(size, *truths, **fields):
-    return sample_of("detection", sizes=(size,), answer=[list(truth) if isinstance(truth, tuple) else truth for truth in truths], **fields)
+    return sample_of(
+        "detection",
+        sizes=(size,),
+        answer=[list(truth) if isinstance(truth, tuple) else truth for truth in truths],
+        **fields,
+    )
 
 
 def sure(*items):
     """Boxes with their confidence, as a model writes them."""
-    return "[" + ", ".join(f'{{"bbox_2d": {list(box)}, "confidence": {confidence}}}' for *box, confidence in items) + "]"
+    return (
+        "["
+        + ", ".join(
+            f'{{"bbox_2d": {list(box)}, "confidence": {confidence}}}' for *box, confidence in items
+        )
+        + "]"
+    )
 
 
-# --- at the edges of the picture --------------------------------------------------------------------------------------
+# --- at the edges of the picture ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,22 +66,30 @@ def sure(*items):
         (TALL, (0, 0, 80, 100), "[0,-3,80,100]", 0),
     ],
 )
-def test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut(size, truth, answer, earned):
+def test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut(
+    size, truth, answer, earned
+):
     assert reward(Boxes(), answer, boxed(size, truth)) == earned
     confident = answer.replace("[", '[{"bbox_2d": [', 1) + ', "confidence": 1}]'
     assert reward(Detection(), confident, detected(size, truth)) == earned
 
 
-@pytest.mark.parametrize(("answer", "earned"), [("[500,200,1010,1000]", 1), ("[500,200,1011,1000]", 0), ("[500,200,1000,1011]", 0)])
+@pytest.mark.parametrize(
+    ("answer", "earned"),
+    [("[500,200,1010,1000]", 1), ("[500,200,1011,1000]", 0), ("[500,200,1000,1011]", 0)],
+)
 def test_the_hundredth_is_counted_in_the_frame_of_the_answer(answer, earned):
     # the right half of 200 x 100, from a fifth of the height
     assert reward(Boxes(frame=THOUSANDTHS), answer, boxed(WIDE, (100, 20, 200, 100))) == earned
 
 
 def test_what_is_cut_off_is_not_paid_for():
-    # [100,0,202,50] is cut to 100 x 50, which is the truth; [-2,0,98,50] is cut to 98 x 50 and shares 48 x 50 of it with [50,0,150,50]
+    # [100,0,202,50] is cut to 100 x 50, which is the truth; [-2,0,98,50] is cut to 98 x 50 and
+    # shares 48 x 50 of it with [50,0,150,50]
     assert reward(Boxes(), "[100,0,202,50]", boxed(WIDE, (100, 0, 200, 50))) == 1
-    assert reward(Boxes(), "[-2,0,98,50]", boxed(WIDE, (50, 0, 150, 50))) == pytest.approx(48 / (98 + 100 - 48))
+    assert reward(Boxes(), "[-2,0,98,50]", boxed(WIDE, (50, 0, 150, 50))) == pytest.approx(
+        48 / (98 + 100 - 48)
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,7 @@ def test_what_is_cut_off_is_not_paid_for():
 )
 def test_a_truth_at_the_edges_is_sound(size, truth):
     assert truth_boxes(boxed(size, truth)) == [Box(*truth)]
-    assert VerifierSet(by_kind={"boxes": Boxes()}).complaint(boxed(size, truth)) == ""
+    assert VerifierSet(by_kind={"boxes": Boxes()}).validation_error(boxed(size, truth)) == ""
 
 
 @pytest.mark.parametrize(
@@ -102,7 +122,9 @@ def test_a_truth_at_the_edges_is_sound(size, truth):
     ],
 )
 def test_a_truth_outside_the_picture_or_without_area_is_refused(size, truth):
-    with pytest.raises(ValueError, match=f"is empty or outside the image of {size[0]} x {size[1]} pixels"):
+    with pytest.raises(
+        ValueError, match=f"is empty or outside the image of {size[0]} x {size[1]} pixels"
+    ):
         truth_boxes(boxed(size, truth))
 
 
@@ -129,45 +151,70 @@ def test_a_truth_a_rounding_error_beyond_the_edge_is_sound():
 def test_without_a_picture_only_foreign_answers_in_the_truths_own_frame_are_scored():
     bare = sample_of("boxes", sizes=(), images=(), answer=[[100, 200, 300, 400]], frame="norm1000")
     with pytest.raises(ValueError, match="a box needs an image"):
-        Boxes(frame=THOUSANDTHS).mark("[100,200,300,400]", bare)
+        Boxes(frame=THOUSANDTHS).grade("[100,200,300,400]", bare)
     with pytest.raises(ValueError, match="a box needs an image"):
-        Boxes(mode="lenient").mark("[100,200,300,400]", bare)  # the answer is in pixels, the truth in thousandths
-    assert Boxes(mode="lenient", frame=THOUSANDTHS).mark("[100,200,300,300]", bare).accuracy == 0.5
+        Boxes(mode="lenient").grade(
+            "[100,200,300,400]", bare
+        )  # the answer is in pixels, the truth in thousandths
+    assert Boxes(mode="lenient", frame=THOUSANDTHS).grade("[100,200,300,300]", bare).accuracy == 0.5
     one = replace(bare, answer_kind="detection")
-    assert Detection(mode="lenient", frame=THOUSANDTHS).mark(sure((100, 200, 300, 400, 1)), one).accuracy == 1
+    assert (
+        Detection(mode="lenient", frame=THOUSANDTHS)
+        .grade(sure((100, 200, 300, 400, 1)), one)
+        .accuracy
+        == 1
+    )
     with pytest.raises(ValueError, match="a box needs an image"):
-        Detection(mode="lenient").mark(sure((100, 200, 300, 400, 1)), one)
+        Detection(mode="lenient").grade(sure((100, 200, 300, 400, 1)), one)
     with pytest.raises(ValueError, match="a box needs an image"):
-        Detection(frame=THOUSANDTHS).mark(sure((100, 200, 300, 400, 1)), one)
+        Detection(frame=THOUSANDTHS).grade(sure((100, 200, 300, 400, 1)), one)
     with pytest.raises(ValueError, match="outside any image"):
-        Boxes(mode="lenient", frame=THOUSANDTHS).mark("[1,2,3,4]", replace(bare, answer=[[100, 200, 100, 400]]))
+        Boxes(mode="lenient", frame=THOUSANDTHS).grade(
+            "[1,2,3,4]", replace(bare, answer=[[100, 200, 100, 400]])
+        )
 
 
 def test_a_foreign_box_is_not_cut_and_one_beyond_all_measure_is_none():
     truth = boxed(WIDE, (100, 0, 200, 100))
     # 100 x 100 of a box of 200 x 100
-    assert Boxes(mode="lenient").mark("[100,0,300,100]", truth).accuracy == 0.5
+    assert Boxes(mode="lenient").grade("[100,0,300,100]", truth).accuracy == 0.5
     assert Boxes(mode="lenient").placed(Box(0, 0, 1e9, 1), truth) is None
     assert Boxes(mode="lenient").placed(Box(-1e9, 0, 1, 1), truth) is None
     assert Boxes(mode="lenient").placed(Box(0, 0, 9e8, 1), truth) == Box(0, 0, 9e8, 1)
     assert Boxes(mode="lenient").placed(Box(5, 0, 4, 1), truth) is None
 
 
-# --- boxes --------------------------------------------------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------------
 
 
 def test_the_verdict_says_the_box_in_pixels_and_its_overlap():
     half = boxed(WIDE, (20, 10, 100, 50))  # 80 x 40
-    assert Boxes(frame=THOUSANDTHS).mark("[100,100,300,500]", half)[1:] == ("[20,10,60,50]", "right: IoU 0.50")
-    assert Boxes(frame=THOUSANDTHS).mark("[100,100,295,500]", half)[1:] == ("[20,10,59,50]", "wrong: IoU 0.49")
-    assert Boxes().mark("[50,50,20,20]", half)[1:] == ("[50,50,20,20]", "wrong: reversed, empty or outside the image")
-    assert Boxes().mark("a dog", half).reason == "unreadable: not exactly one box"
-    assert Boxes(policy="first").mark("a dog", half).reason == "unreadable: no box"
+    assert Boxes(frame=THOUSANDTHS).grade("[100,100,300,500]", half)[1:] == (
+        "[20,10,60,50]",
+        "right: IoU 0.50",
+    )
+    assert Boxes(frame=THOUSANDTHS).grade("[100,100,295,500]", half)[1:] == (
+        "[20,10,59,50]",
+        "wrong: IoU 0.49",
+    )
+    assert Boxes().grade("[50,50,20,20]", half)[1:] == (
+        "[50,50,20,20]",
+        "wrong: reversed, empty or outside the image",
+    )
+    assert Boxes().grade("a dog", half).reason == "unreadable: not exactly one box"
+    assert Boxes(policy="first").grade("a dog", half).reason == "unreadable: no box"
 
 
 @pytest.mark.parametrize(
     ("answer", "earned"),
-    [("[0,0,60,100]", 1), ("[0,0,59,100]", 0), ("[0,0,61,100]", 1), ("[0,0,100,100]", 1), ("[0,0,167,100]", 0), ("[0,0,160,100]", 1)],
+    [
+        ("[0,0,60,100]", 1),
+        ("[0,0,59,100]", 0),
+        ("[0,0,61,100]", 1),
+        ("[0,0,100,100]", 1),
+        ("[0,0,167,100]", 0),
+        ("[0,0,160,100]", 1),
+    ],
 )
 def test_a_threshold_is_reached_exactly_at_it(answer, earned):
     # the truth is 100 x 100: 0.6, 0.59, 0.61, 1, 100/167 = 0.599 and 100/160 = 0.625
@@ -187,19 +234,33 @@ def test_a_threshold_is_reached_exactly_at_it(answer, earned):
     ],
 )
 def test_which_of_several_boxes_counts(policy, answer, earned):
-    assert reward(Boxes(policy=policy), answer, boxed(WIDE, (0, 0, 100, 100))) == pytest.approx(earned)
+    assert reward(Boxes(policy=policy), answer, boxed(WIDE, (0, 0, 100, 100))) == pytest.approx(
+        earned
+    )
 
 
 @pytest.mark.parametrize(
     ("truths", "answer", "earned"),
     [
         # halves and a quarter, each against its own truth
-        (((0, 0, 100, 100), (100, 0, 200, 100)), "[[0,0,50,100],[100,0,125,100]]", (0.5 + 0.25) / 2),
-        (((0, 0, 100, 100), (100, 0, 200, 100)), "[[100,0,125,100],[0,0,50,100]]", (0.5 + 0.25) / 2),
+        (
+            ((0, 0, 100, 100), (100, 0, 200, 100)),
+            "[[0,0,50,100],[100,0,125,100]]",
+            (0.5 + 0.25) / 2,
+        ),
+        (
+            ((0, 0, 100, 100), (100, 0, 200, 100)),
+            "[[100,0,125,100],[0,0,50,100]]",
+            (0.5 + 0.25) / 2,
+        ),
         (((0, 0, 100, 100), (100, 0, 200, 100)), "[[0,0,50,100]]", 0.5 / 2),
         (((0, 0, 100, 100), (100, 0, 200, 100)), "[]", 0.0),
         (((0, 0, 100, 100),), "[[0,0,50,100],[0,0,50,100]]", 0.5 / 2),
-        (((0, 0, 100, 100), (100, 0, 200, 100)), "[[0,0,100,100],[9,9,5,5],[100,0,200,100]]", 2 / 3),  # a reversed box is a box too many
+        (
+            ((0, 0, 100, 100), (100, 0, 200, 100)),
+            "[[0,0,100,100],[9,9,5,5],[100,0,200,100]]",
+            2 / 3,
+        ),  # a reversed box is a box too many
         ((), "[]", 1.0),
         ((), "[[0,0,50,100]]", 0.0),
     ],
@@ -212,16 +273,26 @@ def test_several_boxes_share_what_the_larger_number_allows(truths, answer, earne
 def test_an_answer_may_hold_as_many_boxes_as_said_and_no_more(boxes, earned):
     truths = [(0, 0, 100, 100), (100, 0, 200, 100)]
     given = [*truths, (0, 0, 9, 9)][:boxes]
-    assert reward(Boxes(policy="all", most=2), str([list(box) for box in given]), boxed(WIDE, *truths)) == earned
-    assert reward(Detection(most=2), sure(*((*box, 1) for box in given)), detected(WIDE, *truths)) == earned
+    assert (
+        reward(Boxes(policy="all", most=2), str([list(box) for box in given]), boxed(WIDE, *truths))
+        == earned
+    )
+    assert (
+        reward(Detection(most=2), sure(*((*box, 1) for box in given)), detected(WIDE, *truths))
+        == earned
+    )
 
 
 def test_a_hundred_boxes_are_scored_and_one_more_is_not():
     many = [(place, 0, place + 1, 1) for place in range(101)]
     for count, earned in ((100, 1.0), (101, 0.0)):
         given = many[:count]
-        assert reward(Boxes(policy="all"), str([list(box) for box in given]), boxed(WIDE, *given)) == pytest.approx(earned)
-        assert reward(Detection(), sure(*((*box, 1) for box in given)), detected(WIDE, *given)) == pytest.approx(earned)
+        assert reward(
+            Boxes(policy="all"), str([list(box) for box in given]), boxed(WIDE, *given)
+        ) == pytest.approx(earned)
+        assert reward(
+            Detection(), sure(*((*box, 1) for box in given)), detected(WIDE, *given)
+        ) == pytest.approx(earned)
 
 
 def test_pairs_are_chosen_for_the_largest_sum_and_named_in_order():
@@ -245,30 +316,38 @@ def test_pairs_are_chosen_for_the_largest_sum_and_named_in_order():
     ],
 )
 def test_a_true_box_is_spelt_in_as_few_digits_as_keep_it(frame, size, truth, spelt):
-    assert Boxes(frame=Frame(kind=frame)).gold(boxed(size, truth)) == spelt
+    assert Boxes(frame=Frame(kind=frame)).reference_answer(boxed(size, truth)) == spelt
 
 
 @pytest.mark.parametrize(("answer", "fine"), [("[0,0,96,100]", True), ("[0,0,94,100]", False)])
 def test_a_spelling_may_cost_a_twentieth_of_the_accuracy_and_nothing_of_the_format(answer, fine):
-    checks = VerifierSet(by_kind={"boxes": Boxes(accuracy_weight=2.0, format_weight=0.5)})
+    verifiers = VerifierSet(by_kind={"boxes": Boxes(accuracy_weight=2.0, format_weight=0.5)})
     written = "<think>so</think><answer>{}</answer>".format
     sample = boxed((100, 100), (0, 0, 100, 100))
-    assert (checks.complaint_about(written(answer), sample) == "") is fine
-    assert checks.complaint_about(f"<answer>{answer}</answer>", sample) != ""  # without its thought
-    told = checks.complaint_about(written("[0,0,94,100]"), sample)
+    assert (verifiers.validation_error_of(written(answer), sample) == "") is fine
+    assert (
+        verifiers.validation_error_of(f"<answer>{answer}</answer>", sample) != ""
+    )  # without its thought
+    told = verifiers.validation_error_of(written("[0,0,94,100]"), sample)
     # 2 x 0.94 + 0.5
-    assert told == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5 (right: IoU 0.94)"
+    assert (
+        told == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5"
+        " (right: IoU 0.94)"
+    )
 
 
 def test_the_authors_rule_wants_more_than_half():
     sample = boxed(WIDE, (0, 0, 100, 100))
-    # their overlap of [0,0,w,100] in pixels is w x 100 of 100 x 100: corners are last pixels, less one and plus one
+    # their overlap of [0,0,w,100] in pixels is w x 100 of 100 x 100: corners are last pixels, less
+    # one and plus one
     for width, earned in ((50, 0.0), (51, 1.0)):
-        told = Boxes(mode="reference")(f'<answer>{{"bbox_2d": [0, 0, {width}, 100]}}</answer>', sample)
+        told = Boxes(mode="reference")(
+            f'<answer>{{"bbox_2d": [0, 0, {width}, 100]}}</answer>', sample
+        )
         assert (told.reward, told.reason.split(":")[0]) == (earned, "right" if earned else "wrong")
 
 
-# --- detection ----------------------------------------------------------------------------------------------------------
+# --- detection ------------------------------------------------------------------------------------
 
 FIRST, SECOND = (0, 0, 10, 10), (50, 50, 60, 60)
 """Two truths of 10 x 10."""
@@ -285,10 +364,15 @@ FIRST, SECOND = (0, 0, 10, 10), (50, 50, 60, 60)
         # one pair and a near miss: 1/2; Brier (0.2^2 + 0.6^2) / 2 = 0.2, times recall 1/2
         ([(*FIRST, 0.8), (50, 50, 60, 54, 0.6)], {}, (0.5 + 0.4) / 2),
         ([(50, 50, 60, 54, 0.6), (*FIRST, 0.8)], {}, (0.5 + 0.4) / 2),
-        ([(*FIRST, 0.8), (50, 50, 60, 54, 0.6)], {"confidence_weight": 0.25}, 0.75 * 0.5 + 0.25 * 0.4),
+        (
+            [(*FIRST, 0.8), (50, 50, 60, 54, 0.6)],
+            {"confidence_weight": 0.25},
+            0.75 * 0.5 + 0.25 * 0.4,
+        ),
         ([(*FIRST, 0.8), (50, 50, 60, 54, 0.6)], {"confidence_weight": 0.0}, 0.5),
         ([(*FIRST, 0.8), (50, 50, 60, 54, 0.6)], {"confidence_weight": 1.0}, 0.4),
-        # both found, and a third box of confidence 0.5: 2/3; Brier (0 + 0 + 0.25) / 3 = 1/12, recall 1
+        # both found, and a third box of confidence 0.5: 2/3; Brier (0 + 0 + 0.25) / 3 = 1/12,
+        # recall 1
         ([(*FIRST, 1), (20, 20, 30, 30, 0.5), (*SECOND, 1)], {}, (2 / 3 + 11 / 12) / 2),
         # one of two found, at 0.5: 1/2; Brier 0.25, recall 1/2
         ([(*SECOND, 0.5)], {}, (0.5 + 0.75 / 2) / 2),
@@ -298,34 +382,58 @@ FIRST, SECOND = (0, 0, 10, 10), (50, 50, 60, 60)
 )
 def test_a_detection_by_hand(answer, fields, earned):
     settings = {name: value for name, value in fields.items() if name != "truths"}
-    assert reward(Detection(**settings), sure(*answer), detected(WIDE, *fields.get("truths", [FIRST, SECOND]))) == pytest.approx(earned)
+    assert reward(
+        Detection(**settings), sure(*answer), detected(WIDE, *fields.get("truths", [FIRST, SECOND]))
+    ) == pytest.approx(earned)
 
 
 def test_a_detection_says_what_it_found():
-    told = Detection().mark(sure((*FIRST, 0.8), (50, 50, 60, 54, 0.6)), detected(WIDE, FIRST, SECOND))
-    assert told[1:] == ("2 boxes", "wrong: 1 of 2 found by 2 boxes, localisation 0.50, confidence 0.40")
-    told = Detection().mark(sure((0, 0, 10, 5, 0.5)), detected(WIDE, FIRST))
+    told = Detection().grade(
+        sure((*FIRST, 0.8), (50, 50, 60, 54, 0.6)), detected(WIDE, FIRST, SECOND)
+    )
+    assert told[1:] == (
+        "2 boxes",
+        "wrong: 1 of 2 found by 2 boxes, localisation 0.50, confidence 0.40",
+    )
+    told = Detection().grade(sure((0, 0, 10, 5, 0.5)), detected(WIDE, FIRST))
     assert told.reason == "right: 1 of 1 found by 1 boxes, localisation 0.50, confidence 0.75"
-    assert Detection().mark("No Objects", detected(WIDE, FIRST)).reason == "wrong: 0 boxes for 1"
-    assert Detection().mark("No Objects", detected(WIDE)).reason == "right: 0 boxes for 0"
-    assert Detection().gold(detected(WIDE)) == "No Objects"
-    assert Detection().mark(sure((*FIRST, 0)), detected(WIDE)).reason == "wrong: 1 boxes for 0"
+    assert Detection().grade("No Objects", detected(WIDE, FIRST)).reason == "wrong: 0 boxes for 1"
+    assert Detection().grade("No Objects", detected(WIDE)).reason == "right: 0 boxes for 0"
+    assert Detection().reference_answer(detected(WIDE)) == "No Objects"
+    assert Detection().grade(sure((*FIRST, 0)), detected(WIDE)).reason == "wrong: 1 boxes for 0"
 
 
-@pytest.mark.parametrize(("confidence", "earned"), [(0, 0.5), (1, 1), (0.25, (1 + 1 - 0.75**2) / 2), (-0.01, 0), (1.01, 0), ("null", 0)])
+@pytest.mark.parametrize(
+    ("confidence", "earned"),
+    [(0, 0.5), (1, 1), (0.25, (1 + 1 - 0.75**2) / 2), (-0.01, 0), (1.01, 0), ("null", 0)],
+)
 def test_a_confidence_lies_between_zero_and_one(confidence, earned):
-    assert reward(Detection(), sure((*FIRST, confidence)), detected(WIDE, FIRST)) == pytest.approx(earned)
+    assert reward(Detection(), sure((*FIRST, confidence)), detected(WIDE, FIRST)) == pytest.approx(
+        earned
+    )
 
 
 def test_one_box_without_a_sound_confidence_spoils_the_answer():
     both = detected(WIDE, FIRST, SECOND)
     assert reward(Detection(), sure((*FIRST, 1), (*SECOND, 1)), both) == 1
     assert reward(Detection(), sure((*FIRST, 1), (*SECOND, 1.5)), both) == 0
-    assert reward(Detection(), sure((*FIRST, 1), (*SECOND, 1)).replace(', "confidence": 1}]', "}]"), both) == 0
+    assert (
+        reward(
+            Detection(), sure((*FIRST, 1), (*SECOND, 1)).replace(', "confidence": 1}]', "}]"), both
+        )
+        == 0
+    )
 
 
 def named(*items):
-    return "[" + ", ".join(f'{{"bbox_2d": {list(box)}, "label": "{label}", "confidence": 1}}' for *box, label in items) + "]"
+    return (
+        "["
+        + ", ".join(
+            f'{{"bbox_2d": {list(box)}, "label": "{label}", "confidence": 1}}'
+            for *box, label in items
+        )
+        + "]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,24 +449,43 @@ def named(*items):
     ],
 )
 def test_where_the_truth_names_classes_each_box_must_name_its_own(answer, earned):
-    sample = detected(WIDE, {"box": list(FIRST), "label": "hot dog"}, {"box": list(SECOND), "label": "cat"})
+    sample = detected(
+        WIDE, {"box": list(FIRST), "label": "hot dog"}, {"box": list(SECOND), "label": "cat"}
+    )
     assert reward(Detection(), answer, sample) == pytest.approx(earned)
 
 
 def test_where_the_truth_names_no_class_any_name_will_do():
-    assert reward(Detection(), named((*FIRST, "cat"), (*SECOND, "")), detected(WIDE, FIRST, SECOND)) == 1
+    assert (
+        reward(Detection(), named((*FIRST, "cat"), (*SECOND, "")), detected(WIDE, FIRST, SECOND))
+        == 1
+    )
     unnamed = detected(WIDE, {"box": list(FIRST), "label": ""}, {"box": list(SECOND)})
     assert reward(Detection(), named((*FIRST, "cat"), (*SECOND, "dog")), unnamed) == 1
-    assert Detection().gold(unnamed) == '[{"bbox_2d": [0,0,10,10], "confidence": 1.0}, {"bbox_2d": [50,50,60,60], "confidence": 1.0}]'
+    assert (
+        Detection().reference_answer(unnamed)
+        == '[{"bbox_2d": [0,0,10,10], "confidence": 1.0}, {"bbox_2d": [50,50,60,60], "confidence":'
+        " 1.0}]"
+    )
 
 
 def test_a_detection_is_read_in_the_models_frame_and_placed_in_pixels():
     sample, verifier = detected(WIDE, (100, 20, 200, 100)), Detection(frame=THOUSANDTHS)
-    assert verifier.gold(sample) == '[{"bbox_2d": [500,200,1000,1000], "confidence": 1.0}]'
+    assert (
+        verifier.reference_answer(sample) == '[{"bbox_2d": [500,200,1000,1000], "confidence": 1.0}]'
+    )
     assert reward(verifier, sure((500, 200, 1000, 1000, 1)), sample) == 1
     assert reward(Detection(), sure((500, 200, 1000, 1000, 1)), sample) == 0
-    several = sure((500, 200, 1000, 1000, 0.25), (9, 9, 1, 1, 0.5), (0, 0, 2000, 5, 0.5), (0, 0, 500, 500, 0.75))
-    assert verifier.placed(several, sample) == [(Box(100, 20, 200, 100), 0.25), (Box(0, 0, 100, 50), 0.75)]
+    several = sure(
+        (500, 200, 1000, 1000, 0.25),
+        (9, 9, 1, 1, 0.5),
+        (0, 0, 2000, 5, 0.5),
+        (0, 0, 500, 500, 0.75),
+    )
+    assert verifier.placed(several, sample) == [
+        (Box(100, 20, 200, 100), 0.25),
+        (Box(0, 0, 100, 50), 0.75),
+    ]
     assert verifier.placed("no idea", sample) == []
 
 
@@ -370,12 +497,14 @@ def test_the_authors_detection_rule_is_the_mean_of_its_two_halves():
     assert told.reason == "right: 0.5000 and 0.9000"
     # in thousandths of 200 x 100 the same box is [0, 0, 50, 100]
     text = text.replace("10, 10]", "50, 100]")
-    assert Detection(mode="reference", frame=THOUSANDTHS)(text, detected(WIDE, FIRST, SECOND)).reward == pytest.approx(0.7)
+    assert Detection(mode="reference", frame=THOUSANDTHS)(
+        text, detected(WIDE, FIRST, SECOND)
+    ).reward == pytest.approx(0.7)
 
 
 def test_a_fault_in_the_truth_of_a_detection_is_not_the_answers():
-    checks = VerifierSet(by_kind={"detection": Detection()})
+    verifiers = VerifierSet(by_kind={"detection": Detection()})
     said = completion(text="<think>so</think><answer>No Objects</answer>")
-    verdict = checks.judge(said, detected(WIDE, (0, 0, 201, 10)))
+    verdict = verifiers.judge(said, detected(WIDE, (0, 0, 201, 10)))
     assert verdict.reward != verdict.reward
     assert verdict.reason.startswith("fault: ValueError: box ")

@@ -19,20 +19,27 @@ from tests.verifiers.test_verifiers import reward, said, sample_of
 
 @pytest.mark.parametrize("truth", ["[0,1]", "(1,2)", "(0,1]", "\\{1,2\\}"])
 def test_a_truth_may_be_an_interval_a_point_or_a_set_of_numbers(truth):
-    assert VerifierSet(by_kind={"expression": Expression()}).complaint(sample_of("expression", answer=truth)) == ""
+    assert (
+        VerifierSet(by_kind={"expression": Expression()}).validation_error(
+            sample_of("expression", answer=truth)
+        )
+        == ""
+    )
     assert reward(Expression(), "3", sample_of("expression", answer=truth)) == 0
 
 
 @pytest.mark.parametrize("truth", [")", "?", "1,2"])
 def test_a_truth_that_is_no_expression_is_a_complaint_and_no_crash(truth):
-    told = VerifierSet(by_kind={"expression": Expression()}).complaint(sample_of("expression", answer=truth))
+    told = VerifierSet(by_kind={"expression": Expression()}).validation_error(
+        sample_of("expression", answer=truth)
+    )
     assert truth in told
 
 
 def test_a_long_number_in_a_foreign_text_is_read_in_linear_time(monkeypatch):
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: None)
     start = process_time()
-    Expression(mode="lenient").mark("1" * 20_000, sample_of("expression", answer="3"))
+    Expression(mode="lenient").grade("1" * 20_000, sample_of("expression", answer="3"))
     assert process_time() - start < 0.3
 
 
@@ -60,17 +67,23 @@ def test_an_equation_has_one_symbol_on_its_left(answer, truth, earned):
 def test_numbers_of_more_than_ten_thousand_digits_are_not_written_out(answer, monkeypatch):
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: pytest.fail("asked"))
     for mode in ("strict", "lenient"):
-        mark = Expression(mode=mode).mark(answer, sample_of("expression", answer="3"))
-        assert (mark.accuracy, mark.reason) == (0.0, "unreadable: not one expression")
+        grade = Expression(mode=mode).grade(answer, sample_of("expression", answer="3"))
+        assert (grade.accuracy, grade.reason) == (0.0, "unreadable: not one expression")
 
 
 @pytest.mark.parametrize(("mode", "longest"), [("strict", 1000), ("lenient", 20_000)])
 def test_powers_and_texts_of_bearable_size_are_compared(mode, longest, monkeypatch):
-    monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: {"right": True, "read": "x", "gold": True})
+    monkeypatch.setattr(
+        math_worker.WORKER,
+        "ask",
+        lambda seconds, **request: {"right": True, "read": "x", "truth": True},
+    )
     verifier, sample = Expression(mode=mode), sample_of("expression", answer="3")
     asked = ("2^{9999}", "x^{2^{13}}", "999!", "3!", "1" * longest)  # 2^13 = 8192
     refused = ("2^{10000}", "x^{2^{14}}", "1" * (longest + 1), "", " ")
-    assert [verifier.mark(answer, sample).accuracy for answer in (*asked, *refused)] == [1.0] * 5 + [0.0] * 5
+    assert [verifier.grade(answer, sample).accuracy for answer in (*asked, *refused)] == [
+        1.0
+    ] * 5 + [0.0] * 5
 
 
 class Pipe:
@@ -98,42 +111,60 @@ def worker_that_says(*lines):
 
 
 def told(number, right=True):
-    return json.dumps({"id": number, "right": right, "read": "3", "gold": True}).encode()
+    return json.dumps({"id": number, "right": right, "read": "3", "truth": True}).encode()
 
 
 def test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it(monkeypatch):
     for stale in (0, 3, "2"):
         worker, process = worker_that_says(told(1), told(stale))
-        assert worker.ask(5, answer="3", gold="3")["right"]
-        with pytest.raises(RuntimeError, match=f"the math-verify process answered request {stale} instead of 2; it is started anew"):
-            worker.ask(5, answer="4", gold="3")
+        assert worker.ask(5, answer="3", truth="3")["right"]
+        with pytest.raises(
+            RuntimeError,
+            match=(
+                f"the math-verify process answered request {stale} instead of 2; it is started anew"
+            ),
+        ):
+            worker.ask(5, answer="4", truth="3")
         assert process.killed
         assert worker.process is None
     worker, _ = worker_that_says(told(7))
     monkeypatch.setattr(math_worker, "WORKER", worker)
-    verdict = VerifierSet(by_kind={"expression": Expression()}).judge(completion(text=said("x")), sample_of("expression", answer="x"))
+    verdict = VerifierSet(by_kind={"expression": Expression()}).judge(
+        completion(text=said("x")), sample_of("expression", answer="x")
+    )
     assert math.isnan(verdict.reward)
-    assert verdict.reason.startswith("fault: RuntimeError: the math-verify process answered request 7 instead of 1")
+    assert verdict.reason.startswith(
+        "fault: RuntimeError: the math-verify process answered request 7 instead of 1"
+    )
 
 
 def test_requests_of_the_math_process_are_numbered_and_a_silent_one_is_ended():
     worker, process = worker_that_says(told(1), told(2, right=False), None)
-    assert [worker.ask(5, answer=answer, gold="3")["right"] for answer in "34"] == [True, False]
+    assert [worker.ask(5, answer=answer, truth="3")["right"] for answer in "34"] == [True, False]
     asked = [json.loads(line) for line in process.stdin.getvalue().splitlines()]
-    assert asked == [{"id": 1, "answer": "3", "gold": "3"}, {"id": 2, "answer": "4", "gold": "3"}]
+    assert asked == [{"id": 1, "answer": "3", "truth": "3"}, {"id": 2, "answer": "4", "truth": "3"}]
     assert not process.killed
-    assert worker.ask(5, answer="5", gold="3") is None
+    assert worker.ask(5, answer="5", truth="3") is None
     assert process.killed
 
 
 def test_a_process_that_says_nothing_in_time_is_not_waited_for(monkeypatch):
     waited = []
-    monkeypatch.setattr(math_worker.select, "select", lambda read, write, failed, seconds: waited.append(seconds) or ([], [], []))
+    monkeypatch.setattr(
+        math_worker.select,
+        "select",
+        lambda read, write, failed, seconds: waited.append(seconds) or ([], [], []),
+    )
     process = Pipe()
     process.stdout = io.BytesIO(b"too late\n")
     assert math_worker.Worker()._line(process, 2.5) is None
-    monkeypatch.setattr(math_worker.select, "select", lambda read, write, failed, seconds: (read, [], []))
-    assert [math_worker.Worker()._line(process, 2.5) for _ in range(2)] == [b"too late\n", None]  # the end is no line
+    monkeypatch.setattr(
+        math_worker.select, "select", lambda read, write, failed, seconds: (read, [], [])
+    )
+    assert [math_worker.Worker()._line(process, 2.5) for _ in range(2)] == [
+        b"too late\n",
+        None,
+    ]  # the end is no line
     assert waited == [2.5]
 
 
@@ -142,62 +173,92 @@ def test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compa
         "from gpg_vl.verifiers import math_worker\n"
         "def compare(request):\n"
         "    if request['answer'] == 'bad': raise ValueError('two\\n  words' + 'x' * 999)\n"
-        "    return {'right': True, 'read': request['answer'], 'gold': True}\n"
+        "    return {'right': True, 'read': request['answer'], 'truth': True}\n"
         "math_worker._answer = compare\n"
         "math_worker.main()\n"
     )
-    requests = "".join(json.dumps({"id": number, "gold": "3", "answer": answer}) + "\n" for number, answer in enumerate(("bad", "3")))
-    done = subprocess.run([sys.executable, "-c", program], input=requests, capture_output=True, text=True, check=True, timeout=60)
-    _, failed, right = map(json.loads, done.stdout.splitlines())  # the first line says that it is ready
-    assert failed == {"id": 0, "right": False, "read": f"ValueError: two words{'x' * 179}", "gold": True, "failed": True}
-    assert right == {"id": 1, "right": True, "read": "3", "gold": True}
+    requests = "".join(
+        json.dumps({"id": number, "truth": "3", "answer": answer}) + "\n"
+        for number, answer in enumerate(("bad", "3"))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=requests,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    _, failed, right = map(
+        json.loads, done.stdout.splitlines()
+    )  # the first line says that it is ready
+    assert failed == {
+        "id": 0,
+        "right": False,
+        "read": f"ValueError: two words{'x' * 179}",
+        "truth": True,
+        "failed": True,
+    }
+    assert right == {"id": 1, "right": True, "read": "3", "truth": True}
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold", "told"),
+    ("answer", "truth", "reply"),
     [
-        ("$x^2$", "$x^2$", {"right": True, "read": "x**2", "gold": True}),
-        ("$x^3$", "$x^2$", {"right": False, "read": "x**3", "gold": True}),
-        ("no idea", "$x^2$", {"right": False, "read": "", "gold": True}),
-        ("$x^2$", "no idea", {"right": False, "read": "x**2", "gold": False}),
-        ("no idea", "no idea", {"right": False, "read": "", "gold": False}),
+        ("$x^2$", "$x^2$", {"right": True, "read": "x**2", "truth": True}),
+        ("$x^3$", "$x^2$", {"right": False, "read": "x**3", "truth": True}),
+        ("no idea", "$x^2$", {"right": False, "read": "", "truth": True}),
+        ("$x^2$", "no idea", {"right": False, "read": "x**2", "truth": False}),
+        ("no idea", "no idea", {"right": False, "read": "", "truth": False}),
     ],
 )
-def test_what_math_verify_does_not_read_is_said_and_no_failure(answer, gold, told):
-    assert math_worker._answer({"answer": answer, "gold": gold}) == told
+def test_what_math_verify_does_not_read_is_said_and_no_failure(answer, truth, reply):
+    assert math_worker._answer({"answer": answer, "truth": truth}) == reply
 
 
 @pytest.mark.parametrize(
     ("answer", "earned", "reason"),
     [
         (None, 0.0, "unreadable: takes longer than 5 s"),
-        ({"right": True, "read": "3", "gold": True}, 1.0, "right"),
-        ({"right": False, "read": "4", "gold": True}, 0.0, "wrong"),
-        ({"right": False, "read": "", "gold": True}, 0.0, "unreadable: not one expression"),
-        ({"right": False, "read": "ValueError: x", "gold": True, "failed": True}, 0.0, "unreadable: not one expression"),
+        ({"right": True, "read": "3", "truth": True}, 1.0, "right"),
+        ({"right": False, "read": "4", "truth": True}, 0.0, "wrong"),
+        ({"right": False, "read": "", "truth": True}, 0.0, "unreadable: not one expression"),
+        (
+            {"right": False, "read": "ValueError: x", "truth": True, "failed": True},
+            0.0,
+            "unreadable: not one expression",
+        ),
     ],
 )
 def test_what_the_math_process_says_becomes_a_verdict(answer, earned, reason, monkeypatch):
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: answer)
-    mark = Expression().mark("3", sample_of("expression", answer="3"))
-    assert (mark.accuracy, mark.reason) == (earned, reason)
+    grade = Expression().grade("3", sample_of("expression", answer="3"))
+    assert (grade.accuracy, grade.reason) == (earned, reason)
     whole = math_worker.whole_completion("x", "3")
     assert whole.accuracy == earned
-    assert whole.reason == ("unreadable: took too long" if answer is None else "right" if earned else "wrong")
+    assert whole.reason == (
+        "unreadable: took too long" if answer is None else "right" if earned else "wrong"
+    )
 
 
 def test_a_truth_that_the_math_process_cannot_read_is_a_fault(monkeypatch):
-    monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: {"right": False, "read": "3", "gold": False})
+    monkeypatch.setattr(
+        math_worker.WORKER,
+        "ask",
+        lambda seconds, **request: {"right": False, "read": "3", "truth": False},
+    )
     with pytest.raises(ValueError, match="answer '3' is not an expression that math-verify reads"):
-        Expression().mark("3", sample_of("expression", answer="3"))
+        Expression().grade("3", sample_of("expression", answer="3"))
 
 
 def test_the_authors_evaluator_reads_the_end_of_a_long_text_and_the_truth_as_it_stands(monkeypatch):
     asked = []
-    monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: asked.append((seconds, request)))
+    monkeypatch.setattr(
+        math_worker.WORKER, "ask", lambda seconds, **request: asked.append((seconds, request))
+    )
     math_worker.whole_completion("x" + "y" * 20_000, "12 cm")
     Expression(mode="reference").reference("so 3", sample_of("expression", answer="3"))
     assert asked == [
-        (10.0, {"answer": "y" * 20_000, "gold": "12 cm", "swapped": True}),
-        (10.0, {"answer": "so 3", "gold": "3", "swapped": True}),
+        (10.0, {"answer": "y" * 20_000, "truth": "12 cm", "swapped": True}),
+        (10.0, {"answer": "so 3", "truth": "3", "swapped": True}),
     ]

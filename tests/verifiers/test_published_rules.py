@@ -1,4 +1,5 @@
-"""The authors' rules by the values measured on their code, and what the verifiers make of the same answers."""
+"""The authors' rules by the values measured on their code, and what the verifiers make of the
+same answers."""
 
 from time import process_time
 
@@ -34,8 +35,12 @@ LISA = sample_of("boxes", sizes=((1000, 1000),), answer=[[200, 300, 500, 700]])
 def test_the_grounding_reward(answer, theirs, ours):
     raw = published_rules.lisa_reward(f"<answer>{answer}</answer>", TRUTH)
     assert raw == pytest.approx(theirs, abs=1e-2 if theirs > 100 else 1e-6)
-    assert reward(Boxes(frame=Frame(kind="norm1000")), answer, LISA) == pytest.approx(ours, abs=1e-6)
-    assert 0 <= Boxes(mode="reference", measure="giou")(f"<answer>{answer}</answer>", LISA).reward <= 1
+    assert reward(Boxes(frame=Frame(kind="norm1000")), answer, LISA) == pytest.approx(
+        ours, abs=1e-6
+    )
+    assert (
+        0 <= Boxes(mode="reference", measure="giou")(f"<answer>{answer}</answer>", LISA).reward <= 1
+    )
 
 
 def test_the_classification_rule_accepts_what_it_must_not():
@@ -45,14 +50,22 @@ def test_the_classification_rule_accepts_what_it_must_not():
     assert reward(Label(), "pink-primrose", sample_of("label")) == 1.0
     assert reward(Label(), "Pink_Primrose.", sample_of("label")) == 1.0
     assert reward(Label(), "a rose", sample_of("label")) == 0.0
-    assert reward(Label(aliases={"primrose": "pink primrose"}), "primrose", sample_of("label")) == 1.0
+    assert (
+        reward(Label(aliases={"primrose": "pink primrose"}), "primrose", sample_of("label")) == 1.0
+    )
 
 
 TWO = [Box(10, 20, 60, 80), Box(5, 5, 9, 9)]
 
 
 def dets(*items):
-    return "[" + ", ".join(f"{{'Position': {box}, 'Confidence': {confidence}}}" for box, confidence in items) + "]"
+    return (
+        "["
+        + ", ".join(
+            f"{{'Position': {box}, 'Confidence': {confidence}}}" for box, confidence in items
+        )
+        + "]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,19 +77,32 @@ def dets(*items):
         ([([90, 90, 95, 95], 0.0)], (0.0, 1.0), 0.0),
         ([([10, 20, 60, 80], 1.0), ([5, 5, 9, 9], 1.0)], (1.0, 1.0), 1.0),
         # the same box twice: theirs drops it, ours counts a junk box at full confidence
-        ([([10, 20, 60, 80], 1.0), ([5, 5, 9, 9], 1.0), ([5, 5, 9, 9.001], 1.0)], (2 / 3, 2 / 3), (2 / 3 + 2 / 3) / 2),
+        (
+            [([10, 20, 60, 80], 1.0), ([5, 5, 9, 9], 1.0), ([5, 5, 9, 9.001], 1.0)],
+            (2 / 3, 2 / 3),
+            (2 / 3 + 2 / 3) / 2,
+        ),
     ],
 )
 def test_the_detection_reward(items, theirs, ours):
-    assert published_rules.virft_detection(f"<answer>{dets(*items)}</answer>", TWO) == pytest.approx(theirs, abs=1e-3)
-    assert reward(Detection(), dets(*items), sample_of("detection")) == pytest.approx(ours, abs=1e-3)
+    assert published_rules.virft_detection(
+        f"<answer>{dets(*items)}</answer>", TWO
+    ) == pytest.approx(theirs, abs=1e-3)
+    assert reward(Detection(), dets(*items), sample_of("detection")) == pytest.approx(
+        ours, abs=1e-3
+    )
 
 
 def test_silence_is_right_where_there_is_nothing():
     empty = sample_of("detection", answer=[])
-    assert [reward(Detection(), answer, empty) for answer in ("No Objects", "[]", dets(([1, 1, 2, 2], 0.0)))] == [1.0, 1.0, 0.0]
+    assert [
+        reward(Detection(), answer, empty)
+        for answer in ("No Objects", "[]", dets(([1, 1, 2, 2], 0.0)))
+    ] == [1.0, 1.0, 0.0]
     assert published_rules.virft_detection("<answer>No Objects</answer>", []) == (0.0, 0.0)
-    assert [reward(Detection(), answer, sample_of("detection")) for answer in ("No Objects", "[]")] == [0.0, 0.0]
+    assert [
+        reward(Detection(), answer, sample_of("detection")) for answer in ("No Objects", "[]")
+    ] == [0.0, 0.0]
 
 
 def test_labels_of_boxes_must_agree_where_the_truth_has_them():
@@ -87,20 +113,27 @@ def test_labels_of_boxes_must_agree_where_the_truth_has_them():
 
 
 def test_several_boxes_are_paired_for_the_best_sum():
-    # the first box overlaps both truths; greedy pairing would leave the second box without its only partner
+    # the first box overlaps both truths; greedy pairing would leave the second box without its only
+    # partner
     asked = sample_of("boxes", answer=[[0, 0, 10, 10], [0, 0, 10, 20]])
     verifier = Boxes(policy="all")
     assert reward(verifier, "[[0,0,10,20],[0,0,10,10]]", asked) == 1.0
     assert reward(verifier, "[[0,0,10,10]]", asked) == 0.5
-    assert reward(verifier, "[[0,0,10,10],[0,0,10,20],[50,50,60,60]]", asked) == pytest.approx(2 / 3)
+    assert reward(verifier, "[[0,0,10,10],[0,0,10,20],[50,50,60,60]]", asked) == pytest.approx(
+        2 / 3
+    )
     assert reward(verifier, "[[0,0,10,10],[10,10,0,0]]", asked) == 0.5
     assert reward(verifier, "[]", sample_of("boxes", answer=[])) == 1.0
     assert reward(verifier, "[[0,0,1,1]]", sample_of("boxes", answer=[])) == 0.0
 
 
-@pytest.mark.parametrize(("policy", "earned"), [("exactly_one", 0.0), ("first", 1.0), ("last", 0.0)])
+@pytest.mark.parametrize(
+    ("policy", "earned"), [("exactly_one", 0.0), ("first", 1.0), ("last", 0.0)]
+)
 def test_the_policy_chooses_before_the_truth_is_looked_at(policy, earned):
-    assert reward(Boxes(policy=policy), "[[10,20,60,80],[70,70,90,90]]", sample_of("boxes")) == earned
+    assert (
+        reward(Boxes(policy=policy), "[[10,20,60,80],[70,70,90,90]]", sample_of("boxes")) == earned
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +159,9 @@ def test_what_the_published_detection_parser_repairs():
     assert published_rules.virft_detection(f"<answer>{double}</answer>", TWO) == (0.5, 0.9)
 
 
-@pytest.mark.parametrize("piece", ["<answer>", "<answer>\n", "[" + "9" * 40_000, "(9", "(" + " " * 9, "[["])
+@pytest.mark.parametrize(
+    "piece", ["<answer>", "<answer>\n", "[" + "9" * 40_000, "(9", "(" + " " * 9, "[["]
+)
 def test_the_authors_rules_take_linear_time(piece):
     text, start = piece * (200_000 // len(piece)), process_time()
     published_rules.single_line_answer(text)
@@ -138,7 +173,7 @@ def test_the_authors_rules_take_linear_time(piece):
     assert process_time() - start < 1
 
 
-# --- each rule by hand --------------------------------------------------------------------------------------------------
+# --- each rule by hand ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,7 +213,10 @@ def test_a_counted_number_stands_between_tags(text, count):
     ("text", "box"),
     [
         ('<answer>{"bbox_2d": [1, 2, 3, 4]}</answer>', Box(1, 2, 3, 4)),
-        ('<answer>{"bbox_2d": [1, 2, 3, 4]} {"bbox_2d": [5, 6, 7, 8]}</answer>', Box(5, 6, 7, 8)),  # the last one
+        (
+            '<answer>{"bbox_2d": [1, 2, 3, 4]} {"bbox_2d": [5, 6, 7, 8]}</answer>',
+            Box(5, 6, 7, 8),
+        ),  # the last one
         ("<answer>[1, 2, 3, 4]</answer>", None),  # no braces
         ("<answer>[1, 2, 3, 4] {}</answer>", None),
         ("<answer>{} [1, 2, 3, 4]</answer>", None),
@@ -198,7 +236,8 @@ def test_where_the_authors_look_for_a_box(text, box):
 @pytest.mark.parametrize(
     ("a", "b", "iou"),
     [
-        # less one and plus one: as if they were edges, but what overlaps by a single pixel shares nothing
+        # less one and plus one: as if they were edges, but what overlaps by a single pixel shares
+        # nothing
         (Box(0, 0, 10, 20), Box(0, 0, 10, 20), 1.0),
         (Box(0, 0, 10, 20), Box(5, 0, 15, 20), 100 / 300),
         (Box(0, 0, 10, 20), Box(0, 15, 10, 35), 50 / 350),
@@ -211,7 +250,9 @@ def test_where_the_authors_look_for_a_box(text, box):
     ],
 )
 def test_the_authors_overlap_of_wide_and_tall_boxes(a, b, iou):
-    assert published_rules.vlm_r1_iou(a, b) == published_rules.vlm_r1_iou(b, a) == pytest.approx(iou)
+    assert (
+        published_rules.vlm_r1_iou(a, b) == published_rules.vlm_r1_iou(b, a) == pytest.approx(iou)
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,16 +274,23 @@ def test_the_grounding_reward_by_hand(text, reward):
     assert published_rules.lisa_reward(text, TRUTH) == pytest.approx(reward)
 
 
-@pytest.mark.parametrize(("answer", "earned"), [("(200,300),(500,500)", 0.75), ("(200,300),(500,700)", 1.0), ("(500,300),(200,700)", 0.0)])
+@pytest.mark.parametrize(
+    ("answer", "earned"),
+    [("(200,300),(500,500)", 0.75), ("(200,300),(500,700)", 1.0), ("(500,300),(200,700)", 0.0)],
+)
 def test_the_grounding_reward_in_reference_mode_is_half_of_it(answer, earned):
     verdict = Boxes(mode="reference", measure="giou")(f"<answer>{answer}</answer>", LISA)
     assert verdict.reward == pytest.approx(earned)
-    assert verdict.reason == f"{'right' if earned >= 0.75 else 'wrong'}: GIoU + 1 = {2 * earned:.4f}"
+    assert (
+        verdict.reason == f"{'right' if earned >= 0.75 else 'wrong'}: GIoU + 1 = {2 * earned:.4f}"
+    )
 
 
 def test_the_grounding_reward_of_a_wide_picture_is_counted_in_shares_of_each_side():
     wide = sample_of("boxes", sizes=((2000, 1000),), answer=[[400, 300, 1000, 700]])
-    assert Boxes(mode="reference", measure="giou")("(200,300),(500,700)", wide).reward == pytest.approx(1.0)
+    assert Boxes(mode="reference", measure="giou")(
+        "(200,300),(500,700)", wide
+    ).reward == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +307,17 @@ def test_the_grounding_reward_of_a_wide_picture_is_counted_in_shares_of_each_sid
 )
 def test_the_classification_rule_by_hand(given, truth, right):
     assert published_rules.virft_label(f"<answer>{given}</answer>", truth) is right
-    told = Label(mode="reference")(f"<answer>{given}</answer>", sample_of("label", answer=truth, choices=()))
+    told = Label(mode="reference")(
+        f"<answer>{given}</answer>", sample_of("label", answer=truth, choices=())
+    )
     assert (told.reward, told.reason) == (float(right), "right" if right else "wrong")
 
 
 @pytest.mark.parametrize(
     ("items", "earned"),
     [
-        # the surer box takes the truth, wherever it stands: IoU 0.8 of one truth and two boxes, 0.9 and 1 - 0.6
+        # the surer box takes the truth, wherever it stands: IoU 0.8 of one truth and two boxes, 0.9
+        # and 1 - 0.6
         ([([10, 20, 60, 80], 0.6), ([10, 20, 50, 80], 0.9)], (0.8 / 2, (0.9 + 0.4) / 2)),
         ([([10, 20, 50, 80], 0.9), ([10, 20, 60, 80], 0.6)], (0.8 / 2, (0.9 + 0.4) / 2)),
         # an overlap of exactly one half is none
@@ -282,17 +333,24 @@ def test_the_classification_rule_by_hand(given, truth, right):
     ],
 )
 def test_the_detection_rule_by_hand(items, earned):
-    assert published_rules.virft_detection(f"<answer>{dets(*items)}</answer>", TWO[:1]) == pytest.approx(earned)
+    assert published_rules.virft_detection(
+        f"<answer>{dets(*items)}</answer>", TWO[:1]
+    ) == pytest.approx(earned)
 
 
 def test_each_box_takes_the_free_truth_with_the_largest_overlap():
     truths = [Box(0, 0, 10, 10), Box(0, 0, 10, 8)]
-    # the second truth is hit exactly; the next box overlaps it more but gets the one that is left: 9/10
+    # the second truth is hit exactly; the next box overlaps it more but gets the one that is left:
+    # 9/10
     both = dets(([0, 0, 10, 8], 0.9), ([0, 0, 10, 9], 0.5))
     assert published_rules.virft_detection(both, truths) == pytest.approx(((1 + 0.9) / 2, 0.7))
     # more truths than boxes, and boxes where there is no truth
-    assert published_rules.virft_detection(dets(([0, 0, 10, 8], 0.9)), truths) == pytest.approx((0.5, 0.9))
-    assert published_rules.virft_detection(dets(([0, 0, 10, 8], 0.9)), []) == pytest.approx((0.0, 0.1))
+    assert published_rules.virft_detection(dets(([0, 0, 10, 8], 0.9)), truths) == pytest.approx(
+        (0.5, 0.9)
+    )
+    assert published_rules.virft_detection(dets(([0, 0, 10, 8], 0.9)), []) == pytest.approx(
+        (0.0, 0.1)
+    )
 
 
 ANIMALS = ("cat", "dog", "big dog", "cow")
@@ -316,7 +374,11 @@ ANIMALS = ("cat", "dog", "big dog", "cow")
         ("no idea at all what it might be", None, None),
         ("Xb. Answer: C", 2, 2),
         ("A B C Answer: D", 3, 3),
-        ("(D) was tempting. Answer: B", 3, 1),  # what stands behind "Answer:" counts in MMMU-Pro alone
+        (
+            "(D) was tempting. Answer: B",
+            3,
+            1,
+        ),  # what stands behind "Answer:" counts in MMMU-Pro alone
         ("Answer: B or C", 2, 2),
         ("I saw A. then", None, 0),
     ],

@@ -1,4 +1,5 @@
-"""One answer, three ways to read it: lenient, by the authors' own rule, strict. The small twin of test_recorded, whose files are large."""
+"""One answer, three ways to read it: lenient, by the authors' own rule, strict. The small twin
+of test_recorded, whose files are large."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ ASKED: dict[Any, Any] = {
     Number: sample("number", 3),
     Choice: sample("choice", "B", choices=("cat", "big dog", "horse")),
     Value: sample("value", "2√{3} cm"),
-    Label: sample("label", "pink primrose", choices=("pink primrose", "rose", "hard-leaved pocket orchid")),
+    Label: sample(
+        "label", "pink primrose", choices=("pink primrose", "rose", "hard-leaved pocket orchid")
+    ),
 }
 
 
@@ -34,9 +37,22 @@ class Read(NamedTuple):
 
 
 ANSWERS = [
-    # Boxes: a code block is what Qwen2.5-VL writes; 48 of 50 columns overlap; VLM-R1's rule pays an IoU over one half in full
-    Read(Boxes, '```json\n[{"bbox_2d": [12, 20, 60, 80], "label": "the dog on the left"}]\n```', 48 / 50, 1, 0),
-    Read(Boxes, '<think>It stands on the left.</think>\n<answer>{"bbox_2d": [10, 20, 60, 80]}</answer>', 1, 1, 1),
+    # Boxes: a code block is what Qwen2.5-VL writes; 48 of 50 columns overlap; VLM-R1's rule pays an
+    # IoU over one half in full
+    Read(
+        Boxes,
+        '```json\n[{"bbox_2d": [12, 20, 60, 80], "label": "the dog on the left"}]\n```',
+        48 / 50,
+        1,
+        0,
+    ),
+    Read(
+        Boxes,
+        '<think>It stands on the left.</think>\n<answer>{"bbox_2d": [10, 20, 60, 80]}</answer>',
+        1,
+        1,
+        1,
+    ),
     Read(Boxes, "The dog is at (10,20),(60,80).", 1, 0, 0),
     Read(Boxes, "There is no dog in this picture.", 0, 0, 0),
     # confidence 0.9: our score loses half of (1 - 0.9)², the authors' the tenth
@@ -60,7 +76,9 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("read", ANSWERS, ids=lambda read: f"{read.verifier.__name__}: {read.text[:40]!r}")
+@pytest.mark.parametrize(
+    "read", ANSWERS, ids=lambda read: f"{read.verifier.__name__}: {read.text[:40]!r}"
+)
 def test_an_answer_earns_in_each_mode(read):
     options = {"lenient": {"policy": "first"} if read.verifier is Boxes else {}}
     rewards = [

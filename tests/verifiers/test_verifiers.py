@@ -1,4 +1,5 @@
-"""The contract of every shipped verifier: gold earns full marks, nothing hostile earns anything, no text raises."""
+"""The contract of every shipped verifier: gold earns full marks, nothing hostile earns anything,
+no text raises."""
 
 import json
 import math
@@ -30,13 +31,34 @@ from gpg_vl.verifiers.value import Value
 from tests.hand_made import completion
 
 TRUTH = {
-    "choice": {"question": "Which animal?", "choices": ("cat", "big dog", "horse"), "answer": "big dog"},
+    "choice": {
+        "question": "Which animal?",
+        "choices": ("cat", "big dog", "horse"),
+        "answer": "big dog",
+    },
     "number": {"question": "How many of the 4 dogs bark?", "answer": 3},
-    "value": {"question": "How long is the diagonal of a square whose side is √6 cm?", "answer": "2√{3} cm"},
+    "value": {
+        "question": "How long is the diagonal of a square whose side is √6 cm?",
+        "answer": "2√{3} cm",
+    },
     "expression": {"question": "Expand x(x+1).", "answer": "x^2+x"},
-    "label": {"question": "Which flower?", "answer": "pink primrose", "choices": ("pink primrose", "rose", "hard-leaved pocket orchid")},
-    "detection": {"question": "Find dogs.", "answer": [[10, 20, 60, 80], [5, 5, 9, 9]], "images": (b"png",), "sizes": ((100, 100),)},
-    "boxes": {"question": "Where is the dog?", "answer": [[10, 20, 60, 80]], "images": (b"png",), "sizes": ((100, 100),)},
+    "label": {
+        "question": "Which flower?",
+        "answer": "pink primrose",
+        "choices": ("pink primrose", "rose", "hard-leaved pocket orchid"),
+    },
+    "detection": {
+        "question": "Find dogs.",
+        "answer": [[10, 20, 60, 80], [5, 5, 9, 9]],
+        "images": (b"png",),
+        "sizes": ((100, 100),),
+    },
+    "boxes": {
+        "question": "Where is the dog?",
+        "answer": [[10, 20, 60, 80]],
+        "images": (b"png",),
+        "sizes": ((100, 100),),
+    },
 }
 KINDS = sorted(verifiers.ALIASES)
 STYLES = [AnswerOnly(), Style(), Style(think="optional"), Style(think="opened")]
@@ -47,7 +69,7 @@ def sample_of(kind, **fields):
 
 
 def verifier_of(kind, **fields):
-    return plugins.build(kind, verifiers.ALIASES, folder=Path(), key="verifiers", given=fields)
+    return plugins.build(kind, verifiers.ALIASES, base_dir=Path(), key="verifiers", given=fields)
 
 
 def said(answer):
@@ -59,7 +81,7 @@ def reward(verifier, answer, sample):
     return verifier(verifier.style.write(answer, thought="so"), sample).reward
 
 
-# --- the contract of all ----------------------------------------------------------------------------------------------
+# --- the contract of all --------------------------------------------------------------------------
 
 
 def test_every_shipped_verifier_is_tested():
@@ -70,7 +92,7 @@ def test_every_shipped_verifier_is_tested():
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
 def test_gold_earns_full_marks(kind, style):
     verifier, sample = verifier_of(kind, style=style), sample_of(kind)
-    verdict = verifier(style.write(verifier.gold(sample), thought="so"), sample)
+    verdict = verifier(style.write(verifier.reference_answer(sample), thought="so"), sample)
     assert verdict.reward == 1.0
     assert verdict.parts == {"accuracy": 1.0, "format": 1.0}
     assert verdict.reason.split(":")[0] == "right"
@@ -78,8 +100,11 @@ def test_gold_earns_full_marks(kind, style):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gold_earns_the_sum_of_the_weights(kind):
-    verifier, sample = verifier_of(kind, combine="sum", accuracy_weight=2.0, format_weight=0.5), sample_of(kind)
-    assert reward(verifier, verifier.gold(sample), sample) == 2.5
+    verifier, sample = (
+        verifier_of(kind, combine="sum", accuracy_weight=2.0, format_weight=0.5),
+        sample_of(kind),
+    )
+    assert reward(verifier, verifier.reference_answer(sample), sample) == 2.5
 
 
 FURTHER = {
@@ -96,7 +121,8 @@ FURTHER = {
     "zero byte": "\x00",
     "lone surrogate": "\ud800",
 }
-"""Hostile answers that only make sense beside the truths above; the list of all others is the exploit suite itself."""
+"""Hostile answers that only make sense beside the truths above; the list of all others is the
+exploit suite itself."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,16 +159,29 @@ def _around_the_gold(style, gold):
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
 def test_the_truth_in_a_malformed_text_earns_nothing(kind, style):
     verifier, sample = verifier_of(kind, style=style), sample_of(kind)
-    texts = _around_the_gold(style, verifier.gold(sample)) | {"copied question": style.write(sample.question, thought="so")}
-    assert {name: verifier(text, sample).reward for name, text in texts.items()} == dict.fromkeys(texts, 0.0)
+    texts = _around_the_gold(style, verifier.reference_answer(sample)) | {
+        "copied question": style.write(sample.question, thought="so")
+    }
+    assert {name: verifier(text, sample).reward for name, text in texts.items()} == dict.fromkeys(
+        texts, 0.0
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_megabyte_earns_nothing_quickly(kind):
     verifier, sample = verifier_of(kind), sample_of(kind)
-    gold = verifier.gold(sample)
+    gold = verifier.reference_answer(sample)
     start = process_time()
-    for piece in ("x", gold, f"{gold}\n", "[10,20,60,80],", "<answer>", said(gold), "<|image_pad|>", " "):
+    for piece in (
+        "x",
+        gold,
+        f"{gold}\n",
+        "[10,20,60,80],",
+        "<answer>",
+        said(gold),
+        "<|image_pad|>",
+        " ",
+    ):
         many = piece * (10**6 // len(piece))
         assert verifier(many, sample).reward == 0.0
         assert verifier(said(many), sample).reward == 0.0
@@ -183,14 +222,23 @@ PIECES = [
     "<|im_end|>",
 ]
 TEXTS = st.one_of(
-    st.text(), st.text().map(said), st.lists(st.sampled_from(PIECES)).map("".join), st.lists(st.sampled_from(PIECES)).map("".join).map(said)
+    st.text(),
+    st.text().map(said),
+    st.lists(st.sampled_from(PIECES)).map("".join),
+    st.lists(st.sampled_from(PIECES)).map("".join).map(said),
 )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("combine", "mode"), [("gate", "strict"), ("sum", "strict"), ("gate", "lenient"), ("sum", "reference")])
+@pytest.mark.parametrize(
+    ("combine", "mode"),
+    [("gate", "strict"), ("sum", "strict"), ("gate", "lenient"), ("sum", "reference")],
+)
 def test_no_text_raises_and_every_reward_is_bounded(kind, combine, mode):
-    verifier, sample = verifier_of(kind, combine=combine, mode=mode, accuracy_weight=0.75, format_weight=0.25), sample_of(kind)
+    verifier, sample = (
+        verifier_of(kind, combine=combine, mode=mode, accuracy_weight=0.75, format_weight=0.25),
+        sample_of(kind),
+    )
 
     @given(TEXTS)
     def check(text):
@@ -202,11 +250,21 @@ def test_no_text_raises_and_every_reward_is_bounded(kind, combine, mode):
     check()
 
 
-# --- one by one -------------------------------------------------------------------------------------------------------
+# --- one by one -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("answer", "earned"), [("B", 1), ("(b)", 1), ("B. big dog", 1), ("Big dog.", 1), ("A", 0), ("cat", 0), ("B. cat", 0), ("dog", 0)]
+    ("answer", "earned"),
+    [
+        ("B", 1),
+        ("(b)", 1),
+        ("B. big dog", 1),
+        ("Big dog.", 1),
+        ("A", 0),
+        ("cat", 0),
+        ("B. cat", 0),
+        ("dog", 0),
+    ],
 )
 def test_choice_by_hand(answer, earned):
     assert reward(Choice(), answer, sample_of("choice")) == earned
@@ -218,7 +276,8 @@ def test_choice_takes_the_truth_as_letter_or_words():
 
 
 @pytest.mark.parametrize(
-    ("truth", "answer", "earned"), [("A", "C", 1), ("C", "A", 1), ("A", "A", 1), ("A", "B", 0), ("B", "C", 0), ("B", "B", 1)]
+    ("truth", "answer", "earned"),
+    [("A", "C", 1), ("C", "A", 1), ("A", "A", 1), ("A", "B", 0), ("B", "C", 0), ("B", "B", 1)],
 )
 @pytest.mark.parametrize("mode", ["strict", "lenient"])
 def test_of_two_options_that_read_alike_either_is_right(truth, answer, earned, mode):
@@ -231,8 +290,8 @@ def test_of_two_options_that_read_alike_either_is_right(truth, answer, earned, m
 def test_options_that_only_look_alike_are_two():
     sample = sample_of("choice", choices=("cat", "dog", "Cat"), answer="A")
     assert [reward(Choice(), letter, sample) for letter in "ABC"] == [1, 0, 0]
-    assert Choice().gold(sample) == "A"  # the words name both
-    assert Choice().gold(replace(sample, answer="dog")) == "dog"
+    assert Choice().reference_answer(sample) == "A"  # the words name both
+    assert Choice().reference_answer(replace(sample, answer="dog")) == "dog"
 
 
 @pytest.mark.parametrize(
@@ -252,34 +311,64 @@ def test_a_letter_may_count_only_where_it_was_shown(question, truth, letter):
     assert reward(Choice(letters="shown"), "B", sample) == letter
     assert reward(Choice(letters="always"), "B", sample) == 1
     for mode in ("strict", "lenient"):
-        assert [reward(Choice(letters="shown", mode=mode), words, sample) for words in ("Dog.", "cat", "A", "cow")] == [1, 0, 0, 0]
+        assert [
+            reward(Choice(letters="shown", mode=mode), words, sample)
+            for words in ("Dog.", "cat", "A", "cow")
+        ] == [1, 0, 0, 0]
     assert reward(Choice(letters="shown", mode="lenient"), "**dog**", sample) == 1
 
 
 def test_without_letters_two_options_of_one_spelling_name_nothing():
-    sample = sample_of("choice", question="Which? big, Big or small", choices=("big", "Big", "small"), answer="small")
+    sample = sample_of(
+        "choice",
+        question="Which? big, Big or small",
+        choices=("big", "Big", "small"),
+        answer="small",
+    )
     assert [reward(Choice(letters="shown"), words, sample) for words in ("big", "small")] == [0, 1]
 
 
 def test_a_foreign_truth_that_stands_among_the_options_as_it_is_will_do():
     sample = sample_of("choice", choices=("cat", "Cat", "dog"), answer="Cat")
     with pytest.raises(ValueError, match="is not one of the choices"):
-        Choice().gold(sample)
-    assert Choice(mode="lenient").gold(sample) == "Cat"
-    assert [reward(Choice(mode="lenient"), answer, sample) for answer in ("Cat", "cat", "B")] == [1, 0, 1]
+        Choice().reference_answer(sample)
+    assert Choice(mode="lenient").reference_answer(sample) == "Cat"
+    assert [reward(Choice(mode="lenient"), answer, sample) for answer in ("Cat", "cat", "B")] == [
+        1,
+        0,
+        1,
+    ]
 
 
-@pytest.mark.parametrize(("authors", "earned"), [("mmmu", 1), ("mmmu_pro", 1), ("visual_thinker", 0)])
+@pytest.mark.parametrize(
+    ("authors", "earned"), [("mmmu", 1), ("mmmu_pro", 1), ("visual_thinker", 0)]
+)
 def test_each_authors_rule_reads_letters_in_its_own_way(authors, earned):
     # the last wants the truth's very words, or a lone letter that is the truth itself
     sample = sample_of("choice")
     verifier = Choice(mode="reference", authors=authors)
     assert verifier("The answer is (B)", sample).reward == earned
     assert verifier("The answer is (A)", sample).reward == 0
-    assert [verifier(f"The answer is ({letter})", sample).reason for letter in "AB"] == ["wrong", "right" if earned else "wrong"]
-    assert Choice(mode="reference", authors="visual_thinker")("<answer>big dog</answer>", sample).reward == 1
-    assert Choice(mode="reference", authors="visual_thinker")("it is (B)", replace(sample, answer="B")).reward == 1
-    assert Choice(mode="reference")("no idea", sample).reason == "unreadable: the authors' rule draws an option at random here"
+    assert [verifier(f"The answer is ({letter})", sample).reason for letter in "AB"] == [
+        "wrong",
+        "right" if earned else "wrong",
+    ]
+    assert (
+        Choice(mode="reference", authors="visual_thinker")(
+            "<answer>big dog</answer>", sample
+        ).reward
+        == 1
+    )
+    assert (
+        Choice(mode="reference", authors="visual_thinker")(
+            "it is (B)", replace(sample, answer="B")
+        ).reward
+        == 1
+    )
+    assert (
+        Choice(mode="reference")("no idea", sample).reason
+        == "unreadable: the authors' rule draws an option at random here"
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,26 +385,32 @@ def test_each_authors_rule_reads_letters_in_its_own_way(authors, earned):
 )
 def test_a_class_is_named_by_its_name_or_an_alias(aliases, answer, named):
     for truth in ("rose", "pink primrose"):
-        assert reward(Label(aliases=aliases), answer, sample_of("label", answer=truth)) == (truth == named)
+        assert reward(Label(aliases=aliases), answer, sample_of("label", answer=truth)) == (
+            truth == named
+        )
 
 
 def test_the_closed_set_is_the_rows_then_the_verifiers_then_the_truth_alone():
     rows = sample_of("label", answer="rose", choices=("rose", "iris"))
     verifier = Label(classes=("rose", "lily"))
-    told = [verifier.mark(answer, rows).reason.partition(":")[0] for answer in ("rose", "iris", "lily")]
+    told = [
+        verifier.grade(answer, rows).reason.partition(":")[0] for answer in ("rose", "iris", "lily")
+    ]
     assert told == ["right", "wrong", "unreadable"]
     bare = replace(rows, choices=())
-    assert [verifier.mark(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris", "lily")] == ["right", "unreadable", "wrong"]
-    assert [Label().mark(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris")] == ["right", "unreadable"]
+    assert [
+        verifier.grade(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris", "lily")
+    ] == ["right", "unreadable", "wrong"]
+    assert [
+        Label().grade(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris")
+    ] == ["right", "unreadable"]
     with pytest.raises(ValueError, match="answer 'rose' is not one of the 1 classes iris"):
-        Label().gold(replace(rows, choices=("iris",)))
-    assert Label().gold(replace(rows, answer="Rose ")) == "Rose "
+        Label().reference_answer(replace(rows, choices=("iris",)))
+    assert Label().reference_answer(replace(rows, answer="Rose ")) == "Rose "
     nameless = replace(rows, choices=("rose", "", "-"))
-    assert [Label().mark(answer, nameless).reason.partition(":")[0] for answer in ("", "-", "rose")] == [
-        "unreadable",
-        "unreadable",
-        "right",
-    ]
+    assert [
+        Label().grade(answer, nameless).reason.partition(":")[0] for answer in ("", "-", "rose")
+    ] == ["unreadable", "unreadable", "right"]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +430,9 @@ def test_the_closed_set_is_the_rows_then_the_verifiers_then_the_truth_alone():
 )
 def test_the_one_class_that_a_longer_text_names(text, named):
     for truth in ("rose", "pink primrose"):
-        assert Label(mode="lenient")(text, sample_of("label", answer=truth)).reward == (truth == named)
+        assert Label(mode="lenient")(text, sample_of("label", answer=truth)).reward == (
+            truth == named
+        )
     assert reward(Label(), text, sample_of("label", answer="rose")) == 0
 
 
@@ -367,33 +464,60 @@ def test_a_value_within_its_tolerance(truth, answer, fields, earned):
 
 
 def test_a_value_is_read_out_of_a_longer_text_only_leniently_and_on_request():
-    text, sample = "Angle A is 20. Because of this the answer is 40.", sample_of("value", answer="40")
+    text, sample = (
+        "Angle A is 20. Because of this the answer is 40.",
+        sample_of("value", answer="40"),
+    )
     given = [Value(mode="lenient", prose=True), Value(mode="lenient"), Value(prose=True)]
-    assert [verifier(f"<think>so</think><answer>{text}</answer>", sample).reward for verifier in given] == [1, 0, 0]
-    assert Value().mark("x", sample) == (0.0, "x", "unreadable: not one value")
-    assert Value().mark("40.0", sample) == (1.0, "40", "right")
+    assert [
+        verifier(f"<think>so</think><answer>{text}</answer>", sample).reward for verifier in given
+    ] == [1, 0, 0]
+    assert Value().grade("x", sample) == (0.0, "x", "unreadable: not one value")
+    assert Value().grade("40.0", sample) == (1.0, "40", "right")
     with pytest.raises(ValueError, match="answer 'x' is not a value such as 12"):
-        Value().gold(replace(sample, answer="x"))
+        Value().reference_answer(replace(sample, answer="x"))
 
 
 def test_the_counting_rule_of_the_authors_wants_a_whole_number_between_tags():
     verifier, sample = Number(mode="reference"), sample_of("number")
-    texts = ("<answer> 3 </answer>", "<answer>4</answer> <answer>3</answer>", "<answer>3.0</answer>", "<answer>three</answer>", "3")
+    texts = (
+        "<answer> 3 </answer>",
+        "<answer>4</answer> <answer>3</answer>",
+        "<answer>3.0</answer>",
+        "<answer>three</answer>",
+        "3",
+    )
     assert [verifier(text, sample).reward for text in texts] == [1, 0, 0, 0, 0]
     assert verifier("3", sample).reason == "unreadable: no whole number between answer tags"
 
 
 @pytest.mark.parametrize(
-    ("answer", "earned"), [("3", 1), ("3.0", 1), ("three", 1), ("+3", 1), ("-3", 0), ("4", 0), ("3.001", 0), ("3 dogs", 0)]
+    ("answer", "earned"),
+    [
+        ("3", 1),
+        ("3.0", 1),
+        ("three", 1),
+        ("+3", 1),
+        ("-3", 0),
+        ("4", 0),
+        ("3.001", 0),
+        ("3 dogs", 0),
+    ],
 )
 def test_number_by_hand(answer, earned):
     assert reward(Number(), answer, sample_of("number")) == earned
 
 
 def test_a_root_of_a_negative_number_is_wrong_and_no_fault():
-    checks = VerifierSet(by_kind={"value": Value()})
-    for answer in ("\\sqrt[3]{-8}", "\\sqrt[2]{-4}", "2+\\sqrt[3]{-8}", "\\sqrt[-3]{-8}", "\\sqrt[2]{-4}^2"):
-        assert checks.judge(completion(text=said(answer)), sample_of("value")).reward == 0.0
+    verifiers = VerifierSet(by_kind={"value": Value()})
+    for answer in (
+        "\\sqrt[3]{-8}",
+        "\\sqrt[2]{-4}",
+        "2+\\sqrt[3]{-8}",
+        "\\sqrt[-3]{-8}",
+        "\\sqrt[2]{-4}^2",
+    ):
+        assert verifiers.judge(completion(text=said(answer)), sample_of("value")).reward == 0.0
 
 
 TWO_ANSWERS = [
@@ -456,7 +580,10 @@ def test_a_box_just_outside_the_image_is_cut_and_earns_no_less_than_a_worse_one(
     whole = sample_of("boxes", sizes=((1000, 1000),), answer=[[0, 0, 1000, 1000]])
     earned = [reward(Boxes(), f"[0,0,{edge},1000]", whole) for edge in (500, 999, 1000, 1001, 1010)]
     assert earned == sorted(earned) == [0.5, 0.999, 1, 1, 1]
-    assert [reward(Boxes(), box, whole) for box in ("[0,0,1011,1000]", "[-11,0,1000,1000]", "[1001,0,1005,1000]")] == [0, 0, 0]
+    assert [
+        reward(Boxes(), box, whole)
+        for box in ("[0,0,1011,1000]", "[-11,0,1000,1000]", "[1001,0,1005,1000]")
+    ] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -506,33 +633,44 @@ def test_a_class_that_is_denied_is_not_named(text, earned):
 def test_what_models_write_is_not_kept_in_memory():
     sample = sample_of("label")
     Label(mode="lenient")("<answer>rose</answer>", sample)
-    kept = label._of_class.cache_info().currsize
+    kept = label._spelling_of_class.cache_info().currsize
     for place in range(50):
         Label(mode="lenient")(f"<answer>flower {place}</answer>", sample)
-    assert label._of_class.cache_info().currsize == kept
+    assert label._spelling_of_class.cache_info().currsize == kept
 
 
-@pytest.mark.parametrize(("kind", "answer"), [("number", "3!"), ("number", "3?"), ("choice", "big dog?"), ("choice", "B?")])
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [("number", "3!"), ("number", "3?"), ("choice", "big dog?"), ("choice", "B?")],
+)
 def test_a_factorial_and_a_doubt_are_no_answers(kind, answer):
     assert reward(verifier_of(kind), answer, sample_of(kind)) == 0
 
 
 def test_whatever_the_math_process_prints_shifts_no_answer():
     program = (
-        "import os, sys; from gpg_vl.verifiers import math_worker as w; told = w._answer\n"
-        "w._answer = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'), told(request))[2]\n"
-        "w.main()"
+        "import os, sys; from gpg_vl.verifiers import math_worker as w; told = w._answer\nw._answer"
+        " = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'),"
+        " told(request))[2]\nw.main()"
     )
-    asked = [{"id": 7, "gold": "$1$", "answer": "1"}, {"id": 8, "gold": "$1$", "answer": "2"}]
+    asked = [{"id": 7, "truth": "$1$", "answer": "1"}, {"id": 8, "truth": "$1$", "answer": "2"}]
     lines = "".join(json.dumps(request) + "\n" for request in asked)
-    done = subprocess.run([sys.executable, "-c", program], input=lines, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=lines, capture_output=True, text=True, check=True
+    )
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(line.get("id"), line["right"]) for line in told] == [(None, True), (7, True), (8, False)]
+    assert [(line.get("id"), line["right"]) for line in told] == [
+        (None, True),
+        (7, True),
+        (8, False),
+    ]
 
 
 def test_number_within_a_tolerance():
     verifier = Number(tolerance=0.5)
-    assert [reward(verifier, answer, sample_of("number")) for answer in ("2.4", "2.5", "3.5", "3.6")] == [0, 1, 1, 0]
+    assert [
+        reward(verifier, answer, sample_of("number")) for answer in ("2.4", "2.5", "3.5", "3.6")
+    ] == [0, 1, 1, 0]
 
 
 def test_boxes_earn_their_overlap():
@@ -552,7 +690,9 @@ def test_boxes_by_giou_tell_far_from_near():
 
 def test_boxes_by_threshold_are_right_or_wrong():
     verifier = Boxes(threshold=0.5)
-    assert [reward(verifier, f"[10,20,{edge},80]", sample_of("boxes")) for edge in (34, 35, 60)] == [0, 1, 1]
+    assert [
+        reward(verifier, f"[10,20,{edge},80]", sample_of("boxes")) for edge in (34, 35, 60)
+    ] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("measure", ["iou", "giou"])
@@ -563,7 +703,10 @@ def test_a_better_box_never_earns_less(measure):
         lambda d: (10, 20, 60 - d, 80),
         lambda d: (10 - d / 4, 20 - d / 4, 60 + d, 80 + d / 4),
     ):
-        earned = [reward(verifier, str(list(moved(step))), sample_of("boxes")) for step in range(40, -1, -1)]
+        earned = [
+            reward(verifier, str(list(moved(step))), sample_of("boxes"))
+            for step in range(40, -1, -1)
+        ]
         assert earned == sorted(earned)
         assert earned[-1] == 1
 
@@ -571,20 +714,28 @@ def test_a_better_box_never_earns_less(measure):
 def test_the_models_frame_is_converted_once():
     # 200 x 100 pixels; the model speaks thousandths, the truth is in pixels or in shares
     wide = {"sizes": ((200, 100),), "answer": [[20, 10, 100, 50]]}
-    assert reward(Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **wide)) == 1
+    assert (
+        reward(Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **wide))
+        == 1
+    )
     assert reward(Boxes(), "[20,10,100,50]", sample_of("boxes", **wide)) == 1
     shares = wide | {"answer": [[0.1, 0.1, 0.5, 0.5]], "frame": "norm1"}
-    assert reward(Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **shares)) == 1
+    assert (
+        reward(
+            Boxes(frame=Frame(kind="norm1000")), "[100,100,500,500]", sample_of("boxes", **shares)
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
 @pytest.mark.parametrize("size", [(100, 100), (640, 427), (97, 301)])
 def test_gold_boxes_earn_full_marks_in_every_frame(kind, size):
-    checks = VerifierSet(by_kind={"boxes": Boxes(frame=Frame(kind=kind))})
-    assert checks.complaint(sample_of("boxes", sizes=(size,))) == ""
+    verifiers = VerifierSet(by_kind={"boxes": Boxes(frame=Frame(kind=kind))})
+    assert verifiers.validation_error(sample_of("boxes", sizes=(size,))) == ""
 
 
-# --- gate and sum -----------------------------------------------------------------------------------------------------
+# --- gate and sum ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -601,12 +752,18 @@ def test_gold_boxes_earn_full_marks_in_every_frame(kind, size):
 )
 def test_gate_pays_accuracy_only_in_a_well_formed_answer_and_sum_always(text, gate, total):
     weights = {"accuracy_weight": 0.8, "format_weight": 0.2}
-    assert Number(combine="gate", **weights)(text, sample_of("number")).reward == pytest.approx(gate)
-    assert Number(combine="sum", **weights)(text, sample_of("number")).reward == pytest.approx(total)
+    assert Number(combine="gate", **weights)(text, sample_of("number")).reward == pytest.approx(
+        gate
+    )
+    assert Number(combine="sum", **weights)(text, sample_of("number")).reward == pytest.approx(
+        total
+    )
 
 
 def test_a_verdict_explains_itself():
-    verdicts = [Number()(text, sample_of("number")) for text in (said("3"), said("4"), said("some"), "3")]
+    verdicts = [
+        Number()(text, sample_of("number")) for text in (said("3"), said("4"), said("some"), "3")
+    ]
     assert [verdict.answer for verdict in verdicts] == ["3", "4", "some", ""]
     assert [verdict.reason for verdict in verdicts] == [
         "right",
@@ -616,23 +773,29 @@ def test_a_verdict_explains_itself():
     ]
 
 
-# --- judging completions ----------------------------------------------------------------------------------------------
+# --- judging completions --------------------------------------------------------------------------
 
 
 def judged(truncated, text, **fields):
     by_kind = {"number": Number(accuracy_weight=0.8, format_weight=0.2, **fields)}
-    return VerifierSet(by_kind=by_kind, truncated=truncated).judge(completion(text=text, finish="length"), sample_of("number"))
+    return VerifierSet(by_kind=by_kind, truncated=truncated).judge(
+        completion(text=text, finish="length"), sample_of("number")
+    )
 
 
 @pytest.mark.parametrize("truncated", ["zero", "score", "drop"])
 def test_a_finished_completion_is_scored_whatever_truncated_says(truncated):
-    checks = VerifierSet(by_kind={"number": Number()}, truncated=truncated)
-    assert checks.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
+    verifiers = VerifierSet(by_kind={"number": Number()}, truncated=truncated)
+    assert verifiers.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
 
 
 def test_truncated_zero_earns_nothing():
     verdict = judged("zero", said("3"), combine="sum")
-    assert (verdict.reward, verdict.parts, verdict.reason) == (0.0, {"accuracy": 0.0, "format": 0.0}, "truncated")
+    assert (verdict.reward, verdict.parts, verdict.reason) == (
+        0.0,
+        {"accuracy": 0.0, "format": 0.0},
+        "truncated",
+    )
 
 
 def test_truncated_score_earns_its_accuracy_and_never_its_format():
@@ -647,9 +810,12 @@ def test_truncated_score_behind_a_gate_earns_nothing():
 
 @pytest.mark.parametrize(("mode", "cut"), [("reference", 1.0), ("lenient", 1.0), ("strict", 0.0)])
 def test_only_the_strict_reading_asks_how_a_text_ended(mode, cut):
-    checks = VerifierSet(by_kind={"number": Number()}).in_mode("reference").in_mode(mode)
-    assert checks.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
-    assert checks.judge(completion(text=said("3"), finish="length"), sample_of("number")).reward == cut
+    verifiers = VerifierSet(by_kind={"number": Number()}).in_mode("reference").in_mode(mode)
+    assert verifiers.judge(completion(text=said("3")), sample_of("number")).reward == 1.0
+    assert (
+        verifiers.judge(completion(text=said("3"), finish="length"), sample_of("number")).reward
+        == cut
+    )
 
 
 def test_an_unfinished_strict_text_is_read_in_its_one_block_and_a_lenient_one_anywhere():
@@ -661,7 +827,8 @@ def test_an_unfinished_strict_text_is_read_in_its_one_block_and_a_lenient_one_an
 @pytest.mark.parametrize(
     ("mode", "combine", "text", "earned"),
     [
-        # accuracy 0.75, format 0.25: only the strict gate holds the accuracy back from a malformed text
+        # accuracy 0.75, format 0.25: only the strict gate holds the accuracy back from a malformed
+        # text
         ("strict", "gate", said("3"), 1.0),
         ("strict", "gate", "<answer>3</answer>", 0.0),
         ("strict", "sum", "<answer>3</answer>", 0.75),
@@ -692,21 +859,33 @@ def test_another_mode_is_another_verifier_and_leaves_those_of_another_make_alone
 
 def test_a_sound_truth_is_sound_whatever_the_authors_rule_makes_of_it():
     # the published counting rule reads whole numbers alone
-    checks = VerifierSet(by_kind={"number": Number(mode="reference")})
-    assert checks.complaint(sample_of("number", answer=2.5)) == ""
-    assert checks.complaint_about(said("2.5"), sample_of("number", answer=2.5)) == ""
-    assert checks.complaint_about(said("2"), sample_of("number", answer=2.5)) == f"its own answer {said('2')!r} earns 0 of 1 (wrong)"
-    assert checks.complaint(sample_of("number", answer="many")) == "answer 'many' is not a number"
+    verifiers = VerifierSet(by_kind={"number": Number(mode="reference")})
+    assert verifiers.validation_error(sample_of("number", answer=2.5)) == ""
+    assert verifiers.validation_error_of(said("2.5"), sample_of("number", answer=2.5)) == ""
+    assert (
+        verifiers.validation_error_of(said("2"), sample_of("number", answer=2.5))
+        == f"its own answer {said('2')!r} earns 0 of 1 (wrong)"
+    )
+    assert (
+        verifiers.validation_error(sample_of("number", answer="many"))
+        == "answer 'many' is not a number"
+    )
 
 
-@pytest.mark.parametrize(("earned", "fine"), [(1.0, True), (0.9999995, True), (0.99999, False), (0.9, False), (0.0, False)])
+@pytest.mark.parametrize(
+    ("earned", "fine"),
+    [(1.0, True), (0.9999995, True), (0.99999, False), (0.9, False), (0.0, False)],
+)
 def test_a_gold_answer_may_lose_a_millionth_and_no_more(earned, fine):
     class Graded(Number):
-        def mark(self, answer, sample):
+        def grade(self, answer, sample):
             return Grade(earned, answer, "right")
 
     for fields in ({}, {"accuracy_weight": 2.0, "format_weight": 0.5}, {"format_weight": 1.0}):
-        assert (VerifierSet(by_kind={"number": Graded(**fields)}).complaint(sample_of("number")) == "") is fine
+        assert (
+            VerifierSet(by_kind={"number": Graded(**fields)}).validation_error(sample_of("number"))
+            == ""
+        ) is fine
 
 
 def test_truncated_drop_is_not_scored():
@@ -724,27 +903,31 @@ class Faulty:
 
 
 def test_a_fault_of_the_verifier_is_nan_and_told():
-    checks = VerifierSet(by_kind={"number": Faulty()})
-    verdict = checks.judge(completion(text="xxx"), sample_of("number"))
+    verifiers = VerifierSet(by_kind={"number": Faulty()})
+    verdict = verifiers.judge(completion(text="xxx"), sample_of("number"))
     assert math.isnan(verdict.reward)
     first, _, trace = verdict.reason.partition("\n")
     assert first == "fault: ZeroDivisionError: division by zero"
     assert "Traceback" in trace
-    assert checks.judge(completion(text="y"), sample_of("number")).reward == 1.0
+    assert verifiers.judge(completion(text="y"), sample_of("number")).reward == 1.0
 
 
 def test_a_verifier_of_ones_own_needs_no_gold_and_no_word_on_unfinished_texts():
-    checks = VerifierSet(by_kind={"number": Faulty()}, truncated="score")
-    assert checks.complaint(sample_of("number")) == ""
-    assert checks.judge(completion(text="yy", finish="length"), sample_of("number")).reward == 0.5
+    verifiers = VerifierSet(by_kind={"number": Faulty()}, truncated="score")
+    assert verifiers.validation_error(sample_of("number")) == ""
+    assert (
+        verifiers.judge(completion(text="yy", finish="length"), sample_of("number")).reward == 0.5
+    )
 
 
 def test_a_truth_that_cannot_be_scored_is_a_fault_and_not_a_wrong_answer():
-    checks = VerifierSet(by_kind={"number": Number()})
-    assert math.isnan(checks.judge(completion(text=said("3")), sample_of("number", answer="many")).reward)
+    verifiers = VerifierSet(by_kind={"number": Number()})
+    assert math.isnan(
+        verifiers.judge(completion(text=said("3")), sample_of("number", answer="many")).reward
+    )
 
 
-# --- complaints -------------------------------------------------------------------------------------------------------
+# --- complaints -----------------------------------------------------------------------------------
 
 CHECKS = VerifierSet(by_kind={"choice": Choice(), "number": Number(), "boxes": Boxes()})
 EVERY = VerifierSet(by_kind={kind: verifier_of(kind) for kind in KINDS})
@@ -752,7 +935,7 @@ EVERY = VerifierSet(by_kind={kind: verifier_of(kind) for kind in KINDS})
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_good_sample_has_no_complaint(kind):
-    assert EVERY.complaint(sample_of(kind)) == ""
+    assert EVERY.validation_error(sample_of(kind)) == ""
 
 
 @pytest.mark.parametrize(
@@ -762,35 +945,63 @@ def test_a_good_sample_has_no_complaint(kind):
         (sample_of("number", answer=None), "answer None is not a number"),
         (sample_of("number", answer=[1, 2]), "answer [1, 2] is not a number"),
         (sample_of("number", answer=math.nan), "answer nan is not a number"),
-        (sample_of("choice", answer="cow"), "answer 'cow' is not one of the choices ['cat', 'big dog', 'horse']"),
+        (
+            sample_of("choice", answer="cow"),
+            "answer 'cow' is not one of the choices ['cat', 'big dog', 'horse']",
+        ),
         (sample_of("choice", choices=()), "answer 'big dog' is not one of the choices []"),
-        (sample_of("choice", choices=("big dog", "Big dog")), "answer 'big dog' is not one of the choices ['big dog', 'Big dog']"),
+        (
+            sample_of("choice", choices=("big dog", "Big dog")),
+            "answer 'big dog' is not one of the choices ['big dog', 'Big dog']",
+        ),
         (sample_of("boxes", sizes=()), "a box needs an image"),
-        (sample_of("boxes", answer=[[1, 2, 3]]), "answer [[1, 2, 3]] is not one box [[x1, y1, x2, y2]]"),
+        (
+            sample_of("boxes", answer=[[1, 2, 3]]),
+            "answer [[1, 2, 3]] is not one box [[x1, y1, x2, y2]]",
+        ),
         (sample_of("boxes", answer=[]), "answer [] is not one box [[x1, y1, x2, y2]]"),
-        (sample_of("boxes", answer=[[1, 2, 3, 4]] * 2), "answer [[1, 2, 3, 4], [1, 2, 3, 4]] is not one box [[x1, y1, x2, y2]]"),
-        (sample_of("boxes", answer=[[3, 2, 1, 4]]), "box [[3, 2, 1, 4]] is empty or outside the image of 100 x 100 pixels"),
-        (sample_of("boxes", answer=[[0, 0, 10, 101]]), "box [[0, 0, 10, 101]] is empty or outside the image of 100 x 100 pixels"),
-        (replace(sample_of("number"), answer_kind="poem"), "answer_kind 'poem' has no verifier; known: boxes, choice, number"),
+        (
+            sample_of("boxes", answer=[[1, 2, 3, 4]] * 2),
+            "answer [[1, 2, 3, 4], [1, 2, 3, 4]] is not one box [[x1, y1, x2, y2]]",
+        ),
+        (
+            sample_of("boxes", answer=[[3, 2, 1, 4]]),
+            "box [[3, 2, 1, 4]] is empty or outside the image of 100 x 100 pixels",
+        ),
+        (
+            sample_of("boxes", answer=[[0, 0, 10, 101]]),
+            "box [[0, 0, 10, 101]] is empty or outside the image of 100 x 100 pixels",
+        ),
+        (
+            replace(sample_of("number"), answer_kind="poem"),
+            "answer_kind 'poem' has no verifier; known: boxes, choice, number",
+        ),
     ],
 )
 def test_a_sample_that_cannot_be_scored_is_told_in_a_sentence(sample, sentence):
-    assert CHECKS.complaint(sample) == sentence
+    assert CHECKS.validation_error(sample) == sentence
 
 
-@pytest.mark.parametrize("answer", [5, [5], [None], [[1, 2, 3, None]], [[1, 2, 3, "x"]], {"x1": 1}, None, "box"], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [5, [5], [None], [[1, 2, 3, None]], [[1, 2, 3, "x"]], {"x1": 1}, None, "box"],
+    ids=repr,
+)
 def test_a_box_of_any_other_shape_is_told_and_never_raises(answer):
-    assert CHECKS.complaint(sample_of("boxes", answer=answer))
+    assert CHECKS.validation_error(sample_of("boxes", answer=answer))
 
 
 def test_a_truth_in_an_unknown_frame_is_told():
-    assert CHECKS.complaint(sample_of("boxes", frame="norm100"))
+    assert CHECKS.validation_error(sample_of("boxes", frame="norm100"))
 
 
 def test_a_gold_answer_that_does_not_earn_full_marks_is_told():
     class Strict(Choice):
-        def gold(self, sample):
+        def reference_answer(self, sample):
             return "horse"
 
-    checks = VerifierSet(by_kind={"choice": Strict(format_weight=0.5)})
-    assert checks.complaint(sample_of("choice")) == "its own answer '<think>gold</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"
+    verifiers = VerifierSet(by_kind={"choice": Strict(format_weight=0.5)})
+    assert (
+        verifiers.validation_error(sample_of("choice"))
+        == "its own answer '<think>gold</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"
+    )

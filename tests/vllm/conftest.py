@@ -1,6 +1,8 @@
-"""Real vLLM engines for the tests below, started once and shared: in this process, and servers forked from a nursery.
+"""Real vLLM engines for the tests below, started once and shared: in this process, and servers
+forked from a fork server.
 
-Collected only where vllm can be imported. The CI stage that is about vLLM sets GPG_VL_NEEDS_VLLM, so that there its absence is a failure.
+Collected only where vllm can be imported. The CI stage that is about vLLM sets GPG_VL_NEEDS_VLLM,
+so that there its absence is a failure.
 """
 
 import importlib.util
@@ -25,7 +27,9 @@ from gpg_vl.rollout.vllm.plugin import FOLDER_VARIABLE
 
 HERE = Path(__file__).parent
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-assert HAS_VLLM or not os.environ.get("GPG_VL_NEEDS_VLLM"), "this environment was made for vLLM, and vllm cannot be imported"
+assert HAS_VLLM or not os.environ.get("GPG_VL_NEEDS_VLLM"), (
+    "this environment was made for vLLM, and vllm cannot be imported"
+)
 collect_ignore_glob = [] if HAS_VLLM else ["test_*.py"]
 if not os.environ.get("GPG_VL_REAL"):  # a folder to fetch real weights into; CI names one
     collect_ignore_glob.append("test_real_weights.py")
@@ -34,8 +38,24 @@ SMALL = {"block_size": 32, "skip_mm_profiling": True}
 """Blocks short enough that the prefix cache knows every prompt, as it does in real runs."""
 IN_PROCESS = {"kind": "vllm", "window": 512, "cache_gib": 0.0625, "rows": 32, "options": SMALL}
 ARGUMENTS = (
-    *("--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "32", "--enforce-eager"),
-    *("--limit-mm-per-prompt", '{"image": 8, "video": 0}', "--skip-mm-profiling", "--block-size", "32"),
+    *(
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "512",
+        "--max-num-seqs",
+        "32",
+        "--enforce-eager",
+    ),
+    *(
+        "--limit-mm-per-prompt",
+        '{"image": 8, "video": 0}',
+        "--skip-mm-profiling",
+        "--block-size",
+        "32",
+    ),
     *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "512"),
     *("--kv-cache-memory-bytes", str(2**26), "--logprobs-mode", "processed_logprobs"),
     *("--weight-transfer-config", '{"backend": "gpg_vl"}'),
@@ -44,7 +64,8 @@ USUAL = ("--generation-config", "vllm", "--enable-scale-out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """vLLM warns about much, none of it is ours; and what ends an engine in this process comes last, for it ends the shared ones too."""
+    """vLLM warns about much, none of it is ours; and what ends an engine in this process comes
+    last, for it ends the shared ones too."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
@@ -54,8 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Served:
     """One server that can be killed and started again."""
 
-    def __init__(self, nursery: "Nursery", model: Path, extra: tuple[str, ...]) -> None:
-        self.nursery = nursery
+    def __init__(self, fork_server: "ForkServer", model: Path, extra: tuple[str, ...]) -> None:
+        self.fork_server = fork_server
         self.model = model
         self.extra = extra
         with socket.socket() as free:
@@ -65,7 +86,10 @@ class Served:
         self.pid = 0
 
     def start(self) -> None:
-        self.pid = self.nursery.fork(["--model", str(self.model), "--port", str(self.port), *ARGUMENTS, *self.extra], f"{self.port}.log")
+        self.pid = self.fork_server.fork(
+            ["--model", str(self.model), "--port", str(self.port), *ARGUMENTS, *self.extra],
+            f"{self.port}.log",
+        )
 
     def kill(self) -> None:
         os.killpg(self.pid, signal.SIGKILL)
@@ -78,10 +102,12 @@ class Served:
                     return self
             except httpx.TransportError:
                 time.sleep(0.1)
-        raise AssertionError(f"no server: {(self.nursery.folder / f'{self.port}.log').read_text()[-2000:]}")
+        raise AssertionError(
+            f"no server: {(self.fork_server.folder / f'{self.port}.log').read_text()[-2000:]}"
+        )
 
 
-class Nursery:
+class ForkServer:
     """Forks servers from a process that has imported vLLM."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,16 +119,24 @@ class Nursery:
             "VLLM_LOGGING_LEVEL": "WARNING",
             FOLDER_VARIABLE: str(self.handover),
         }
-        command = [sys.executable, "-W", "ignore", str(HERE / "nursery.py")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **own})
+        command = [sys.executable, "-W", "ignore", str(HERE / "fork_server.py")]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **own},
+        )
 
     def fork(self, arguments: list[str], log: str) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(self.folder / log)}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"arguments": arguments, "log": str(self.folder / log)}) + "\n"
+        )
         self.process.stdin.flush()
         while not (line := self.process.stdout.readline()).strip().isdigit():
-            assert line, "the nursery has died"
+            assert line, "the fork server has died"
         return int(line)
 
     def close(self) -> None:
@@ -110,18 +144,20 @@ class Nursery:
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    made = Nursery(tmp_path_factory.mktemp("servers"))
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    made = ForkServer(tmp_path_factory.mktemp("servers"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def serve(nursery: Nursery, checkpoints: Callable[[str], Path]) -> Callable[..., Served]:
+def serve(fork_server: ForkServer, checkpoints: Callable[[str], Path]) -> Callable[..., Served]:
     """Start a server of a tiny family, or of a checkpoint; not waited for."""
 
     def start(model: str | Path = "qwen2_5_vl", *extra: str) -> Served:
-        served = Served(nursery, checkpoints(model) if isinstance(model, str) else model, extra or USUAL)
+        served = Served(
+            fork_server, checkpoints(model) if isinstance(model, str) else model, extra or USUAL
+        )
         served.start()
         return served
 
@@ -129,15 +165,27 @@ def serve(nursery: Nursery, checkpoints: Callable[[str], Path]) -> Callable[...,
 
 
 def build(policy: Any, spec: dict[str, Any]) -> Any:
-    return plugins.build(spec, rollout.ALIASES, folder=Path(), key="rollout.engine", given={"policy": policy, "say": lambda line: None})
+    return plugins.build(
+        spec,
+        rollout.ALIASES,
+        base_dir=Path(),
+        key="rollout.engine",
+        given={"policy": policy, "log": lambda line: None},
+    )
 
 
-def server_spec(nursery: Nursery, *servers: Served, **more: Any) -> dict[str, Any]:
-    return {"kind": "server", "servers": [served.url for served in servers], "handover": str(nursery.handover), **more}
+def server_spec(fork_server: ForkServer, *servers: Served, **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "server",
+        "servers": [served.url for served in servers],
+        "handover": str(fork_server.handover),
+        **more,
+    }
 
 
 class Shared:
-    """An engine that several tests use, each with weights of its own: every test is also one of a weight update."""
+    """An engine that several tests use, each with weights of its own: every test is also one of
+    a weight update."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -145,7 +193,7 @@ class Shared:
 
     def sampling_from(self, policy: Any) -> Any:
         self.version += 1
-        self.engine.refresh(policy, self.version)
+        self.engine.update_weights(policy, self.version)
         return self.engine
 
 
@@ -160,7 +208,10 @@ def move(policy: Any, seed: int, size: float = 0.02) -> None:
 
 @pytest.fixture(scope="session")
 def shared(
-    request: pytest.FixtureRequest, checkpoints: Callable[[str], Path], nursery: Nursery, serve: Callable[..., Served]
+    request: pytest.FixtureRequest,
+    checkpoints: Callable[[str], Path],
+    fork_server: ForkServer,
+    serve: Callable[..., Served],
 ) -> Iterator[Any]:
     """`shared("server", "qwen3_vl")`: the engine of that kind for that family."""
     from gpg_vl.config.schema import PolicyConfig
@@ -171,8 +222,16 @@ def shared(
     def engine(kind: str, family: str) -> Shared:
         if (kind, family) not in kept:
             policy = load_policy(PolicyConfig(vision="full"), seed=0, path=checkpoints(family))
-            spec: dict[str, Any] = {"transformers": {"kind": "transformers"}, "vllm": IN_PROCESS}.get(kind, {})
-            kept[kind, family] = Shared(build(policy, spec or server_spec(nursery, hostile(serve, checkpoints(family)).wait())))
+            spec: dict[str, Any] = {
+                "transformers": {"kind": "transformers"},
+                "vllm": IN_PROCESS,
+            }.get(kind, {})
+            kept[kind, family] = Shared(
+                build(
+                    policy,
+                    spec or server_spec(fork_server, hostile(serve, checkpoints(family)).wait()),
+                )
+            )
         return kept[kind, family]
 
     yield engine
@@ -181,8 +240,16 @@ def shared(
 
 
 def hostile(serve: Callable[..., Served], checkpoint: Path) -> Served:
-    """A server whose checkpoint asks for sampling of its own, as Qwen's do; started without --generation-config vllm, so it would obey."""
+    """A server whose checkpoint asks for sampling of its own, as Qwen's do; started without
+    --generation-config vllm, so it would obey."""
     wishes = json.loads((checkpoint / "generation_config.json").read_text())
-    wishes |= {"do_sample": True, "temperature": 0.3, "top_p": 0.4, "top_k": 5, "repetition_penalty": 1.3, "max_new_tokens": 3}
+    wishes |= {
+        "do_sample": True,
+        "temperature": 0.3,
+        "top_p": 0.4,
+        "top_k": 5,
+        "repetition_penalty": 1.3,
+        "max_new_tokens": 3,
+    }
     (checkpoint / "generation_config.json").write_text(json.dumps(wishes))
     return serve(checkpoint, "--enable-scale-out")

@@ -1,8 +1,10 @@
-"""Starts stock vLLM servers quickly: a process that has imported vLLM once and forks a server for every line on its standard input.
+"""Starts stock vLLM servers quickly: a process that has imported vLLM once and forks a server for
+every line on its standard input.
 
-A line is JSON: {"arguments": [...], "log": "path"}; the answer is the process id of the server, which leads a process
-group of its own. A fork saves the half minute of imports that each of a server's three processes would spend; what runs is vLLM's own
-entry point. When the input ends, because the tests are over or have been killed, all servers end too.
+A line is JSON: {"arguments": [...], "log": "path"}; the answer is the process id of the server,
+which leads a process group of its own. A fork saves the half minute of imports that each of a
+server's three processes would spend; what runs is vLLM's own entry point. When the input ends,
+because the tests are over or have been killed, all servers end too.
 """
 
 import json
@@ -18,8 +20,9 @@ ENTRY = "vllm.entrypoints.openai.api_server"
 
 def main() -> None:
     __import__(ENTRY)
+    # The whole process group gets these signals; this process ends with its input instead.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they come to the whole group; the end of the input tells enough
+        signal.signal(number, signal.SIG_IGN)
     print("ready", flush=True)
     children: list[int] = []
     for line in sys.stdin:

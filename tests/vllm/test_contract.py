@@ -1,7 +1,9 @@
-"""One contract for every engine: transformers, vLLM in this process, a vLLM server; over the three families, no, one and two pictures.
+"""One contract for every engine: transformers, vLLM in this process, a vLLM server; over the three
+families, no, one and two pictures.
 
-On each push the families meet vLLM in this process and one family the other engines; nightly every family meets every engine.
-Each test hands other weights over first, so everything here holds before and after updates.
+On each push the families meet vLLM in this process and one family the other engines; nightly every
+family meets every engine. Each test hands other weights over first, so everything here holds before
+and after updates.
 """
 
 from dataclasses import replace
@@ -21,7 +23,11 @@ ENGINES = ("transformers", "vllm", "server")
 SERVED = "qwen2_5_vl"
 """The family that meets every engine on each push."""
 PAIRS = [
-    pytest.param((family, kind), id=f"{family}-{kind}", marks=() if kind == "vllm" or family == SERVED else pytest.mark.nightly)
+    pytest.param(
+        (family, kind),
+        id=f"{family}-{kind}",
+        marks=() if kind == "vllm" or family == SERVED else pytest.mark.nightly,
+    )
     for family in FAMILIES
     for kind in ENGINES
 ]
@@ -31,13 +37,19 @@ WORST = 2e-5
 
 
 def seeds(groups: int, size: int, first: int = 0) -> list[list[int]]:
-    return [[2**62 + first + 1000 * group + index for index in range(size)] for group in range(groups)]
+    return [
+        [2**62 + first + 1000 * group + index for index in range(size)] for group in range(groups)
+    ]
 
 
 def worst_gap(policy, asked, answers, temperature=0.7) -> float:
     with torch.no_grad():
-        own = UnsharedForward(policy, temperature)(list(zip(asked, answers, strict=True))).logprobs_N
-    said = torch.tensor([logprob for group in answers for completion in group for logprob in completion.logprobs])
+        own = UnsharedForward(policy, temperature)(
+            list(zip(asked, answers, strict=True))
+        ).logprobs_N
+    said = torch.tensor(
+        [logprob for group in answers for completion in group for logprob in completion.logprobs]
+    )
     return float((own - said).abs().max())
 
 
@@ -59,14 +71,21 @@ def test_logprobs_are_the_trainers_before_and_after_updates(policy_and_engine):
         move(policy, update)
 
 
-def test_only_what_trains_travels_and_that_is_enough(policy_and_engine, policy_of):
+def test_only_what_trains_is_sent_and_that_is_enough(policy_and_engine, policy_of):
     policy, shared = policy_and_engine
     shared.sampling_from(policy).generate(prompts(policy), SAMPLING, seeds(5, 1))
     for parameter in policy.model.model.visual.parameters():
         parameter.requires_grad_(False)
     move(policy, 5)
     asked = prompts(policy)
-    assert worst_gap(policy, asked, shared.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 4))) <= WORST
+    assert (
+        worst_gap(
+            policy,
+            asked,
+            shared.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 4)),
+        )
+        <= WORST
+    )
 
 
 def test_greedy_answers_are_those_of_transformers_except_at_near_ties(policy_and_engine):
@@ -91,7 +110,9 @@ def test_a_groups_answers_depend_on_its_seeds_alone(policy_and_engine):
     ids = [[completion.token_ids for completion in group] for group in together]
     assert ids == [[completion.token_ids for completion in group] for group in backwards]
     assert len({answer for group in ids for answer in group}) > 15
-    assert not {answer for group in ids for answer in group} & {completion.token_ids for group in others for completion in group}
+    assert not {answer for group in ids for answer in group} & {
+        completion.token_ids for group in others for completion in group
+    }
 
 
 def test_more_than_fits_at_once_comes_back_whole(policy_and_engine):
@@ -105,13 +126,20 @@ def test_more_than_fits_at_once_comes_back_whole(policy_and_engine):
 def test_any_end_id_ends_and_nothing_else_does(policy_and_engine):
     policy, shared = policy_and_engine
     with torch.no_grad():
-        policy.model.lm_head.weight[list(policy.end_ids)] = 0  # tied: ends are now as likely as anything
+        # The head is tied: end ids are now as likely as any other.
+        policy.model.lm_head.weight[list(policy.end_ids)] = 0
     asked = prompts(policy)
-    answers = shared.sampling_from(policy).generate(asked, Sampling(max_tokens=60, temperature=2.0), seeds(len(asked), 16))
+    answers = shared.sampling_from(policy).generate(
+        asked, Sampling(max_tokens=60, temperature=2.0), seeds(len(asked), 16)
+    )
     flat = [completion for group in answers for completion in group]
-    assert {completion.token_ids[-1] for completion in flat if completion.finish == "stop"} == policy.end_ids
+    assert {
+        completion.token_ids[-1] for completion in flat if completion.finish == "stop"
+    } == policy.end_ids
     assert all(not set(completion.token_ids[:-1]) & policy.end_ids for completion in flat)
-    assert all(len(completion.token_ids) == 60 for completion in flat if completion.finish == "length")
+    assert all(
+        len(completion.token_ids) == 60 for completion in flat if completion.finish == "length"
+    )
     assert worst_gap(policy, asked, answers, temperature=2.0) <= WORST
 
 
@@ -119,18 +147,21 @@ def test_placeholders_are_never_sampled_however_likely(policy_and_engine):
     policy, shared = policy_and_engine
     with torch.no_grad():
         policy.model.lm_head.weight[list(policy.banned_ids)] *= 300
-    asked = prompts(policy, ["add"], each=3)  # a text: tied weights this large would drown the pictures' own embeddings
+    # Texts only: tied weights this large would drown the embeddings of pictures.
+    asked = prompts(policy, ["add"], each=3)
     answers = shared.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 8))
-    assert not {token for group in answers for completion in group for token in completion.token_ids} & set(policy.banned_ids)
+    assert not {
+        token for group in answers for completion in group for token in completion.token_ids
+    } & set(policy.banned_ids)
     assert worst_gap(policy, asked, answers) <= WORST
 
 
-def test_the_gate_opens_and_tells_how_much_the_picture_matters(policy_and_engine):
+def test_the_gate_opens_and_measures_how_much_the_picture_matters(policy_and_engine):
     policy, shared = policy_and_engine
     gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     for update in (1, 2):
         move(policy, update)
-        told = gate.look(shared.sampling_from(policy), policy, shared.version)
+        told = gate.check(shared.sampling_from(policy), policy, shared.version)
         assert told["gate/worst"] <= WORST
         assert told["gate/blind_worst"] <= WORST
         assert told["visual_reliance"] != 0
@@ -142,6 +173,6 @@ def test_rested_engines_go_on_as_if_they_had_not(policy_and_engine):
     before = engine.generate(asked, SAMPLING, seeds(len(asked), 2))
     for level in (1, 2):
         engine.sleep = level  # the transformers engine knows no sleep and ignores it
-        engine.rest()
+        engine.release_memory()
         assert engine.generate(asked, SAMPLING, seeds(len(asked), 2)) == before
     engine.sleep = 0

@@ -1,4 +1,5 @@
-"""Real pretrained weights in front of the real vLLM, in both precisions; only where GPG_VL_REAL names a folder, as in CI."""
+"""Real pretrained weights in front of the real vLLM, in both precisions; only where GPG_VL_REAL
+names a folder, as in CI."""
 
 import os
 from contextlib import closing
@@ -31,11 +32,13 @@ def test_the_gate_opens_before_and_after_an_update(dtype, smolqwen):
     policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype, vision="full"), seed=0)
     style = Style(think="absent", instruction="Explain in a sentence.")
     asked = [encode(next(digits(task, count=1)), style, policy) for task in ("add", "count")]
-    gate = VisionGate(prompts=tuple(asked), sampling=Sampling(max_tokens=32, temperature=0.8), seed=0)
+    gate = VisionGate(
+        prompts=tuple(asked), sampling=Sampling(max_tokens=32, temperature=0.8), seed=0
+    )
     with closing(build(policy, {**IN_PROCESS, "cache_gib": 0.25})) as engine:
         for version in (0, 1):
-            engine.refresh(policy, version)
-            told = gate.look(engine, policy, version)
+            engine.update_weights(policy, version)
+            told = gate.check(engine, policy, version)
             assert told["gate/excess"] < 0.6, told
             for parameter in policy.model.parameters():
                 parameter.data.mul_(1 + 2.0**-6)  # survives rounding to bfloat16

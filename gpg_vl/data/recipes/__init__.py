@@ -1,4 +1,7 @@
-"""One module per data set, one function each: options in, samples out. What can be said in data stands on its card in `data/`."""
+"""Yield the samples of published data sets: one function per data set, from options to samples.
+
+Facts about a data set (files, counts, columns) are on its card in `data/`.
+"""
 
 ALIASES = {
     "digits": "gpg_vl.data.recipes.digits:digits",
@@ -19,3 +22,4 @@ ALIASES = {
     "coco": "gpg_vl.data.recipes.detection:coco",
     "lvis": "gpg_vl.data.recipes.detection:lvis",
 }
+"""Name of a recipe in a config -> import path."""

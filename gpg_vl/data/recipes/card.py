@@ -1,7 +1,8 @@
-"""What all published data sets have in common: a card that says where the files are, and a reader that follows it.
+"""Read published data sets by their cards, which list files, columns and counts.
 
-The files come from a folder, in the form in which they are published, or from the hub. Without a `folder` option they are looked for in
-`$GPG_VL_DATA/NAME` (`downloads/NAME` where the variable is not set), then on the hub where the card names one.
+The files are in a folder, in the published form, or on the hub. Without a `folder` option they are
+looked for in `$GPG_VL_DATA/NAME` (`downloads/NAME` if the variable is not set), then on the hub if
+the card names a hub data set.
 """
 
 import os
@@ -22,72 +23,74 @@ from gpg_vl.errors import UserError
 from gpg_vl.types import Sample, Size
 
 SHOWN = 20
-"""Names that a message lists at most."""
+"""Largest number of names that a message lists."""
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class Split(Section):
-    """A published part of a data set."""
+    """A split of a data set, as published."""
 
     hub: str | None = None
-    """Its name on the hub; empty = it is not there in this form."""
+    """Name on the hub; empty = it is not there in this form."""
     hub_split: str | None = None
-    """What the hub calls the split, where the name differs."""
+    """Name of the split on the hub, if it differs."""
     files: tuple[str, ...]
-    """Glob patterns within the folder; the first that matches anything names the files."""
+    """Glob patterns within the folder; the files are those of the first pattern that matches."""
     rows: int | dict[str, int] | None = None
-    """How many rows were published; by file ending where there are several forms (the hub's is .parquet); empty = not known."""
+    """Published number of rows, by file ending if there are several forms (that of the hub is
+    .parquet); empty = unknown."""
     columns: dict[str, str] | None = None
-    """As the card's, where this split differs."""
+    """Columns of this split, if they differ from the card's."""
 
 
 class Card(Section):
-    """A data set, as far as it can be said in data."""
+    """Description of a published data set."""
 
     recipe: str
-    """The function that reads it."""
+    """Name of the function that reads it."""
     source: str
-    """Who made it."""
+    """Authors."""
     link: str
-    """Where it is described."""
+    """Address of its description."""
     licence: str
-    """As published; "not stated" where it is not."""
+    """Licence as published, or "not stated"."""
     get: str
-    """Where the files come from and what the folder looks like."""
+    """Instructions: source of the files and layout of the folder."""
     splits: dict[str, Split]
-    """By the name that the recipe's option `split` takes."""
+    """Splits by the value of the recipe's option `split`."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our column -> theirs."""
+    """Our column -> published column."""
     answer_kind: str
-    """Of every row."""
+    """Answer kind of every row."""
     frame: str = "pixels"
-    """Of the truth's boxes."""
+    """Coordinate frame of the boxes in the reference answers."""
     prompt: str = ""
-    """How the published experiment asks."""
+    """Prompt of the published experiment."""
     left_out: str = "nothing"
-    """Which rows are not used, and why."""
+    """Rows that are not used, and the reason."""
     oddities: tuple[str, ...] = ()
-    """What a reader of the published files should know."""
+    """Irregularities of the published files."""
     example: dict[str, Any]
-    """A row as the recipe yields it."""
+    """Example of a row from the recipe."""
 
 
 def read_card(name: str) -> Card:
-    """The card of a shipped data set.
+    """Read the card of a shipped data set.
 
     Raises:
-        UserError: no such card, or one that breaks the form.
+        UserError: no such card, or an invalid one.
     """
     path = resources.find("data", name)
     try:
         return Card.model_validate(yaml.safe_load(path.read_text()))
     except ValidationError as error:
-        raise UserError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        raise UserError(f"{path}: {first['loc']}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """One split of a published data set, found.
+    """Files of one split of a published data set.
 
     Example:
         Published.find("geoqa", "train", folder="downloads/geoqa").rows()
@@ -97,158 +100,216 @@ class Published:
     card: Card
     split: str
     home: Path | None
-    """The folder of the files; None = the hub."""
+    """Folder of the files; None = the hub."""
     files: tuple[Path, ...]
-    """What is read, in order; empty = the hub."""
+    """Files in reading order; empty = the hub."""
     pictures: bool
-    """Whether rows carry their pictures."""
+    """True if rows contain their images."""
     complete: bool
-    """Whether fewer or more rows than published are a mistake."""
+    """True if another number of rows than published is an error."""
 
     @classmethod
-    def find(cls, name: str, split: str, *, folder: str | None = None, pictures: bool = True, complete: bool = False) -> "Published":
-        """Look for the files.
+    def find(
+        cls,
+        name: str,
+        split: str,
+        *,
+        folder: str | None = None,
+        pictures: bool = True,
+        complete: bool = False,
+    ) -> "Published":
+        """Find the files of a split.
 
         Args:
-            folder: where they lie.
-            pictures: false = rows without pictures, enough to score recorded answers that need none.
-            complete: refuse a set that does not have the published number of rows.
+            name: name of the card.
+            split: a split of the card.
+            folder: folder of the files.
+            pictures: false = rows without images, enough to score recorded answers that need none.
+            complete: require the published number of rows.
 
         Raises:
-            UserError: no such split; no files: which, from where to get them, where to put them; `complete` where no number is known.
+            UserError: no such split; no files (the message explains how to get them); `complete`
+                although the published number is unknown.
         """
         card = read_card(name)
         if split not in card.splits:
             raise UserError(f"{name}: got split {split!r}, published are {', '.join(card.splits)}")
         home = Path(folder) if folder else Path(os.environ.get("GPG_VL_DATA", "downloads")) / name
         patterns = card.splits[split].files
-        matches = ([path for path in sorted(home.glob(pattern)) if path.is_file()] for pattern in patterns)
-        files = next((found for found in matches if found), list[Path]())
+        files: list[Path] = []
+        for pattern in patterns:
+            files = [path for path in sorted(home.glob(pattern)) if path.is_file()]
+            if files:
+                break
         if not files and (folder or card.splits[split].hub is None):
-            raise UserError(f"{name} ({split}): {home} holds no {' or '.join(patterns)}. {_how(card, home)}")
-        home_of = home if files else None
-        found = cls(name=name, card=card, split=split, home=home_of, files=tuple(files), pictures=pictures, complete=complete)
+            raise UserError(
+                f"{name} ({split}): {home} holds no {' or '.join(patterns)}. {_how(card, home)}"
+            )
+        found = cls(
+            name=name,
+            card=card,
+            split=split,
+            home=home if files else None,
+            files=tuple(files),
+            pictures=pictures,
+            complete=complete,
+        )
         if complete and found.published is None:
-            raise UserError(f"{name} ({split}): complete=true, but no published number of rows is known; leave complete out")
+            raise UserError(
+                f"{name} ({split}): complete=true, but no published number of rows is known; leave"
+                " complete out"
+            )
         return found
 
     @property
     def published(self) -> int | None:
-        """How many rows were published in the form that is read; None = not known."""
+        """Published number of rows in the form that is read; None = unknown."""
         rows = self.card.splits[self.split].rows
-        return rows.get(self.files[0].suffix if self.files else ".parquet") if isinstance(rows, dict) else rows
+        if not isinstance(rows, dict):
+            return rows
+        if not self.files:
+            return rows.get(".parquet")  # the form of the hub
+        return rows.get(self.files[0].suffix)
 
     def raw(self) -> Iterator[tuple[Path | None, formats.Row]]:
-        """Every row with the file it stands in, in the published columns.
+        """Yield every row with its file (None = the hub), in the published columns.
 
         Raises:
             UserError: a broken file; with `complete`, another number of rows than published.
         """
-        part, count = self.card.splits[self.split], 0
+        count = 0
         if self.home is None:
+            part = self.card.splits[self.split]
             assert part.hub is not None
-            stream: Iterator[tuple[Path | None, formats.Row]] = ((None, row) for row in formats.hub(part.hub, part.hub_split or self.split))
-        else:
-            stream = ((path, row) for path in self.files for row in formats.read(path))
-        for item in stream:
-            count += 1
-            yield item
+            for row in formats.hub(part.hub, part.hub_split or self.split):
+                count += 1
+                yield None, row
+        for path in self.files:
+            for row in formats.read(path):
+                count += 1
+                yield path, row
         self.expect(count)
 
     def expect(self, count: int) -> None:
-        """Compare with the published number of rows, where the set has to be complete.
+        """Check the number of rows, if the set has to be complete.
 
         Raises:
-            UserError: another number.
+            UserError: it is not the published number.
         """
         if self.complete and count != self.published:
-            told = f"{self.home or 'the hub'} holds {count:,} rows, published are {self.published:,}"
             raise UserError(
-                f"{self.name} ({self.split}): {told}: a download cut short or another split? Nothing was scored; to use what is there "
-                "all the same set the option complete=false"
+                f"{self.name} ({self.split}): {self.home or 'the hub'} holds {count:,} rows,"
+                f" published are {self.published:,}: a download cut short or another split?"
+                " Nothing was scored; to use what is there all the same set the option"
+                " complete=false"
             )
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every row with its number from 0, the card's columns under our names.
+        """Yield every row with its number from 0, with the card's columns under our names.
 
         Raises:
-            UserError: a column that the card names is missing: another file than the published one.
+            UserError: a column of the card is missing: the file is not the published one.
         """
-        theirs = self.card.splits[self.split].columns
-        theirs = self.card.columns if theirs is None else theirs
+        part = self.card.splits[self.split]
+        columns = self.card.columns if part.columns is None else part.columns
         for number, (path, row) in enumerate(self.raw()):
-            where = path or f"hub {self.card.splits[self.split].hub}"
-            need(row, *theirs.values(), where=f"{where} row {number + 1}", what=f"{self.name}, split {self.split}")
-            yield number, {**row, **{ours: row[name] for ours, name in theirs.items()}}
+            need(
+                row,
+                *columns.values(),
+                where=f"{path or f'hub {part.hub}'} row {number + 1}",
+                what=f"{self.name}, split {self.split}",
+            )
+            renamed = {ours: row[published] for ours, published in columns.items()}
+            yield number, {**row, **renamed}
 
-    def sample(self, number: int | str, *, images: Any, base: Path | None = None, **values: Any) -> Sample:
-        """A row as a sample of this data set, checked.
+    def sample(
+        self, number: int | str, *, images: Any, base: Path | None = None, **values: Any
+    ) -> Sample:
+        """Convert a row to a checked sample of this data set.
 
         Args:
-            number: what tells it from the other rows of its split.
-            images: one image or a list, as the row has them.
-            base: the folder that image paths start from; default: the data set's own.
+            number: identifies the row within its split.
+            images: one image or a list, as in the row.
+            base: the folder that image paths are relative to; default: that of the data set.
+            values: other columns of the sample.
 
         Raises:
-            UserError: a picture is missing or broken; says where the pictures come from.
+            UserError: an image is missing or broken; the message explains how to get the images.
         """
         name = f"{self.name}/{self.split}/{number}"
-        given = {"id": name, "answer_kind": self.card.answer_kind, "frame": self.card.frame, **values}
+        given = {
+            "id": name,
+            "answer_kind": self.card.answer_kind,
+            "frame": self.card.frame,
+            **values,
+        }
         if self.pictures:
             given["images"] = images
         try:
             return checked(given, base=base or self.home, origin=name)
         except UserError as error:
-            raise self._told(error) from None
+            raise self._with_instructions(error) from None
 
     def size(self, picture: Path, name: str) -> Size:
-        """Width and height of a picture.
+        """Read width and height of an image, in pixels.
 
         Raises:
-            UserError: it is missing or broken; says where the pictures come from.
+            UserError: it is missing or broken; the message explains how to get the images.
         """
         try:
             return image_size(picture, name)
         except UserError as error:
-            raise self._told(error) from None
+            raise self._with_instructions(error) from None
 
     @property
     def how(self) -> str:
-        """Where the files come from and where they go."""
+        """Instructions: source of the files and the folder to put them into."""
         return _how(self.card, self.home or Path())
 
-    def _told(self, error: UserError) -> UserError:
-        lost = "does not exist" in str(error)
-        return UserError(f"{error}. {self.how}") if lost else error
+    def _with_instructions(self, error: UserError) -> UserError:
+        """Return an error about a missing image with the instructions how to get the images."""
+        if "does not exist" in str(error):
+            return UserError(f"{error}. {self.how}")
+        return error
 
 
 def _how(card: Card, home: Path) -> str:
-    """What to do when files are missing."""
-    return f"{' '.join(card.get.split())} Put them into {home}, or say where they are with the option folder (data.0.options.folder=DIR)"
+    """Return the instructions for missing files."""
+    return (
+        f"{' '.join(card.get.split())} Put them into {home}, or say where they are with the option"
+        " folder (data.0.options.folder=DIR)"
+    )
 
 
 def need(row: Any, *names: str, where: object, what: str = "the published file") -> None:
-    """Make sure that a part of a published file has what is read of it.
+    """Check that a part of a published file has the columns that are read.
 
     Args:
+        row: the part.
+        names: the columns.
         where: file and row, for the message.
-        what: which file it should be.
+        what: the expected file, for the message.
 
     Raises:
-        UserError: what is missing, and what was found.
+        UserError: a column is missing; the message lists those that exist.
     """
     if not isinstance(row, Mapping):
-        raise UserError(f"{where}: got {type(row).__name__}, expected an object with {', '.join(names)}. Is this {what}?")
+        raise UserError(
+            f"{where}: got {type(row).__name__}, expected an object with {', '.join(names)}. Is"
+            f" this {what}?"
+        )
     found = cast(Mapping[str, Any], row)
-    if missing := [name for name in names if name not in found]:
-        raise UserError(f"{where}: no column {missing[0]!r}; it has {', '.join(list(found)[:SHOWN]) or 'nothing'}. Is this {what}?")
+    for name in names:
+        if name not in found:
+            columns = ", ".join(list(found)[:SHOWN]) or "nothing"
+            raise UserError(f"{where}: no column {name!r}; it has {columns}. Is this {what}?")
 
 
 def numbers(values: Any, count: int, *, where: object) -> list[float]:
-    """So many numbers of a published file, such as the four of a box.
+    """Convert numbers of a published file, such as the four of a box.
 
     Raises:
-        UserError: it is something else.
+        UserError: these are not `count` numbers.
     """
     try:
         found = [float(value) for value in values]
@@ -260,11 +321,14 @@ def numbers(values: Any, count: int, *, where: object) -> list[float]:
 
 
 def answer_text(solution: Any) -> str:
-    """What stands between the answer tags of a published solution, else all of it."""
-    match = _ANSWER.search(str(solution))
-    return (match[1] if match else str(solution)).strip()
+    """Return the text between the answer tags of a published solution, else all of it."""
+    text = str(solution)
+    match = _ANSWER.search(text)
+    if match:
+        text = match[1]
+    return text.strip()
 
 
-def kept(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Some columns of a row, for the tables that group by them."""
+def tags_of(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the columns of a row that tables group by, if they have a value."""
     return {name: row[name] for name in names if row.get(name) is not None}

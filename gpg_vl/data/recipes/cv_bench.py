@@ -1,19 +1,25 @@
-"""CV-Bench: counting, relation, depth and distance in natural pictures, by lettered options. The card is `data/cv_bench.yaml`.
+"""Yield CV-Bench: counting, relation, depth and distance in photographs, with lettered options.
+
+The card is `data/cv_bench.yaml`.
 
 Example row:
-    {"id": "cv_bench/test/0", "question": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2...",
-     "answer_kind": "choice", "answer": "(C)", "choices": ["3", "2", "1", "0"], "tags": {"task": "Count", "type": "2D", "source": "ADE20K"}}
+    {"id": "cv_bench/test/0", "question": "How many organs are in the image? Select from the
+    following choices.\\n(A) 3\\n(B) 2...", "answer_kind": "choice", "answer": "(C)",
+    "choices": ["3", "2", "1", "0"],
+    "tags": {"task": "Count", "type": "2D", "source": "ADE20K"}}
 """
 
 from collections.abc import Iterator
 from typing import Literal
 
-from gpg_vl.data.recipes.card import Published, kept
+from gpg_vl.data.recipes.card import Published, tags_of
 from gpg_vl.types import Sample
 
 
-def cv_bench(split: Literal["test"] = "test", folder: str | None = None, complete: bool = False) -> Iterator[Sample]:
-    """All questions, 2D before 3D."""
+def cv_bench(
+    split: Literal["test"] = "test", folder: str | None = None, complete: bool = False
+) -> Iterator[Sample]:
+    """Yield all questions, 2D before 3D."""
     found = Published.find("cv_bench", split, folder=folder, complete=complete)
     for number, row in found.rows():
         yield found.sample(
@@ -22,5 +28,5 @@ def cv_bench(split: Literal["test"] = "test", folder: str | None = None, complet
             images=row["image"],
             choices=list(row["choices"]),
             answer=row["answer"],
-            tags=kept(row, "task", "type", "source"),
+            tags=tags_of(row, "task", "type", "source"),
         )

@@ -1,7 +1,10 @@
-"""GEOQA: geometry questions with a diagram, answered by a value. The card `data/geoqa.yaml` has source, counts and oddities.
+"""Yield GEOQA: geometry questions with a diagram, answered by a value.
+
+The card is `data/geoqa.yaml`.
 
 Example row:
-    {"id": "geoqa/test/0", "question": "As shown in the figure, in triangle ABC, ...", "answer_kind": "value", "answer": "140°"}
+    {"id": "geoqa/test/0", "question": "As shown in the figure, in triangle ABC, ...",
+    "answer_kind": "value", "answer": "140°"}
 """
 
 from collections.abc import Iterator
@@ -12,9 +15,14 @@ from gpg_vl.types import Sample
 
 
 def geoqa(
-    split: Literal["train", "test"] = "train", folder: str | None = None, pictures: bool = True, complete: bool = False
+    split: Literal["train", "test"] = "train",
+    folder: str | None = None,
+    pictures: bool = True,
+    complete: bool = False,
 ) -> Iterator[Sample]:
-    """R1-V's 8k training questions, or its 754 test questions, in their published order."""
+    """Yield R1-V's 8k training questions, or its 754 test questions, in their published order."""
     found = Published.find("geoqa", split, folder=folder, pictures=pictures, complete=complete)
     for number, row in found.rows():
-        yield found.sample(number, question=row["question"], images=row["image"], answer=answer_text(row["answer"]))
+        yield found.sample(
+            number, question=row["question"], images=row["image"], answer=answer_text(row["answer"])
+        )

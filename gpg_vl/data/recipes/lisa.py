@@ -1,8 +1,11 @@
-"""LISA's ReasonSeg: an instruction that needs reasoning, and the region it means; here its box. The card is `data/lisa.yaml`.
+"""Yield LISA's ReasonSeg: instructions that need reasoning, answered by the box of a region.
+
+The card is `data/lisa.yaml`.
 
 Example row:
-    {"id": "lisa/val/12#0", "question": "Output the bounding box in the image corresponding to the instruction: the most nutritious food",
-     "answer_kind": "boxes", "answer": [[120, 44, 310, 270]], "polygons": [[[120, 44], ...]], "tags": {"task": "sentence"}}
+    {"id": "lisa/val/12#0", "question": "Output the bounding box in the image corresponding to the
+    instruction: the most nutritious food", "answer_kind": "boxes",
+    "answer": [[120, 44, 310, 270]], "polygons": [[[120, 44], ...]], "tags": {"task": "sentence"}}
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +16,7 @@ from gpg_vl.data.recipes.card import Published, need, numbers
 from gpg_vl.types import LeftOut, Sample, Size
 
 Points = Sequence[Sequence[float]]
+"""Corners of a polygon, (x, y) in pixels."""
 
 
 def lisa(
@@ -22,26 +26,33 @@ def lisa(
     instructions: Literal["all", "first"] = "all",
     complete: bool = False,
 ) -> Iterator[Sample | LeftOut]:
-    """A sample per instruction.
+    """Yield a sample for each instruction.
 
     Args:
-        regions: first: the box of the first polygon whatever it is (the published experiment) | targets: of all polygons labelled target.
-        instructions: all that an image has, or the first (the published evaluation).
+        split: a split of the card.
+        folder: folder of the files.
+        regions: first: the box of the first polygon, whatever its label (the published experiment)
+            | targets: the box of all polygons labelled target.
+        instructions: all of an image, or the first (the published evaluation).
+        complete: require the published number of rows.
     """
     found = Published.find("lisa", split, folder=folder, complete=complete)
     for path, row in found.raw():
         assert path is not None
-        name, picture = f"lisa/{split}/{path.stem}", path.with_suffix(".jpg")
+        name = f"lisa/{split}/{path.stem}"
+        picture = path.with_suffix(".jpg")
         polygons = _polygons(row, regions, path)
         box = _box(polygons, found.size(picture, name))
         if box is None:
             yield LeftOut(name, "no polygon with an area inside the image")
             continue
         texts = row["text"] if instructions == "all" else row["text"][:1]
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             yield found.sample(
-                f"{path.stem}#{place}",
-                question=f"Output the bounding box in the image corresponding to the instruction: {text}",
+                f"{path.stem}#{index}",
+                question=(
+                    f"Output the bounding box in the image corresponding to the instruction: {text}"
+                ),
                 images=[str(picture)],
                 base=path.parent,
                 answer=[box],
@@ -51,22 +62,35 @@ def lisa(
 
 
 def _polygons(row: Mapping[str, Any], regions: str, path: Path) -> list[Points]:
+    """Return the polygons whose box is the answer."""
     need(row, "shapes", "text", where=path)
     for shape in row["shapes"]:
         need(shape, "points", "label", where=f"{path} shapes")
-    shown = row["shapes"][:1] if regions == "first" else [shape for shape in row["shapes"] if shape["label"] == "target"]
-    return [[numbers(point, 2, where=f"{path} points") for point in shape["points"]] for shape in shown]
+    if regions == "first":
+        shapes = row["shapes"][:1]
+    else:
+        shapes = [shape for shape in row["shapes"] if shape["label"] == "target"]
+    polygons: list[Points] = []
+    for shape in shapes:
+        polygons.append([numbers(point, 2, where=f"{path} points") for point in shape["points"]])
+    return polygons
 
 
 def _box(polygons: Sequence[Points], size: Size) -> list[float] | None:
-    """The box around all points, cut to the image; None where nothing is left of it."""
+    """Return the box around all points, cut to the image; None if its area is zero."""
     points = [point for polygon in polygons for point in polygon]
     if not points:
         return None
-    left, top = (max(0.0, min(point[axis] for point in points)) for axis in (0, 1))
-    right, bottom = (min(float(size[axis]), max(point[axis] for point in points)) for axis in (0, 1))
-    return [left, top, right, bottom] if left < right and top < bottom else None
+    width, height = size
+    left = max(0.0, min(x for x, _ in points))
+    top = max(0.0, min(y for _, y in points))
+    right = min(float(width), max(x for x, _ in points))
+    bottom = min(float(height), max(y for _, y in points))
+    if left < right and top < bottom:
+        return [left, top, right, bottom]
+    return None
 
 
 def _tags(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a row: its instructions are sentences or phrases."""
     return {"task": "sentence" if row.get("is_sentence") else "phrase"}

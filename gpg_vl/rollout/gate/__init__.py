@@ -1,1 +1,1 @@
-"""The vision gate: does the engine see what the trainer sees?"""
+"""Check that a rollout engine sees and scores what the trainer does: the vision gate."""

@@ -1,7 +1,8 @@
-"""Why an engine disagrees with the trainer: experiments, one for each known fault.
+"""Find out why an engine disagrees with the trainer: one experiment for each known fault.
 
-A cause is named where its experiment makes the gap vanish, that is, leaves no more than rounding, and does so again with other answers.
-Nothing is concluded from a gap that is hardly more than rounding, and nothing from likelihood: what no experiment explains is unknown.
+An experiment names its cause if it makes the gap vanish (it leaves no more than rounding), and does
+so again with other answers. Nothing is concluded from a gap that is hardly larger than rounding,
+and nothing from likelihood: if no experiment explains the gap, its cause is unknown.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,176 +13,299 @@ import torch
 from torch import Tensor
 
 from gpg_vl.policy.plain_forward import PromptAndAnswers, allowed_logits, plain_states
-from gpg_vl.rollout.gate.altered_prompts import with_grey_pictures, with_new_pictures, with_new_words, without_pictures
-from gpg_vl.rollout.gate.rounding import Gap, few, score
-from gpg_vl.types import Prompt
+from gpg_vl.rollout.gate.altered_prompts import (
+    with_grey_pictures,
+    with_new_pictures,
+    with_new_words,
+    without_pictures,
+)
+from gpg_vl.rollout.gate.rounding import Gap, portions, score
+from gpg_vl.types import Completion, Prompt
 
 if TYPE_CHECKING:
-    pass
+    from gpg_vl.rollout.gate.vision_gate import GateCheck
 
-
-TWICE = 2
-"""An experiment must succeed so often."""
-AT_ONCE = 8
-"""Answers to each question in an experiment."""
-CLEAR = 2.0
-"""A gap must be so many times what is allowed before a cause is looked for, and in each experiment's own answers too: an experiment that
-could not have shown the fault explains nothing."""
+REPEATS = 2
+"""Number of times that an experiment must succeed."""
+COMPLETIONS = 8
+"""Completions per prompt in an experiment."""
+MIN_EXCESS = 2.0
+"""Smallest gap, in multiples of what is allowed, of which a cause is looked for. The answers of
+each experiment must show as much too: an experiment that could not have shown the fault explains
+nothing."""
 CANDIDATES = 512
-"""Likeliest tokens among which a cut of the distribution is looked for."""
-BORDER = 1e-5
-"""How exactly an engine adds probabilities up."""
-KEPT = tuple(range(1, 101))
-SHARES = tuple(percent / 100 for percent in range(1, 100))
-Experiment = tuple[str, Callable[["Look", Sequence[PromptAndAnswers]], bool]]
+"""Number of most likely tokens among which a cut of the distribution is looked for."""
+SHARE_ERROR = 1e-5
+"""Rounding error of the sums of probabilities in an engine's top-p."""
+TOP_K = tuple(range(1, 101))
+TOP_P = tuple(percent / 100 for percent in range(1, 100))
+Experiment = tuple[str, Callable[["GateCheck", Sequence[PromptAndAnswers]], bool]]
+"""A sentence that names the cause, and a function that returns whether it is the cause."""
 
 
-def cause(look: "Look", gap: Gap, asked: Sequence[PromptAndAnswers]) -> str:
-    """The cause of a gap that rounding does not explain, as a sentence; or that it is unknown, and what to look at."""
-    if gap.excess < CLEAR:
-        return f"Cause unknown: {gap.excess:.2g} times what is allowed is too little to tell one from another"
-    named = next((words for words, explains in _experiments(look) if explains(look, asked)), "") or _cut(look)
-    if named:
-        return f"Cause: {named}"
-    return (
-        "Cause unknown: it is not the temperature, the ban of placeholders, a lost or stale picture, a stale prefix, top-k or top-p. Look "
-        "at the weights that it serves (another checkpoint, an update or a tied head, lm_head, that has not landed) and at penalties"
-    )
+def cause(check: "GateCheck", gap: Gap, answered: Sequence[PromptAndAnswers]) -> str:
+    """Return the cause of a gap that rounding does not explain, as a sentence.
 
+    Args:
+        answered: the answers of the check that failed.
 
-def _experiments(look: "Look") -> Iterator[Experiment]:
-    temperature = look.gate.sampling.temperature
-    yield f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start it with processed_logprobs", _reports_raw
-    yield "the ban: the engine counts image and video placeholders among the possible tokens; it must obey logit_bias", _ignores_the_ban
-    if any(prompt.images for prompt in look.gate.prompts):
-        yield "image lost: the engine answers alike with and without the picture", _ignores_pictures
-    yield (
-        "stale prefix cache: new words in front of the same picture agree; the prefix cache must be reset with the weights",
-        _likes_new_words,
-    )
-    if any(prompt.images for prompt in look.gate.prompts):
-        yield "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights", _likes_new_pictures
-        yield "only pictures disagree: processor mismatch (image backend, pixel limits), or the tower has old weights", _likes_no_pictures
-    if look.version:
-        yield (
-            "stale weights: it says what it said at the last look, while the trainer has moved; the update has not landed",
-            _says_the_same_again,
-        )
-
-
-def _vanishes(look: "Look", prompts: Callable[[int], Sequence[Prompt]]) -> bool:
-    """Whether other prompts leave nothing but rounding, again and again, where as many answers to the gate's own show the fault."""
-    return all(
-        look.gap(look.ask(prompts(time), AT_ONCE)).holds and look.gap(look.ask(look.gate.prompts, AT_ONCE)).excess >= CLEAR
-        for time in range(TWICE)
-    )
-
-
-def _is_explained(look: "Look", altered: Callable[[Sequence[PromptAndAnswers]], Gap]) -> bool:
-    """Whether another way of scoring leaves nothing but rounding, again and again, where the right way shows the fault."""
-    answers = [look.ask(look.gate.prompts, AT_ONCE) for _ in range(TWICE)]
-    return all(altered(asked).holds and look.gap(asked).excess >= CLEAR for asked in answers)
-
-
-def _reports_raw(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    unbanned = replace(look.policy, banned_ids=())
-    return look.gate.sampling.temperature != 1 and _is_explained(look, lambda asked: look.gap(asked, unbanned, 1.0))
-
-
-def _ignores_the_ban(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    return _is_explained(look, lambda asked: look.gap(asked, replace(look.policy, banned_ids=())))
-
-
-def _says_the_same_again(look: "Look", asked: Sequence[PromptAndAnswers]) -> bool:
-    """Whether every question's first answer, drawn with the same numbers as at the last look, is what it was then."""
-    now, then = look.first_said(asked), look.gate.heard
-    if now.keys() != then.keys() or any(now[place].token_ids != then[place].token_ids for place in now):
-        return False
-    firsts = [(asked[place][0], [now[place]]) for place in now]
-    said = [look.in_line([side[place] for place in now]) for side in (now, then)]
-    return look.beside_rounding(firsts, said[0] - said[1], look.noise(firsts)).holds
-
-
-def _ignores_pictures(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    """Whether the engine says the same of a picture, of a grey one and of noise, where the trainer does not."""
-    shown = look.for_every_copy([prompt for prompt in look.gate.prompts if prompt.images])
-    others = (
-        [with_grey_pictures(prompt, look.policy) for prompt in shown],
-        [with_new_pictures(prompt, look.policy, look.version) for prompt in shown],
-    )
-    return all(_hears_no_difference(look, shown, hidden) for hidden in others)
-
-
-def _hears_no_difference(look: "Look", shown: Sequence[Prompt], hidden: Sequence[Prompt]) -> bool:
-    greedy = replace(look.sampling, greedy=True)
-    answers = [[completion for (completion,) in look.engine.generate(prompts, greedy, [[0]] * len(prompts))] for prompts in (shown, hidden)]
-    if [completion.token_ids for completion in answers[0]] != [completion.token_ids for completion in answers[1]]:
-        return False
-    with_, without = ([(prompt, [said]) for prompt, said in zip(prompts, answers[0], strict=True)] for prompts in (shown, hidden))
-    noise_N, temperature = look.noise(with_), look.gate.sampling.temperature
-    own_N = score(look.policy, with_, temperature) - score(look.policy, without, temperature)
-    said_N = look.in_line(answers[0]) - look.in_line(answers[1])
-    return look.beside_rounding(with_, said_N, noise_N).holds and not look.beside_rounding(with_, own_N, noise_N).holds
-
-
-def _likes_new_words(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    return _vanishes(look, lambda time: [with_new_words(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])
-
-
-def _likes_new_pictures(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    return _vanishes(look, lambda time: [with_new_pictures(prompt, look.policy, look.version, time) for prompt in look.gate.prompts])
-
-
-def _likes_no_pictures(look: "Look", _: Sequence[PromptAndAnswers]) -> bool:
-    return _vanishes(look, lambda _: [without_pictures(prompt, look.policy) for prompt in look.gate.prompts])
-
-
-def _cut(look: "Look") -> str:
-    """Top-k or top-p, where cutting the trainer's own distribution likewise makes the gap vanish; empty = neither does.
-
-    The cut is fitted to some answers and must then explain others.
+    Returns:
+        The cause; or that it is unknown, and what to look at.
     """
-    fitted = look.ask(look.gate.prompts, AT_ONCE)
-    gap, mass_NK = look.gap(fitted), _mass(look, fitted)
-    errors = {cut: float(_left(gap.gap_N, mass_NK, cut).abs().mean()) for cut in [*KEPT, *SHARES]}
+    if gap.excess < MIN_EXCESS:
+        return (
+            f"Cause unknown: {gap.excess:.2g} times what is allowed is too little to tell one from"
+            " another"
+        )
+    for sentence, explains in _experiments(check):
+        if explains(check, answered):
+            return f"Cause: {sentence}"
+    cut = _cut(check)
+    if cut:
+        return f"Cause: {cut}"
+    return (
+        "Cause unknown: it is not the temperature, the ban of placeholders, a lost or stale"
+        " picture, a stale prefix, top-k or top-p. Look at the weights that it serves (another"
+        " checkpoint, an update or a tied head, lm_head, that has not landed) and at penalties"
+    )
+
+
+def _experiments(check: "GateCheck") -> Iterator[Experiment]:
+    """Yield the experiments that can show something in this check."""
+    temperature = check.gate.sampling.temperature
+    has_pictures = any(prompt.images for prompt in check.gate.prompts)
+    raw = (
+        f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start"
+        " it with processed_logprobs"
+    )
+    unbanned = (
+        "the ban: the engine counts image and video placeholders among the possible tokens; it"
+        " must obey logit_bias"
+    )
+    prefix_cache = (
+        "stale prefix cache: new words in front of the same picture agree; the prefix cache"
+        " must be reset with the weights"
+    )
+    encoder_cache = (
+        "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights"
+    )
+    processor = (
+        "only pictures disagree: processor mismatch (image backend, pixel limits), or the"
+        " tower has old weights"
+    )
+    weights = (
+        "stale weights: the answers are those of the last check, while the trainer's weights have"
+        " changed; the update has not landed"
+    )
+    yield raw, _reports_raw
+    yield unbanned, _ignores_the_ban
+    if has_pictures:
+        yield "image lost: the engine answers alike with and without the picture", _ignores_pictures
+    yield prefix_cache, _agrees_on_new_words
+    if has_pictures:
+        yield encoder_cache, _agrees_on_new_pictures
+        yield processor, _agrees_without_pictures
+    if check.version:  # version 0: no update has been sent yet
+        yield weights, _repeats_last_answers
+
+
+def _vanishes(check: "GateCheck", prompts: Callable[[int], Sequence[Prompt]]) -> bool:
+    """Return whether the gap vanishes with other prompts, in every repeat.
+
+    Each time as many answers to the gate's own prompts must show the fault.
+
+    Args:
+        prompts: returns the other prompts for the number of the repeat.
+    """
+    for repeat in range(REPEATS):
+        altered = check.gap(check.sample(prompts(repeat), COMPLETIONS))
+        if not altered.within_limits:
+            return False
+        original = check.gap(check.sample(check.gate.prompts, COMPLETIONS))
+        if not original.excess >= MIN_EXCESS:  # not >=: a NaN shows nothing either
+            return False
+    return True
+
+
+def _is_explained(check: "GateCheck", altered: Callable[[Sequence[PromptAndAnswers]], Gap]) -> bool:
+    """Return whether the gap vanishes with another way of scoring, in every repeat.
+
+    The right way of scoring must show the fault in the same answers.
+
+    Args:
+        altered: returns the gap of answers in the other way of scoring.
+    """
+    repeats = [check.sample(check.gate.prompts, COMPLETIONS) for _ in range(REPEATS)]
+    for answered in repeats:
+        if not altered(answered).within_limits:
+            return False
+        if not check.gap(answered).excess >= MIN_EXCESS:
+            return False
+    return True
+
+
+def _reports_raw(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    if check.gate.sampling.temperature == 1:
+        return False
+    unbanned = replace(check.policy, banned_ids=())
+    return _is_explained(check, lambda answered: check.gap(answered, unbanned, 1.0))
+
+
+def _ignores_the_ban(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    unbanned = replace(check.policy, banned_ids=())
+    return _is_explained(check, lambda answered: check.gap(answered, unbanned))
+
+
+def _repeats_last_answers(check: "GateCheck", answered: Sequence[PromptAndAnswers]) -> bool:
+    """Return whether the first answer to every prompt is that of the last check.
+
+    First answers are sampled with the same seeds in every check, so only equal weights give equal
+    tokens and log-probabilities.
+    """
+    now, before = check.first_answers(answered), check.gate.last_answers
+    if now.keys() != before.keys():
+        return False
+    firsts: list[PromptAndAnswers] = []
+    for index, completion in now.items():
+        if completion.token_ids != before[index].token_ids:
+            return False
+        firsts.append((answered[index][0], [completion]))
+    now_N = check.logprobs(list(now.values()))
+    before_N = check.logprobs([before[index] for index in now])
+    return check.make_gap(firsts, now_N - before_N, check.noise(firsts)).within_limits
+
+
+def _ignores_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    """Return whether the engine answers a picture, a grey one and noise alike, and the trainer
+    does not.
+    """
+    shown = check.repeat_for_replicas([prompt for prompt in check.gate.prompts if prompt.images])
+    grey = [with_grey_pictures(prompt, check.policy) for prompt in shown]
+    if not _answers_alike(check, shown, grey):
+        return False
+    noise = [with_new_pictures(prompt, check.policy, check.version) for prompt in shown]
+    return _answers_alike(check, shown, noise)
+
+
+def _answers_alike(check: "GateCheck", shown: Sequence[Prompt], hidden: Sequence[Prompt]) -> bool:
+    """Return whether the engine answers both lists of prompts alike, and the trainer does not."""
+    shown_answers = _greedy_answers(check, shown)
+    hidden_answers = _greedy_answers(check, hidden)
+    # The trainer scores the same answers behind both lists of prompts.
+    with_pictures: list[PromptAndAnswers] = []
+    without: list[PromptAndAnswers] = []
+    for index, answer in enumerate(shown_answers):
+        if answer.token_ids != hidden_answers[index].token_ids:
+            return False
+        with_pictures.append((shown[index], [answer]))
+        without.append((hidden[index], [answer]))
+    temperature = check.gate.sampling.temperature
+    noise_N = check.noise(with_pictures)
+    shown_N = score(check.policy, with_pictures, temperature)
+    trainer_N = shown_N - score(check.policy, without, temperature)
+    engine_N = check.logprobs(shown_answers) - check.logprobs(hidden_answers)
+    engine_sees_none = check.make_gap(with_pictures, engine_N, noise_N).within_limits
+    return engine_sees_none and not check.make_gap(with_pictures, trainer_N, noise_N).within_limits
+
+
+def _greedy_answers(check: "GateCheck", prompts: Sequence[Prompt]) -> list[Completion]:
+    greedy = replace(check.sampling, greedy=True)
+    groups = check.engine.generate(prompts, greedy, [[0]] * len(prompts))
+    return [completion for (completion,) in groups]
+
+
+def _agrees_on_new_words(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    def altered(repeat: int) -> list[Prompt]:
+        prompts = check.gate.prompts
+        return [with_new_words(prompt, check.policy, check.version, repeat) for prompt in prompts]
+
+    return _vanishes(check, altered)
+
+
+def _agrees_on_new_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    def altered(repeat: int) -> list[Prompt]:
+        prompts = check.gate.prompts
+        return [with_new_pictures(it, check.policy, check.version, repeat) for it in prompts]
+
+    return _vanishes(check, altered)
+
+
+def _agrees_without_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
+    def altered(repeat: int) -> list[Prompt]:
+        del repeat  # there is only one way to remove all pictures
+        return [without_pictures(prompt, check.policy) for prompt in check.gate.prompts]
+
+    return _vanishes(check, altered)
+
+
+def _cut(check: "GateCheck") -> str:
+    """Return a sentence that names top-k or top-p as the cause; empty if neither is.
+
+    The cut of the trainer's own distribution that fits some answers best must make the gap vanish
+    in other answers.
+    """
+    fitted = check.sample(check.gate.prompts, COMPLETIONS)
+    gap, mass_NK = check.gap(fitted), _mass(check, fitted)
+    errors: dict[float, float] = {}
+    for cut in (*TOP_K, *TOP_P):
+        # top-k 1 is an int and top-p 0.01 to 0.99 are floats, so no two keys are equal.
+        errors[cut] = float(_unexplained(gap.gap_N, mass_NK, cut).abs().mean())
     best = min(errors, key=lambda cut: errors[cut])
 
-    def cut_likewise(asked: Sequence[PromptAndAnswers]) -> Gap:
-        gap = look.gap(asked)
-        return look.beside_rounding(asked, _left(gap.gap_N, _mass(look, asked), best), gap.noise_N)
+    def with_cut(answered: Sequence[PromptAndAnswers]) -> Gap:
+        gap = check.gap(answered)
+        left_N = _unexplained(gap.gap_N, _mass(check, answered), best)
+        return check.make_gap(answered, left_N, gap.noise_N)
 
-    if not _is_explained(look, cut_likewise):
+    if not _is_explained(check, with_cut):
         return ""
-    told = f"top-k {best}" if isinstance(best, int) else f"top-p {best:g}"
-    return f"truncated sampling: {told} is on and explains all of it; no top-k, top-p or penalty may be (--generation-config vllm)"
+    name = f"top-k {best}" if isinstance(best, int) else f"top-p {best:g}"
+    return (
+        f"truncated sampling: {name} is on and explains all of it; no top-k, top-p or penalty may"
+        " be (--generation-config vllm)"
+    )
 
 
 @torch.no_grad()
-def _mass(look: "Look", asked: Sequence[PromptAndAnswers]) -> Tensor:
-    """[N, CANDIDATES] the trainer's probability of the likeliest token, of the two likeliest, and so on."""
-    policy, temperature = look.policy, look.gate.sampling.temperature
+def _mass(check: "GateCheck", answered: Sequence[PromptAndAnswers]) -> Tensor:
+    """Return the trainer's probability of the k most likely tokens, [N, CANDIDATES]."""
+    policy, temperature = check.policy, check.gate.sampling.temperature
     masses: list[Tensor] = []
-    for some in (some for question in asked for some in few(question)):
-        with policy.autocast():
-            logits_NV = policy.model.lm_head(plain_states(policy, [some]))
-        probabilities_NV = allowed_logits(logits_NV, temperature, policy.banned_ids).softmax(-1)
-        likeliest_NK = probabilities_NV.topk(min(CANDIDATES, probabilities_NV.shape[-1])).values
-        masses.append(likeliest_NK.double().cumsum(-1).cpu())
+    for prompt_and_answers in answered:
+        for portion in portions(prompt_and_answers):
+            with policy.autocast():
+                logits_NV = policy.model.lm_head(plain_states(policy, [portion]))
+            probabilities_NV = allowed_logits(logits_NV, temperature, policy.banned_ids).softmax(-1)
+            candidates = min(CANDIDATES, probabilities_NV.shape[-1])
+            likeliest_NK = probabilities_NV.topk(candidates).values
+            masses.append(likeliest_NK.double().cumsum(-1).cpu())
     return torch.cat(masses)
 
 
-def _left(gap_N: Tensor, mass_NK: Tensor, cut: float) -> Tensor:
-    """[N] what a cut does not explain. The engine's sums are rounded too, so a token at the border of a share may be in or out."""
+def _unexplained(gap_N: Tensor, mass_NK: Tensor, cut: float) -> Tensor:
+    """Return what a cut does not explain of a gap, [N].
+
+    Args:
+        cut: top-k if it is an int, else top-p.
+    """
     if isinstance(cut, int):
-        return gap_N + _kept(mass_NK, cut)
-    sides_3N = torch.stack([gap_N + _kept(mass_NK, cut + aside) for aside in (0.0, -BORDER, BORDER)])
-    return sides_3N.gather(0, sides_3N.abs().argmin(0, keepdim=True))[0]
+        return gap_N + _log_kept(mass_NK, cut)
+    # The engine's sums are rounded too, so a token at the border of top-p may be in or out: take
+    # the variant that explains most.
+    shares = (cut, cut - SHARE_ERROR, cut + SHARE_ERROR)
+    variants_3N = torch.stack([gap_N + _log_kept(mass_NK, share) for share in shares])
+    return variants_3N.gather(0, variants_3N.abs().argmin(0, keepdim=True))[0]
 
 
-def _kept(mass_NK: Tensor, cut: float) -> Tensor:
-    """[N] logarithm of the probability that is left by the `cut` likeliest tokens, or by the fewest that hold this share of it."""
+def _log_kept(mass_NK: Tensor, cut: float) -> Tensor:
+    """Return the log of the probability that a cut keeps, [N].
+
+    Top-k keeps the k most likely tokens, top-p the fewest that hold the share; all of it where the
+    candidates do not.
+    """
     if isinstance(cut, int):
         return mass_NK[:, min(cut, mass_NK.shape[1]) - 1].log()
     enough_NK = mass_NK >= cut
     first_N = enough_NK.int().argmax(-1)
-    return torch.where(enough_NK.any(-1), mass_NK.gather(-1, first_N[:, None]).squeeze(-1), 1.0).log()
+    kept_N = mass_NK.gather(-1, first_N[:, None]).squeeze(-1)
+    return torch.where(enough_NK.any(-1), kept_N, 1.0).log()

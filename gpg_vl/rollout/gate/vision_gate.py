@@ -1,13 +1,15 @@
-"""The vision gate: does the engine see what the trainer sees?
+"""Check that the engine sees and scores what the trainer does: the vision gate.
 
-At the start of a run and every so many steps a few fixed questions are asked. The engine's log-probabilities of what it sampled must be the
-trainer's own but for rounding, on the pictures and on grey ones of the same size (a lost picture would go unnoticed otherwise: the text
-alone fits well). Rounding is measured anew at each look (`rounding`). Always the same questions, so that a cache that outlived a weight
-update is met again. A mismatch stops the run; `causes` finds out why.
+At the start of a run and every few steps the engine answers a few fixed prompts. Its
+log-probabilities of the tokens that it sampled must equal the trainer's up to rounding, on the
+pictures and on grey ones of the same size: otherwise a lost picture could go unnoticed, because the
+text alone fits well. Rounding is measured in each check (`rounding`). The prompts are always the
+same, so a cache that was not reset after a weight update is found. A mismatch stops the run;
+`causes` finds out why.
 
-The gate also tells how much an answer owes to its picture: `visual_reliance`.
+The gate also measures how much the answers depend on their pictures: `visual_reliance`.
 
-Shape letters: N completion tokens of all prompts in one line.
+Shape letters: N completion tokens of all prompts, concatenated.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,193 +27,305 @@ from gpg_vl.randomness import seed
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.gate.altered_prompts import with_grey_pictures
 from gpg_vl.rollout.gate.causes import cause
-from gpg_vl.rollout.gate.rounding import CARRIERS, COARSER, COARSEST, Gap, places, score, score_again
+from gpg_vl.rollout.gate.rounding import (
+    ENOUGH_CARRIERS,
+    KERNEL_GRAIN,
+    MAX_ROUNDING,
+    Gap,
+    places,
+    score,
+    score_again,
+)
 from gpg_vl.types import Completion, Prompt
 
 COMPLETIONS = 2
-"""Of each question. The first is drawn with the same numbers at every look, so that the same weights say the same again."""
-MAX_COMPLETIONS, MAX_COMPARED = 16, 8192
-"""Of each question (fewer where spare ones are asked too), and tokens in all, at one look."""
+"""Completions per prompt, at first. The first is sampled with the same seed in every check, so
+equal weights give equal answers."""
+MAX_COMPLETIONS = 16
+"""Maximum number of completions per prompt; fewer if spare prompts are used too."""
+MAX_COMPARED_TOKENS = 8192
+"""Number of tokens in all above which no more completions are sampled."""
 MAX_TOKENS = 256
-"""Of a completion: scored one by one in full, they would fill the memory where answers are long."""
+"""Maximum length of a completion: in full, long answers would fill the memory in scoring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionGate:
-    """What is asked, and how it must agree."""
+    """The prompts of the vision gate and the limits of its gaps."""
 
     prompts: tuple[Prompt, ...]
+    """Prompts of every check."""
     spare: tuple[Prompt, ...] = ()
-    """Asked too where fewer than `rounding.CARRIERS` places carry the rounding: a policy that is sure of its answers has few in each."""
+    """Prompts that are used too if fewer than `rounding.ENOUGH_CARRIERS` places carry the rounding:
+    a policy that is sure of its answers has few in each."""
     sampling: Sampling
+    """Sampling parameters of training."""
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     mean: float | None = None
-    """Largest mean gap allowed, in nats; None = a multiple of what rounding gives."""
+    """Largest mean gap allowed, in nats; None = a multiple of the rounding."""
     worst: float | None = None
-    """Largest gap of any token allowed; None likewise."""
-    heard: "dict[int, Completion]" = field(default_factory=dict)
-    """What the engine said first to each question at the last look; changes at each."""
+    """Largest gap of any token allowed, in nats; None = a multiple of the rounding."""
+    last_answers: "dict[int, Completion]" = field(default_factory=dict)
+    """The engine's first answer to each prompt in the last passed check; replaced in place."""
 
-    def look(self, engine: RolloutEngine, policy: Policy, version: int) -> dict[str, float]:
-        """Ask, compare, and return the numbers for the journal.
+    def check(self, engine: RolloutEngine, policy: Policy, version: int) -> dict[str, float]:
+        """Sample from the engine, compare with the trainer, and return the metrics.
+
+        Args:
+            version: the weights that the trainer has.
 
         Raises:
-            MismatchError: engine and trainer disagree by more than rounding explains; says why, where that could be found out.
+            MismatchError: engine and trainer disagree by more than rounding explains; names the
+                cause if it could be found.
         """
-        if not self.prompts:  # nothing could be asked; the loop tells why and stops
+        if not self.prompts:  # no prompt could be made; the loop reports why and stops
             return {}
-        look = GateCheck(self, engine, policy, version)
-        engine.renewed = False
-        seen = look.compare(self.prompts, self.spare)
-        sides, hidden = [seen], [with_grey_pictures(prompt, policy) for prompt in self.prompts if prompt.images]
-        if hidden:
-            sides.append(look.compare(hidden, (with_grey_pictures(prompt, policy) for prompt in self.spare if prompt.images)))
-        gaps = [gap for side in sides for gap in look.of_every_copy(side)]
+        check = GateCheck(self, engine, policy, version)
+        engine.needs_verification = False
+        shown = check.compare(self.prompts, self.spare)
+        comparisons = [shown]
+        grey = [with_grey_pictures(prompt, policy) for prompt in self.prompts if prompt.images]
+        if grey:
+            spare_shown = (prompt for prompt in self.spare if prompt.images)
+            spare_grey = (with_grey_pictures(prompt, policy) for prompt in spare_shown)
+            comparisons.append(check.compare(grey, spare_grey))
+        gaps: list[Gap] = []
+        for comparison in comparisons:
+            gaps += check.gaps_per_replica(comparison)
         for gap in gaps:
-            self._check_yardstick(gap, policy)
+            self._check_rounding(gap, policy)
         worst = max(gaps, key=lambda gap: gap.excess)
-        if not worst.holds:
+        if not worst.within_limits:
             raise MismatchError(
-                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens ({worst}). {cause(look, worst, seen.asked)}"
+                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens"
+                f" ({worst}). {cause(check, worst, shown.answered)}"
             )
-        self.heard.update(look.first_said(seen.asked))
-        numbers = _journal([side.gap for side in sides]) | {"gate/excess": worst.excess}
-        return numbers | ({"visual_reliance": look.reliance(seen.asked)} if len(sides) == 2 else {})
+        self.last_answers.update(check.first_answers(shown.answered))
+        metrics = _metrics([comparison.gap for comparison in comparisons])
+        metrics["gate/excess"] = worst.excess
+        if grey:
+            metrics["visual_reliance"] = check.visual_reliance(shown.answered)
+        return metrics
 
-    def _check_yardstick(self, gap: Gap, policy: Policy) -> None:
-        """Refuse to judge by a trainer that does not agree with itself.
+    def _check_rounding(self, gap: Gap, policy: Policy) -> None:
+        """Check that the trainer's two ways of scoring agree up to rounding.
 
         Raises:
-            MismatchError: rounding does not explain how its two ways differ.
+            MismatchError: they do not, so no engine can be judged by them.
         """
-        if gap.rounding.mean <= COARSEST[policy.dtype]:  # not so of a NaN
+        if gap.rounding.mean <= MAX_ROUNDING[policy.dtype]:  # False for a NaN
             return
-        kind = str(policy.dtype).removeprefix("torch.")
-        remedy = "set policy.dtype: float32" if policy.dtype == torch.bfloat16 else "please report it"
+        dtype = str(policy.dtype).removeprefix("torch.")
+        remedy = "please report it"
+        if policy.dtype == torch.bfloat16:
+            remedy = "set policy.dtype: float32"
         raise MismatchError(
-            f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding} apart; rounding to {kind} explains a "
-            f"mean of {COARSEST[policy.dtype]:g} at most, so it cannot be trained as it is; {remedy}"
+            f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding}"
+            f" apart; rounding to {dtype} explains a mean of {MAX_ROUNDING[policy.dtype]:g} at"
+            f" most, so it cannot be trained as it is; {remedy}"
         )
 
 
-def _journal(gaps: Sequence[Gap]) -> dict[str, float]:
-    """What was measured and what was allowed, of the questions as they are and of those with grey pictures."""
-    names = ("gate/mean", "gate/worst", "gate/noise", "gate/noise_worst", "gate/allowed", "gate/allowed_worst")
-    seen, *blind = gaps
-    sizes = [size for figures in (seen.found, seen.rounding, seen.allowed) for size in (figures.mean, figures.worst)]
-    numbers = dict(zip(names, sizes, strict=True)) | {"gate/carriers": min(gap.carriers for gap in gaps)}
-    return numbers | ({"gate/blind_worst": blind[0].found.worst} if blind else {})
+def _metrics(gaps: Sequence[Gap]) -> dict[str, float]:
+    """Return the metrics of a check.
+
+    Args:
+        gaps: of the prompts as they are and, if they have pictures, of those with grey pictures.
+    """
+    shown, *grey = gaps
+    found, rounding, allowed = shown.found, shown.rounding, shown.allowed
+    metrics = {
+        "gate/mean": found.mean,
+        "gate/worst": found.worst,
+        "gate/noise": rounding.mean,
+        "gate/noise_worst": rounding.worst,
+        "gate/allowed": allowed.mean,
+        "gate/allowed_worst": allowed.worst,
+        "gate/carriers": min(gap.carriers for gap in gaps),
+    }
+    if grey:
+        metrics["gate/blind_worst"] = grey[0].found.worst
+    return metrics
 
 
-class Answered(NamedTuple):
-    """Answers of the engine and how far they are off."""
+class Comparison(NamedTuple):
+    """Answers of an engine, and their gap from the trainer's log-probabilities."""
 
-    asked: list[PromptAndAnswers]
+    answered: list[PromptAndAnswers]
     gap: Gap
-    """Of all their tokens, in order."""
+    """Gap of all their tokens, in order."""
 
 
 class GateCheck:
-    """One look through the gate: the engine, the trainer's forward, and the ways of asking that tell one fault from another."""
+    """One check of the vision gate: samples from the engine and scores with the trainer."""
 
-    def __init__(self, gate: VisionGate, engine: RolloutEngine, policy: Policy, version: int) -> None:
+    def __init__(
+        self, gate: VisionGate, engine: RolloutEngine, policy: Policy, version: int
+    ) -> None:
         self.gate = gate
         self.engine = engine
         self.policy = policy
         self.version = version
-        self.draws: Iterator[int] = count()
+        self.prompt_numbers: Iterator[int] = count()
 
-    def compare(self, prompts: Sequence[Prompt], spare: Iterable[Prompt] = ()) -> Answered:
-        """Ask prompts; spare ones too, and all of them for more answers, until enough places carry the rounding.
+    def compare(self, prompts: Sequence[Prompt], spare: Iterable[Prompt] = ()) -> Comparison:
+        """Sample and compare until enough places carry the rounding.
+
+        Spare prompts are used first; then the number of completions per prompt is doubled.
 
         Args:
-            spare: read only where they are needed.
+            spare: read only if needed.
 
         Raises:
-            MismatchError: the engine says itself that it has other weights.
+            MismatchError: the engine reports that it has other weights.
         """
-        asked, given, most = self.ask(prompts), COMPLETIONS, MAX_COMPLETIONS * len(prompts)
-        gap = self.gap(asked)
-        if gap.carriers < CARRIERS and (others := [*spare]):
-            more = self.ask(others)
-            prompts, asked, gap = [*prompts, *others], asked + more, gap + self.gap(more)
-        while gap.carriers < CARRIERS and 2 * given * len(prompts) <= most and len(gap.gap_N) < MAX_COMPARED:
-            more = self.ask(prompts, given)
-            given, asked, gap = 2 * given, asked + more, gap + self.gap(more)
-        return Answered(asked, gap)
+        max_completions = MAX_COMPLETIONS * len(prompts)
+        answered = self.sample(prompts)
+        gap = self.gap(answered)
+        if gap.carriers < ENOUGH_CARRIERS:
+            others = list(spare)
+            if others:
+                more = self.sample(others)
+                prompts = [*prompts, *others]
+                answered, gap = answered + more, gap + self.gap(more)
+        per_prompt = COMPLETIONS
+        while (
+            gap.carriers < ENOUGH_CARRIERS
+            and 2 * per_prompt * len(prompts) <= max_completions
+            and len(gap.gap_N) < MAX_COMPARED_TOKENS
+        ):
+            more = self.sample(prompts, per_prompt)
+            answered, gap = answered + more, gap + self.gap(more)
+            per_prompt *= 2
+        return Comparison(answered, gap)
 
-    def of_every_copy(self, side: Answered) -> list[Gap]:
-        """The gap of each copy of the weights alone: one that is wrong must not hide among those that are right."""
-        copies = self.engine.copies
-        lengths = [sum(len(completion.token_ids) for completion in group) for _, group in side.asked]
-        copy_N = torch.arange(len(lengths)).remainder(copies).repeat_interleave(torch.tensor(lengths))
-        return [side.gap[copy_N == copy] for copy in range(copies)]
+    def gaps_per_replica(self, comparison: Comparison) -> list[Gap]:
+        """Split the gap by replica: a wrong one must not hide among those that are right."""
+        num_replicas = self.engine.num_replicas
+        lengths: list[int] = []
+        for _, completions in comparison.answered:
+            lengths.append(sum(len(completion.token_ids) for completion in completions))
+        # Consecutive prompts go to different replicas, in turn.
+        replica_of_prompt = torch.arange(len(lengths)).remainder(num_replicas)
+        replica_N = replica_of_prompt.repeat_interleave(torch.tensor(lengths))
+        return [comparison.gap[replica_N == replica] for replica in range(num_replicas)]
 
-    def ask(self, prompts: Sequence[Prompt], completions: int = COMPLETIONS) -> list[PromptAndAnswers]:
-        """So many answers of the engine to each prompt, every prompt put to every copy of the weights.
+    def sample(
+        self, prompts: Sequence[Prompt], completions: int = COMPLETIONS
+    ) -> list[PromptAndAnswers]:
+        """Sample completions of each prompt from every replica.
 
         Raises:
-            MismatchError: the engine says itself that it has other weights.
+            MismatchError: the engine reports that it has other weights.
         """
-        prompts = self.for_every_copy(prompts)
-        own = [next(self.draws) for _ in prompts]
-        addresses = [[(draw, 0) if index == 0 else (draw, index, self.version) for index in range(completions)] for draw in own]
-        seeds = [[seed(self.gate.seed, "gate", *address) for address in group] for group in addresses]
+        prompts = self.repeat_for_replicas(prompts)
+        seeds = [self._seeds(completions) for _ in prompts]
         answers = self.engine.generate(prompts, self.sampling, seeds)
-        if stale := {completion.version for group in answers for completion in group} - {self.version}:
+        stale: set[int] = set()
+        for group in answers:
+            for completion in group:
+                if completion.version != self.version:
+                    stale.add(completion.version)
+        if stale:
             raise MismatchError(
-                f"vision gate: the engine samples with weights {min(stale)}, the trainer has weights {self.version}: stale weights"
+                f"vision gate: the engine samples with weights {min(stale)}, the trainer has"
+                f" weights {self.version}: stale weights"
             )
         return list(zip(prompts, answers, strict=True))
 
-    def for_every_copy(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Prompts as often as the engine has copies of the weights; the same one goes to all of them in turn."""
-        return [prompt for prompt in prompts for _ in range(self.engine.copies)]
+    def _seeds(self, completions: int) -> list[int]:
+        """Return the seeds of the next prompt's completions.
+
+        The first is the same in every check; all others depend on the version of the weights.
+        """
+        run_seed = self.gate.seed
+        number = next(self.prompt_numbers)
+        seeds = [seed(run_seed, "gate", number, 0)]
+        for index in range(1, completions):
+            seeds.append(seed(run_seed, "gate", number, index, self.version))
+        return seeds
+
+    def repeat_for_replicas(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Repeat each prompt once per replica, so that every replica answers every prompt."""
+        repeated: list[Prompt] = []
+        for prompt in prompts:
+            repeated += [prompt] * self.engine.num_replicas
+        return repeated
 
     @property
     def sampling(self) -> Sampling:
-        """As in training, but not so long."""
-        return replace(self.gate.sampling, max_tokens=min(self.gate.sampling.max_tokens, MAX_TOKENS))
+        """Sampling parameters of training, with shorter completions."""
+        max_tokens = min(self.gate.sampling.max_tokens, MAX_TOKENS)
+        return replace(self.gate.sampling, max_tokens=max_tokens)
 
-    def gap(self, asked: Sequence[PromptAndAnswers], policy: Policy | None = None, temperature: float | None = None) -> Gap:
-        """What the engine says of its own tokens less what the trainer says, or would say at another temperature or without its ban."""
-        theirs_N = self.in_line([completion for _, group in asked for completion in group])
-        policy, temperature = policy or self.policy, temperature or self.gate.sampling.temperature
-        own_N = score(policy, asked, temperature)
-        again_N = score_again(policy, asked, temperature, narrow=self.engine.narrow)
-        return self.beside_rounding(asked, theirs_N - own_N, again_N - own_N)
+    def gap(
+        self,
+        answered: Sequence[PromptAndAnswers],
+        policy: Policy | None = None,
+        temperature: float | None = None,
+    ) -> Gap:
+        """Return the engine's log-probabilities of its own tokens minus the trainer's.
 
-    def beside_rounding(self, asked: Sequence[PromptAndAnswers], gap_N: Tensor, noise_N: Tensor) -> Gap:
-        """A gap that this gate judges."""
-        spacing = torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps
+        Args:
+            policy: scores instead of the trainer's, for instance without its ban.
+            temperature: scores at this temperature instead of the sampling temperature.
+        """
+        policy = policy or self.policy
+        temperature = temperature or self.gate.sampling.temperature
+        completions: list[Completion] = []
+        for _, group in answered:
+            completions += group
+        engine_N = self.logprobs(completions)
+        trainer_N = score(policy, answered, temperature)
+        again_N = score_again(policy, answered, temperature, narrow=self.engine.narrow)
+        return self.make_gap(answered, engine_N - trainer_N, again_N - trainer_N)
+
+    def make_gap(self, answered: Sequence[PromptAndAnswers], gap_N: Tensor, noise_N: Tensor) -> Gap:
+        """Make a gap with the limits of this gate."""
+        # Log-probabilities are float32 or wider, whatever the policy computes in.
+        grain = torch.finfo(torch.promote_types(self.policy.dtype, torch.float32)).eps
+        if self.engine.narrow:
+            grain *= KERNEL_GRAIN
         return Gap(
             gap_N=gap_N,
             noise_N=noise_N,
-            places_N=places(asked),
-            grain=COARSER * spacing if self.engine.narrow else spacing,
+            places_N=places(answered),
+            grain=grain,
             mean=self.gate.mean,
             worst=self.gate.worst,
         )
 
-    def noise(self, asked: Sequence[PromptAndAnswers]) -> Tensor:
-        """[N] the trainer's second way less its first."""
+    def noise(self, answered: Sequence[PromptAndAnswers]) -> Tensor:
+        """Return the trainer's second way of scoring minus its first, [N]."""
         temperature = self.gate.sampling.temperature
-        again_N = score_again(self.policy, asked, temperature, narrow=self.engine.narrow)
-        return again_N - score(self.policy, asked, temperature)
+        again_N = score_again(self.policy, answered, temperature, narrow=self.engine.narrow)
+        return again_N - score(self.policy, answered, temperature)
 
     @staticmethod
-    def in_line(completions: Sequence[Completion]) -> Tensor:
-        """[N] what an engine says of its tokens."""
-        return torch.tensor([logprob for completion in completions for logprob in completion.logprobs], dtype=torch.float64)
+    def logprobs(completions: Sequence[Completion]) -> Tensor:
+        """Return the engine's log-probabilities of all tokens, [N]."""
+        values: list[float] = []
+        for completion in completions:
+            values += completion.logprobs
+        return torch.tensor(values, dtype=torch.float64)
 
-    def first_said(self, asked: Sequence[PromptAndAnswers]) -> dict[int, Completion]:
-        """The first answer to each question: drawn with the same numbers at every look."""
-        return {place: group[0] for place, (_, group) in enumerate(asked[: len(self.gate.prompts) * self.engine.copies])}
+    def first_answers(self, answered: Sequence[PromptAndAnswers]) -> dict[int, Completion]:
+        """Return the first answer to each prompt: the same seed in every check."""
+        first = answered[: len(self.gate.prompts) * self.engine.num_replicas]
+        return {index: completions[0] for index, (_, completions) in enumerate(first)}
 
-    def reliance(self, seen: Sequence[PromptAndAnswers]) -> float:
-        """How much less likely the answers become without their picture, in nats per token; of each question's first answers."""
-        shown = [(prompt, group) for prompt, group in seen[: len(self.gate.prompts) * self.engine.copies] if prompt.images]
-        hidden = [(with_grey_pictures(prompt, self.policy), group) for prompt, group in shown]
+    def visual_reliance(self, answered: Sequence[PromptAndAnswers]) -> float:
+        """Return how much less likely the answers are with grey pictures, in nats per token.
+
+        Args:
+            answered: answers of `compare`; only those to the gate's own prompts with pictures, as
+                first sampled, are used.
+        """
+        first = answered[: len(self.gate.prompts) * self.engine.num_replicas]
+        shown = [(prompt, completions) for prompt, completions in first if prompt.images]
+        grey = [(with_grey_pictures(prompt, self.policy), group) for prompt, group in shown]
         temperature = self.gate.sampling.temperature
-        return float((score(self.policy, shown, temperature) - score(self.policy, hidden, temperature)).mean())
+        shown_N = score(self.policy, shown, temperature)
+        grey_N = score(self.policy, grey, temperature)
+        return float((shown_N - grey_N).mean())

@@ -1,7 +1,8 @@
-"""vLLM in this process: one machine, one GPU that sampling and training share in turns.
+"""Run vLLM in this process: on one machine, sampling and training take turns on one GPU.
 
-The engine starts when it is first asked, from the policy as it then is, loaded by vLLM's own loader, and takes the tensors that training
-changes before it is next asked something. Between the phases it can sleep, so that the update has the memory.
+The engine starts at the first `generate`, from a checkpoint of the policy that vLLM's own loader
+reads. After an update it receives the trainable weights before the next `generate`. In between it
+can sleep, so that the update has the memory.
 """
 
 import importlib
@@ -36,72 +37,93 @@ from gpg_vl.rollout.vllm.protocol import (
 from gpg_vl.rollout.vllm.weights import Weights, checksums, trainable_weights
 from gpg_vl.types import Completion, Prompt
 
-NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""In this very process: tensors are handed over, and do not survive a pipe."""
-USUAL = {
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is told to anybody
-    "VLLM_LOGGING_LEVEL": "CRITICAL",  # what matters comes as an exception; below that it prints whole batches
+REQUIRED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""Keeps vLLM in this process: tensors are passed by reference, which no pipe can do."""
+DEFAULT_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # no usage statistics are sent
+    # Errors come as exceptions; below this level vLLM prints whole batches.
+    "VLLM_LOGGING_LEVEL": "CRITICAL",
 }
+"""Set unless the user has set them."""
 
 
 @dataclass(kw_only=True)
 class VllmEngine(RolloutEngine):
-    """vLLM in this process."""
+    """Samples with vLLM in this process."""
 
     narrow = True
 
     policy: Any
-    """Given by the run."""
+    """Set by the run."""
     ranks: int = 1
-    """Given by the run."""
+    """Set by the run."""
     window: int = 8192
-    """Longest prompt and completion together; the model's own window where that is shorter."""
+    """Maximum tokens of prompt and completion together; the model's own window if shorter."""
     images: int = 8
-    """Most images of one prompt."""
+    """Maximum number of images of one prompt."""
     memory: float = 0.4
     """Share of the GPU's memory that vLLM may fill; unused on a CPU."""
     cache_gib: float | None = None
     """Memory for keys and values in GiB; empty = what `memory` leaves on a GPU, 1 on a CPU."""
     rows: int = 256
-    """Most completions written at the same time."""
+    """Maximum number of completions sampled at the same time."""
     sleep: Literal[0, 1, 2] = 0
-    """During the update: 0 keep everything | 1 weights to the CPU's memory, cache freed | 2 weights dropped and handed over again."""
+    """Memory during the update: 0 keep everything | 1 weights moved to the CPU, cache freed | 2
+    weights dropped and sent again."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of `vllm.LLM`, for instance {enforce_eager: true}."""
 
     def __post_init__(self) -> None:
         if self.ranks > 1:
-            raise UserError(f"rollout.engine: vllm samples for one process, got {self.ranks}; use kind: server, with a server for each")
-        self._number_format = check_policy(self.policy)
+            raise UserError(
+                f"rollout.engine: vllm samples for one process, got {self.ranks}; use kind: server,"
+                " with a server for each"
+            )
+        self._dtype = check_policy(self.policy)
         self._vllm = import_vllm()
         self._llm: Any = None
-        self.renewed = True
+        self.needs_verification = True
         self.version = 0
-        self._stale = self._asleep = self._another = False
+        self._outdated = False
+        """True if vLLM has not received the present weights."""
+        self._policy_replaced = False
+        """True if the policy is another object than at the last sync, so frozen weights may differ
+        too."""
+        self._asleep = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        """One list of completions per prompt, one completion per seed."""
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        """Sample one completion per seed for each prompt; return one list per prompt."""
         for prompt in prompts:
             self._check(prompt, sampling)
-        self._catch_up()
-        questions = [self._question(prompt) for prompt in prompts]
-        parameters = [self._vllm.SamplingParams(**sampling_fields(self.policy, sampling, group)) for group in seeds]
-        outputs = self._llm.generate(questions, parameters, use_tqdm=False)
-        return [self._completions(prompt, output, sampling) for prompt, output in zip(prompts, outputs, strict=True)]
+        self._prepare()
+        requests = [self._request(prompt) for prompt in prompts]
+        parameters: list[Any] = []
+        for group in seeds:
+            fields = sampling_fields(self.policy, sampling, group)
+            parameters.append(self._vllm.SamplingParams(**fields))
+        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+        return [
+            self._completions(prompt, output, sampling)
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
 
-    def refresh(self, policy: Policy, version: int) -> None:
-        """Sample from these weights from now on; they are handed over when something is next asked."""
-        self._another = self._another or policy is not self.policy
-        self._stale = self._stale or version != self.version or self._another
+    def update_weights(self, policy: Policy, version: int) -> None:
+        """Sample from these weights from now on; they are sent before the next `generate`."""
+        if policy is not self.policy:
+            self._policy_replaced = True
+        if version != self.version or self._policy_replaced:
+            self._outdated = True
         self.policy, self.version = policy, version
 
-    def longest(self) -> int:
-        """Most tokens of prompt and completion together."""
+    def max_model_len(self) -> int:
+        """Return the maximum number of tokens of prompt and completion together."""
         return min(self.window, self.policy.window)
 
-    def rest(self) -> None:
-        """Sleep, if that is wanted, until something is asked."""
+    def release_memory(self) -> None:
+        """Sleep until the next `generate`, if `sleep` is set."""
         if self.sleep and self._llm and not self._asleep:
             self._llm.sleep(level=self.sleep)
             self._asleep = True
@@ -112,31 +134,41 @@ class VllmEngine(RolloutEngine):
             self._llm.llm_engine.engine_core.shutdown()
         self._folder.cleanup()
 
-    def _start_up(self) -> None:
-        """Start from the policy as it is."""
+    def _start(self) -> None:
+        """Start vLLM from a checkpoint of the present policy.
+
+        Raises:
+            EngineLostError: the checkpoint cannot be written.
+        """
         folder = Path(self._folder.name)
         try:
             self.policy.save(folder)
         except (OSError, SafetensorError) as error:
-            raise EngineLostError(f"rollout.engine: no checkpoint for vLLM in {folder}: {error}; name a larger folder in TMPDIR") from None
+            raise EngineLostError(
+                f"rollout.engine: no checkpoint for vLLM in {folder}: {error}; name a larger folder"
+                " in TMPDIR"
+            ) from None
         plugin.register()
-        with global_state_kept():
-            self._llm = self._start(folder)
+        with keep_global_state():
+            self._llm = self._load(folder)
+        # Only the weights are deleted: vLLM may read configuration and processor again.
         for weights in folder.glob("*.safetensors"):
-            weights.unlink()  # read; configuration and processor may still be looked at
-        self._prove_landing()
-        self._stale = self._another = False
+            weights.unlink()
+        self._verify_weight_sync()
+        self._outdated = self._policy_replaced = False
 
-    def _start(self, folder: Path) -> Any:
-        """A vLLM of a checkpoint.
+    def _load(self, folder: Path) -> Any:
+        """Return a vLLM that has loaded a checkpoint.
 
         Raises:
             UserError: it does not start.
         """
-        device, window = self.policy.device.type, self.longest()
-        cache_gib = self.cache_gib or (1.0 if device == "cpu" else None)
+        device, window = self.policy.device.type, self.max_model_len()
+        cache_gib = self.cache_gib
+        if not cache_gib and device == "cpu":
+            cache_gib = 1.0
         options: dict[str, Any] = {
-            "dtype": self._number_format,
+            "dtype": self._dtype,
             "max_model_len": window,
             "max_num_seqs": self.rows,
             "limit_mm_per_prompt": {"image": self.images, "video": 0},
@@ -157,99 +189,130 @@ class VllmEngine(RolloutEngine):
         except (ValueError, AssertionError, RuntimeError, TypeError) as error:
             raise UserError(f"rollout.engine: vLLM does not start: {error!r}") from error
 
-    def _question(self, prompt: Prompt) -> dict[str, Any]:
-        question: dict[str, Any] = {"prompt_token_ids": unexpanded_ids(self.policy, prompt)}
-        return {**question, "multi_modal_data": {"image": list(prompt.images)}} if prompt.images else question
+    def _request(self, prompt: Prompt) -> dict[str, Any]:
+        request: dict[str, Any] = {"prompt_token_ids": unexpanded_ids(self.policy, prompt)}
+        if prompt.images:
+            request["multi_modal_data"] = {"image": list(prompt.images)}
+        return request
 
     def _completions(self, prompt: Prompt, output: Any, sampling: Sampling) -> list[Completion]:
         check_prompt_ids(self.policy, prompt, output.prompt_token_ids)
-        said = sorted(output.outputs, key=lambda one: one.index)
-        return [completion(self.policy, prompt, _answer(one), sampling, self.version) for one in said]
+        completions: list[Completion] = []
+        for choice in sorted(output.outputs, key=lambda choice: choice.index):
+            answer = _answer(choice)
+            completions.append(completion(self.policy, prompt, answer, sampling, self.version))
+        return completions
 
     def _check(self, prompt: Prompt, sampling: Sampling) -> None:
-        """Make sure that a prompt and its answers have room.
+        """Check that a prompt and its completions fit.
 
         Raises:
-            UserError: they have not.
+            UserError: they do not.
         """
-        if (tokens := len(prompt.input_ids) + sampling.max_tokens) > self.longest():
-            told = f"prompt and answer may have {tokens} tokens, rollout.engine.window is {self.longest()}"
-            raise UserError(f"{prompt.sample.id}: {told}; raise it, or lower policy.max_pixels")
+        tokens = len(prompt.input_ids) + sampling.max_tokens
+        if tokens > self.max_model_len():
+            raise UserError(
+                f"{prompt.sample.id}: prompt and answer may have {tokens} tokens,"
+                f" rollout.engine.window is {self.max_model_len()}; raise it, or lower"
+                " policy.max_pixels"
+            )
         if len(prompt.images) > self.images:
-            raise UserError(f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is {self.images}; raise it")
+            raise UserError(
+                f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is"
+                f" {self.images}; raise it"
+            )
 
-    def _catch_up(self) -> None:
-        """Start or wake up, and take the weights if they have changed."""
+    def _prepare(self) -> None:
+        """Start or wake vLLM, and send the weights if they have changed."""
         if not self._llm:
-            self._start_up()
+            self._start()
         if self._asleep:
-            _give_back()
+            _empty_torch_cache()
             self._llm.wake_up(tags=["weights"])
-        lost = self._asleep and self.sleep == 2
-        if self._stale or lost:
-            self._hand_over(frozen_too=lost or self._another)
+        dropped = self._asleep and self.sleep == 2
+        if self._outdated or dropped:
+            self._sync_weights(include_frozen=dropped or self._policy_replaced)
         if self._asleep:
-            _give_back()  # the hand-over has made copies
+            _empty_torch_cache()  # the weight sync has made copies
             self._llm.wake_up(tags=["kv_cache"])
-        self._stale = self._asleep = self._another = False
+        self._outdated = self._asleep = self._policy_replaced = False
 
-    def _hand_over(self, *, frozen_too: bool) -> None:
-        """Put the trainer's tensors in place of vLLM's."""
-        land(self._llm, trainable_weights(self.policy, frozen_too=frozen_too))
-        self._forget()
+    def _sync_weights(self, *, include_frozen: bool) -> None:
+        """Replace vLLM's weights by the trainer's."""
+        send_weights(self._llm, trainable_weights(self.policy, include_frozen=include_frozen))
+        self._reset_caches()
 
-    def _prove_landing(self) -> None:
-        """Hand everything over once: what lands must be, bit for bit, what vLLM's own loader made of the same weights.
+    def _verify_weight_sync(self) -> None:
+        """Send all weights once, and compare the result with what vLLM's own loader made of them.
 
-        Weights that vLLM has packed into another library's memory (its CPU backend) are not in the checksums; the gate looks at those.
+        Weights that vLLM has packed into another library's memory (its CPU backend) are not in the
+        checksums; the gate checks those.
+
+        Raises:
+            MismatchError: they are not equal, bit for bit.
         """
-        before = self._llm.collective_rpc(_held)
-        land(self._llm, trainable_weights(self.policy, frozen_too=True))
-        after = self._llm.collective_rpc(_held)
-        if differing := [name for then, now in zip(before, after, strict=True) for name in then if then[name] != now[name]]:
-            raise MismatchError(f"weight hand-over: {len(differing)} tensors are not what loading makes of them, {differing[0]} among them")
+        loaded = self._llm.collective_rpc(_worker_checksums)
+        send_weights(self._llm, trainable_weights(self.policy, include_frozen=True))
+        received = self._llm.collective_rpc(_worker_checksums)
+        differing: list[str] = []
+        for before, after in zip(loaded, received, strict=True):
+            differing += [name for name in before if before[name] != after[name]]
+        if differing:
+            raise MismatchError(
+                f"weight sync: {len(differing)} tensors are not what loading makes of them,"
+                f" {differing[0]} among them"
+            )
 
-    def _forget(self) -> None:
-        """Keys and values of prompts, and image embeddings: both caches are found by content and know nothing of weights."""
+    def _reset_caches(self) -> None:
+        """Empty the caches of keys and values and of image embeddings.
+
+        Both are looked up by content, so entries of the old weights would be used again.
+        """
         if not self._llm.reset_prefix_cache():
             raise EngineLostError("vLLM did not empty its prefix cache")
         self._llm.llm_engine.reset_encoder_cache()
 
 
-def _give_back() -> None:
-    """What the update has used and freed, torch still holds; vLLM, with an allocator of its own, would find the GPU full."""
+def _empty_torch_cache() -> None:
+    """Return the memory that torch has cached; vLLM has its own allocator and needs it free."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def land(llm: Any, weights: Weights) -> None:
-    """Let a vLLM take weights."""
+def send_weights(llm: Any, weights: Weights) -> None:
+    """Send weights to a vLLM in this process."""
     llm.collective_rpc("start_weight_update")
     llm.collective_rpc("update_weights", args=({"names": list(weights), "tensors": weights},))
     llm.collective_rpc("finish_weight_update")
 
 
-def _held(worker: Any) -> dict[str, str]:
-    """Checksums of the weights as vLLM holds them."""
+def _worker_checksums(worker: Any) -> dict[str, str]:
+    """Return checksums of the weights of a vLLM worker."""
     return checksums(dict(worker.model_runner.get_model().named_parameters()))
 
 
-def _answer(said: Any) -> Answer:
-    ids = tuple(said.token_ids)
-    logprobs = tuple(place[token].logprob for place, token in zip(said.logprobs or (), ids, strict=False))
-    return Answer(token_ids=ids, logprobs=logprobs, finish=said.finish_reason)
+def _answer(choice: Any) -> Answer:
+    ids = tuple(choice.token_ids)
+    logprobs: list[float] = []
+    # Missing log-probabilities are reported by `protocol.completion`.
+    for position, token in zip(choice.logprobs or (), ids, strict=False):
+        logprobs.append(position[token].logprob)
+    return Answer(token_ids=ids, logprobs=tuple(logprobs), finish=choice.finish_reason)
 
 
 def import_vllm() -> Any:
-    """The vllm package, of a release whose calls are known.
+    """Import the vllm package and check its release.
 
     Raises:
-        UserError: it is not installed, or is another release; says what to install.
+        UserError: it is not installed, or not supported; says what to install.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine: transformers")
-    os.environ.update(NEEDED)
-    for name, value in USUAL.items():
+        raise UserError(
+            "rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine:"
+            " transformers"
+        )
+    os.environ.update(REQUIRED_ENVIRONMENT)
+    for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     vllm: Any = importlib.import_module("vllm")
     check_version(vllm.__version__, "the installed one")
@@ -257,17 +320,23 @@ def import_vllm() -> Any:
 
 
 @contextmanager
-def global_state_kept() -> Generator[None, None, None]:
-    """vLLM seeds every global generator and takes the thread knob away when it starts; give both back."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def keep_global_state() -> Generator[None, None, None]:
+    """Restore the global random generators and torch's threads after the `with` block.
+
+    vLLM seeds every global generator when it starts, and replaces `torch.set_num_threads`.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    torch_state = torch.get_rng_state()
+    gpu_states: list[torch.Tensor] = []
+    if torch.cuda.is_available():
+        gpu_states = torch.cuda.get_rng_state_all()
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     try:
         yield
     finally:
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        torch.cuda.set_rng_state_all(on_gpus)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        torch.cuda.set_rng_state_all(gpu_states)

@@ -1,9 +1,12 @@
-"""What a vLLM loads to take the trainer's weights: a weight-transfer backend named `gpg_vl`, found through the `vllm.general_plugins` entry
-point in every process of a server.
+"""Register a weight-transfer backend named `gpg_vl` with vLLM.
 
-Weights come as tensors (in the trainer's own process) or as a safetensors file inside the one folder that the environment variable
-GPG_VL_HANDOVER names; nothing outside it is ever opened. They go through vLLM's own checkpoint loading, layer by layer, so whatever vLLM
-makes of weights when it loads them (fused, sharded, repacked) is made again.
+vLLM loads this module in every process of a server, through the entry point `vllm.general_plugins`.
+It imports nothing of `gpg_vl.policy`.
+
+Weights arrive as tensors (in the trainer's own process) or as a safetensors file inside the one
+folder that the environment variable GPG_VL_HANDOVER names; no file outside it is ever opened. They
+go through vLLM's own checkpoint loading, layer by layer, so whatever vLLM makes of weights when it
+loads them (fused, sharded, repacked) is made again.
 """
 
 import os
@@ -23,28 +26,29 @@ FOLDER_VARIABLE = "GPG_VL_HANDOVER"
 
 
 def register() -> None:
-    """The entry point: let vLLM know the backend. May be called again."""
-    factory: Any = import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
+    """Register the backend with vLLM (the entry point); later calls do nothing."""
+    module: Any = import_module("vllm.distributed.weight_transfer.factory")
+    factory = module.WeightTransferEngineFactory
     if BACKEND not in factory._registry:
-        factory.register_engine(BACKEND, landing())
+        factory.register_engine(BACKEND, weight_receiver())
 
 
 def allowed_file(path: str, folder: str | None) -> Path:
-    """The file at a path, if it lies inside the configured folder.
+    """Return the file at a path, if it is inside the configured folder.
 
     Raises:
-        ValueError: it does not, or no folder is configured.
+        ValueError: it is not, or no folder is configured.
     """
     if not folder:
         raise ValueError(f"{FOLDER_VARIABLE} is not set: this server takes weights from nowhere")
-    file = Path(path).resolve()
+    file = Path(path).resolve()  # follows links, so a link cannot lead outside
     if not file.is_relative_to(Path(folder).resolve()) or file.suffix != ".safetensors":
         raise ValueError(f"{path} is not a .safetensors file inside {FOLDER_VARIABLE}={folder}")
     return file
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Any]]:
-    """The tensors of a safetensors file, one at a time."""
+    """Yield the tensors of a safetensors file, one at a time."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
@@ -53,35 +57,35 @@ def read_tensors(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def landing() -> Any:
-    """The backend's class. vLLM's base classes are only there where vLLM is."""
+def weight_receiver() -> Any:
+    """Return the class of the backend; its base classes exist only where vLLM is installed."""
     base: Any = import_module("vllm.distributed.weight_transfer.base")
     reload: Any = import_module("vllm.model_executor.model_loader.reload")
 
     @dataclass
-    class Nothing(base.WeightTransferInitInfo):
-        """There is nothing to set up."""
+    class NoSetup(base.WeightTransferInitInfo):
+        """Needs no information to set up."""
 
     @dataclass
-    class HandOver(base.WeightTransferUpdateInfo):
-        """One whole hand-over."""
+    class WeightUpdate(base.WeightTransferUpdateInfo):
+        """One whole weight sync."""
 
         names: list[str]
-        """What comes."""
+        """Names of all tensors."""
         path: str = ""
         """A file inside the configured folder."""
         tensors: Any = None
-        """In the trainer's own process: a mapping of names to tensors instead of a file."""
-        digests: dict[str, str] = field(default_factory=dict)
-        """SHA-256 of tensors, where they are to be checked."""
+        """Tensors by name, in the trainer's own process; None = in the file."""
+        checksums: dict[str, str] = field(default_factory=dict)
+        """SHA-256 of the tensors that are to be compared."""
 
-    class Landing(base.WeightTransferEngine):
-        """Receives weights. A whole hand-over is one `update_weights`, looked through before the first weight is touched."""
+    class WeightReceiver(base.WeightTransferEngine):
+        """Receives weights: one `update_weights` per sync, checked before a weight changes."""
 
-        init_info_cls = Nothing
-        update_info_cls = HandOver
+        init_info_cls = NoSetup
+        update_info_cls = WeightUpdate
 
-        def init_transfer_engine(self, init_info: Nothing) -> None:
+        def init_transfer_engine(self, init_info: NoSetup) -> None:
             del init_info
 
         def start_weight_update(self) -> None:
@@ -90,10 +94,10 @@ def landing() -> Any:
         def update_weights(self, update_info: dict[str, Any]) -> None:
             self.receive_weights(self.parse_update_info(update_info))
 
-        def receive_weights(self, update_info: HandOver) -> None:
-            check_received(coming_with(update_info), update_info.names, update_info.digests)
+        def receive_weights(self, update_info: WeightUpdate) -> None:
+            check_received(sent_tensors(update_info), update_info.names, update_info.checksums)
             reload.initialize_layerwise_reload(self.model)
-            self.model.load_weights(coming_with(update_info))
+            self.model.load_weights(sent_tensors(update_info))
             refuse_partial_layers(self.model)
             reload.finalize_layerwise_reload(self.model, self.model_config)
 
@@ -103,67 +107,89 @@ def landing() -> Any:
         def shutdown(self) -> None:
             pass
 
-    return Landing
+    return WeightReceiver
 
 
-def coming_with(update: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors of a hand-over, one at a time."""
+def sent_tensors(update: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a weight sync, one at a time."""
     if update.tensors is not None:
         return iter(update.tensors.items())
     return read_tensors(allowed_file(update.path, os.environ.get(FOLDER_VARIABLE)))
 
 
 def refuse_partial_layers(model: Any) -> None:
-    """Make sure that no layer of vLLM's was filled in part: it would be completed with uninitialised memory.
+    """Check that each of vLLM's layers was filled as a whole or not at all.
 
-    Embeddings and heads are padded to a multiple of the vocabulary and never count as whole.
+    vLLM would complete a partly filled layer with uninitialised memory. Embeddings and heads are
+    padded to a multiple of the vocabulary and never count as whole, so they are not checked.
 
     Raises:
-        ValueError: there is one, for instance a fused attention projection of which only the queries came.
+        ValueError: a layer was filled in part, for instance a fused attention projection of which
+            only the queries were sent.
     """
-    padded: Any = import_module("vllm.model_executor.layers.vocab_parallel_embedding").VocabParallelEmbedding
+    embeddings: Any = import_module("vllm.model_executor.layers.vocab_parallel_embedding")
     layerwise: Any = import_module("vllm.model_executor.model_loader.reload.layerwise")
     for name, layer in model.named_modules():
         info = layerwise.get_layerwise_info(layer)
-        if info.can_load() and info.load_numel and not isinstance(layer, padded):
-            raise ValueError(f"only {info.load_numel} of {info.load_numel_total} numbers of {name} came")
+        is_padded = isinstance(layer, embeddings.VocabParallelEmbedding)
+        if info.can_load() and info.load_numel and not is_padded:
+            raise ValueError(
+                f"only {info.load_numel} of {info.load_numel_total} numbers of {name} came"
+            )
 
 
 def nccl_sender(url: str, workers: int, device: Any) -> Any:
-    """vLLM's own trainer side of its NCCL transfer to one server: the trainer is rank 0, the server's workers follow.
+    """Return the trainer side of vLLM's NCCL transfer to one server.
 
-    Tests play vLLM's part here; `tests/gpu/vllm_smoke.py` runs the real one where there are two GPUs.
+    The trainer is rank 0 of the group, the server's workers follow. The tests replace vLLM's part;
+    `tests/gpu/vllm_smoke.py` runs the real one where there are two GPUs.
     """
     nccl: Any = import_module("vllm.distributed.weight_transfer.nccl_engine")
     clients: Any = import_module("vllm.distributed.weight_transfer.clients")
     torch: Any = import_module("torch")
-    with socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 80)) as line, socket.socket() as free:
-        here = line.getsockname()[0]  # the address of this machine as the server reaches it
-        free.bind((here, 0))
-        port = free.getsockname()[1]
-    init = nccl.NCCLTrainerInitInfo(master_address=here, master_port=port, world_size=workers + 1, rank=0)
-    client, nothing = clients.HTTPVLLMWeightSyncClient(url), tensor_source({})
+    address, port = _free_address(url)
+    init = nccl.NCCLTrainerInitInfo(
+        master_address=address, master_port=port, world_size=workers + 1, rank=0
+    )
+    client = clients.HTTPVLLMWeightSyncClient(url)
+    no_tensors = tensor_source({})
     with torch.cuda.device(device):
-        return nccl.NCCLTrainerWeightTransferEngine.trainer_init(init, client=client, source=nothing)
+        return nccl.NCCLTrainerWeightTransferEngine.trainer_init(
+            init, client=client, source=no_tensors
+        )
+
+
+def _free_address(url: str) -> tuple[str, int]:
+    """Return this machine's address as the server reaches it, and a free port there."""
+    parts = urlsplit(url)
+    server = (parts.hostname or "", parts.port or 80)
+    with socket.create_connection(server) as connection, socket.socket() as free:
+        address = connection.getsockname()[0]
+        free.bind((address, 0))
+        return address, free.getsockname()[1]
 
 
 def send(sender: Any, tensors: Mapping[str, Any], device: Any) -> None:
     """Send tensors through an NCCL group: start, broadcast, finish."""
     torch: Any = import_module("torch")
     sender.source = tensor_source(tensors)
-    with torch.cuda.device(device):  # vLLM takes its streams from whatever device is the thread's own
+    # vLLM takes its streams from the current device of the thread.
+    with torch.cuda.device(device):
         sender.send_weights()
 
 
 def tensor_source(tensors: Mapping[str, Any]) -> Any:
-    """Named tensors as vLLM's transfer reads them."""
+    """Return named tensors in the form that vLLM's transfer reads."""
     base: Any = import_module("vllm.distributed.weight_transfer.base")
 
     class Tensors(base.WeightSource):
         """Named tensors."""
 
         def metadata(self) -> list[Any]:
-            return [base.ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+            return [
+                base.ParamMeta(name, tensor.dtype, tuple(tensor.shape))
+                for name, tensor in tensors.items()
+            ]
 
         def __iter__(self) -> Iterator[tuple[str, Any]]:
             return iter(tensors.items())

@@ -1,13 +1,13 @@
-"""What a vLLM is asked for one prompt, and what its answer must be; the same in this process and over HTTP.
+"""Build vLLM's requests for one prompt and check its answers; the same in process and over HTTP.
 
-A prompt goes in with one placeholder an image (vLLM expands it itself, and would silently expand an expanded one again) together with the
-pictures; one request asks for the whole group. The expanded ids that come back must be the trainer's.
+A prompt is sent with one placeholder per image, together with the images: vLLM expands placeholders
+itself, and would silently expand an expanded one again. One request asks for the whole group. The
+expanded ids that come back must be the trainer's.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
@@ -18,80 +18,102 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.types import Completion, Prompt
 
 SUPPORTED_VLLM = ">=0.30,<0.33"
-"""The releases whose calls are the ones used here; the extra `gpg-vl[vllm]` states the same."""
+"""vLLM releases whose interfaces are the ones used here; equal to the extra `gpg-vl[vllm]`."""
 IMPOSSIBLE = -1e9
-"""Added to the logits of banned tokens: their probability is 0 in float32, as with the trainer's -inf."""
-HOTTEST = 2.0
-"""The highest temperature that vLLM accepts."""
+"""Bias of the logits of banned tokens: their probability is 0 in float32, as with the trainer's
+-inf."""
+MAX_TEMPERATURE = 2.0
+"""Highest temperature that vLLM accepts."""
 TESTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families that the engine contract is tested with on a real vLLM; others write pictures into a prompt in ways of their own."""
-LARGEST_SEED = 2**62
-"""vLLM adds the completion's index to the seed of a request; the sum must fit into 63 bits."""
+"""Model families that are tested with a real vLLM; others put images into a prompt in other
+ways."""
+MAX_SEED = 2**62
+"""Seeds are taken modulo this: vLLM adds the completion's index to the seed of a request, and the
+sum must fit into 63 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One completion as a vLLM gives it back."""
+    """One completion as vLLM returns it."""
 
     token_ids: tuple[int, ...]
-    """[T]"""
+    """[T] sampled ids."""
     logprobs: tuple[float, ...]
-    """[T] of each sampled token."""
+    """[T] log-probability of each sampled id."""
     finish: str | None
     """vLLM's finish reason."""
 
 
 def check_version(version: str, where: str) -> None:
-    """Make sure that a vLLM is one whose calls are known.
+    """Check that a vLLM is a supported release.
+
+    Args:
+        where: names the vLLM in the message, for instance an address.
 
     Raises:
         UserError: it is not.
     """
-    if not SpecifierSet(SUPPORTED_VLLM).contains(version.partition("+")[0], prereleases=True):
-        raise UserError(f"rollout.engine: {where} is vLLM {version}, expected {SUPPORTED_VLLM}; pip install 'gpg-vl[vllm]'")
+    release = version.partition("+")[0]  # without a local part such as +cu129
+    if not SpecifierSet(SUPPORTED_VLLM).contains(release, prereleases=True):
+        raise UserError(
+            f"rollout.engine: {where} is vLLM {version}, expected {SUPPORTED_VLLM}; pip install"
+            " 'gpg-vl[vllm]'"
+        )
 
 
 def check_policy(policy: Policy) -> str:
-    """The policy's number format by vLLM's name.
+    """Return vLLM's name of the policy's number type.
 
     Raises:
-        UserError: vLLM does not compute in it, or the model is of a family that has not been tested with vLLM.
+        UserError: vLLM does not compute in it, or the model's family is not tested with vLLM.
     """
-    family, name = policy.model.config.model_type, str(policy.dtype).removeprefix("torch.")
+    family = policy.model.config.model_type
     if family not in TESTED:
-        raise UserError(f"rollout.engine: {family} is not tested with vLLM, only {', '.join(TESTED)}; take engine: transformers")
+        raise UserError(
+            f"rollout.engine: {family} is not tested with vLLM, only {', '.join(TESTED)}; take"
+            " engine: transformers"
+        )
+    name = str(policy.dtype).removeprefix("torch.")
     if name == "float64":
-        raise UserError("rollout.engine: vLLM knows no float64; set policy.dtype to float32 or bfloat16, or take engine: transformers")
+        raise UserError(
+            "rollout.engine: vLLM knows no float64; set policy.dtype to float32 or bfloat16, or"
+            " take engine: transformers"
+        )
     return name
 
 
 def whole_prompts(window: int) -> dict[str, Any]:
-    """vLLM's options for a CPU, where a prompt must be read in one piece.
+    """Return vLLM's options for a CPU, where a prompt must be processed in one piece.
 
-    vLLM winds a request's random stream back when it has read a prompt in part, and torch's CPU generator cannot ("does not use offset").
+    After a part of a prompt vLLM rewinds the request's random generator, and torch's CPU generator
+    cannot do that ("does not use offset").
     """
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": window}
 
 
 def unexpanded_ids(policy: Policy, prompt: Prompt) -> list[int]:
-    """The prompt's ids with one placeholder an image."""
+    """Return the prompt's ids with one placeholder per image."""
     return policy.processor.tokenizer(prompt.text)["input_ids"]
 
 
 def sampling_fields(policy: Policy, sampling: Sampling, seeds: Sequence[int]) -> dict[str, Any]:
-    """vLLM's sampling parameters for one group; every one that a checkpoint's own defaults could change is stated.
+    """Return vLLM's sampling parameters for one group.
 
-    The completions' streams are derived by vLLM from the first seed and their index, so they depend on the group's seeds alone. Greedy
-    answers report log-probabilities at temperature 1.
+    Every parameter that a checkpoint's generation config could change is set. vLLM derives the
+    random streams of the completions from the first seed and their index, so they depend only on
+    the group's seeds. Greedy answers report log-probabilities at temperature 1.
 
     Raises:
-        UserError: the temperature is one that vLLM refuses.
+        UserError: vLLM refuses the temperature.
     """
-    if sampling.temperature > HOTTEST and not sampling.greedy:
-        raise UserError(f"rollout.temperature: got {sampling.temperature:g}, vLLM samples at most at {HOTTEST:g}")
+    if sampling.temperature > MAX_TEMPERATURE and not sampling.greedy:
+        raise UserError(
+            f"rollout.temperature: got {sampling.temperature:g}, vLLM samples at most at"
+            f" {MAX_TEMPERATURE:g}"
+        )
     return {
         "n": len(seeds),
-        "seed": seeds[0] % LARGEST_SEED,
+        "seed": seeds[0] % MAX_SEED,
         "temperature": 0.0 if sampling.greedy else sampling.temperature,
         "top_p": 1.0,
         "top_k": 0,
@@ -110,44 +132,76 @@ def sampling_fields(policy: Policy, sampling: Sampling, seeds: Sequence[int]) ->
 
 
 def check_prompt_ids(policy: Policy, prompt: Prompt, got: Sequence[int]) -> None:
-    """Make sure that the engine read the prompt as the trainer does.
+    """Check that the engine's ids of the prompt are the trainer's.
 
     Raises:
-        MismatchError: it did not; says where the two part.
+        MismatchError: they are not; says whether texts or images differ.
     """
     if tuple(got) == prompt.input_ids:
         return
     placeholder = policy.banned_ids[0]
-    name = f"{prompt.sample.id}: the engine read {len(got)} prompt tokens, the trainer {len(prompt.input_ids)}"
+    problem = (
+        f"{prompt.sample.id}: the engine read {len(got)} prompt tokens, the trainer"
+        f" {len(prompt.input_ids)}"
+    )
     if _collapsed(got, placeholder) != _collapsed(prompt.input_ids, placeholder):
-        raise MismatchError(f"{name}, and their text differs: tokenizer mismatch; serve the checkpoint that is trained")
-    visual = [list(ids).count(placeholder) for ids in (got, prompt.input_ids)]
+        raise MismatchError(
+            f"{problem}, and their text differs: tokenizer mismatch; serve the checkpoint that is"
+            " trained"
+        )
+    engine_tokens = list(got).count(placeholder)
+    trainer_tokens = list(prompt.input_ids).count(placeholder)
     raise MismatchError(
-        f"{name}; the images are {visual[0]} tokens there and {visual[1]} here: processor mismatch (policy.min_pixels and max_pixels must "
-        "hold there too), or an expanded placeholder was expanded again"
+        f"{problem}; the images are {engine_tokens} tokens there and {trainer_tokens} here:"
+        " processor mismatch (policy.min_pixels and max_pixels must hold there too), or an"
+        " expanded placeholder was expanded again"
     )
 
 
 def _collapsed(ids: Sequence[int], placeholder: int) -> list[int]:
-    """Each run of placeholders as one."""
-    return [token for token, run in groupby(ids) for token in ([token] if token == placeholder else run)]
+    """Replace each run of placeholders by one: what is left are the texts between the images."""
+    collapsed: list[int] = []
+    for token in ids:
+        if token != placeholder or collapsed[-1:] != [placeholder]:
+            collapsed.append(token)
+    return collapsed
 
 
-def completion(policy: Policy, prompt: Prompt, answer: Answer, sampling: Sampling, version: int) -> Completion:
-    """A completion born of an answer that has been checked.
+def completion(
+    policy: Policy, prompt: Prompt, answer: Answer, sampling: Sampling, version: int
+) -> Completion:
+    """Check an answer and return it as a completion.
 
     Raises:
-        MismatchError: a banned token was sampled, log-probabilities are missing or no numbers, or it ends before its end.
+        MismatchError: a banned token was sampled, log-probabilities are missing or not finite, or
+            the completion ends too early.
     """
-    ids, finish = answer.token_ids, answer.finish
-    if banned := set(ids) & set(policy.banned_ids):
-        raise MismatchError(f"{prompt.sample.id}: the engine sampled {sorted(banned)}, image or video placeholders; its ban is not obeyed")
+    name, ids, finish = prompt.sample.id, answer.token_ids, answer.finish
+    banned = set(ids) & set(policy.banned_ids)
+    if banned:
+        raise MismatchError(
+            f"{name}: the engine sampled {sorted(banned)}, image or video placeholders; its ban is"
+            " not obeyed"
+        )
     if len(answer.logprobs) != len(ids) or not ids or not all(map(math.isfinite, answer.logprobs)):
-        raise MismatchError(f"{prompt.sample.id}: {len(ids)} tokens came with log-probabilities {answer.logprobs[:4]}...")
-    ended: Literal["stop", "length"] = "stop" if ids[-1] in policy.end_ids else "length"
-    if finish != ended:
-        raise MismatchError(f"{prompt.sample.id}: the engine says finish {finish!r} after token {ids[-1]}, expected {ended!r}")
-    if ended == "length" and len(ids) != sampling.max_tokens:
-        told = f"cut off after {len(ids)} tokens, {sampling.max_tokens} were allowed"
-        raise MismatchError(f"{prompt.sample.id}: {told}; the engine's window (--max-model-len) is too short, or it has a limit of its own")
-    return Completion(token_ids=ids, logprobs=answer.logprobs, text=policy.decode(ids), finish=ended, version=version)
+        raise MismatchError(
+            f"{name}: {len(ids)} tokens came with log-probabilities {answer.logprobs[:4]}..."
+        )
+    expected: Literal["stop", "length"] = "stop" if ids[-1] in policy.end_ids else "length"
+    if finish != expected:
+        raise MismatchError(
+            f"{name}: the engine reports finish {finish!r} after token {ids[-1]}, expected"
+            f" {expected!r}"
+        )
+    if expected == "length" and len(ids) != sampling.max_tokens:
+        raise MismatchError(
+            f"{name}: cut off after {len(ids)} tokens, {sampling.max_tokens} were allowed; the"
+            " engine's window (--max-model-len) is too short, or it has a limit of its own"
+        )
+    return Completion(
+        token_ids=ids,
+        logprobs=answer.logprobs,
+        text=policy.decode(ids),
+        finish=expected,
+        version=version,
+    )

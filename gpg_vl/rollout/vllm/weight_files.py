@@ -1,4 +1,6 @@
-"""The folder through which weights reach servers: one file for all servers of a process, gone when they have answered."""
+"""Write weights for servers into a folder: one file for all servers of a process, removed when
+they have answered.
+"""
 
 import os
 import secrets
@@ -15,92 +17,119 @@ from safetensors.torch import save_file
 
 from gpg_vl.errors import EngineLostError, UserError
 from gpg_vl.policy.load import Policy
-from gpg_vl.rollout.vllm.weights import HEAD, checksums, trainable_weights
+from gpg_vl.rollout.vllm.weights import HEAD, Weights, checksums, trainable_weights
 
 HANDOVER = f"/dev/shm/gpg_vl-{os.getuid()}"
-"""Where weights are put for servers on this machine: in memory, readable by this user alone."""
+"""Default folder of weight files for servers on this machine: in memory, private to this user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
-    """Weights on their way."""
+    """A safetensors file of weights for a server."""
 
     path: Path
     names: tuple[str, ...]
+    """Names of its tensors."""
     checksums: dict[str, str]
-    """SHA-256 of each tensor; empty = not sealed."""
+    """SHA-256 of each tensor; empty = without checksums."""
 
 
 class WeightFiles:
-    """What a process has put into the folder.
+    """The weight files of one process in a folder.
 
     Raises:
-        UserError: the folder cannot be made, or others can write into it or read from it.
+        UserError: the folder cannot be made, or other users can read it or write to it.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        self.mark = f"{socket.gethostname()}-{os.getpid()}-"
-        self._made: dict[tuple[bool, bool], WeightFile] = {}
-        self._making = threading.Lock()
+        # The names begin with host and process, so that files of killed processes can be found.
+        self._prefix = f"{socket.gethostname()}-{os.getpid()}-"
+        self._files: dict[tuple[bool, bool], WeightFile] = {}
+        self._lock = threading.Lock()
         _make_private(self.folder)
         _remove_orphans(self.folder)
 
-    def of(self, policy: Policy, *, frozen_too: bool, sealed: bool) -> WeightFile:
-        """The present weights; written when they are first asked for.
+    def get(self, policy: Policy, *, include_frozen: bool, with_checksums: bool) -> WeightFile:
+        """Return a file of the present weights; write it at the first call after `remove`.
 
         Args:
-            frozen_too: all tensors, not only those that train.
-            sealed: with checksums.
+            include_frozen: all tensors, not only those that are trained.
+            with_checksums: the server compares the tensors with their checksums.
 
         Raises:
-            EngineLostError: there is no room for them.
+            EngineLostError: the folder has not enough space.
         """
-        with self._making:
-            if (frozen_too, sealed) not in self._made:
-                self._made[frozen_too, sealed] = self._make(policy, frozen_too, sealed)
-            return self._made[frozen_too, sealed]
+        key = (include_frozen, with_checksums)
+        with self._lock:
+            if key not in self._files:
+                weights = trainable_weights(policy, include_frozen=include_frozen)
+                self._files[key] = self._write(weights, with_checksums)
+            return self._files[key]
 
     def remove(self) -> None:
-        """All servers have what they need."""
-        with self._making:
-            for parcel in self._made.values():
-                parcel.path.unlink(missing_ok=True)
-            self._made.clear()
+        """Delete all files; the next `get` writes the weights anew."""
+        with self._lock:
+            for file in self._files.values():
+                file.path.unlink(missing_ok=True)
+            self._files.clear()
 
-    def _make(self, policy: Policy, frozen_too: bool, sealed: bool) -> WeightFile:
-        weights = trainable_weights(policy, frozen_too=frozen_too)
-        size, free = sum(it.numel() * weights.dtype.itemsize for it in weights.parameters.values()), shutil.disk_usage(self.folder).free
-        told = f"rollout.engine.handover: {self.folder} has {free / 2**30:.2f} GiB left, the weights need {size / 2**30:.2f}"
+    def _write(self, weights: Weights, with_checksums: bool) -> WeightFile:
+        numbers = sum(tensor.numel() for tensor in weights.parameters.values())
+        size = numbers * weights.dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        problem = (
+            f"rollout.engine.handover: {self.folder} has {free / 2**30:.2f} GiB left, the weights"
+            f" need {size / 2**30:.2f}"
+        )
         remedy = "make room there, or name another folder here and to the servers (GPG_VL_HANDOVER)"
         if size > free:
-            raise EngineLostError(f"{told}; {remedy}")
-        path = self.folder / f"{self.mark}{secrets.token_hex(4)}.safetensors"
-        here = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+            raise EngineLostError(f"{problem}; {remedy}")
+        path = self.folder / f"{self._prefix}{secrets.token_hex(4)}.safetensors"
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+        if HEAD in tensors:
+            # A tied head shares the memory of the embedding, which safetensors refuses to write.
+            tensors[HEAD] = tensors[HEAD].clone()
         try:
-            save_file({name: tensor.clone() if name == HEAD else tensor for name, tensor in here.items()}, path)  # HEAD shares its memory
+            save_file(tensors, path)
         except (SafetensorError, OSError) as error:
             path.unlink(missing_ok=True)
-            raise EngineLostError(f"{told}: {error}; {remedy}") from None
-        return WeightFile(path=path, names=tuple(weights), digests=checksums(here) if sealed else {})
+            raise EngineLostError(f"{problem}: {error}; {remedy}") from None
+        sums = checksums(tensors) if with_checksums else {}
+        return WeightFile(path=path, names=tuple(weights), checksums=sums)
 
 
 def _make_private(folder: Path) -> None:
+    """Make the folder if needed, and check that only this user can enter it.
+
+    Raises:
+        UserError: it cannot be made, or others can enter it.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise UserError(f"rollout.engine.handover: {folder} cannot be made: {error.strerror}; name a folder of your own") from None
+        raise UserError(
+            f"rollout.engine.handover: {folder} cannot be made: {error.strerror}; name a folder of"
+            " your own"
+        ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UserError(f"rollout.engine.handover: {folder} is a link or belongs to another user; name a folder of your own")
+        raise UserError(
+            f"rollout.engine.handover: {folder} is a link or belongs to another user; name a folder"
+            " of your own"
+        )
     if found.st_mode & 0o077:
-        raise UserError(f"rollout.engine.handover: other users may enter {folder}, and change weights there; chmod 700 {folder}")
+        raise UserError(
+            f"rollout.engine.handover: other users may enter {folder}, and change weights there;"
+            f" chmod 700 {folder}"
+        )
 
 
 def _remove_orphans(folder: Path) -> None:
-    """Files of processes of this machine that were killed."""
-    for path in folder.glob(f"{socket.gethostname()}-*-*.safetensors"):
-        process = path.name.removeprefix(f"{socket.gethostname()}-").partition("-")[0]
-        if not Path(f"/proc/{process}").exists() and process.isdigit():
+    """Delete weight files of processes of this machine that were killed."""
+    host = socket.gethostname()
+    for path in folder.glob(f"{host}-*-*.safetensors"):
+        process = path.name.removeprefix(f"{host}-").partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
             with suppress(FileNotFoundError):  # another process of this run may be quicker
                 path.unlink()

@@ -1,24 +1,33 @@
-"""Which weights travel from the trainer to an engine with a copy of its own, and what proves that they have landed."""
+"""Select the weights that a weight sync sends, and check that they arrive unaltered.
+
+Every vLLM process loads this module through the plugin: it imports nothing of `gpg_vl.policy`.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gpg_vl.policy.load import Policy
+if TYPE_CHECKING:
+    from gpg_vl.policy.load import Policy
 
 HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights(Mapping[str, Tensor]):
-    """Tensors by name, each turned into the engine's number format when it is read, so that no second copy of all is held."""
+    """Tensors by name, converted to the engine's number type one at a time, when they are read.
+
+    So no second copy of all weights is held.
+    """
 
     parameters: dict[str, Tensor]
+    """The trainer's tensors, in their own type."""
     dtype: torch.dtype
+    """Number type of the tensors that are read."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.parameters[name].detach().to(self.dtype)
@@ -30,45 +39,59 @@ class Weights(Mapping[str, Tensor]):
         return len(self.parameters)
 
 
-def trainable_weights(policy: Policy, *, frozen_too: bool = False) -> Weights:
-    """Every tensor that training changes, by its name in the checkpoint, in the number format that the engine computes in.
+def trainable_weights(policy: "Policy", *, include_frozen: bool = False) -> Weights:
+    """Return every tensor that training changes, in the type that the engine computes in.
 
-    A head that is tied to a trained embedding travels under its own name too: a vLLM that repacks weights when it loads them (its CPU
-    backend does) keeps a copy of the head, which would stay what it was.
+    Names are those of the checkpoint. A head that is tied to a trained embedding is sent under its
+    own name too: a vLLM that repacks weights when it loads them (its CPU backend does) holds a copy
+    of the head, which would otherwise keep its old values.
 
     Args:
-        frozen_too: for an engine that has lost everything, or has served somebody else.
+        include_frozen: return all tensors, for an engine that has lost its weights or holds those
+            of another run.
     """
-    named: dict[str, Tensor] = {name: it for name, it in policy.model.named_parameters() if frozen_too or it.requires_grad}
+    parameters: dict[str, Tensor] = {}
+    for name, parameter in policy.model.named_parameters():
+        if include_frozen or parameter.requires_grad:
+            parameters[name] = parameter
     embedding = policy.model.get_input_embeddings().weight
-    if policy.model.lm_head.weight is embedding and any(parameter is embedding for parameter in named.values()):
-        named[HEAD] = embedding
-    return Weights(named, policy.dtype)
+    is_tied = policy.model.lm_head.weight is embedding
+    if is_tied and any(parameter is embedding for parameter in parameters.values()):
+        parameters[HEAD] = embedding
+    return Weights(parameters, policy.dtype)
 
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """SHA-256 of each tensor's bytes."""
+    """Return the SHA-256 of each tensor's bytes."""
     return {name: checksum(tensor) for name, tensor in tensors.items()}
 
 
 def checksum(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's bytes, wherever it lies."""
+    """Return the SHA-256 of a tensor's bytes, on whatever device it is."""
     data: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     return hashlib.sha256(data).hexdigest()
 
 
-def check_received(tensors: Iterator[tuple[str, Tensor]], names: list[str], wanted: Mapping[str, str]) -> None:
-    """Make sure that each of `names` comes exactly once, with its digest where one is given.
+def check_received(
+    tensors: Iterator[tuple[str, Tensor]], names: list[str], expected: Mapping[str, str]
+) -> None:
+    """Check that each announced tensor arrives exactly once and unaltered.
+
+    Args:
+        names: the announced tensors.
+        expected: checksums of some or all of them; the others are not compared.
 
     Raises:
-        ValueError: one is missing, strange, doubled or altered.
+        ValueError: a tensor is missing, unknown, sent twice or altered.
     """
-    waiting = set(names)
+    missing = set(names)
     for name, tensor in tensors:
-        if name not in waiting:
+        if name not in missing:
             raise ValueError(f"{name} came, but was not announced or came before")
-        waiting.remove(name)
-        if name in wanted and checksum(tensor) != wanted[name]:
+        missing.remove(name)
+        if name in expected and checksum(tensor) != expected[name]:
             raise ValueError(f"{name} is not what was sent: its checksum differs")
-    if waiting:
-        raise ValueError(f"{len(waiting)} announced tensors did not come, {min(waiting)} among them")
+    if missing:
+        raise ValueError(
+            f"{len(missing)} announced tensors did not come, {min(missing)} among them"
+        )
