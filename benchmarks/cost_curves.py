@@ -58,10 +58,11 @@ class Case:
         )
 
 
-CASES = [
-    *(Case("P", pixels, 8, form) for pixels in PIXELS for form in FORMS),
-    *(Case("G", 448, group_size, form) for group_size in GROUP_SIZES for form in FORMS),
-]
+CASES: list[Case] = []
+for _pixels in PIXELS:
+    CASES += [Case("P", _pixels, 8, form) for form in FORMS]
+for _group_size in GROUP_SIZES:
+    CASES += [Case("G", 448, _group_size, form) for form in FORMS]
 
 
 def main() -> None:
@@ -139,8 +140,8 @@ def picture(points: list[Record]) -> str:
         for line, figure in enumerate(("cpu", "peak_mb")):
             panels.append(panel(own_points, over, figure, left, TOP + line * (TOP + HEIGHT)))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        f' height="{height}" style="font-family:sans-serif;font-size:12px">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" style="font-family:sans-serif;font-size:12px">'
     )
     background = f'<rect width="{width}" height="{height}" fill="white"/>'
     return "\n".join([head, background, *panels, *legend(), "</svg>"]) + "\n"
@@ -156,7 +157,8 @@ def legend() -> list[str]:
 
 def panel(points: list[Record], over: str, figure: str, left: int, top: int) -> str:
     """Draw one panel: a curve for each form."""
-    max_x, max_value = (max(point[name] for point in points) for name in (over, figure))
+    max_x = max(point[over] for point in points)
+    max_value = max(point[figure] for point in points)
     step_y = nice(max_value / 4)
     max_y = step_y * math.ceil(max_value / step_y)
 
@@ -171,8 +173,8 @@ def panel(points: list[Record], over: str, figure: str, left: int, top: int) -> 
     if over == "P":
         label = "P, tokens of the prompt (G 8, C 32)"
     parts.append(
-        f'<text x="{left + WIDTH / 2}" y="{top + HEIGHT + 30}" text-anchor="middle"'
-        f' fill="#555">{label}</text>'
+        f'<text x="{left + WIDTH / 2}" y="{top + HEIGHT + 30}" text-anchor="middle" '
+        f'fill="#555">{label}</text>'
     )
     for form, colour in FORMS.items():
         own_points = [point for point in points if point["form"] == form]
@@ -201,14 +203,14 @@ def grid(
         (x, y), (end, _) = at(0, tick * step_y), at(max_x, 0)
         parts.append(f'<line x1="{x}" y1="{y:.1f}" x2="{end}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(
-            f'<text x="{x - 6}" y="{y + 4:.1f}" text-anchor="end"'
-            f' fill="#555">{tick * step_y:g}</text>'
+            f'<text x="{x - 6}" y="{y + 4:.1f}" text-anchor="end" '
+            f'fill="#555">{tick * step_y:g}</text>'
         )
     for tick in range(int(max_x / step_x) + 1):
         x, _ = at(tick * step_x, 0)
         parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle"'
-            f' fill="#555">{tick * step_x:g}</text>'
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle" '
+            f'fill="#555">{tick * step_x:g}</text>'
         )
     return parts
 

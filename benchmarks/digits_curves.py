@@ -61,8 +61,8 @@ def picture(runs: list[dict[str, Curve]]) -> str:
         lines = [run[task] for run in runs]
         panels.append(panel(task, lines, LEFT + place * (WIDTH + GAP)))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        f' height="{height}" style="font-family:sans-serif;font-size:12px">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" style="font-family:sans-serif;font-size:12px">'
     )
     background = f'<rect width="{width}" height="{height}" fill="white"/>'
     return "\n".join([head, background, *panels, "</svg>"]) + "\n"
@@ -72,15 +72,15 @@ def panel(task: str, lines: list[Curve], left: int) -> str:
     """Draw the curves of one task."""
     last_step = max(line[-1][0] for line in lines)
     parts = [
-        f'<text x="{left + WIDTH / 2}" y="{TOP - 10}" text-anchor="middle"'
-        f' font-weight="bold">{task}</text>'
+        f'<text x="{left + WIDTH / 2}" y="{TOP - 10}" text-anchor="middle" '
+        f'font-weight="bold">{task}</text>'
     ]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         y, end = TOP + HEIGHT * (1 - tick), left + WIDTH
         parts.append(f'<line x1="{left:.1f}" y1="{y}" x2="{end}" y2="{y}" stroke="#ddd"/>')
         parts.append(
-            f'<text x="{left - 6:.1f}" y="{y + 4}" text-anchor="end"'
-            f' fill="#555">{100 * tick:.0f}</text>'
+            f'<text x="{left - 6:.1f}" y="{y + 4}" text-anchor="end" '
+            f'fill="#555">{100 * tick:.0f}</text>'
         )
     for line, colour in zip(lines, COLOURS, strict=False):
         places: list[tuple[float, float]] = []

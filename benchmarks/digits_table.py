@@ -101,8 +101,8 @@ def sft(
 def table(folder: Path, seeds: list[int], name: str) -> str:
     """Return a Markdown table: a line per seed and task, and the seconds of each run."""
     heads = (
-        "task | seed | after warm-up | after GPG | difference | GPG on blank images | SFT, few"
-        " labels | SFT, all labels"
+        "task | seed | after warm-up | after GPG | difference | GPG on blank images | SFT, few "
+        "labels | SFT, all labels"
     )
     lines = [f"| {heads} |", "| --- " * 8 + "|"]
     for seed in seeds:

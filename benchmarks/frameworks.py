@@ -45,7 +45,7 @@ class Row:
     """Number of completions in a group."""
     length: int = 32
     """Tokens of every completion."""
-    half_silent: bool = False
+    half_zero_variance: bool = False
     """Every second group gets equal rewards: zero variance, so it is not trained on."""
     laps: int = 5
     """Number of steps that count."""
@@ -93,7 +93,7 @@ class GivenRewards:
         group, place = divmod(self.judged, self.row.group_size)
         self.judged += 1
         reward = float(place % 2)
-        if self.row.half_silent and group % 2:
+        if self.row.half_zero_variance and group % 2:
             reward = 0.0
         return replace(self.verifiers.judge(completion, sample), reward=reward)
 

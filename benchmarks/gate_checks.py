@@ -1,11 +1,11 @@
 """Run many checks of the vision gate on correct engines, to see how near chance comes to a limit.
 
     # random models: narrow and wide, with flat and with peaked distributions
-    python benchmarks/gate_checks.py --looks 200
+    python benchmarks/gate_checks.py --checks 200
     # a real checkpoint, for instance from `python -m tests.real.smollm2 FOLDER`
-    python benchmarks/gate_checks.py --looks 50 --model FOLDER
+    python benchmarks/gate_checks.py --checks 50 --model FOLDER
     # the real vLLM in this process; also with --model
-    python benchmarks/gate_checks.py --looks 20 --engine vllm
+    python benchmarks/gate_checks.py --checks 20 --engine vllm
 
 Seeds, precisions, temperatures (0.7 to 1.2) and lengths vary from check to check. Each check is a
 line, appended to a file. Ends with 1 if a check fails or a figure exceeds half its limit
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--looks", type=int, default=12, help="number of checks")
+    parser.add_argument("--checks", type=int, default=12, help="number of checks")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of the random models")
     parser.add_argument("--engine", default="transformers", choices=ENGINES)
     parser.add_argument("--first", type=int, default=0, help="number of the first check")
@@ -91,7 +91,7 @@ def main() -> None:
     models = [str(options.model)] if options.model else list(MODELS)
     shares: list[float] = []
     all_cases = cases(models, options.engine)
-    for case in itertools.islice(all_cases, options.first, options.first + options.looks):
+    for case in itertools.islice(all_cases, options.first, options.first + options.checks):
         figures = check(case)
         share = figures["gate/excess"]
         shares.append(share)

@@ -34,7 +34,7 @@ CPU_ROWS = (
     Row(name="64", pixels=224),
     Row(name="256", trl_rows=32),
     Row(name="1024", pixels=896, laps=2, trl_rows=16),
-    Row(name="256 half silent", half_silent=True, trl_rows=32),
+    Row(name="256 half zero-variance", half_zero_variance=True, trl_rows=32),
     Row(name="256 G16", group_size=16, trl_rows=32),
     Row(name="256 C128", length=128, trl_rows=32),
     Row(name="64 C512", pixels=224, length=512, trl_rows=32),

@@ -227,13 +227,11 @@ def train(
     for step in range(steps):
         questions = [make_question(draw) for _ in range(groups)]
         answers = [sample_answers(model, question, group_size) for question in questions]
-        rewards_BG = torch.tensor(
-            [
-                [reward(answer, question.truth) for answer in group]
-                for question, group in zip(questions, answers, strict=True)
-            ]
-        )
-        lengths_BG = torch.tensor([[len(answer) for answer in group] for group in answers])
+        rewards_BG, lengths_BG = torch.zeros(groups, group_size), torch.zeros(groups, group_size)
+        for b, group in enumerate(answers):
+            for g, answer in enumerate(group):
+                rewards_BG[b, g] = reward(answer, questions[b].truth)
+                lengths_BG[b, g] = len(answer)
         weights_BG = gpg_weights(rewards_BG, lengths_BG)
 
         history.append(float(rewards_BG.mean()))

@@ -18,8 +18,10 @@ class OneByOne(RolloutEngine):
 
     @torch.no_grad()
     def generate(self, prompts, sampling, seeds):
-        pairs = zip(prompts, seeds, strict=True)
-        return [[self._answer(prompt, sampling, seed) for seed in row] for prompt, row in pairs]
+        groups = []
+        for prompt, own_seeds in zip(prompts, seeds, strict=True):
+            groups.append([self._answer(prompt, sampling, seed) for seed in own_seeds])
+        return groups
 
     def _answer(self, prompt, sampling, seed):
         draw = torch.Generator().manual_seed(seed)  # the answer depends on its seed alone

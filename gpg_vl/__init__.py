@@ -51,3 +51,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'gpg_vl' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names too, for completion."""
+    return sorted({*globals(), *__all__})

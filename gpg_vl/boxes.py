@@ -86,8 +86,8 @@ class Frame:
         """
         if self.kind == "undeclared":
             raise ValueError(
-                "it is not known in which frame this model writes boxes; set policy.frame to"
-                " pixels, norm1, norm1000 or resized"
+                "it is not known in which frame this model writes boxes; set policy.frame to "
+                "pixels, norm1, norm1000 or resized"
             )
         if self.kind == "pixels":
             return float(size[0]), float(size[1])
@@ -164,7 +164,7 @@ _PAIRS = re.compile(  # (10, 20), (60, 80)
     rf"\({_NUMBER},{_NUMBER}\)\s*(?:,\s*)?\({_NUMBER},{_NUMBER}\)"
 )
 _BOX = "\x00"
-"""Sign that stands for a box that was read, so that the rest of the text can be checked."""
+"""Sign that replaces a box that was read, so that the rest of the text can be checked."""
 _LIST = re.compile(rf"{_BOX}(?:,{_BOX})*|\[{_BOX}(?:,{_BOX})*\]")
 
 

@@ -188,7 +188,7 @@ def try_rollout(
     _silence_libraries()
     from gpg_vl.preflight.try_rollout import sample_and_score
 
-    experiment = Experiment.resolve(loaded)
+    experiment = Experiment.of(loaded)
     for line in sample_and_score(experiment, model=model, count=groups, to=to):
         _print(line)
 
@@ -257,7 +257,9 @@ def evaluate(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", help="Our column=theirs in --answers: id=idx,text=response."),
+        typer.Option(
+            "--map", help="Our column=the file's column in --answers: id=idx,text=response."
+        ),
     ] = None,
     blank: Annotated[
         bool, typer.Option(help="Show grey pictures instead: what is left is guessing.")
@@ -487,7 +489,7 @@ def audit(
         if finding.level == "stop":
             stops.append(finding.text)
     if not stops:
-        _print("nothing stands in the way")
+        _print("no problem found")
         return
     _print(f"cannot learn: {stops[0]}")
     raise typer.Exit(1)
@@ -589,7 +591,7 @@ def _print(line: str) -> None:
 
 
 def _silence_libraries() -> None:
-    """Hide progress bars of other libraries, which would tear ours."""
+    """Hide progress bars of other libraries, which would break ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -34,7 +34,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def raise_on_all_ranks(all_gather: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
-    """Raise on every process the `UserError` that one of them met inside the block.
+    """Raise on every process the `UserError` that one of them raised inside the block.
 
     Without it the other processes would wait for one that has left, until a time limit.
 

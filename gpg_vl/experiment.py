@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,9 @@ SPARE_QUESTIONS = 3
 """Spare questions of the vision gate for each question that every check asks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
-    """Every part of a config, each made once, at its first use.
+    """Every part of a config, each made once.
 
     Example:
         Experiment.resolve(load_config("digits", ["steps=50"]))
@@ -54,15 +54,24 @@ class Experiment:
     """Coordinate frame in which the model writes boxes."""
 
     @classmethod
+    def of(cls, config: Config, frame: Frame | None = None) -> Experiment:
+        """Return an experiment whose parts are made at their first use.
+
+        Args:
+            frame: None = as far as the config tells it, without its model.
+        """
+        return cls(config, frame or declared_frame(config))
+
+    @classmethod
     def resolve(cls, config: Config) -> Experiment:
         """Make prompt style, verifiers and method at once, so that a mistake in them shows early.
 
-        The model's frame is taken as far as the config tells it; no model is loaded.
+        No model is loaded and no data is read.
 
         Raises:
             UserError: a part cannot be made, or two parts do not fit together.
         """
-        experiment = cls(config, declared_frame(config))
+        experiment = cls.of(config)
         _ = experiment.style, experiment.verifiers, experiment.estimator
         return experiment
 
@@ -73,11 +82,27 @@ class Experiment:
             UserError: the model's chat template does not fit the prompt style.
         """
         check_template(self.style, policy.processor)
-        return replace(self, frame=policy.frame)
+        return self._changed(self.config, policy.frame)
 
     def with_config(self, config: Config) -> Experiment:
         """Return the experiment of a changed config."""
-        return replace(self, config=config)
+        return self._changed(config, self.frame)
+
+    def _changed(self, config: Config, frame: Frame) -> Experiment:
+        """Return another experiment, with the parts that the change does not touch."""
+        changed, old = type(self)(config, frame), self.config
+        same = {key for key, value in config if value == getattr(old, key)}
+        kept: set[str] = set()
+        if config.base_dir == old.base_dir and "prompt" in same:
+            kept.add("style")
+            if same >= {"verifiers", "reward"} and frame == self.frame:
+                kept.add("verifiers")
+        same_updates = config.learner.updates_per_rollout == old.learner.updates_per_rollout
+        if config.base_dir == old.base_dir and same >= {"estimator", "rollout"} and same_updates:
+            kept.add("estimator")
+        for part in kept & self.__dict__.keys():  # cached_property keeps what was made there
+            changed.__dict__[part] = self.__dict__[part]
+        return changed
 
     @cached_property
     def style(self) -> Style:

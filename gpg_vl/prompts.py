@@ -87,13 +87,13 @@ class Style:
             return ""
         what = "opens <think>" if template == "<think>" else "writes a whole thought"
         return (
-            f"the chat template {what} by itself, so no answer is well-formed with think:"
-            f" {self.think}; set prompt.think to {required}"
+            f"the chat template {what} by itself, so no answer is well-formed with think: "
+            f"{self.think}; set prompt.think to {required}"
         )
 
     @property
     def opening(self) -> str:
-        """Beginning of the answer that already stands at the end of the prompt."""
+        """Beginning of the answer that is already the end of the prompt."""
         return "<think>" if self.think == "opened" else ""
 
     def read(self, text: str) -> Reading:

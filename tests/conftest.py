@@ -37,7 +37,7 @@ if importlib.util.find_spec("hypothesis"):
 SLOWEST = (
     "test_kill",
     "test_vision_gate",
-    "test_gate_rounding",
+    "test_rounding",
     "test_train",
     "test_cli",
     "test_gate_and_pictures",

@@ -84,9 +84,8 @@ def fake_card(item: int = 1) -> Generator[None, None, None]:
         undo.enter_context(
             mock.patch.object(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
         )
-        undo.enter_context(
-            mock.patch("torch.compile", lambda function, **_: function)
-        )  # nothing can run what it would make
+        # nothing can run what it would make
+        undo.enter_context(mock.patch("torch.compile", lambda function, **_: function))
         undo.enter_context(mock.patch("torch.autograd.grad", gradients))
         undo.enter_context(mode)
         yield

@@ -107,8 +107,8 @@ def refcoco(folder: Path) -> None:
     """VLM-R1's lists."""
     picture(folder / "train2014" / "COCO_train2014_000000000009.jpg")
     asked = (
-        "Please provide the bounding box coordinate of the region this sentence describes: left"
-        " man."
+        "Please provide the bounding box coordinate of the region this sentence describes: left "
+        "man."
     )
     row = {
         "image": "train2014/COCO_train2014_000000000009.jpg",
@@ -251,8 +251,8 @@ def coco(folder: Path) -> None:
     for image in images:
         picture(folder / "val2017" / str(image["file_name"]))
     problem = (
-        "Detect all objects belonging to the category 'cat' in the image.\nOutput the thinking"
-        " process in <think> </think>"
+        "Detect all objects belonging to the category 'cat' in the image.\nOutput the thinking "
+        "process in <think> </think>"
     )
     solutions = [
         "<answer>[{'Position': [10, 20, 300, 400], 'Confidence': 1.0}]</answer>",

@@ -179,8 +179,8 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         row(COUNT, answer_kind="smell"),
         [],
         (
-            "answer_kind 'smell' has no verifier; known: boxes, choice, detection, expression,"
-            " label, number, value"
+            "answer_kind 'smell' has no verifier; known: boxes, choice, detection, expression, "
+            "label, number, value"
         ),
     ),
     "box outside": (

@@ -41,7 +41,7 @@ def test_every_group_is_informative_or_every_second_one():
     from frameworks import Row
 
     assert rewards(Row(name="a", group_size=4, length=2), 8) == [0, 1, 0, 1, 0, 1, 0, 1]
-    half = Row(name="a", group_size=4, length=2, half_silent=True)
+    half = Row(name="a", group_size=4, length=2, half_zero_variance=True)
     assert rewards(half, 8) == [0, 1, 0, 1, 0, 0, 0, 0]
 
 

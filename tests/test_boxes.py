@@ -108,10 +108,8 @@ def test_the_whole_image_spans_the_units_of_every_frame(kind):
         ((100, 60), (112, 56)),  # 3.57 and 2.14 patches of 28: 4 and 2
         ((70, 42), (56, 56)),  # 2.5 and 1.5 patches round to even: 2 and 2
         ((28, 28), (56, 56)),  # 784 pixels grow to 3136: twice the side
-        (
-            (2000, 1000),
-            (1400, 700),
-        ),  # 2,000,000 shrink by 1.41 to 1416 x 708: 50 and 25 whole patches
+        # 2,000,000 shrink by 1.41 to 1416 x 708: 50 and 25 whole patches
+        ((2000, 1000), (1400, 700)),
     ],
 )
 def test_resizing_by_hand(size, expected):
@@ -268,11 +266,8 @@ def test_written_boxes_are_read_back():
         ("qwen2_5_vl", (150, 300), (140, 308)),
         ("qwen2_5_vl", (28, 28), (56, 56)),  # at least 56 x 56 pixels
         ("qwen2_5_vl", (3000, 4000), (2996, 4004)),  # 107.1 and 142.9 patches: below 16,384 of them
-        (
-            "qwen2_5_vl",
-            (7000, 3500),
-            (5068, 2520),
-        ),  # 250 x 125 patches are too many: shrunk by the root of 24.5 M / 12.8 M to 181 x 90
+        # 250 x 125 patches are too many: shrunk by the root of 24.5 M / 12.8 M to 181 x 90
+        ("qwen2_5_vl", (7000, 3500), (5068, 2520)),
     ],
 )
 def test_what_each_family_was_taught_to_write(family, size, units):
@@ -314,13 +309,8 @@ def test_overlap_of_wide_and_tall_boxes_by_hand(a, b, iou, giou):
     ("size", "factor", "least", "most", "expected"),
     [
         ((100, 50), 10, 5_000, 5_000, (100, 50)),  # exactly as small and as large as may be
-        (
-            (104, 48),
-            10,
-            5_000,
-            5_000,
-            (100, 50),
-        ),  # 10.4 and 4.8 patches: what they round to is what counts
+        # 10.4 and 4.8 patches: what they round to is what counts
+        ((104, 48), 10, 5_000, 5_000, (100, 50)),
         ((96, 52), 10, 5_000, 5_000, (100, 50)),
         ((100, 50), 10, 5_001, 9_999, (110, 60)),  # grown by 1.0001 and rounded up to whole patches
         ((100, 50), 10, 100, 4_999, (90, 40)),  # shrunk by 1.0001 and rounded down

@@ -44,8 +44,8 @@ def test_train_again_refuses_and_resume_goes_on(trained):
     assert again.returncode == 2
     assert (
         again.stderr
-        == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or"
-        " choose another `name=`\n"
+        == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or "
+        "choose another `name=`\n"
     )
     further = gpg_vl("train", "--resume", run, cwd=run.parent)
     assert further.returncode == 0, further.stderr

@@ -231,8 +231,8 @@ def test_a_file_in_a_folder_that_is_not_there_is_told_before_anything_is_done(co
     done = gpg_vl(*command, "--to", tmp_path / "nowhere" / "a.jsonl")
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == f"gpg-vl: --to {tmp_path / 'nowhere' / 'a.jsonl'}: there is no folder"
-        f" {tmp_path / 'nowhere'}\n"
+        done.stderr == f"gpg-vl: --to {tmp_path / 'nowhere' / 'a.jsonl'}: there is no folder "
+        f"{tmp_path / 'nowhere'}\n"
     )
 
 

@@ -189,8 +189,8 @@ def asked(images=()):
 
 def test_the_question_comes_with_its_instruction():
     words = (
-        "What is 2+2? Output the thinking process in <think> </think> and the final answer in"
-        " <answer> </answer> tags."
+        "What is 2+2? Output the thinking process in <think> </think> and the final answer in "
+        "<answer> </answer> tags."
     )
     assert Style().messages(asked()) == [
         {"role": "user", "content": [{"type": "text", "text": words}]}
@@ -216,9 +216,8 @@ def test_a_template_says_where_question_and_instruction_stand():
         == "Be brief.\nWhat?"
     )
     assert words(Style(template="Q: {question}", instruction="Be brief."), "What?") == "Q: What?"
-    assert (
-        words(Style(template=" {question}\n", instruction=""), " What? ") == "What? \n"
-    )  # only blanks at the ends go
+    # only blanks at the ends go
+    assert words(Style(template=" {question}\n", instruction=""), " What? ") == "What? \n"
 
 
 @pytest.mark.parametrize(
@@ -238,8 +237,8 @@ def test_a_template_says_where_question_and_instruction_stand():
 def test_a_template_that_thinks_by_itself_fits_one_style(think, template, wanted):
     what = {"<think>": "opens <think>", "</think>": "writes a whole thought"}.get(template)
     told = (
-        f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set"
-        f" prompt.think to {wanted}"
+        f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set "
+        f"prompt.think to {wanted}"
     )
     assert STYLES[think].misfit(template) == (told if wanted else "")
 

@@ -36,8 +36,8 @@ def test_the_public_names_are_listed_in_order_and_each_once():
 @pytest.mark.parametrize("name", ["Sample", "Verdict", "RuleVerifier", "Grade", "load_config"])
 def test_types_verifiers_and_configs_need_no_torch(name):
     printed = in_a_new_process(
-        f"import sys; from gpg_vl import {name};"
-        " print({'torch', 'transformers'} & sys.modules.keys())"
+        f"import sys; from gpg_vl import {name}; "
+        "print({'torch', 'transformers'} & sys.modules.keys())"
     )
     assert printed == "set()\n"
 

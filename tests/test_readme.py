@@ -346,6 +346,15 @@ def test_lines_are_as_wide_as_a_reader_likes(page):
     assert wide == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_where_it_renders_alike(page):
+    """No line begins a bullet that is none, and no code span is split over two lines."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    lines = text.splitlines()
+    assert [line for line in lines if re.match(r"\s*[*+] ", line)] == []
+    assert [line for line in lines if line.count("`") % 2] == []
+
+
 OURS_ALONE = r"speaks?|silent|told|gold|parcels?|hand-?over|shel(?:f|ves)|nobody|knobs?"
 """Words that this project once used and its field does not; the field's own are in docs/."""
 

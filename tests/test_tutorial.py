@@ -116,8 +116,8 @@ def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypa
     for block in [*blocks("python"), *blocks("yaml")]:
         Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
     mended = (
-        "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1,"
-        " len(others))"
+        "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1, "
+        "len(others))"
     )
     code = Path("rewards.py").read_text()
     assert mended in code
@@ -196,12 +196,12 @@ def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     Path("many.py").write_text(
-        "import io, os\n\nfrom PIL import Image\n\nfrom gpg_vl.types import Sample\n\n\ndef"
-        " many(last=1):\n    for number in range(40):\n        encoded = io.BytesIO()\n       "
-        " Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG',"
-        " compress_level=0)\n        picture, name = encoded.getvalue(), min(number, 39 - last)\n  "
-        "      yield Sample(id=str(name), question='?', answer_kind='number', answer=1,"
-        " images=(picture,), sizes=((512, 128),))\n"
+        "import io, os\n\nfrom PIL import Image\n\nfrom gpg_vl.types import Sample\n\n\ndef "
+        "many(last=1):\n    for number in range(40):\n        encoded = io.BytesIO()\n       "
+        " Image.frombytes('RGB', (512, 128), os.urandom(512 * 128 * 3)).save(encoded, 'PNG', "
+        "compress_level=0)\n        picture, name = encoded.getvalue(), min(number, 39 - last)\n  "
+        "      yield Sample(id=str(name), question='?', answer_kind='number', answer=1, "
+        "images=(picture,), sizes=((512, 128),))\n"
     )
     tracemalloc.start()
     told = command("data", "./many.py:many", "last=0", "--to", "rows")

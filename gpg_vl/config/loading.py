@@ -19,17 +19,23 @@ Kind = TypeVar("Kind", bound=Section)
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
     """Load a config by shipped name or file, with `key=value` overrides.
 
+    The config of a run folder keeps the folder that the run was started from: its relative files
+    and plug-ins are there.
+
     Raises:
         UserError: no such file, not YAML, unknown key, wrong type, impossible combination; the
             sentence names file and key.
     """
     path = resources.find("configs", name)
-    return parse(Config, override(Config, read_yaml(path), overrides), str(path)).at(path.parent)
+    config = parse(Config, override(Config, read_yaml(path), overrides), str(path))
+    if (path.parent / "environment.json").is_file():  # RUN/config.yaml: a copy in a run folder
+        return config.at(run_folder.config_folder(path.parent))
+    return config.at(path.parent)
 
 
 def load_run(run: Path, overrides: Sequence[str] = ()) -> Config:
     """Load the config of a run folder; its relative files are where the run was started from."""
-    return load(str(run / "config.yaml"), overrides).at(run_folder.config_folder(run))
+    return load(str(run / "config.yaml"), overrides)
 
 
 def load_for_model(model: str, overrides: Sequence[str] = ()) -> Config:

@@ -46,8 +46,8 @@ def resolve(name: str, aliases: Mapping[str, str], base_dir: Path) -> Any:
         nearest = get_close_matches(name, aliases, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(aliases))}"
         raise UserError(
-            f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars;"
-            f" {hint}"
+            f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars; "
+            f"{hint}"
         )
     if module_name.endswith(".py"):
         module = _load_file(base_dir / module_name)
@@ -60,8 +60,8 @@ def resolve(name: str, aliases: Mapping[str, str], base_dir: Path) -> Any:
         )
     if not hasattr(module, attribute):
         raise UserError(
-            f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function"
-            " defined there"
+            f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function "
+            "defined there"
         )
     return getattr(module, attribute)
 
@@ -205,8 +205,8 @@ def _import(name: str) -> ModuleType:
             # the module exists, but imports one that does not: a bug there, shown with traceback
             raise
         raise UserError(
-            f"no module named {name!r}; is it installed, or does it stand beside the config as"
-            f" ./{name}.py:Name?"
+            f"no module named {name!r}; is it installed, or does it stand beside the config as "
+            f"./{name}.py:Name?"
         ) from None
 
 

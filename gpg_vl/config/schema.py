@@ -18,7 +18,7 @@ from gpg_vl.types import Mode
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
 Training = Literal["frozen", "full"]
-Tracker = Literal[
+TrackerName = Literal[
     "tensorboard",
     "trackio",
     "wandb",
@@ -330,7 +330,7 @@ class Config(Located):
     """Policy-gradient method."""
     optimizer: OptimizerConfig = OptimizerConfig()
     learner: LearnerConfig = LearnerConfig()
-    trackers: tuple[Tracker, ...] = ()
+    trackers: tuple[TrackerName, ...] = ()
     """Experiment trackers that receive the metrics of each step, beside metrics.jsonl."""
     warmup: WarmupConfig = WarmupConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

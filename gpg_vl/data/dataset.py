@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Dataset:
     @property
     def samples(self) -> list[Sample]:
         """All samples, source by source."""
-        return [sample for source in self.sources for sample in source]
+        return list(chain.from_iterable(self.sources))
 
     def for_purpose(self, purpose: str) -> "Dataset":
         """Return the same samples in the order of another purpose."""

@@ -39,8 +39,8 @@ def read(path: Path) -> Iterator[Row]:
     if path.suffix not in readers:
         known = ", ".join(readers)
         raise UserError(
-            f"{path}: got a {path.suffix or 'nameless'} file, expected one of {known} (a hub data"
-            " set goes under `hub:`)"
+            f"{path}: got a {path.suffix or 'nameless'} file, expected one of {known} (a hub data "
+            "set goes under `hub:`)"
         )
     return readers[path.suffix](path)
 
@@ -160,8 +160,8 @@ def _csv(path: Path) -> Iterator[Row]:
         for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
             if None in row:  # the key of cells beyond the header
                 raise UserError(
-                    f"{path} row {number}: more cells than the header has names; write a cell with"
-                    " a comma in it in quotes"
+                    f"{path} row {number}: more cells than the header has names; write a cell with "
+                    "a comma in it in quotes"
                 )
             yield row
 

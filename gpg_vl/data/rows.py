@@ -53,8 +53,8 @@ def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, orig
             renamed[our_column] = row[source_column]
         elif our_column in NEEDED and our_column not in source.defaults:
             raise UserError(
-                f"{origin}: columns: {our_column}: {source_column}: the row has no column"
-                f" {source_column!r}; it has {', '.join(row)}"
+                f"{origin}: columns: {our_column}: {source_column}: the row has no column "
+                f"{source_column!r}; it has {', '.join(row)}"
             )
     others = {name: value for name, value in row.items() if name not in source.columns.values()}
     return checked({**source.defaults, **others, **renamed}, base=base, origin=origin)
@@ -77,8 +77,8 @@ def checked(values: Mapping[str, Any], *, base: Path | None, origin: str) -> Sam
     for needed in NEEDED:
         if values.get(needed) in (None, ""):
             raise UserError(
-                f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set"
-                " it under `defaults:`"
+                f"{origin}: column {needed!r} is missing or empty; name it under `columns:` or set "
+                "it under `defaults:`"
             )
     images: list[Path | bytes] = []
     for image in _listed(values.get("images", values.get("image"))):

@@ -94,8 +94,8 @@ def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Rec
     found = "; ".join(filter(None, problems))
     if found or not first:
         raise UserError(
-            f"not the same questions: {found or 'there is none'}; compare two evaluations of one"
-            " benchmark"
+            f"not the same questions: {found or 'there is none'}; compare two evaluations of one "
+            "benchmark"
         )
     return common
 
@@ -127,8 +127,8 @@ def remarks(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
     without_digest = sum(not (before.digest and after.digest) for before, after in pairs)
     if without_digest:
         lines.append(
-            f"{without_digest} of {len(pairs)} questions are known by their ids alone: a record of"
-            " them has no digest"
+            f"{without_digest} of {len(pairs)} questions are known by their ids alone: a record of "
+            "them has no digest"
         )
     names: dict[str, None] = {}  # a dict as an ordered set
     for before, after in pairs:
@@ -220,7 +220,7 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
     if not common:
         of_first = f"{first} has {', '.join(in_first) or 'none'}"
         of_second = f"{second} has {', '.join(in_second) or 'none'}"
-        raise UserError(f"no benchmark that both have taken: {of_first}; {of_second}")
+        raise UserError(f"no benchmark that both have run: {of_first}; {of_second}")
     return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
 
 
@@ -231,8 +231,8 @@ def _evaluations(path: Path) -> dict[str, Path]:
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not folder.is_dir():
         raise UserError(
-            f"{path}: no such file or folder; expected records written by `gpg-vl evaluate --to`,"
-            " or a run folder"
+            f"{path}: no such file or folder; expected records written by `gpg-vl evaluate --to`, "
+            "or a run folder"
         )
     found: dict[str, Path] = {}
     after_training: dict[str, Path] = {}

@@ -18,7 +18,7 @@ from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark, score_question, settings_of
 from gpg_vl.evaluation.records import EvalLog, Record
-from gpg_vl.experiment import Experiment, Log, declared_frame
+from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.randomness import seed as addressed_seed
@@ -79,8 +79,8 @@ def evaluate_benchmarks(
         if item.startswith(BENCHMARK_PREFIX)
     ]
     config = loading.load_for_model(model, run_overrides)
-    policy = Experiment(config, declared_frame(config)).policy_of(model, log=log)
-    experiment = Experiment(config, policy.frame)
+    policy = Experiment.of(config).policy_of(model, log=log)
+    experiment = Experiment.of(config, policy.frame)
     benchmarks: dict[str, Benchmark] = {}
     logs: dict[str, EvalLog] = {}
     for name in names:

@@ -50,8 +50,8 @@ def _weighted(
     for record in records:
         if tags[0] not in record.tags:
             raise UserError(
-                f"totals: {record.id} has no tag {tags[0]!r}; it has"
-                f" {', '.join(record.tags) or 'none'}"
+                f"totals: {record.id} has no tag {tags[0]!r}; it has "
+                f"{', '.join(record.tags) or 'none'}"
             )
         groups.setdefault(record.tags[tags[0]], []).append(record)
     for rows in groups.values():
@@ -124,8 +124,8 @@ def _found(sample: Sample, record: Record, benchmark: Benchmark) -> list[dict[st
     verifier = benchmark.verifiers.by_kind[sample.answer_kind]
     if not isinstance(verifier, Detection):
         raise UserError(
-            f"average_precision: {sample.id} is scored by {type(verifier).__name__}, expected kind"
-            " detection"
+            f"average_precision: {sample.id} is scored by {type(verifier).__name__}, expected kind "
+            "detection"
         )
     if verifier.mode == "strict":
         answer = verifier.style.read(record.text).answer

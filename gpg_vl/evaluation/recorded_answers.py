@@ -87,12 +87,12 @@ def _check_columns(row: Mapping[str, Any], source_column: Mapping[str, str], whe
     missing: list[str] = []
     for our_column, name in source_column.items():
         if name not in row:
-            renamed = f" (their {name!r})" if name != our_column else ""
+            renamed = f" (the file's {name!r})" if name != our_column else ""
             missing.append(f"{our_column!r}{renamed}")
     if missing:
         raise UserError(
             f"{where}: no column {' and no '.join(missing)}; it has {', '.join(row)}: name it with "
-            "--map text=THEIRS"
+            "--map text=COLUMN"
         )
 
 
@@ -111,7 +111,7 @@ def _column_names(columns: Sequence[str]) -> dict[str, str]:
         our_column, separator, name = item.partition("=")
         if our_column not in source_column or not separator or not name:
             raise UserError(
-                f"--map {item}: expected id=THEIRS or text=THEIRS, for instance --map text=response"
+                f"--map {item}: expected id=COLUMN or text=COLUMN, for instance --map text=response"
             )
         source_column[our_column] = name
     return source_column

@@ -62,8 +62,8 @@ def failures(records: Sequence[Record]) -> str:
         return ""
     plural = "s" if len(failed) > 1 else ""
     return (
-        f"the verifier failed on answers to {len(failed)} question{plural} of {len(records)},"
-        f" which count as wrong; {failed[0].id}: {failed[0].fault}"
+        f"the verifier failed on answers to {len(failed)} question{plural} of {len(records)}, "
+        f"which count as wrong; {failed[0].id}: {failed[0].fault}"
     )
 
 
@@ -136,8 +136,8 @@ class EvalLog:
         """Check that records belong to this evaluation, and return them."""
         if any(record.evaluation != self.fingerprint for record in records):
             raise UserError(
-                f"{path}: answers of another evaluation (model, questions or scoring differ);"
-                " delete it, or choose another --to"
+                f"{path}: answers of another evaluation (model, questions or scoring differ); "
+                "delete it, or choose another --to"
             )
         return records
 

@@ -159,7 +159,7 @@ def token_shares(
     That is the aggregation inside a group, divided by the one denominator of the step.
 
     Args:
-        counted_B: groups that stand in the denominator (GPG: the informative ones; GRPO: all).
+        counted_B: groups that are in the denominator (GPG: the informative ones; GRPO: all).
         min_groups: fewest groups divided by; bounds alpha by groups / min_groups.
         max_tokens: length of `constant` (Dr. GRPO divides by the length limit, not the length).
 

@@ -52,11 +52,11 @@ CORNER_KEYS = (
     "bboxes",
     "boxes",
 )
-"""Keys of a record under which its four corners stand, lower case."""
+"""Keys of a record that hold its four corners, lower case."""
 LABEL_KEYS = ("label", "class", "category", "name", "object", "category_name")
-"""Keys of a record under which its class stands."""
+"""Keys of a record that hold its class."""
 CONFIDENCE_KEYS = ("confidence", "score", "conf", "probability")
-"""Keys of a record under which its confidence stands."""
+"""Keys of a record that hold its confidence."""
 _EDGE_NAMES = (
     ("x1", "y1", "x2", "y2"),
     ("xmin", "ymin", "xmax", "ymax"),
@@ -97,12 +97,14 @@ _BETWEEN_CORNERS = (
 _ANYWHERE = re.compile(
     rf"\[{_N},{_N},{_N},{_N}{_END}"  # [10, 20, 60, 80]
     # [10 20 60 80]
-    rf"|\[\s{{0,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{0,8}}\]"
+    rf"|\[\s{{0,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}"
+    rf"\s{{1,8}}{_UNSPACED}\s{{1,8}}{_UNSPACED}\s{{0,8}}\]"
     rf"|\[{_QUOTED},{_QUOTED},{_QUOTED},{_QUOTED}{_END}"  # ["10", "20", "60", "80"]
     rf"|[(\[]{_N},{_N}[)\]]{_BETWEEN_CORNERS}[(\[]{_N},{_N}[)\]]"  # (10, 20), (60, 80)
     rf"|\({_N},{_N},{_N},{_N}\)"  # (10, 20, 60, 80)
     # {"x1": 10, "y1": 20, "x2": 60, "y2": 80} and x1=10, y1=20, x2=60, y2=80
-    rf"|\{{?\s{{0,8}}((?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_UNCAPTURED}[,;]?\s{{0,8}}){{4}})"
+    rf"|\{{?\s{{0,8}}("
+    rf"(?:[\"']?[A-Za-z]\w{{0,5}}[\"']?\s{{0,8}}[:=]{_UNCAPTURED}[,;]?\s{{0,8}}){{4}})"
 )
 _NUMBER_GROUPS = 20
 """Groups of `_ANYWHERE` that are one number: four of each of its first five branches."""
@@ -159,7 +161,7 @@ def records(text: str) -> list[Found] | None:
 
 
 def find(text: str) -> list[Found]:
-    """Return every box that stands anywhere in a text."""
+    """Return every box anywhere in a text."""
     cleaned = _TOKENS.sub(" ", text.translate(_FULL_WIDTH))
     pattern = _WHOLE_LINE
     if _ANYWHERE.search(cleaned):

@@ -358,15 +358,22 @@ def _answers(text: str, choices: Sequence[str]) -> Iterator[int]:
 
 def _boxed(text: str, choices: Sequence[str]) -> Iterator[int]:
     for inside in markup.boxed(text)[:MAX_STATEMENTS]:
-        bare = markup.unwrapped(inside)
-        label = _LABEL.match(bare)
-        if label is not None and not _has_several_letters(bare):
-            yield _letter_index(label, choices)
-        elif len(bare) < 200:
-            run = _LETTER_RUN.fullmatch(bare)
-            if run is not None:
-                for letter in _LETTERS.finditer(run[1]):
-                    yield _letter_index(letter, choices)
+        yield from _letters_of_box(markup.unwrapped(inside), choices)
+
+
+def _letters_of_box(bare: str, choices: Sequence[str]) -> Iterator[int]:
+    """Read the one letter of a label ("B. a cat"), or every letter of a run ("A, C")."""
+    label = _LABEL.match(bare)
+    if label is not None and not _has_several_letters(bare):
+        yield _letter_index(label, choices)
+        return
+    if len(bare) >= 200:
+        return
+    run = _LETTER_RUN.fullmatch(bare)
+    if run is None:
+        return
+    for letter in _LETTERS.finditer(run[1]):
+        yield _letter_index(letter, choices)
 
 
 def _has_several_letters(text: str) -> bool:

@@ -56,8 +56,8 @@ def check_head(model: Any) -> None:
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     if type(model.lm_head) is not nn.Linear or model.lm_head.bias is not None or cap:
         raise UserError(
-            f"policy.model: {model.config.model_type} caps or shifts its logits, which the chunked"
-            " head does not support"
+            f"policy.model: {model.config.model_type} caps or shifts its logits, which the chunked "
+            "head does not support"
         )
 
 

@@ -79,9 +79,8 @@ class SharedRows:
 
     def append(self, tokens_PR: Tensor) -> Tensor:
         """Append one token to each row; return the states that predict the next, [P, R, D]."""
-        states = extend(
-            self.policy, self.prefix, tokens_PR[..., None], self.length, self.cache
-        )  # [P, R, 1, D]
+        # [P, R, 1, D]
+        states = extend(self.policy, self.prefix, tokens_PR[..., None], self.length, self.cache)
         self.length += 1
         return states[:, :, 0]
 
@@ -122,8 +121,9 @@ class RepeatedRows:
         self.next_position = self.next_position + 1
         return output.last_hidden_state.view(*tokens_PR.shape, -1)
 
-    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:  # noqa: ARG002 (a row holds its own prompt)
+    def keep(self, prompts_p: Tensor, rows_pr: Tensor) -> None:
         """Drop all other prompts and rows; `rows_pr` counts the rows of all prompts together."""
+        del prompts_p  # each row holds its own prompt
         rows = rows_pr.flatten()
         # Layers that keep a running state support this selection only.
         self.cache.reorder_cache(rows)

@@ -30,13 +30,13 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
         UserError: the question itself contains an image placeholder.
     """
     messages = style.messages(sample)
-    if _name_their_images(messages):  # a prompt style of your own may do that
+    if _contain_images(messages):  # a prompt style of your own may do that
         return encode_messages(messages, sample, policy, opening=style.opening)
     text = _chat_text(policy.processor, messages, style.opening)
     return encode_text(text, open_images(sample), sample, policy)
 
 
-def _name_their_images(messages: list[dict[str, Any]]) -> bool:
+def _contain_images(messages: list[dict[str, Any]]) -> bool:
     """Return True if chat messages hold images or videos, not only their places."""
     for message in messages:
         if not isinstance(message["content"], str):
@@ -73,9 +73,9 @@ def template_thought(processor: Any) -> str:
     # "'type':" appears where a template prints the list of parts instead of reading it.
     if question not in text or "'type':" in text or text.count(_placeholder(processor)) != 1:
         raise UserError(
-            f"policy.model: its chat template makes {text[:200]!r} of a picture and a question;"
-            " expected the place of one picture and the question in words: it is not the template"
-            " of this vision-language model, copy chat_template.jinja from there"
+            f"policy.model: its chat template makes {text[:200]!r} of a picture and a question; "
+            "expected the place of one picture and the question in words: it is not the template "
+            "of this vision-language model, copy chat_template.jinja from there"
         )
     tags = _THOUGHT.findall(text.rpartition(question)[2])
     if not tags:
@@ -128,8 +128,8 @@ def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Po
     input_ids = features.pop("input_ids")
     if input_ids.shape[1] >= policy.window:
         raise UnusableSampleError(
-            f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is"
-            f" {policy.window}"
+            f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is "
+            f"{policy.window}"
         )
     features.pop("attention_mask")
     return Prompt(
@@ -203,8 +203,8 @@ def _fetch_images(messages: list[dict[str, Any]]) -> list[Image.Image]:
         utils: Any = import_module("qwen_vl_utils")
     except (ImportError, RuntimeError):
         raise UserError(
-            "messages name images or videos that only qwen-vl-utils can fetch, and it needs"
-            f" torchvision; {INSTALL_TORCHVISION}"
+            "messages name images or videos that only qwen-vl-utils can fetch, and it needs "
+            f"torchvision; {INSTALL_TORCHVISION}"
         ) from None
     images, videos = utils.process_vision_info(messages)
     fetched = list(images or [])

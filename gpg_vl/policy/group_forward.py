@@ -378,8 +378,8 @@ class Agreement:
         if self.exact is not None:
             logprobs_error, grad_error = self.exact
             exact = (
-                f"relative error {logprobs_error:.1e} of log-probabilities, {grad_error:.1e} of a"
-                " gradient"
+                f"relative error {logprobs_error:.1e} of log-probabilities, {grad_error:.1e} of a "
+                "gradient"
             )
         if self.narrow is None:
             return exact

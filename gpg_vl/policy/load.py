@@ -172,8 +172,8 @@ def _freeze(model: Any, config: PolicyConfig) -> None:
         parameter.requires_grad_(getattr(config, part) == "full")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
-            "policy.language, policy.projector and policy.vision are all frozen: nothing would be"
-            " trained; set one to full"
+            "policy.language, policy.projector and policy.vision are all frozen: nothing would be "
+            "trained; set one to full"
         )
 
 
@@ -198,8 +198,8 @@ def _load_model(
         )
     except Exception as error:  # for files that it cannot use, transformers raises any exception
         raise UserError(
-            f"{key}: {folder}: cannot be loaded: {type(error).__name__}:"
-            f" {' '.join(str(error).split())[:300]}"
+            f"{key}: {folder}: cannot be loaded: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
     model, info = loaded
     _check_tensors(model, info, f"{key}: {folder}")
@@ -210,8 +210,8 @@ def _load_model(
     unknown = sorted(info["unexpected_keys"])
     if unknown:
         log(
-            f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first"
-            f" {unknown[0]}; they are not saved again"
+            f"{folder}: its files hold {len(unknown)} tensors that the model does not use, first "
+            f"{unknown[0]}; they are not saved again"
         )
     return model
 
@@ -231,23 +231,23 @@ def _check_tensors(model: Any, info: Mapping[str, Any], origin: str) -> None:
         if unknown:
             others = f"{len(unknown)} that the model does not know, first {unknown[0]}"
         raise UserError(
-            f"{origin}: {len(missing)} of {total} tensors are missing, first {missing[0]};"
-            f" its files hold {others}. The model would be random in part; use a complete"
-            " checkpoint whose tensors are named as its config.json wants"
+            f"{origin}: {len(missing)} of {total} tensors are missing, first {missing[0]}; "
+            f"its files hold {others}. The model would be random in part; use a complete "
+            "checkpoint whose tensors are named as its config.json requires"
         )
     mismatched = sorted(info["mismatched_keys"])
     if mismatched:
         name, file_shape, model_shape = mismatched[0]
         raise UserError(
-            f"{origin}: {len(mismatched)} of {total} tensors have another shape than"
-            f" config.json says, first {name}: {list(file_shape)} in the files,"
-            f" {list(model_shape)} expected; config and weights are of different models"
+            f"{origin}: {len(mismatched)} of {total} tensors have another shape than "
+            f"config.json says, first {name}: {list(file_shape)} in the files, "
+            f"{list(model_shape)} expected; config and weights are of different models"
         )
     for name, parameter in model.named_parameters():
         if not parameter.detach().sum().isfinite():
             raise UserError(
-                f"{origin}: {name} holds a NaN or an infinity: it was saved after a training"
-                " that diverged, or is damaged"
+                f"{origin}: {name} holds a NaN or an infinity: it was saved after a training "
+                "that diverged, or is damaged"
             )
 
 
@@ -271,13 +271,13 @@ def _check_fit(model: Any, processor: Any, origin: str) -> None:
     tokenizer_image_id = getattr(processor.tokenizer, "image_token_id", None)
     if model_image_id not in {processor_image_id, tokenizer_image_id}:
         raise UserError(
-            f"{origin}: a picture is token {processor_image_id} for its processor and"
-            f" {model_image_id} for its model; take both from the same model"
+            f"{origin}: a picture is token {processor_image_id} for its processor and "
+            f"{model_image_id} for its model; take both from the same model"
         )
     if not _end_ids(model, processor.tokenizer):
         raise UserError(
-            f"{origin}: names no end token, so no answer would end; set eos_token_id in"
-            " generation_config.json"
+            f"{origin}: names no end token, so no answer would end; set eos_token_id in "
+            "generation_config.json"
         )
     for processor_name, model_name in (
         ("patch_size", "patch_size"),
@@ -288,8 +288,8 @@ def _check_fit(model: Any, processor: Any, origin: str) -> None:
         given = getattr(processor.image_processor, processor_name, None)
         if expected is not None and given is not None and given != expected:
             raise UserError(
-                f"{origin}: its processor has {processor_name} {given}, its model {expected}; take"
-                " both from the same model"
+                f"{origin}: its processor has {processor_name} {given}, its model {expected}; take "
+                "both from the same model"
             )
 
 

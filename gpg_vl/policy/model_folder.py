@@ -112,8 +112,8 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{key}: {name!r} cannot be loaded: no folder of that name is here, and the hub says:"
-            f" {why}"
+            f"{key}: {name!r} cannot be loaded: no folder of that name is here, and the hub says: "
+            f"{why}"
         ) from None
 
 
@@ -180,8 +180,8 @@ def _problems(folder: Path) -> Iterator[str]:
     config = json.loads((folder / "config.json").read_text())
     if (folder / ADAPTER).exists():
         yield (
-            f"has a LoRA adapter beside its model ({ADAPTER}): transformers would train and save"
-            f" only the adapter. {_how_to_merge(folder)}"
+            f"has a LoRA adapter beside its model ({ADAPTER}): transformers would train and save "
+            f"only the adapter. {_how_to_merge(folder)}"
         )
     yield from _quantisation_problems(config)
     yield from _family_problems(config)
@@ -190,8 +190,8 @@ def _problems(folder: Path) -> Iterator[str]:
         yield f"has no processor ({' or '.join(PROCESSORS)}); copy it from the base model's folder"
     if not any((folder / name).exists() for name in TOKENIZERS):
         yield (
-            "has no tokenizer (tokenizer.json or the like); copy its tokenizer files from the base"
-            " model's folder"
+            "has no tokenizer (tokenizer.json or the like); copy its tokenizer files from the base "
+            "model's folder"
         )
 
 
@@ -206,8 +206,8 @@ def _describe_other_folder(folder: Path) -> str:
         return f"is a checkpoint of a run; its model is {folder / 'policy'}"
     if any(folder.glob("*.gguf")):
         return (
-            "holds GGUF files, which are quantised and cannot be trained; use the checkpoint that"
-            " they were made from"
+            "holds GGUF files, which are quantised and cannot be trained; use the checkpoint that "
+            "they were made from"
         )
     return f"has no config.json, so it is no model; it holds {_listed(folder)}"
 
@@ -220,9 +220,9 @@ def _how_to_merge(folder: Path) -> str:
         base = None
     name = f" ({base})" if base else ""
     return (
-        f"Merge it into its base model{name} first:"
-        " peft.PeftModel.from_pretrained(base,"
-        " adapter).merge_and_unload().save_pretrained(folder), with the base's processor beside it"
+        f"Merge it into its base model{name} first: "
+        "peft.PeftModel.from_pretrained(base, "
+        "adapter).merge_and_unload().save_pretrained(folder), with the base's processor beside it"
     )
 
 
@@ -238,8 +238,8 @@ def _quantisation_problems(config: dict[str, Any]) -> Iterator[str]:
     if isinstance(quantised, dict):
         method = quantised.get("quant_method", method)
     yield (
-        f"is quantised ({method}), so its weights cannot be trained; use the checkpoint that it"
-        " was made from"
+        f"is quantised ({method}), so its weights cannot be trained; use the checkpoint that it "
+        "was made from"
     )
 
 
@@ -249,8 +249,8 @@ def _family_problems(config: dict[str, Any]) -> Iterator[str]:
     if family in SUPPORTED:
         if not isinstance(config.get("vision_config"), dict):
             yield (
-                "has no vision_config in its config.json; copy config.json from the model that its"
-                " weights are of"
+                "has no vision_config in its config.json; copy config.json from the model that its "
+                "weights are of"
             )
         return
     if not family:
@@ -267,8 +267,8 @@ def _weight_problems(folder: Path) -> Iterator[str]:
     name = _weights_name(folder)
     if name is None:
         yield (
-            f"has no weights; expected {WHOLE_WEIGHTS[0]} or shards with {WHOLE_WEIGHTS[1]}; it"
-            f" holds {_listed(folder)}"
+            f"has no weights; expected {WHOLE_WEIGHTS[0]} or shards with {WHOLE_WEIGHTS[1]}; it "
+            f"holds {_listed(folder)}"
         )
         return
     if not name.endswith(".index.json"):
@@ -287,8 +287,8 @@ def _weight_problems(folder: Path) -> Iterator[str]:
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
         yield (
-            f"lacks {len(missing)} of the {len(shards)} weight files that {name} names, first"
-            f" {missing[0]}; download them again"
+            f"lacks {len(missing)} of the {len(shards)} weight files that {name} names, first "
+            f"{missing[0]}; download them again"
         )
     for shard in shards:
         yield from _file_problems(folder / shard)
@@ -329,19 +329,19 @@ def _safetensors_problems(name: str, file: BinaryIO, size: int) -> Iterator[str]
     # not cut, it is something else.
     if not types and size > 8 and size >= expected_size:
         yield (
-            f"{name} is no safetensors file, or damaged: its header cannot be read;"
-            " download it again"
+            f"{name} is no safetensors file, or damaged: its header cannot be read; "
+            "download it again"
         )
     if size != expected_size:
         yield (
-            f"{name} is cut or damaged ({size:,} bytes, its header promises {expected_size:,});"
-            " download it again"
+            f"{name} is cut or damaged ({size:,} bytes, its header promises {expected_size:,}); "
+            "download it again"
         )
     for tensor, dtype in types.items():
         if dtype.startswith(_QUANTISED):
             yield (
-                f"{tensor} is stored as {dtype}: quantised, so it cannot be trained;"
-                " use what it was made from"
+                f"{tensor} is stored as {dtype}: quantised, so it cannot be trained; "
+                "use what it was made from"
             )
             return
 
@@ -396,8 +396,8 @@ def _unreadable(path: Path) -> str:
 def _pointer(path: Path) -> str:
     """Describe a file that Git LFS has not replaced by its content."""
     return (
-        f"{path.name} is a Git LFS pointer, not the file itself; run `git lfs pull` there, or"
-        " download it again"
+        f"{path.name} is a Git LFS pointer, not the file itself; run `git lfs pull` there, or "
+        "download it again"
     )
 
 

@@ -27,8 +27,8 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options for transformers to load a folder: no request to a hub, no code from a checkpoint."""
 
 INSTALL_TORCHVISION = (
-    "install the torchvision that matches your torch (see pytorch.org/get-started); images work"
-    " without it"
+    "install the torchvision that matches your torch (see pytorch.org/get-started); images work "
+    "without it"
 )
 
 
@@ -52,18 +52,18 @@ def torchvision_works() -> bool:
     return True
 
 
-def choose_backend(wanted: Literal["auto", "pil", "torchvision"]) -> str:
+def choose_backend(requested: Literal["auto", "pil", "torchvision"]) -> str:
     """Choose the library that resizes images: torchvision where it works, else Pillow.
 
     Raises:
         UserError: torchvision is requested and does not work.
     """
-    if wanted == "torchvision" and not torchvision_works():
+    if requested == "torchvision" and not torchvision_works():
         raise UserError(
-            "policy.image_backend: got torchvision, which cannot be imported;"
-            f" {INSTALL_TORCHVISION}"
+            "policy.image_backend: got torchvision, which cannot be imported; "
+            f"{INSTALL_TORCHVISION}"
         )
-    if wanted != "pil" and torchvision_works():
+    if requested != "pil" and torchvision_works():
         return "torchvision"
     return "pil"
 
@@ -99,9 +99,9 @@ def load_processor(folder: Path, backend: str, key: str = "policy.model") -> Any
         )
     if processor.tokenizer.pad_token_id is None:
         raise UserError(
-            f"{key}: {folder}: its tokenizer has no pad token; name one in tokenizer_config.json,"
-            ' for instance "pad_token": "<|endoftext|>" (any special token that no answer contains'
-            " will do)"
+            f"{key}: {folder}: its tokenizer has no pad token; name one in tokenizer_config.json, "
+            'for instance "pad_token": "<|endoftext|>" (any special token that no answer contains '
+            "will do)"
         )
     return processor
 
@@ -146,8 +146,8 @@ def limit_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None)
         return
     if "shortest_edge" not in images.size or "longest_edge" not in images.size:
         raise UserError(
-            f"policy.min_pixels and policy.max_pixels belong to Qwen-VL; a {type(images).__name__}"
-            f" has the sizes {images.size}"
+            f"policy.min_pixels and policy.max_pixels belong to Qwen-VL; a {type(images).__name__} "
+            f"has the sizes {images.size}"
         )
     images.size = {
         "shortest_edge": min_pixels or images.size["shortest_edge"],

@@ -40,8 +40,8 @@ a token never attends to a later one. Here R = 2, h = 2, Q = K = 3, L = 5:
                            [P, J, R, h, Q, L]          [P, J, R, h, Q, K]
                            <------- one softmax over [L | K] of each line ------->
 
-All R * h * Q queries of a prompt and key head meet the same prompt keys. So the left block is one
-matrix product [R*h*Q, D] @ [D, L] for each of the P * J pairs. The right block is one product
+All R * h * Q queries of a prompt and key head attend to the same prompt keys. So the left block is
+one matrix product [R*h*Q, D] @ [D, L] for each of the P * J pairs. The right block is one product
 [h*Q, D] @ [D, K] for each of the P * R * J pairs of a row and a key head.
 """
 

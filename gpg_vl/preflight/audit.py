@@ -169,8 +169,8 @@ def _first_rows(sources: Sequence[Source], head: int) -> list[Source]:
 def _cut(sources: Sequence[Source], dataset: Dataset, head: int) -> str:
     """Return words that say that only the first rows were read; empty if all were."""
     for source, rows in zip(sources, dataset.sources, strict=True):
-        wanted = source.head or math.inf
-        if wanted > head and len(rows) + len(dataset.left_out) >= head:
+        source_head = source.head or math.inf
+        if source_head > head and len(rows) + len(dataset.left_out) >= head:
             return f" (only the first {head:,} rows of a source were read)"
     return ""
 
@@ -428,7 +428,7 @@ def _answer_lengths(
         level = "stop" if 2 * too_long > len(needed) else "mind"
     yield Finding(
         level,
-        f"answers: the barest right answer takes {min(needed)} to {max(needed)} tokens, "
+        f"answers: the shortest right answer takes {min(needed)} to {max(needed)} tokens, "
         f"rollout.max_tokens is {max_tokens}",
     )
 

@@ -1,4 +1,4 @@
-"""Say in numbers what a config asks for before anything is loaded: answers, memory, disk, time."""
+"""Report in numbers what a config requires, before loading: answers, memory, disk, time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -190,7 +190,7 @@ def _budget(workload: Workload, limits: Limits) -> str:
     group = f"{workload.prompt} of the prompt + {rollout.group_size} x {rollout.max_tokens}"
     return (
         f"{limits.tokens:,} tokens at once{auto_tokens}, checkpointing {checkpointing}"
-        f"{auto_checkpointing}; a group is reckoned with {workload.group:,} ({group}), a picture "
+        f"{auto_checkpointing}; a group is assumed to have {workload.group:,} ({group}), a picture "
         f"with {workload.picture}"
     )
 

@@ -66,10 +66,10 @@ def prepare(
     recipe_options: dict[str, Any] = override(Source, {}, options)
     if source is not None:
         recipe_options["folder"] = str(source)
-    wanted = Source(recipe=recipe, options=recipe_options, head=head)
+    recipe_source = Source(recipe=recipe, options=recipe_options, head=head)
     left_out: list[LeftOut] = []
     samples = validated(
-        wanted,
+        recipe_source,
         _verifiers(config),
         base_dir=Path(),
         key=recipe,
@@ -113,4 +113,4 @@ def _verifiers(config: str | None) -> VerifierSet:
     frame = Frame(kind="norm1000")  # any box can be written in it; no model is known here
     if config is None:
         return build_verifiers({}, Style(), frame, RewardConfig(), Path())
-    return Experiment(load(config), frame).verifiers
+    return Experiment.of(load(config), frame).verifiers

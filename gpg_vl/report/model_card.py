@@ -61,8 +61,8 @@ def model_card(
         f"# {config.name}, step {step}",
         "",
         (
-            f"Trained by gpg_vl {__version__} from {_start(config)} with the estimator"
-            f" `{_short(config.estimator)}`."
+            f"Trained by gpg_vl {__version__} from {_start(config)} with the estimator "
+            f"`{_short(config.estimator)}`."
         ),
         "",
         "| | |",
@@ -106,8 +106,8 @@ def _use(style: Style, frame: Frame, max_tokens: int, opened: bool) -> list[str]
     messages = json.dumps(chat, ensure_ascii=False)
     return [
         (
-            "It was trained on chats like the one below; another wording is another task. An"
-            f" answer looks like `{style.write('4', '...')}`."
+            "It was trained on chats like the one below; another wording is another task. An "
+            f"answer looks like `{style.write('4', '...')}`."
         ),
         f"Coordinates of boxes are {_coordinates(frame)}.",
         "",
@@ -116,8 +116,8 @@ def _use(style: Style, frame: Frame, max_tokens: int, opened: bool) -> list[str]
         "```",
         "",
         (
-            "The processor of a Qwen-VL model needs torchvision, also where no video is shown:"
-            " transformers builds none without."
+            "The processor of a Qwen-VL model needs torchvision, also where no video is shown: "
+            "transformers builds none without."
         ),
     ]
 
@@ -126,8 +126,8 @@ def _coordinates(frame: Frame) -> str:
     """Return a phrase on the coordinate frame of boxes."""
     if frame.kind == "resized":
         size = (
-            f"each side a multiple of {frame.factor}, the area from {frame.min_pixels:,} to"
-            f" {frame.max_pixels:,} pixels"
+            f"each side a multiple of {frame.factor}, the area from {frame.min_pixels:,} to "
+            f"{frame.max_pixels:,} pixels"
         )
         return f"pixels of the picture as the processor resizes it ({size})"
     phrases = {

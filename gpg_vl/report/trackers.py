@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import Any
 
 from gpg_vl.errors import UserError
@@ -18,7 +18,9 @@ PROJECT = "gpg_vl"
 """Name of the project under which a tracker lists all runs."""
 MAX_WAITING = 1000
 """Steps that may wait for a slow tracker; then it is switched off."""
-FINISH_SECONDS = 60.0
+POLL_SECONDS = 0.1
+"""Longest time until an idle tracker notices the end of the run."""
+FINISH_SECONDS = 30.0
 """Longest wait at the end of a run for what a tracker still has to send."""
 _IN_EXTRA = ("tensorboard", "trackio", "wandb")
 
@@ -111,7 +113,8 @@ class QueuedTracker:
     def __init__(self, name: str, start: Callable[[], Any], log: Callable[[str], None]) -> None:
         self._name = name
         self._log = log
-        self._steps: Queue[tuple[int, dict[str, float]] | None] = Queue(MAX_WAITING)
+        self._steps: Queue[tuple[int, dict[str, float]]] = Queue(MAX_WAITING)
+        self._closing = threading.Event()
         self._error = ""
         self._is_on = True
         self._thread = threading.Thread(
@@ -132,8 +135,7 @@ class QueuedTracker:
     def close(self) -> None:
         """Let the tracker send what it still has, for a limited time."""
         if self._is_on:
-            with suppress(Full):
-                self._steps.put(None, timeout=FINISH_SECONDS)
+            self._closing.set()
             self._thread.join(FINISH_SECONDS)
             if self._thread.is_alive():
                 self._switch_off(f"it has not finished within {FINISH_SECONDS:g} seconds")
@@ -143,9 +145,10 @@ class QueuedTracker:
         """Start the tracker and send it each step, until the end or its first error."""
         try:
             tracker = start()
-            while (item := self._steps.get()) is not None:
-                step, metrics = item
-                tracker.log(metrics, step=step)
+            while not (self._closing.is_set() and self._steps.empty()):
+                with suppress(Empty):
+                    step, metrics = self._steps.get(timeout=POLL_SECONDS)
+                    tracker.log(metrics, step=step)
             tracker.finish()
         # also SystemExit: some trackers exit the program when a login fails
         except BaseException as error:
@@ -158,6 +161,7 @@ class QueuedTracker:
     def _switch_off(self, reason: str) -> None:
         """Stop sending, and warn once."""
         self._is_on = False
+        self._closing.set()
         self._log(
             f"warning: tracker {self._name} is switched off, the run is not affected: {reason}"
         )

@@ -76,7 +76,7 @@ def ensure_fits(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Promp
     tokens = len(prompt.input_ids) + max_tokens
     if tokens > engine.max_model_len():
         raise UnusableSampleError(
-            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window"
-            f" is {engine.max_model_len()}"
+            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window "
+            f"is {engine.max_model_len()}"
         )
     return prompt

@@ -1,12 +1,13 @@
 """Turn failures that a user can mend into a sentence: a full disk, an engine that is gone."""
 
 import errno
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gpg_vl.errors import EngineLostError, MismatchError, UserError
 from gpg_vl.run_folder import complete_checkpoints
+from gpg_vl.training.milestones import save
 from gpg_vl.training.setup import TrainingRun
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,9 +43,7 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 @contextmanager
-def lost_engine_explained(
-    run: TrainingRun, save: Callable[[TrainingRun], None]
-) -> Generator[None, None, None]:
+def lost_engine_explained(run: TrainingRun) -> Generator[None, None, None]:
     """Save the last complete step and stop with a sentence if the engine is gone.
 
     If the engine samples from something else than the policy, nothing is saved: what was learnt

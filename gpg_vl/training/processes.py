@@ -1,5 +1,6 @@
 """Wrap the parts of accelerate that training needs: ranks, and small values of all processes."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,7 +43,19 @@ def start_accelerator() -> Accelerator:
     kind = accelerator.distributed_type.value
     found = [name for name in SHARDING.values() if kind == name.upper().replace("-", "_")]
     _refuse(found, accelerator.mixed_precision)
+    atexit.register(_end_process_group)
     return accelerator
+
+
+def _end_process_group() -> None:
+    """Leave the process group before the interpreter is torn down.
+
+    Else gloo aborts a process now and then (SIGABRT) whose peers have left first, after all work
+    is done. NCCL is left alone: with a peer that has died, it could wait here for ever.
+    """
+    distributed = torch.distributed
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def _is_set(key: str) -> bool:

@@ -67,8 +67,8 @@ def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str
             differences.append(f"{name}: its source file has changed")
     if differences and not allow_changed:
         raise UserError(
-            f"{run} was begun otherwise: {'; '.join(differences)}. Change it back, start a new "
-            "run, or say --allow-changed"
+            f"{run} was started with other settings or data: {'; '.join(differences)}. "
+            "Change it back, start a new run, or pass --allow-changed"
         )
     return differences
 

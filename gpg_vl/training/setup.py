@@ -260,11 +260,11 @@ def _open_folder(
     """Begin the run folder and open the trackers, on the main process."""
     trackers: list[Tracker] = []
     if processes.is_main:
-        knobs = config.model_dump(mode="json")
-        for name in config.trackers:
-            trackers.append(open_tracker(name, path, knobs, log=log))
         run_folder.write_header(path, dump(config), environment)
         resume_check.write(path, fingerprint)
+        knobs = config.model_dump(mode="json")
+        for name in config.trackers:  # all are installed: that was checked before
+            trackers.append(open_tracker(name, path, knobs, log=log))
     processes.accelerator.wait_for_everyone()
     return RunFolder(path, callbacks, rank=processes.rank, trackers=trackers)
 

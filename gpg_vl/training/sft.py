@@ -80,8 +80,8 @@ def solution(sample: Sample, style: Style, verifiers: VerifierSet) -> str:
         return sample.solution.removeprefix(style.opening)
     if style.think == "required":
         raise UserError(
-            f"warm-up: prompt style wants a thought, but {sample.id} has no `solution` column to "
-            "imitate; add one, or set prompt.think"
+            f"warm-up: prompt style requires a thought, but {sample.id} has no `solution` column "
+            "to imitate; add one, or set prompt.think"
         )
     verifier: Any = verifiers.by_kind[sample.answer_kind]
     if hasattr(verifier, "reference_answer"):  # also a verifier that is no RuleVerifier

@@ -115,8 +115,8 @@ class Detection(RuleVerifier):
         sure = (1 - brier) * len(pairs) / len(truths)
         accuracy = (1 - self.confidence_weight) * localised + self.confidence_weight * sure
         reason = (
-            f"{right_or_wrong(accuracy >= 0.5)}: {len(pairs)} of {len(truths)} found by"
-            f" {len(given)} boxes, localisation {localised:.2f}, confidence {sure:.2f}"
+            f"{right_or_wrong(accuracy >= 0.5)}: {len(pairs)} of {len(truths)} found by "
+            f"{len(given)} boxes, localisation {localised:.2f}, confidence {sure:.2f}"
         )
         return Grade(accuracy, f"{len(given)} boxes", reason)
 

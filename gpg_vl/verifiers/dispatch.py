@@ -67,8 +67,8 @@ class VerifierSet:
         verifier = self.by_kind.get(sample.answer_kind)
         if verifier is None:
             return (
-                f"answer_kind {sample.answer_kind!r} has no verifier; known:"
-                f" {', '.join(sorted(self.by_kind))}"
+                f"answer_kind {sample.answer_kind!r} has no verifier; known: "
+                f"{', '.join(sorted(self.by_kind))}"
             )
         if not isinstance(verifier, RuleVerifier):
             return ""
@@ -77,7 +77,7 @@ class VerifierSet:
         except ValueError as error:
             return str(error)
         # any thought that is not blank will do
-        completion = verifier.style.write(answer, thought="gold")
+        completion = verifier.style.write(answer, thought="so")
         try:
             return self.validation_error_of(completion, sample)
         except MalformedTruthError as error:
@@ -99,8 +99,8 @@ class VerifierSet:
         if verdict.reward >= required:
             return ""
         return (
-            f"its own answer {text!r} earns {verdict.reward:.3g} of {full_reward:.3g}"
-            f" ({verdict.reason})"
+            f"its own answer {text!r} earns {verdict.reward:.3g} of {full_reward:.3g} "
+            f"({verdict.reason})"
         )
 
 

@@ -76,8 +76,8 @@ class Label(RuleVerifier):
         truth = names.get(_spelling_of_class(str(sample.answer)))
         if truth is None:
             raise ValueError(
-                f"answer {sample.answer!r} is not one of the {len(closed_set)} classes"
-                f" {', '.join(closed_set[:5])}..."
+                f"answer {sample.answer!r} is not one of the {len(closed_set)} classes "
+                f"{', '.join(closed_set[:5])}..."
             )
         return truth
 

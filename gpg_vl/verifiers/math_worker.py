@@ -79,8 +79,8 @@ class Worker:
         if reply["id"] != self.last_id:
             self.close()
             raise RuntimeError(
-                f"the math-verify process answered request {reply['id']} instead of"
-                f" {self.last_id}; it is started anew"
+                f"the math-verify process answered request {reply['id']} instead of "
+                f"{self.last_id}; it is started anew"
             )
         return reply
 
@@ -113,8 +113,8 @@ class Worker:
             code = self.process.poll()
             self.close()
             raise RuntimeError(
-                f"the math-verify process did not start (exit code {code}); try:"
-                f" {' '.join(command)}"
+                f"the math-verify process did not start (exit code {code}); try: "
+                f"{' '.join(command)}"
             )
         return self.process
 

@@ -153,8 +153,8 @@ def virft_label(text: str, truth: str) -> bool:
     stage, math-verify on the whole completion: no class name is an expression, but for "737-300".
     """
     given = _squeezed(single_line_answer(text).strip())
-    wanted = _squeezed(truth)
-    return given in wanted or wanted in given
+    class_name = _squeezed(truth)
+    return given in class_name or class_name in given
 
 
 def _squeezed(name: str) -> str:
@@ -262,9 +262,9 @@ def visual_thinker_choice(text: str, truth: str) -> bool:
     Right are the exact words of the truth, and a last lone capital letter that is the truth.
     """
     given = single_line_answer(text).strip()
-    wanted = single_line_answer(truth).strip()
+    right_answer = single_line_answer(truth).strip()
     letters = _LONE_LETTER.findall(given)
-    return given == wanted or (bool(letters) and letters[-1] == wanted)
+    return given == right_answer or (bool(letters) and letters[-1] == right_answer)
 
 
 def reading(text: str) -> str:

@@ -65,7 +65,7 @@ class Value(RuleVerifier):
         truth = _read_truth(str(sample.answer))
         if truth is None:
             raise ValueError(
-                f"answer {sample.answer!r} is not a value such as 12, 2√3, \\\\frac{{1}}{{2}} or"
-                " 5 cm"
+                f"answer {sample.answer!r} is not a value such as 12, 2√3, \\\\frac{{1}}{{2}} or "
+                "5 cm"
             )
         return truth

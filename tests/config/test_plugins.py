@@ -96,29 +96,29 @@ def test_a_file_may_be_called_like_a_library(folder):
         (
             "boxs",
             (
-                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars;"
-                " did you mean boxes?"
+                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars; "
+                "did you mean boxes?"
             ),
         ),
         (
             "zzz",
             (
-                "got 'zzz', expected a known name or an import path such as my_lab.rewards:Stars;"
-                " known: boxes, choice, number"
+                "got 'zzz', expected a known name or an import path such as my_lab.rewards:Stars; "
+                "known: boxes, choice, number"
             ),
         ),
         (
             "nowhere_at_all:Stars",
             (
-                "no module named 'nowhere_at_all'; is it installed, or does it stand beside the"
-                " config as ./nowhere_at_all.py:Name?"
+                "no module named 'nowhere_at_all'; is it installed, or does it stand beside the "
+                "config as ./nowhere_at_all.py:Name?"
             ),
         ),
         (
             "gpg_vl.verifiers.number:Numbr",
             (
-                "gpg_vl.verifiers.number:Numbr: gpg_vl.verifiers.number has no 'Numbr'; it is the"
-                " name of a class or function defined there"
+                "gpg_vl.verifiers.number:Numbr: gpg_vl.verifiers.number has no 'Numbr'; it is the "
+                "name of a class or function defined there"
             ),
         ),
     ],
@@ -178,8 +178,8 @@ def test_classes_and_functions_of_the_users_are_built_like_ours(folder):
         (
             "boxs",
             (
-                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars;"
-                " did you mean boxes?"
+                "got 'boxs', expected a known name or an import path such as my_lab.rewards:Stars; "
+                "did you mean boxes?"
             ),
         ),
         ({"best": 3}, "got {'best': 3}, expected a name or a mapping with `kind: NAME`"),
@@ -198,8 +198,8 @@ def test_classes_and_functions_of_the_users_are_built_like_ours(folder):
         (
             {"kind": "./my_rewards.py:counted", "start": "two"},
             (
-                "start: got 'two'; input should be a valid integer, unable to parse string as an"
-                " integer"
+                "start: got 'two'; input should be a valid integer, unable to parse string as an "
+                "integer"
             ),
         ),
     ],

@@ -90,23 +90,23 @@ DATA = "data: [{recipe: digits}]\n"
         (
             DATA + "optimizer: {zzz: 3}",
             (
-                "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps,"
-                " schedule, clip_norm"
+                "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps, "
+                "schedule, clip_norm"
             ),
         ),
         (
             DATA + "steps: many",
             (
-                "steps: got 'many', expected: input should be a valid integer, unable to parse"
-                " string as an integer"
+                "steps: got 'many', expected: input should be a valid integer, unable to parse "
+                "string as an integer"
             ),
         ),
         (DATA + "steps: -1", "steps: got -1, expected: input should be greater than or equal to 0"),
         (
             DATA + "policy: 5",
             (
-                "policy: got 5, expected: input should be a valid dictionary or instance of"
-                " PolicyConfig"
+                "policy: got 5, expected: input should be a valid dictionary or instance of "
+                "PolicyConfig"
             ),
         ),
         (

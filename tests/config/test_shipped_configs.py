@@ -119,7 +119,10 @@ def test_the_papers_experiments_have_the_papers_hyperparameters(name):
     config = loading.load(name)
     first = (resources.folder("configs") / f"{name}.yaml").read_text().splitlines()[0]
     assert "as published" in first
-    assert "the paper tells no number of GPUs, we reckon with 8 x 80 GB" in first or name == "clevr"
+    assert (
+        "the paper gives no number of GPUs, this config assumes 8 x 80 GB" in first
+        or name == "clevr"
+    )
     estimator = build_estimator(config)
     assert isinstance(estimator, Gpg)
     assert (estimator.aggregation, estimator.min_informative, estimator.scale) == (
@@ -174,22 +177,22 @@ def words(name: str, kind: str = "configs") -> str:
 def test_prompts_are_the_published_ones():
     base = words("sat")
     assert base.startswith(
-        "A conversation between User and Assistant. The user asks a question about the image, and"
-        " the Assistant solves it."
+        "A conversation between User and Assistant. The user asks a question about the image, and "
+        "the Assistant solves it."
     )
     assert base.endswith(
         "with the answer.\nUser: Is it left? \nAssistant: Let me solve this step by step.\n"
     )
     assert build_style(loading.load("sat").prompt, resources.folder("configs")).opening == "<think>"
     geoqa = (
-        "Output the thinking process in <think> </think> and final answer (number) in <answer>"
-        " </answer> tags."
+        "Output the thinking process in <think> </think> and final answer (number) in <answer> "
+        "</answer> tags."
     )
     assert words("geoqa") == f"Is it left?  {geoqa}"  # two spaces in training
     assert words("geoqa", "evaluation") == f"Is it left? {geoqa}"
     lisa = (
-        'Output the thinking process in <think> </think> and your grouding box. Following "<think>'
-        " thinking process </think>\n"
+        'Output the thinking process in <think> </think> and your grouding box. Following "<think> '
+        "thinking process </think>\n"
     )
     assert words("lisa") == f'Is it left? {lisa}<answer>(x1,y1),(x2,y2)</answer>)" format.'
     assert (
@@ -239,9 +242,8 @@ def test_the_reward_of_lisa_is_the_published_one_clamped():
         sizes=((1000, 1000),),
     )
     earned = {
-        answer: (
-            verifiers(f"<think>so</think><answer>{answer}</answer>", truth).reward - 1.0
-        )  # less the format
+        # less the format
+        answer: (verifiers(f"<think>so</think><answer>{answer}</answer>", truth).reward - 1.0)
         for answer in (
             "(200,300),(500,700)",
             "(210,300),(500,700)",

@@ -128,9 +128,8 @@ def test_each_set_of_expressions_is_itself(recipe, split, tmp_path):
         (),
     )
     published.picture(tmp_path / "x.jpg", size=WIDE)
-    (row,) = recipe(
-        split=split, folder=str(tmp_path)
-    )  # with its picture, unless one says otherwise
+    # with its picture, unless one says otherwise
+    (row,) = recipe(split=split, folder=str(tmp_path))
     assert (row.images, row.sizes) == ((tmp_path / "x.jpg",), (WIDE,))
 
 
@@ -446,8 +445,8 @@ def test_a_complete_set_has_exactly_the_published_number_of_rows(count, fits, tm
         with pytest.raises(
             UserError,
             match=(
-                rf"superclevr \(test\): .* holds {count} rows, published are 200: a download cut"
-                r" short"
+                rf"superclevr \(test\): .* holds {count} rows, published are 200: a download cut "
+                r"short"
             ),
         ):
             list(given)
@@ -457,9 +456,8 @@ def test_a_complete_set_has_exactly_the_published_number_of_rows(count, fits, tm
 def test_the_published_number_is_that_of_the_form_that_is_read(tmp_path):
     published.refcoco(tmp_path / "lists")
     published.refcoco_parquet(tmp_path / "rows")
-    assert (
-        rows_of("refcoco", "val", tmp_path / "lists").published is None
-    )  # known of the hub's form alone
+    # known of the hub's form alone
+    assert rows_of("refcoco", "val", tmp_path / "lists").published is None
     assert rows_of("refcoco", "testA", tmp_path / "rows").published == 1975
     published.superclevr(tmp_path / "counts")
     assert rows_of("superclevr", "test", tmp_path / "counts").published == 200
@@ -468,7 +466,7 @@ def test_the_published_number_is_that_of_the_form_that_is_read(tmp_path):
 def test_a_set_of_the_hub_has_the_number_of_its_form(monkeypatch, tmp_path):
     monkeypatch.setenv("GPG_VL_DATA", str(tmp_path))
     found = Published.find("refcoco", "testB", complete=True)
-    assert (found.home, found.files, found.published) == (None, (), 1810)
+    assert (found.base_dir, found.files, found.published) == (None, (), 1810)
 
 
 def test_a_missing_picture_says_where_pictures_come_from_and_a_broken_one_does_not(tmp_path):

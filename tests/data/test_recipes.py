@@ -78,8 +78,8 @@ def test_sat_takes_rows_of_one_picture_and_shuffles_options_by_row(made):
     options = " or ".join(first.choices)
     assert (
         first.question
-        == "Answer in natural language. Is the chair left of table 1? Choose between the following"
-        f" options: {options}"
+        == "Answer in natural language. Is the chair left of table 1? Choose between the following "
+        f"options: {options}"
     )
     assert len(asked("sat", folder, rows=1)) == 1
     orders = {tuple(asked("sat", folder, rows=1, seed=seed)[0].choices) for seed in range(8)}
@@ -148,8 +148,8 @@ def test_classes_of_a_split_are_its_closed_set(made):
     assert rows[0].choices == ("pink primrose", "rose")
     assert (
         rows[0].question
-        == "This is an image containing a plant. Please identify the species of the plant based on"
-        " the image."
+        == "This is an image containing a plant. Please identify the species of the plant based on "
+        "the image."
     )
     test = asked("flower102", made("flower102"), split="test")
     assert [(sample.answer, Path(sample.images[0]).name) for sample in test] == [
@@ -164,10 +164,11 @@ def test_detection_asks_pairs_of_picture_and_class(made, tmp_path):
     folder = made("coco")
     questions = read("coco", folder, split="val")
     assert {sample.id: sample.answer for sample in questions.sources[0]} == {
+        # the second reaches beyond the picture
         "coco/val/7/cat": [
             [4, 5, 24, 35],
             [30, 5, 56, 35],
-        ],  # the second reaches beyond the picture
+        ],
         "coco/val/9/cat": [[1, 1, 21, 21]],
     }
     assert questions.left_out == (
@@ -196,8 +197,8 @@ def refused(sentence: str):
 
 def test_missing_files_are_named_with_where_to_get_and_put_them(tmp_path, monkeypatch):
     with refused(
-        r"geoqa \(test\): .*nowhere holds no geoqa_test_prompts.jsonl\. .*https://.*Put them into"
-        r" .*nowhere.*option folder"
+        r"geoqa \(test\): .*nowhere holds no geoqa_test_prompts.jsonl\. .*https://.*Put them into "
+        r".*nowhere.*option folder"
     ):
         read("geoqa", tmp_path / "nowhere", split="test")
     monkeypatch.setenv("GPG_VL_DATA", str(tmp_path / "shelf"))
@@ -252,8 +253,8 @@ def test_a_missing_picture_is_named_with_where_it_comes_from(made):
     folder = made("superclevr")
     (folder / "images" / "superCLEVR_new_025001.png").unlink()
     with refused(
-        r"superclevr/test/1: image .*superCLEVR_new_025001.png does not exist\."
-        r" .*Lizw14/Super-CLEVR"
+        r"superclevr/test/1: image .*superCLEVR_new_025001.png does not exist\. "
+        r".*Lizw14/Super-CLEVR"
     ):
         read("superclevr", folder)
     assert len(asked("superclevr", folder, pictures=False)) == 4
@@ -284,8 +285,8 @@ def test_another_number_of_rows_than_published_is_refused_where_all_are_needed(m
 def test_complete_needs_a_published_number(made, tmp_path):
     for name, split in (("geoqa", "train"), ("sat", "train"), ("refcoco", "val")):
         with refused(
-            rf"{name} \({split}\): complete=true, but no published number of rows is known; leave"
-            r" complete out"
+            rf"{name} \({split}\): complete=true, but no published number of rows is known; leave "
+            r"complete out"
         ):
             read(name, made(name), split=split, complete=True)
     published.refcoco_parquet(tmp_path / "other")
@@ -518,8 +519,8 @@ def test_a_wrong_split_or_another_file_is_told(made, tmp_path):
         tmp_path / "data" / "train-0.parquet", [{"image": published.inside(), "prompt": "?"}]
     )
     with refused(
-        r"train-0.parquet row 1: no column 'problem'; it has image, prompt. Is this clevr, split"
-        r" train\?"
+        r"train-0.parquet row 1: no column 'problem'; it has image, prompt. Is this clevr, split "
+        r"train\?"
     ):
         read("clevr", tmp_path)
 

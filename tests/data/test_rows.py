@@ -150,8 +150,8 @@ def test_files_are_found_in_the_working_directory_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("empty", [None, ""])
 def test_a_row_without_a_needed_column_is_named(jsonl, column, empty):
     sentence = (
-        f"rows.jsonl row 2: column {column!r} is missing or empty; name it under `columns:` or set"
-        " it under `defaults:`"
+        f"rows.jsonl row 2: column {column!r} is missing or empty; name it under `columns:` or set "
+        "it under `defaults:`"
     )
     with refused(sentence):
         jsonl(ROW, ROW | {column: empty})
@@ -318,8 +318,8 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path):
     (tmp_path / "rows.xlsx").write_text("")
     known = ".jsonl, .json, .parquet, .arrow, .csv, .tsv"
     sentence = (
-        f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes"
-        " under `hub:`)"
+        f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes "
+        "under `hub:`)"
     )
     with refused(sentence):
         list(sources.read_source(Source(files="rows.xlsx"), base_dir=tmp_path, key="data.0"))
@@ -339,15 +339,15 @@ def test_a_missing_file_is_refused(tmp_path):
         (
             {"image": "pictre"},
             (
-                ": columns: image: pictre: no row has a column 'pictre'; there are question,"
-                " answer_kind, answer, why"
+                ": columns: image: pictre: no row has a column 'pictre'; there are question, "
+                "answer_kind, answer, why"
             ),
         ),
         (
             {"answer": "trth"},
             (
-                " row 1: columns: answer: trth: the row has no column 'trth'; it has question,"
-                " answer_kind, answer"
+                " row 1: columns: answer: trth: the row has no column 'trth'; it has question, "
+                "answer_kind, answer"
             ),
         ),
     ],
@@ -386,8 +386,8 @@ def test_a_source_that_cannot_be_begun_is_told_before_anything_is_read(tmp_path)
 
 def test_columns_of_a_recipe_are_refused(tmp_path):
     with refused(
-        "data.0: columns and defaults are for files and hub; a recipe names its columns itself:"
-        " leave them out"
+        "data.0: columns and defaults are for files and hub; a recipe names its columns itself: "
+        "leave them out"
     ):
         list(
             sources.read_source(
@@ -443,9 +443,8 @@ def test_another_encoding_is_refused(tmp_path, name, text):
 def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path):
     question = "one\u2028two\u0085three"
     line = json.dumps({"question": question, "answer": 3}, ensure_ascii=False)
-    (sample,) = table(
-        tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"')
-    )  # \r is white space to JSON
+    # \r is white space to JSON
+    (sample,) = table(tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"'))
     assert sample.question == question
 
 

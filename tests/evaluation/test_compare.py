@@ -61,9 +61,8 @@ def test_the_paired_interval_agrees_with_a_bootstrap_of_ten_thousand_draws(grade
     steps = after - before
     means = steps[rng.integers(0, 300, (10_000, 300))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    error = (
-        4 * means.std() * math.sqrt(0.025 * 0.975) / (0.058 * math.sqrt(10_000))
-    )  # of a 2.5 % quantile, four standard errors
+    # of a 2.5 % quantile, four standard errors
+    error = 4 * means.std() * math.sqrt(0.025 * 0.975) / (0.058 * math.sqrt(10_000))
     assert row.difference.low == pytest.approx(low, abs=error)
     assert row.difference.high == pytest.approx(high, abs=error)
 
@@ -219,9 +218,8 @@ def test_equal_ids_of_other_questions_truths_or_pictures_are_told():
         compare.compare(first, records([1, 0], digest="b2", pictures="p1"))
     with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with other pictures"):
         compare.compare(first, records([1, 0], digest="a1", pictures="p2"))
-    assert (
-        compare.remarks(first, records([1, 0], digest="a1")) == []
-    )  # recorded answers need no pictures
+    # recorded answers need no pictures
+    assert compare.remarks(first, records([1, 0], digest="a1")) == []
     (remark,) = compare.remarks(first, records([1, 0]))
     assert "2 of 2 questions are known by their ids alone" in remark
 
@@ -301,8 +299,8 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         (
             (tmp_path / "words.jsonl", tmp_path / "words.jsonl"),
             (
-                "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input"
-                " should be"
+                "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input "
+                "should be"
             ),
         ),
         (
@@ -310,7 +308,7 @@ def test_what_cannot_be_compared_is_told(tmp_path):
             "nan.jsonl line 1: not a file of evaluation records: greedy: got nan; input should be",
         ),
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder"),
-        ((tmp_path / "runs", tmp_path / "x.jsonl"), "no benchmark that both have taken"),
+        ((tmp_path / "runs", tmp_path / "x.jsonl"), "no benchmark that both have run"),
     ):
         done = gpg_vl("compare", *pair)
         assert done.returncode == 2
@@ -364,9 +362,8 @@ def test_the_published_total_of_the_paper_comes_out_of_its_counts():
         "81.67",
         "75.50",
     ]
-    assert (
-        f"{100 * metrics.total(rows, []).mean:.2f}" == "76.16"
-    )  # the paper truncates 81.666 and 76.156
+    # the paper truncates 81.666 and 76.156
+    assert f"{100 * metrics.total(rows, []).mean:.2f}" == "76.16"
 
 
 def test_pass_at_k_is_the_mean_over_all_subsets():
@@ -609,6 +606,6 @@ def test_what_two_paths_have_in_common(tmp_path):
     assert named(folder, run / "evaluation" / "a-after.jsonl") == {"a": ("a0", "a-after0")}
     assert named(early, early) == {"a-before": ("a-before0", "a-before0")}
     with pytest.raises(
-        UserError, match=r"no benchmark that both have taken: .*early has a-before; .*run has a, b"
+        UserError, match=r"no benchmark that both have run: .*early has a-before; .*run has a, b"
     ):
         compare.read(early, run)

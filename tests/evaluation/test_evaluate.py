@@ -118,8 +118,8 @@ def test_every_kind_of_benchmark_runs_on_real_pictures(tmp_path):
     rows = list(real_pictures())
     sample_rows.write(rows, tmp_path / "rows")
     spec = (
-        "name: real\ndata: [{files: rows/samples.jsonl}]\nprompt: think\nbeside:"
-        " reference\nsamples: 2\nmax_tokens: 12\n"
+        "name: real\ndata: [{files: rows/samples.jsonl}]\nprompt: think\nbeside: "
+        "reference\nsamples: 2\nmax_tokens: 12\n"
     )
     (tmp_path / "real.yaml").write_text(spec)
     limits = ["policy.max_pixels=12544", "policy.min_pixels=784"]
@@ -185,8 +185,8 @@ class Stop(BaseException):
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     (tmp_path / "add.yaml").write_text(
-        "name: add\ndata: [{recipe: digits, options: {task: add, count: 6}}]\nsamples:"
-        " 2\nmax_tokens: 3\n"
+        "name: add\ndata: [{recipe: digits, options: {task: add, count: 6}}]\nsamples: "
+        "2\nmax_tokens: 3\n"
     )
     monkeypatch.setattr(evaluating, "QUESTIONS_AT_ONCE", 2)
     whole = (tmp_path / "add.yaml", "--model", "tiny", *SMALL)
@@ -222,8 +222,8 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, monkeypat
 
 
 ADD = (
-    "name: add\ndata: [{recipe: digits, options: {task: add, count: 4}}]\nmax_tokens:"
-    " 3\nsamples: 0\n"
+    "name: add\ndata: [{recipe: digits, options: {task: add, count: 4}}]\nmax_tokens: "
+    "3\nsamples: 0\n"
 )
 
 
@@ -252,8 +252,8 @@ def test_answers_of_another_evaluation_are_neither_mixed_in_nor_overwritten(half
     code, told = evaluate(*whole, "benchmark.max_tokens=2")
     assert code == 2
     assert (
-        "answers of another evaluation (model, questions or scoring differ); delete it, or choose"
-        " another --to" in told
+        "answers of another evaluation (model, questions or scoring differ); delete it, or choose "
+        "another --to" in told
     )
     assert evaluate(*whole, "--blank")[0] == 2
     assert evaluate(*whole)[0] == 0
@@ -360,8 +360,8 @@ def own(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(
-        "name: own\ndata: [{files: rows.jsonl}]\nverifiers: {own:"
-        f" {tmp_path}/own.py:build}}\nmax_tokens: 3\n"
+        "name: own\ndata: [{files: rows.jsonl}]\nverifiers: {own: "
+        f"{tmp_path}/own.py:build}}\nmax_tokens: 3\n"
     )
     return tmp_path
 
@@ -401,8 +401,8 @@ def test_a_verifier_that_fails_is_told_and_ends_with_an_error(recorded, own):
     (own / "own.py").write_text(
         OWN.replace(
             "        return Verdict",
-            "        if sample.id == 'b': raise TypeError('no such column')\n        return"
-            " Verdict",
+            "        if sample.id == 'b': raise TypeError('no such column')\n        return "
+            "Verdict",
         )
     )
     answers = answered(own / "answers.jsonl", {"a": "x", "b": "y"})
@@ -416,8 +416,8 @@ def test_a_verifier_that_fails_is_told_and_ends_with_an_error(recorded, own):
     )
     assert code == 1
     assert (
-        "the verifier failed on answers to 1 question of 2, which count as wrong; b: fault:"
-        " TypeError: no such column" in told
+        "the verifier failed on answers to 1 question of 2, which count as wrong; b: fault: "
+        "TypeError: no such column" in told
     )
 
 
@@ -534,8 +534,8 @@ def test_mistakes_are_told():
     code, told = evaluate("lisa_test", "--model", "tiny", *SMALL)
     assert code == 2
     assert (
-        "lisa (test): downloads/lisa holds no ReasonSeg/test/*.json or test/*.json. ReasonSeg.zip"
-        " from" in told
+        "lisa (test): downloads/lisa holds no ReasonSeg/test/*.json or test/*.json. ReasonSeg.zip "
+        "from" in told
     )
     assert "Put them into downloads/lisa" in told
 
@@ -669,8 +669,8 @@ def test_recorded_boxes_to_the_record(tmp_path, log):
     )
     texts = {f"{name}/{split}/{place}": row["model_output"] for place, row in enumerate(results)}
     one = (
-        f'data=[{{recipe: {name}, options: {{split: {split}, folder: "{tmp_path}", pictures:'
-        " false}}]"
+        f'data=[{{recipe: {name}, options: {{split: {split}, folder: "{tmp_path}", pictures: '
+        "false}}]"
     )
     code, told = evaluate(
         name, "--answers", answered(tmp_path / "a.jsonl", texts), one, "mode=lenient"

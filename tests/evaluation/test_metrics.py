@@ -146,8 +146,8 @@ def given(tmp_path, monkeypatch) -> Any:
 
 
 BOX = (
-    '<answer>[{"bbox_2d": [10, 20, 40, 80], "confidence": 0.75}, {"bbox_2d": [0, 0, 200, 100],'
-    ' "confidence": 0.5}]</answer>'
+    '<answer>[{"bbox_2d": [10, 20, 40, 80], "confidence": 0.75}, {"bbox_2d": [0, 0, 200, 100], '
+    '"confidence": 0.5}]</answer>'
 )
 
 

@@ -136,8 +136,8 @@ def test_the_frame_of_the_answers_is_a_knob(folder):
     code, told = evaluate(folder, "frame=qwen9")
     assert code == 2
     assert (
-        "frame: got 'qwen9', expected pixels, norm1, norm1000, resized or a family: qwen2_vl,"
-        " qwen2_5_vl, qwen3_vl, internvl" in told
+        "frame: got 'qwen9', expected pixels, norm1, norm1000, resized or a family: qwen2_vl, "
+        "qwen2_5_vl, qwen3_vl, internvl" in told
     )
 
 
@@ -159,9 +159,8 @@ def test_any_letters_in_an_answer_are_read_and_written(folder):
         "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items())
     )
     assert records(folder)["b"].text == "half a pair \ufffd"
-    write(
-        folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()]
-    )  # the separators as they are
+    # the separators as they are
+    write(folder, [{"id": name, "text": text} for name, text in (texts | {"b": "x"}).items()])
     assert records(folder)["a"].text == texts["a"]
     assert records(folder)["a"].greedy == 1.0
 
@@ -188,7 +187,7 @@ def test_verifiers_are_knobs_too(folder):
         ),
         (
             [{"id": "a", "answer": "3"}],
-            "line 1: no column 'text'; it has id, answer: name it with --map text=THEIRS",
+            "line 1: no column 'text'; it has id, answer: name it with --map text=COLUMN",
         ),
         ([[1, 2]], "line 1: got list, expected an object with id and text"),
     ],
@@ -208,7 +207,7 @@ def test_other_mistakes_are_told(folder):
     assert "not UTF-8 text" in evaluate(folder, answers="binary.jsonl")[1]
     assert "no such file" in evaluate(folder, answers="nowhere.jsonl")[1]
     assert (
-        "--map words=x: expected id=THEIRS or text=THEIRS"
+        "--map words=x: expected id=COLUMN or text=COLUMN"
         in evaluate(folder, "--map", "words=x")[1]
     )
     assert "mode: got 'kind', expected" in evaluate(folder, "mode=kind")[1]
@@ -262,8 +261,8 @@ def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
 def test_answers_are_read_by_id_whatever_their_form(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
-        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text":'
-        ' 4.5, "more": 1}',
+        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text": '
+        '4.5, "more": 1}',
         encoding="utf-8",
     )
     assert recorded_answers.read_answers(path) == {"1": "x", "2": '{"answer": "é"}', "3": "4.5"}
@@ -275,7 +274,7 @@ def test_answers_are_read_by_id_whatever_their_form(tmp_path):
 @pytest.mark.parametrize("column", ["words=x", "id", "id=", "=x", "id=a,text", ""])
 def test_a_mapping_of_columns_that_is_none_is_told(column, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n')
-    with pytest.raises(UserError, match=r"--map .*: expected id=THEIRS or text=THEIRS"):
+    with pytest.raises(UserError, match=r"--map .*: expected id=COLUMN or text=COLUMN"):
         recorded_answers.read_answers(tmp_path / "a.jsonl", [column])
 
 

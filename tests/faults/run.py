@@ -31,6 +31,7 @@ COPIED = (
     "evaluation",
     "docs",
     "examples",
+    "benchmarks",
     ".ci",
     ".github",
     "pyproject.toml",

@@ -6,7 +6,7 @@ from tests.faults.fault import Fault, within
 FAULTS: list[Fault] = [
     *within(
         "rollout/gate/rounding.py",
-        "rollout/test_gate_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
+        "rollout/gate/test_limits.py::test_any_one_figure_beyond_its_limit_is_a_gap",
         {
             "a gap is as large as its smallest figure": (
                 "return max(getattr(found, name) / getattr(allowed, name)",
@@ -24,12 +24,12 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/rounding.py",
-        "rollout/test_gate_limits.py::test_exactly_what_may_be_holds",
+        "rollout/gate/test_limits.py::test_exactly_what_may_be_holds",
         {"what is exactly allowed is not": ("return self.excess <= 1", "return self.excess < 1")},
     ),
     *within(
         "rollout/gate/rounding.py",
-        "rollout/test_gate_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
+        "rollout/gate/test_limits.py::test_no_number_is_infinitely_far_wherever_it_stands",
         {
             "one number among others makes up for those that are none": (
                 "if not self.gap_N.isfinite().all():",
@@ -39,7 +39,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/rounding.py",
-        "rollout/test_gate_limits.py::test_what_may_be_by_hand",
+        "rollout/gate/test_limits.py::test_what_may_be_by_hand",
         {
             "few carriers do not widen the limits": (
                 "chance = math.sqrt(max(1.0, ENOUGH_CARRIERS / max(self.carriers, 1.0)))",
@@ -65,7 +65,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
-        "rollout/test_gate_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
+        "rollout/gate/test_limits.py::test_the_gate_shuts_wherever_the_engine_is_off",
         {
             "grey pictures are asked and not judged": (
                 "for comparison in comparisons:",
@@ -80,7 +80,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
-        "rollout/test_gate_limits.py::test_one_answer_of_other_weights_is_enough",
+        "rollout/gate/test_limits.py::test_one_answer_of_other_weights_is_enough",
         {
             "stale weights pass": (
                 "if completion.version != self.version:",
@@ -98,7 +98,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
-        "rollout/test_gate_limits.py::test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
+        "rollout/gate/test_limits.py::"
+        "test_the_first_answers_are_drawn_alike_at_every_look_and_all_others_anew",
         {
             "all answers are drawn alike at every look": (
                 '"gate", number, index, self.version)',
@@ -120,7 +121,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
-        "rollout/test_gate_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
+        "rollout/gate/test_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
         {
             "spare questions are asked always": (
                 "        if gap.carriers < ENOUGH_CARRIERS:\n",
@@ -134,7 +135,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
-        "rollout/test_gate_limits.py::test_no_more_tokens_are_compared_than_8192",
+        "rollout/gate/test_limits.py::test_no_more_tokens_are_compared_than_8192",
         {
             "tokens are compared without end": (
                 "            and len(gap.gap_N) < MAX_COMPARED_TOKENS\n",
@@ -144,7 +145,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/causes.py",
-        "rollout/test_gate_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
+        "rollout/gate/test_causes.py::test_a_gap_must_vanish_twice_and_be_there_twice",
         {
             "an experiment that could not have shown the fault explains it": (
                 "if not original.excess >= MIN_EXCESS:",
@@ -154,7 +155,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/causes.py",
-        "rollout/test_gate_causes.py::test_what_a_cut_keeps_by_hand",
+        "rollout/gate/test_causes.py::test_what_a_cut_keeps_by_hand",
         {
             "a cut keeps one token more": (
                 "min(cut, mass_NK.shape[1]) - 1]",
@@ -164,7 +165,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused",
+        "rollout/vllm/test_weight_files.py::"
+        "test_a_folder_that_anybody_else_may_enter_read_or_write_is_refused",
         {
             "the group may enter": ("found.st_mode & 0o077", "found.st_mode & 0o007"),
             "others may enter and read": ("found.st_mode & 0o077", "found.st_mode & 0o022"),
@@ -172,17 +174,19 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_a_link_is_refused_though_it_leads_to_a_private_folder",
+        "rollout/vllm/test_weight_files.py::"
+        "test_a_link_is_refused_though_it_leads_to_a_private_folder",
         {"a link is followed": ("folder.lstat()", "folder.stat()")},
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_a_folder_of_another_user_is_refused",
+        "rollout/vllm/test_weight_files.py::test_a_folder_of_another_user_is_refused",
         {"another user's folder is taken": (" or found.st_uid != os.getuid()", "")},
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_only_what_killed_processes_of_this_machine_left_is_cleared_away",
+        "rollout/vllm/test_weight_files.py::"
+        "test_only_what_killed_processes_of_this_machine_left_is_cleared_away",
         {
             "weight files of running processes are removed": (
                 'process.isdigit() and not Path(f"/proc/{process}").exists()',
@@ -192,7 +196,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_weights_are_written_once_and_anew_after_they_were_removed",
+        "rollout/vllm/test_weight_files.py::"
+        "test_weights_are_written_once_and_anew_after_they_were_removed",
         {
             "a weight file that was removed is used again": (
                 "            self._files.clear()\n",
@@ -202,7 +207,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weight_files.py",
-        "rollout/test_vllm_weight_files.py::test_each_kind_of_file_is_written_once_and_all_are_removed",
+        "rollout/vllm/test_weight_files.py::"
+        "test_each_kind_of_file_is_written_once_and_all_are_removed",
         {
             "whoever wants all tensors gets those that train": (
                 "trainable_weights(policy, include_frozen=include_frozen)",
@@ -212,7 +218,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weights.py",
-        "rollout/test_vllm_weight_files.py::test_each_tensor_arrives_once_and_is_what_was_sent",
+        "rollout/vllm/test_weight_files.py::test_each_tensor_arrives_once_and_is_what_was_sent",
         {
             "a doubled tensor is no mistake": ("if name not in missing:", "if name not in names:"),
             "a missing tensor is not missed": ("    if missing:\n", "    if len(missing) > 1:\n"),
@@ -224,12 +230,13 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/weights.py",
-        "rollout/test_vllm_weight_files.py::test_what_is_trained_is_sent_and_all_of_it_where_all_is_lost",
+        "rollout/vllm/test_weight_files.py::"
+        "test_what_is_trained_is_sent_and_all_of_it_where_all_is_lost",
         {"a tied head is not sent under its own name": ("parameters[HEAD] = embedding", "pass")},
     ),
     *within(
         "rollout/vllm/protocol.py",
-        "rollout/test_vllm_protocol.py::test_every_field_of_a_request_is_stated",
+        "rollout/vllm/test_protocol.py::test_every_field_of_a_request_is_stated",
         {
             "top-k is left to the checkpoint": ('        "top_k": 0,\n', ""),
             "videos are not banned": (
@@ -240,7 +247,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/protocol.py",
-        "rollout/test_vllm_protocol.py::test_an_answer_becomes_a_completion_only_where_all_of_it_is_right",
+        "rollout/vllm/test_protocol.py::"
+        "test_an_answer_becomes_a_completion_only_where_all_of_it_is_right",
         {
             "log-probabilities may be no numbers": (
                 "not all(map(math.isfinite",
@@ -254,7 +262,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_questions_are_dealt_in_turn_and_answers_come_back_in_order",
+        "rollout/vllm/test_server_engine.py::"
+        "test_questions_are_dealt_in_turn_and_answers_come_back_in_order",
         {
             "answers of one server take the place of another's": (
                 "answers[index % self.num_replicas][index // self.num_replicas]",
@@ -267,7 +276,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_a_server_that_has_served_somebody_else_gets_all_tensors",
+        "rollout/vllm/test_server_engine.py::"
+        "test_a_server_that_has_served_somebody_else_gets_all_tensors",
         {
             "frozen tensors of another run stay": (
                 'if asleep or held_version.startswith("gpg_vl/"):',
@@ -277,7 +287,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again",
+        "rollout/vllm/test_server_engine.py::"
+        "test_a_server_that_is_restarted_while_it_answers_is_asked_everything_again",
         {
             "a restart in the middle is not noticed": (
                 "            await self._check_not_restarted(server)\n",
@@ -287,7 +298,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_the_first_weight_sync_has_checksums_and_later_ones_have_none",
+        "rollout/vllm/test_server_engine.py::"
+        "test_the_first_weight_sync_has_checksums_and_later_ones_have_none",
         {
             "the first weight sync has no checksums": (
                 "with_checksums=not held.is_known",
@@ -297,7 +309,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_answers_of_other_weights_are_asked_again",
+        "rollout/vllm/test_server_engine.py::test_answers_of_other_weights_are_asked_again",
         {
             "only the first answer of a group says its weights": (
                 "        for choice in choices:\n            for span",
@@ -307,7 +319,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_an_address_may_end_in_a_slash",
+        "rollout/vllm/test_server_engine.py::test_an_address_may_end_in_a_slash",
         {
             "one server under two addresses is two servers": (
                 '[url.rstrip("/") for url in self.servers]',
@@ -317,7 +329,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/http_client.py",
-        "rollout/test_vllm_servers.py::test_a_health_check_takes_half_a_minute_at_most",
+        "rollout/vllm/test_server_engine.py::test_a_health_check_takes_half_a_minute_at_most",
         {
             "a health check may take as long as an answer": (
                 '"/health", {"timeout": HEALTH_TIMEOUT})',
@@ -327,12 +339,13 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/http_client.py",
-        "rollout/test_vllm_servers.py::test_a_refusal_ends_the_run",
+        "rollout/vllm/test_server_engine.py::test_a_refusal_ends_the_run",
         {"a conflict is asked again": ("STATUS = {408, 425,", "STATUS = {408, 409, 425,")},
     ),
     *within(
         "rollout/vllm/http_client.py",
-        "rollout/test_vllm_servers.py::test_a_server_is_on_this_machine_unless_others_are_allowed",
+        "rollout/vllm/test_server_engine.py::"
+        "test_a_server_is_on_this_machine_unless_others_are_allowed",
         {
             "a name that begins like this machine is this machine": (
                 'host == "localhost" or',
@@ -351,12 +364,14 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "run_folder.py",
-        "training/test_checkpoint.py::test_only_numbered_folders_with_a_state_are_whole_and_the_newest_is_the_last_step",
+        "training/test_checkpoint.py::"
+        "test_only_numbered_folders_with_a_state_are_whole_and_the_newest_is_the_last_step",
         {"what is half-written is whole": (" if folder.name.isdigit())", ")")},
     ),
     *within(
         "training/checkpoint.py",
-        "training/test_checkpoint.py::test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole",
+        "training/test_checkpoint.py::"
+        "test_a_writer_that_fails_leaves_the_older_checkpoint_and_the_next_one_is_whole",
         {
             "a checkpoint is written in its place": (
                 'aside = path.with_name(path.name + ".part")',
@@ -386,7 +401,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "training/test_learner.py::test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped",
+        "training/test_learner.py::"
+        "test_a_learner_goes_on_in_the_middle_of_its_schedule_as_if_it_had_not_stopped",
         {
             "a resumed schedule begins anew": (
                 '        self.schedule.load_state_dict(saved["schedule"])\n',
@@ -410,12 +426,14 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "data/dataset.py",
-        "training/test_resume_check.py::test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
+        "training/test_resume_check.py::"
+        "test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
         {"an answer may be another": ("        sample.answer,\n", "")},
     ),
     *within(
         "training/resume_check.py",
-        "training/test_resume_check.py::test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them",
+        "training/test_resume_check.py::"
+        "test_more_steps_are_free_only_where_the_learning_rate_does_not_depend_on_them",
         {
             "more steps are free under any schedule": (
                 'if now.get("optimizer", {}).get("schedule") == "constant":',
@@ -501,8 +519,9 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/loop.py",
-        "training/test_loop.py::test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
+        "training/milestones.py",
+        "training/test_loop.py::"
+        "test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
         {
             "the last evaluation is scored by all questions": (
                 "for record in rows[: run.config.evaluation.head]]",
@@ -511,7 +530,7 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "training/loop.py",
+        "training/milestones.py",
         "training/test_loop.py::test_what_is_due_after_a_step_of_seven",
         {
             "a run that is left does not save": (
@@ -522,7 +541,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/server_engine.py",
-        "rollout/test_vllm_servers.py::test_what_is_not_said_of_servers_is_the_safe_thing",
+        "rollout/vllm/test_server_engine.py::test_what_is_not_said_of_servers_is_the_safe_thing",
         {
             "servers beyond this machine are allowed": (
                 "    remote: bool = False\n",
@@ -567,7 +586,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/plugin.py",
-        "rollout/test_vllm_servers.py::test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees",
+        "rollout/vllm/test_server_engine.py::"
+        "test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_sees",
         {
             "the trainer is not counted in its group": (
                 "world_size=workers + 1, rank=0",
@@ -591,7 +611,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "report/model_card.py",
-        "report/test_model_card.py::test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
+        "report/test_model_card.py::"
+        "test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
         {
             "a tiny model is a model of a hub": (
                 'base = {} if config.policy.model == "tiny" else {',
@@ -611,7 +632,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "report/model_card.py",
-        "report/test_model_card.py::test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task",
+        "report/test_model_card.py::"
+        "test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_task",
         {
             "accuracies are shares with the sign of per cent": ("{100 * fmean(", "{fmean("),
             "evaluations stand by their names": (
@@ -654,7 +676,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "preflight/memory.py",
-        "preflight/test_memory.py::test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
+        "preflight/test_memory.py::"
+        "test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
         {
             "a rollout that fits is told to be smaller": (
                 "    if _rollout_bytes(workload, limits) <= available:\n        return 0\n",
@@ -664,7 +687,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "evaluation/metrics.py",
-        "evaluation/test_metrics.py::test_boxes_are_handed_over_with_sides_scores_and_their_question",
+        "evaluation/test_metrics.py::"
+        "test_boxes_are_handed_over_with_sides_scores_and_their_question",
         {
             "a box is handed over with its corner as its height": ("box.y2 - box.y1]", "box.y2]"),
             "classes that nobody asked about are counted": (

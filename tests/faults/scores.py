@@ -38,7 +38,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/detection.py",
-        "verifiers/test_box_verifiers.py::test_where_the_truth_names_classes_each_box_must_name_its_own",
+        "verifiers/test_box_verifiers.py::"
+        "test_where_the_truth_names_classes_each_box_must_name_its_own",
         {
             "a box without a name has any name": (
                 "return not true or",
@@ -49,7 +50,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/detection.py",
-        "verifiers/test_box_verifiers.py::test_one_box_without_a_sound_confidence_spoils_the_answer",
+        "verifiers/test_box_verifiers.py::"
+        "test_one_box_without_a_sound_confidence_spoils_the_answer",
         {
             "one sound confidence is enough": (
                 "not all(map(_has_confidence, given))",
@@ -59,7 +61,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/boxes.py",
-        "verifiers/test_box_verifiers.py::test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut",
+        "verifiers/test_box_verifiers.py::"
+        "test_a_box_may_leave_the_picture_by_a_hundredth_of_that_side_and_is_cut",
         {
             "the excess on the right is a share of the height": (
                 "(box.x2 - width) / width",
@@ -75,7 +78,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/boxes.py",
-        "verifiers/test_box_verifiers.py::test_a_truth_outside_the_picture_or_without_area_is_refused",
+        "verifiers/test_box_verifiers.py::"
+        "test_a_truth_outside_the_picture_or_without_area_is_refused",
         {
             "a truth is held against the other side": (
                 "box.x2 <= width * (1 + 1e-9) and box.y2 <= height * (1 + 1e-9)",
@@ -96,7 +100,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/boxes.py",
-        "verifiers/test_box_verifiers.py::test_an_answer_may_hold_as_many_boxes_as_said_and_no_more",
+        "verifiers/test_box_verifiers.py::"
+        "test_an_answer_may_hold_as_many_boxes_as_said_and_no_more",
         {
             "one box fewer may be held": (
                 "if len(given) > self.most:",
@@ -166,7 +171,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/math_worker.py",
-        "verifiers/test_expressions.py::test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it",
+        "verifiers/test_expressions.py::"
+        "test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it",
         {
             "the answer to another request is taken": (
                 'if reply["id"] != self.last_id:',
@@ -260,7 +266,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "evaluation/evaluate.py",
-        "evaluation/test_records.py::test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
+        "evaluation/test_records.py::"
+        "test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time",
         {
             "all draws of a question have one seed": (
                 '"evaluate", sample.id, n)',
@@ -275,7 +282,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "evaluation/records.py",
-        "evaluation/test_records.py::test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
+        "evaluation/test_records.py::"
+        "test_one_answer_of_another_evaluation_is_enough_to_refuse_a_file",
         {
             "one answer of its own makes a file its own": (
                 "if any(record.evaluation != self.fingerprint",
@@ -338,8 +346,8 @@ FAULTS: list[Fault] = [
             ),
             "stated letters are not tried": (
                 (
-                    '        ("every letter stated", " ".join(f"The answer is ({letter})." for'
-                    " letter in letters)),\n"
+                    '        ("every letter stated", " ".join(f"The answer is ({letter})." for '
+                    "letter in letters)),\n"
                 ),
                 "",
             ),
@@ -347,7 +355,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "preflight/audit.py",
-        "preflight/test_audit_findings.py::test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
+        "preflight/test_audit_findings.py::"
+        "test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
         {
             "the answer needs no room in the window": (
                 "elif longest > room:",
@@ -367,7 +376,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "evaluation/average_precision.py",
-        "evaluation/test_average_precision.py::test_of_a_picture_the_three_hundred_surest_count_all_classes_together",
+        "evaluation/test_average_precision.py::"
+        "test_of_a_picture_the_three_hundred_surest_count_all_classes_together",
         {
             "the least sure detections count": (
                 'key=lambda item: -item["score"]',
@@ -407,7 +417,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/math_worker.py",
-        "verifiers/test_expressions.py::test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
+        "verifiers/test_expressions.py::"
+        "test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compared",
         {
             "what the library fails on is right": (
                 'return {"right": False, "read": message',

@@ -6,7 +6,8 @@ from tests.faults.fault import Fault, within
 FAULTS: list[Fault] = [
     *within(
         "training/learner.py",
-        "training/test_step_loss.py::test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come",
+        "training/test_step_loss.py::"
+        "test_every_token_meets_its_own_weight_ratio_and_reference_in_whatever_order_they_come",
         {
             "the ratio is taken with the first tokens of the micro-batch": (
                 "self.sampled_N[index_n]",
@@ -88,7 +89,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "training/test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told",
+        "training/test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped"
+        "_and_the_last_step_taken_is_told",
         {
             "further updates follow a skipped one": (
                 "        if update.skipped:\n            return update\n",
@@ -102,7 +104,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/learner.py",
-        "training/test_step_loss.py::test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing",
+        "training/test_step_loss.py::"
+        "test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing",
         {
             "only a loss and a gradient that are both no number are skipped": (
                 "math.isfinite(loss) and math.isfinite(norm)",
@@ -213,7 +216,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "policy/test_group_forward.py::test_scores_of_pieces_are_put_in_the_order_that_was_asked_for",
+        "policy/test_group_forward.py::"
+        "test_scores_of_pieces_are_put_in_the_order_that_was_asked_for",
         {
             "scores stay in the order of the pieces": (
                 "order = torch.cat(indices).argsort()",
@@ -223,7 +227,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "policy/test_group_forward.py::test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others",
+        "policy/test_group_forward.py::"
+        "test_a_piece_of_single_tokens_which_no_layer_sees_takes_nothing_from_the_others",
         {
             "a piece without a gradient takes away the others'": (
                 "if gradient is None:\n        return total\n",
@@ -251,7 +256,8 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "policy/group_forward.py",
-        "policy/test_group_forward.py::test_the_check_takes_no_features_that_were_made_in_another_type",
+        "policy/test_group_forward.py::"
+        "test_the_check_takes_no_features_that_were_made_in_another_type",
         {
             "the exact check takes features of the narrow type": (
                 "vision=Vision(self.model, None))",

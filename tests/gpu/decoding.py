@@ -112,7 +112,7 @@ def graph(case: Case) -> Figures:
     yield {"ms a step, replayed": round(1000 * best_of(captured.replay, 5), 2)}
     yield {
         "a whole answer": (
-            "not possible as it is: own keys and values grow with each step, and a graph replays"
-            " the same shapes"
+            "not possible as it is: own keys and values grow with each step, and a graph replays "
+            "the same shapes"
         )
     }

@@ -227,9 +227,10 @@ def test_more_informative_groups_than_a_step_holds_do_not_shrink_alpha_below_one
 def test_one_informative_group_of_sixteen_takes_a_tenth_of_a_step(aggregation):
     rewards_BG, lengths_BG = [[1, 0]] + [[0, 0]] * 15, [[2, 3]] * 16
     alone = weights(rewards_BG, lengths_BG, aggregation=aggregation, max_tokens=4)
+    # ceil(0.6 * 16) = 10
     bounded = weights(
         rewards_BG, lengths_BG, aggregation=aggregation, max_tokens=4, min_informative=0.6
-    )  # ceil(0.6 * 16) = 10
+    )
     assert alone.abs().sum() > 0
     same(bounded, (alone / 10).tolist())
 

@@ -88,8 +88,8 @@ def test_silence_is_read(text):
 
 def test_records_keep_their_label_and_confidence():
     text = (
-        '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}, {"bbox_2d": [5, 6, 7, 8],'
-        ' "label": "dog", "score": 1}]'
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}, {"bbox_2d": [5, 6, 7, 8], '
+        '"label": "dog", "score": 1}]'
     )
     both = [
         Found(box=BOX, label="cat", confidence=0.9),
@@ -245,10 +245,8 @@ def test_records_by_hand(text, items):
             "{'bbox': [1,2,3,4], 'label': 'a', 'score': 0.5} and {'bbox': [5,6,7,8], 'label': 'b'}",
             [(BOX, "a", 0.5), (SECOND, "b", None)],
         ),
-        (
-            "[1,2,3,4] {'label': 'b', 'score': 0.1}",
-            [(BOX, "", None)],
-        ),  # beside the record, not in it
+        # beside the record, not in it
+        ("[1,2,3,4] {'label': 'b', 'score': 0.1}", [(BOX, "", None)]),
         ("{'label': 'b', 'score': 0.1} [1,2,3,4]", [(BOX, "", None)]),
         ("{'label': 'a', 'score': '90%', 'bbox': [1,2,3,4]}", [(BOX, "a", None)]),
         ("{'label': 'a', 'score': '.9', 'bbox': [1,2,3,4]}", [(BOX, "a", 0.9)]),

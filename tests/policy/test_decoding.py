@@ -180,9 +180,8 @@ class Scripted:
 
     def append(self, tokens_PR):
         self.told.append(tokens_PR.tolist())
-        assert (
-            tokens_PR.tolist() == self.script[:, :, self.at].tolist()
-        )  # each row is told its own last token
+        # each row is told its own last token
+        assert tokens_PR.tolist() == self.script[:, :, self.at].tolist()
         self.at += 1
         return self._logits()
 
@@ -354,9 +353,8 @@ def test_a_seed_is_a_stream_the_same_whatever_its_length_and_another_for_another
     first, longer, other = (
         transformers_engine._uniforms(seed, count) for seed, count in ((0, 3), (0, 50), (1, 3))
     )
-    assert first[0] == pytest.approx(
-        0.6369616873214543
-    )  # NumPy's PCG64 of seed 0, on every machine
+    # NumPy's PCG64 of seed 0, on every machine
+    assert first[0] == pytest.approx(0.6369616873214543)
     assert longer[:3].tolist() == first.tolist()
     assert not set(first.tolist()) & set(other.tolist())
     assert ((longer >= 0) & (longer < 1)).all()
@@ -398,9 +396,8 @@ def test_each_row_has_its_own_distribution_and_number():
 
 
 def test_a_small_sum_in_single_precision_still_reaches_the_last_token():
-    logprobs = (
-        torch.full((1, 1 << 12), 1 / (1 << 12)).log() - 1e-6
-    )  # probabilities that add up to a little less than one
+    # probabilities that add up to a little less than one
+    logprobs = torch.full((1, 1 << 12), 1 / (1 << 12)).log() - 1e-6
     assert (
         int(inverse_cdf(logprobs, torch.tensor([1 - 1e-12], dtype=torch.float64))) == (1 << 12) - 1
     )
@@ -434,9 +431,8 @@ def test_staggered_ends_change_no_log_probability(family, policy_of, monkeypatch
     )
     lengths = [[len(own.token_ids) for own in group] for group in answers]
     assert len({length for group in lengths for length in group}) > 3
-    assert any(
-        which != list(range(len(which))) for which, _ in kept
-    )  # a question left from before others
+    # a question left from before others
+    assert any(which != list(range(len(which))) for which, _ in kept)
     assert any(line != sorted(line) or line[0][0] > 0 for _, line in kept)
     monkeypatch.setattr(
         "gpg_vl.policy.plain_forward.allowed_logits",

@@ -228,9 +228,8 @@ def test_work_is_counted_tower_once_per_picture_and_prompt_once_per_group(policy
     assert patches == [64]
     assert tokens == [len(count.input_ids), 8 * 3]
     patches.clear()
-    longer = replace(
-        count, input_ids=(*count.input_ids, 5, 6)
-    )  # another question about the same picture, in one batch
+    # another question about the same picture, in one batch
+    longer = replace(count, input_ids=(*count.input_ids, 5, 6))
     GroupForward(policy, 1.0)(
         [
             (count, [completion([1])] * 2),
@@ -388,9 +387,8 @@ def test_pieces_are_as_large_as_the_budget_allows(budget, rows, policy_of):
     ]
     assert sorted(places) == list(range(6 + 1 + 2 + 3 + 4 + 5 + 1 + 1))
     for piece in pieces:
-        assert piece.tokens_PRC.shape[2] == int(
-            (piece.index_PRC >= 0).sum(-1).max()
-        )  # no wider than it needs
+        # no wider than it needs
+        assert piece.tokens_PRC.shape[2] == int((piece.index_PRC >= 0).sum(-1).max())
         assert torch.equal(piece.tokens_PRC == 5, piece.index_PRC >= 0)
 
 
@@ -519,9 +517,8 @@ def test_relative_errors_by_hand():
     ) == pytest.approx((0.1, 0.5))
     nothing = torch.zeros(2), torch.zeros(2)
     assert _relative_errors(nothing, nothing) == (0, 0)
-    assert (
-        _relative_errors((torch.ones(2), torch.zeros(2)), nothing)[0] > 1e300
-    )  # nothing was expected, something came
+    # nothing was expected, something came
+    assert _relative_errors((torch.ones(2), torch.zeros(2)), nothing)[0] > 1e300
 
 
 def test_layers_are_checkpointed_once_however_often_it_is_asked(policy_of):

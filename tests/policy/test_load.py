@@ -207,10 +207,10 @@ def test_a_broken_torchvision_is_hidden_and_images_still_work(tmp_path: Path):
     )
     script = (
         "from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.load import load_policy;"
-        " from gpg_vl.policy.encode import encode;from gpg_vl.prompts import AnswerOnly; from"
-        " gpg_vl.data.recipes.digits import digits;policy = load_policy(PolicyConfig(),"
-        " seed=0);print(policy.image_backend, len(encode(next(digits('box', count=1)),"
-        " AnswerOnly(), policy).features['pixel_values']))"
+        " from gpg_vl.policy.encode import encode;from gpg_vl.prompts import AnswerOnly; from "
+        "gpg_vl.data.recipes.digits import digits;policy = load_policy(PolicyConfig(), "
+        "seed=0);print(policy.image_backend, len(encode(next(digits('box', count=1)), "
+        "AnswerOnly(), policy).features['pixel_values']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -86,8 +86,8 @@ def test_a_whole_checkpoint_loads_and_nothing_is_said(family, checkpoints, capsy
         (
             "layers.1.mlp",
             (
-                "3 of 80 tensors are missing, first"
-                " model.language_model.layers.1.mlp.down_proj.weight; its files hold no others"
+                "3 of 80 tensors are missing, first "
+                "model.language_model.layers.1.mlp.down_proj.weight; its files hold no others"
             ),
         ),
         (
@@ -97,8 +97,8 @@ def test_a_whole_checkpoint_loads_and_nothing_is_said(family, checkpoints, capsy
         (
             "layers.0.self_attn.q_proj.bias",
             (
-                "1 of 80 tensors are missing, first"
-                " model.language_model.layers.0.self_attn.q_proj.bias"
+                "1 of 80 tensors are missing, first "
+                "model.language_model.layers.0.self_attn.q_proj.bias"
             ),
         ),
     ],
@@ -190,8 +190,8 @@ def test_another_shape_is_refused_with_both_shapes(model):
     )
     refused(
         model,
-        "of 80 tensors have another shape than config.json says, first"
-        " model.language_model.layers.0.mlp.down_proj.weight: ",
+        "of 80 tensors have another shape than config.json says, first "
+        "model.language_model.layers.0.mlp.down_proj.weight: ",
     )
 
 
@@ -324,8 +324,8 @@ DAMAGES = {
     "only a config": (
         only_a_config,
         (
-            "has no weights; expected model.safetensors or shards with"
-            " model.safetensors.index.json; it holds config.json"
+            "has no weights; expected model.safetensors or shards with "
+            "model.safetensors.index.json; it holds config.json"
         ),
     ),
     "nothing": (
@@ -602,8 +602,8 @@ def test_a_hub_that_cannot_be_asked_is_one_sentence():
     with pytest.raises(
         UserError,
         match=(
-            r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and the"
-            r" hub says: "
+            r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and the "
+            r"hub says: "
         ),
     ):
         find_model("lab/tiny")
@@ -655,8 +655,8 @@ def test_a_template_that_cannot_be_used_is_one_sentence(model, template, tmp_pat
     done = gpg_vl("train", "digits_count", f"policy.model={model}", f"folder={tmp_path / 'runs'}")
     assert done.returncode == 2
     assert re.search(
-        r"^gpg-vl: policy\.model: its chat template (cannot be used|makes .* of a picture and a"
-        r" question)",
+        r"^gpg-vl: policy\.model: its chat template (cannot be used|makes .* of a picture and a "
+        r"question)",
         done.stderr,
     )
 
@@ -671,7 +671,7 @@ def test_a_worked_solution_does_not_open_the_thought_again():
     )
     assert (
         solution(worked, Style(think="opened"), SimpleNamespace()) == "so</think><answer>2</answer>"
-    )  # type: ignore[arg-type]
+    )
     assert solution(worked, Style(), SimpleNamespace()) == worked.solution  # type: ignore[arg-type]
 
 
@@ -688,10 +688,10 @@ def test_commands_end_with_the_sentence_and_2(command, model, tmp_path):
 def test_it_is_told_before_torch_is_imported(command, model):
     cut_short(model)
     program = (
-        "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;done ="
-        f" CliRunner().invoke(app, [{command!r}, 'digits_count',"
-        f" 'policy.model={model}']);print(done.exit_code, 'is cut or damaged' in done.stderr,"
-        " {'torch', 'transformers'} & sys.modules.keys())"
+        "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;done = "
+        f"CliRunner().invoke(app, [{command!r}, 'digits_count', "
+        f"'policy.model={model}']);print(done.exit_code, 'is cut or damaged' in done.stderr, "
+        "{'torch', 'transformers'} & sys.modules.keys())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

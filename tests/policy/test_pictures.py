@@ -172,10 +172,11 @@ def test_a_prompt_holds_what_the_processor_was_shown_and_no_mask(policy_of):
         ((112, 56), RED),
         ((56, 84), BLUE),
     ]
+    # rows, then columns, of 14 pixels
     assert prompt.features["image_grid_thw"].tolist() == [
         [1, 4, 8],
         [1, 6, 4],
-    ]  # rows, then columns, of 14 pixels
+    ]
     assert set(prompt.features) == {"mm_token_type_ids", "pixel_values", "image_grid_thw"}
     left, right = pictures(prompt.features)
     assert [picture["image_grid_thw"].tolist() for picture in (left, right)] == [
@@ -203,9 +204,8 @@ def test_every_ingredient_is_in_the_name_of_a_picture():
     ]
     assert len({digest(picture) for picture in (own, *others)}) == 7
     assert digest(dict(reversed(own.items()))) == digest(own)
-    assert digest({**own, "pixel_values": pixels.t().contiguous().t()}) == digest(
-        own
-    )  # another memory layout, the same picture
+    # another memory layout, the same picture
+    assert digest({**own, "pixel_values": pixels.t().contiguous().t()}) == digest(own)
 
 
 def test_tiles_come_with_their_own_masks_in_order():

@@ -168,6 +168,6 @@ def test_the_card_names_words_form_and_coordinates(saved):
     assert f"{QUESTION} {STYLES['words'].instruction}" in card
     assert "`<think>...</think><answer>4</answer>`" in card
     assert (
-        "pixels of the picture as the processor resizes it (each side a multiple of 28, the area"
-        " from 784 to 1,048,576 pixels)" in card
+        "pixels of the picture as the processor resizes it (each side a multiple of 28, the area "
+        "from 784 to 1,048,576 pixels)" in card
     )

@@ -630,9 +630,8 @@ def test_weights_that_are_not_quantised_are_accepted(dtype, tmp_path):
 
 @pytest.mark.parametrize("body", [b"1234567", b"123456789", b""])
 def test_a_file_is_as_long_as_its_header_promises_to_the_byte(body, tmp_path):
-    start = header(
-        b=tensor("F32", 4, 8), a=tensor("F32", 0, 4)
-    )  # the last tensor need not be named last
+    # the last tensor need not be named last
+    start = header(b=tensor("F32", 4, 8), a=tensor("F32", 0, 4))
     (tmp_path / "w.safetensors").write_bytes(start + body)
     (told,) = model_folder._file_problems(tmp_path / "w.safetensors")
     assert (
@@ -669,8 +668,8 @@ def test_every_shard_is_looked_at_and_every_missing_one_counted(tmp_path):
     (tmp_path / "1.safetensors").write_bytes(header(a=tensor("F32", 0, 4)) + b"1234")
     problem, *_ = model_folder._weight_problems(tmp_path)
     assert problem.startswith(
-        "lacks 2 of the 3 weight files that model.safetensors.index.json names, first"
-        " 2.safetensors;"
+        "lacks 2 of the 3 weight files that model.safetensors.index.json names, first "
+        "2.safetensors;"
     )
     (tmp_path / "2.safetensors").write_bytes(header(a=tensor("F32", 0, 4)) + b"1234")
     (tmp_path / "3.safetensors").write_bytes(header(a=tensor("F32", 0, 4)) + b"123")

@@ -17,7 +17,7 @@ from gpg_vl.policy.shared_prefix import (
     _merged_flash_attention,
     _softmax_attention,
     block_mask,
-)  # pyright: ignore[reportPrivateUsage]
+)
 
 
 def drawn(prompts, rows, new, own, length, heads=4, key_heads=2, width=8):
@@ -69,9 +69,8 @@ def row_by_row(query, key, value, prompt, prefix, scale, window):
     return torch.cat(mixed).transpose(1, 2)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*flex_attention called without torch.compile"
-)  # its meaning is tested here, not its kernel
+# its meaning is tested here, not its kernel
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
 @pytest.mark.parametrize("window", [None, 3, 7])
 @pytest.mark.parametrize(("new", "own"), [(5, 5), (1, 4)])
 @pytest.mark.parametrize("attend", [_softmax_attention, _flex_attention])

@@ -73,9 +73,9 @@ def test_what_is_no_model_is_told(tmp_path):
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     code = (
-        "import sys; from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.sizes"
-        " import size_of\nsize_of(PolicyConfig());"
-        f" size_of(PolicyConfig(model={str(write('Qwen2-VL-2B', tmp_path))!r}))\nassert not"
-        " {'torch', 'transformers'} & sys.modules.keys()"
+        "import sys; from gpg_vl.config.schema import PolicyConfig; from gpg_vl.policy.sizes "
+        "import size_of\nsize_of(PolicyConfig()); "
+        f"size_of(PolicyConfig(model={str(write('Qwen2-VL-2B', tmp_path))!r}))\nassert not "
+        "{'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -61,7 +61,7 @@ def test_a_sound_config_passes_and_says_chance(run):
     assert "reference answers: 10 rows earn the full reward" in told
     assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in told
     assert "none of 5 test pictures is among 10 training pictures" in told
-    assert "nothing stands in the way" in told
+    assert "no problem found" in told
 
 
 def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
@@ -72,8 +72,8 @@ def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
     code, told = run("hardware.gb=0.001")
     assert code == 1
     assert re.search(
-        r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change:"
-        r" hardware\.gb=24 ",
+        r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change: "
+        r"hardware\.gb=24 ",
         told,
     )
     assert "fine  memory: not judged: there is no GPU here, and hardware.gb names none" in run()[1]
@@ -81,8 +81,8 @@ def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
     code, told = run("policy.model=nobody/has-this")
     assert code == 1
     assert (
-        "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder"
-        " of that name is here" in told
+        "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder "
+        "of that name is here" in told
     )
     assert told.count("stop  ") == 1
     there = {"vllm": False, "trackio": False, "datasets": False}
@@ -124,8 +124,8 @@ def test_a_test_that_is_trained_on_whole_stops_the_run(run):
     code, told = run()
     assert code == 1
     assert (
-        "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark"
-        " would measure memory" in told
+        "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark "
+        "would measure memory" in told
     )
 
 
@@ -218,8 +218,8 @@ def test_naming_everything_is_tried_as_a_constant(run):
     code, told = run('verifiers={words: "./rewards.py:Words"}')
     assert code == 1
     assert (
-        "stop  words: one answer is always right, whatever the truth is: best constant of those"
-        " tried, 'a b c', earns 1.0000" in told
+        "stop  words: one answer is always right, whatever the truth is: best constant of those "
+        "tried, 'a b c', earns 1.0000" in told
     )
 
 
@@ -236,7 +236,7 @@ def test_naming_everything_is_tried_as_a_constant(run):
             (),
             "all 10 rows are unusable; 0: answer 'many' is not a number",
         ),
-        (lambda: None, ("rollout.max_tokens=2",), "answers: the barest right answer takes"),
+        (lambda: None, ("rollout.max_tokens=2",), "answers: the shortest right answer takes"),
         (
             lambda: Path("samples.jsonl").write_text(rows(10, question="why? " * 9000)),
             (),
@@ -293,8 +293,8 @@ def test_naming_every_class_is_a_hole_of_the_authors_rule_and_does_not_stop_thei
     )
     code, told = run("reward.mode=reference")
     assert (
-        "mind  label: one answer is always right, whatever the truth is: best constant of those"
-        " tried, 'rose iris lily'" in told
+        "mind  label: one answer is always right, whatever the truth is: best constant of those "
+        "tried, 'rose iris lily'" in told
     )
     assert code == 0, told
 

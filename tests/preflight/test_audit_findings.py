@@ -106,12 +106,13 @@ def test_rows_left_out_were_read_too():
 
 
 def test_pictures_are_equal_when_size_and_every_pixel_are():
+    # the first three have the same bytes
     pictures = [
         png((4, 3)),
         png((3, 4)),
         png((12, 1)),
         png((4, 3), (0, 0, 1)),
-    ]  # the first three have the same bytes
+    ]
     seen, lost = audit._pictures(
         questions(
             [question(str(place), images=(picture,)) for place, picture in enumerate(pictures)]
@@ -157,8 +158,8 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             "axyz",
             "mind",
             (
-                "overlap: 1 of 4 test pictures are also trained on, pixel for pixel (cut); test a"
-                " is one"
+                "overlap: 1 of 4 test pictures are also trained on, pixel for pixel (cut); test a "
+                "is one"
             ),
         ),
         (
@@ -166,8 +167,8 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             "abxy",
             "mind",
             (
-                "overlap: 2 of 4 test pictures are also trained on, pixel for pixel (cut); test a"
-                " is one"
+                "overlap: 2 of 4 test pictures are also trained on, pixel for pixel (cut); test a "
+                "is one"
             ),
         ),
         (
@@ -175,8 +176,8 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             "xabcy",
             "mind",
             (
-                "overlap: 3 of 5 test pictures are also trained on, pixel for pixel (cut), more"
-                " than half: the benchmark measures mostly memory; test a is one"
+                "overlap: 3 of 5 test pictures are also trained on, pixel for pixel (cut), more "
+                "than half: the benchmark measures mostly memory; test a is one"
             ),
         ),
         (
@@ -184,8 +185,8 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             "abxy",
             "mind",
             (
-                "overlap: 2 of 4 test pictures are also trained on, pixel for pixel (cut); test a"
-                " is one"
+                "overlap: 2 of 4 test pictures are also trained on, pixel for pixel (cut); test a "
+                "is one"
             ),
         ),
         (
@@ -193,8 +194,8 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             "ab",
             "stop",
             (
-                "overlap: 2 of 2 test pictures are also trained on, pixel for pixel (cut): the"
-                " benchmark would measure memory, not learning; hold other pictures out"
+                "overlap: 2 of 2 test pictures are also trained on, pixel for pixel (cut): the "
+                "benchmark would measure memory, not learning; hold other pictures out"
             ),
         ),
         ("", "ab", "fine", "overlap: none of 2 test pictures is among 0 training pictures (cut)"),
@@ -421,8 +422,8 @@ def test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together(
         )
     else:
         text = (
-            f"lengths: the longest prompt has {longest} tokens; with max_tokens {max_tokens} it"
-            " outgrows the window of 100"
+            f"lengths: the longest prompt has {longest} tokens; with max_tokens {max_tokens} it "
+            "outgrows the window of 100"
         )
         assert told == Finding("stop", text)
 
@@ -454,7 +455,8 @@ def test_answers_that_do_not_fit_stop_a_run_when_they_are_most(truths, level, lo
     found = measured(*[20] * len(truths), max_tokens=19, truths=truths)[1]
     assert found == Finding(
         level,
-        f"answers: the barest right answer takes 19 to {longest} tokens, rollout.max_tokens is 19",
+        f"answers: the shortest right answer takes 19 to {longest} tokens, "
+        "rollout.max_tokens is 19",
     )
 
 
@@ -520,8 +522,8 @@ def test_where_no_group_is_informative_there_is_a_remedy(reward, remedy):
         audit.findings_on([answered(reward, reward), answered(reward, reward, math.nan)], 8)
     )[-1]
     text = (
-        "informative: 0 % of 2 groups, so about 0.0 of 8 in a round; no group is informative, so"
-        f" there is no gradient: {remedy}"
+        "informative: 0 % of 2 groups, so about 0.0 of 8 in a round; no group is informative, so "
+        f"there is no gradient: {remedy}"
     )
     assert told == Finding("stop", text)
 

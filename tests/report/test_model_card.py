@@ -66,8 +66,8 @@ def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(
         (
             ("warmup.steps=90",),
             (
-                "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the"
-                " estimator `gpg`."
+                "a tiny qwen2_5_vl with random weights, warmed up by 90 supervised steps, with the "
+                "estimator `gpg`."
             ),
         ),
         (("warmup.steps=0",), "a tiny qwen2_5_vl with random weights with the estimator `gpg`."),

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from gpg_vl.config.schema import Tracker
+from gpg_vl.config.schema import TrackerName
 from gpg_vl.errors import UserError
 from gpg_vl.report import trackers
 from gpg_vl.run_folder import RunFolder
@@ -40,8 +40,8 @@ class Package:
 def test_the_config_takes_what_accelerate_offers():
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    assert set(get_args(Tracker)) == set(LOGGER_TYPE_TO_CLASS)
-    assert get_args(Tracker)[:3] == ("tensorboard", "trackio", "wandb")
+    assert set(get_args(TrackerName)) == set(LOGGER_TYPE_TO_CLASS)
+    assert get_args(TrackerName)[:3] == ("tensorboard", "trackio", "wandb")
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

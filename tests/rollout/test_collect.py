@@ -65,7 +65,7 @@ def context(
         rank=rank,
         ranks=ranks,
         all_gather=all_gather,
-    )  # type: ignore[arg-type]
+    )
 
 
 def beside(other: list[int], rank: int = 1) -> AllGather:

@@ -277,9 +277,8 @@ def test_groups_about_one_picture_stay_together_where_the_tower_trains(policy_of
         False,
         True,
     ]
-    assert (
-        len(plan_microbatches(items, budget=len(first.input_ids), tower_trains=True)) == 3
-    )  # prompts that do not fit together
+    # prompts that do not fit together
+    assert len(plan_microbatches(items, budget=len(first.input_ids), tower_trains=True)) == 3
     assert len(plan_microbatches(items, budget=1, shared=False, tower_trains=True)) == 3
 
 
@@ -469,8 +468,8 @@ def test_a_single_group_that_does_not_fit_is_told(policy_of, monkeypatch):
 
     def no_memory(asked, loss):
         raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
-            " bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 "
+            "bytes"
         )
 
     monkeypatch.setattr(learner.forward, "forward", no_memory)

@@ -23,7 +23,15 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.rollout.collect import SampledBatch, gather_batch
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.timer import Timer
-from gpg_vl.training import checkpoint, loop, processes, stop_rules
+from gpg_vl.training import (
+    checkpoint,
+    engine_checks,
+    failures,
+    loop,
+    milestones,
+    processes,
+    stop_rules,
+)
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.processes import Processes
@@ -537,8 +545,8 @@ def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
             [],
             1.0,
             (
-                "nothing could be scored: every completion was truncated and dropped; raise"
-                " rollout.max_tokens"
+                "nothing could be scored: every completion was truncated and dropped; raise "
+                "rollout.max_tokens"
             ),
         ),
     ],
@@ -576,8 +584,13 @@ def noted(monkeypatch):
         run.events.append(("evaluate", when, head))
         return 0.5
 
-    monkeypatch.setattr(loop, "_evaluate", evaluate)
-    monkeypatch.setattr(loop, "save", lambda run, score=None: run.events.append(("save", score)))
+    monkeypatch.setattr(milestones, "evaluate_held_out", evaluate)
+    monkeypatch.setattr(
+        milestones, "save", lambda run, score=None: run.events.append(("save", score))
+    )
+    monkeypatch.setattr(loop, "evaluate_held_out", milestones.evaluate_held_out)
+    for module in (loop, failures):
+        monkeypatch.setattr(module, "save", milestones.save)
 
 
 @pytest.mark.parametrize(
@@ -591,18 +604,15 @@ def noted(monkeypatch):
         (6, False, [("evaluate", "000006", 4), ("save", 0.5)]),
         (7, False, [("evaluate", "after", None), ("save", 0.5)]),
         (1, True, [("save", None)]),
-        (
-            2,
-            True,
-            [("save", None)],
-        ),  # the evaluation is missing, and is made up for when the run goes on
+        # the evaluation is missing, and is made up for when the run goes on
+        (2, True, [("save", None)]),
         (3, True, [("save", None)]),
     ],
 )
 def test_what_is_due_after_a_step_of_seven(step, leaving, events, tmp_path, noted):
     knobs = ("steps=7", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=3")
     run = run_of(tmp_path, *knobs, state=State(step=step))
-    loop._after_step(run, leaving=leaving)
+    milestones.after_step(run, leaving=leaving)
     assert run.events == events
 
 
@@ -610,9 +620,9 @@ def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, no
     due = []
     for step in range(5):
         run = run_of(tmp_path, "steps=4", "evaluation.every=0", state=State(step=step))
-        due.append(loop._evaluation_due(run))
+        due.append(milestones.evaluation_due(run))
     assert due == ["", "", "", "", "after"]
-    assert loop._evaluation_due(run_of(tmp_path, "steps=4", "evaluation.every=2")) == "", (
+    assert milestones.evaluation_due(run_of(tmp_path, "steps=4", "evaluation.every=2")) == "", (
         "the one before is none of these"
     )
 
@@ -637,11 +647,11 @@ def test_a_run_that_was_left_before_an_examination_owes_it(step, taken, examined
     (tmp_path / "run" / "evaluation").mkdir(parents=True)
     for when in taken:
         (tmp_path / "run" / "evaluation" / f"small-{when}.jsonl").write_text("")
-    assert loop._evaluation_is_missing(run) == owes
+    assert milestones.evaluation_is_missing(run) == owes
     run.processes = SimpleNamespace(is_main=False, any=lambda own: own)
-    assert not loop._evaluation_is_missing(run), "only the main process sees its files"
+    assert not milestones.evaluation_is_missing(run), "only the main process sees its files"
     run.processes = SimpleNamespace(is_main=False, any=lambda own: True)
-    assert loop._evaluation_is_missing(run), "and tells the others"
+    assert milestones.evaluation_is_missing(run), "and tells the others"
 
 
 @pytest.mark.parametrize("main", [True, False])
@@ -659,9 +669,9 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
         accelerator=SimpleNamespace(wait_for_everyone=waits),
         all_gather=lambda own: [own, own],
     )
-    monkeypatch.setattr(loop, "template_thought", lambda processor: "<think>")
+    monkeypatch.setattr(milestones, "template_thought", lambda processor: "<think>")
     monkeypatch.setattr(
-        loop,
+        milestones,
         "model_card",
         lambda config, step, path, style, frame, *, opened: (
             ("card", step, path, style, frame, opened)
@@ -669,7 +679,7 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     )
     monkeypatch.setattr(checkpoint, "save", lambda *given: run.events.append(("save", *given)))
     monkeypatch.setattr(checkpoint, "prune", lambda *given: run.events.append(("prune", *given)))
-    loop.save(run, 0.5)
+    milestones.save(run, 0.5)
     path = tmp_path / "run"
     if not main:
         assert run.events == ["wait"]
@@ -710,7 +720,7 @@ def test_checkpoints_are_compared_by_the_same_questions_at_every_examination(
         spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
     )
     run = run_of(tmp_path, f"evaluation.head={head}", benchmark=exam)
-    assert loop._evaluate(run, "after") == pytest.approx(score)
+    assert milestones.evaluate_held_out(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
     assert run.events == [("log", "held out, after: a 50.0 %, b 75.0 %")]
 
@@ -731,10 +741,10 @@ def test_an_examination_asks_as_many_as_it_is_told_and_looks_at_an_engine_that_c
 
     monkeypatch.setattr(evaluating, "run_benchmark", examine)
     monkeypatch.setattr(eval_records, "save", lambda records, path: run.events.append("kept"))
-    loop._evaluate(run, "000002", 3)
+    milestones.evaluate_held_out(run, "000002", 3)
     assert names(run.events) == ["kept", "log"]
     run.events.clear()
-    loop._evaluate(run, "after")
+    milestones.evaluate_held_out(run, "after")
     assert asked == ["first 3", exam]
     assert run.events[:2] == [("check", 3), "kept"], "before its answers are used"
 
@@ -743,8 +753,8 @@ def test_another_process_does_not_examine(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "run_benchmark", lambda *given: pytest.fail("asked"))
     run = run_of(tmp_path, benchmark=SimpleNamespace())
     run.processes = SimpleNamespace(is_main=False, all_gather=lambda own: [own])
-    assert loop._evaluate(run, "after") is None
-    assert loop._evaluate(run_of(tmp_path), "after") is None
+    assert milestones.evaluate_held_out(run, "after") is None
+    assert milestones.evaluate_held_out(run_of(tmp_path), "after") is None
 
 
 # --- the whole of it ------------------------------------------------------------------------------
@@ -860,43 +870,45 @@ def test_before_the_first_step_engine_and_trainer_are_compared(tmp_path, noted, 
         }
     )
     run.gate.sampling = Sampling(max_tokens=9999, temperature=0.5)
-    monkeypatch.setattr(loop, "COMPARED_TOKENS", 32)
+    monkeypatch.setattr(engine_checks, "COMPARED_TOKENS", 32)
     events = whole(run, monkeypatch)
     assert names(events)[:5] == ["generate", "compare", "check", "log", "evaluate"]
     assert events[0] == ("generate", ["q3"], Sampling(max_tokens=32, temperature=0.5), [[0, 1]])
     assert events[1] == ("compare", (run.gate.prompts[2], ["answer", "answer"]), 6)
     assert events[3][1].startswith(
-        "vision gate: engine and trainer differ by mean 1.5e+00, worst 1.5e+00 nat a token;"
-        " rounding alone: mean"
+        "vision gate: engine and trainer differ by mean 1.5e+00, worst 1.5e+00 nat a token; "
+        "rounding alone: mean"
     )
     run.gate.sampling = Sampling(max_tokens=5, temperature=0.5)
     run.events.clear()
-    loop._compare_forwards(run)
+    engine_checks.compare_forwards(run)
     assert run.events[0][2].max_tokens == 5
 
 
 def test_words_are_compared_where_there_is_no_picture_and_nothing_without_a_gate(tmp_path):
     run = run_of(tmp_path)
     run.gate.prompts = (prompt(1, tokens=3), prompt(2, tokens=2))
-    loop._compare_forwards(run)
+    engine_checks.compare_forwards(run)
     assert run.events[0][1] == ["q2"]
     for without in (run_of(tmp_path), run_of(tmp_path, gate=None)):
-        loop._compare_forwards(without)
+        engine_checks.compare_forwards(without)
         assert without.events == []
-    assert loop.check_gate(run_of(tmp_path, gate=None)) == {}
+    assert engine_checks.check_gate(run_of(tmp_path, gate=None)) == {}
 
 
 def test_what_the_first_look_told_is_told_number_by_number(tmp_path):
     run = run_of(tmp_path)
     seen = {"mean": 1, "worst": 2, "noise": 3, "noise_worst": 4, "allowed": 5, "allowed_worst": 6}
-    loop._log_gate(run, {f"gate/{name}": number / 10 for name, number in seen.items()})
+    engine_checks.log_gate_figures(
+        run, {f"gate/{name}": number / 10 for name, number in seen.items()}
+    )
     (event,) = run.events
     assert (
         event[1]
         == "vision gate: engine and trainer differ by mean 1.0e-01, worst 2.0e-01 nat a token; "
         "rounding alone: mean 3.0e-01, worst 4.0e-01; allowed: mean 5.0e-01, worst 6.0e-01"
     )
-    loop._log_gate(run, {})
+    engine_checks.log_gate_figures(run, {})
     assert len(run.events) == 1
 
 
@@ -971,7 +983,7 @@ def test_a_run_whose_engine_is_gone_is_saved_once(there, step, main, saves, tmp_
                 rf"stopped after step {step}: gone\. Then go on with gpg-vl train --resume .*run$"
             ),
         ) as stopped,
-        lost_engine_explained(run, loop.save),
+        lost_engine_explained(run),
     ):
         raise EngineLostError("gone")
     assert type(stopped.value) is UserError
@@ -981,7 +993,7 @@ def test_a_run_whose_engine_is_gone_is_saved_once(there, step, main, saves, tmp_
 def test_where_the_main_process_saves_all_take_part(tmp_path, noted):
     run = run_of(tmp_path)
     run.processes = SimpleNamespace(is_main=False, any=lambda own: True)
-    with pytest.raises(UserError), lost_engine_explained(run, loop.save):
+    with pytest.raises(UserError), lost_engine_explained(run):
         raise EngineLostError("gone")
     assert run.events == [("save", None)]
 
@@ -990,7 +1002,7 @@ def test_a_run_whose_engine_samples_from_something_else_saves_nothing(tmp_path, 
     run = run_of(tmp_path, state=State(step=3))
     with (
         pytest.raises(MismatchError, match=r"^wrong weights$"),
-        lost_engine_explained(run, loop.save),
+        lost_engine_explained(run),
     ):
         raise MismatchError("wrong weights")
     kept(tmp_path / "run", 0, 2)
@@ -1001,7 +1013,7 @@ def test_a_run_whose_engine_samples_from_something_else_saves_nothing(tmp_path, 
                 r"wrong weights\. Mend it, then go on from step 2 with gpg-vl train --resume .*run$"
             ),
         ),
-        lost_engine_explained(run, loop.save),
+        lost_engine_explained(run),
     ):
         raise MismatchError("wrong weights")
     assert run.events == []

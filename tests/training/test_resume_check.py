@@ -289,8 +289,8 @@ def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, differences, 
     with pytest.raises(UserError) as refused:
         resume_check.check(tmp_path, own(**now), allow_changed=False)
     assert str(refused.value) == (
-        f"{tmp_path} was begun otherwise: {'; '.join(differences)}. "
-        "Change it back, start a new run, or say --allow-changed"
+        f"{tmp_path} was started with other settings or data: {'; '.join(differences)}. "
+        "Change it back, start a new run, or pass --allow-changed"
     )
 
 

@@ -104,9 +104,8 @@ def test_a_run_that_goes_on_keeps_what_auto_was(tmp_path, monkeypatch):
         )
     own = small(tmp_path, "learner.tokens_per_microbatch=99")
     assert settled(own, resume=tmp_path, patch=monkeypatch) == ((99, True), [])
-    (tmp_path / "config.yaml").write_text(
-        "name: old\nlearner: {checkpointing: true}\n"
-    )  # of a release without the other knob
+    # of a release without the other knob
+    (tmp_path / "config.yaml").write_text("name: old\nlearner: {checkpointing: true}\n")
     assert settled(small(tmp_path, "hardware.gb=24"), resume=tmp_path, patch=monkeypatch) == (
         (65536, True),
         [],
@@ -388,8 +387,8 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
         ("rewind", 7),
     ]
     assert events[4].startswith(
-        "resumed from step 7 of 9 (weights, optimizer, schedule, 56 prompts used, 1 groups"
-        " waiting): "
+        "resumed from step 7 of 9 (weights, optimizer, schedule, 56 prompts used, 1 groups "
+        "waiting): "
     )
 
 
@@ -428,7 +427,7 @@ def test_the_environment_is_that_of_this_run(tmp_path):
     assert {"python", "platform", "packages"} <= environment.keys()
 
 
-def test_memory_is_reckoned_for_every_process(tmp_path, monkeypatch):
+def test_memory_is_counted_for_every_process(tmp_path, monkeypatch):
     seen: list[Any] = []
     monkeypatch.setattr(
         setup, "settle", lambda work: seen.append((work.machine, work.kl)) or Limits(5, True)
@@ -712,7 +711,8 @@ def test_a_solution_or_the_reference_answer_is_imitated(given, style, text):
 
 def test_a_thought_is_made_up_for_nobody():
     with pytest.raises(
-        UserError, match="prompt style wants a thought, but q1 has no `solution` column to imitate"
+        UserError,
+        match="prompt style requires a thought, but q1 has no `solution` column to imitate",
     ):
         solution(sample(), Style(think="required"), CHECKS)
 
@@ -960,8 +960,8 @@ BOX = prompt(kind="boxes", task="box")
         (
             [group(RIGHT)] * 3,
             (
-                "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved:"
-                " raise its difficulty"
+                "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: "
+                "raise its difficulty"
             ),
         ),
         (

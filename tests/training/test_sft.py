@@ -219,8 +219,8 @@ def test_every_process_needs_a_solution_in_a_step(batch, count, fine, monkeypatc
     with pytest.raises(
         UserError,
         match=(
-            rf"warmup\.batch_size: got {batch}, expected at least one sample for each of {count}"
-            r" processes"
+            rf"warmup\.batch_size: got {batch}, expected at least one sample for each of {count} "
+            r"processes"
         ),
     ):
         warmup(1, batch)

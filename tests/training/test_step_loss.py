@@ -735,21 +735,20 @@ def test_groups_about_one_picture_also_through_a_third_stay_together_where_the_t
     assert sorted(
         map(sorted, ([item.group.prompt.pictures for item in batch] for batch in found))
     ) == [[("x",), ("y",), ("y", "x")], [("z",)]]
-    found = plan_microbatches(
-        [a, b, c, d], 29, tower_trains=True
-    )  # three prompts of up to 10 tokens need 30: two, then one
+    # three prompts of up to 10 tokens need 30: two, then one
+    found = plan_microbatches([a, b, c, d], 29, tower_trains=True)
     assert sorted(len(batch) for batch in found) == [1, 1, 2]
 
 
 def test_plain_rows_see_their_picture_row_by_row_so_nothing_is_kept_together_for_it():
     items = [weighted(8, [1], "x"), weighted(9, [1], "y"), weighted(10, [1], "y", "x")]
-    assert sizes(plan_microbatches(items, 30, tower_trains=True)) == [
-        [8, 9, 10]
-    ]  # three prompts of up to 10 tokens
+    # three prompts of up to 10 tokens
+    assert sizes(plan_microbatches(items, 30, tower_trains=True)) == [[8, 9, 10]]
+    # three rows of 10 + 1 are 33
     assert sizes(plan_microbatches(items, 30, shared=False, tower_trains=True)) == [
         [8, 9],
         [10],
-    ]  # three rows of 10 + 1 are 33
+    ]
 
 
 def test_a_picture_is_remembered_through_all_that_it_has_joined():

@@ -414,13 +414,13 @@ def test_the_evaluations_of_a_run_tell_what_they_leave_out_and_where_a_verifier_
     train(given, lines.append)
     assert "some: 1 question is left out, 2 are asked; q1: answer 'many' is not a number" in lines
     assert (
-        "warning: the verifier failed on answers to 1 question of 2, which count as wrong; q2:"
-        " fault: KeyError: 'weight'" in lines
+        "warning: the verifier failed on answers to 1 question of 2, which count as wrong; q2: "
+        "fault: KeyError: 'weight'" in lines
     )
 
 
 def test_a_thinking_style_needs_solutions_to_imitate(tmp_path):
-    with pytest.raises(UserError, match=r"prompt style wants a thought"):
+    with pytest.raises(UserError, match=r"prompt style requires a thought"):
         run(tmp_path, "prompt=think")
 
 
@@ -487,8 +487,8 @@ def test_resume_may_go_further_and_says_what_it_restored(begun):
     lines = go_on(begun, "steps=3", "checkpoint.every=1")
     assert any(
         line.startswith(
-            "resumed from step 2 of 3 (weights, optimizer, schedule, 8 prompts used, 0 groups"
-            " waiting)"
+            "resumed from step 2 of 3 (weights, optimizer, schedule, 8 prompts used, 0 groups "
+            "waiting)"
         )
         for line in lines
     )
@@ -498,8 +498,8 @@ def test_resume_refuses_a_changed_config(begun):
     with pytest.raises(
         UserError,
         match=(
-            r"was begun otherwise: optimizer.lr: 1e-06 -> 0.01; rollout.group_size: 4 -> 8\. Change"
-            r" it back"
+            r"was started with other settings or data: optimizer.lr: 1e-06 -> 0.01; "
+            r"rollout.group_size: 4 -> 8\. Change it back"
         ),
     ):
         go_on(begun, "steps=3", "rollout.group_size=8", "optimizer.lr=0.01")
@@ -605,8 +605,8 @@ def test_a_verifier_that_fails_too_often_stops_the_run(tmp_path):
     with pytest.raises(
         UserError,
         match=(
-            r"the verifier failed on \d+ of \d+ answers: fault: ValueError: bad hair day. Their"
-            r" texts and traces are in"
+            r"the verifier failed on \d+ of \d+ answers: fault: ValueError: bad hair day. Their "
+            r"texts and traces are in"
         ),
     ):
         train(given)

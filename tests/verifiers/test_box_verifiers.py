@@ -153,9 +153,8 @@ def test_without_a_picture_only_foreign_answers_in_the_truths_own_frame_are_scor
     with pytest.raises(ValueError, match="a box needs an image"):
         Boxes(frame=THOUSANDTHS).grade("[100,200,300,400]", bare)
     with pytest.raises(ValueError, match="a box needs an image"):
-        Boxes(mode="lenient").grade(
-            "[100,200,300,400]", bare
-        )  # the answer is in pixels, the truth in thousandths
+        # the answer is in pixels, the truth in thousandths
+        Boxes(mode="lenient").grade("[100,200,300,400]", bare)
     assert Boxes(mode="lenient", frame=THOUSANDTHS).grade("[100,200,300,300]", bare).accuracy == 0.5
     one = replace(bare, answer_kind="detection")
     assert (
@@ -256,11 +255,12 @@ def test_which_of_several_boxes_counts(policy, answer, earned):
         (((0, 0, 100, 100), (100, 0, 200, 100)), "[[0,0,50,100]]", 0.5 / 2),
         (((0, 0, 100, 100), (100, 0, 200, 100)), "[]", 0.0),
         (((0, 0, 100, 100),), "[[0,0,50,100],[0,0,50,100]]", 0.5 / 2),
+        # a reversed box is a box too many
         (
             ((0, 0, 100, 100), (100, 0, 200, 100)),
             "[[0,0,100,100],[9,9,5,5],[100,0,200,100]]",
             2 / 3,
-        ),  # a reversed box is a box too many
+        ),
         ((), "[]", 1.0),
         ((), "[[0,0,50,100]]", 0.0),
     ],
@@ -325,14 +325,13 @@ def test_a_spelling_may_cost_a_twentieth_of_the_accuracy_and_nothing_of_the_form
     written = "<think>so</think><answer>{}</answer>".format
     sample = boxed((100, 100), (0, 0, 100, 100))
     assert (verifiers.validation_error_of(written(answer), sample) == "") is fine
-    assert (
-        verifiers.validation_error_of(f"<answer>{answer}</answer>", sample) != ""
-    )  # without its thought
+    # without its thought
+    assert verifiers.validation_error_of(f"<answer>{answer}</answer>", sample) != ""
     told = verifiers.validation_error_of(written("[0,0,94,100]"), sample)
     # 2 x 0.94 + 0.5
     assert (
-        told == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5"
-        " (right: IoU 0.94)"
+        told == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5 "
+        "(right: IoU 0.94)"
     )
 
 
@@ -464,8 +463,8 @@ def test_where_the_truth_names_no_class_any_name_will_do():
     assert reward(Detection(), named((*FIRST, "cat"), (*SECOND, "dog")), unnamed) == 1
     assert (
         Detection().reference_answer(unnamed)
-        == '[{"bbox_2d": [0,0,10,10], "confidence": 1.0}, {"bbox_2d": [50,50,60,60], "confidence":'
-        " 1.0}]"
+        == '[{"bbox_2d": [0,0,10,10], "confidence": 1.0}, {"bbox_2d": [50,50,60,60], "confidence": '
+        "1.0}]"
     )
 
 

@@ -161,10 +161,11 @@ def test_a_process_that_says_nothing_in_time_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(
         math_worker.select, "select", lambda read, write, failed, seconds: (read, [], [])
     )
+    # the end is no line
     assert [math_worker.Worker()._line(process, 2.5) for _ in range(2)] == [
         b"too late\n",
         None,
-    ]  # the end is no line
+    ]
     assert waited == [2.5]
 
 
@@ -189,9 +190,8 @@ def test_an_answer_on_which_the_library_fails_is_wrong_and_the_next_one_is_compa
         check=True,
         timeout=60,
     )
-    _, failed, right = map(
-        json.loads, done.stdout.splitlines()
-    )  # the first line says that it is ready
+    # the first line says that it is ready
+    _, failed, right = map(json.loads, done.stdout.splitlines())
     assert failed == {
         "id": 0,
         "right": False,

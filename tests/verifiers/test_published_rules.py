@@ -213,10 +213,8 @@ def test_a_counted_number_stands_between_tags(text, count):
     ("text", "box"),
     [
         ('<answer>{"bbox_2d": [1, 2, 3, 4]}</answer>', Box(1, 2, 3, 4)),
-        (
-            '<answer>{"bbox_2d": [1, 2, 3, 4]} {"bbox_2d": [5, 6, 7, 8]}</answer>',
-            Box(5, 6, 7, 8),
-        ),  # the last one
+        # the last one
+        ('<answer>{"bbox_2d": [1, 2, 3, 4]} {"bbox_2d": [5, 6, 7, 8]}</answer>', Box(5, 6, 7, 8)),
         ("<answer>[1, 2, 3, 4]</answer>", None),  # no braces
         ("<answer>[1, 2, 3, 4] {}</answer>", None),
         ("<answer>{} [1, 2, 3, 4]</answer>", None),
@@ -374,11 +372,8 @@ ANIMALS = ("cat", "dog", "big dog", "cow")
         ("no idea at all what it might be", None, None),
         ("Xb. Answer: C", 2, 2),
         ("A B C Answer: D", 3, 3),
-        (
-            "(D) was tempting. Answer: B",
-            3,
-            1,
-        ),  # what stands behind "Answer:" counts in MMMU-Pro alone
+        # what stands behind "Answer:" counts in MMMU-Pro alone
+        ("(D) was tempting. Answer: B", 3, 1),
         ("Answer: B or C", 2, 2),
         ("I saw A. then", None, 0),
     ],

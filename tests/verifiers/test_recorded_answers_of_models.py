@@ -283,9 +283,8 @@ def test_blink_letters_wherever_exactly_one_is_parenthesised(model):
         for text, letters, letter in zip(texts, alone, given, strict=True)
         if len(letters) == 1 and letter not in letters
     ]
-    assert len(differ) <= 3, (
-        differ
-    )  # texts that go on to state another letter, or none of the options
+    # texts that go on to state another letter, or none of the options
+    assert len(differ) <= 3, differ
 
 
 # --- choice, by other benchmarks ------------------------------------------------------------------
@@ -350,9 +349,8 @@ def test_mmmu_pro_letters_wherever_one_begins_the_answer():
         for record, letter in zip(records, given, strict=True)
         if record["id"] in examples
     }
-    del misread[
-        "validation_Accounting_29"
-    ]  # its one option is a list in quotes, so the letter C stands for nothing
+    # its one option is a list in quotes, so the letter C stands for nothing
+    del misread["validation_Accounting_29"]
     assert misread == {name: examples[name]["explicit_letter"] for name in misread}
 
 
@@ -428,10 +426,11 @@ def test_mathvista_letters_wherever_exactly_one_is_stated():
         for record, letter, letters in zip(records, given, stated, strict=True)
         if len(letters) == 1 and letter not in letters
     ]
+    # "The answer is (E) Jun '21." where Jun '21 is the second: wrong either way
     assert differ == [
         "287",
         "291",
-    ]  # "The answer is (E) Jun '21." where Jun '21 is the second: wrong either way
+    ]
 
 
 # --- classes --------------------------------------------------------------------------------------

@@ -650,8 +650,8 @@ def test_a_factorial_and_a_doubt_are_no_answers(kind, answer):
 def test_whatever_the_math_process_prints_shifts_no_answer():
     program = (
         "import os, sys; from gpg_vl.verifiers import math_worker as w; told = w._answer\nw._answer"
-        " = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'),"
-        " told(request))[2]\nw.main()"
+        " = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'), "
+        "told(request))[2]\nw.main()"
     )
     asked = [{"id": 7, "truth": "$1$", "answer": "1"}, {"id": 8, "truth": "$1$", "answer": "2"}]
     lines = "".join(json.dumps(request) + "\n" for request in asked)
@@ -1003,5 +1003,5 @@ def test_a_gold_answer_that_does_not_earn_full_marks_is_told():
     verifiers = VerifierSet(by_kind={"choice": Strict(format_weight=0.5)})
     assert (
         verifiers.validation_error(sample_of("choice"))
-        == "its own answer '<think>gold</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"
+        == "its own answer '<think>so</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"
     )

@@ -99,7 +99,7 @@ class Published:
     name: str
     card: Card
     split: str
-    home: Path | None
+    base_dir: Path | None
     """Folder of the files; None = the hub."""
     files: tuple[Path, ...]
     """Files in reading order; empty = the hub."""
@@ -134,30 +134,34 @@ class Published:
         card = read_card(name)
         if split not in card.splits:
             raise UserError(f"{name}: got split {split!r}, published are {', '.join(card.splits)}")
-        home = Path(folder) if folder else Path(os.environ.get("GPG_VL_DATA", "downloads")) / name
+        if folder:
+            base_dir = Path(folder)
+        else:
+            base_dir = Path(os.environ.get("GPG_VL_DATA", "downloads")) / name
         patterns = card.splits[split].files
         files: list[Path] = []
         for pattern in patterns:
-            files = [path for path in sorted(home.glob(pattern)) if path.is_file()]
+            files = [path for path in sorted(base_dir.glob(pattern)) if path.is_file()]
             if files:
                 break
         if not files and (folder or card.splits[split].hub is None):
             raise UserError(
-                f"{name} ({split}): {home} holds no {' or '.join(patterns)}. {_how(card, home)}"
+                f"{name} ({split}): {base_dir} holds no {' or '.join(patterns)}. "
+                f"{_how(card, base_dir)}"
             )
         found = cls(
             name=name,
             card=card,
             split=split,
-            home=home if files else None,
+            base_dir=base_dir if files else None,
             files=tuple(files),
             pictures=pictures,
             complete=complete,
         )
         if complete and found.published is None:
             raise UserError(
-                f"{name} ({split}): complete=true, but no published number of rows is known; leave"
-                " complete out"
+                f"{name} ({split}): complete=true, but no published number of rows is known; leave "
+                "complete out"
             )
         return found
 
@@ -178,7 +182,7 @@ class Published:
             UserError: a broken file; with `complete`, another number of rows than published.
         """
         count = 0
-        if self.home is None:
+        if self.base_dir is None:
             part = self.card.splits[self.split]
             assert part.hub is not None
             for row in formats.hub(part.hub, part.hub_split or self.split):
@@ -198,10 +202,10 @@ class Published:
         """
         if self.complete and count != self.published:
             raise UserError(
-                f"{self.name} ({self.split}): {self.home or 'the hub'} holds {count:,} rows,"
-                f" published are {self.published:,}: a download cut short or another split?"
-                " Nothing was scored; to use what is there all the same set the option"
-                " complete=false"
+                f"{self.name} ({self.split}): {self.base_dir or 'the hub'} holds {count:,} rows, "
+                f"published are {self.published:,}: a download cut short or another split? "
+                "Nothing was scored; to use what is there all the same set the option "
+                "complete=false"
             )
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -219,7 +223,7 @@ class Published:
                 where=f"{path or f'hub {part.hub}'} row {number + 1}",
                 what=f"{self.name}, split {self.split}",
             )
-            renamed = {ours: row[published] for ours, published in columns.items()}
+            renamed = {our_column: row[published] for our_column, published in columns.items()}
             yield number, {**row, **renamed}
 
     def sample(
@@ -246,7 +250,7 @@ class Published:
         if self.pictures:
             given["images"] = images
         try:
-            return checked(given, base=base or self.home, origin=name)
+            return checked(given, base=base or self.base_dir, origin=name)
         except UserError as error:
             raise self._with_instructions(error) from None
 
@@ -264,7 +268,7 @@ class Published:
     @property
     def how(self) -> str:
         """Instructions: source of the files and the folder to put them into."""
-        return _how(self.card, self.home or Path())
+        return _how(self.card, self.base_dir or Path())
 
     def _with_instructions(self, error: UserError) -> UserError:
         """Return an error about a missing image with the instructions how to get the images."""
@@ -273,11 +277,11 @@ class Published:
         return error
 
 
-def _how(card: Card, home: Path) -> str:
+def _how(card: Card, base_dir: Path) -> str:
     """Return the instructions for missing files."""
     return (
-        f"{' '.join(card.get.split())} Put them into {home}, or say where they are with the option"
-        " folder (data.0.options.folder=DIR)"
+        f"{' '.join(card.get.split())} Put them into {base_dir}, or say where they are with the "
+        "option folder (data.0.options.folder=DIR)"
     )
 
 
@@ -295,8 +299,8 @@ def need(row: Any, *names: str, where: object, what: str = "the published file")
     """
     if not isinstance(row, Mapping):
         raise UserError(
-            f"{where}: got {type(row).__name__}, expected an object with {', '.join(names)}. Is"
-            f" this {what}?"
+            f"{where}: got {type(row).__name__}, expected an object with {', '.join(names)}. Is "
+            f"this {what}?"
         )
     found = cast(Mapping[str, Any], row)
     for name in names:

@@ -22,9 +22,9 @@ from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.types import LeftOut, Sample
 
 ASKED = (
-    "Detect all objects belonging to the category '{0}' in the image, and provide the bounding"
-    " boxes (between 0 and 1000, integer) and confidence (between 0 and 1, with two decimal"
-    " places).\nIf no object belonging to the category '{0}' in the image, return 'No Objects'."
+    "Detect all objects belonging to the category '{0}' in the image, and provide the bounding "
+    "boxes (between 0 and 1000, integer) and confidence (between 0 and 1, with two decimal "
+    "places).\nIf no object belonging to the category '{0}' in the image, return 'No Objects'."
 )
 """Visual-RFT's wording."""
 NEEDED = {
@@ -84,8 +84,8 @@ def _detection(
         return _annotated(found, classes, asked)
     if asked is not None or classes is not None:
         raise UserError(
-            f"{found.name}: asked and classes choose among the pairs of split val; those of split"
-            " train are asked as they stand"
+            f"{found.name}: asked and classes choose among the pairs of split val; those of split "
+            "train are asked as they stand"
         )
     return _solved(found)
 
@@ -151,8 +151,8 @@ def _boxes_and_crowds(
         image_id, category = item["image_id"], item["category_id"]
         if image_id not in images or category not in names:
             raise UserError(
-                f"{file}: an annotation of image {image_id} and category {category}, which the"
-                " file does not list"
+                f"{file}: an annotation of image {image_id} and category {category}, which the "
+                "file does not list"
             )
         if item.get("iscrowd"):
             crowds.add((image_id, category))
@@ -224,13 +224,13 @@ def _image_root(file: Path) -> Path:
 
 def _find_map(found: Published, asked: str) -> Path:
     """Return the file of the option `asked`."""
-    assert found.home is not None
-    for path in (found.home / asked, Path(asked)):
+    assert found.base_dir is not None
+    for path in (found.base_dir / asked, Path(asked)):
         if path.is_file():
             return path
     raise UserError(
-        f"asked: {asked} does not exist, neither in {found.home} nor in the working directory; it"
-        f" is a .json file of {{image number: [class, ...]}}. {found.how}"
+        f"asked: {asked} does not exist, neither in {found.base_dir} nor in the working directory; "
+        f"it is a .json file of {{image number: [class, ...]}}. {found.how}"
     )
 
 
@@ -248,8 +248,8 @@ def _pairs_of_map(file: Path, names: Mapping[int, str], images: Mapping[int, Any
     unknown = [image for image in labels_of if image not in image_of]
     if unknown:
         raise UserError(
-            f"{file}: {len(unknown)} keys ({', '.join(unknown[:5])}) are not among the numbers"
-            f" of the {len(images)} images"
+            f"{file}: {len(unknown)} keys ({', '.join(unknown[:5])}) are not among the numbers "
+            f"of the {len(images)} images"
         )
     pairs: list[Pair] = []
     for image, labels in labels_of.items():

@@ -127,13 +127,13 @@ def _check(task: Task, split: Split, difficulty: int, canvas: Canvas) -> None:
     if not least <= difficulty <= largest:
         why = "fewer sums cannot be split" if task == "add" else "more digits need more `cells`"
         raise UserError(
-            f"digits: {task} of difficulty {difficulty}, split {split}: expected {least} to"
-            f" {largest} ({why})"
+            f"digits: {task} of difficulty {difficulty}, split {split}: expected {least} to "
+            f"{largest} ({why})"
         )
     if task != "add" and canvas.glyph > canvas.side // canvas.cells:
         raise UserError(
-            f"digits: a glyph of {canvas.glyph} pixels in a cell of {canvas.side // canvas.cells};"
-            " make `glyph` or `cells` smaller"
+            f"digits: a glyph of {canvas.glyph} pixels in a cell of {canvas.side // canvas.cells}; "
+            "make `glyph` or `cells` smaller"
         )
 
 

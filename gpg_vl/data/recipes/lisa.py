@@ -78,7 +78,9 @@ def _polygons(row: Mapping[str, Any], regions: str, path: Path) -> list[Points]:
 
 def _box(polygons: Sequence[Points], size: Size) -> list[float] | None:
     """Return the box around all points, cut to the image; None if its area is zero."""
-    points = [point for polygon in polygons for point in polygon]
+    points: list[Sequence[float]] = []
+    for polygon in polygons:
+        points.extend(polygon)
     if not points:
         return None
     width, height = size

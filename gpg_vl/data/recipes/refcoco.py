@@ -55,8 +55,8 @@ def _referring(
             yield from _expressions(found, number, row, where)
         else:
             raise UserError(
-                f"{where}: neither problem and solution nor answer and bbox; it has"
-                f" {', '.join(row)}"
+                f"{where}: neither problem and solution nor answer and bbox; it has "
+                f"{', '.join(row)}"
             )
 
 

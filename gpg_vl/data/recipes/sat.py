@@ -51,8 +51,8 @@ def sat(
         yield found.sample(
             number,
             question=(
-                f"Answer in natural language. {row['question']} Choose between the following"
-                f" options: {_listed(options)}"
+                f"Answer in natural language. {row['question']} Choose between the following "
+                f"options: {_listed(options)}"
             ),
             images=row["images"],
             choices=options,

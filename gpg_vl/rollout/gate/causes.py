@@ -39,7 +39,7 @@ SHARE_ERROR = 1e-5
 """Rounding error of the sums of probabilities in an engine's top-p."""
 TOP_K = tuple(range(1, 101))
 TOP_P = tuple(percent / 100 for percent in range(1, 100))
-Experiment = tuple[str, Callable[["GateCheck", Sequence[PromptAndAnswers]], bool]]
+Hypothesis = tuple[str, Callable[["GateCheck", Sequence[PromptAndAnswers]], bool]]
 """A sentence that names the cause, and a function that returns whether it is the cause."""
 
 
@@ -54,8 +54,8 @@ def cause(check: "GateCheck", gap: Gap, answered: Sequence[PromptAndAnswers]) ->
     """
     if gap.excess < MIN_EXCESS:
         return (
-            f"Cause unknown: {gap.excess:.2g} times what is allowed is too little to tell one from"
-            " another"
+            f"Cause unknown: {gap.excess:.2g} times what is allowed is too little to tell one from "
+            "another"
         )
     for sentence, explains in _experiments(check):
         if explains(check, answered):
@@ -64,38 +64,38 @@ def cause(check: "GateCheck", gap: Gap, answered: Sequence[PromptAndAnswers]) ->
     if cut:
         return f"Cause: {cut}"
     return (
-        "Cause unknown: it is not the temperature, the ban of placeholders, a lost or stale"
-        " picture, a stale prefix, top-k or top-p. Look at the weights that it serves (another"
-        " checkpoint, an update or a tied head, lm_head, that has not landed) and at penalties"
+        "Cause unknown: it is not the temperature, the ban of placeholders, a lost or stale "
+        "picture, a stale prefix, top-k or top-p. Look at the weights that it serves (another "
+        "checkpoint, an update or a tied head, lm_head, that has not landed) and at penalties"
     )
 
 
-def _experiments(check: "GateCheck") -> Iterator[Experiment]:
+def _experiments(check: "GateCheck") -> Iterator[Hypothesis]:
     """Yield the experiments that can show something in this check."""
     temperature = check.gate.sampling.temperature
     has_pictures = any(prompt.images for prompt in check.gate.prompts)
     raw = (
-        f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start"
-        " it with processed_logprobs"
+        f"temperature: it samples at {temperature:g} and reports raw log-probabilities; start "
+        "it with processed_logprobs"
     )
     unbanned = (
-        "the ban: the engine counts image and video placeholders among the possible tokens; it"
-        " must obey logit_bias"
+        "the ban: the engine counts image and video placeholders among the possible tokens; it "
+        "must obey logit_bias"
     )
     prefix_cache = (
-        "stale prefix cache: new words in front of the same picture agree; the prefix cache"
-        " must be reset with the weights"
+        "stale prefix cache: new words in front of the same picture agree; the prefix cache "
+        "must be reset with the weights"
     )
     encoder_cache = (
         "stale encoder cache: new pictures agree; the encoder cache must be reset with the weights"
     )
     processor = (
-        "only pictures disagree: processor mismatch (image backend, pixel limits), or the"
-        " tower has old weights"
+        "only pictures disagree: processor mismatch (image backend, pixel limits), or the "
+        "tower has old weights"
     )
     weights = (
-        "stale weights: the answers are those of the last check, while the trainer's weights have"
-        " changed; the update has not landed"
+        "stale weights: the answers are those of the last check, while the trainer's weights have "
+        "changed; the update has not landed"
     )
     yield raw, _reports_raw
     yield unbanned, _ignores_the_ban
@@ -122,7 +122,7 @@ def _vanishes(check: "GateCheck", prompts: Callable[[int], Sequence[Prompt]]) ->
         if not altered.within_limits:
             return False
         original = check.gap(check.sample(check.gate.prompts, COMPLETIONS))
-        if not original.excess >= MIN_EXCESS:  # not >=: a NaN shows nothing either
+        if not original.excess >= MIN_EXCESS:  # `not >=` is also true for NaN
             return False
     return True
 
@@ -261,8 +261,8 @@ def _cut(check: "GateCheck") -> str:
         return ""
     name = f"top-k {best}" if isinstance(best, int) else f"top-p {best:g}"
     return (
-        f"truncated sampling: {name} is on and explains all of it; no top-k, top-p or penalty may"
-        " be (--generation-config vllm)"
+        f"truncated sampling: {name} is on and explains all of it; no top-k, top-p or penalty may "
+        "be (--generation-config vllm)"
     )
 
 

@@ -171,8 +171,8 @@ class Figures:
 
     def __str__(self) -> str:
         return (
-            f"mean {self.mean:.2g}, signed {self.bias:.2g}, 90 % below {self.tail:.2g}, worst"
-            f" {self.worst:.2g} nat"
+            f"mean {self.mean:.2g}, signed {self.bias:.2g}, 90 % below {self.tail:.2g}, worst "
+            f"{self.worst:.2g} nat"
         )
 
 
@@ -287,8 +287,8 @@ class Gap:
 
     def __str__(self) -> str:
         return (
-            f"{self.found} of {len(self.gap_N)} tokens; rounding alone: {self.rounding}; allowed:"
-            f" {self.allowed}"
+            f"{self.found} of {len(self.gap_N)} tokens; rounding alone: {self.rounding}; allowed: "
+            f"{self.allowed}"
         )
 
 

@@ -98,8 +98,8 @@ class VisionGate:
         worst = max(gaps, key=lambda gap: gap.excess)
         if not worst.within_limits:
             raise MismatchError(
-                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens"
-                f" ({worst}). {cause(check, worst, shown.answered)}"
+                f"vision gate, weights {version}: engine and trainer disagree on sampled tokens "
+                f"({worst}). {cause(check, worst, shown.answered)}"
             )
         self.last_answers.update(check.first_answers(shown.answered))
         metrics = _metrics([comparison.gap for comparison in comparisons])
@@ -121,9 +121,9 @@ class VisionGate:
         if policy.dtype == torch.bfloat16:
             remedy = "set policy.dtype: float32"
         raise MismatchError(
-            f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding}"
-            f" apart; rounding to {dtype} explains a mean of {MAX_ROUNDING[policy.dtype]:g} at"
-            f" most, so it cannot be trained as it is; {remedy}"
+            f"vision gate: the trainer scores the same tokens in two ways that lie {gap.rounding} "
+            f"apart; rounding to {dtype} explains a mean of {MAX_ROUNDING[policy.dtype]:g} at "
+            f"most, so it cannot be trained as it is; {remedy}"
         )
 
 
@@ -149,7 +149,7 @@ def _metrics(gaps: Sequence[Gap]) -> dict[str, float]:
     return metrics
 
 
-class Comparison(NamedTuple):
+class GateComparison(NamedTuple):
     """Answers of an engine, and their gap from the trainer's log-probabilities."""
 
     answered: list[PromptAndAnswers]
@@ -169,7 +169,7 @@ class GateCheck:
         self.version = version
         self.prompt_numbers: Iterator[int] = count()
 
-    def compare(self, prompts: Sequence[Prompt], spare: Iterable[Prompt] = ()) -> Comparison:
+    def compare(self, prompts: Sequence[Prompt], spare: Iterable[Prompt] = ()) -> GateComparison:
         """Sample and compare until enough places carry the rounding.
 
         Spare prompts are used first; then the number of completions per prompt is doubled.
@@ -198,9 +198,9 @@ class GateCheck:
             more = self.sample(prompts, per_prompt)
             answered, gap = answered + more, gap + self.gap(more)
             per_prompt *= 2
-        return Comparison(answered, gap)
+        return GateComparison(answered, gap)
 
-    def gaps_per_replica(self, comparison: Comparison) -> list[Gap]:
+    def gaps_per_replica(self, comparison: GateComparison) -> list[Gap]:
         """Split the gap by replica: a wrong one must not hide among those that are right."""
         num_replicas = self.engine.num_replicas
         lengths: list[int] = []
@@ -229,8 +229,8 @@ class GateCheck:
                     stale.add(completion.version)
         if stale:
             raise MismatchError(
-                f"vision gate: the engine samples with weights {min(stale)}, the trainer has"
-                f" weights {self.version}: stale weights"
+                f"vision gate: the engine samples with weights {min(stale)}, the trainer has "
+                f"weights {self.version}: stale weights"
             )
         return list(zip(prompts, answers, strict=True))
 

@@ -89,8 +89,8 @@ class Server:
             raise RetryableError(f"{self.url}{path}: {_summary(response)}", response.status_code)
         if not response.is_success:
             raise EngineLostError(
-                f"rollout.engine: {self.url}{path} refuses"
-                f" ({_summary(response)}){_remedy(path, response.status_code)}"
+                f"rollout.engine: {self.url}{path} refuses "
+                f"({_summary(response)}){_remedy(path, response.status_code)}"
             )
         if not response.content:
             return {}
@@ -116,14 +116,14 @@ def server_at(url: str, *, remote: bool, at_once: int, timeout: float) -> Server
     host = _host(url)
     if not host or not url.startswith(("http://", "https://")):
         raise UserError(
-            f"rollout.engine.servers: got {url!r}, expected an address such as"
-            " http://127.0.0.1:8000"
+            f"rollout.engine.servers: got {url!r}, expected an address such as "
+            "http://127.0.0.1:8000"
         )
     if not remote and not _is_this_machine(host):
         raise UserError(
-            f"rollout.engine.servers: {host} is not this machine, and a vLLM that takes weights"
-            " obeys whoever reaches it; keep it inside a network of your own and set"
-            " rollout.engine.remote: true"
+            f"rollout.engine.servers: {host} is not this machine, and a vLLM that takes weights "
+            "obeys whoever reaches it; keep it inside a network of your own and set "
+            "rollout.engine.remote: true"
         )
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=at_once)
     # trust_env=False: no proxy of the environment between trainer and server.
@@ -162,6 +162,6 @@ def _remedy(path: str, status: int) -> str:
     if path.startswith("/inference/"):
         return "; start it with --enable-scale-out, as `gpg-vl serve` does"
     return (
-        "; start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config, as `gpg-vl serve`"
-        " does"
+        "; start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config, as `gpg-vl serve` "
+        "does"
     )

@@ -212,14 +212,14 @@ class VllmEngine(RolloutEngine):
         tokens = len(prompt.input_ids) + sampling.max_tokens
         if tokens > self.max_model_len():
             raise UserError(
-                f"{prompt.sample.id}: prompt and answer may have {tokens} tokens,"
-                f" rollout.engine.window is {self.max_model_len()}; raise it, or lower"
-                " policy.max_pixels"
+                f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, "
+                f"rollout.engine.window is {self.max_model_len()}; raise it, or lower "
+                "policy.max_pixels"
             )
         if len(prompt.images) > self.images:
             raise UserError(
-                f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is"
-                f" {self.images}; raise it"
+                f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is "
+                f"{self.images}; raise it"
             )
 
     def _prepare(self) -> None:
@@ -259,8 +259,8 @@ class VllmEngine(RolloutEngine):
             differing += [name for name in before if before[name] != after[name]]
         if differing:
             raise MismatchError(
-                f"weight sync: {len(differing)} tensors are not what loading makes of them,"
-                f" {differing[0]} among them"
+                f"weight sync: {len(differing)} tensors are not what loading makes of them, "
+                f"{differing[0]} among them"
             )
 
     def _reset_caches(self) -> None:
@@ -308,8 +308,8 @@ def import_vllm() -> Any:
     """
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine:"
-            " transformers"
+            "rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]', or use engine: "
+            "transformers"
         )
     os.environ.update(REQUIRED_ENVIRONMENT)
     for name, value in DEFAULT_ENVIRONMENT.items():

@@ -56,8 +56,8 @@ def check_version(version: str, where: str) -> None:
     release = version.partition("+")[0]  # without a local part such as +cu129
     if not SpecifierSet(SUPPORTED_VLLM).contains(release, prereleases=True):
         raise UserError(
-            f"rollout.engine: {where} is vLLM {version}, expected {SUPPORTED_VLLM}; pip install"
-            " 'gpg-vl[vllm]'"
+            f"rollout.engine: {where} is vLLM {version}, expected {SUPPORTED_VLLM}; pip install "
+            "'gpg-vl[vllm]'"
         )
 
 
@@ -70,14 +70,14 @@ def check_policy(policy: Policy) -> str:
     family = policy.model.config.model_type
     if family not in TESTED:
         raise UserError(
-            f"rollout.engine: {family} is not tested with vLLM, only {', '.join(TESTED)}; take"
-            " engine: transformers"
+            f"rollout.engine: {family} is not tested with vLLM, only {', '.join(TESTED)}; take "
+            "engine: transformers"
         )
     name = str(policy.dtype).removeprefix("torch.")
     if name == "float64":
         raise UserError(
-            "rollout.engine: vLLM knows no float64; set policy.dtype to float32 or bfloat16, or"
-            " take engine: transformers"
+            "rollout.engine: vLLM knows no float64; set policy.dtype to float32 or bfloat16, or "
+            "take engine: transformers"
         )
     return name
 
@@ -108,8 +108,8 @@ def sampling_fields(policy: Policy, sampling: Sampling, seeds: Sequence[int]) ->
     """
     if sampling.temperature > MAX_TEMPERATURE and not sampling.greedy:
         raise UserError(
-            f"rollout.temperature: got {sampling.temperature:g}, vLLM samples at most at"
-            f" {MAX_TEMPERATURE:g}"
+            f"rollout.temperature: got {sampling.temperature:g}, vLLM samples at most at "
+            f"{MAX_TEMPERATURE:g}"
         )
     return {
         "n": len(seeds),
@@ -141,20 +141,20 @@ def check_prompt_ids(policy: Policy, prompt: Prompt, got: Sequence[int]) -> None
         return
     placeholder = policy.banned_ids[0]
     problem = (
-        f"{prompt.sample.id}: the engine read {len(got)} prompt tokens, the trainer"
-        f" {len(prompt.input_ids)}"
+        f"{prompt.sample.id}: the engine read {len(got)} prompt tokens, the trainer "
+        f"{len(prompt.input_ids)}"
     )
     if _collapsed(got, placeholder) != _collapsed(prompt.input_ids, placeholder):
         raise MismatchError(
-            f"{problem}, and their text differs: tokenizer mismatch; serve the checkpoint that is"
-            " trained"
+            f"{problem}, and their text differs: tokenizer mismatch; serve the checkpoint that is "
+            "trained"
         )
     engine_tokens = list(got).count(placeholder)
     trainer_tokens = list(prompt.input_ids).count(placeholder)
     raise MismatchError(
-        f"{problem}; the images are {engine_tokens} tokens there and {trainer_tokens} here:"
-        " processor mismatch (policy.min_pixels and max_pixels must hold there too), or an"
-        " expanded placeholder was expanded again"
+        f"{problem}; the images are {engine_tokens} tokens there and {trainer_tokens} here: "
+        "processor mismatch (policy.min_pixels and max_pixels must hold there too), or an "
+        "expanded placeholder was expanded again"
     )
 
 
@@ -180,8 +180,8 @@ def completion(
     banned = set(ids) & set(policy.banned_ids)
     if banned:
         raise MismatchError(
-            f"{name}: the engine sampled {sorted(banned)}, image or video placeholders; its ban is"
-            " not obeyed"
+            f"{name}: the engine sampled {sorted(banned)}, image or video placeholders; its ban is "
+            "not obeyed"
         )
     if len(answer.logprobs) != len(ids) or not ids or not all(map(math.isfinite, answer.logprobs)):
         raise MismatchError(
@@ -190,13 +190,13 @@ def completion(
     expected: Literal["stop", "length"] = "stop" if ids[-1] in policy.end_ids else "length"
     if finish != expected:
         raise MismatchError(
-            f"{name}: the engine reports finish {finish!r} after token {ids[-1]}, expected"
-            f" {expected!r}"
+            f"{name}: the engine reports finish {finish!r} after token {ids[-1]}, expected "
+            f"{expected!r}"
         )
     if expected == "length" and len(ids) != sampling.max_tokens:
         raise MismatchError(
-            f"{name}: cut off after {len(ids)} tokens, {sampling.max_tokens} were allowed; the"
-            " engine's window (--max-model-len) is too short, or it has a limit of its own"
+            f"{name}: cut off after {len(ids)} tokens, {sampling.max_tokens} were allowed; the "
+            "engine's window (--max-model-len) is too short, or it has a limit of its own"
         )
     return Completion(
         token_ids=ids,

@@ -115,13 +115,13 @@ class ServerEngine(RolloutEngine):
         urls = [url.rstrip("/") for url in self.servers]
         if len(urls) < self.ranks:
             raise UserError(
-                f"rollout.engine.servers: got {len(urls)} for {self.ranks} processes, expected one"
-                " for each at least"
+                f"rollout.engine.servers: got {len(urls)} for {self.ranks} processes, expected one "
+                "for each at least"
             )
         if len(set(urls)) < len(urls):
             raise UserError(
-                f"rollout.engine.servers: {max(urls, key=urls.count)} is named twice; name each"
-                " server once"
+                f"rollout.engine.servers: {max(urls, key=urls.count)} is named twice; name each "
+                "server once"
             )
         self.version = 0
         self._run_id = secrets.token_hex(4)
@@ -225,14 +225,14 @@ class ServerEngine(RolloutEngine):
                 failures += await self._is_healthy(server)
                 if waited > self.deadline or failures == MAX_FAILURES:
                     raise EngineLostError(
-                        f"no answer in {waited:.0f} s ({error}); start the server again, `gpg-vl"
-                        " serve` says how"
+                        f"no answer in {waited:.0f} s ({error}); start the server again, `gpg-vl "
+                        "serve` says how"
                     ) from None
                 if waited - last_log > LOG_INTERVAL:
                     last_log = waited
                     self.log(
-                        f"waiting for a server, {waited:.0f} of at most {self.deadline:.0f} s:"
-                        f" {error}"
+                        f"waiting for a server, {waited:.0f} of at most {self.deadline:.0f} s: "
+                        f"{error}"
                     )
                 await asyncio.sleep(min(pause, max(0.0, self.deadline - waited)) + 0.01)
                 pause = min(2 * pause, MAX_PAUSE)
@@ -328,8 +328,8 @@ class ServerEngine(RolloutEngine):
         held_version = (await server.get("/weight_info"))["weight_version"]
         if held_version != self._weight_version:
             raise RetryableError(
-                f"{server.url}: it has weights {held_version}, expected {self._weight_version}: it"
-                " was restarted"
+                f"{server.url}: it has weights {held_version}, expected {self._weight_version}: it "
+                "was restarted"
             )
 
     async def _generate_group(
@@ -354,8 +354,8 @@ class ServerEngine(RolloutEngine):
                     other_versions.add(span["version"])
         if other_versions:
             raise RetryableError(
-                f"{server.url}: sampled with weights {sorted(other_versions)}, expected"
-                f" {self._weight_version}"
+                f"{server.url}: sampled with weights {sorted(other_versions)}, expected "
+                f"{self._weight_version}"
             )
         if any(choice["finish_reason"] == "abort" for choice in choices):
             raise RetryableError(f"{server.url}: {prompt.sample.id} was aborted there")

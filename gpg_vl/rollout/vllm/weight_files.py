@@ -79,8 +79,8 @@ class WeightFiles:
         size = numbers * weights.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         problem = (
-            f"rollout.engine.handover: {self.folder} has {free / 2**30:.2f} GiB left, the weights"
-            f" need {size / 2**30:.2f}"
+            f"rollout.engine.handover: {self.folder} has {free / 2**30:.2f} GiB left, the weights "
+            f"need {size / 2**30:.2f}"
         )
         remedy = "make room there, or name another folder here and to the servers (GPG_VL_HANDOVER)"
         if size > free:
@@ -110,8 +110,8 @@ def _make_private(folder: Path) -> None:
         found = folder.lstat()
     except OSError as error:
         raise UserError(
-            f"rollout.engine.handover: {folder} cannot be made: {error.strerror}; name a folder of"
-            " your own"
+            f"rollout.engine.handover: {folder} cannot be made: {error.strerror}; name a folder of "
+            "your own"
         ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise UserError(
@@ -120,8 +120,8 @@ def _make_private(folder: Path) -> None:
         )
     if found.st_mode & 0o077:
         raise UserError(
-            f"rollout.engine.handover: other users may enter {folder}, and change weights there;"
-            f" chmod 700 {folder}"
+            f"rollout.engine.handover: other users may enter {folder}, and change weights there; "
+            f"chmod 700 {folder}"
         )
 
 

@@ -581,8 +581,8 @@ def test_one_that_stays_down_is_waited_for_until_the_deadline(engine_of):
     with pytest.raises(EngineLostError, match=r"no answer in 0 s .*ConnectError refused"):
         ask(engine)
     assert told[0].startswith(
-        "waiting for a server, 0 of at most 0 s: http://127.0.0.1:8000/version: ConnectError"
-        " refused"
+        "waiting for a server, 0 of at most 0 s: http://127.0.0.1:8000/version: ConnectError "
+        "refused"
     )
     assert len(told) == 1, "once in fifteen seconds"
 

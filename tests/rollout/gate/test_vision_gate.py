@@ -289,7 +289,7 @@ def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(
     blind = [
         *knobs,
         "name=blind",
-        f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind",
+        f"rollout.engine={Path(__file__).parents[2] / 'blind_engine.py'}:Blind",
     ]
     with pytest.raises(UserError, match=r"vision gate, weights 0: .* Cause: image lost"):
         train(small(blind), log=lambda line: None)
@@ -732,8 +732,8 @@ def test_what_has_no_room_is_left_out_and_told(tmp_path, monkeypatch):
     with pytest.raises(
         UserError,
         match=(
-            r"could not become prompts.*prompt and answer may have \d+ tokens, the engine's window"
-            " is 20"
+            r"could not become prompts.*prompt and answer may have \d+ tokens, the engine's window "
+            "is 20"
         ),
     ):
         train(small(knobs), log=lambda line: None)
@@ -873,7 +873,7 @@ def full(tensors, path):
 def test_without_training_too_an_engine_is_checked_before_its_answers_are_used(tmp_path):
     blind = [
         f"folder={tmp_path}",
-        f"rollout.engine={Path(__file__).parents[1] / 'blind_engine.py'}:Blind",
+        f"rollout.engine={Path(__file__).parents[2] / 'blind_engine.py'}:Blind",
     ]
     experiment = small(blind)
     with pytest.raises(MismatchError, match="image lost"):

@@ -502,8 +502,8 @@ def test_one_answer_of_other_weights_is_enough(yardstick):
             with pytest.raises(
                 MismatchError,
                 match=(
-                    rf"engine samples with weights {other}, the trainer has weights 5: stale"
-                    r" weights"
+                    rf"engine samples with weights {other}, the trainer has weights 5: stale "
+                    r"weights"
                 ),
             ):
                 gate().check(engine, POLICY, 5)
@@ -578,7 +578,7 @@ def test_what_a_copy_says_is_told_from_what_the_others_say(yardstick):
         (shown(1), [completion([7] * 2, [0.25] * 2)]),
         (shown(2), [completion([7], [0.75])]),
     ]
-    side = vision_gate.Comparison(asked, check.gap(asked))
+    side = vision_gate.GateComparison(asked, check.gap(asked))
     assert [own.gap_N.tolist() for own in check.gaps_per_replica(side)] == [
         [0.5, 0.5, 0.5, 0.5, 0.75],
         [0.25, 0.25],
@@ -637,12 +637,10 @@ def test_the_first_answers_are_those_of_every_copy(yardstick):
         # always the same words; 16 answers to each of two questions are the most, however they are
         # dealt
         pytest.param(1, 20, 0, [(2, 2), (2, 2), (2, 4), (2, 8)], id="sixteen answers at most"),
-        pytest.param(
-            1, 2, 6, [(2, 2), (6, 2), (8, 2)], id="fewer of each with spare questions"
-        ),  # 8 x 4 = 2 x 16
-        pytest.param(
-            1, 2, 7, [(2, 2), (7, 2)], id="none where more would be too many"
-        ),  # 9 x 4 are more
+        # 8 x 4 = 2 x 16 answers are the most
+        pytest.param(1, 2, 6, [(2, 2), (6, 2), (8, 2)], id="fewer of each with spare questions"),
+        # 9 x 4 answers would be more
+        pytest.param(1, 2, 7, [(2, 2), (7, 2)], id="none where more would be too many"),
     ],
 )
 def test_more_is_asked_until_enough_places_carry_the_rounding(

@@ -241,8 +241,8 @@ def test_a_trainer_that_disagrees_with_itself_is_no_yardstick(policy_of, monkeyp
     with pytest.raises(
         MismatchError,
         match=(
-            r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* please"
-            r" report it"
+            r"the trainer scores the same tokens in two ways that lie mean 0\.01, .* please "
+            r"report it"
         ),
     ):
         gate_of(policy).check(TransformersEngine(policy), policy, 0)

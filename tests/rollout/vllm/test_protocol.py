@@ -175,8 +175,8 @@ READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
         (
             (5, IMAGE, IMAGE, IMAGE, 6, IMAGE, 5),
             (
-                "q1: the engine read 7 prompt tokens, the trainer 6; the images are 4 tokens there"
-                " and 3 here"
+                "q1: the engine read 7 prompt tokens, the trainer 6; the images are 4 tokens there "
+                "and 3 here"
             ),
         ),
         ((5, IMAGE, 6, IMAGE, 5), "the images are 2 tokens there and 3 here: processor mismatch"),

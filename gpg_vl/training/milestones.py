@@ -1,0 +1,102 @@
+"""Evaluate and save a run at the steps where it is due."""
+
+from pathlib import Path
+from statistics import fmean
+
+from gpg_vl.errors import raise_on_all_ranks
+from gpg_vl.evaluation import evaluate, records
+from gpg_vl.policy.encode import template_thought
+from gpg_vl.report.model_card import model_card
+from gpg_vl.training import checkpoint
+from gpg_vl.training.setup import TrainingRun
+
+
+def after_step(run: TrainingRun, *, leaving: bool) -> None:
+    """Evaluate and save where it is due.
+
+    A run that is left is saved. An evaluated step is saved too, so that the best of them can be
+    kept.
+    """
+    step, config = run.state.step, run.config
+    is_last = step == config.steps
+    due = evaluation_due(run)
+    evaluates = is_last or (bool(due) and not leaving)
+    score = None
+    if evaluates:
+        score = evaluate_held_out(run, due, head=None if is_last else config.evaluation.head)
+    if evaluates or leaving or step % config.checkpoint.every == 0:
+        save(run, score)
+
+
+def evaluation_due(run: TrainingRun) -> str:
+    """Return the name of the evaluation that belongs to this step; empty = none does."""
+    step, every = run.state.step, run.config.evaluation.every
+    if step == run.config.steps:
+        return "after"
+    if step and every and step % every == 0:
+        return f"{step:06d}"
+    return ""
+
+
+def evaluation_is_missing(run: TrainingRun) -> bool:
+    """Return True if a run was left between a step and the evaluation that belongs to it."""
+    is_missing = False
+    if run.state.step and run.benchmark and run.processes.is_main:
+        due = evaluation_due(run)
+        is_missing = bool(due) and not _evaluation_path(run, due).exists()
+    return run.processes.any(is_missing)
+
+
+def _evaluation_path(run: TrainingRun, when: str) -> Path:
+    assert run.benchmark is not None
+    return run.folder.path / "evaluation" / f"{run.benchmark.spec.name}-{when}.jsonl"
+
+
+def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> float | None:
+    """Return the mean greedy accuracy on held-out questions; None without a benchmark.
+
+    Args:
+        head: only so many questions of each row of the table.
+    """
+    with raise_on_all_ranks(run.processes.all_gather):
+        if run.benchmark is None or not run.processes.is_main:
+            return None
+        benchmark = run.benchmark.shortened(head) if head else run.benchmark
+        evaluated = evaluate.run_benchmark(benchmark, run.policy, run.engine)
+        if run.engine.needs_verification and run.gate:
+            run.gate.check(run.engine, run.policy, run.state.version)
+    records.save(evaluated, _evaluation_path(run, when))
+    parts: list[str] = []
+    scores: list[float] = []
+    for tag, rows in records.by_tag(evaluated).items():
+        parts.append(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %")
+        # The score is made of the same questions at every step, so that steps can be compared.
+        scores += [record.greedy for record in rows[: run.config.evaluation.head]]
+    run.log(f"held out, {when}: {', '.join(parts)}")
+    failures = records.failures(evaluated)
+    if failures:
+        run.log(f"warning: {failures}")
+    return fmean(scores)
+
+
+def save(run: TrainingRun, score: float | None = None) -> None:
+    """Write a checkpoint.
+
+    Args:
+        score: of the evaluation that belongs to this step, if there is one.
+    """
+    state = checkpoint.state_row(run.state, run.processes)
+    if run.processes.is_main:
+        path, config = run.folder.path, run.config
+        card = model_card(
+            config,
+            run.state.step,
+            path,
+            run.experiment.style,
+            run.policy.frame,
+            opened=template_thought(run.policy.processor) == "<think>",
+        )
+        row = {**state, "score": score}
+        checkpoint.save(path, run.state.step, row, run.policy, run.learner, card)
+        checkpoint.prune(path, config.checkpoint.keep_last, config.checkpoint.keep_best)
+    run.processes.accelerator.wait_for_everyone()
