@@ -20,6 +20,7 @@ import pytest
 from gpg_vl import run_folder
 from gpg_vl.config import loading
 from gpg_vl.errors import EngineLostError, UserError
+from gpg_vl.experiment import Experiment
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.vllm import server_engine, weight_files
 from gpg_vl.rollout.vllm.http_client import RetryableError, Server
@@ -70,7 +71,9 @@ def undisturbed(tmp_path_factory, small_model, serve, fork_server) -> Path:
     """The run whose servers live."""
     folder = tmp_path_factory.mktemp("undisturbed")
     served = serve(small_model).wait()
-    train(config(folder, server_spec(fork_server, served)), TESTS, log=lambda line: None)
+    train(
+        Experiment.resolve(config(folder, server_spec(fork_server, served))), log=lambda line: None
+    )
     served.kill()
     return folder / "small"
 
@@ -144,8 +147,9 @@ def test_killed_at_any_moment_the_run_goes_on(
         "update_weights": (4,),
     }
     train(
-        config(tmp_path, server_spec(fork_server, served, handover=str(fork_server.handover))),
-        TESTS,
+        Experiment.resolve(
+            config(tmp_path, server_spec(fork_server, served, handover=str(fork_server.handover)))
+        ),
         log=lambda line: None,
     )
     served.kill()
@@ -178,15 +182,18 @@ def test_gone_for_good_the_run_stops_with_a_checkpoint_and_resumes(
             match=rf"stopped after step {step}: no answer in .* s .*gpg-vl train --resume",
         ):
             train(
-                config(tmp_path, server_spec(fork_server, served, deadline=1.0)),
-                TESTS,
+                Experiment.resolve(
+                    config(tmp_path, server_spec(fork_server, served, deadline=1.0))
+                ),
                 log=lambda line: None,
             )
     run = tmp_path / "small"
     assert int(run_folder.newest_checkpoint(run).name) == step
     served.start()
     train(
-        config(tmp_path, server_spec(fork_server, served)), TESTS, resume=run, log=lambda line: None
+        Experiment.resolve(config(tmp_path, server_spec(fork_server, served))),
+        resume=run,
+        log=lambda line: None,
     )
     served.kill()
     same_course(undisturbed, run)
