@@ -153,14 +153,8 @@ def test_killed_at_any_moment_the_run_goes_on(
         log=lambda line: None,
     )
     served.kill()
-    assert sorted(accidents.happened) == [
-        "_reset_caches",
-        "_generate_group",
-        "_generate_group",
-        "update_weights",
-        "load_weights",
-        "load_weights, a moment later",
-    ]
+    planned = [moment for moment, calls in accidents.due.items() for _ in calls]
+    assert sorted(accidents.happened) == sorted(planned)
     assert len(metrics(tmp_path / "small")) == STEPS
     assert max(row["gate/worst"] for row in metrics(tmp_path / "small")) <= WORST
     same_course(undisturbed, tmp_path / "small")
