@@ -236,7 +236,7 @@ def test_it_gets_a_sentence(name, tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = gpg_vl("train", "mine.yaml", *overrides, cwd=Path())
     assert done.returncode == 2, done.printed
-    told = [line for line in done.stderr.splitlines() if line.startswith("gpg-vl: ")]
-    assert len(told) == 1, done.printed
-    assert sentence in told[0]
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("gpg-vl: ")]
+    assert len(sentences) == 1, done.printed
+    assert sentence in sentences[0]
     assert {path: path.read_bytes() for path in before} == before

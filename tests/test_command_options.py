@@ -28,7 +28,7 @@ def test_options_that_go_together_are_taken(names, model, answers, columns, blan
 
 
 @pytest.mark.parametrize(
-    ("names", "model", "answers", "columns", "blank", "told"),
+    ("names", "model", "answers", "columns", "blank", "message"),
     [
         ([], "m", None, None, False, "no benchmark named; shipped: "),
         (["a"], None, None, None, False, "expected exactly one of --model"),
@@ -52,8 +52,10 @@ def test_options_that_go_together_are_taken(names, model, answers, columns, blan
         ),
     ],
 )
-def test_options_that_do_not_go_together_are_told(names, model, answers, columns, blank, told):
-    with pytest.raises(UserError, match=told):
+def test_options_that_do_not_go_together_are_reported(
+    names, model, answers, columns, blank, message
+):
+    with pytest.raises(UserError, match=message):
         cli._check_evaluation(names, model, answers, columns, blank)
 
 
@@ -66,7 +68,7 @@ def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tm
         tmp_path / "new" / "b.jsonl",
     ]
     (tmp_path / "file").write_text("")
-    for names, to, told in (
+    for names, to, message in (
         (["a"], tmp_path / "file" / "x.jsonl", "a folder above it is a file"),
         (
             ["a"],
@@ -76,7 +78,7 @@ def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tm
         (["a", "b"], tmp_path / "file", "is a file, expected a folder for 2 benchmarks"),
         (["a", "dir/a.yaml"], tmp_path, r"several benchmarks would be written to a\.jsonl"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             cli._record_paths(names, to)
 
 
@@ -102,7 +104,7 @@ def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
         cli._load("digits", [], tmp_path)
 
 
-def test_how_to_go_on_is_told_by_the_last_whole_checkpoint(tmp_path):
+def test_how_to_go_on_is_reported_by_the_last_whole_checkpoint(tmp_path):
     assert (
         cli._how_to_resume(tmp_path)
         == "stopped before the first checkpoint; start again with the same command"
@@ -133,19 +135,19 @@ def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_results_are_told_by_the_main_process(rank, tmp_path, monkeypatch):
+def test_results_are_reported_by_the_main_process(rank, tmp_path, monkeypatch):
     from gpg_vl.training import loop
 
     monkeypatch.setenv("RANK", rank)
-    told: list[Any] = []
+    printed: list[Any] = []
     asked: list[Any] = []
     monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
-    monkeypatch.setattr(cli, "_print_results", told.append)
+    monkeypatch.setattr(cli, "_print_results", printed.append)
     monkeypatch.setattr(
         loop, "train", lambda *given, **more: asked.append((given, more)) or tmp_path
     )
     cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
-    assert told == [tmp_path] * (rank == "0")
+    assert printed == [tmp_path] * (rank == "0")
     ((experiment,), more) = asked[0]
     assert (experiment.config.steps, experiment.config.base_dir) == (3, HERE)
     assert (more["resume"], more["allow_changed"], len(more["callbacks"])) == (None, True, 1)
@@ -180,8 +182,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_
     run_folder.write_header(
         run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)}
     )
-    told = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
-    done = gpg_vl("train", *told)
+    how = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
+    done = gpg_vl("train", *how)
     assert done.returncode == 130
     assert f"stopped; go on from step 3 with: gpg-vl train --resume {run}\n" in done.stdout
 
@@ -227,7 +229,9 @@ def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_p
 
 
 @pytest.mark.parametrize("command", [("rollout", "small.yaml"), ("compare", "a.jsonl", "b.jsonl")])
-def test_a_file_in_a_folder_that_is_not_there_is_told_before_anything_is_done(command, tmp_path):
+def test_a_file_in_a_folder_that_is_not_there_is_reported_before_anything_is_done(
+    command, tmp_path
+):
     done = gpg_vl(*command, "--to", tmp_path / "nowhere" / "a.jsonl")
     assert (done.returncode, done.stdout) == (2, "")
     assert (
@@ -249,11 +253,11 @@ def test_serve_shows_the_command_that_it_would_become(tmp_path):
     ]
     done = gpg_vl("serve", "digits", f"folder={tmp_path}", "name=mine", engine, *words)
     assert done.returncode == 0, done.stderr
-    told = shlex.split(done.stdout)
-    assert "GPG_VL_HANDOVER=/weights" in told
-    assert told[-5:] == ["--enable-sleep-mode", "--tensor-parallel-size", "2", "--revision", "a b"]
+    shown = shlex.split(done.stdout)
+    assert "GPG_VL_HANDOVER=/weights" in shown
+    assert shown[-5:] == ["--enable-sleep-mode", "--tensor-parallel-size", "2", "--revision", "a b"]
     assert {
-        name: told[told.index(name) + 1]
+        name: shown[shown.index(name) + 1]
         for name in ("--model", "--host", "--port", "--max-model-len")
     } == {
         "--model": str(tmp_path / "served" / "mine"),
@@ -264,7 +268,7 @@ def test_serve_shows_the_command_that_it_would_become(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "kept"),
     [
         (("--model", "m"), "nothing is kept without --to; start again"),
         (("--model", "m", "--to", "out.jsonl"), "the same command goes on from there"),
@@ -273,7 +277,7 @@ def test_serve_shows_the_command_that_it_would_become(tmp_path):
     ],
 )
 def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(
-    words, told, tmp_path, monkeypatch
+    words, kept, tmp_path, monkeypatch
 ):
     def stopped(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
@@ -283,7 +287,7 @@ def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(
     monkeypatch.chdir(tmp_path)
     done = gpg_vl("evaluate", "digits", *words, cwd=Path())
     assert done.returncode == 130
-    assert done.stdout.endswith(f"stopped; {told}\n")
+    assert done.stdout.endswith(f"stopped; {kept}\n")
 
 
 def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):

@@ -98,10 +98,10 @@ def test_it_loads_no_torch_and_takes_less_than_a_second(name, folder):
     seconds: list[float] = []
     for attempt in range(TRIES):
         own = [f"{word}{attempt}" if word == "out" else word for word in arguments]
-        told, printed = report(folder, *own)
-        assert (told["code"], told["loaded"]) == (0, [])
+        facts, printed = report(folder, *own)
+        assert (facts["code"], facts["loaded"]) == (0, [])
         assert expected in printed
-        seconds.append(float(str(told["seconds"])))
+        seconds.append(float(str(facts["seconds"])))
         if seconds[-1] < MAX_CPU_SECONDS:
             return
     pytest.fail(f"{name}: CPU seconds {seconds}, expected one below {MAX_CPU_SECONDS}")

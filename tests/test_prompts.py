@@ -20,10 +20,10 @@ THINKING = ["required", "optional", "opened"]
 
 def problem(think, text):
     """Why the text is malformed; fails where it is read."""
-    answer, told = STYLES[think].read(text)
+    answer, reason = STYLES[think].read(text)
     assert not answer
-    assert told
-    return told
+    assert reason
+    return reason
 
 
 @pytest.mark.parametrize("think", STYLES)
@@ -236,11 +236,11 @@ def test_a_template_says_where_question_and_instruction_stand():
 )
 def test_a_template_that_thinks_by_itself_fits_one_style(think, template, wanted):
     what = {"<think>": "opens <think>", "</think>": "writes a whole thought"}.get(template)
-    told = (
+    expected = (
         f"the chat template {what} by itself, so no answer is well-formed with think: {think}; set "
         f"prompt.think to {wanted}"
     )
-    assert STYLES[think].misfit(template) == (told if wanted else "")
+    assert STYLES[think].misfit(template) == (expected if wanted else "")
 
 
 def test_images_come_before_the_words():

@@ -401,7 +401,7 @@ def test_what_runs_and_where_is_written_down_also_when_a_run_goes_on(tmp_path):
         assert run_folder.config_folder(tmp_path / "run") == Path(f"/{words}")
 
 
-def test_the_environment_names_versions_and_what_it_is_told(monkeypatch):
+def test_the_environment_names_versions_and_what_it_is_reported(monkeypatch):
     environment = run_folder.environment(threads=3, device="cpu")
     assert environment.keys() == {"python", "platform", "packages", "threads", "device"}
     assert re.fullmatch(r"3\.\d+\.\d+\S*", environment["python"])

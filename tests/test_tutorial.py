@@ -63,20 +63,20 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
     for block in [*blocks("python"), *blocks("yaml")]:
         (named,) = re.findall(r"\A# (\S+\.(?:py|yaml))\n", block)
         Path(named).write_text(block)
-    told = {}
+    outputs = {}
     for line in "".join(blocks("bash")).splitlines():
         words = shlex.split(line)[1:]
-        told[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
-    assert "colours: the exploit suite earns what it may" in told["audit",]
+        outputs[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
+    assert "colours: the exploit suite earns what it may" in outputs["audit",]
     assert re.search(
         r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns",
-        told["audit",],
+        outputs["audit",],
     )
-    assert "none of 6 test pictures is among 18 training pictures" in told["audit",]
-    assert "30 steps of 8 prompts x 8 answers" in told["plan",]
-    assert "held-out greedy accuracy" in told["train",]
-    assert "difference" in told["compare",]
-    assert "on blank images" in told["evaluate",]
+    assert "none of 6 test pictures is among 18 training pictures" in outputs["audit",]
+    assert "30 steps of 8 prompts x 8 answers" in outputs["plan",]
+    assert "held-out greedy accuracy" in outputs["train",]
+    assert "difference" in outputs["compare",]
+    assert "on blank images" in outputs["evaluate",]
     after = records.load(Path("after.jsonl"))
     assert [record.greedy for record in after] == [
         record.greedy
@@ -124,18 +124,18 @@ def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypa
     Path("rewards.py").write_text(
         code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))")
     )
-    (told,) = re.findall(
+    (answer,) = re.findall(
         r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml")
     )
-    assert set(told.split()) == set(COLOURS)
+    assert set(answer.split()) == set(COLOURS)
 
 
 def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
     published.clevr(tmp_path / "clevr")
     monkeypatch.chdir(tmp_path)
-    told = command("data", "clevr", "--from", "clevr", "--to", "rows", "--head", "2")
+    output = command("data", "clevr", "--from", "clevr", "--to", "rows", "--head", "2")
     assert (
-        "clevr: 2 rows earn the full reward with their own answer (number with picture 2)" in told
+        "clevr: 2 rows earn the full reward with their own answer (number with picture 2)" in output
     )
     rows = [json.loads(line) for line in Path("rows/samples.jsonl").read_text().splitlines()]
     assert [(row["answer"], Path("rows", row["images"][0]).is_file()) for row in rows] == [
@@ -178,9 +178,9 @@ def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path
     without = gpg_vl("data", "./scenes.py:scenes", cwd=Path())
     assert without.returncode == 2
     assert "answer_kind 'colours' has no verifier" in without.stderr
-    told = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
-    assert "1 rows earn the full reward with their own answer (colours 1)" in told
-    assert "mauve: " in told
+    output = command("data", "./scenes.py:scenes", "--config", "colours.yaml", "--to", "rows")
+    assert "1 rows earn the full reward with their own answer (colours 1)" in output
+    assert "mauve: " in output
     Path("taken").write_text("precious")
     for to in ("taken", "taken/rows"):
         refused = gpg_vl(
@@ -204,10 +204,10 @@ def test_a_set_is_written_without_being_held_in_memory(tmp_path, monkeypatch):
         "images=(picture,), sizes=((512, 128),))\n"
     )
     tracemalloc.start()
-    told = command("data", "./many.py:many", "last=0", "--to", "rows")
+    output = command("data", "./many.py:many", "last=0", "--to", "rows")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "40 rows earn the full reward" in told
+    assert "40 rows earn the full reward" in output
     assert peak < 5_000_000  # 40 pictures have 7.9 MB
     doubled = gpg_vl("data", "./many.py:many", "--to", "doubled", cwd=Path())
     assert doubled.returncode == 2

@@ -218,9 +218,9 @@ WORDS = {
 def test_a_knob_of_words_takes_these_and_no_others(key):
     for word in WORDS[key]:
         loading.load("digits", [f"{key}={word}"])
-    with pytest.raises(UserError, match=f"{key}: got 'other', expected") as told:
+    with pytest.raises(UserError, match=f"{key}: got 'other', expected") as caught:
         loading.load("digits", [f"{key}=other"])
-    assert all(f"'{word}'" in str(told.value) for word in WORDS[key])
+    assert all(f"'{word}'" in str(caught.value) for word in WORDS[key])
 
 
 @pytest.mark.parametrize(

@@ -231,10 +231,10 @@ def test_a_part_may_refuse_in_its_own_words():
     assert build({"kind": "gpg_vl.methods.gpg:Gpg", "groups_per_step": 4}) == Gpg(groups_per_step=4)
 
 
-def test_a_forgotten_argument_is_told_in_words_of_the_config():
-    with pytest.raises(UserError, match=r"^data\.0: task\b.*missing") as told:
+def test_a_forgotten_argument_is_reported_in_words_of_the_config():
+    with pytest.raises(UserError, match=r"^data\.0: task\b.*missing") as caught:
         plugins.build("digits", RECIPES, base_dir=Path(), key="data.0", given={})
-    assert "ArgsKwargs" not in str(told.value)
+    assert "ArgsKwargs" not in str(caught.value)
 
 
 def test_a_recipes_options_are_checked():
@@ -247,7 +247,7 @@ def test_a_recipes_options_are_checked():
         )
 
 
-# --- what is told of parts ------------------------------------------------------------------------
+# --- the source and the fields of a part ----------------------------------------------------------
 
 
 def test_a_source_hash_follows_the_file(folder):
@@ -273,7 +273,7 @@ def test_fields_are_read_with_those_of_the_base():
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("def squares(:\n    pass\n", r"squares.py line 1: invalid syntax"),
         (
@@ -286,9 +286,9 @@ def test_fields_are_read_with_those_of_the_base():
         ),
     ],
 )
-def test_a_mistake_in_a_file_of_the_users_is_told_with_file_and_line(source, told, tmp_path):
+def test_a_mistake_in_a_file_of_the_users_is_reported_with_file_and_line(source, message, tmp_path):
     (tmp_path / "squares.py").write_text(source)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         list(
             sources.read_source(
                 Source(recipe="./squares.py:squares"), base_dir=tmp_path, key="data.0"

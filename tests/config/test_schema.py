@@ -314,7 +314,7 @@ def test_an_override_reaches_the_knob_that_it_names_and_no_other(written, item, 
         ("trackers.0=wandb", "trackers.0=wandb: '0' is no item of a list of 0; items count from 0"),
     ],
 )
-def test_an_item_that_a_list_does_not_have_is_told(written, item, sentence):
+def test_an_item_that_a_list_does_not_have_is_reported(written, item, sentence):
     name = written("data: [{recipe: digits}, {recipe: digits}]")
     with refused(sentence):
         loading.load(name, [item])

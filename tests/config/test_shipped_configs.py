@@ -50,11 +50,11 @@ def test_every_config_is_planned(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = gpg_vl("plan", name)
     assert done.returncode == 0, done.printed
-    told = " ".join(done.stdout.split())
+    output = " ".join(done.stdout.split())
     config = loading.load(name)
     answers = config.rollout.groups_per_step * config.rollout.group_size
-    assert f"{answers} answers a round, {config.steps * answers:,} in all" in told
-    assert ("MB in a process" if name == "digits" else "unknown until Qwen/") in told
+    assert f"{answers} answers a round, {config.steps * answers:,} in all" in output
+    assert ("MB in a process" if name == "digits" else "unknown until Qwen/") in output
     assert max(map(len, done.printed.splitlines())) <= 80
 
 

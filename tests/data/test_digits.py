@@ -208,7 +208,7 @@ def test_rows_are_complete(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_gold_earns_full_marks(task):
+def test_the_reference_answer_earns_the_full_reward(task):
     style = AnswerOnly()
     verifiers = VerifierSet(
         by_kind={

@@ -133,7 +133,7 @@ def test_each_set_of_expressions_is_itself(recipe, split, tmp_path):
     assert (row.images, row.sizes) == ((tmp_path / "x.jpg",), (WIDE,))
 
 
-def test_a_row_of_neither_form_is_told(tmp_path):
+def test_a_row_of_neither_form_is_reported(tmp_path):
     published.written(
         tmp_path / "refcoco_val.json", [{"image": "x.jpg", "problem": "?", "bbox": [1, 2, 3, 4]}]
     )
@@ -350,10 +350,10 @@ def test_options_of_a_spatial_question_are_shuffled_by_row_and_seed_and_stand_in
     assert len(set(orders)) == 4
     assert [row.choices for row in sat("train", str(tmp_path))] == orders
     assert not set(orders) & {row.choices for row in sat("train", str(tmp_path), seed=1)}
-    told = f"{', '.join(orders[0][:7])} or {orders[0][7]}"
+    listed = f"{', '.join(orders[0][:7])} or {orders[0][7]}"
     assert (
         rows[0].question
-        == f"Answer in natural language. Which? Choose between the following options: {told}"
+        == f"Answer in natural language. Which? Choose between the following options: {listed}"
     )
     assert rows[0].tags == {"task": "kind"}
     assert [row.id for row in sat("train", str(tmp_path), rows=2)] == ["sat/train/0", "sat/train/1"]
@@ -475,10 +475,10 @@ def test_a_missing_picture_says_where_pictures_come_from_and_a_broken_one_does_n
     with pytest.raises(UserError, match=r"does not exist\. .*Put them into"):
         list(superclevr("test", str(tmp_path)))
     (tmp_path / "images" / "superCLEVR_new_025000.png").write_bytes(b"x")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         list(superclevr("test", str(tmp_path)))
-    assert "cannot be read" in str(told.value)
-    assert "Put them into" not in str(told.value)
+    assert "cannot be read" in str(caught.value)
+    assert "Put them into" not in str(caught.value)
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -567,7 +567,7 @@ def test_a_count_of_a_digit_runs_from_none_to_half_of_all():
     assert set(truths) == {0, 1, 2}
 
 
-def test_a_broken_card_is_told(tmp_path, monkeypatch):
+def test_a_broken_card_is_reported(tmp_path, monkeypatch):
     (tmp_path / "x.yaml").write_text(json.dumps({"recipe": "x"}))
     monkeypatch.setattr(card.resources, "find", lambda kind, name: tmp_path / "x.yaml")
     with pytest.raises(UserError, match=r"x.yaml: \('source',\): "):

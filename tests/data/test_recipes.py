@@ -1,5 +1,5 @@
 """Published data sets: small files of the published form become rows that their own verifiers
-accept; what does not fit is told."""
+accept; what does not fit is refused."""
 
 import json
 from collections.abc import Callable
@@ -260,7 +260,7 @@ def test_a_missing_picture_is_named_with_where_it_comes_from(made):
     assert len(asked("superclevr", folder, pictures=False)) == 4
 
 
-def test_a_download_cut_short_is_told(made):
+def test_a_download_cut_short_is_reported(made):
     folder = made("clevr")
     (file,) = (folder / "data").iterdir()
     file.write_bytes(file.read_bytes()[:200])
@@ -424,14 +424,14 @@ NOT_AS_PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "split", "file", "change", "sentence"), NOT_AS_PUBLISHED)
-def test_a_file_that_is_not_as_published_is_told(made, name, split, file, change, sentence):
+def test_a_file_that_is_not_as_published_is_reported(made, name, split, file, change, sentence):
     folder = made(name)
     rewritten(folder / file, change)
     with refused(sentence):
         read(name, folder, split=split)
 
 
-def test_a_list_of_classes_in_another_encoding_is_told(made):
+def test_a_list_of_classes_in_another_encoding_is_reported(made):
     folder = made("fgvc_aircraft")
     (folder / "images_variant_test.txt").write_bytes("0034309 Citroën\n".encode("latin-1"))
     with refused(r"images_variant_test.txt: not UTF-8 .*; save it as UTF-8"):
@@ -510,7 +510,7 @@ def test_the_published_classes_are_asked_about_the_published_pairs(benchmark, co
     )
 
 
-def test_a_wrong_split_or_another_file_is_told(made, tmp_path):
+def test_a_wrong_split_or_another_file_is_reported(made, tmp_path):
     with refused(r"split: got 'testa'; input should be 'train' or 'test'"):
         read("geoqa", tmp_path, split="testa")
     with refused(r"refcoco: got split 'testC', published are train, val, testA, testB"):

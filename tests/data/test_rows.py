@@ -172,11 +172,11 @@ def test_a_line_that_is_no_object_is_named(jsonl, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")]
+    ("content", "message"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")]
 )
-def test_a_row_of_a_json_file_that_is_no_object_is_named(content, told, tmp_path):
+def test_a_row_of_a_json_file_that_is_no_object_is_named(content, message, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(content))
-    with refused(f"{tmp_path / 'rows.json'} {told}, expected an object of columns"):
+    with refused(f"{tmp_path / 'rows.json'} {message}, expected an object of columns"):
         list(formats.read(tmp_path / "rows.json"))
 
 
@@ -334,7 +334,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         (
             {"image": "pictre"},
@@ -352,14 +352,14 @@ def test_a_missing_file_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, told):
-    with refused(f"rows.jsonl{told}"):
+def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, message):
+    with refused(f"rows.jsonl{message}"):
         jsonl(ROW, ROW | {"why": "so"}, columns=columns)
-    with refused(f"rows.jsonl{told}".replace(", why", "")):
+    with refused(f"rows.jsonl{message}".replace(", why", "")):
         jsonl(ROW, ROW | {"why": "so"}, columns=columns, head=1)
 
 
-def test_a_source_that_cannot_be_begun_is_told_before_anything_is_read(tmp_path):
+def test_a_source_that_cannot_be_begun_is_reported_before_anything_is_read(tmp_path):
     with refused(
         f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working"
         " directory"
@@ -548,15 +548,17 @@ def test_a_datasets_folder_with_several_images_per_row(hub):
     assert sample.sizes == ((4, 3), (5, 6))
 
 
-def test_why_a_data_set_cannot_be_loaded_is_told_on_one_line_and_shortly(tmp_path, monkeypatch):
+def test_why_a_data_set_cannot_be_loaded_is_reported_on_one_line_and_shortly(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
 
     def failing(name, split):
         raise ValueError("no\n  such " + "x" * 400)
 
     monkeypatch.setattr(datasets, "load_dataset", failing)
-    told = f"hub: 'who/what' (split 'train') cannot be loaded: no such {'x' * 292}"  # 300 letters
-    with refused(told):
+    message = (
+        f"hub: 'who/what' (split 'train') cannot be loaded: no such {'x' * 292}"  # 300 letters
+    )
+    with refused(message):
         list(sources.read_source(Source(hub="who/what"), base_dir=tmp_path, key="data.0"))
 
 

@@ -197,7 +197,7 @@ def test_overall_and_per_tag_and_what_changed():
     assert [before.id for before, _ in compare.changed(first, second)] == ["q0", "q2", "b1"]
 
 
-def test_other_questions_are_told_with_their_ids():
+def test_other_questions_are_reported_with_their_ids():
     with pytest.raises(
         UserError,
         match=(
@@ -212,7 +212,7 @@ def test_other_questions_are_told_with_their_ids():
         compare.compare([], [])
 
 
-def test_equal_ids_of_other_questions_truths_or_pictures_are_told():
+def test_equal_ids_of_other_questions_truths_or_pictures_are_reported():
     first = records([1, 0], digest="a1", pictures="p1")
     with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with another question or truth"):
         compare.compare(first, records([1, 0], digest="b2", pictures="p1"))
@@ -224,7 +224,7 @@ def test_equal_ids_of_other_questions_truths_or_pictures_are_told():
     assert "2 of 2 questions are known by their ids alone" in remark
 
 
-def test_other_settings_are_told():
+def test_other_settings_are_reported():
     first = records(
         [1, 0],
         digest="a",
@@ -287,7 +287,7 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
     ]
 
 
-def test_what_cannot_be_compared_is_told(tmp_path):
+def test_what_cannot_be_compared_is_reported(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1}\n')
     eval_records.save(records([1, 0]), tmp_path / "words.jsonl")
     written = (tmp_path / "words.jsonl").read_text()
@@ -387,8 +387,8 @@ def test_pass_at_every_power_of_two_up_to_the_answers_drawn():
         [1, 2, 4, 8],
     ]
     rows = records([0, 1], each=[1.0, 0.0, 0.0, 0.0])
-    told = shown(results_table("t", rows))
-    assert re.findall(r"pass@(\d) +│ ([\d.]+)", told) == [
+    printed = shown(results_table("t", rows))
+    assert re.findall(r"pass@(\d) +│ ([\d.]+)", printed) == [
         ("1", "25.0"),
         ("2", "50.0"),
         ("4", "100.0"),
@@ -415,14 +415,16 @@ def test_tables_stay_readable_at_eighty_columns_and_tags_are_no_markup():
     spec = BenchmarkSpec(
         name="b", data=(Source(recipe="digits"),), beside="reference", totals={"[bold]all": ()}
     )
-    told = shown(results_table("[red] benchmark", rows, spec))
-    assert "[red] benchmark" in told
-    assert re.search(r"│ \[red\]counting\[/\] +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", told)
-    assert re.search(r"│ \[bold\]all +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", told)
-    told = shown(paired_table("[red] both", compare.compare(rows, rows)))
-    assert re.search(r"│ difference +│ 0\.0 \[-0\.5, 0\.5\] +│", told)
-    assert re.search(r"│ better, worse +│ 0, 0 questions, p = 1 +│", told)
-    assert "[red] both" in told
+    printed = shown(results_table("[red] benchmark", rows, spec))
+    assert "[red] benchmark" in printed
+    assert re.search(
+        r"│ \[red\]counting\[/\] +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", printed
+    )
+    assert re.search(r"│ \[bold\]all +│ +512 │ greedy +│ 78\.1 \[74\.3, 81\.5\] +│", printed)
+    printed = shown(paired_table("[red] both", compare.compare(rows, rows)))
+    assert re.search(r"│ difference +│ 0\.0 \[-0\.5, 0\.5\] +│", printed)
+    assert re.search(r"│ better, worse +│ 0, 0 questions, p = 1 +│", printed)
+    assert "[red] both" in printed
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -543,10 +545,10 @@ def test_a_comparison_counts_better_and_worse_and_keeps_its_sides():
 
 def test_changes_come_largest_first():
     first, second = records([0, 0.5, 1, 1, 0.25]), records([0.25, 0.75, 0, 1, 0.75])
-    told = [
+    changes = [
         (before.id, before.greedy, after.greedy) for before, after in compare.changed(first, second)
     ]
-    assert told == [("q2", 1.0, 0.0), ("q4", 0.25, 0.75), ("q0", 0.0, 0.25), ("q1", 0.5, 0.75)]
+    assert changes == [("q2", 1.0, 0.0), ("q4", 0.25, 0.75), ("q0", 0.0, 0.25), ("q1", 0.5, 0.75)]
 
 
 @pytest.mark.parametrize(

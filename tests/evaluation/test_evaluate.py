@@ -123,14 +123,14 @@ def test_every_kind_of_benchmark_runs_on_real_pictures(tmp_path):
     )
     (tmp_path / "real.yaml").write_text(spec)
     limits = ["policy.max_pixels=12544", "policy.min_pixels=784"]
-    code, told = evaluate(
+    code, output = evaluate(
         tmp_path / "real.yaml", "--model", "tiny", *SMALL, *limits, "--to", tmp_path / "out.jsonl"
     )
-    assert code == 0, told
+    assert code == 0, output
     for kind in ("number", "choice", "boxes", "detection", "label", "value"):
-        assert f" {kind} " in told
-    assert " reference " in told
-    assert " pass@2 " in told
+        assert f" {kind} " in output
+    assert " reference " in output
+    assert " pass@2 " in output
     records = eval_records.load(tmp_path / "out.jsonl")
     assert [record.id for record in records] == [sample.id for sample in rows]
     assert all(record.reason for record in records)
@@ -141,17 +141,17 @@ def test_every_kind_of_benchmark_runs_on_real_pictures(tmp_path):
 def test_a_shipped_benchmark_runs_by_name_and_knobs_reach_it(name, tmp_path, monkeypatch):
     monkeypatch.setenv("GPG_VL_DATA", str(tmp_path))
     published.MADE[name](tmp_path / name)
-    code, told = evaluate(name, "--model", "tiny", *SMALL, "benchmark.max_tokens=3")
+    code, output = evaluate(name, "--model", "tiny", *SMALL, "benchmark.max_tokens=3")
     assert code == 2
-    assert "complete=false" in told
+    assert "complete=false" in output
     knobs = ["benchmark.max_tokens=3", "benchmark.data.0.options.complete=false"]
-    code, told = evaluate(name, "--model", "tiny", *SMALL, *knobs)
-    assert code == 0, told
+    code, output = evaluate(name, "--model", "tiny", *SMALL, *knobs)
+    assert code == 0, output
     if name == "cv_bench":
-        assert "CV-Bench" in told
+        assert "CV-Bench" in output
     if name == "coco":
-        assert "average precision (coco)" in told
-        assert "AP50" in told
+        assert "average precision (coco)" in output
+        assert "AP50" in output
 
 
 def test_several_benchmarks_are_taken_with_one_model(tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_several_benchmarks_are_taken_with_one_model(tmp_path, monkeypatch):
         "load_policy",
         lambda *args, **given: loads.append(1) or load_policy(*args, **given),
     )
-    code, told = evaluate(
+    code, output = evaluate(
         tmp_path / "first.yaml",
         tmp_path / "second.yaml",
         "--model",
@@ -174,7 +174,7 @@ def test_several_benchmarks_are_taken_with_one_model(tmp_path, monkeypatch):
         "--to",
         tmp_path / "out",
     )
-    assert code == 0, told
+    assert code == 0, output
     assert loads == [1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"first.jsonl", "second.jsonl"}
 
@@ -249,11 +249,11 @@ def test_answers_of_another_evaluation_are_neither_mixed_in_nor_overwritten(half
     if half:
         (tmp_path / "out.jsonl").rename(tmp_path / "out.jsonl.part")
     asking.clear()
-    code, told = evaluate(*whole, "benchmark.max_tokens=2")
+    code, output = evaluate(*whole, "benchmark.max_tokens=2")
     assert code == 2
     assert (
         "answers of another evaluation (model, questions or scoring differ); delete it, or choose "
-        "another --to" in told
+        "another --to" in output
     )
     assert evaluate(*whole, "--blank")[0] == 2
     assert evaluate(*whole)[0] == 0
@@ -307,17 +307,17 @@ def test_of_several_benchmarks_the_finished_ones_are_not_asked_again(tmp_path, a
         "--to",
         tmp_path / "out",
     )
-    code, told = evaluate(*whole)
+    code, output = evaluate(*whole)
     assert code == 130
-    assert "stopped; the same command goes on from there" in told
+    assert "stopped; the same command goes on from there" in output
     monkeypatch.setattr(evaluating, "_ask", ask)
-    code, told = evaluate(*whole)
+    code, output = evaluate(*whole)
     assert (code, asking) == (0, [2, 2, 2, 2])
-    assert "first.yaml: 4 of 4 questions" in told  # not on a terminal: plain lines
-    assert "second.yaml: 2 of 4 questions\n" in told
+    assert "first.yaml: 4 of 4 questions" in output  # not on a terminal: plain lines
+    assert "second.yaml: 2 of 4 questions\n" in output
 
 
-def test_a_foreign_file_in_the_place_of_the_second_is_told_before_the_first_is_asked(
+def test_a_foreign_file_in_the_place_of_the_second_is_reported_before_the_first_is_asked(
     tmp_path, asking
 ):
     for name in ("first", "second"):
@@ -327,7 +327,7 @@ def test_a_foreign_file_in_the_place_of_the_second_is_told_before_the_first_is_a
         id="a", tag="t", greedy=1.0, sampled=math.nan, text="", answer="", reason=""
     )
     eval_records.save([foreign], tmp_path / "out" / "second.jsonl")
-    code, told = evaluate(
+    code, output = evaluate(
         tmp_path / "first.yaml",
         tmp_path / "second.yaml",
         "--model",
@@ -337,7 +337,7 @@ def test_a_foreign_file_in_the_place_of_the_second_is_told_before_the_first_is_a
         tmp_path / "out",
     )
     assert code == 2
-    assert "second.jsonl: answers of another evaluation" in told
+    assert "second.jsonl: answers of another evaluation" in output
     assert asking == []
 
 
@@ -380,24 +380,26 @@ def test_a_changed_verifier_or_question_is_another_evaluation(file, before, afte
     assert evaluate(*whole)[0] == 0
     assert asking == [2]
     (own / file).write_text((own / file).read_text().replace(before, after))
-    code, told = evaluate(*whole)
+    code, output = evaluate(*whole)
     assert code == 2
-    assert "answers of another evaluation" in told
+    assert "answers of another evaluation" in output
 
 
 def test_another_revision_of_a_hub_model_is_another_evaluation(own, policy_of):
     experiment = Experiment.resolve(loading.load_for_model("who/model", ["prompt=answer"]))
     policy = policy_of()
     own_benchmark = experiment.benchmark(policy, str(own / "own.yaml"))
-    told = []
+    fingerprints = []
     for revision in ("aaa", "bbb", "aaa"):
         policy.model.config._commit_hash = revision
-        told.append(evaluating._fingerprint(own_benchmark, experiment, "who/model", policy, False))
-    assert told[0] == told[2] != told[1]
+        fingerprints.append(
+            evaluating._fingerprint(own_benchmark, experiment, "who/model", policy, False)
+        )
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_verifier_that_fails_is_told_and_ends_with_an_error(recorded, own):
+def test_a_verifier_that_fails_is_reported_and_ends_with_an_error(recorded, own):
     (own / "own.py").write_text(
         OWN.replace(
             "        return Verdict",
@@ -406,7 +408,7 @@ def test_a_verifier_that_fails_is_told_and_ends_with_an_error(recorded, own):
         )
     )
     answers = answered(own / "answers.jsonl", {"a": "x", "b": "y"})
-    code, told = evaluate(
+    code, output = evaluate(
         own / "own.yaml",
         *(
             ("--answers", answers)
@@ -417,20 +419,20 @@ def test_a_verifier_that_fails_is_told_and_ends_with_an_error(recorded, own):
     assert code == 1
     assert (
         "the verifier failed on answers to 1 question of 2, which count as wrong; b: fault: "
-        "TypeError: no such column" in told
+        "TypeError: no such column" in output
     )
 
 
-def test_questions_that_cannot_be_scored_are_told(tmp_path):
+def test_questions_that_cannot_be_scored_are_reported(tmp_path):
     rows = [
         {"id": str(place), "question": "How many?", "answer_kind": "number", "answer": answer}
         for place, answer in enumerate((3, "many"))
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "some.yaml").write_text("name: some\ndata: [{files: rows.jsonl}]\nmax_tokens: 3\n")
-    code, told = evaluate(tmp_path / "some.yaml", "--model", "tiny", *SMALL)
+    code, output = evaluate(tmp_path / "some.yaml", "--model", "tiny", *SMALL)
     assert code == 0
-    assert "some: 1 question is left out, 1 are asked; 1: answer 'many' is not a number" in told
+    assert "some: 1 question is left out, 1 are asked; 1: answer 'many' is not a number" in output
 
 
 def test_another_reading_scores_what_was_decoded_whatever_its_end():
@@ -482,7 +484,7 @@ def test_a_record_knows_its_question_its_truth_and_its_pictures(tmp_path):
     )
 
 
-def test_what_cannot_be_written_is_told_before_a_model_is_loaded(tmp_path):
+def test_what_cannot_be_written_is_reported_before_a_model_is_loaded(tmp_path):
     (tmp_path / "a").mkdir()
     for place in (tmp_path / "add.yaml", tmp_path / "a" / "add.yaml", tmp_path / "b.yaml"):
         place.write_text(ADD)
@@ -494,25 +496,25 @@ def test_what_cannot_be_written_is_told_before_a_model_is_loaded(tmp_path):
         ((one, three, *model, one), "is a file, expected a folder for 2 benchmarks"),
         ((one, *model, one / "x.jsonl"), "a folder above it is a file"),
     ):
-        code, told = evaluate(*arguments)
+        code, output = evaluate(*arguments)
         assert code == 2
-        assert sentence in told
+        assert sentence in output
 
 
 def test_a_models_records_are_not_written_over_by_recorded_answers(own):
     answers = answered(own / "answers.jsonl", {"a": "x", "b": "y"})
     given = (own / "own.yaml", "--answers", answers, "--to")
     assert evaluate(*given, own / "one.jsonl")[0] == 0
-    code, told = evaluate(*given, own / "one.jsonl")
+    code, output = evaluate(*given, own / "one.jsonl")
     assert code == 0
-    assert f"written over: {own / 'one.jsonl'}" in told
+    assert f"written over: {own / 'one.jsonl'}" in output
     assert evaluate(own / "own.yaml", "--model", "tiny", *SMALL, "--to", own / "two.jsonl")[0] == 0
-    code, told = evaluate(*given, own / "two.jsonl")
+    code, output = evaluate(*given, own / "two.jsonl")
     assert code == 2
-    assert "holds what a model was asked; delete it, or choose another --to" in told
+    assert "holds what a model was asked; delete it, or choose another --to" in output
 
 
-def test_average_precision_without_its_library_is_told_before_anything_is_asked(
+def test_average_precision_without_its_library_is_reported_before_anything_is_asked(
     tmp_path, monkeypatch, asking
 ):
     published.coco(tmp_path / "coco")
@@ -523,29 +525,29 @@ def test_average_precision_without_its_library_is_told_before_anything_is_asked(
         ("--model", "tiny", *SMALL, "benchmark.data.0.options.complete=false"),
         ("--answers", answers, "data.0.options.complete=false"),
     ):
-        code, told = evaluate("coco", *how)
+        code, output = evaluate("coco", *how)
         assert code == 2
-        assert "average precision needs faster-coco-eval: pip install 'gpg-vl[detection]'" in told
+        assert "average precision needs faster-coco-eval: pip install 'gpg-vl[detection]'" in output
     assert asking == []
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     assert "no benchmark named; shipped: " in evaluate("steps=1", "--model", "tiny")[1]
-    code, told = evaluate("lisa_test", "--model", "tiny", *SMALL)
+    code, output = evaluate("lisa_test", "--model", "tiny", *SMALL)
     assert code == 2
     assert (
         "lisa (test): downloads/lisa holds no ReasonSeg/test/*.json or test/*.json. ReasonSeg.zip "
-        "from" in told
+        "from" in output
     )
-    assert "Put them into downloads/lisa" in told
+    assert "Put them into downloads/lisa" in output
 
 
 # --- recorded answers by the name of the benchmark ------------------------------------------------
 
 
-def figure(told: str, row: str) -> tuple[float, float]:
+def figure(output: str, row: str) -> tuple[float, float]:
     """The greedy figure of a row of the table, and the one beside it."""
-    lines = told.splitlines()
+    lines = output.splitlines()
     (place,) = [place for place, line in enumerate(lines) if re.search(rf"│ {row} ", line)]
     first, second = (
         re.search(r"│ (greedy|reference) +│ ([\d.]+) \[", line) for line in lines[place : place + 2]
@@ -575,11 +577,11 @@ def test_recorded_counts_to_the_record(tmp_path):
             f"superclevr/test/{place}": row["model_output"]
             for place, row in enumerate(read(log)["results"])
         }
-        code, told = evaluate(
+        code, output = evaluate(
             "superclevr", "--answers", answered(tmp_path / "a.jsonl", texts), *options
         )
-        assert code == 0, told
-        assert figure(told, "number")[1] == reference(log)["recorded_accuracy"]
+        assert code == 0, output
+        assert figure(output, "number")[1] == reference(log)["recorded_accuracy"]
 
 
 @needed
@@ -596,18 +598,20 @@ def test_recorded_geometry_to_the_record(tmp_path):
         "mode=lenient",
     ]
     answers = answered(tmp_path / "a.jsonl", texts)
-    code, told = evaluate("geoqa", "--answers", answers, *options, "--to", tmp_path / "out.jsonl")
-    assert code == 0, told
-    assert figure(told, "value")[1] == pytest.approx(reference(log)["recorded_accuracy"], abs=0.05)
+    code, output = evaluate("geoqa", "--answers", answers, *options, "--to", tmp_path / "out.jsonl")
+    assert code == 0, output
+    assert figure(output, "value")[1] == pytest.approx(
+        reference(log)["recorded_accuracy"], abs=0.05
+    )
     records = eval_records.load(tmp_path / "out.jsonl")
     tagged = [record.greedy for record in records if "<answer>" in record.text]
     assert sum(tagged) == reference(log)["reference_correct_value_in_answer_tag"]
     answered(tmp_path / "a.jsonl", dict(list(texts.items())[1:]) | {"geoqa/test/x": "5"})
-    code, told = evaluate("geoqa", "--answers", answers, *options)
+    code, output = evaluate("geoqa", "--answers", answers, *options)
     assert code == 2
     assert (
         "1 id (geoqa/test/x) not asked; 1 id (geoqa/test/0) not answered; nothing was scored"
-        in told
+        in output
     )
 
 
@@ -625,7 +629,7 @@ def test_recorded_class_names_to_the_record(tmp_path, name, file):
         for place, row in enumerate(rows)
     }
     options = [f"data.0.options.folder={tmp_path}", "data.0.options.pictures=false"]
-    code, told = evaluate(
+    code, output = evaluate(
         name,
         "--answers",
         answered(tmp_path / "a.jsonl", texts),
@@ -633,7 +637,7 @@ def test_recorded_class_names_to_the_record(tmp_path, name, file):
         "--to",
         tmp_path / "out.jsonl",
     )
-    assert code == 0, told
+    assert code == 0, output
     records, known = (
         eval_records.load(tmp_path / "out.jsonl"),
         reference(f"classification/{file}.jsonl"),
@@ -672,11 +676,11 @@ def test_recorded_boxes_to_the_record(tmp_path, log):
         f'data=[{{recipe: {name}, options: {{split: {split}, folder: "{tmp_path}", pictures: '
         "false}}]"
     )
-    code, told = evaluate(
+    code, output = evaluate(
         name, "--answers", answered(tmp_path / "a.jsonl", texts), one, "mode=lenient"
     )
-    assert code == 0, told
-    assert figure(told, split) == (known["reference_acc_at_0_5"], known["recorded_accuracy"])
+    assert code == 0, output
+    assert figure(output, split) == (known["reference_acc_at_0_5"], known["recorded_accuracy"])
 
 
 # --- average precision ----------------------------------------------------------------------------

@@ -397,7 +397,7 @@ def test_only_an_engine_with_weights_of_its_own_has_to_prove_them(
     assert checked == [(engine, policy, 0)] * checks
 
 
-def test_groups_that_are_tried_out_are_told_and_written(tmp_path, monkeypatch):
+def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatch):
     def answered(draw: int, rewards: list[float]) -> Group:
         sample = Sample(id=f"q{draw}", question="1 + 2?", answer_kind="number", answer=3)
         said = Completion(
@@ -469,7 +469,7 @@ def test_one_benchmark_is_taken_like_several(events):
     assert ("run", True, None) in events
 
 
-def test_answers_of_another_evaluation_are_told_before_an_engine_is_built(events, monkeypatch):
+def test_answers_of_another_evaluation_are_reported_before_an_engine_is_built(events, monkeypatch):
     def foreign(self: Any) -> Any:
         raise UserError("answers of another evaluation")
 

@@ -35,7 +35,7 @@ def mean(found: Any) -> float | None:
 
 
 @pytest.mark.parametrize(
-    ("each", "k", "told"),
+    ("each", "k", "message"),
     [
         ([(1.0, 0.0), (0.0, 0.0)], 1, 0.25),
         ([(1.0, 0.0), (0.0, 0.0)], 2, 0.5),
@@ -45,20 +45,20 @@ def mean(found: Any) -> float | None:
         ([], 1, None),
     ],
 )
-def test_the_best_of_some_answers_needs_as_many_of_every_question(each, k, told):
+def test_the_best_of_some_answers_needs_as_many_of_every_question(each, k, message):
     found = mean(metrics.pass_at([record(place, each=own) for place, own in enumerate(each)], k))
-    assert found == (None if told is None else pytest.approx(told))
+    assert found == (None if message is None else pytest.approx(message))
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [([0.0, 1.0, 1.0], 2 / 3), ([1.0, math.nan], None), ([math.nan, math.nan], None), ([], None)],
 )
-def test_a_second_reading_is_of_all_questions_or_of_none(values, told):
+def test_a_second_reading_is_of_all_questions_or_of_none(values, message):
     found = mean(
         metrics.beside([record(place, beside=value) for place, value in enumerate(values)])
     )
-    assert found == (None if told is None else pytest.approx(told))
+    assert found == (None if message is None else pytest.approx(message))
 
 
 def test_totals_are_means_over_the_values_of_each_tag_in_turn():
@@ -135,11 +135,11 @@ def given(tmp_path, monkeypatch) -> Any:
         verifiers = SimpleNamespace(
             by_kind={"detection": verifier or Detection(style=AnswerOnly())}
         )
-        exam: Any = SimpleNamespace(
+        benchmark: Any = SimpleNamespace(
             spec=SimpleNamespace(average_precision=kind), questions=questions, verifiers=verifiers
         )
         records = [record(place, text=text) for place, text in enumerate(texts)]
-        metrics.detection(exam, records[::-1])
+        metrics.detection(benchmark, records[::-1])
         return taken[-1]
 
     return SimpleNamespace(question=question, examine=examine)
@@ -175,17 +175,17 @@ def test_strictly_only_what_keeps_the_format_has_boxes(given):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         (["", ""], "1 annotation files"),
         (["a", "b"], "2 annotation files"),
         (["a", ""], "2 annotation files"),
     ],
 )
-def test_questions_must_come_of_one_annotation_file(files, told, given):
+def test_questions_must_come_of_one_annotation_file(files, message, given):
     asked = [given.question(place, 1, 5, truth_file=file) for place, file in enumerate(files)]
     with pytest.raises(
-        UserError, match=f"average_precision: coco: the questions name {told}, expected one"
+        UserError, match=f"average_precision: coco: the questions name {message}, expected one"
     ):
         given.examine(asked, ["", ""])
 

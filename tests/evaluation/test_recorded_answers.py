@@ -1,5 +1,5 @@
 """`gpg-vl evaluate NAME --answers FILE`: recorded answers are scored without a model; a file
-that does not fit is told in one sentence."""
+that does not fit is refused in one sentence."""
 
 import json
 import re
@@ -69,13 +69,13 @@ def write(folder, rows):
 
 
 def evaluate(folder, *words, answers="answers.jsonl"):
-    told = gpg_vl("evaluate", folder / "four.yaml", "--answers", folder / answers, *words)
-    return told.returncode, " ".join(told.printed.split())
+    done = gpg_vl("evaluate", folder / "four.yaml", "--answers", folder / answers, *words)
+    return done.returncode, " ".join(done.printed.split())
 
 
 def records(folder, *words):
-    code, told = evaluate(folder, "--to", str(folder / "out.jsonl"), *words)
-    assert code == 0, told
+    code, output = evaluate(folder, "--to", str(folder / "out.jsonl"), *words)
+    assert code == 0, output
     return {record.id: record for record in eval_records.load(folder / "out.jsonl")}
 
 
@@ -133,11 +133,11 @@ def test_the_frame_of_the_answers_is_a_knob(folder):
     assert records(folder, "mode=lenient", "frame=qwen2_vl")["d"].greedy == 1.0
     assert records(folder, "mode=lenient", "frame=internvl")["d"].greedy == 1.0
     assert records(folder, "mode=lenient", "frame=pixels")["d"].greedy < 0.2
-    code, told = evaluate(folder, "frame=qwen9")
+    code, output = evaluate(folder, "frame=qwen9")
     assert code == 2
     assert (
         "frame: got 'qwen9', expected pixels, norm1, norm1000, resized or a family: qwen2_vl, "
-        "qwen2_5_vl, qwen3_vl, internvl" in told
+        "qwen2_5_vl, qwen3_vl, internvl" in output
     )
 
 
@@ -192,15 +192,15 @@ def test_verifiers_are_knobs_too(folder):
         ([[1, 2]], "line 1: got list, expected an object with id and text"),
     ],
 )
-def test_a_file_that_does_not_fit_is_told_and_nothing_is_scored(folder, rows, sentence):
+def test_a_file_that_does_not_fit_is_reported_and_nothing_is_scored(folder, rows, sentence):
     write(folder, rows)
-    code, told = evaluate(folder, "--to", str(folder / "out.jsonl"))
+    code, output = evaluate(folder, "--to", str(folder / "out.jsonl"))
     assert code == 2
-    assert sentence in told
+    assert sentence in output
     assert not (folder / "out.jsonl").exists()
 
 
-def test_other_mistakes_are_told(folder):
+def test_other_mistakes_are_reported(folder):
     (folder / "broken.jsonl").write_text('{"id": "a"')
     assert "broken.jsonl line 1: not JSON" in evaluate(folder, answers="broken.jsonl")[1]
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
@@ -215,13 +215,13 @@ def test_other_mistakes_are_told(folder):
     assert "expected exactly one of --model" in evaluate(folder, "--model", "runs/x")[1]
 
 
-def test_questions_without_a_sound_truth_are_left_out_and_told(folder):
+def test_questions_without_a_sound_truth_are_left_out_and_reported(folder):
     rows = [*ROWS, {"id": "e", "question": "How many?", "answer_kind": "number", "answer": "many"}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write(folder, [{"id": name, "text": text} for name, text in {**ANSWERS, "e": "3"}.items()])
-    code, told = evaluate(folder, "mode=lenient")
+    code, output = evaluate(folder, "mode=lenient")
     assert code == 0
-    assert "four: 1 question is left out, 4 are asked; e: answer 'many' is not a number" in told
+    assert "four: 1 question is left out, 4 are asked; e: answer 'many' is not a number" in output
 
 
 @needed
@@ -250,9 +250,9 @@ def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
             for place, record in enumerate(read(log)["results"])
         ],
     )
-    code, told = evaluate(tmp_path, f"mode={mode}")
+    code, output = evaluate(tmp_path, f"mode={mode}")
     assert code == 0
-    assert re.search(rf"greedy │ {reference(log)[figure]} \[8\d\.\d, 9\d\.\d\]", told)
+    assert re.search(rf"greedy │ {reference(log)[figure]} \[8\d\.\d, 9\d\.\d\]", output)
 
 
 # --- by hand, without a command -------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_answers_are_read_by_id_whatever_their_form(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["words=x", "id", "id=", "=x", "id=a,text", ""])
-def test_a_mapping_of_columns_that_is_none_is_told(column, tmp_path):
+def test_a_mapping_of_columns_that_is_none_is_reported(column, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n')
     with pytest.raises(UserError, match=r"--map .*: expected id=COLUMN or text=COLUMN"):
         recorded_answers.read_answers(tmp_path / "a.jsonl", [column])
@@ -299,7 +299,7 @@ def test_a_mapping_of_columns_that_is_none_is_told(column, tmp_path):
         ([{"id": 1, "text": ""}, {"id": "1", "text": ""}], "1 id (1) answered more than once"),
     ],
 )
-def test_a_file_of_answers_that_is_none_is_told_with_its_line(rows, sentence, tmp_path):
+def test_a_file_of_answers_that_is_none_is_reported_with_its_line(rows, sentence, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=re.escape(sentence)):
@@ -314,9 +314,9 @@ def test_an_answer_to_a_question_that_is_left_out_is_no_mistake_and_an_id_asked_
         "name: four\ndata: [{files: rows.jsonl}, {files: more.jsonl}]\n"
     )
     write(folder, [{"id": "a", "text": "3"}])
-    code, told = evaluate(folder)
+    code, output = evaluate(folder)
     assert code == 2
-    assert "1 id (a) asked twice; nothing was scored" in told
+    assert "1 id (a) asked twice; nothing was scored" in output
 
 
 def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
@@ -337,8 +337,8 @@ def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
 def test_recorded_scores_are_written_over_and_a_models_are_not(folder):
     out = folder / "out.jsonl"
     records(folder)
-    code, told = evaluate(folder, "mode=lenient", "--to", str(out))
-    assert (code, told.startswith(f"written over: {out} ")) == (0, True)
+    code, output = evaluate(folder, "mode=lenient", "--to", str(out))
+    assert (code, output.startswith(f"written over: {out} ")) == (0, True)
     assert [record.greedy for record in eval_records.load(out)] == [1.0] * 4
     kept = [
         replace(record, evaluation="e") if record.id == "c" else record
@@ -349,7 +349,7 @@ def test_recorded_scores_are_written_over_and_a_models_are_not(folder):
     refusal = "holds what a model was asked; delete it, or choose another --to"
     with pytest.raises(UserError, match=refusal):
         recorded_answers.check_replaceable(out)
-    code, told = evaluate(folder, "--to", str(out))
-    assert (code, refusal in told) == (2, True)
+    code, output = evaluate(folder, "--to", str(out))
+    assert (code, refusal in output) == (2, True)
     assert out.read_bytes() == before
     assert [record.id for record in eval_records.load(out) if record.evaluation] == ["c"]

@@ -34,7 +34,7 @@ def question(name: str, answer: object = 3, **fields: Any) -> Sample:
     return Sample(id=name, question="How many?", answer_kind="number", answer=answer, **fields)
 
 
-def examination(*questions: Sample, seed: int = 0, **changed: Any) -> Benchmark:
+def benchmark_of(*questions: Sample, seed: int = 0, **changed: Any) -> Benchmark:
     spec = SPEC.model_copy(update=changed)
     return Benchmark(spec=spec, questions=questions, style=Style(), verifiers=CHECKS, seed=seed)
 
@@ -64,24 +64,24 @@ def bare_prompts(monkeypatch):
     monkeypatch.setattr(evaluate, "encode", lambda sample, style, policy: sample)
 
 
-def examined(exam: Benchmark, **given: Any) -> tuple[list[Record], list[Any]]:
+def evaluated(small: Benchmark, **given: Any) -> tuple[list[Record], list[Any]]:
     engine = Engine()
-    return evaluate.run_benchmark(exam, None, engine, **given), engine.asked
+    return evaluate.run_benchmark(small, None, engine, **given), engine.asked
 
 
 # --- asking ---------------------------------------------------------------------------------------
 
 
 def test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_each_time():
-    exam = examination(question("a"), question("b"))
-    (greedy, drawn), (_, again) = examined(exam)[1], examined(exam)[1]
+    small = benchmark_of(question("a"), question("b"))
+    (greedy, drawn), (_, again) = evaluated(small)[1], evaluated(small)[1]
     assert [len(seeds) for seeds in drawn[2]] == [3, 3]
     assert len({seed for seeds in drawn[2] for seed in seeds}) == 6
     assert drawn[2] == again[2]
     # a question keeps its seeds whatever stands beside it, and another seed of the run gives it
     # others
-    assert examined(examination(question("b")))[1][1][2] == drawn[2][1:]
-    other = examined(examination(question("a"), question("b"), seed=1))[1][1][2]
+    assert evaluated(benchmark_of(question("b")))[1][1][2] == drawn[2][1:]
+    other = evaluated(benchmark_of(question("a"), question("b"), seed=1))[1][1][2]
     assert not {seed for seeds in other for seed in seeds} & {
         seed for seeds in drawn[2] for seed in seeds
     }
@@ -89,11 +89,11 @@ def test_every_draw_of_every_question_has_a_seed_of_its_own_and_the_same_one_eac
 
 
 def test_a_question_is_asked_once_greedily_and_as_often_as_said_by_chance():
-    greedy, drawn = examined(examination(question("a"), question("b")))[1]
+    greedy, drawn = evaluated(benchmark_of(question("a"), question("b")))[1]
     assert (greedy[1].greedy, greedy[1].max_tokens) == (True, 7)
     assert (drawn[1].greedy, drawn[1].max_tokens, drawn[1].temperature) == (False, 7, 0.5)
     assert [sample.id for sample in greedy[0]] == [sample.id for sample in drawn[0]] == ["a", "b"]
-    records, asked = examined(examination(question("a"), samples=0))
+    records, asked = evaluated(benchmark_of(question("a"), samples=0))
     assert len(asked) == 1
     assert records[0].each == []
     assert math.isnan(records[0].sampled)
@@ -101,7 +101,7 @@ def test_a_question_is_asked_once_greedily_and_as_often_as_said_by_chance():
 
 def test_a_record_holds_the_greedy_answer_and_the_mean_of_the_others():
     wrong = question("b", answer=4)
-    first, second = examined(examination(question("a", tags={"task": "count"}), wrong))[0]
+    first, second = evaluated(benchmark_of(question("a", tags={"task": "count"}), wrong))[0]
     assert (
         first.id,
         first.tag,
@@ -125,7 +125,7 @@ def test_a_record_holds_the_greedy_answer_and_the_mean_of_the_others():
 
 def test_records_say_how_they_were_taken():
     for blank in (False, True):
-        (record,) = examined(examination(question("a"), mode="lenient"), blank=blank)[0]
+        (record,) = evaluated(benchmark_of(question("a"), mode="lenient"), blank=blank)[0]
         assert record.settings == {
             "benchmark": "b",
             "mode": "lenient",
@@ -137,9 +137,9 @@ def test_records_say_how_they_were_taken():
 
 def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
-    told: list[int] = []
-    records, asked = examined(
-        examination(*map(question, "edcba"), samples=0), on_progress=told.append
+    progress: list[int] = []
+    records, asked = evaluated(
+        benchmark_of(*map(question, "edcba"), samples=0), on_progress=progress.append
     )
     assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [
         ["e", "d"],
@@ -147,15 +147,15 @@ def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
         ["a"],
     ]
     assert [record.id for record in records] == list("edcba")
-    assert told == [0, 2, 4, 5]
+    assert progress == [0, 2, 4, 5]
 
 
 def test_what_is_kept_is_not_asked_again_and_stands_in_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
-    kept, told = EvalLog(tmp_path / "runs" / "out.jsonl", "mine"), list[int]()
+    kept, progress = EvalLog(tmp_path / "runs" / "out.jsonl", "mine"), list[int]()
     kept.add([record("c", evaluation="mine", text="as it was")])
-    records, asked = examined(
-        examination(*map(question, "abcd"), samples=0), eval_log=kept, on_progress=told.append
+    records, asked = evaluated(
+        benchmark_of(*map(question, "abcd"), samples=0), eval_log=kept, on_progress=progress.append
     )
     assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [["a", "b"], ["d"]]
     assert [(each.id, each.text) for each in records] == [
@@ -164,7 +164,7 @@ def test_what_is_kept_is_not_asked_again_and_stands_in_its_place(tmp_path, monke
         ("c", "as it was"),
         ("d", "3"),
     ]
-    assert told == [1, 3, 4]
+    assert progress == [1, 3, 4]
     assert [each.id for each in kept.records()] == ["c", "a", "b", "d"]
     assert {each.evaluation for each in records} == {"mine"}
 
@@ -178,13 +178,13 @@ def test_a_short_evaluation_asks_the_first_so_many_of_every_row(head, kept):
         question(name, tags={"task": name[0]}) for name in ("a1", "a2", "b1", "a3", "b2", "a4")
     ]
     assert [
-        sample.id for sample in examination(*questions).shortened(head).questions
+        sample.id for sample in benchmark_of(*questions).shortened(head).questions
     ] == kept.split()
 
 
 def test_rows_of_the_table_are_those_of_the_tag_it_is_grouped_by():
     both = question("a", tags={"task": "count", "room": "hall"})
-    assert [examination(both, group_by=name).tag(both) for name in ("task", "room", "colour")] == [
+    assert [benchmark_of(both, group_by=name).tag(both) for name in ("task", "room", "colour")] == [
         "count",
         "hall",
         "number",
@@ -197,16 +197,16 @@ def test_rows_of_the_table_are_those_of_the_tag_it_is_grouped_by():
     assert list(rows) == ["x", "y"]
 
 
-def test_what_is_left_out_is_told_by_number():
+def test_what_is_left_out_is_reported_by_number():
     one, two = LeftOut("x", "why not"), LeftOut("y", "because")
-    exam = examination(question("a"), question("b"))
-    assert exam.missing == ""
+    small = benchmark_of(question("a"), question("b"))
+    assert small.missing == ""
     assert (
-        replace(exam, left_out=[one]).missing
+        replace(small, left_out=[one]).missing
         == "b: 1 question is left out, 2 are asked; x: why not"
     )
     assert (
-        replace(exam, left_out=[one, two]).missing
+        replace(small, left_out=[one, two]).missing
         == "b: 2 questions are left out, 2 are asked; x: why not"
     )
 
@@ -227,9 +227,9 @@ def test_a_blank_question_shows_grey_pictures_of_the_same_sizes():
 def test_only_a_blank_evaluation_shows_them():
     sample = question("a", images=(b"picture",), sizes=((30, 20),))
     assert [
-        prompt.images for prompts, _, _ in examined(examination(sample))[1] for prompt in prompts
+        prompt.images for prompts, _, _ in evaluated(benchmark_of(sample))[1] for prompt in prompts
     ] == [(b"picture",)] * 2
-    for prompts, _, _ in examined(examination(sample), blank=True)[1]:
+    for prompts, _, _ in evaluated(benchmark_of(sample), blank=True)[1]:
         assert [Image.open(io.BytesIO(prompt.images[0])).size for prompt in prompts] == [(30, 20)]
 
 
@@ -254,20 +254,20 @@ class Failing:
         ("!a", ["!b", "x"], 0.0, [0.0, 0.75], "fault: TypeError: bad !a"),
     ],
 )
-def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_told(
+def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_reported(
     best, others, greedy, each, fault
 ):
     verifiers = VerifierSet(by_kind={"number": Failing()})
-    told = benchmark.score_question(
+    result = benchmark.score_question(
         question("a"),
         completion(text=best),
         [completion(text=text) for text in others],
         SPEC,
         verifiers,
     )
-    assert (told.greedy, told.each, told.fault) == (greedy, each, fault)
-    assert told.sampled == pytest.approx(sum(each) / 2)
-    assert math.isnan(told.beside)
+    assert (result.greedy, result.each, result.fault) == (greedy, each, fault)
+    assert result.sampled == pytest.approx(sum(each) / 2)
+    assert math.isnan(result.beside)
 
 
 def test_failures_are_counted():
@@ -398,7 +398,7 @@ def test_a_line_that_was_cut_short_is_dropped_and_the_next_one_stands_on_its_own
     assert kept.records() == []
 
 
-def test_a_file_that_is_none_of_records_is_told_with_its_line(tmp_path):
+def test_a_file_that_is_none_of_records_is_reported_with_its_line(tmp_path):
     eval_records.save([record("a")], tmp_path / "x.jsonl")
     with (tmp_path / "x.jsonl").open("a") as file:
         file.write('\n{"id": "b"}\n')
@@ -410,14 +410,14 @@ def test_a_file_that_is_none_of_records_is_told_with_its_line(tmp_path):
 
 def test_equal_digests_mean_equal_questions_truths_and_pictures():
     def digests(**changed: Any) -> tuple[str, str]:
-        told = benchmark.score_question(
+        result = benchmark.score_question(
             replace(question("a", images=(b"x", b"y")), **changed),
             completion(text="3"),
             [],
             SPEC,
             CHECKS,
         )
-        return told.digest, told.pictures
+        return result.digest, result.pictures
 
     same = digests()
     assert digests() == digests(id="b", tags={"task": "x"}, solution="s") == same

@@ -521,7 +521,7 @@ FAULTS: list[Fault] = [
     *within(
         "training/milestones.py",
         "training/test_loop.py::"
-        "test_checkpoints_are_compared_by_the_same_questions_at_every_examination",
+        "test_checkpoints_are_compared_by_the_same_questions_at_every_evaluation",
         {
             "the last evaluation is scored by all questions": (
                 "for record in rows[: run.config.evaluation.head]]",

@@ -146,9 +146,9 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "verifiers/dispatch.py",
-        "verifiers/test_verifiers.py::test_a_gold_answer_may_lose_a_millionth_and_no_more",
+        "verifiers/test_verifiers.py::test_a_reference_answer_may_lose_a_millionth_and_no_more",
         {
-            "a gold answer that earns anything will do": (
+            "a reference answer that earns anything will do": (
                 "if verdict.reward >= required:",
                 "if verdict.reward > 0:",
             )

@@ -168,19 +168,19 @@ END, OTHER_END, WORD = 2, 3, 10
 
 
 class Scripted:
-    """Rows whose next tokens are written down beforehand, and that take down what they are told."""
+    """Rows whose next tokens are written down beforehand, and that record what they are given."""
 
     def __init__(self, script) -> None:
         self.script = torch.tensor(script)  # [P, R, T]
-        self.at, self.told, self.kept = 0, [], []
+        self.at, self.appended, self.kept = 0, [], []
         self.first_PRD = self._logits()
 
     def _logits(self):
         return torch.nn.functional.one_hot(self.script[:, :, self.at], 20).double() * 1e3
 
     def append(self, tokens_PR):
-        self.told.append(tokens_PR.tolist())
-        # each row is told its own last token
+        self.appended.append(tokens_PR.tolist())
+        # each row is appended its own last token
         assert tokens_PR.tolist() == self.script[:, :, self.at].tolist()
         self.at += 1
         return self._logits()
@@ -265,7 +265,7 @@ def test_finished_rows_and_questions_leave_as_soon_as_the_rectangle_allows(monke
     # after the first token the middle question leaves; after the third both others have one living
     # answer, the second and the first
     assert rows.kept == [([0, 2], [[0, 1], [4, 5]]), ([0, 1], [[1], [2]]), ([1], [[1]])]
-    assert [[len(group) for group in tokens] for tokens in rows.told] == [
+    assert [[len(group) for group in tokens] for tokens in rows.appended] == [
         [2, 2],
         [2, 2],
         [1, 1],
@@ -289,7 +289,7 @@ def test_an_end_at_the_last_place_is_an_end_and_no_token_is_computed_in_vain(
 ):
     engine, made = scripted_engine(monkeypatch, script)
     ((answer,),) = engine.generate(numbered(1), Sampling(max_tokens=length, temperature=1.0), [[7]])
-    assert (answer.finish, len(made[0].told)) == (finish, appends)
+    assert (answer.finish, len(made[0].appended)) == (finish, appends)
     assert len(answer.token_ids) == appends + 1
 
 

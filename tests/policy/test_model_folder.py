@@ -67,10 +67,10 @@ def without(part: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Te
 def refused(folder: Path, words: str) -> None:
     with pytest.raises(UserError) as caught:
         loaded(folder)
-    told = str(caught.value)
-    assert words in told
-    assert told.startswith(f"policy.model: {folder}: ")
-    assert "\n" not in told
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(f"policy.model: {folder}: ")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -685,7 +685,7 @@ def test_commands_end_with_the_sentence_and_2(command, model, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "rollout"])
-def test_it_is_told_before_torch_is_imported(command, model):
+def test_it_is_reported_before_torch_is_imported(command, model):
     cut_short(model)
     program = (
         "import sys; from typer.testing import CliRunner; from gpg_vl.cli import app;done = "

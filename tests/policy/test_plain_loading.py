@@ -52,17 +52,17 @@ print(asked(text=messages, **options)[0]["generated_text"])
 """
 STRANGER = """\
 import contextlib, io, json, os, sys
-told = []
+replies = []
 for folder, program in json.load(sys.stdin):
     os.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
             exec(program, {})
-            told.append([True, printed.getvalue()])
+            replies.append([True, printed.getvalue()])
         except ImportError as error:
-            told.append([False, str(error)])
+            replies.append([False, str(error)])
 assert "gpg_vl" not in sys.modules
-print(json.dumps(told))
+print(json.dumps(replies))
 """
 """Runs each program in its folder: one process for all of them, because importing transformers
 takes seconds."""
@@ -107,7 +107,7 @@ def saved(checkpoints, tmp_path_factory) -> dict[tuple[str, str], Saved]:
 
 
 @pytest.fixture(scope="module")
-def told(saved) -> dict[tuple[str, str], tuple[bool, str]]:
+def reports(saved) -> dict[tuple[str, str], tuple[bool, str]]:
     """What the card's program (or, under "pipeline", a pipeline) prints of each checkpoint, and
     whether it ran, without gpg_vl."""
     programs = {place: (str(each.folder), each.program) for place, each in saved.items()}
@@ -146,8 +146,8 @@ def own_greedy_answer(policy: Policy, style: Style, picture: Path) -> str:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("family", ALL)
-def test_the_cards_program_gets_the_answer_that_gpg_vl_gets(family, style, saved, told):
-    ran, printed = told[family, style]
+def test_the_cards_program_gets_the_answer_that_gpg_vl_gets(family, style, saved, reports):
+    ran, printed = reports[family, style]
     if family in FAMILIES and not torchvision_works():
         assert not ran
         assert "requires the Torchvision library" in printed
@@ -157,8 +157,8 @@ def test_the_cards_program_gets_the_answer_that_gpg_vl_gets(family, style, saved
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_a_pipeline_reads_it(family, told):
-    ran, printed = told[family, "pipeline"]
+def test_a_pipeline_reads_it(family, reports):
+    ran, printed = reports[family, "pipeline"]
     assert ran == (family not in FAMILIES or torchvision_works()), printed
 
 

@@ -1,5 +1,5 @@
-"""What is told of a model, held against literals: ids, parts, positions, sizes, limits, and what
-names its remembered features."""
+"""Facts about a model, held against literals: ids, parts, positions, sizes, limits, and what names
+its remembered features."""
 
 import json
 import struct
@@ -243,7 +243,7 @@ def test_who_resizes(wanted, works, chosen, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "works", "told"),
+    ("raised", "works", "message"),
     [
         (
             ImportError("no module"),
@@ -262,7 +262,9 @@ def test_who_resizes(wanted, works, chosen, monkeypatch):
         ),
     ],
 )
-def test_a_missing_torchvision_is_named_only_where_it_is_missing(raised, works, told, monkeypatch):
+def test_a_missing_torchvision_is_named_only_where_it_is_missing(
+    raised, works, message, monkeypatch
+):
     import transformers
 
     def fails(*given: Any, **more: Any) -> Any:
@@ -270,7 +272,7 @@ def test_a_missing_torchvision_is_named_only_where_it_is_missing(raised, works, 
 
     monkeypatch.setattr(processor, "torchvision_works", lambda: works)
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", fails)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         processor.load_processor(Path("folder"), "pil", "key")
 
 
@@ -322,11 +324,11 @@ def test_parts_by_name():
 )
 def test_only_layers_that_attend_share_a_prompt(kinds, words):
     text = SimpleNamespace() if kinds is None else SimpleNamespace(layer_types=kinds)
-    told = why_not_shared(
+    reason = why_not_shared(
         SimpleNamespace(config=SimpleNamespace(model_type="mine", get_text_config=lambda: text))
     )
-    assert told.startswith(words)
-    assert bool(told) == bool(words)
+    assert reason.startswith(words)
+    assert bool(reason) == bool(words)
 
 
 def test_positions_of_padded_prompts_and_of_the_rows_that_follow_by_hand():
@@ -340,10 +342,10 @@ def test_positions_of_padded_prompts_and_of_the_rows_that_follow_by_hand():
 
 
 def test_positions_where_a_picture_takes_fewer_places_than_tokens():
-    told = {}
+    given = {}
 
     def index(ids, types, *, image_grid_thw, attention_mask):
-        told.update(types=types, grids=image_grid_thw, visible=attention_mask)
+        given.update(types=types, grids=image_grid_thw, visible=attention_mask)
         return torch.zeros(3, 2, 5), torch.tensor([[-2], [-1]])
 
     core = SimpleNamespace(get_rope_index=index)
@@ -352,7 +354,7 @@ def test_positions_where_a_picture_takes_fewer_places_than_tokens():
     positions, following = prompt_positions(core, visible, visible, types, grids)
     assert positions.shape == (3, 2, 5)
     assert following.tolist() == [3 - 2, 5 - 1]
-    assert (told["types"] is types, told["grids"] is grids, told["visible"] is visible) == (
+    assert (given["types"] is types, given["grids"] is grids, given["visible"] is visible) == (
         True,
         True,
         True,
@@ -360,7 +362,7 @@ def test_positions_where_a_picture_takes_fewer_places_than_tokens():
     assert row_positions(core, following, 0, 2).tolist() == [[[1, 2], [4, 5]]] * 3
 
 
-def test_which_tokens_are_of_a_picture_and_who_is_told():
+def test_which_tokens_are_of_a_picture_and_who_is_reported():
     model = SimpleNamespace(
         config=SimpleNamespace(image_token_id=7, model_type="qwen2_5_vl"),
         model=SimpleNamespace(get_rope_index=None),
@@ -396,7 +398,7 @@ def test_every_ingredient_is_in_the_digest_of_weights():
         }
         return weights_digest(made, dtype)
 
-    told = [
+    digests = [
         one(),
         one("b"),
         one(values=(1.0, 2.0, 3.0, 4.5)),
@@ -404,9 +406,9 @@ def test_every_ingredient_is_in_the_digest_of_weights():
         one(shape=(2, 2)),
         one(dtype="bfloat16"),
     ]
-    told += [one(dtype="float64"), one(more=("z",)), one(more=("y",))]
-    assert len(set(told)) == len(told)
-    assert one() == told[0]
+    digests += [one(dtype="float64"), one(more=("z",)), one(more=("y",))]
+    assert len(set(digests)) == len(digests)
+    assert one() == digests[0]
 
 
 def test_features_of_another_type_or_of_other_weights_are_looked_at_anew(policy_of, tmp_path):
@@ -633,9 +635,9 @@ def test_a_file_is_as_long_as_its_header_promises_to_the_byte(body, tmp_path):
     # the last tensor need not be named last
     start = header(b=tensor("F32", 4, 8), a=tensor("F32", 0, 4))
     (tmp_path / "w.safetensors").write_bytes(start + body)
-    (told,) = model_folder._file_problems(tmp_path / "w.safetensors")
+    (problem,) = model_folder._file_problems(tmp_path / "w.safetensors")
     assert (
-        told
+        problem
         == f"w.safetensors is cut or damaged ({len(start) + len(body):,} bytes, its header promises"
         f" {len(start) + 8:,}); download it again"
     )

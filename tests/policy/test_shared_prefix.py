@@ -235,7 +235,7 @@ def test_masks_are_made_once_for_all_layers_and_again_for_other_sizes(monkeypatc
     prefix = drawn(2, 3, 5, 5, length=6)[-1]
     made, honest = [], shared_prefix.block_mask
     monkeypatch.setattr(
-        shared_prefix, "block_mask", lambda *told: made.append(told[1:]) or honest(*told)
+        shared_prefix, "block_mask", lambda *sizes: made.append(sizes[1:]) or honest(*sizes)
     )
     for new, own, window in (
         (5, 5, None),

@@ -60,7 +60,7 @@ def test_a_file_that_leaves_sizes_out_is_read_by_its_class(tmp_path):
     assert sizes.size_of(PolicyConfig(model=str(folder))).total == 3_754_622_976
 
 
-def test_what_is_no_model_is_told(tmp_path):
+def test_what_is_no_model_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"has no config.json, so it is no model"):
         sizes.size_of(PolicyConfig(model=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

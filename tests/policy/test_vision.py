@@ -136,7 +136,7 @@ def test_a_picture_is_named_by_its_patches_and_by_how_they_stand():
     """A grey picture of 2 x 4 patches and one of 4 x 2 have equal patches: only the grid tells
     them apart."""
     grey, grid = torch.zeros(8, 12), torch.tensor([[1, 2, 4]])
-    told = [
+    digests = [
         digest({"pixel_values": grey, "image_grid_thw": grid}),
         digest({"pixel_values": grey, "image_grid_thw": torch.tensor([[1, 4, 2]])}),
         digest({"pixel_values": grey + 1e-7, "image_grid_thw": grid}),
@@ -144,5 +144,5 @@ def test_a_picture_is_named_by_its_patches_and_by_how_they_stand():
         digest({"pixel_values": grey}),
         digest({"pixel_values": grey, "pixel_attention_mask": grid}),
     ]
-    assert len(set(told)) == len(told)
-    assert digest({"image_grid_thw": grid.clone(), "pixel_values": grey.clone()}) == told[0]
+    assert len(set(digests)) == len(digests)
+    assert digest({"image_grid_thw": grid.clone(), "pixel_values": grey.clone()}) == digests[0]

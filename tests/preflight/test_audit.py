@@ -56,12 +56,12 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_sound_config_passes_and_says_chance(run):
-    code, told = run()
-    assert code == 0, told
-    assert "reference answers: 10 rows earn the full reward" in told
-    assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in told
-    assert "none of 5 test pictures is among 10 training pictures" in told
-    assert "no problem found" in told
+    code, output = run()
+    assert code == 0, output
+    assert "reference answers: 10 rows earn the full reward" in output
+    assert "best constant of those tried, '0', earns 0.2000, chance level 0.2000" in output
+    assert "none of 5 test pictures is among 10 training pictures" in output
+    assert "no problem found" in output
 
 
 def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
@@ -69,76 +69,76 @@ def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
 ):
     from importlib.util import find_spec
 
-    code, told = run("hardware.gb=0.001")
+    code, output = run("hardware.gb=0.001")
     assert code == 1
     assert re.search(
         r"stop  memory: \d\.\d GB are needed on a GPU at the peak, it has 0.001; change: "
         r"hardware\.gb=24 ",
-        told,
+        output,
     )
     assert "fine  memory: not judged: there is no GPU here, and hardware.gb names none" in run()[1]
     assert "fine  memory: 3." in run("hardware.gb=24")[1]
-    code, told = run("policy.model=nobody/has-this")
+    code, output = run("policy.model=nobody/has-this")
     assert code == 1
     assert (
         "stop  model: cannot be read: policy.model: 'nobody/has-this' cannot be loaded: no folder "
-        "of that name is here" in told
+        "of that name is here" in output
     )
-    assert told.count("stop  ") == 1
+    assert output.count("stop  ") == 1
     there = {"vllm": False, "trackio": False, "datasets": False}
     monkeypatch.setattr(
         audit.importlib.util,
         "find_spec",
         lambda name, *rest: find_spec(name, *rest) if there.get(name, True) else None,
     )
-    code, told = run("rollout.engine=vllm", "trackers=[trackio]")
+    code, output = run("rollout.engine=vllm", "trackers=[trackio]")
     assert code == 1
-    assert "stop  rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]'" in told
-    assert "stop  trackers: trackio is not installed; pip install 'gpg-vl[trackers]'" in told
+    assert "stop  rollout.engine: vllm is not installed; pip install 'gpg-vl[vllm]'" in output
+    assert "stop  trackers: trackio is not installed; pip install 'gpg-vl[trackers]'" in output
     assert (
         "stop  data: some/set is read with the package datasets" in run("data=[{hub: some/set}]")[1]
     )
 
 
-def test_pictures_in_training_and_test_are_told(run):
+def test_pictures_in_training_and_test_are_reported(run):
     Path("11.png").write_bytes(Path("3.png").read_bytes())
-    code, told = run()
+    code, output = run()
     assert code == 0
     assert (
         "mind  overlap: 1 of 5 test pictures are also trained on, pixel for pixel; 11 is one"
-        in told
+        in output
     )
     for place in (10, 12):
         Path(f"{place}.png").write_bytes(Path("3.png").read_bytes())
     Path("13.png").write_bytes(Path("4.png").read_bytes())
-    code, told = run()
+    code, output = run()
     assert code == 0
     assert (
         "mind  overlap: 2 of 3 test pictures are also trained on, pixel for pixel, more than half"
-        in told
+        in output
     )
 
 
 def test_a_test_that_is_trained_on_whole_stops_the_run(run):
     Path("held_out.jsonl").write_text(rows(5))
-    code, told = run()
+    code, output = run()
     assert code == 1
     assert (
         "stop  overlap: 5 of 5 test pictures are also trained on, pixel for pixel: the benchmark "
-        "would measure memory" in told
+        "would measure memory" in output
     )
 
 
-def test_rows_that_were_not_read_are_told(run):
-    code, told = run("--head", "7")
+def test_rows_that_were_not_read_are_reported(run):
+    code, output = run("--head", "7")
     assert code == 0
     cut = "(only the first 7 rows of a source were read)"
-    assert f"reference answers: 7 rows earn the full reward {cut}" in told
-    assert f"none of 5 test pictures is among 7 training pictures {cut}" in told
+    assert f"reference answers: 7 rows earn the full reward {cut}" in output
+    assert f"none of 5 test pictures is among 7 training pictures {cut}" in output
     assert "only the first" not in run("--head", "11")[1]
 
 
-def test_questions_without_their_picture_are_told(run):
+def test_questions_without_their_picture_are_reported(run):
     bare = (
         json.dumps({"id": "bare", "question": "How many?", "answer_kind": "number", "answer": 3})
         + "\n"
@@ -147,8 +147,8 @@ def test_questions_without_their_picture_are_told(run):
     assert "mind  pictures: 1 of 10 rows have no picture; bare is one" in run()[1]
     Path("samples.jsonl").write_text(rows(10, images=None, picture=None))
     assert "have no picture" not in run()[1]  # a set of words alone
-    told = run("data=[{files: samples.jsonl, columns: {image: picture}}]")[1]
-    assert "mind  pictures: 10 of 10 rows have no picture; 0 is one" in told
+    output = run("data=[{files: samples.jsonl, columns: {image: picture}}]")[1]
+    assert "mind  pictures: 10 of 10 rows have no picture; 0 is one" in output
 
 
 def cut_short(name: str) -> None:
@@ -157,17 +157,18 @@ def cut_short(name: str) -> None:
 
 def test_a_picture_that_cannot_be_read_is_a_finding(run):
     cut_short("14.png")
-    code, told = run()
+    code, output = run()
     assert code == 0
     assert (
-        "mind  evaluation.benchmark: 1 rows have a picture that cannot be read; 14: image " in told
+        "mind  evaluation.benchmark: 1 rows have a picture that cannot be read; 14: image "
+        in output
     )
     cut_short("3.png")
-    code, told = run("--model", "tiny")
+    code, output = run("--model", "tiny")
     assert code == 1
-    assert "stop  pictures: 1 of 10 rows have one that cannot be read; 3: image " in told
-    assert "questions cannot be asked; " in told
-    assert "rewards: " in told
+    assert "stop  pictures: 1 of 10 rows have one that cannot be read; 3: image " in output
+    assert "questions cannot be asked; " in output
+    assert "rewards: " in output
 
 
 def test_a_benchmark_is_checked_by_its_own_verifiers(run):
@@ -184,9 +185,9 @@ def test_a_benchmark_is_checked_by_its_own_verifiers(run):
     )
     assert "answer_kind 'smell' has no verifier" in run()[1]
     Path("test.yaml").write_text(TEST + 'verifiers: {smell: "./noses.py:Smell"}\n')
-    code, told = run()
-    assert code == 0, told
-    assert "none of 5 test pictures" in told
+    code, output = run()
+    assert code == 0, output
+    assert "none of 5 test pictures" in output
 
 
 def test_the_engine_of_an_audit_is_closed(run, monkeypatch):
@@ -215,11 +216,11 @@ def test_naming_everything_is_tried_as_a_constant(run):
         "    def reference_answer(self, sample):\n"
         "        return sample.answer\n"
     )
-    code, told = run('verifiers={words: "./rewards.py:Words"}')
+    code, output = run('verifiers={words: "./rewards.py:Words"}')
     assert code == 1
     assert (
         "stop  words: one answer is always right, whatever the truth is: best constant of those "
-        "tried, 'a b c', earns 1.0000" in told
+        "tried, 'a b c', earns 1.0000" in output
     )
 
 
@@ -251,10 +252,10 @@ def test_naming_everything_is_tried_as_a_constant(run):
 )
 def test_what_cannot_learn_exits_1_with_the_reason(run, prepare, overrides, reason):
     prepare()
-    code, told = run(*overrides)
-    assert code == 1, told
-    assert reason in told
-    assert "cannot learn: " in told.splitlines()[-1]
+    code, output = run(*overrides)
+    assert code == 1, output
+    assert reason in output
+    assert "cannot learn: " in output.splitlines()[-1]
 
 
 def test_a_reward_that_can_be_fooled_exits_1(run):
@@ -269,17 +270,17 @@ def test_a_reward_that_can_be_fooled_exits_1(run):
         "    def reference_answer(self, sample):\n"
         "        return str(sample.answer)\n"
     )
-    code, told = run('verifiers={number: "./rewards.py:Generous"}')
+    code, output = run('verifiers={number: "./rewards.py:Generous"}')
     assert code == 1
-    assert "the reward can be fooled" in told
+    assert "the reward can be fooled" in output
 
 
 def test_the_authors_rules_have_holes_and_that_is_worth_knowing(run):
     Path("samples.jsonl").write_text(
         rows(10, answer_kind="label", answer="rose", choices=["rose", "iris"])
     )
-    code, told = run("reward.mode=reference")
-    assert "mind  label: the authors' rule has holes" in told
+    code, output = run("reward.mode=reference")
+    assert "mind  label: the authors' rule has holes" in output
     assert code == 1  # and here every row has the same answer
 
 
@@ -291,21 +292,21 @@ def test_naming_every_class_is_a_hole_of_the_authors_rule_and_does_not_stop_thei
             for place, name in enumerate(names)
         )
     )
-    code, told = run("reward.mode=reference")
+    code, output = run("reward.mode=reference")
     assert (
         "mind  label: one answer is always right, whatever the truth is: best constant of those "
-        "tried, 'rose iris lily'" in told
+        "tried, 'rose iris lily'" in output
     )
-    assert code == 0, told
+    assert code == 0, output
 
 
 def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):
-    code, told = run("--model", "tiny")
+    code, output = run("--model", "tiny")
     assert code == 1
-    assert "reasons: " in told
-    assert "rewards: 0.00 [32] 0.00, mean 0.000" in told
-    assert "informative: 0 % of 16 groups" in told
-    assert "no group is informative, so there is no gradient" in told
+    assert "reasons: " in output
+    assert "rewards: 0.00 [32] 0.00, mean 0.000" in output
+    assert "informative: 0 % of 16 groups" in output
+    assert "no group is informative, so there is no gradient" in output
 
 
 def test_the_histogram_by_hand():

@@ -62,12 +62,12 @@ def test_rows_that_are_left_out_stop_a_run_when_they_are_half(used, lost, level)
         )
     )
     assert found[0] == Finding("fine", f"reference answers: {used} rows earn the full reward (cut)")
-    told = (
+    expected = (
         [Finding(level, f"left out: {lost} rows of {used + lost}; lost 0: why not")]
         if level
         else []
     )
-    assert found[1:] == told
+    assert found[1:] == expected
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_rows_that_are_left_out_stop_a_run_when_they_are_half(used, lost, level)
         (1000, None, 1000, True),
     ],
 )
-def test_more_rows_than_were_read_are_told(head, wanted, rows, cut):
+def test_more_rows_than_were_read_are_reported(head, wanted, rows, cut):
     sources = config(data=[{"files": "a.jsonl"} | ({"head": wanted} if wanted else {})]).data
-    told = audit._cut(sources, questions([question("a")] * rows), head)
-    assert told == (f" (only the first {head:,} rows of a source were read)" if cut else "")
+    note = audit._cut(sources, questions([question("a")] * rows), head)
+    assert note == (f" (only the first {head:,} rows of a source were read)" if cut else "")
     assert [source.head for source in audit._first_rows(sources, head)] == [
         min(head, wanted or head)
     ]
@@ -134,7 +134,7 @@ def test_a_picture_is_known_by_the_first_question_that_shows_it_and_all_of_a_que
     assert sorted(seen.values()) == ["first", "first", "second"]
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
+def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_looked_at():
     broken = png((600, 600), (9, 9, 9))[:300]
     seen, lost = audit._pictures(
         questions([question("a", images=(broken,)), question("b", images=(png((4, 3)),))])
@@ -145,7 +145,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
 
 
 @pytest.mark.parametrize(
-    ("trained", "tested", "level", "told"),
+    ("trained", "tested", "level", "text"),
     [
         (
             "abc",
@@ -201,19 +201,19 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_looked_at():
         ("", "ab", "fine", "overlap: none of 2 test pictures is among 0 training pictures (cut)"),
     ],
 )
-def test_how_much_of_the_test_is_trained_on(trained, tested, level, told):
+def test_how_much_of_the_test_is_trained_on(trained, tested, level, text):
     def by_digest(letters: str, where: str) -> dict[str, str]:
         return {letter: f"{where} {letter}" for letter in letters}
 
     assert audit._shared_pictures(
         by_digest(trained, "train"), by_digest(tested, "test"), " (cut)"
-    ) == Finding(level, told)
+    ) == Finding(level, text)
 
 
-def test_a_run_without_a_benchmark_is_told():
-    told = "no evaluation.benchmark: the run will not know whether it learns"
+def test_a_run_without_a_benchmark_is_reported():
+    text = "no evaluation.benchmark: the run will not know whether it learns"
     assert list(audit.overlap(experiment(evaluation={"benchmark": None}), {}, "", 9)) == [
-        Finding("mind", told)
+        Finding("mind", text)
     ]
 
 
@@ -226,16 +226,16 @@ def test_lost_pictures_stop_a_run_when_they_are_more_than_it_bears(lost, level):
     ]
 
 
-def test_rows_without_a_picture_are_told_source_by_source():
+def test_rows_without_a_picture_are_reported_source_by_source():
     seen, bare = question("seen", images=(b"x",)), question("bare")
     two = config(data=[{"files": "a.jsonl"}, {"files": "b.jsonl", "columns": {"image": "picture"}}])
-    assert [told.text for told in audit.pictures(two, questions([seen, bare], [seen]), [])] == [
-        "pictures: 1 of 2 rows have no picture; bare is one"
-    ]
+    assert [
+        finding.text for finding in audit.pictures(two, questions([seen, bare], [seen]), [])
+    ] == ["pictures: 1 of 2 rows have no picture; bare is one"]
     assert list(audit.pictures(two, questions([bare, bare], [seen]), [])) == []  # words alone
-    assert [told.text for told in audit.pictures(two, questions([seen], [bare, bare]), [])] == [
-        "pictures: 2 of 2 rows have no picture; bare is one"
-    ]
+    assert [
+        finding.text for finding in audit.pictures(two, questions([seen], [bare, bare]), [])
+    ] == ["pictures: 2 of 2 rows have no picture; bare is one"]
 
 
 # --- rewards --------------------------------------------------------------------------------------
@@ -249,14 +249,14 @@ class Paying(Number):
     exploit: str = "no exploit"
 
     def grade(self, answer, sample):
-        told = super().grade(answer, sample)
+        verdict = super().grade(answer, sample)
         return Grade(
             max(
-                told.accuracy,
-                self.always * (told.reason != "unreadable: not one number"),
+                verdict.accuracy,
+                self.always * (verdict.reason != "unreadable: not one number"),
                 float(answer == self.exploit),
             ),
-            *told[1:],
+            *verdict[1:],
         )
 
 
@@ -280,9 +280,9 @@ def test_what_a_policy_can_earn_without_looking():
 
 
 def test_a_reward_that_can_be_fooled_stops_a_run_unless_it_is_the_authors():
-    told = judged(Paying(exploit="0-100"), 3, 3, 4, 5)[0]
-    assert told.level == "stop"
-    assert told.text.startswith(
+    finding = judged(Paying(exploit="0-100"), 3, 3, 4, 5)[0]
+    assert finding.level == "stop"
+    assert finding.text.startswith(
         "number: the reward can be fooled: 4 exploits earn more than they may; 0: a range "
     )
     every = judged(Paying(always=1.0), 3, 3, 4, 5)
@@ -299,8 +299,8 @@ def test_a_reward_that_can_be_fooled_stops_a_run_unless_it_is_the_authors():
 
 
 def test_the_exploit_suite_is_tried_on_the_first_fifty_questions():
-    told = judged(Paying(exploit="0-100"), *range(60))[0]
-    assert "50 exploits earn more than they may" in told.text
+    finding = judged(Paying(exploit="0-100"), *range(60))[0]
+    assert "50 exploits earn more than they may" in finding.text
     assert (
         judged(Number(), *range(60))[0].text
         == "number: the exploit suite earns what it may on 50 questions"
@@ -331,7 +331,7 @@ def test_the_frame_of_an_audit_without_a_model():
 
 
 @pytest.mark.parametrize(
-    ("changed", "lost", "told"),
+    ("changed", "lost", "start"),
     [
         ({"rollout": {"engine": "vllm"}}, "vllm", "rollout.engine: vllm is not installed"),
         (
@@ -360,15 +360,15 @@ def test_the_frame_of_an_audit_without_a_model():
         ({}, "datasets", None),
     ],
 )
-def test_a_package_is_missed_only_where_it_is_needed(changed, lost, told, tmp_path, monkeypatch):
+def test_a_package_is_missed_only_where_it_is_needed(changed, lost, start, tmp_path, monkeypatch):
     (tmp_path / "test.yaml").write_text("name: test\ndata: [{hub: held/out}]\n")
     monkeypatch.setattr(
         audit.importlib.util, "find_spec", lambda name: None if name == lost else name
     )
     given = config(**changed).at(tmp_path)
     found = list(audit.packages(given, audit._benchmark_sources(given)))
-    assert [each.level for each in found] == (["stop"] if told else [])
-    assert all(each.text.startswith(str(told)) for each in found)
+    assert [each.level for each in found] == (["stop"] if start else [])
+    assert all(each.text.startswith(str(start)) for each in found)
 
 
 # --- lengths --------------------------------------------------------------------------------------
@@ -413,10 +413,10 @@ def measured(monkeypatch):
 def test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together(
     longest, max_tokens, fits, measured
 ):
-    told = measured(20, longest, 40, max_tokens=max_tokens)[0]
+    finding = measured(20, longest, 40, max_tokens=max_tokens)[0]
     if fits:
         free = 100 - max_tokens
-        assert told == Finding(
+        assert finding == Finding(
             "fine",
             f"lengths: prompts of 20 to {longest} tokens, {free} are free of a window of 100",
         )
@@ -425,7 +425,7 @@ def test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together(
             f"lengths: the longest prompt has {longest} tokens; with max_tokens {max_tokens} it "
             "outgrows the window of 100"
         )
-        assert told == Finding("stop", text)
+        assert finding == Finding("stop", text)
 
 
 @pytest.mark.parametrize(("lost", "stops"), [(1, False), (2, False), (3, True)])
@@ -433,9 +433,9 @@ def test_samples_that_cannot_become_prompts_stop_a_run_when_they_are_more_than_i
     lost, stops, measured
 ):
     # the longest question of the ten, here the first, is looked at twice: 11
-    told = measured(*[20] * (10 - lost), *[0] * lost, max_lost=0.2)[0]
+    finding = measured(*[20] * (10 - lost), *[0] * lost, max_lost=0.2)[0]
     assert (
-        told == Finding("stop", f"lengths: {lost} of 11 samples cannot become prompts; too long")
+        finding == Finding("stop", f"lengths: {lost} of 11 samples cannot become prompts; too long")
     ) is stops
 
 
@@ -460,7 +460,9 @@ def test_answers_that_do_not_fit_stop_a_run_when_they_are_most(truths, level, lo
     )
 
 
-def test_a_template_that_does_not_fit_and_a_model_that_is_not_there_are_told(measured, monkeypatch):
+def test_a_template_that_does_not_fit_and_a_model_that_is_not_there_are_reported(
+    measured, monkeypatch
+):
     def misfit(style, processor):
         raise UserError("the template thinks")
 
@@ -497,16 +499,16 @@ def answered(*rewards: float, reason: str = "wrong") -> Group:
 
 
 @pytest.mark.parametrize(
-    ("informative", "zero_variance", "level", "told"),
+    ("informative", "zero_variance", "level", "text"),
     [
         (1, 4, "fine", "informative: 20 % of 5 groups, so about 1.6 of 8 in a round"),
         (1, 5, "mind", "informative: 17 % of 6 groups, so about 1.3 of 8 in a round"),
         (2, 0, "fine", "informative: 100 % of 2 groups, so about 8.0 of 8 in a round"),
     ],
 )
-def test_how_many_groups_are_informative(informative, zero_variance, level, told):
+def test_how_many_groups_are_informative(informative, zero_variance, level, text):
     groups = [answered(0.0, 1.0)] * informative + [answered(0.0, 0.0)] * zero_variance
-    assert list(audit.findings_on(groups, 8))[-1] == Finding(level, told)
+    assert list(audit.findings_on(groups, 8))[-1] == Finding(level, text)
 
 
 @pytest.mark.parametrize(
@@ -518,31 +520,31 @@ def test_how_many_groups_are_informative(informative, zero_variance, level, told
     ],
 )
 def test_where_no_group_is_informative_there_is_a_remedy(reward, remedy):
-    told = list(
+    finding = list(
         audit.findings_on([answered(reward, reward), answered(reward, reward, math.nan)], 8)
     )[-1]
     text = (
         "informative: 0 % of 2 groups, so about 0.0 of 8 in a round; no group is informative, so "
         f"there is no gradient: {remedy}"
     )
-    assert told == Finding("stop", text)
+    assert finding == Finding("stop", text)
 
 
-def test_what_was_answered_is_told_by_reasons_rewards_and_three_examples():
+def test_what_was_answered_is_reported_by_reasons_rewards_and_three_examples():
     long = "unreadable: " + "x" * 50
     groups = [
         answered(0.0, 1.0, reason="right: IoU 0.9"),
         *[answered(0.0, 0.0, reason="malformed: expected a, got b")] * 2,
         answered(0.0, reason=long),
     ]
-    told = [finding.text for finding in audit.findings_on(groups, 8)]
-    assert told[0] == f"reasons: malformed: expected a 4, right 2, unreadable: {'x' * 40} 1"
-    assert told[1] == "rewards: 0.00 [6 0 0 0 0 0 0 0 0 1] 1.00, mean 0.143"
-    assert told[2:5] == [
+    texts = [finding.text for finding in audit.findings_on(groups, 8)]
+    assert texts[0] == f"reasons: malformed: expected a 4, right 2, unreadable: {'x' * 40} 1"
+    assert texts[1] == "rewards: 0.00 [6 0 0 0 0 0 0 0 0 1] 1.00, mean 0.143"
+    assert texts[2:5] == [
         "sample q0 (truth 1): '4' earns 0.00, right",
         *["sample q0 (truth 1): '4' earns 0.00, malformed: expected a"] * 2,
     ]
-    assert len(told) == 6
+    assert len(texts) == 6
 
 
 @pytest.mark.parametrize(

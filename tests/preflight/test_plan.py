@@ -393,7 +393,7 @@ def test_where_nothing_is_known_of_the_hardware_auto_is_said(monkeypatch):
         )
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- what is printed ------------------------------------------------------------------------------
 
 
 def words(lines: Any) -> str:
@@ -401,7 +401,7 @@ def words(lines: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "expected"),
     [
         # weights of all and two moments of what is trained: 4 x (10^9 + 2 x 0.85 x 10^9) = 10.8 GB
         (
@@ -417,17 +417,17 @@ def words(lines: Any) -> str:
         (["policy.vision=full"], "12.0 GB a checkpoint"),
     ],
 )
-def test_the_disk_by_hand(knobs, told):
-    assert plan._disk(run_of(*knobs)).startswith(told)
+def test_the_disk_by_hand(knobs, expected):
+    assert plan._disk(run_of(*knobs)).startswith(expected)
 
 
-def test_small_checkpoints_are_told_in_mb():
+def test_small_checkpoints_are_reported_in_mb():
     small = replace(MODEL, parameters={"language": 1_000_000, "projector": 0, "vision": 0})
     assert plan._disk(run_of(size=small)).startswith("12.0 MB a checkpoint")
 
 
 @pytest.mark.parametrize(
-    ("knobs", "gb", "checkpointing", "told"),
+    ("knobs", "gb", "checkpointing", "expected"),
     [
         # 32 x (500 x 6 x 8e8 + 100 x 4 x 2 x 1.5e8) = 32 x (2.4e12 + 0.12e12)
         ([], None, False, "80.6 TFLOP of the update in a step and process"),
@@ -448,8 +448,8 @@ def test_small_checkpoints_are_told_in_mb():
         ([], None, False, "no GPU is named (hardware.gb), so no time is given"),
     ],
 )
-def test_the_time_by_hand(knobs, gb, checkpointing, told):
-    assert told in plan._time(run_of(*knobs, gb=gb), Limits(1000, checkpointing))
+def test_the_time_by_hand(knobs, gb, checkpointing, expected):
+    assert expected in plan._time(run_of(*knobs, gb=gb), Limits(1000, checkpointing))
 
 
 def test_an_embedding_of_its_own_is_looked_up_and_not_multiplied():
@@ -476,11 +476,13 @@ def test_the_table_of_memory_has_a_column_for_each_phase():
     assert rows["CUDA context, fragments"] == ["3.20", "3.20", "3.20"]
     # 3.4 + 0.6 + 3.4 + 6.8 + 3.2 = 17.4; and 0.64 + 0.0092 | 0.008 + 0.016 + 0.7744
     assert rows["sum"] == ["18.05", "18.20", "17.40"]
-    told = words(lines)
-    assert "model: 850,000,000 parameters trained, 150,000,000 frozen, whole on every GPU" in told
+    printed = words(lines)
+    assert (
+        "model: 850,000,000 parameters trained, 150,000,000 frozen, whole on every GPU" in printed
+    )
     assert (
         "budget: 1,000 tokens at once, checkpointing false (auto); a group is assumed to have 500 "
-        "(356 of the prompt + 8 x 18)" in told
+        "(356 of the prompt + 8 x 18)" in printed
     )
     assert words(plan._memory(run_of())).count("GB in a process") == 1
 
@@ -499,17 +501,17 @@ def test_a_plan_tells_a_run_in_numbers(tmp_path, monkeypatch):
         [*knobs, f"folder={tmp_path}", "reward={combine: sum, format: 0.5}"],
     )
     made = plan.plan(Experiment.resolve(config))
-    told = words(made.lines)
+    printed = words(made.lines)
     # wherever its line breaks
-    assert f"run: {tmp_path}/small,10stepsof3promptsx4answers".replace(" ", "") in told.replace(
+    assert f"run: {tmp_path}/small,10stepsof3promptsx4answers".replace(" ", "") in printed.replace(
         " ", ""
     )
-    assert "sampled: 12 answers a round, 120 in all; at most 7 rounds a step" in told
-    assert "tokens: at most 600 sampled in a round (50 an answer)" in told
-    assert "reward: sum of accuracy 1 and format 0.5, read strict" in told
-    assert "method: Gpg, absent thought, evaluated on small_benchmark.yaml" in told
+    assert "sampled: 12 answers a round, 120 in all; at most 7 rounds a step" in printed
+    assert "tokens: at most 600 sampled in a round (50 an answer)" in printed
+    assert "reward: sum of accuracy 1 and format 0.5, read strict" in printed
+    assert "method: Gpg, absent thought, evaluated on small_benchmark.yaml" in printed
     assert made.problems == ()
-    assert max(map(len, made.lines)) <= 80 or str(tmp_path) in told
+    assert max(map(len, made.lines)) <= 80 or str(tmp_path) in printed
 
 
 def test_a_run_in_which_nothing_is_trained_is_refused():
@@ -518,7 +520,7 @@ def test_a_run_in_which_nothing_is_trained_is_refused():
         plan.plan(Experiment.resolve(loading.load(str(HERE / "small.yaml"), frozen)))
 
 
-def test_what_does_not_fit_is_told_with_every_way_out(monkeypatch):
+def test_what_does_not_fit_is_reported_with_every_way_out(monkeypatch):
     monkeypatch.setattr(plan, "workload_of", lambda experiment: run_of(gb=24.0))
     monkeypatch.setattr(
         plan, "problems", lambda run: ["it is full", "this helps", "that helps", "so does this"]

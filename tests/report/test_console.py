@@ -1,4 +1,4 @@
-"""What a person sees: lines of progress and tables; what trackers are told."""
+"""What a person sees: lines of progress and tables; what trackers receive."""
 
 import math
 from typing import Any
@@ -39,7 +39,7 @@ def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
 
 
 @pytest.mark.parametrize(
-    ("total", "told"),
+    ("total", "steps"),
     [
         (4, [1, 2, 3, 4]),
         (40, [1, *range(2, 41, 2)]),
@@ -47,7 +47,7 @@ def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
         (3000, [1, *range(150, 3001, 150)]),
     ],
 )
-def test_elsewhere_than_on_a_terminal_about_twenty_steps_are_told(total, told, capsys):
+def test_elsewhere_than_on_a_terminal_about_twenty_steps_are_reported(total, steps, capsys):
     shown = Console(width=100, force_terminal=False)
     with Display(shown, total) as display:
         for step in range(1, total + 1):
@@ -55,7 +55,7 @@ def test_elsewhere_than_on_a_terminal_about_twenty_steps_are_told(total, told, c
         display.log("[a] line")
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.startswith("step")] == [
-        f"step {step}/{total}  {SHOWN}" for step in told
+        f"step {step}/{total}  {SHOWN}" for step in steps
     ]
     assert printed[-1] == "[a] line"
 
@@ -171,7 +171,7 @@ def test_two_evaluations_stand_side_by_side():
     assert cells(precision_table("title", {"AP": first}))[0][:2] == ["AP", "4"]
 
 
-def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_told(monkeypatch):
+def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_reported(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     shown = Console(width=160, force_terminal=True, record=True)
     display = Display(shown, 40)  # its bar is not started: nothing is drawn

@@ -236,7 +236,7 @@ def test_the_cut_takes_the_earliest_draws_whoever_drew_them():
     assert (collected.rounds, collected.cursor) == (1, 8)
 
 
-def test_a_silent_group_is_reported_and_never_surplus():
+def test_a_zero_variance_group_is_reported_and_never_surplus():
     collected = collect(
         context(Scripted(lambda index: index % 2 == 0), wanted=2, groups=2), cursor=0
     )
@@ -344,7 +344,7 @@ def test_every_answer_is_judged_by_its_own_question_and_asked_as_the_config_says
     assert [first.prompt.sample.id, second.prompt.sample.id] == ["5", "6"]
 
 
-def test_only_what_a_user_is_told_is_shared_between_processes():
+def test_only_what_a_user_is_reported_is_shared_between_processes():
     with pytest.raises(ZeroDivisionError), raise_on_all_ranks(lambda own: [own]):
         raise ZeroDivisionError
     with (

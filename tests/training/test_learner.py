@@ -155,7 +155,7 @@ def test_non_finite_is_skipped_and_changes_nothing(poison, policy_of):
     assert torch.isfinite(parameters(policy)).all()
 
 
-def test_clipping_acts_after_alpha_and_is_told(policy_of):
+def test_clipping_acts_after_alpha_and_is_reported(policy_of):
     policy = policy_of()
     update = step(learner_of(policy, optimizer={"clip_norm": 1e-3}), groups_of(policy), Gpg())
     assert update.metrics["clipped"] == 1.0
@@ -346,7 +346,7 @@ def test_a_group_forward_that_is_wrong_is_not_used(policy_of, monkeypatch):
     torch.testing.assert_close(parameters(policy), parameters(oracle), rtol=0, atol=1e-3)
 
 
-def test_a_kernel_that_fails_is_told_and_plain_rows_train_and_sample(policy_of, monkeypatch):
+def test_a_kernel_that_fails_is_reported_and_plain_rows_train_and_sample(policy_of, monkeypatch):
     policy, lines = policy_of(), []
 
     def broken(*arguments):
@@ -462,7 +462,7 @@ def test_out_of_memory_halves_the_microbatches_and_takes_the_same_step(policy_of
     torch.testing.assert_close(parameters(split), parameters(whole), rtol=0, atol=1e-8)
 
 
-def test_a_single_group_that_does_not_fit_is_told(policy_of, monkeypatch):
+def test_a_single_group_that_does_not_fit_is_reported(policy_of, monkeypatch):
     policy = policy_of()
     learner = learner_of(policy)
 

@@ -392,7 +392,7 @@ def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(
     assert order.index("collect") < order.index("check") < order.index("update")
 
 
-def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
+def test_lost_samples_and_failing_verifiers_are_reported(tmp_path, drawn):
     drawn(
         group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3),
         unusable=("image gone", "too long"),
@@ -414,7 +414,7 @@ def test_lost_samples_and_failing_verifiers_are_told(tmp_path, drawn):
 
 
 @pytest.mark.parametrize(("reward", "all_max"), [(1.0, 1), (0.75, 0)])
-def test_full_marks_are_those_of_accuracy_and_format(reward, all_max, tmp_path, drawn):
+def test_the_full_reward_is_that_of_accuracy_and_format(reward, all_max, tmp_path, drawn):
     drawn(group([reward, reward], draw=3))
     run = run_of(
         tmp_path,
@@ -616,7 +616,7 @@ def test_what_is_due_after_a_step_of_seven(step, leaving, events, tmp_path, note
     assert run.events == events
 
 
-def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, noted):
+def test_without_evaluations_in_between_only_the_last_step_has_one(tmp_path, noted):
     due = []
     for step in range(5):
         run = run_of(tmp_path, "steps=4", "evaluation.every=0", state=State(step=step))
@@ -628,7 +628,7 @@ def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, no
 
 
 @pytest.mark.parametrize(
-    ("step", "taken", "examined", "owes"),
+    ("step", "taken", "evaluated", "missing"),
     [
         (2, [], True, True),
         (2, ["000002"], True, False),
@@ -641,13 +641,17 @@ def test_without_examinations_in_between_only_the_last_step_has_one(tmp_path, no
         (2, [], False, False),
     ],
 )
-def test_a_run_that_was_left_before_an_examination_owes_it(step, taken, examined, owes, tmp_path):
-    exam = SimpleNamespace(spec=SimpleNamespace(name="small")) if examined else None
-    run = run_of(tmp_path, "steps=4", "evaluation.every=2", state=State(step=step), benchmark=exam)
+def test_a_run_that_was_left_before_an_evaluation_makes_it(
+    step, taken, evaluated, missing, tmp_path
+):
+    benchmark = SimpleNamespace(spec=SimpleNamespace(name="small")) if evaluated else None
+    run = run_of(
+        tmp_path, "steps=4", "evaluation.every=2", state=State(step=step), benchmark=benchmark
+    )
     (tmp_path / "run" / "evaluation").mkdir(parents=True)
     for when in taken:
         (tmp_path / "run" / "evaluation" / f"small-{when}.jsonl").write_text("")
-    assert milestones.evaluation_is_missing(run) == owes
+    assert milestones.evaluation_is_missing(run) == missing
     run.processes = SimpleNamespace(is_main=False, any=lambda own: own)
     assert not milestones.evaluation_is_missing(run), "only the main process sees its files"
     run.processes = SimpleNamespace(is_main=False, any=lambda own: True)
@@ -702,7 +706,7 @@ def record(number: int, tag: str, greedy: float) -> Record:
 
 
 @pytest.mark.parametrize(("head", "score"), [("null", 4 / 6), (1, 2 / 2), (2, 3 / 4), (9, 4 / 6)])
-def test_checkpoints_are_compared_by_the_same_questions_at_every_examination(
+def test_checkpoints_are_compared_by_the_same_questions_at_every_evaluation(
     head, score, tmp_path, monkeypatch
 ):
     """The score is of the first `head` questions of each task, also where all of them were
@@ -714,25 +718,25 @@ def test_checkpoints_are_compared_by_the_same_questions_at_every_examination(
         )
     ]
     kept: list[Any] = []
-    monkeypatch.setattr(evaluating, "run_benchmark", lambda exam, policy, engine: rows)
+    monkeypatch.setattr(evaluating, "run_benchmark", lambda benchmark, policy, engine: rows)
     monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
-    exam = SimpleNamespace(
+    benchmark = SimpleNamespace(
         spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
     )
-    run = run_of(tmp_path, f"evaluation.head={head}", benchmark=exam)
+    run = run_of(tmp_path, f"evaluation.head={head}", benchmark=benchmark)
     assert milestones.evaluate_held_out(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
     assert run.events == [("log", "held out, after: a 50.0 %, b 75.0 %")]
 
 
-def test_an_examination_asks_as_many_as_it_is_told_and_looks_at_an_engine_that_came_back(
+def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_that_came_back(
     tmp_path, monkeypatch
 ):
     asked: list[Any] = []
-    exam = SimpleNamespace(
+    benchmark = SimpleNamespace(
         spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
     )
-    run = run_of(tmp_path, benchmark=exam, state=State(version=3))
+    run = run_of(tmp_path, benchmark=benchmark, state=State(version=3))
 
     def examine(given, policy, engine):
         asked.append(given)
@@ -745,11 +749,11 @@ def test_an_examination_asks_as_many_as_it_is_told_and_looks_at_an_engine_that_c
     assert names(run.events) == ["kept", "log"]
     run.events.clear()
     milestones.evaluate_held_out(run, "after")
-    assert asked == ["first 3", exam]
+    assert asked == ["first 3", benchmark]
     assert run.events[:2] == [("check", 3), "kept"], "before its answers are used"
 
 
-def test_another_process_does_not_examine(tmp_path, monkeypatch):
+def test_another_process_does_not_evaluate(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "run_benchmark", lambda *given: pytest.fail("asked"))
     run = run_of(tmp_path, benchmark=SimpleNamespace())
     run.processes = SimpleNamespace(is_main=False, all_gather=lambda own: [own])
@@ -821,11 +825,11 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path, noted, monkeypatch):
     ]
 
 
-def test_a_resumed_run_examines_only_what_it_owes(tmp_path, noted, monkeypatch):
+def test_a_resumed_run_evaluates_only_what_is_due(tmp_path, noted, monkeypatch):
     knobs = ("steps=3", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=9")
-    exam = SimpleNamespace(spec=SimpleNamespace(name="small"))
-    owing = run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=exam)
-    assert whole(owing, monkeypatch)[:3] == [
+    benchmark = SimpleNamespace(spec=SimpleNamespace(name="small"))
+    due = run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=benchmark)
+    assert whole(due, monkeypatch)[:3] == [
         ("evaluate", "000002", 4),
         ("save", 0.5),
         ("step", 3, True),
@@ -833,7 +837,7 @@ def test_a_resumed_run_examines_only_what_it_owes(tmp_path, noted, monkeypatch):
     (tmp_path / "run" / "evaluation").mkdir(parents=True)
     (tmp_path / "run" / "evaluation" / "small-000002.jsonl").write_text("")
     assert whole(
-        run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=exam), monkeypatch
+        run_of(tmp_path, *knobs, gate=None, state=State(step=2), benchmark=benchmark), monkeypatch
     )[0] == ("step", 3, True)
 
 
@@ -896,7 +900,7 @@ def test_words_are_compared_where_there_is_no_picture_and_nothing_without_a_gate
     assert engine_checks.check_gate(run_of(tmp_path, gate=None)) == {}
 
 
-def test_what_the_first_look_told_is_told_number_by_number(tmp_path):
+def test_what_the_first_look_told_is_reported_number_by_number(tmp_path):
     run = run_of(tmp_path)
     seen = {"mean": 1, "worst": 2, "noise": 3, "noise_worst": 4, "allowed": 5, "allowed_worst": 6}
     engine_checks.log_gate_figures(
@@ -942,7 +946,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
-def test_a_full_disk_is_told_with_the_step_to_go_on_from(error, tmp_path):
+def test_a_full_disk_is_reported_with_the_step_to_go_on_from(error, tmp_path):
     with (
         pytest.raises(
             UserError,

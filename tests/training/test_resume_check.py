@@ -146,7 +146,7 @@ FREE = {
 
 
 @pytest.mark.parametrize("key", BOUND)
-def test_a_knob_that_changes_what_is_learnt_is_told(key):
+def test_a_knob_that_changes_what_is_learnt_is_reported(key):
     differences = list(resume_check.config_differences(config(), config(**BOUND[key])))
     assert differences
     assert any(line.startswith(key.partition("=")[0]) for line in differences)
@@ -199,7 +199,7 @@ def test_differences_are_told_from_then_to_now_in_order_of_their_names():
     assert list(resume_check.config_differences(begun, now)) == differences
 
 
-def test_the_environment_is_told_where_exact_resume_depends_on_it():
+def test_the_environment_is_reported_where_exact_resume_depends_on_it():
     then = {
         "python": "3.11",
         "platform": "a",

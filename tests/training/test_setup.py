@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_keeps_what_auto_was(tmp_path, monkeypatch):
         (None, 80.0, [0.5], "it has 0.5; gpg-vl plan says what to change"),
     ],
 )
-def test_a_gpu_that_is_too_small_is_told(named, here, others, warned, tmp_path, monkeypatch):
+def test_a_gpu_that_is_too_small_is_reported(named, here, others, warned, tmp_path, monkeypatch):
     knobs = [f"hardware.gb={named}"] if named else []
     _, lines = settled(small(tmp_path, *knobs), here=here, others=others, patch=monkeypatch)
     assert len(lines) == bool(warned)
@@ -322,7 +322,7 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
     ("changed", "differs", "unchanged"),
     [([], [], True), (["seed: 0 -> 1"], [], False), ([], ["threads: 1 -> 2"], False)],
 )
-def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_told(
+def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
     changed, differs, unchanged, tmp_path, monkeypatch
 ):
     lines: list[str] = []
@@ -633,7 +633,7 @@ def rows(
     return tuple(Source(recipe=name, weight=1 + int(name)) for name in list(given)[: len(sources)])
 
 
-def test_rows_whose_own_answer_fails_are_left_out_and_told(monkeypatch, tmp_path):
+def test_rows_whose_own_answer_fails_are_left_out_and_reported(monkeypatch, tmp_path):
     first, second = [sample("a"), sample("b", answer=13), sample("c")], [sample("a"), sample("d")]
     sources = rows(monkeypatch, first, second, left="x")
     found = read_dataset(sources, CHECKS, base_dir=tmp_path, seed=7)
@@ -992,7 +992,7 @@ BOX = prompt(kind="boxes", task="box")
         ([group([0.2, 0.5])] * 3, ""),
     ],
 )
-def test_what_reinforcement_has_little_to_work_with_is_told(groups, message):
+def test_what_reinforcement_has_little_to_work_with_is_reported(groups, message):
     found = learnability.warning_for(groups)
     assert found.startswith(message)
     assert bool(found) == bool(message)

@@ -175,7 +175,7 @@ def test_every_step_has_the_next_solutions(monkeypatch):
     assert Warmup(monkeypatch, rank=1, count=2)(3, 5) == [(1, 3), (6, 8), (11, 13)]
 
 
-def test_steps_are_told_by_their_number_and_what_was_held_is_given_back_at_the_end(monkeypatch):
+def test_steps_are_reported_by_their_number_and_what_was_held_is_given_back_at_the_end(monkeypatch):
     warmup = Warmup(monkeypatch)
     warmup(3, 2)
     assert warmup.events == [1, 2, 3, "memory freed"]

@@ -270,7 +270,7 @@ def test_a_rank_trains_on_its_own_rows_of_everybodys_matrices(policy_of):
         (["non-finite loss", "", ""], 1, "first"),
     ],
 )
-def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_told(
+def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step_taken_is_reported(
     outcomes, calls, reported, learner, monkeypatch
 ):
     left = [

@@ -342,7 +342,7 @@ def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):
     assert same(whole / "checkpoints" / "000004", halves / "checkpoints" / "000004")
 
 
-def test_the_best_examined_checkpoint_survives(warmups, monkeypatch):
+def test_the_best_evaluated_checkpoint_survives(warmups, monkeypatch):
     scores = iter([0.0, 0.9, 0.1, 0.1])
     examine = evaluate.run_benchmark
 
@@ -362,7 +362,7 @@ def test_the_best_examined_checkpoint_survives(warmups, monkeypatch):
     assert sorted(path.name for path in (done / "checkpoints").iterdir()) == ["000002", "000006"]
 
 
-def test_a_verifier_that_always_fails_is_told_as_such(tmp_path):
+def test_a_verifier_that_always_fails_is_reported_as_such(tmp_path):
     source = (
         "def broken(text, sample):\n    raise TypeError('no such column')\n\n\n"
         "def build():\n    return broken\n"
@@ -658,7 +658,7 @@ def test_a_cut_after_a_skipped_step_goes_on_the_same(warmups):
     assert same(whole / "checkpoints" / "000006", halves / "checkpoints" / "000006")
 
 
-def test_tensorboard_is_told_every_step(warmups):
+def test_tensorboard_is_reported_every_step(warmups):
     done = run(
         warmups, "name=board", "trackers=[tensorboard]", "evaluation.benchmark=null", "steps=2"
     )
@@ -701,13 +701,13 @@ def track(name: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wandb_is_told_offline(tmp_path):
+def test_wandb_is_reported_offline(tmp_path):
     track("wandb", tmp_path)
     (kept,) = tmp_path.glob("mine/wandb/offline-run-*-mine/run-mine.wandb")
     assert b"reward" in kept.read_bytes()
 
 
-def test_trackio_is_told_offline(tmp_path):
+def test_trackio_is_reported_offline(tmp_path):
     track("trackio", tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "gpg_vl.db")) as kept:
         rows = kept.execute("select step, metrics from metrics order by step").fetchall()

@@ -327,10 +327,11 @@ def test_a_spelling_may_cost_a_twentieth_of_the_accuracy_and_nothing_of_the_form
     assert (verifiers.validation_error_of(written(answer), sample) == "") is fine
     # without its thought
     assert verifiers.validation_error_of(f"<answer>{answer}</answer>", sample) != ""
-    told = verifiers.validation_error_of(written("[0,0,94,100]"), sample)
+    error = verifiers.validation_error_of(written("[0,0,94,100]"), sample)
     # 2 x 0.94 + 0.5
     assert (
-        told == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5 "
+        error
+        == "its own answer '<think>so</think><answer>[0,0,94,100]</answer>' earns 2.38 of 2.5 "
         "(right: IoU 0.94)"
     )
 
@@ -340,10 +341,13 @@ def test_the_authors_rule_wants_more_than_half():
     # their overlap of [0,0,w,100] in pixels is w x 100 of 100 x 100: corners are last pixels, less
     # one and plus one
     for width, earned in ((50, 0.0), (51, 1.0)):
-        told = Boxes(mode="reference")(
+        verdict = Boxes(mode="reference")(
             f'<answer>{{"bbox_2d": [0, 0, {width}, 100]}}</answer>', sample
         )
-        assert (told.reward, told.reason.split(":")[0]) == (earned, "right" if earned else "wrong")
+        assert (verdict.reward, verdict.reason.split(":")[0]) == (
+            earned,
+            "right" if earned else "wrong",
+        )
 
 
 # --- detection ------------------------------------------------------------------------------------
@@ -387,15 +391,15 @@ def test_a_detection_by_hand(answer, fields, earned):
 
 
 def test_a_detection_says_what_it_found():
-    told = Detection().grade(
+    verdict = Detection().grade(
         sure((*FIRST, 0.8), (50, 50, 60, 54, 0.6)), detected(WIDE, FIRST, SECOND)
     )
-    assert told[1:] == (
+    assert verdict[1:] == (
         "2 boxes",
         "wrong: 1 of 2 found by 2 boxes, localisation 0.50, confidence 0.40",
     )
-    told = Detection().grade(sure((0, 0, 10, 5, 0.5)), detected(WIDE, FIRST))
-    assert told.reason == "right: 1 of 1 found by 1 boxes, localisation 0.50, confidence 0.75"
+    verdict = Detection().grade(sure((0, 0, 10, 5, 0.5)), detected(WIDE, FIRST))
+    assert verdict.reason == "right: 1 of 1 found by 1 boxes, localisation 0.50, confidence 0.75"
     assert Detection().grade("No Objects", detected(WIDE, FIRST)).reason == "wrong: 0 boxes for 1"
     assert Detection().grade("No Objects", detected(WIDE)).reason == "right: 0 boxes for 0"
     assert Detection().reference_answer(detected(WIDE)) == "No Objects"
@@ -491,9 +495,9 @@ def test_a_detection_is_read_in_the_models_frame_and_placed_in_pixels():
 def test_the_authors_detection_rule_is_the_mean_of_its_two_halves():
     # one of two found at confidence 0.9: (1/2 + 0.9) / 2
     text = "<answer>[{'Position': [0, 0, 10, 10], 'Confidence': 0.9}]</answer>"
-    told = Detection(mode="reference")(text, detected(WIDE, FIRST, SECOND))
-    assert told.reward == pytest.approx(0.7)
-    assert told.reason == "right: 0.5000 and 0.9000"
+    verdict = Detection(mode="reference")(text, detected(WIDE, FIRST, SECOND))
+    assert verdict.reward == pytest.approx(0.7)
+    assert verdict.reason == "right: 0.5000 and 0.9000"
     # in thousandths of 200 x 100 the same box is [0, 0, 50, 100]
     text = text.replace("10, 10]", "50, 100]")
     assert Detection(mode="reference", frame=THOUSANDTHS)(

@@ -30,10 +30,10 @@ def test_a_truth_may_be_an_interval_a_point_or_a_set_of_numbers(truth):
 
 @pytest.mark.parametrize("truth", [")", "?", "1,2"])
 def test_a_truth_that_is_no_expression_is_a_complaint_and_no_crash(truth):
-    told = VerifierSet(by_kind={"expression": Expression()}).validation_error(
+    error = VerifierSet(by_kind={"expression": Expression()}).validation_error(
         sample_of("expression", answer=truth)
     )
-    assert truth in told
+    assert truth in error
 
 
 def test_a_long_number_in_a_foreign_text_is_read_in_linear_time(monkeypatch):
@@ -110,13 +110,13 @@ def worker_that_says(*lines):
     return worker, process
 
 
-def told(number, right=True):
+def reply(number, right=True):
     return json.dumps({"id": number, "right": right, "read": "3", "truth": True}).encode()
 
 
 def test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it(monkeypatch):
     for stale in (0, 3, "2"):
-        worker, process = worker_that_says(told(1), told(stale))
+        worker, process = worker_that_says(reply(1), reply(stale))
         assert worker.ask(5, answer="3", truth="3")["right"]
         with pytest.raises(
             RuntimeError,
@@ -127,7 +127,7 @@ def test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it
             worker.ask(5, answer="4", truth="3")
         assert process.killed
         assert worker.process is None
-    worker, _ = worker_that_says(told(7))
+    worker, _ = worker_that_says(reply(7))
     monkeypatch.setattr(math_worker, "WORKER", worker)
     verdict = VerifierSet(by_kind={"expression": Expression()}).judge(
         completion(text=said("x")), sample_of("expression", answer="x")
@@ -139,7 +139,7 @@ def test_an_answer_of_the_math_process_to_another_request_is_a_fault_and_ends_it
 
 
 def test_requests_of_the_math_process_are_numbered_and_a_silent_one_is_ended():
-    worker, process = worker_that_says(told(1), told(2, right=False), None)
+    worker, process = worker_that_says(reply(1), reply(2, right=False), None)
     assert [worker.ask(5, answer=answer, truth="3")["right"] for answer in "34"] == [True, False]
     asked = [json.loads(line) for line in process.stdin.getvalue().splitlines()]
     assert asked == [{"id": 1, "answer": "3", "truth": "3"}, {"id": 2, "answer": "4", "truth": "3"}]

@@ -305,10 +305,10 @@ def test_the_grounding_reward_of_a_wide_picture_is_counted_in_shares_of_each_sid
 )
 def test_the_classification_rule_by_hand(given, truth, right):
     assert published_rules.virft_label(f"<answer>{given}</answer>", truth) is right
-    told = Label(mode="reference")(
+    verdict = Label(mode="reference")(
         f"<answer>{given}</answer>", sample_of("label", answer=truth, choices=())
     )
-    assert (told.reward, told.reason) == (float(right), "right" if right else "wrong")
+    assert (verdict.reward, verdict.reason) == (float(right), "right" if right else "wrong")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""The contract of every shipped verifier: gold earns full marks, nothing hostile earns anything,
-no text raises."""
+"""The contract of every shipped verifier: the reference answer earns the full reward, nothing
+hostile earns anything, no text raises."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def test_every_shipped_verifier_is_tested():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
-def test_gold_earns_full_marks(kind, style):
+def test_the_reference_answer_earns_the_full_reward(kind, style):
     verifier, sample = verifier_of(kind, style=style), sample_of(kind)
     verdict = verifier(style.write(verifier.reference_answer(sample), thought="so"), sample)
     assert verdict.reward == 1.0
@@ -99,7 +99,7 @@ def test_gold_earns_full_marks(kind, style):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gold_earns_the_sum_of_the_weights(kind):
+def test_the_reference_answer_earns_the_sum_of_the_weights(kind):
     verifier, sample = (
         verifier_of(kind, combine="sum", accuracy_weight=2.0, format_weight=0.5),
         sample_of(kind),
@@ -136,22 +136,22 @@ def test_hostile_answers_earn_exactly_nothing(kind, style):
             assert verifier(text, sample).reward == 0.0, name
 
 
-def _around_the_gold(style, gold):
-    well_formed = style.write(gold, thought="so")
+def _around_the_reference(style, reference):
+    well_formed = style.write(reference, thought="so")
     return {
         "nothing": "",
         "tags only": style.write("", thought=""),
-        "without tags": gold,
+        "without tags": reference,
         "babble before": "<|image_pad|>" * 20 + well_formed,
         "babble behind": well_formed + "<|im_end|>" * 20,
-        "babble inside": style.write(gold + "<|endoftext|>", thought="so"),
+        "babble inside": style.write(reference + "<|endoftext|>", thought="so"),
         "twice": well_formed * 2,
         "never ending": well_formed[: -len("</answer>")],
         "text behind": well_formed + " or not",
         "a second answer": well_formed + "<answer>A</answer>",
-        "an answer in an answer": style.write(f"<answer>{gold}</answer>", thought="so"),
-        "doubled gold": style.write(f"{gold} {gold}", thought="so"),
-        "gold and a doubt": style.write(f"{gold} or something else", thought="so"),
+        "an answer in an answer": style.write(f"<answer>{reference}</answer>", thought="so"),
+        "doubled reference": style.write(f"{reference} {reference}", thought="so"),
+        "reference and a doubt": style.write(f"{reference} or something else", thought="so"),
     }
 
 
@@ -159,7 +159,7 @@ def _around_the_gold(style, gold):
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.think)
 def test_the_truth_in_a_malformed_text_earns_nothing(kind, style):
     verifier, sample = verifier_of(kind, style=style), sample_of(kind)
-    texts = _around_the_gold(style, verifier.reference_answer(sample)) | {
+    texts = _around_the_reference(style, verifier.reference_answer(sample)) | {
         "copied question": style.write(sample.question, thought="so")
     }
     assert {name: verifier(text, sample).reward for name, text in texts.items()} == dict.fromkeys(
@@ -170,15 +170,15 @@ def test_the_truth_in_a_malformed_text_earns_nothing(kind, style):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_megabyte_earns_nothing_quickly(kind):
     verifier, sample = verifier_of(kind), sample_of(kind)
-    gold = verifier.reference_answer(sample)
+    reference = verifier.reference_answer(sample)
     start = process_time()
     for piece in (
         "x",
-        gold,
-        f"{gold}\n",
+        reference,
+        f"{reference}\n",
         "[10,20,60,80],",
         "<answer>",
-        said(gold),
+        said(reference),
         "<|image_pad|>",
         " ",
     ):
@@ -393,10 +393,10 @@ def test_a_class_is_named_by_its_name_or_an_alias(aliases, answer, named):
 def test_the_closed_set_is_the_rows_then_the_verifiers_then_the_truth_alone():
     rows = sample_of("label", answer="rose", choices=("rose", "iris"))
     verifier = Label(classes=("rose", "lily"))
-    told = [
+    reasons = [
         verifier.grade(answer, rows).reason.partition(":")[0] for answer in ("rose", "iris", "lily")
     ]
-    assert told == ["right", "wrong", "unreadable"]
+    assert reasons == ["right", "wrong", "unreadable"]
     bare = replace(rows, choices=())
     assert [
         verifier.grade(answer, bare).reason.partition(":")[0] for answer in ("rose", "iris", "lily")
@@ -648,18 +648,27 @@ def test_a_factorial_and_a_doubt_are_no_answers(kind, answer):
 
 
 def test_whatever_the_math_process_prints_shifts_no_answer():
-    program = (
-        "import os, sys; from gpg_vl.verifiers import math_worker as w; told = w._answer\nw._answer"
-        " = lambda request: (print('noise'), os.write(1, b'{\"id\": 1}\\n'), "
-        "told(request))[2]\nw.main()"
-    )
+    program = """\
+import os
+from gpg_vl.verifiers import math_worker
+
+honest = math_worker._answer
+
+def noisy(request):
+    print("noise")
+    os.write(1, b'{"id": 1}\\n')
+    return honest(request)
+
+math_worker._answer = noisy
+math_worker.main()
+"""
     asked = [{"id": 7, "truth": "$1$", "answer": "1"}, {"id": 8, "truth": "$1$", "answer": "2"}]
     lines = "".join(json.dumps(request) + "\n" for request in asked)
     done = subprocess.run(
         [sys.executable, "-c", program], input=lines, capture_output=True, text=True, check=True
     )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(line.get("id"), line["right"]) for line in told] == [
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line.get("id"), line["right"]) for line in replies] == [
         (None, True),
         (7, True),
         (8, False),
@@ -730,7 +739,7 @@ def test_the_models_frame_is_converted_once():
 
 @pytest.mark.parametrize("kind", ["pixels", "norm1", "norm1000", "resized"])
 @pytest.mark.parametrize("size", [(100, 100), (640, 427), (97, 301)])
-def test_gold_boxes_earn_full_marks_in_every_frame(kind, size):
+def test_reference_boxes_earn_the_full_reward_in_every_frame(kind, size):
     verifiers = VerifierSet(by_kind={"boxes": Boxes(frame=Frame(kind=kind))})
     assert verifiers.validation_error(sample_of("boxes", sizes=(size,))) == ""
 
@@ -876,7 +885,7 @@ def test_a_sound_truth_is_sound_whatever_the_authors_rule_makes_of_it():
     ("earned", "fine"),
     [(1.0, True), (0.9999995, True), (0.99999, False), (0.9, False), (0.0, False)],
 )
-def test_a_gold_answer_may_lose_a_millionth_and_no_more(earned, fine):
+def test_a_reference_answer_may_lose_a_millionth_and_no_more(earned, fine):
     class Graded(Number):
         def grade(self, answer, sample):
             return Grade(earned, answer, "right")
@@ -902,7 +911,7 @@ class Faulty:
         return Verdict(reward=1 / len(text.strip("x")))
 
 
-def test_a_fault_of_the_verifier_is_nan_and_told():
+def test_a_fault_of_the_verifier_is_nan_and_reported():
     verifiers = VerifierSet(by_kind={"number": Faulty()})
     verdict = verifiers.judge(completion(text="xxx"), sample_of("number"))
     assert math.isnan(verdict.reward)
@@ -912,7 +921,7 @@ def test_a_fault_of_the_verifier_is_nan_and_told():
     assert verifiers.judge(completion(text="y"), sample_of("number")).reward == 1.0
 
 
-def test_a_verifier_of_ones_own_needs_no_gold_and_no_word_on_unfinished_texts():
+def test_a_verifier_of_ones_own_needs_no_reference_answer_and_no_word_on_unfinished_texts():
     verifiers = VerifierSet(by_kind={"number": Faulty()}, truncated="score")
     assert verifiers.validation_error(sample_of("number")) == ""
     assert (
@@ -978,7 +987,7 @@ def test_a_good_sample_has_no_complaint(kind):
         ),
     ],
 )
-def test_a_sample_that_cannot_be_scored_is_told_in_a_sentence(sample, sentence):
+def test_a_sample_that_cannot_be_scored_is_reported_in_a_sentence(sample, sentence):
     assert CHECKS.validation_error(sample) == sentence
 
 
@@ -987,15 +996,15 @@ def test_a_sample_that_cannot_be_scored_is_told_in_a_sentence(sample, sentence):
     [5, [5], [None], [[1, 2, 3, None]], [[1, 2, 3, "x"]], {"x1": 1}, None, "box"],
     ids=repr,
 )
-def test_a_box_of_any_other_shape_is_told_and_never_raises(answer):
+def test_a_box_of_any_other_shape_is_reported_and_never_raises(answer):
     assert CHECKS.validation_error(sample_of("boxes", answer=answer))
 
 
-def test_a_truth_in_an_unknown_frame_is_told():
+def test_a_truth_in_an_unknown_frame_is_reported():
     assert CHECKS.validation_error(sample_of("boxes", frame="norm100"))
 
 
-def test_a_gold_answer_that_does_not_earn_full_marks_is_told():
+def test_a_reference_answer_that_does_not_earn_the_full_reward_is_reported():
     class Strict(Choice):
         def reference_answer(self, sample):
             return "horse"

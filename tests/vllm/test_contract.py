@@ -161,10 +161,10 @@ def test_the_gate_opens_and_measures_how_much_the_picture_matters(policy_and_eng
     gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     for update in (1, 2):
         move(policy, update)
-        told = gate.check(shared.sampling_from(policy), policy, shared.version)
-        assert told["gate/worst"] <= WORST
-        assert told["gate/blind_worst"] <= WORST
-        assert told["visual_reliance"] != 0
+        measured = gate.check(shared.sampling_from(policy), policy, shared.version)
+        assert measured["gate/worst"] <= WORST
+        assert measured["gate/blind_worst"] <= WORST
+        assert measured["visual_reliance"] != 0
 
 
 def test_rested_engines_go_on_as_if_they_had_not(policy_and_engine):

@@ -38,7 +38,7 @@ def test_the_gate_opens_before_and_after_an_update(dtype, smolqwen):
     with closing(build(policy, {**IN_PROCESS, "cache_gib": 0.25})) as engine:
         for version in (0, 1):
             engine.update_weights(policy, version)
-            told = gate.check(engine, policy, version)
-            assert told["gate/excess"] < 0.6, told
+            measured = gate.check(engine, policy, version)
+            assert measured["gate/excess"] < 0.6, measured
             for parameter in policy.model.parameters():
                 parameter.data.mul_(1 + 2.0**-6)  # survives rounding to bfloat16

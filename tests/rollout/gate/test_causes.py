@@ -358,7 +358,7 @@ def test_at_the_border_of_a_share_a_token_may_be_in_or_out():
 
 
 @pytest.mark.parametrize(
-    ("kept", "explained", "told"),
+    ("kept", "explained", "expected"),
     [
         ([0.75, 0.5], True, "truncated sampling: top-k 2 is on and explains all of it"),
         ([0.875, 0.75], True, "truncated sampling: top-k 3 is on"),
@@ -367,7 +367,7 @@ def test_at_the_border_of_a_share_a_token_may_be_in_or_out():
         ([0.75, 0.5], False, ""),
     ],
 )
-def test_the_cut_that_fits_best_must_explain_other_answers(kept, explained, told, monkeypatch):
+def test_the_cut_that_fits_best_must_explain_other_answers(kept, explained, expected, monkeypatch):
     monkeypatch.setattr(causes, "_mass", lambda check, asked: MASS)
     gap_N = -torch.tensor(kept).double().log()
     measured = SimpleNamespace(gap_N=gap_N, noise_N="noise")
@@ -384,6 +384,6 @@ def test_the_cut_that_fits_best_must_explain_other_answers(kept, explained, told
             left.append((asked, gap_N.abs().max() < 1e-9, noise_N)) or "judged"
         ),
     )
-    assert causes._cut(check).startswith(told)
-    assert bool(causes._cut(check)) == bool(told)
+    assert causes._cut(check).startswith(expected)
+    assert bool(causes._cut(check)) == bool(expected)
     assert left[0] == ("others", True, "noise")

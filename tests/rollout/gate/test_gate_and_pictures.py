@@ -46,9 +46,9 @@ class Altering(TransformersEngine):
 
 
 def test_its_answers_owe_much_to_their_pictures(policy, gate):
-    told = gate.check(TransformersEngine(policy), policy, 0)
-    assert told["visual_reliance"] > 10 * told["gate/noise"]
-    assert told["gate/excess"] < 0.5
+    measured = gate.check(TransformersEngine(policy), policy, 0)
+    assert measured["visual_reliance"] > 10 * measured["gate/noise"]
+    assert measured["gate/excess"] < 0.5
 
 
 @pytest.mark.parametrize("policy", ["float32", "bfloat16"], indirect=True)

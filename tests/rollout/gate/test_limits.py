@@ -314,19 +314,19 @@ POLICY: Any = SimpleNamespace(dtype=torch.float32)
 def yardstick(monkeypatch) -> SimpleNamespace:
     """A trainer whose second way differs by `noise`, up and down in turn; grey pictures are
     marked."""
-    told = SimpleNamespace(noise=1e-5, narrow=[], temperatures=[], policies=[])
+    record = SimpleNamespace(noise=1e-5, narrow=[], temperatures=[], policies=[])
 
     def score(policy, asked, temperature):
-        told.temperatures.append(temperature)
-        told.policies.append(policy)
+        record.temperatures.append(temperature)
+        record.policies.append(policy)
         return torch.tensor(
             [sure(token) for _, group in asked for one in group for token in one.token_ids]
         ).double()
 
     def again(policy, asked, temperature, *, narrow=False):
-        told.narrow.append(narrow)
+        record.narrow.append(narrow)
         base = score(policy, asked, temperature)
-        return base + told.noise * torch.tensor(
+        return base + record.noise * torch.tensor(
             [(-1.0) ** at for at in range(len(base))], dtype=torch.float64
         )
 
@@ -342,7 +342,7 @@ def yardstick(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(vision_gate, "score_again", again)
     monkeypatch.setattr(vision_gate, "with_grey_pictures", grey)
     monkeypatch.setattr(vision_gate, "cause", lambda check, worst, asked: "Why: not asked here")
-    return told
+    return record
 
 
 def gate(*asked: Prompt, **more) -> VisionGate:
@@ -411,7 +411,7 @@ def test_metrics_are_what_was_measured_and_allowed(yardstick):
     """By hand: rounding 1e-5, an engine off by 2e-5, by 1e-5 on grey pictures. Two questions,
     two answers of 60 tokens to each: the first tokens of both stand at one place, so there are 2
     x 1 places of 2e-5 and 2 x 118 of 1e-5: (2 x 2 + 236)^2 / (2 x 4 + 236) carriers."""
-    told = gate().check(
+    measured = gate().check(
         Hand(off=lambda it, index, copy: 1e-5 if is_grey(it) else 2e-5, tokens=60), POLICY, 0
     )
     hand = {
@@ -423,13 +423,15 @@ def test_metrics_are_what_was_measured_and_allowed(yardstick):
         "allowed_worst": 8e-5,
     }
     hand |= {"excess": 2 / 2.95, "blind_worst": 1e-5, "carriers": 240**2 / 244}
-    assert told == pytest.approx(
+    assert measured == pytest.approx(
         {f"gate/{name}": number for name, number in hand.items()} | {"visual_reliance": 0.0},
         rel=1e-6,
     )
 
 
-def test_the_fewest_carriers_and_the_largest_excess_of_both_sides_are_told(yardstick, monkeypatch):
+def test_the_fewest_carriers_and_the_largest_excess_of_both_sides_are_reported(
+    yardstick, monkeypatch
+):
     again = vision_gate.score_again
 
     def first_of_grey(policy, asked, temperature, *, narrow):
@@ -442,10 +444,12 @@ def test_the_fewest_carriers_and_the_largest_excess_of_both_sides_are_told(yards
         return torch.cat([first_N[:half], second_N[half:]])
 
     monkeypatch.setattr(vision_gate, "score_again", first_of_grey)
-    told = gate().check(Hand(off=lambda it, index, copy: 1e-5, tokens=100), POLICY, 0)
-    assert told["gate/carriers"] == pytest.approx(200**2 / 202)  # 1 place of 2e-5 and 198 of 1e-5
+    measured = gate().check(Hand(off=lambda it, index, copy: 1e-5, tokens=100), POLICY, 0)
+    assert measured["gate/carriers"] == pytest.approx(
+        200**2 / 202
+    )  # 1 place of 2e-5 and 198 of 1e-5
     # in the mean, of which half is left
-    assert told["gate/excess"] == pytest.approx(1 / (2.95 / 2))
+    assert measured["gate/excess"] == pytest.approx(1 / (2.95 / 2))
 
 
 def test_limits_of_the_config_are_those_of_the_gate(yardstick):
@@ -453,10 +457,12 @@ def test_limits_of_the_config_are_those_of_the_gate(yardstick):
         gate(mean=1e-6).check(Hand(off=lambda it, index, copy: 1e-5), POLICY, 0)
     with pytest.raises(MismatchError):
         gate(worst=1e-6).check(Hand(off=lambda it, index, copy: 1e-5), POLICY, 0)
-    told = gate(mean=0.1, worst=0.2).check(Hand(off=lambda it, index, copy: 0.05), POLICY, 0)
-    assert (told["gate/allowed"], told["gate/allowed_worst"], told["gate/excess"]) == pytest.approx(
-        (0.1, 0.2, 0.5)
-    )
+    measured = gate(mean=0.1, worst=0.2).check(Hand(off=lambda it, index, copy: 0.05), POLICY, 0)
+    assert (
+        measured["gate/allowed"],
+        measured["gate/allowed_worst"],
+        measured["gate/excess"],
+    ) == pytest.approx((0.1, 0.2, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -558,9 +564,9 @@ def test_what_has_no_picture_has_no_grey_one(yardstick):
         "grey q3",
     ]
     assert "grey q2" not in {text for texts, _, _ in spare.asked for text in texts}
-    told = gate(prompt(1), prompt(2)).check(words, POLICY, 0)
+    measured = gate(prompt(1), prompt(2)).check(words, POLICY, 0)
     assert [texts for texts, _, _ in words.asked] == [["q1", "q2"]]
-    assert not {"visual_reliance", "gate/blind_worst"} & told.keys()
+    assert not {"visual_reliance", "gate/blind_worst"} & measured.keys()
 
 
 def test_every_copy_is_asked_every_question_in_turn(yardstick):
@@ -684,8 +690,8 @@ def test_an_engine_with_kernels_of_its_own_is_judged_by_the_narrow_way_and_a_coa
     """The spacing of float32 at 1 is 1.1920929e-07; 32 of them are a grain of such an engine."""
     yardstick.noise = 0.0
     for narrow, grain in ((False, 1.1920929e-07), (True, 32 * 1.1920929e-07)):
-        told = gate().check(Hand(narrow=narrow), POLICY, 0)
-        assert told["gate/allowed"] == pytest.approx(4 * grain)
+        measured = gate().check(Hand(narrow=narrow), POLICY, 0)
+        assert measured["gate/allowed"] == pytest.approx(4 * grain)
         assert set(yardstick.narrow) == {narrow}
         yardstick.narrow.clear()
     wide: Any = SimpleNamespace(dtype=torch.float64)

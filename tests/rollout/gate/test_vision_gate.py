@@ -106,19 +106,19 @@ class Lying(TransformersEngine):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_opens_for_an_engine_that_is_the_trainers_own(family, dtype, policy_of):
     policy = policy_of(family, dtype=dtype)
-    told = gate(policy).check(TransformersEngine(policy), policy, 0)
-    assert set(told) == MEASURED | {"gate/blind_worst", "visual_reliance"}
-    assert told["gate/excess"] < 0.5
-    assert told["gate/mean"] < told["gate/allowed"]
-    assert told["gate/worst"] < told["gate/allowed_worst"]
+    measured = gate(policy).check(TransformersEngine(policy), policy, 0)
+    assert set(measured) == MEASURED | {"gate/blind_worst", "visual_reliance"}
+    assert measured["gate/excess"] < 0.5
+    assert measured["gate/mean"] < measured["gate/allowed"]
+    assert measured["gate/worst"] < measured["gate/allowed_worst"]
 
 
 def test_text_alone_needs_no_blind_test(policy_of):
     policy = policy_of()
-    told = gate(policy, prompts=tuple(prompts(policy, ["add"]))).check(
+    measured = gate(policy, prompts=tuple(prompts(policy, ["add"]))).check(
         TransformersEngine(policy), policy, 0
     )
-    assert set(told) == MEASURED
+    assert set(measured) == MEASURED
 
 
 def test_visual_reliance_is_the_mean_drop_of_a_tokens_logprob(policy_of):
@@ -302,10 +302,10 @@ def test_a_kernel_that_fails_leaves_the_gate_another_way_to_measure_rounding(tmp
 
     monkeypatch.setattr("gpg_vl.policy.group_forward.prefill", broken)
     knobs = [f"folder={tmp_path}", "steps=1", "warmup.steps=5", "evaluation.benchmark=null"]
-    told: list[str] = []
-    run = train(small(knobs), log=told.append)
+    log: list[str] = []
+    run = train(small(knobs), log=log.append)
     assert any(
-        "the group forward does not run here (no kernel image is available" in line for line in told
+        "the group forward does not run here (no kernel image is available" in line for line in log
     )
     assert metrics(run)[0]["gate/excess"] < 0.5
 
@@ -416,8 +416,8 @@ def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
         "reports finish 'abort'": replace(good, finish="abort"),
         "cut off after 2 tokens, 8 were allowed": replace(good, token_ids=(5, 6), finish="length"),
     }
-    for told, answer in bad.items():
-        with pytest.raises(MismatchError, match=told):
+    for measured, answer in bad.items():
+        with pytest.raises(MismatchError, match=measured):
             completion(policy, prompt, answer, SAMPLING, 7)
 
 
@@ -505,7 +505,7 @@ def test_engines_refuse_what_they_cannot_do(build, policy_of):
         build(policy_of(), {"kind": "server", "severs": []})
 
 
-def test_a_server_that_never_comes_is_waited_for_and_told(build, policy_of):
+def test_a_server_that_never_comes_is_waited_for_and_reported(build, policy_of):
     lines: list[str] = []
     spec = {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}
     engine = build(policy_of(), spec, log=lines.append)
@@ -566,8 +566,8 @@ def test_every_tensor_lands_exactly_once_and_unaltered():
             checksums(tensors),
         ),
     }
-    for told, (coming, names, sums) in wrong.items():
-        with pytest.raises(ValueError, match=told):
+    for measured, (coming, names, sums) in wrong.items():
+        with pytest.raises(ValueError, match=measured):
             check_received(iter(coming), names, sums)
 
 
@@ -720,7 +720,7 @@ def test_the_gate_scores_no_more_than_a_piece_of_long_answers(policy_of, monkeyp
     assert set(lengths) == {4}
 
 
-def test_what_has_no_room_is_left_out_and_told(tmp_path, monkeypatch):
+def test_what_has_no_room_is_left_out_and_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(TransformersEngine, "max_model_len", lambda self: 20)
     knobs = [
         f"folder={tmp_path}",
@@ -822,13 +822,13 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path):
     (tmp_path / "own").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "own")
     (tmp_path / "file").write_text("")
-    for name, told in (
+    for name, measured in (
         ("open", "chmod 700"),
         ("link", "is a link"),
         ("file", "cannot be made: File exists"),
         ("file/in", "cannot be made"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=measured):
             WeightFiles(str(tmp_path / name))
 
 
@@ -896,7 +896,7 @@ def test_a_server_that_is_to_sleep_is_started_so_that_it_can():
     )
 
 
-def test_an_engine_lost_in_the_last_examination_leaves_a_run_that_still_owes_it(
+def test_an_engine_lost_in_the_last_evaluation_leaves_a_run_that_still_makes_it(
     tmp_path, monkeypatch
 ):
     knobs = [f"folder={tmp_path}", "steps=2", "warmup.steps=20", "checkpoint.every=100"]

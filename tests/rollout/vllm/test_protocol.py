@@ -82,11 +82,11 @@ def test_every_field_of_a_request_is_stated(greedy):
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "expected"),
     [(0, 0), (2**62 - 1, 2**62 - 1), (2**62, 0), (2**62 + 5, 5), (2**63 - 1, 2**62 - 1)],
 )
-def test_a_seed_leaves_room_for_the_number_of_the_answer(own, told):
-    assert sampling_fields(policy(), SAMPLING, [own, 1])["seed"] == told
+def test_a_seed_leaves_room_for_the_number_of_the_answer(own, expected):
+    assert sampling_fields(policy(), SAMPLING, [own, 1])["seed"] == expected
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_releases_are_known_from_the_first_to_the_last(version, fine):
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype", "told"),
+    ("family", "dtype", "expected"),
     [
         ("qwen2_vl", torch.bfloat16, "bfloat16"),
         ("qwen2_5_vl", torch.float32, "float32"),
@@ -154,12 +154,12 @@ def test_releases_are_known_from_the_first_to_the_last(version, fine):
         ("qwen2_vl", torch.float64, "vLLM knows no float64"),
     ],
 )
-def test_only_what_is_tested_with_vllm_is_sampled_by_it(family, dtype, told):
+def test_only_what_is_tested_with_vllm_is_sampled_by_it(family, dtype, expected):
     given = policy(dtype=dtype, model=SimpleNamespace(config=SimpleNamespace(model_type=family)))
-    if " " not in told:
-        assert check_policy(given) == told
+    if " " not in expected:
+        assert check_policy(given) == expected
         return
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         check_policy(given)
 
 
@@ -169,7 +169,7 @@ READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
 
 
 @pytest.mark.parametrize(
-    ("got", "told"),
+    ("got", "message"),
     [
         (READ, ""),
         (
@@ -193,16 +193,16 @@ READ = (5, IMAGE, IMAGE, 6, IMAGE, 5)
         ((), "their text differs"),
     ],
 )
-def test_the_ids_of_a_prompt_are_the_trainers(got, told):
-    if not told:
+def test_the_ids_of_a_prompt_are_the_trainers(got, message):
+    if not message:
         check_prompt_ids(policy(), asked_of(*READ), list(got))
         return
-    with pytest.raises(MismatchError, match=told):
+    with pytest.raises(MismatchError, match=message):
         check_prompt_ids(policy(), asked_of(*READ), list(got))
 
 
 @pytest.mark.parametrize(
-    ("ids", "logprobs", "finish", "told"),
+    ("ids", "logprobs", "finish", "message"),
     [
         ((5, END), (-1.0, -2.0), "stop", ""),
         ((5, STOP), (-1.0, -2.0), "stop", ""),
@@ -235,15 +235,17 @@ def test_the_ids_of_a_prompt_are_the_trainers(got, told):
         ((5, VIDEO, END), (-1.0,) * 3, "stop", r"the engine sampled \[12\]"),
     ],
 )
-def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(ids, logprobs, finish, told):
+def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(
+    ids, logprobs, finish, message
+):
     answer = Answer(token_ids=ids, logprobs=logprobs, finish=finish)
-    if not told:
+    if not message:
         made = completion(policy(), asked_of(5), answer, SAMPLING, 9)
         assert made == Completion(
             token_ids=ids, logprobs=logprobs, text=f"<{ids}>", finish=finish, version=9
         )
         return
-    with pytest.raises(MismatchError, match=f"q1: .*{told}"):
+    with pytest.raises(MismatchError, match=f"q1: .*{message}"):
         completion(policy(), asked_of(5), answer, SAMPLING, 9)
 
 
@@ -356,7 +358,7 @@ def option(arguments: list[str], name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "expected"),
     [
         ({}, None),
         ({"min_pixels": 100}, {"min_pixels": 100}),
@@ -364,8 +366,8 @@ def option(arguments: list[str], name: str) -> Any:
         ({"min_pixels": 100, "max_pixels": 900}, {"min_pixels": 100, "max_pixels": 900}),
     ],
 )
-def test_pictures_are_resized_there_as_here(knobs, told, no_gpu):
-    assert option(started(knobs)[0], "--mm-processor-kwargs") == told
+def test_pictures_are_resized_there_as_here(knobs, expected, no_gpu):
+    assert option(started(knobs)[0], "--mm-processor-kwargs") == expected
 
 
 @pytest.mark.parametrize(("transfer", "backend"), [("file", "gpg_vl"), ("nccl", "nccl")])
@@ -388,9 +390,9 @@ def test_a_tiny_model_is_written_first_with_the_pixel_limits_in_it(no_gpu, monke
 def test_a_folder_is_looked_through_and_a_hub_id_is_passed_on(no_gpu, monkeypatch):
     monkeypatch.setattr(launch, "is_here", lambda model: model == "here")
     monkeypatch.setattr(launch, "find_model", lambda model: Path("/models") / model)
-    for model, told in (("here", "/models/here"), ("some/hub", "some/hub")):
+    for model, expected in (("here", "/models/here"), ("some/hub", "some/hub")):
         arguments, _ = started({"model": model})
-        assert arguments[arguments.index("--model") + 1] == told
+        assert arguments[arguments.index("--model") + 1] == expected
 
 
 def test_a_command_can_be_pasted_into_a_shell(monkeypatch):

@@ -68,7 +68,7 @@ def asked_of(number: int, *, images: int = 0) -> Prompt:
 
 
 Reply = tuple[int, Any] | None
-"""A status and what is told; None = no connection."""
+"""A status and a message; None = no connection."""
 
 
 class Vllm:
@@ -523,7 +523,7 @@ def test_an_answer_that_was_broken_off_is_asked_again(place, engine_of):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda answer: answer["choices"].pop(), "q1: asked for 2 completions, got 1"),
         (
@@ -541,13 +541,13 @@ def test_an_answer_that_was_broken_off_is_asked_again(place, engine_of):
         ),
     ],
 )
-def test_what_is_not_what_was_asked_stops_the_run(change, told, engine_of):
+def test_what_is_not_what_was_asked_stops_the_run(change, message, engine_of):
     engine, (server,) = engine_of()
     ask(engine)
     other = server.generated({"token_ids": [1, PLACEHOLDER], "sampling_params": {"n": 2}})
     change(other)
     server.odd["/inference/v1/generate"] = [(200, other)]
-    with pytest.raises(MismatchError, match=told):
+    with pytest.raises(MismatchError, match=message):
         ask(engine)
 
 
@@ -575,16 +575,16 @@ def test_one_that_is_down_is_waited_for_and_not_counted(engine_of):
 
 
 def test_one_that_stays_down_is_waited_for_until_the_deadline(engine_of):
-    told: list[str] = []
-    engine, (server,) = engine_of(deadline=0.05, log=told.append)
+    log: list[str] = []
+    engine, (server,) = engine_of(deadline=0.05, log=log.append)
     server.odd = {"/version": [None] * 999, "/health": [None] * 999}
     with pytest.raises(EngineLostError, match=r"no answer in 0 s .*ConnectError refused"):
         ask(engine)
-    assert told[0].startswith(
+    assert log[0].startswith(
         "waiting for a server, 0 of at most 0 s: http://127.0.0.1:8000/version: ConnectError "
         "refused"
     )
-    assert len(told) == 1, "once in fifteen seconds"
+    assert len(log) == 1, "once in fifteen seconds"
 
 
 def test_a_release_that_is_not_known_is_refused(engine_of):
@@ -626,13 +626,13 @@ def test_the_first_error_ends_the_others():
 
 def test_the_pauses_between_tries_double_up_to_a_quarter_of_a_minute(engine_of, monkeypatch):
     """And end at the deadline: the clock is played too."""
-    now, pauses, told = [100.0], list[float](), list[str]()
+    now, pauses, log = [100.0], list[float](), list[str]()
 
     async def sleep(seconds: float) -> None:
         pauses.append(round(seconds - 0.01, 9))
         now[0] += seconds
 
-    engine, (server,) = engine_of(deadline=100.0, log=told.append)
+    engine, (server,) = engine_of(deadline=100.0, log=log.append)
     monkeypatch.setattr(server_engine, "FIRST_PAUSE", 0.25)
     monkeypatch.setattr(server_engine, "asyncio", Played(asyncio, sleep=sleep))
     monkeypatch.setattr(server_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -641,7 +641,7 @@ def test_the_pauses_between_tries_double_up_to_a_quarter_of_a_minute(engine_of, 
         ask(engine)
     assert pauses[:9] == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]
     assert sum(pauses) == pytest.approx(100, abs=0.2)
-    assert [line.partition(",")[2].partition(" of")[0] for line in told] == [
+    assert [line.partition(",")[2].partition(" of")[0] for line in log] == [
         " 0",
         " 16",
         " 31",
@@ -851,25 +851,25 @@ def test_an_answer_is_json_or_nothing():
     ],
 )
 def test_a_refusal_says_how_to_start_the_server(status, path, remedy):
-    with pytest.raises(EngineLostError) as told:
+    with pytest.raises(EngineLostError) as caught:
         answered((status, b"two\n words"), path)
-    assert str(told.value).startswith(
+    assert str(caught.value).startswith(
         f"rollout.engine: http://h{path} refuses (HTTP {status}: two words){remedy}"
     )
-    assert ("start it" in str(told.value)) == bool(remedy)
+    assert ("start it" in str(caught.value)) == bool(remedy)
 
 
 @pytest.mark.parametrize("status", sorted({408, 425, 429, 500, 502, 503, 504}))
 def test_what_may_be_another_answer_the_next_time_keeps_its_status(status):
-    with pytest.raises(RetryableError) as told:
+    with pytest.raises(RetryableError) as caught:
         answered((status, b"busy"))
-    assert told.value.status == status
+    assert caught.value.status == status
 
 
 def test_no_connection_has_no_status():
-    with pytest.raises(RetryableError, match="http://h/x: ReadTimeout too long") as told:
+    with pytest.raises(RetryableError, match="http://h/x: ReadTimeout too long") as caught:
         answered(None)
-    assert told.value.status is None
+    assert caught.value.status is None
 
 
 @pytest.mark.parametrize(

@@ -70,25 +70,25 @@ LAYER = {"layer.weight", "layer.bias"}
     ],
 )
 def test_what_is_trained_is_sent_and_all_of_it_where_all_is_lost(tied, frozen, names, all_names):
-    told = policy(tied=tied, frozen=frozen)
-    assert set(trainable_weights(told)) == names
-    assert len(trainable_weights(told)) == len(names)
-    assert set(trainable_weights(told, include_frozen=True)) == all_names
+    trained = policy(tied=tied, frozen=frozen)
+    assert set(trainable_weights(trained)) == names
+    assert len(trainable_weights(trained)) == len(names)
+    assert set(trainable_weights(trained, include_frozen=True)) == all_names
 
 
 def test_a_tensor_is_sent_in_the_engines_type_and_the_trained_one_stays():
-    told = policy(dtype=torch.bfloat16)
-    sent = trainable_weights(told)
+    trained = policy(dtype=torch.bfloat16)
+    sent = trainable_weights(trained)
     assert sent["layer.weight"].dtype == torch.bfloat16
     assert not sent["layer.weight"].requires_grad
-    assert torch.equal(sent["layer.weight"], told.model.layer.weight.detach().bfloat16())
+    assert torch.equal(sent["layer.weight"], trained.model.layer.weight.detach().bfloat16())
     assert torch.equal(sent[HEAD], sent["embedding.weight"])
-    assert told.model.layer.weight.dtype == torch.float32
+    assert trained.model.layer.weight.dtype == torch.float32
 
 
 def test_a_head_of_its_own_is_sent_as_it_is():
-    told = policy(tied=False)
-    assert torch.equal(trainable_weights(told)[HEAD], told.model.lm_head.weight)
+    trained = policy(tied=False)
+    assert torch.equal(trainable_weights(trained)[HEAD], trained.model.lm_head.weight)
 
 
 def test_a_checksum_is_of_the_bytes():
@@ -115,7 +115,7 @@ A, B, OTHER = torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([4.0])
 
 
 @pytest.mark.parametrize(
-    ("coming", "told"),
+    ("coming", "message"),
     [
         ([("a", A), ("b", B)], ""),
         ([("b", B), ("a", A)], ""),
@@ -129,12 +129,12 @@ A, B, OTHER = torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([4.0])
         ([("a", B), ("b", A)], "a is not what was sent: its checksum differs"),
     ],
 )
-def test_each_tensor_arrives_once_and_is_what_was_sent(coming, told):
+def test_each_tensor_arrives_once_and_is_what_was_sent(coming, message):
     wanted = {"a": checksum(A), "b": checksum(B)}
-    if not told:
+    if not message:
         check_received(iter(coming), ["a", "b"], wanted)
         return
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_received(iter(coming), ["a", "b"], wanted)
 
 
@@ -245,17 +245,17 @@ def files_in(folder: Path) -> list[Path]:
 def test_weights_are_written_once_and_anew_after_they_were_removed(tmp_path):
     """A file that has been removed holds the weights of an earlier step: asked again, the
     present ones are written."""
-    sender, told = WeightFiles(str(tmp_path / "a")), policy()
-    first = sender.get(told, include_frozen=False, with_checksums=True)
-    assert sender.get(told, include_frozen=False, with_checksums=True) is first
+    sender, trained = WeightFiles(str(tmp_path / "a")), policy()
+    first = sender.get(trained, include_frozen=False, with_checksums=True)
+    assert sender.get(trained, include_frozen=False, with_checksums=True) is first
     assert files_in(tmp_path / "a") == [first.path]
     with torch.no_grad():
-        told.model.layer.weight.add_(1)
+        trained.model.layer.weight.add_(1)
     sender.remove()
     assert files_in(tmp_path / "a") == []
-    second = sender.get(told, include_frozen=False, with_checksums=True)
+    second = sender.get(trained, include_frozen=False, with_checksums=True)
     assert second.path != first.path
-    assert torch.equal(load_file(second.path)["layer.weight"], told.model.layer.weight)
+    assert torch.equal(load_file(second.path)["layer.weight"], trained.model.layer.weight)
     assert second.checksums["layer.weight"] != first.checksums["layer.weight"]
     assert second.checksums == checksums(load_file(second.path))
     sender.remove()
@@ -263,10 +263,10 @@ def test_weights_are_written_once_and_anew_after_they_were_removed(tmp_path):
 
 
 def test_each_kind_of_file_is_written_once_and_all_are_removed(tmp_path):
-    sender, told = WeightFiles(str(tmp_path / "a")), policy(frozen=("layer",))
+    sender, trained = WeightFiles(str(tmp_path / "a")), policy(frozen=("layer",))
     wishes = [(frozen, checked) for frozen in (False, True) for checked in (False, True)]
     made = {
-        wish: sender.get(told, include_frozen=wish[0], with_checksums=wish[1]) for wish in wishes
+        wish: sender.get(trained, include_frozen=wish[0], with_checksums=wish[1]) for wish in wishes
     }
     assert len({file.path for file in made.values()}) == 4
     for (frozen, checked), file in made.items():
@@ -290,16 +290,16 @@ def test_a_file_that_is_gone_already_is_no_error(tmp_path):
 @pytest.mark.parametrize(("dtype", "needed"), [(torch.float32, 18 * 4), (torch.bfloat16, 18 * 2)])
 def test_a_folder_must_have_room_for_every_number(dtype, needed, tmp_path, monkeypatch):
     """3 x 2 in the embedding and again in the head, 2 x 2 and 2 in the layer: 18 numbers."""
-    sender, told = WeightFiles(str(tmp_path / "a")), policy(dtype=dtype)
+    sender, trained = WeightFiles(str(tmp_path / "a")), policy(dtype=dtype)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
     with pytest.raises(
         EngineLostError,
         match=r"GiB left, the weights need .*; make room there, or name another folder",
     ):
-        sender.get(told, include_frozen=False, with_checksums=False)
+        sender.get(trained, include_frozen=False, with_checksums=False)
     assert files_in(tmp_path / "a") == []
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=needed))
-    assert sender.get(told, include_frozen=False, with_checksums=False).path.exists()
+    assert sender.get(trained, include_frozen=False, with_checksums=False).path.exists()
 
 
 @pytest.mark.parametrize("written", [b"", b"half"])
