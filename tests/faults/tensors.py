@@ -90,7 +90,7 @@ FAULTS: list[Fault] = [
     *within(
         "training/learner.py",
         "training/test_step_loss.py::test_updates_of_a_rollout_end_at_the_first_that_is_skipped"
-        "_and_the_last_step_taken_is_told",
+        "_and_the_last_step_taken_is_reported",
         {
             "further updates follow a skipped one": (
                 "        if update.skipped:\n            return update\n",
