@@ -5,7 +5,6 @@ are declared, never guessed from the numbers.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -156,35 +155,6 @@ def resized(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -> Siz
         new_width = math.ceil(width * grow / factor) * factor
         new_height = math.ceil(height * grow / factor) * factor
     return new_width, new_height
-
-
-_NUMBER = r"\s*([-+]?\d{1,12}(?:\.\d{1,12})?)\s*"
-_CORNERS = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")  # [10, 20, 60, 80]
-_PAIRS = re.compile(  # (10, 20), (60, 80)
-    rf"\({_NUMBER},{_NUMBER}\)\s*(?:,\s*)?\({_NUMBER},{_NUMBER}\)"
-)
-_BOX = "\x00"
-"""Sign that replaces a box that was read, so that the rest of the text can be checked."""
-_LIST = re.compile(rf"{_BOX}(?:,{_BOX})*|\[{_BOX}(?:,{_BOX})*\]")
-
-
-def read(text: str) -> list[Box] | None:
-    """Read an answer that consists of boxes and nothing else; None where it is anything else.
-
-    Understood: `[x1, y1, x2, y2]`, a list of those in brackets, and `(x1, y1), (x2, y2)`. Never
-    raises; linear in the text.
-    """
-    for pattern in (_CORNERS, _PAIRS):
-        found = [Box(*map(float, match.groups())) for match in pattern.finditer(text)]
-        if not found:
-            continue
-        rest = pattern.sub(_BOX, text.replace(_BOX, "?"))
-        if _LIST.fullmatch("".join(rest.split())):
-            return found
-        return None
-    if "".join(text.split()) == "[]":
-        return []
-    return None
 
 
 def write(box: Box, digits: int = 0) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gpg_vl import boxes
 from gpg_vl.boxes import Box
 from gpg_vl.parsing import markup
 
@@ -127,6 +126,17 @@ _FIELD = re.compile(
 )
 _DECIMAL = re.compile(r"\s?\d{0,12}\.?\d{1,12}\s?")
 
+# --- bare boxes -----------------------------------------------------------------------------------
+
+_NUMBER = r"\s*([-+]?\d{1,12}(?:\.\d{1,12})?)\s*"
+_CORNERS = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")  # [10, 20, 60, 80]
+_PAIRS = re.compile(  # (10, 20), (60, 80)
+    rf"\({_NUMBER},{_NUMBER}\)\s*(?:,\s*)?\({_NUMBER},{_NUMBER}\)"
+)
+_BOX = "\x00"
+"""Sign that replaces a box that was read, so that the rest of the text can be checked."""
+_LIST = re.compile(rf"{_BOX}(?:,{_BOX})*|\[{_BOX}(?:,{_BOX})*\]")
+
 # --- literals -------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(
@@ -144,11 +154,11 @@ _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None, "null"
 def records(text: str) -> list[Found] | None:
     """Read an answer that is nothing but boxes, correctly spelt; None where it is anything else.
 
-    Understood: what `boxes.read` understands; JSON or a Python literal, also in a code fence, of
+    Understood: what `bare_boxes` understands; JSON or a Python literal, also in a code fence, of
     records such as {"bbox_2d": [x1, y1, x2, y2], "label": "cat", "confidence": 0.9} or {"x1": ...,
     "y1": ..., "x2": ..., "y2": ...}; and "No Objects".
     """
-    plain = boxes.read(text)
+    plain = bare_boxes(text)
     if plain is not None:
         return [Found(box=box) for box in plain[:MAX_BOXES]]
     bare = markup.unwrapped(text)
@@ -158,6 +168,25 @@ def records(text: str) -> list[Found] | None:
     if content is None:
         return None
     return _read_items(content)
+
+
+def bare_boxes(text: str) -> list[Box] | None:
+    """Read an answer that consists of boxes and nothing else; None where it is anything else.
+
+    Understood: `[x1, y1, x2, y2]`, a list of those in brackets, and `(x1, y1), (x2, y2)`. Never
+    raises; linear in the text.
+    """
+    for pattern in (_CORNERS, _PAIRS):
+        found = [Box(*map(float, match.groups())) for match in pattern.finditer(text)]
+        if not found:
+            continue
+        rest = pattern.sub(_BOX, text.replace(_BOX, "?"))
+        if _LIST.fullmatch("".join(rest.split())):
+            return found
+        return None
+    if "".join(text.split()) == "[]":
+        return []
+    return None
 
 
 def find(text: str) -> list[Found]:

@@ -25,7 +25,7 @@ it contradicts. Every search is linear in the text.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 
 from gpg_vl.parsing import markup, quantities
@@ -33,6 +33,8 @@ from gpg_vl.parsing.markup import normalise
 
 MAX_STATEMENTS = 200
 """Statements that are read in one text; a text with more states no option."""
+MAX_LETTERS = 26
+"""Options that have a letter of their own."""
 _UNKNOWN = -1
 """Index of a letter that stands for no option."""
 
@@ -183,14 +185,12 @@ def exact(text: str, choices: Sequence[str]) -> int | None:
     names none or several, or a letter and the words of another option. Option words win over
     letters: among the options "B" and "A" the answer "A" is the second.
     """
-    if _is_question(text) and not any(map(_is_question, choices)):
+    if is_question(text) and not any(map(is_question, choices)):
         return None  # "B?" is a doubt
+    by_words = same_words(text, choices)
+    if by_words:
+        return markup.agreed(by_words)
     bare = normalise(text)
-    same_words = [index for index, option in enumerate(choices) if normalise(option) == bare]
-    if len(same_words) == 1:
-        return same_words[0]
-    if same_words:
-        return None
     if len(bare) == 1 and bare.isascii() and bare.isalpha():
         return _option_of_letter(bare, choices)
     labelled = _LABELLED.fullmatch(text.strip())
@@ -223,8 +223,20 @@ def stated(text: str, choices: Sequence[str]) -> int | None:
     return None
 
 
-def _is_question(text: str) -> bool:
+def same_words(text: str, choices: Sequence[str]) -> list[int]:
+    """Return the indices of the options whose words a text is."""
+    bare = normalise(text)
+    return [index for index, option in enumerate(choices) if normalise(option) == bare]
+
+
+def is_question(text: str) -> bool:
+    """Return True where a text ends in a question mark."""
     return text.rstrip().endswith("?")
+
+
+def letter_of(index: int) -> str:
+    """Return the letter of an option; A is the first."""
+    return chr(ord("A") + index)
 
 
 def _option_of_letter(letter: str, choices: Sequence[str]) -> int | None:
@@ -461,10 +473,6 @@ def _approved(text: str, choices: Sequence[str]) -> Iterator[int]:
             yield _letter_index(match, choices)
 
 
-def _behind_verbs(text: str, choices: Sequence[str]) -> Iterator[int]:
-    return _undenied(_BEHIND_VERB, text, choices)
-
-
 def _labels(text: str, choices: Sequence[str]) -> Iterator[int]:
     for pattern in (_LABEL, _BOLD_LABEL):
         for match in islice(pattern.finditer(text), MAX_STATEMENTS):
@@ -485,7 +493,7 @@ def _behind_label(line: str, is_bracketed: bool, choices: Sequence[str]) -> Iter
     if by_words is not None:
         yield by_words
     if is_bracketed:
-        yield from _parenthesised(line, choices)
+        yield from _undenied(_PARENTHESISED, line, choices)
     for match in islice(_FURTHER_LABEL.finditer(line), MAX_STATEMENTS):
         index = _index(match[1], choices)
         if index == _UNKNOWN:
@@ -494,14 +502,6 @@ def _behind_label(line: str, is_bracketed: bool, choices: Sequence[str]) -> Iter
         words = plain(choices[index])
         if words and plain(line[match.end() : match.end() + 200]).startswith(words):
             yield index
-
-
-def _parenthesised(text: str, choices: Sequence[str]) -> Iterator[int]:
-    return _undenied(_PARENTHESISED, text, choices)
-
-
-def _behind_option(text: str, choices: Sequence[str]) -> Iterator[int]:
-    return _undenied(_BEHIND_OPTION, text, choices)
 
 
 def _undenied(pattern: "re.Pattern[str]", text: str, choices: Sequence[str]) -> Iterator[int]:
@@ -532,10 +532,10 @@ def _words(text: str, choices: Sequence[str]) -> Iterator[int]:
 _TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (
     _answers,
     _approved,
-    _behind_verbs,
+    partial(_undenied, _BEHIND_VERB),
     _labels,
-    _parenthesised,
-    _behind_option,
+    partial(_undenied, _PARENTHESISED),
+    partial(_undenied, _BEHIND_OPTION),
     _at_end,
     _words,
 )

@@ -7,6 +7,10 @@ reading counts is decided by the verifier. Options are read by `choices`, number
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from typing import TypeVar
+
+Reading = TypeVar("Reading")
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|]{1,64}\|>")
 """A chat or vision token such as <|image_pad|> in the decoded text."""
@@ -74,10 +78,10 @@ def last_answer(text: str) -> str:
             opened = None
     if inside is None:
         inside = text
-    return without_end_tokens(inside)
+    return _without_end_tokens(inside)
 
 
-def without_end_tokens(text: str) -> str:
+def _without_end_tokens(text: str) -> str:
     """Remove the turn-end tokens before and after a text."""
     tokens = list(_END_TOKENS.finditer(text))
     start = 0
@@ -196,3 +200,11 @@ def field(text: str) -> str | None:
         if value:
             return value
     return ""
+
+
+def agreed(readings: Iterable[Reading]) -> Reading | None:
+    """Return the one distinct reading; None where there is none, or where readings differ."""
+    distinct = set(readings)
+    if len(distinct) == 1:
+        return distinct.pop()
+    return None

@@ -5,7 +5,7 @@ Counting words are understood in English and Chinese.
 
 import re
 
-from gpg_vl.parsing.markup import MAX_COMPARED, boxed, folded, unwrapped
+from gpg_vl.parsing.markup import MAX_COMPARED, agreed, boxed, folded, unwrapped
 
 _DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (
@@ -84,7 +84,4 @@ def lenient_number(text: str) -> float | None:
     given = number(unwrapped(text))
     if given is not None:
         return given
-    values = {number(unwrapped(inside)) for inside in boxed(text)}
-    if len(values) == 1:
-        return values.pop()
-    return None
+    return agreed(number(unwrapped(inside)) for inside in boxed(text))

@@ -170,10 +170,7 @@ def read_lenient(text: str) -> Quantity | None:
     given = read(text)
     if given is not None:
         return given
-    values = {read(inside) for inside in markup.boxed(text)}
-    if len(values) == 1:
-        return values.pop()
-    return None
+    return markup.agreed(read(inside) for inside in markup.boxed(text))
 
 
 def agree(a: Quantity, b: Quantity, tolerance: float, *, whole: bool = True) -> bool:

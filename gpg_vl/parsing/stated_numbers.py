@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from gpg_vl.parsing import choices, markup, quantities
-from gpg_vl.parsing import numbers as whole_numbers
+from gpg_vl.parsing import numbers as exact_numbers
 from gpg_vl.parsing.quantities import Quantity
 
 MAX_STATEMENT = 200
@@ -40,7 +40,7 @@ def _alternatives(words: Iterable[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
-_ENGLISH = _alternatives(word for word in whole_numbers.NUMBER_WORDS if word.isascii())
+_ENGLISH = _alternatives(word for word in exact_numbers.NUMBER_WORDS if word.isascii())
 _UNITS = _alternatives(
     re.escape(unit) for unit in quantities.UNITS if unit.isascii() and unit.isalpha()
 )
@@ -80,7 +80,7 @@ _BEFORE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 """Text that may stand between "the answer is" and its number."""
-_NEGATIVE = frozenset({"-", "负", "minus", "negative"})
+_NEGATIVE = frozenset({"-", "−", "负", "minus", "negative"})
 
 # --- a text that is one number --------------------------------------------------------------------
 
@@ -179,12 +179,12 @@ _MATH_SIGN = re.compile(r"\\(?:approx|angle|triangle)(?![A-Za-z])")
 
 def number(text: str) -> float | None:
     """Return the one number that an answer states; None where it states none or several."""
-    given = whole_numbers.lenient_number(text)
+    given = exact_numbers.lenient_number(text)
     if given is not None:
         return given
     boxed = markup.boxed(text)[: choices.MAX_STATEMENTS]
     if boxed:
-        return _agreed(_whole(_without_markup(inside)) for inside in boxed)
+        return markup.agreed(_whole(_without_markup(inside)) for inside in boxed)
     field = markup.field(text)
     if field is not None:
         return _whole(_without_markup(field))
@@ -231,7 +231,7 @@ def _without_markup(text: str) -> str:
 def _number_of(match: "re.Match[str]") -> float | None:
     """Return the value of a match of `_NUMBER`; None for Chinese signs that make no numeral."""
     word = " ".join(match["number"].lower().split())
-    size = whole_numbers.NUMBER_WORDS.get(word)
+    size = exact_numbers.NUMBER_WORDS.get(word)
     if size is None:
         if not word[-1].isdigit() or word[0] not in "0123456789.":
             return None
@@ -239,18 +239,6 @@ def _number_of(match: "re.Match[str]") -> float | None:
     if match["sign"].strip().lower() in _NEGATIVE:
         return -size
     return size
-
-
-def _agreed(numbers: Iterable[float | None]) -> float | None:
-    """Return the one number among several readings; None where they differ or one is None."""
-    distinct = set(numbers)
-    if len(distinct) == 1:
-        return distinct.pop()
-    return None
-
-
-def _number_at(text: str, start: int) -> "re.Match[str] | None":
-    return _NUMBER_PATTERN.match(text, start)
 
 
 def _end_of(pattern: "re.Pattern[str]", text: str) -> int:
@@ -267,7 +255,7 @@ def _whole(text: str) -> float | None:
     left, equals, right = bare.partition("=")
     if equals and (not left or _NAME.fullmatch(left)):
         bare = right.strip()
-    match = _number_at(bare, _end_of(_ABOUT_PATTERN, bare))
+    match = _NUMBER_PATTERN.match(bare, _end_of(_ABOUT_PATTERN, bare))
     if match is None or not _NOUN.fullmatch(bare, match.end()):
         return None
     return _number_of(match)
@@ -286,7 +274,7 @@ def _in_prose(text: str, bare: str) -> float | None:
         if given is not None:
             behind_cues.append(given)
     if behind_cues:
-        return _agreed(behind_cues)
+        return markup.agreed(behind_cues)
 
     sentences = _sentences(bare)
     conclusion = _conclusion(sentences)
@@ -301,12 +289,12 @@ def _in_prose(text: str, bare: str) -> float | None:
         totals += _undenied(_TOTALS, sentence)
         contained += _undenied([_CONTAINED], sentence)
     if totals:
-        return _agreed(totals)
+        return markup.agreed(totals)
     if len(sentences) == 1 and not contained:
         return _sentence(sentences[0])
     for match in islice(_BOLD.finditer(text), MAX_SENTENCES):
         contained.append(_number_of(match))
-    return _agreed(contained)
+    return markup.agreed(contained)
 
 
 def _cue_ends(text: str) -> list[int]:
@@ -332,7 +320,7 @@ def _behind_cue(text: str, start: int) -> float | None:
     phrase = _SENTENCE_ENDS.split(behind, maxsplit=1)[0]
     match = _EQUAL.search(phrase)
     if match is None:
-        match = _number_at(phrase, _end_of(_BEFORE_NUMBER, phrase))
+        match = _NUMBER_PATTERN.match(phrase, _end_of(_BEFORE_NUMBER, phrase))
     if match is None:
         return None
     return _number_of(match)
@@ -345,15 +333,11 @@ def _sentences(text: str) -> list[str]:
     return sentences[-MAX_SENTENCES:]
 
 
-def _is_question(sentence: str) -> bool:
-    return sentence.rstrip().endswith("?")
-
-
 def _conclusion(sentences: Sequence[str]) -> str | None:
     """Return the last sentence that draws a conclusion, from "so" on; a question draws none."""
     for sentence in reversed(sentences):
         match = _CONCLUDES.search(sentence)
-        if match is not None and not _is_question(sentence):
+        if match is not None and not choices.is_question(sentence):
             return sentence[match.start() :]
     return None
 
@@ -363,12 +347,12 @@ def _sentence(sentence: str) -> float | None:
 
     That is the right side of its last =, a total, or the one number behind "is", "has", "are".
     """
-    if _is_question(sentence):
+    if choices.is_question(sentence):
         return None
     for patterns in ([_EQUAL], _TOTALS, [_SAID]):
         numbers = list(_undenied(patterns, sentence))
         if numbers:
-            return _agreed(numbers)
+            return markup.agreed(numbers)
     return None
 
 
@@ -386,15 +370,13 @@ def _undenied(patterns: Sequence["re.Pattern[str]"], sentence: str) -> Iterator[
 
 def _value_in_prose(text: str) -> Quantity | None:
     """Read the value behind "the answer is"; without such a phrase, in the last conclusion."""
-    values: set[Quantity] = set()
+    values: list[Quantity] = []
     for end in _cue_ends(text):
         given = _statement(text[end : end + MAX_STATEMENT])
         if given is not None:
-            values.add(given)
-    if len(values) == 1:
-        return values.pop()
+            values.append(given)
     if values:
-        return None
+        return markup.agreed(values)
     conclusion = _conclusion(_sentences(text))
     if conclusion is None:
         return None
@@ -403,9 +385,9 @@ def _value_in_prose(text: str) -> Quantity | None:
 
 
 def _statement(text: str, *, whole: bool = False) -> Quantity | None:
-    """Read one value, behind a cue or a name.
+    r"""Read one value, behind a cue or a name.
 
-    Examples: `The answer is $10\\\\sqrt{3}$ cm.`, `∠A=145°`, `10√3 ≈ 17.32`, `负3`.
+    Examples: `The answer is $10\sqrt{3}$ cm.`, `∠A=145°`, `10√3 ≈ 17.32`, `负3`.
 
     Args:
         whole: nothing else that could be a value may stand behind it.

@@ -42,6 +42,16 @@ class Grade(NamedTuple):
     reason: str
     """right | wrong | unreadable, and more words after a colon."""
 
+    @classmethod
+    def of(cls, right: bool, answer: str) -> "Grade":
+        """Return the grade of an answer that is right or wrong, with nothing between."""
+        return cls(float(right), answer, right_or_wrong(right))
+
+
+def right_or_wrong(right: bool) -> str:
+    """Return the first word of a grade's reason."""
+    return "right" if right else "wrong"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RuleVerifier(ABC):

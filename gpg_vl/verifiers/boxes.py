@@ -12,7 +12,7 @@ from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.parsing.boxes import Found
 from gpg_vl.types import Mode, Sample
 from gpg_vl.verifiers import published_rules
-from gpg_vl.verifiers.base import Grade, RuleVerifier
+from gpg_vl.verifiers.base import Grade, RuleVerifier, right_or_wrong
 
 DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(kind="norm1000")}
 """Frames in which a truth may be stored: those that depend on nothing but the image."""
@@ -81,6 +81,8 @@ class Boxes(RuleVerifier):
     def reference(self, text: str, sample: Sample) -> Grade:
         truth = self._truths(sample)[0]
         if self.measure == "giou":
+            if not sample.sizes:  # the authors' rule is in thousandths of the image
+                raise ValueError("a box needs an image")
             normed_truth = DECLARED["norm1"].from_pixels(truth, sample.sizes[0])
             raw = published_rules.lisa_reward(text, normed_truth)
             return Grade(
@@ -204,11 +206,6 @@ class Boxes(RuleVerifier):
         best = max((self.score(whole, truth) for truth in truths), default=0.0)
         # with the policy `all`, one box for several truths shares its score with them
         return best / max(1, len(truths))
-
-
-def right_or_wrong(right: bool) -> str:
-    """Return the first word of a grade's reason."""
-    return "right" if right else "wrong"
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier
 from gpg_vl.verifiers.chance import largest_share
 
-MAX_LETTERS = 26
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(RuleVerifier):
@@ -40,7 +38,7 @@ class Choice(RuleVerifier):
     def reference(self, text: str, sample: Sample) -> Grade:
         if self.authors == "visual_thinker":
             right = published_rules.visual_thinker_choice(text, str(sample.answer))
-            return Grade(float(right), published_rules.reading(text), "right" if right else "wrong")
+            return Grade.of(right, published_rules.reading(text))
         given = published_rules.mmmu_choice(text, sample.choices, self.authors)
         if given is None:
             return Grade(0.0, "", "unreadable: the authors' rule draws an option at random here")
@@ -52,21 +50,17 @@ class Choice(RuleVerifier):
         if self._given(words, sample) == truth:
             return words
         # the words of "AA" and "aa" are the same without case; their letters differ
-        return letter(truth)
+        return choices.letter_of(truth)
 
     def _grade_option(self, given: int, sample: Sample) -> Grade:
-        right = self._is_right(given, sample)
-        return Grade(float(right), sample.choices[given], "right" if right else "wrong")
+        return Grade.of(self._is_right(given, sample), sample.choices[given])
 
     def _given(self, answer: str, sample: Sample) -> int | None:
         """Return the index of the option that an answer names; None for none or several."""
         if self.letters == "shown" and not lettered(sample):
             if self.mode != "strict":
                 answer = markup.unwrapped(answer)
-            words = markup.normalise(answer)
-            options = enumerate(map(markup.normalise, sample.choices))
-            named = [index for index, option in options if option == words]
-            return named[0] if len(named) == 1 else None
+            return markup.agreed(choices.same_words(answer, sample.choices))
         if self.mode == "strict":
             return choices.exact(answer, sample.choices)
         return choices.stated(answer, sample.choices)
@@ -91,7 +85,8 @@ class Choice(RuleVerifier):
     def constant_answers(self, samples: Sequence[Sample]) -> list[str]:
         """Return the letters of all options."""
         largest_set = max(len(sample.choices) for sample in samples)
-        return [letter(index) for index in range(min(MAX_LETTERS, largest_set))]
+        count = min(choices.MAX_LETTERS, largest_set)
+        return [choices.letter_of(index) for index in range(count)]
 
     def chance_level(self, samples: Sequence[Sample]) -> float:
         """Compute the best mean accuracy of one option's words, or of one letter."""
@@ -124,14 +119,9 @@ class Choice(RuleVerifier):
         )
 
 
-def letter(index: int) -> str:
-    """Return the letter of an option; A is the first."""
-    return chr(ord("A") + index)
-
-
 def lettered(sample: Sample) -> bool:
     """Return True where the question shows the letters of its options, or the truth is a letter."""
-    letters = [letter(index) for index in range(len(sample.choices))]
+    letters = [choices.letter_of(index) for index in range(len(sample.choices))]
     if str(sample.answer).strip(" ().").upper() in letters:
         return True
     return all(_shows(sample.question, shown) for shown in letters)

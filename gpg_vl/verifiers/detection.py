@@ -10,7 +10,7 @@ from gpg_vl.parsing import markup
 from gpg_vl.parsing.boxes import Found
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import published_rules
-from gpg_vl.verifiers.base import Grade, RuleVerifier
+from gpg_vl.verifiers.base import Grade, RuleVerifier, right_or_wrong
 from gpg_vl.verifiers.boxes import (
     Boxes,
     assign,
@@ -18,7 +18,6 @@ from gpg_vl.verifiers.boxes import (
     constant_boxes,
     needs_no_size,
     read_boxes,
-    right_or_wrong,
     truth_boxes,
 )
 

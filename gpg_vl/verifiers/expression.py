@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import math_worker
+from gpg_vl.verifiers import math_worker, published_rules
 from gpg_vl.verifiers.base import Grade, MalformedTruthError, RuleVerifier
 
 MAX_LENGTH_STRICT = 1000
@@ -71,7 +71,8 @@ class Expression(RuleVerifier):
     """
 
     seconds: float = 5.0
-    """Longest comparison, in seconds; an answer that takes longer earns nothing."""
+    """Longest comparison, in seconds; an answer that takes longer earns nothing. Reference mode has
+    its own limit, `published_rules.R1V_SECONDS`."""
 
     def grade(self, answer: str, sample: Sample) -> Grade:
         truth = str(sample.answer)
@@ -87,10 +88,10 @@ class Expression(RuleVerifier):
             )
         if reply.get("failed") or not reply["read"]:
             return Grade(0.0, answer, "unreadable: not one expression")
-        return Grade(float(reply["right"]), reply["read"], "right" if reply["right"] else "wrong")
+        return Grade.of(reply["right"], reply["read"])
 
     def reference(self, text: str, sample: Sample) -> Grade:
-        return math_worker.whole_completion(text, str(sample.answer))
+        return published_rules.r1v_geoqa(text, str(sample.answer))
 
     def reference_answer(self, sample: Sample) -> str:
         if self._expression(str(sample.answer), str(sample.answer)) is None:

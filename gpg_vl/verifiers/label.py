@@ -47,11 +47,11 @@ class Label(RuleVerifier):
         given = self._named(answer, self._closed_set(sample))
         if given is None:
             return Grade(0.0, answer, "unreadable: names no class of the set, or several")
-        return Grade(float(given == truth), given, "right" if given == truth else "wrong")
+        return Grade.of(given == truth, given)
 
     def reference(self, text: str, sample: Sample) -> Grade:
         right = published_rules.virft_label(text, str(sample.answer))
-        return Grade(float(right), published_rules.reading(text), "right" if right else "wrong")
+        return Grade.of(right, published_rules.reading(text))
 
     def reference_answer(self, sample: Sample) -> str:
         self._truth(sample)
@@ -111,7 +111,7 @@ def _names(closed_set: tuple[str, ...], aliases: tuple[tuple[str, str], ...]) ->
 
 
 def _only_mention(text: str, names: Mapping[str, str]) -> str | None:
-    """Return the class that a longer text names; None where it names several.
+    """Return the class that a longer text names; None where it names none or several.
 
     The longest names are read first, so that "pink primrose" does not name a rose.
     """
@@ -122,9 +122,7 @@ def _only_mention(text: str, names: Mapping[str, str]) -> str | None:
         before = text[max(0, match.start() - 40) : match.start()]
         if not _DENIED.search(before):
             mentioned.add(names[match[0]])
-    if len(mentioned) == 1:
-        return mentioned.pop()
-    return None
+    return markup.agreed(mentioned)
 
 
 @lru_cache(maxsize=64)

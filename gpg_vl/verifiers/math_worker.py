@@ -22,14 +22,11 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from gpg_vl.errors import UserError
-from gpg_vl.verifiers.base import Grade
 
 START_SECONDS = 120.0
 """Longest start of the process, in seconds: importing sympy on a busy machine."""
 MEMORY = 4 * 2**30
 """Memory that the process may use, in bytes."""
-MAX_TEXT = 20_000
-"""Characters that are read from the end of a whole completion."""
 MAX_READ = 200
 """Characters of an answer, as it was read, that are returned."""
 
@@ -56,8 +53,6 @@ class Worker:
         Raises:
             UserError: math-verify is not installed.
         """
-        if find_spec("math_verify") is None:
-            raise UserError("the expression verifier needs math-verify: pip install 'gpg-vl[math]'")
         with self.lock:
             process = self._running()
             assert process.stdin is not None
@@ -92,9 +87,15 @@ class Worker:
         self.process = None
 
     def _running(self) -> "subprocess.Popen[bytes]":
-        """Return the process, started if needed."""
+        """Return the process, started if needed.
+
+        Raises:
+            UserError: math-verify is not installed.
+        """
         if self.process is not None and self.owner == os.getpid() and self.process.poll() is None:
             return self.process
+        if find_spec("math_verify") is None:
+            raise UserError("the expression verifier needs math-verify: pip install 'gpg-vl[math]'")
         self.close()
         command = [sys.executable, "-m", "gpg_vl.verifiers.math_worker"]
         # the same import path as here, also where gpg_vl is not installed
@@ -130,17 +131,6 @@ class Worker:
 WORKER = Worker()
 """The process that all verifiers of this process share."""
 atexit.register(WORKER.close)
-
-
-def whole_completion(text: str, truth: str, seconds: float = 10.0) -> Grade:
-    """Score a completion as R1-V's evaluator does (src/eval/test_qwen2vl_geoqa.py).
-
-    math-verify reads the whole completion, and the truth as it is stored.
-    """
-    reply = WORKER.ask(seconds, answer=text[-MAX_TEXT:], truth=truth, swapped=True)
-    if reply is None:
-        return Grade(0.0, "", "unreadable: took too long")
-    return Grade(float(reply["right"]), reply["read"], "right" if reply["right"] else "wrong")
 
 
 # --- the process ----------------------------------------------------------------------------------

@@ -29,14 +29,13 @@ class Number(RuleVerifier):
         if given is None:
             return Grade(0.0, answer, "unreadable: not one number")
         right = abs(given - self.truth_value(sample)) <= self.tolerance
-        return Grade(float(right), f"{given:g}", "right" if right else "wrong")
+        return Grade.of(right, f"{given:g}")
 
     def reference(self, text: str, sample: Sample) -> Grade:
         given = published_rules.r1v_count(text)
         if given is None:
             return Grade(0.0, "", "unreadable: no whole number between answer tags")
-        right = given == self.truth_value(sample)
-        return Grade(float(right), str(given), "right" if right else "wrong")
+        return Grade.of(given == self.truth_value(sample), str(given))
 
     def reference_answer(self, sample: Sample) -> str:
         self.truth_value(sample)

@@ -1,6 +1,6 @@
 """Reproduce the rules by which authors scored their own models, for `mode: reference`.
 
-The rules keep their errors, so that the authors' figures can be reproduced. Each function names its
+The rules keep their errors, so that the authors' figures can be reproduced. Each rule names its
 source. Nothing here is fit for training: an empty answer is a right class, "737" is "737-300",
 several boxes merge into one.
 """
@@ -13,9 +13,16 @@ from typing import Any, Literal
 from gpg_vl import boxes
 from gpg_vl.boxes import Box
 from gpg_vl.parsing import markup
+from gpg_vl.parsing.choices import letter_of
+from gpg_vl.verifiers import math_worker
+from gpg_vl.verifiers.base import Grade
 
 MAX_BOXES = 1000
 """Boxes of one answer that are scored; matching them takes boxes times truths."""
+MAX_TEXT = 20_000
+"""Characters that math-verify reads, from the end of a whole completion."""
+R1V_SECONDS = 10.0
+"""Longest comparison of R1-V's rule for geometry, in seconds."""
 ChoiceRule = Literal["mmmu", "mmmu_pro", "visual_thinker"]
 _COUNT = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 _RECORD_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")  # [10, 20, 60, 80]
@@ -66,6 +73,19 @@ def r1v_count(text: str) -> int | None:
     return int(match[1][-18:])
 
 
+def r1v_geoqa(text: str, truth: str) -> Grade:
+    """Score a completion as R1-V's evaluator of geometry does.
+
+    math-verify reads the whole completion, and the truth as it is stored.
+
+    Source: R1-V src/eval/test_qwen2vl_geoqa.py.
+    """
+    reply = math_worker.WORKER.ask(R1V_SECONDS, answer=text[-MAX_TEXT:], truth=truth, swapped=True)
+    if reply is None:
+        return Grade(0.0, "", "unreadable: took too long")
+    return Grade.of(reply["right"], reply["read"])
+
+
 def vlm_r1_box(text: str) -> Box | None:
     """Read the box that VLM-R1 scores.
 
@@ -101,6 +121,8 @@ def vlm_r1_iou(a: Box, b: Box) -> float:
 
     Corners are the last pixels inside for the overlap (minus one, plus one), and edges for the
     areas.
+
+    Source: VLM-R1 src/eval/test_rec_r1.py.
     """
     left, top = max(a.x1, b.x1), max(a.y1, b.y1)
     right, bottom = min(a.x2 - 1, b.x2 - 1), min(a.y2 - 1, b.y2 - 1)
@@ -134,16 +156,11 @@ def lisa_reward(text: str, truth: Box) -> float:
         numbers = [*pairs[0][:2], *pairs[1][:2]]
     # the last twelve digits, so that no number is infinite
     given = Box(*(float(number[-12:]) / 1000 for number in numbers))
-    width = min(given.x2, truth.x2) - max(given.x1, truth.x1)
-    height = min(given.y2, truth.y2) - max(given.y1, truth.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    union = given.area + truth.area - shared
-    hull_width = max(given.x2, truth.x2) - min(given.x1, truth.x1)
-    hull_height = max(given.y2, truth.y2) - min(given.y1, truth.y1)
-    hull = hull_width * hull_height
-    if not union or not hull:
+    # `giou` is meant for proper boxes; of a reversed one it computes what the authors' code does
+    try:
+        return boxes.giou(given, truth) + 1
+    except ZeroDivisionError:  # the union or the hull has no area
         return 0.0
-    return shared / union - (hull - union) / hull + 1
 
 
 def virft_label(text: str, truth: str) -> bool:
@@ -151,6 +168,8 @@ def virft_label(text: str, truth: str) -> bool:
 
     Lower case, no spaces or underscores, then one contains the other. Without the reward's symbolic
     stage, math-verify on the whole completion: no class name is an expression, but for "737-300".
+
+    Source: Visual-RFT src/virft/src/open_r1/grpo_classification.py.
     """
     given = _squeezed(single_line_answer(text).strip())
     class_name = _squeezed(truth)
@@ -224,7 +243,7 @@ def mmmu_choice(text: str, choices: Sequence[str], rule: ChoiceRule) -> int | No
 
     Source: MMMU eval/eval_utils.py and MMMU-Pro evaluate.py.
     """
-    letters = [chr(ord("A") + index) for index in range(len(choices))]
+    letters = [letter_of(index) for index in range(len(choices))]
     if rule == "mmmu_pro" and "Answer:" in text:
         end = text.rpartition("Answer:")[2]
         behind = [index for index, letter in enumerate(letters) if letter in end]
@@ -260,6 +279,8 @@ def visual_thinker_choice(text: str, truth: str) -> bool:
     """Score a choice as VisualThinker's reward on SAT does, without its numeric stage.
 
     Right are the exact words of the truth, and a last lone capital letter that is the truth.
+
+    Source: VisualThinker-R1-Zero src/open-r1-multimodal/src/open_r1/grpo.py.
     """
     given = single_line_answer(text).strip()
     right_answer = single_line_answer(truth).strip()

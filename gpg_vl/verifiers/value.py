@@ -7,7 +7,7 @@ from functools import lru_cache
 from gpg_vl.parsing import quantities, stated_numbers
 from gpg_vl.parsing.quantities import Quantity
 from gpg_vl.types import Sample
-from gpg_vl.verifiers import math_worker
+from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier
 from gpg_vl.verifiers.chance import largest_window_share
 
@@ -40,10 +40,10 @@ class Value(RuleVerifier):
         if given is None:
             return Grade(0.0, answer, "unreadable: not one value")
         right = quantities.agree(given, self._truth(sample), self.tolerance, whole=self.whole)
-        return Grade(float(right), f"{given.value:g}", "right" if right else "wrong")
+        return Grade.of(right, f"{given.value:g}")
 
     def reference(self, text: str, sample: Sample) -> Grade:
-        return math_worker.whole_completion(text, str(sample.answer))
+        return published_rules.r1v_geoqa(text, str(sample.answer))
 
     def reference_answer(self, sample: Sample) -> str:
         self._truth(sample)
@@ -65,7 +65,6 @@ class Value(RuleVerifier):
         truth = _read_truth(str(sample.answer))
         if truth is None:
             raise ValueError(
-                f"answer {sample.answer!r} is not a value such as 12, 2√3, \\\\frac{{1}}{{2}} or "
-                "5 cm"
+                f"answer {sample.answer!r} is not a value such as 12, 2√3, \\frac{{1}}{{2}} or 5 cm"
             )
         return truth

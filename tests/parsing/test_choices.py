@@ -1,5 +1,5 @@
-"""Which option a foreign answer states: the ways models write it, and the texts that state none
-or several."""
+"""Which option an answer names or states: the ways models write it, and the texts that name or
+state none or several."""
 
 from time import process_time
 
@@ -318,3 +318,98 @@ def test_without_options_nothing_is_stated():
 )
 def test_mathematical_dress_is_no_difference(one, other):
     assert choices.plain(one) == choices.plain(other) != ""
+
+
+# --- a text that is nothing but one option --------------------------------------------------------
+
+THREE_ANIMALS = ("cat", "big dog", "Horse")
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("cat", 0),
+        (" CAT. ", 0),
+        ("big  dog", 1),
+        ("horse", 2),
+        ("A", 0),
+        ("b", 1),
+        ("C.", 2),
+        ("(B)", 1),
+        ("B)", 1),
+        ("B:", 1),
+        ("B. big dog", 1),
+        ("(C) horse.", 2),
+        ("c: Horse", 2),
+    ],
+)
+def test_choices_that_are_named(text, index):
+    assert choices.exact(text, THREE_ANIMALS) == index
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "D",
+        "(D)",
+        "dog",
+        "cat, big dog",
+        "A B",
+        "AB",
+        "A, B, C",
+        "(A)(B)",
+        "(A) (B)",
+        "A) B)",
+        "A. big dog",
+        "B. cat or dog",
+        "a cat",
+        "1",
+        "not cat",
+    ],
+)
+def test_texts_that_name_none_or_several(text):
+    assert choices.exact(text, THREE_ANIMALS) is None
+
+
+def test_the_words_of_an_option_win_over_its_letter():
+    assert choices.exact("A", ("B", "A")) == 1
+    assert choices.exact("b", ("B", "A")) == 0
+
+
+def test_options_that_are_spelled_alike_name_nothing():
+    assert choices.exact("cat", ("cat", "Cat!")) is None
+
+
+def test_numbers_as_options():
+    assert choices.exact("7", ("3", "7", "1")) == 1
+    assert choices.exact("-7", ("3", "7", "1")) is None
+    assert choices.exact("2", ("3", "7", "1")) is None
+
+
+def test_without_options_nothing_is_named():
+    assert choices.exact("A", ()) is None
+
+
+def test_a_doubt_is_a_choice_only_where_an_option_is_one():
+    assert choices.exact("cat?", THREE_ANIMALS) is None
+    assert choices.exact("who? ", ("who?", "what?")) == 0
+    assert choices.exact("B?", ("who?", "what?")) == 1
+
+
+@pytest.mark.parametrize(
+    "piece", ["9", "1,234", "A) ", "<answer>", "</answer><answer>", " ", "cat ", "<|image_pad|>"]
+)
+def test_a_megabyte_is_read_quickly_where_it_must_be_one_option(piece):
+    start = process_time()
+    choices.exact(piece * (10**6 // len(piece)), THREE_ANIMALS)
+    assert process_time() - start < 2
+
+
+def test_letters_stand_for_options_in_their_order():
+    assert [choices.letter_of(index) for index in (0, 1, choices.MAX_LETTERS - 1)] == [
+        "A",
+        "B",
+        "Z",
+    ]

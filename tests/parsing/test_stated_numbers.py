@@ -166,7 +166,7 @@ def test_a_value_is_stated(text, stated):
 )
 def test_no_value_or_several_are_stated(text):
     assert stated_numbers.value(text, prose=False) is None
-    assert stated_numbers.value(text, prose=True) is None or "1.8" in text
+    assert stated_numbers.value(text, prose=True) is None
 
 
 def test_longer_texts_are_read_for_a_value_only_on_request():
@@ -202,6 +202,8 @@ def test_longer_texts_are_read_for_a_value_only_on_request():
         ("The answer is 3 of 5.", None),
         ("I see 3 of the 5 dogs", None),
         ("negative 5", -5),
+        ("It was **-3** in Oslo. It is cold there.", -3),
+        ("It was **−3** in Oslo. It is cold there.", -3),
         ("1.5e3", 1500),
         ("The answer is 3rd", None),
         ("There were 2 dogs, and now there are not 3 dogs.", 2),

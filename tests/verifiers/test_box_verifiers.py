@@ -148,6 +148,14 @@ def test_a_truth_a_rounding_error_beyond_the_edge_is_sound():
             truth_boxes(boxed((333, 77), beyond, frame="norm1"))
 
 
+def test_the_authors_giou_needs_a_picture():
+    bare = sample_of("boxes", sizes=(), images=(), answer=[[100, 200, 300, 400]], frame="norm1000")
+    with pytest.raises(ValueError, match="a box needs an image"):
+        Boxes(mode="reference", measure="giou", frame=THOUSANDTHS).reference(
+            "(100,200),(300,400)", bare
+        )
+
+
 def test_without_a_picture_only_foreign_answers_in_the_truths_own_frame_are_scored():
     bare = sample_of("boxes", sizes=(), images=(), answer=[[100, 200, 300, 400]], frame="norm1000")
     with pytest.raises(ValueError, match="a box needs an image"):

@@ -10,7 +10,8 @@ from time import process_time
 
 import pytest
 
-from gpg_vl.verifiers import math_worker
+from gpg_vl.errors import UserError
+from gpg_vl.verifiers import math_worker, published_rules
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.expression import Expression
 from tests.hand_made import completion
@@ -29,7 +30,7 @@ def test_a_truth_may_be_an_interval_a_point_or_a_set_of_numbers(truth):
 
 
 @pytest.mark.parametrize("truth", [")", "?", "1,2"])
-def test_a_truth_that_is_no_expression_is_a_complaint_and_no_crash(truth):
+def test_a_truth_that_is_no_expression_is_a_validation_error_and_no_crash(truth):
     error = VerifierSet(by_kind={"expression": Expression()}).validation_error(
         sample_of("expression", answer=truth)
     )
@@ -148,6 +149,14 @@ def test_requests_of_the_math_process_are_numbered_and_a_silent_one_is_ended():
     assert process.killed
 
 
+def test_math_verify_is_looked_for_only_before_a_process_is_started(monkeypatch):
+    monkeypatch.setattr(math_worker, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the expression verifier needs math-verify: pip install"):
+        math_worker.Worker().ask(5, answer="3", truth="3")
+    worker, _ = worker_that_says(reply(1))
+    assert worker.ask(5, answer="3", truth="3")["right"]
+
+
 def test_a_process_that_says_nothing_in_time_is_not_waited_for(monkeypatch):
     waited = []
     monkeypatch.setattr(
@@ -234,7 +243,7 @@ def test_what_the_math_process_says_becomes_a_verdict(answer, earned, reason, mo
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: answer)
     grade = Expression().grade("3", sample_of("expression", answer="3"))
     assert (grade.accuracy, grade.reason) == (earned, reason)
-    whole = math_worker.whole_completion("x", "3")
+    whole = published_rules.r1v_geoqa("x", "3")
     assert whole.accuracy == earned
     assert whole.reason == (
         "unreadable: took too long" if answer is None else "right" if earned else "wrong"
@@ -256,7 +265,7 @@ def test_the_authors_evaluator_reads_the_end_of_a_long_text_and_the_truth_as_it_
     monkeypatch.setattr(
         math_worker.WORKER, "ask", lambda seconds, **request: asked.append((seconds, request))
     )
-    math_worker.whole_completion("x" + "y" * 20_000, "12 cm")
+    published_rules.r1v_geoqa("x" + "y" * 20_000, "12 cm")
     Expression(mode="reference").reference("so 3", sample_of("expression", answer="3"))
     assert asked == [
         (10.0, {"answer": "y" * 20_000, "truth": "12 cm", "swapped": True}),

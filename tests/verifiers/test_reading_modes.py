@@ -1,5 +1,5 @@
 """One answer, three ways to read it: lenient, by the authors' own rule, strict. The small twin
-of test_recorded, whose files are large."""
+of test_recorded_answers_of_models, whose files are large."""
 
 from typing import Any, NamedTuple
 

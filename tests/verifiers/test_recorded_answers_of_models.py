@@ -263,7 +263,7 @@ def letters_given(texts, choices):
         answer_choices.stated(markup.last_answer(text), options)
         for text, options in zip(texts, choices, strict=True)
     ]
-    return ["" if index is None else chr(ord("A") + index) for index in given]
+    return ["" if index is None else answer_choices.letter_of(index) for index in given]
 
 
 @pytest.mark.parametrize("model", ["GPT4o", "QwenVLMax", "MiniGPT-4-v2", "llava_v1.5_13b"])

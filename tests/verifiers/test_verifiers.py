@@ -936,14 +936,14 @@ def test_a_truth_that_cannot_be_scored_is_a_fault_and_not_a_wrong_answer():
     )
 
 
-# --- complaints -----------------------------------------------------------------------------------
+# --- validation errors ----------------------------------------------------------------------------
 
 CHECKS = VerifierSet(by_kind={"choice": Choice(), "number": Number(), "boxes": Boxes()})
 EVERY = VerifierSet(by_kind={kind: verifier_of(kind) for kind in KINDS})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_good_sample_has_no_complaint(kind):
+def test_a_good_sample_has_no_validation_error(kind):
     assert EVERY.validation_error(sample_of(kind)) == ""
 
 
