@@ -32,6 +32,11 @@ class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and has saved its last step."""
 
 
+def one_line(text: object, limit: int = 300) -> str:
+    """Return the beginning of a text or of an error's message as one line of a sentence."""
+    return " ".join(str(text).split())[:limit]
+
+
 @contextmanager
 def raise_on_all_ranks(all_gather: Callable[[Any], list[Any]]) -> Generator[None, None, None]:
     """Raise on every process the `UserError` that one of them raised inside the block.

@@ -73,7 +73,7 @@ class Gpg(Estimator):
         return min_informative_groups(self.min_informative, self.groups_per_step)
 
     def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        advantages_BG = scale_advantages(centre(rewards_BG), rewards_BG, self.scale)
+        advantages_BG = advantages(rewards_BG, self.scale)
         return advantages_BG * self.shares(rewards_BG, lengths_BG)
 
     def shares(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
@@ -125,24 +125,25 @@ def centre(rewards_BG: Tensor) -> Tensor:
     return (rewards_BG - mean_B1).masked_fill(~is_scored_BG, 0.0)
 
 
-def scale_advantages(advantages_BG: Tensor, rewards_BG: Tensor, scale: Scale) -> Tensor:
-    """Divide by F_norm (Eq. 6).
+def advantages(rewards_BG: Tensor, scale: Scale) -> Tensor:
+    """Return [B, G]: centred rewards divided by F_norm (Eq. 6).
 
     Args:
         scale: none: 1 | std: the group's unbiased standard deviation | batch_std: the unbiased
             standard deviation over all scored completions of the step.
     """
+    centred_BG = centre(rewards_BG)
     if scale == "none":
-        return advantages_BG
+        return centred_BG
     is_scored_BG = scored(rewards_BG)
     if scale == "batch_std":
         all_rewards = rewards_BG[is_scored_BG]
         if len(all_rewards) < 2:
-            return advantages_BG
-        return advantages_BG / (all_rewards.std() + STD_EPSILON)
+            return centred_BG
+        return centred_BG / (all_rewards.std() + STD_EPSILON)
     degrees_B1 = (is_scored_BG.sum(1, keepdim=True) - 1).clamp(min=1)
-    std_B1 = (centre(rewards_BG).square().sum(1, keepdim=True) / degrees_B1).sqrt()
-    return advantages_BG / (std_B1 + STD_EPSILON)
+    std_B1 = (centred_BG.square().sum(1, keepdim=True) / degrees_B1).sqrt()
+    return centred_BG / (std_B1 + STD_EPSILON)
 
 
 def token_shares(

@@ -9,8 +9,7 @@ from gpg_vl.methods.estimator import Estimator
 from gpg_vl.methods.gpg import (
     Aggregation,
     Scale,
-    centre,
-    scale_advantages,
+    advantages,
     shares_over_all_groups,
     zero_variance,
 )
@@ -44,7 +43,7 @@ class Grpo(Estimator):
     has_ratio = True
 
     def weights(self, rewards_BG: Tensor, lengths_BG: Tensor) -> Tensor:
-        advantages_BG = scale_advantages(centre(rewards_BG), rewards_BG, self.scale)
+        advantages_BG = advantages(rewards_BG, self.scale)
         informative_BG = advantages_BG.masked_fill(zero_variance(rewards_BG)[:, None], 0.0)
         return informative_BG * self.shares(rewards_BG, lengths_BG)
 

@@ -5,9 +5,8 @@ The weights of a policy-gradient step are known before the forward. So the loss 
 gradient are computed while the logits of that chunk exist, and these logits are freed before the
 next chunk begins.
 
-Other fused kernels (Liger, cut cross-entropy) need Triton. They also lack the sampling temperature,
-banned ids, entropies, and a loss that contains a probability ratio. This module is one page of
-plain PyTorch and runs on every device.
+Liger's chunked losses know a temperature and a probability ratio, but not banned ids, entropies or
+a loss of the caller's own.
 
 Shape letters: N completion tokens of a batch (flat: all completions concatenated), n tokens of one
 chunk, V vocabulary, D width.
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gpg_vl.errors import UserError
+from gpg_vl.policy.load import compute_dtype
 
 TokenLoss = Callable[[Tensor, Tensor], Tensor]
 """(log-probabilities [n], flat indices of these tokens [n]) -> loss []. The loss must be a sum over
@@ -94,9 +94,7 @@ class _ChunkedScores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return [N] log-probabilities, [N] entropies and the loss; keep its gradient in `ctx`."""
         device = hidden_ND.device
-        dtype = hidden_ND.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
+        dtype = compute_dtype(hidden_ND)
         wide = torch.promote_types(dtype, torch.float32)
         needs_hidden_grad = ctx.needs_input_grad[0] and loss is not None
         needs_weight_grad = ctx.needs_input_grad[1] and loss is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.errors import UnusableSampleError, UserError, one_line
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.policy.vision import digest, pictures
@@ -96,7 +96,7 @@ def _render(processor: Any, messages: list[dict[str, Any]]) -> str:
     try:
         return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # a template may raise anything: a TemplateError, a TypeError...
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        why = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"policy.model: its chat template cannot be used: {why}") from error
 
 

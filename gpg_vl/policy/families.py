@@ -63,7 +63,8 @@ def why_not_shared(model: Any) -> str:
 def cache_input(module: nn.Module, cache: Any) -> dict[str, Any]:
     """Return the keyword argument that passes a cache to `module`.
 
-    transformers 5.24 renamed `past_key_values` to `cache`, and 5.40 no longer accepts the old name.
+    transformers 5.24 renamed `past_key_values` to `cache`, and announces that 5.40 will not accept
+    the old name.
     """
     return {_cache_keyword(type(module)): cache}
 

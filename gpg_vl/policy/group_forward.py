@@ -119,7 +119,7 @@ class GroupForward(nn.Module):
             pieces = self._pieces(rows_of(asked, self.policy.pad_id, self.policy.device), prefix)
             if loss is None or len(pieces) == 1 or not torch.is_grad_enabled():
                 scored = [(piece, self._scores(prefix, piece, loss)) for piece in pieces]
-                return self._in_input_order(scored)
+                return _in_input_order(scored)
             return self._piecewise(prefix, pieces, loss)
 
     def agreement(self, asked: PromptAndAnswers) -> "Agreement":
@@ -154,7 +154,7 @@ class GroupForward(nn.Module):
 
     def _logprobs_and_grad(
         self,
-        run: "Callable[[Sequence[PromptAndAnswers], TokenLoss | None], Scores]",
+        run: Callable[[Sequence[PromptAndAnswers], TokenLoss | None], Scores],
         asked: PromptAndAnswers,
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of one group, and the gradient of their sum for one parameter.
@@ -208,22 +208,6 @@ class GroupForward(nn.Module):
             rows.index_PRC[real],
         )
 
-    def _in_input_order(self, scored: Sequence[tuple[Rows, Scores]]) -> Scores:
-        """Join the scores of pieces and sort them by flat index."""
-        indices: list[Tensor] = []
-        logprobs: list[Tensor] = []
-        entropies: list[Tensor] = []
-        losses: list[Tensor] = []
-        for rows, scores in scored:
-            indices.append(rows.index_PRC[rows.index_PRC != PADDING])
-            logprobs.append(scores.logprobs_N)
-            entropies.append(scores.entropy_N)
-            losses.append(scores.loss)
-        order = torch.cat(indices).argsort()
-        logprobs_N = torch.cat(logprobs)[order]
-        entropy_N = torch.cat(entropies)[order]
-        return Scores(logprobs_N, entropy_N, torch.stack(losses).sum())
-
     def _piecewise(self, prefix: Prefix, pieces: Sequence[Rows], loss: TokenLoss) -> Scores:
         """Run forward and backward piece by piece.
 
@@ -238,13 +222,29 @@ class GroupForward(nn.Module):
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         outputs: Any = _Piecewise.apply(
             score_piece,
-            self._in_input_order,
             pieces,
             len(prefix_tensors),
             *prefix_tensors,
             *parameters,
         )
         return Scores(*outputs)
+
+
+def _in_input_order(scored: Sequence[tuple[Rows, Scores]]) -> Scores:
+    """Join the scores of pieces and sort them by flat index."""
+    indices: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    entropies: list[Tensor] = []
+    losses: list[Tensor] = []
+    for rows, scores in scored:
+        indices.append(rows.index_PRC[rows.index_PRC != PADDING])
+        logprobs.append(scores.logprobs_N)
+        entropies.append(scores.entropy_N)
+        losses.append(scores.loss)
+    order = torch.cat(indices).argsort()
+    logprobs_N = torch.cat(logprobs)[order]
+    entropy_N = torch.cat(entropies)[order]
+    return Scores(logprobs_N, entropy_N, torch.stack(losses).sum())
 
 
 def _with_tensors(prefix: Prefix, tensors: Sequence[Tensor]) -> Prefix:
@@ -268,7 +268,6 @@ class _Piecewise(torch.autograd.Function):
     def forward(
         ctx: Any,
         score_piece: Callable[[Rows, Sequence[Tensor]], Scores],
-        in_input_order: Callable[[Sequence[tuple[Rows, Scores]]], Scores],
         pieces: Sequence[Rows],
         prefix_count: int,
         *tensors: Tensor,
@@ -277,7 +276,6 @@ class _Piecewise(torch.autograd.Function):
 
         Args:
             score_piece: computes the scores of a piece from the tensors of the prefix.
-            in_input_order: joins the scores of pieces in the order of the input.
             prefix_count: number of `tensors` that belong to the prefix; the others are parameters.
         """
         leaves = [
@@ -298,7 +296,7 @@ class _Piecewise(torch.autograd.Function):
                 gradients[position] = _added(gradients[position], gradient)
             # Detached, so that the graph of this piece is freed before the next one.
             scored.append((piece, scores._replace(loss=scores.loss.detach())))
-        joined = in_input_order(scored)
+        joined = _in_input_order(scored)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(joined.logprobs_N, joined.entropy_N)
         return tuple(joined)
@@ -313,7 +311,7 @@ class _Piecewise(torch.autograd.Function):
         for gradient in gradients:
             if gradient is not None:
                 gradient.mul_(loss_grad)
-        no_grads = (None, None, None, None)  # of the four arguments before the tensors
+        no_grads = (None, None, None)  # of the three arguments before the tensors
         return (*no_grads, *gradients)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpg_vl.boxes import FAMILIES, Frame
 from gpg_vl.config.schema import PolicyConfig
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.policy import tiny
 from gpg_vl.policy.model_folder import find_model
 from gpg_vl.policy.processor import (
@@ -85,6 +85,14 @@ class Policy:
         """Write a checkpoint that plain `from_pretrained` loads."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def compute_dtype(states: torch.Tensor) -> torch.dtype:
+    """Return the type in which a forward computes: that of autocast, if enabled, or the states'."""
+    kind = states.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return states.dtype
 
 
 def load_policy(
@@ -198,8 +206,7 @@ def _load_model(
         )
     except Exception as error:  # for files that it cannot use, transformers raises any exception
         raise UserError(
-            f"{key}: {folder}: cannot be loaded: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"{key}: {folder}: cannot be loaded: {type(error).__name__}: {one_line(error)}"
         ) from error
     model, info = loaded
     _check_tensors(model, info, f"{key}: {folder}")

@@ -1,8 +1,8 @@
 """Find the folder of a model, or fetch it from the hub, and check its files.
 
-The check reads only names, sizes, JSON files and headers, so it takes no time, and it reports one
-problem in one sentence. Problems that only loading can find (tensors that are missing or have
-another shape) are reported by `load`.
+The check reads no tensor: only names, sizes, JSON files and headers. It reports one problem in one
+sentence. Problems that only loading can find (tensors that are missing or have another shape) are
+reported by `load`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 
 SUPPORTED = (
     "qwen2_vl",
@@ -110,7 +110,7 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     try:
         return _fetch(name, weights)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error)
         raise UserError(
             f"{key}: {name!r} cannot be loaded: no folder of that name is here, and the hub says: "
             f"{why}"
@@ -184,7 +184,7 @@ def _problems(folder: Path) -> Iterator[str]:
             f"only the adapter. {_how_to_merge(folder)}"
         )
     yield from _quantisation_problems(config)
-    yield from _family_problems(config)
+    yield from family_problems(config)
     yield from _weight_problems(folder)
     if not any((folder / name).exists() for name in PROCESSORS):
         yield f"has no processor ({' or '.join(PROCESSORS)}); copy it from the base model's folder"
@@ -243,7 +243,7 @@ def _quantisation_problems(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _family_problems(config: dict[str, Any]) -> Iterator[str]:
+def family_problems(config: dict[str, Any]) -> Iterator[str]:
     """Yield the problem of a model of another family, or without a vision tower."""
     family = config.get("model_type")
     if family in SUPPORTED:

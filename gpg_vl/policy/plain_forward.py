@@ -95,9 +95,7 @@ def allowed_logits(logits: Tensor, temperature: float, banned_ids: Sequence[int]
 
     They are divided by the temperature, and placeholders are impossible (minus infinity).
     """
-    wide = logits
-    if logits.dtype in {torch.bfloat16, torch.float16}:
-        wide = logits.float()
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     banned = torch.zeros(wide.shape[-1], dtype=torch.bool, device=wide.device)
     banned[list(banned_ids)] = True
     return (wide / temperature).masked_fill(banned, -torch.inf)

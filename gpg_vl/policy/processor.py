@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 
 _QWEN = {
     "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
@@ -79,18 +79,15 @@ def load_processor(folder: Path, backend: str, key: str = "policy.model") -> Any
         UserError: a part of it is missing or cannot be read.
     """
     torchvision_works()  # hides a broken one before transformers is imported
-    from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
-        images: Any = AutoImageProcessor.from_pretrained(folder, backend=backend, **LOCAL)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
-        processor = _assemble(folder, images, tokenizer)
+        processor = _assemble(folder, backend)
     except Exception as error:  # for files that it cannot use, transformers raises any exception
         if isinstance(error, ImportError) and not torchvision_works():
             raise UserError(
                 f"{key}: {folder}: this processor needs torchvision; {INSTALL_TORCHVISION}"
             ) from None
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        why = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{key}: {folder}: its processor cannot be loaded: {why}") from error
     if not processor.chat_template:
         raise UserError(
@@ -106,10 +103,14 @@ def load_processor(folder: Path, backend: str, key: str = "policy.model") -> Any
     return processor
 
 
-def _assemble(folder: Path, images: Any, tokenizer: Any) -> Any:
-    """Build the processor from its image processor and tokenizer."""
+def _assemble(folder: Path, backend: str) -> Any:
+    """Build the processor with an image processor of `backend`."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    images: Any = AutoImageProcessor.from_pretrained(folder, backend=backend, **LOCAL)
     family = json.loads((folder / "config.json").read_text())["model_type"]
     if family in _QWEN:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
         settings, _ = _processor_class(family).get_processor_dict(folder, **LOCAL)
         template = settings.get("chat_template") or tokenizer.chat_template
         return image_only(family, images, tokenizer, template, _video_settings(folder))
@@ -117,7 +118,7 @@ def _assemble(folder: Path, images: Any, tokenizer: Any) -> Any:
 
     processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)
     processor.image_processor = images
-    processor.chat_template = processor.chat_template or tokenizer.chat_template
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     return processor
 
 

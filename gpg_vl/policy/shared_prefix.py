@@ -64,7 +64,7 @@ from gpg_vl.policy.families import (
     row_positions,
     token_inputs,
 )
-from gpg_vl.policy.load import Policy
+from gpg_vl.policy.load import Policy, compute_dtype
 from gpg_vl.types import Prompt
 
 ATTENTION = "gpg_vl_shared_prefix"
@@ -299,18 +299,17 @@ def _softmax_attention(
     Returns:
         [P*R, Q, H, D].
     """
-    prompts, heads, length, width = prompt[0].shape
+    prompts, key_heads, length, width = prompt[0].shape
     rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
-    per_head = query.shape[1] // heads  # h
-    by_row = (query * scale).reshape(prompts * rows, heads, per_head * new, width)  # [PR, J, hQ, D]
-    by_prompt = by_row.view(prompts, rows, heads, -1, width)  # [P, R, J, hQ, D]
-    by_prompt = by_prompt.transpose(1, 2).reshape(prompts, heads, -1, width)  # [P, J, RhQ, D]
+    heads = _Heads(prompts, query.shape[1], key_heads)
+    scaled = query * scale
+    by_row = scaled.reshape(prompts * rows, key_heads, -1, width)  # [PR, J, hQ, D]
 
-    over_prompt = by_prompt @ prompt[0].transpose(-1, -2)  # [P, J, RhQ, L]
-    over_prompt = over_prompt.view(prompts, heads, rows, per_head, new, length)
+    over_prompt = heads.fold(scaled) @ prompt[0].transpose(-1, -2)  # [P, J, RhQ, L]
+    over_prompt = over_prompt.view(prompts, key_heads, rows, -1, new, length)
     # The own keys are used as they lie in memory: only scores are transposed to [P, J, R, h, Q, K].
     over_own = by_row @ key.transpose(-1, -2)  # [PR, J, hQ, K]
-    over_own = over_own.view(prompts, rows, heads, per_head, new, own).transpose(1, 2)
+    over_own = over_own.view(prompts, rows, key_heads, -1, new, own).transpose(1, 2)
 
     prompt_mask_PQL, own_mask_QK = _masks(prefix.visible_PL, new, own, window)
     if prefix.padded or window is not None:
@@ -321,12 +320,10 @@ def _softmax_attention(
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     on_prompt, on_own = weights.to(value.dtype).split([length, own], -1)
 
-    from_prompt = on_prompt.reshape(prompts, heads, -1, length) @ prompt[1]  # [P, J, RhQ, D]
-    from_prompt = from_prompt.view(prompts, heads, rows, per_head * new, width)
-    on_own = on_own.transpose(1, 2).reshape(prompts * rows, heads, per_head * new, own)
+    from_prompt = on_prompt.flatten(2, 4) @ prompt[1]  # [P, J, RhQ, D]
+    on_own = on_own.transpose(1, 2).reshape(prompts * rows, key_heads, -1, own)
     from_own = on_own @ value  # [PR, J, hQ, D]
-    mixed = from_prompt.transpose(1, 2).reshape_as(from_own) + from_own
-    mixed = mixed.reshape(prompts * rows, heads * per_head, new, width)  # [PR, H, Q, D]
+    mixed = heads.unfold(from_prompt, query) + from_own.reshape_as(query)  # [PR, H, Q, D]
     return mixed.transpose(1, 2).contiguous()
 
 
@@ -363,9 +360,7 @@ def _merged_flash_attention(
     Returns:
         [P*R, Q, H, D].
     """
-    dtype = query.dtype
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    dtype = compute_dtype(query)
     padding_bias = None
     if prefix.padded:
         padding = ~prefix.visible_PL
@@ -511,9 +506,7 @@ def _flex_attention(
     """
     prompts, _, _, width = prompt[0].shape
     rows, new, own = len(query) // prompts, query.shape[2], key.shape[2]
-    dtype = query.dtype
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
+    dtype = compute_dtype(query)
     queries = _rows_as_one(query.to(dtype), prompts)  # [P, H, RQ, D]
     keys = torch.cat([prompt[0].to(dtype), _rows_as_one(key.to(dtype), prompts)], 2)
     values = torch.cat([prompt[1].to(dtype), _rows_as_one(value.to(dtype), prompts)], 2)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config.schema import PolicyConfig
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.policy import tiny
-from gpg_vl.policy.model_folder import SUPPORTED, config_file
+from gpg_vl.policy.model_folder import config_file, family_problems
 from gpg_vl.policy.processor import LOCAL
 
 
@@ -87,11 +87,9 @@ def size_of(config: PolicyConfig) -> Size:
         return _qwen(tiny.shape(config.tiny))
     file = config_file(config.model)
     model_config = json.loads(file.read_text())
-    family = model_config.get("model_type")
-    if family not in SUPPORTED:
-        raise UserError(
-            f"policy.model: {file}: is a {family}; expected one of {', '.join(SUPPORTED)}"
-        )
+    problem = next(family_problems(model_config), None)
+    if problem is not None:
+        raise UserError(f"policy.model: {file.parent}: {problem}")
     try:
         return _qwen(model_config)
     except KeyError:
@@ -256,7 +254,7 @@ def _built(folder: Path) -> Size:
             config = AutoConfig.from_pretrained(folder, **LOCAL)
             return size_of_model(AutoModelForImageTextToText.from_config(config))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, limit=200)
         raise UserError(f"policy.model: {folder}: its config.json makes no model: {why}") from None
 
 

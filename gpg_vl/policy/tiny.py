@@ -1,14 +1,13 @@
 """Build a tiny Qwen-VL: the real architecture with random weights, a tokenizer and chat template.
 
-It has about a million parameters. It is saved and loaded through `from_pretrained` like any
-checkpoint, so tests on it also test the real loading code.
+It has about a million parameters. A run whose model is tiny builds it in memory; a checkpoint of it
+is loaded like any other.
 """
 
-from pathlib import Path
 from typing import Any
 
 from gpg_vl.config.schema import Tiny
-from gpg_vl.policy.processor import choose_backend, image_only
+from gpg_vl.policy.processor import image_only
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -55,16 +54,11 @@ _WORDS = (
     r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Pre-tokenizer of Qwen: words, single digits, punctuation."""
+_MAX_WORD_PIECES = 400
+"""Largest number of tokens of the BPE, special tokens and tags not counted."""
 
 
-def save(folder: Path, tiny: Tiny, seed: int) -> None:
-    """Build model and processor and write them as a checkpoint."""
-    tokenizer = build_tokenizer()
-    build_model(tokenizer, tiny, seed).save_pretrained(folder)
-    build_processor(tokenizer, tiny.family, choose_backend("auto")).save_pretrained(folder)
-
-
-def build_tokenizer(vocabulary: int = 400) -> Any:
+def build_tokenizer() -> Any:
     """Build a byte-level BPE tokenizer, trained on the words of the digits questions.
 
     It encodes any text; unknown words are encoded byte by byte.
@@ -72,7 +66,7 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_bpe(vocabulary),
+        tokenizer_object=_bpe(),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
@@ -82,7 +76,7 @@ def build_tokenizer(vocabulary: int = 400) -> Any:
     return tokenizer
 
 
-def _bpe(vocabulary: int = 400) -> Any:
+def _bpe() -> Any:
     """Train the BPE, without importing transformers."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -94,7 +88,7 @@ def _bpe(vocabulary: int = 400) -> Any:
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=_MAX_WORD_PIECES,
         min_frequency=1,
         show_progress=False,
         initial_alphabet=alphabet,

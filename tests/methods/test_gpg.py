@@ -55,29 +55,29 @@ def test_a_group_without_any_score_has_no_advantage():
 
 
 def test_scale_none_leaves_advantages_alone():
-    same(gpg.scale_advantages(matrix([[0.5, -0.5]]), matrix([[1, 0]]), "none"), [[0.5, -0.5]])
+    same(gpg.advantages(matrix([[1, 0]]), "none"), [[0.5, -0.5]])
 
 
 def test_scale_std_divides_by_the_unbiased_std_of_the_group():
     # (3, 1): mean 2, squares 1 + 1 over 2 - 1, std sqrt(2)
-    got = gpg.scale_advantages(matrix([[1, -1]]), matrix([[3, 1]]), "std")
+    got = gpg.advantages(matrix([[3, 1]]), "std")
     same(got, [[1 / (math.sqrt(2) + 1e-4), -1 / (math.sqrt(2) + 1e-4)]])
 
 
 def test_scale_std_counts_only_scored_completions():
-    got = gpg.scale_advantages(matrix([[1, -1, 0]]), matrix([[3, 1, NAN]]), "std")
+    got = gpg.advantages(matrix([[3, 1, NAN]]), "std")
     same(got, [[1 / (math.sqrt(2) + 1e-4), -1 / (math.sqrt(2) + 1e-4), 0]])
 
 
 def test_scale_batch_std_divides_by_the_std_of_all_scored_completions():
     # 1, 0, 1, 1 and one unscored: mean 3/4, squares 1/16 + 9/16 + 1/16 + 1/16 = 3/4 over 3, std 1/2
     rewards_BG = matrix([[1, 0, NAN], [1, 1, NAN]])
-    got = gpg.scale_advantages(gpg.centre(rewards_BG), rewards_BG, "batch_std")
+    got = gpg.advantages(rewards_BG, "batch_std")
     same(got, [[0.5 / 0.5001, -0.5 / 0.5001, 0], [0, 0, 0]])
 
 
 def test_scale_batch_std_of_a_single_score_divides_by_nothing():
-    same(gpg.scale_advantages(matrix([[0, 0]]), matrix([[1, NAN]]), "batch_std"), [[0, 0]])
+    same(gpg.advantages(matrix([[1, NAN]]), "batch_std"), [[0, 0]])
 
 
 # --- zero-variance groups -------------------------------------------------------------------------

@@ -70,5 +70,6 @@ def test_what_is_no_estimator_is_refused(tmp_path):
 
 
 def test_an_estimator_without_weights_cannot_be_made(tmp_path):
-    with pytest.raises(Exception, match="weights"):
+    sentence = r"^estimator: WithoutWeights does not define weights$"
+    with pytest.raises(UserError, match=sentence):
         experiment_with("WithoutWeights", tmp_path)

@@ -336,9 +336,10 @@ def test_what_stays_is_as_wide_as_the_question_with_most_unfinished_answers(stat
         keep=lambda prompts_p, rows_pr: kept.append((prompts_p.tolist(), rows_pr.tolist()))
     )
     answers = flags(state)
+    living = [[answer for answer in group if not answer.done] for group in answers]
     width = len(answers[0])
     tokens = 100 + torch.arange(len(answers) * width).view(len(answers), width)
-    left, named = transformers_engine._drop_finished(holder, tokens, answers)
+    left, named = transformers_engine._drop_finished(holder, tokens, answers, living)
     assert kept == [(prompts, rows)]
     assert left.tolist() == [[100 + place for place in line] for line in rows]
     assert [[answer.name for answer in group] for group in named] == [

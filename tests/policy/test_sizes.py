@@ -66,6 +66,12 @@ def test_what_is_no_model_is_reported(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="is a llama; expected one of qwen2_vl"):
         sizes.size_of(PolicyConfig(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no model_type in its config.json"):
+        sizes.size_of(PolicyConfig(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    with pytest.raises(UserError, match=r"has no vision_config in its config.json"):
+        sizes.size_of(PolicyConfig(model=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type"')
     with pytest.raises(UserError, match=r"config.json is not JSON"):
         sizes.size_of(PolicyConfig(model=str(tmp_path)))
