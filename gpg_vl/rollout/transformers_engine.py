@@ -1,7 +1,7 @@
 """Sample in this process with the trainer's own weights.
 
-The vision tower and the prompt are computed once per group; its G completions share the prompt's
-keys and values.
+The vision tower and the prompt are computed once per group; where the model's layers allow it, its
+G completions share one copy of the prompt's keys and values.
 
 Each token takes one uniform number of its completion's own random stream and inverts the cumulative
 distribution. So the tokens of a completion depend only on its seed, not on the rest of the batch
@@ -81,7 +81,7 @@ class TransformersEngine(RolloutEngine):
             if position + 1 == sampling.max_tokens or not any(unfinished):
                 return
             if _can_drop_rows(groups, unfinished):
-                tokens_PR, groups = _drop_finished(rows, tokens_PR, groups)
+                tokens_PR, groups = _drop_finished(rows, tokens_PR, groups, unfinished)
             hidden_PRD = rows.append(tokens_PR)
 
     def _draw(
@@ -160,7 +160,7 @@ def _can_drop_rows(groups: _Groups, unfinished: _Groups) -> bool:
 
 
 def _drop_finished(
-    rows: SharedRows | RepeatedRows, tokens_PR: Tensor, groups: _Groups
+    rows: SharedRows | RepeatedRows, tokens_PR: Tensor, groups: _Groups, unfinished: _Groups
 ) -> tuple[Tensor, _Groups]:
     """Drop finished prompts, and as many finished rows as the widest group allows.
 
@@ -169,8 +169,8 @@ def _drop_finished(
     Returns:
         The tokens [p, r] and the completions of the rows that stay.
     """
-    prompts = [index for index, group in enumerate(groups) if _unfinished(group)]
-    width = max(len(_unfinished(groups[index])) for index in prompts)
+    prompts = [index for index, group in enumerate(unfinished) if group]
+    width = max(map(len, unfinished))
     flat_rows: list[list[int]] = []
     remaining: _Groups = []
     for index in prompts:

@@ -302,8 +302,8 @@ FAULTS: list[Fault] = [
         "test_the_first_weight_sync_has_checksums_and_later_ones_have_none",
         {
             "the first weight sync has no checksums": (
-                "with_checksums=not held.is_known",
-                "with_checksums=held.is_known",
+                "with_checksums=not server.is_proven",
+                "with_checksums=server.is_proven",
             )
         },
     ),
@@ -416,7 +416,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "data/dataset.py",
-        "training/test_resume_check.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
+        "data/test_dataset.py::test_a_picture_in_a_file_is_known_by_name_size_and_time",
         {
             "a picture of the same size is the same": (
                 "status.st_size, status.st_mtime_ns",
@@ -426,8 +426,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "data/dataset.py",
-        "training/test_resume_check.py::"
-        "test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
+        "data/test_dataset.py::test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest",
         {"an answer may be another": ("        sample.answer,\n", "")},
     ),
     *within(
@@ -443,7 +442,7 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "training/warmup_cache.py",
-        "training/test_resume_check.py::test_another_warm_up_is_kept_elsewhere",
+        "training/test_warmup_cache.py::test_another_warm_up_is_kept_elsewhere",
         {
             "a warm-up of other rewards is taken": (
                 '"verifiers", "reward", "warmup"',
@@ -485,8 +484,8 @@ FAULTS: list[Fault] = [
                 "version=state.version + 1",
             ),
             "a step without an informative group does not end bad ones": (
-                "bad=state.bad + 1 if was_bad else 0",
-                "bad=state.bad + 1 if was_bad else state.bad",
+                "bad=state.bad + 1 if update.is_non_finite else 0",
+                "bad=state.bad + 1 if update.is_non_finite else state.bad",
             ),
         },
     ),
@@ -499,8 +498,8 @@ FAULTS: list[Fault] = [
                 "run.state.idle <= run.config.rollout.idle_steps",
             ),
             "exactly as many failures as allowed stop": (
-                "errors > run.config.rollout.max_faults",
-                "errors >= run.config.rollout.max_faults",
+                "if excess <= 0:",
+                "if excess < 0:",
             ),
             "exactly as many lost samples as allowed stop": (
                 "run.state.unusable <= limit * run.state.cursor",
@@ -534,8 +533,8 @@ FAULTS: list[Fault] = [
         "training/test_loop.py::test_what_is_due_after_a_step_of_seven",
         {
             "a run that is left does not save": (
-                "if evaluates or leaving or step",
-                "if evaluates or step",
+                "if due or leaving or step",
+                "if due or step",
             )
         },
     ),

@@ -169,7 +169,7 @@ def test_a_server_without_tokens_in_and_out_says_how_to_start_it(serve, fork_ser
     served.kill()
 
 
-# --- beyond the nine ------------------------------------------------------------------------------
+# --- more of them ---------------------------------------------------------------------------------
 
 
 def test_a_lost_picture_is_noticed(lab, broken):

@@ -109,16 +109,19 @@ def _experiments(check: "GateCheck") -> Iterator[Hypothesis]:
         yield weights, _repeats_last_answers
 
 
-def _vanishes(check: "GateCheck", prompts: Callable[[int], Sequence[Prompt]]) -> bool:
+def _vanishes(check: "GateCheck", alter: Callable[..., Prompt]) -> bool:
     """Return whether the gap vanishes with other prompts, in every repeat.
 
     Each time as many answers to the gate's own prompts must show the fault.
 
     Args:
-        prompts: returns the other prompts for the number of the repeat.
+        alter: returns the other prompt, as `with_new_words` does; its address is the version and
+            the number of the repeat.
     """
     for repeat in range(REPEATS):
-        altered = check.gap(check.sample(prompts(repeat), COMPLETIONS))
+        address = (check.version, repeat)
+        prompts = [alter(prompt, check.policy, *address) for prompt in check.gate.prompts]
+        altered = check.gap(check.sample(prompts, COMPLETIONS))
         if not altered.within_limits:
             return False
         original = check.gap(check.sample(check.gate.prompts, COMPLETIONS))
@@ -172,7 +175,7 @@ def _repeats_last_answers(check: "GateCheck", answered: Sequence[PromptAndAnswer
         firsts.append((answered[index][0], [completion]))
     now_N = check.logprobs(list(now.values()))
     before_N = check.logprobs([before[index] for index in now])
-    return check.make_gap(firsts, now_N - before_N, check.noise(firsts)).within_limits
+    return check.make_gap(firsts, now_N - before_N, check.gap(firsts).noise_N).within_limits
 
 
 def _ignores_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
@@ -199,13 +202,13 @@ def _answers_alike(check: "GateCheck", shown: Sequence[Prompt], hidden: Sequence
             return False
         with_pictures.append((shown[index], [answer]))
         without.append((hidden[index], [answer]))
-    temperature = check.gate.sampling.temperature
-    noise_N = check.noise(with_pictures)
-    shown_N = score(check.policy, with_pictures, temperature)
-    trainer_N = shown_N - score(check.policy, without, temperature)
-    engine_N = check.logprobs(shown_answers) - check.logprobs(hidden_answers)
-    engine_sees_none = check.make_gap(with_pictures, engine_N, noise_N).within_limits
-    return engine_sees_none and not check.make_gap(with_pictures, trainer_N, noise_N).within_limits
+    shown_N, hidden_N = check.logprobs(shown_answers), check.logprobs(hidden_answers)
+    gap = check.gap(with_pictures)
+    trainer_shown_N = shown_N - gap.gap_N
+    trainer_N = trainer_shown_N - score(check.policy, without, check.gate.sampling.temperature)
+    engine_sees_none = check.make_gap(with_pictures, shown_N - hidden_N, gap.noise_N).within_limits
+    trainer_gap = check.make_gap(with_pictures, trainer_N, gap.noise_N)
+    return engine_sees_none and not trainer_gap.within_limits
 
 
 def _greedy_answers(check: "GateCheck", prompts: Sequence[Prompt]) -> list[Completion]:
@@ -215,27 +218,16 @@ def _greedy_answers(check: "GateCheck", prompts: Sequence[Prompt]) -> list[Compl
 
 
 def _agrees_on_new_words(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
-    def altered(repeat: int) -> list[Prompt]:
-        prompts = check.gate.prompts
-        return [with_new_words(prompt, check.policy, check.version, repeat) for prompt in prompts]
-
-    return _vanishes(check, altered)
+    return _vanishes(check, with_new_words)
 
 
 def _agrees_on_new_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
-    def altered(repeat: int) -> list[Prompt]:
-        prompts = check.gate.prompts
-        return [with_new_pictures(it, check.policy, check.version, repeat) for it in prompts]
-
-    return _vanishes(check, altered)
+    return _vanishes(check, with_new_pictures)
 
 
 def _agrees_without_pictures(check: "GateCheck", _: Sequence[PromptAndAnswers]) -> bool:
-    def altered(repeat: int) -> list[Prompt]:
-        del repeat  # there is only one way to remove all pictures
-        return [without_pictures(prompt, check.policy) for prompt in check.gate.prompts]
-
-    return _vanishes(check, altered)
+    # There is only one way to remove all pictures, so it takes no address.
+    return _vanishes(check, lambda prompt, policy, *_: without_pictures(prompt, policy))
 
 
 def _cut(check: "GateCheck") -> str:

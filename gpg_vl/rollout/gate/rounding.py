@@ -49,7 +49,9 @@ KERNEL_GRAIN = 32
 are not exact to the last bit. In float32 on a CPU vLLM differs from the trainer by 2e-6 to 7e-6
 nat, up to 3.4 times the rounding between the trainer's two ways."""
 MAX_TOKENS_WITH_LOGITS = 512
-"""Tokens whose logits exist at a time: 300 MiB in float32 with a vocabulary of 152k."""
+"""Tokens whose logits exist at a time in the first way of scoring: 300 MiB in float32 with a
+vocabulary of 152k. In the second way the group forward has chunks of its own, and token by token
+all logits of a prompt's completions exist."""
 MAX_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean difference of the trainer's two ways, in nats, above which it is a fault, not rounding."""
 

@@ -79,8 +79,6 @@ class VisionGate:
             MismatchError: engine and trainer disagree by more than rounding explains; names the
                 cause if it could be found.
         """
-        if not self.prompts:  # no prompt could be made; the loop reports why and stops
-            return {}
         check = GateCheck(self, engine, policy, version)
         engine.needs_verification = False
         shown = check.compare(self.prompts, self.spare)
@@ -295,12 +293,6 @@ class GateCheck:
             mean=self.gate.mean,
             worst=self.gate.worst,
         )
-
-    def noise(self, answered: Sequence[PromptAndAnswers]) -> Tensor:
-        """Return the trainer's second way of scoring minus its first, [N]."""
-        temperature = self.gate.sampling.temperature
-        again_N = score_again(self.policy, answered, temperature, narrow=self.engine.narrow)
-        return again_N - score(self.policy, answered, temperature)
 
     @staticmethod
     def logprobs(completions: Sequence[Completion]) -> Tensor:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gpg_vl.errors import EngineLostError, UserError
+from gpg_vl.errors import EngineLostError, UserError, one_line
 
 RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """HTTP statuses of requests that may succeed the next time."""
@@ -38,6 +38,8 @@ class Server:
     """Limit of concurrent generate requests."""
     window: int = 0
     """Maximum tokens of prompt and completion together; 0 = not connected yet."""
+    is_proven: bool = False
+    """True once a whole weight sync to this start of the server has been acknowledged."""
     sender: Any = None
     """The NCCL group with the server, if weights are sent by NCCL."""
 
@@ -152,7 +154,7 @@ def _is_this_machine(host: str) -> bool:
 
 def _summary(response: httpx.Response) -> str:
     """Return the status and the start of the text of an answer, in one line."""
-    return f"HTTP {response.status_code}: {' '.join(response.text.split())[:300]}"
+    return f"HTTP {response.status_code}: {one_line(response.text)}"
 
 
 def _remedy(path: str, status: int) -> str:

@@ -22,15 +22,17 @@ from safetensors import SafetensorError
 
 from gpg_vl.errors import EngineLostError, MismatchError, UserError
 from gpg_vl.policy.load import Policy
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
 from gpg_vl.rollout.vllm import plugin
 from gpg_vl.rollout.vllm.protocol import (
+    MAX_IMAGES,
     Answer,
     check_policy,
     check_prompt_ids,
     check_version,
-    completion,
+    completions,
     sampling_fields,
+    shared_options,
     unexpanded_ids,
     whole_prompts,
 )
@@ -52,6 +54,7 @@ class VllmEngine(RolloutEngine):
     """Samples with vLLM in this process."""
 
     narrow = True
+    needs_verification = True
 
     policy: Any
     """Set by the run."""
@@ -59,7 +62,7 @@ class VllmEngine(RolloutEngine):
     """Set by the run."""
     window: int = 8192
     """Maximum tokens of prompt and completion together; the model's own window if shorter."""
-    images: int = 8
+    images: int = MAX_IMAGES
     """Maximum number of images of one prompt."""
     memory: float = 0.4
     """Share of the GPU's memory that vLLM may fill; unused on a CPU."""
@@ -82,13 +85,9 @@ class VllmEngine(RolloutEngine):
         self._dtype = check_policy(self.policy)
         self._vllm = import_vllm()
         self._llm: Any = None
-        self.needs_verification = True
         self.version = 0
-        self._outdated = False
-        """True if vLLM has not received the present weights."""
-        self._policy_replaced = False
-        """True if the policy is another object than at the last sync, so frozen weights may differ
-        too."""
+        self._held: tuple[Policy, int] | None = None
+        """Policy and version whose weights vLLM holds; None = none, or an unknown mixture."""
         self._asleep = False
         self._folder = TemporaryDirectory(prefix="gpg_vl_engine_")
 
@@ -106,16 +105,12 @@ class VllmEngine(RolloutEngine):
             parameters.append(self._vllm.SamplingParams(**fields))
         outputs = self._llm.generate(requests, parameters, use_tqdm=False)
         return [
-            self._completions(prompt, output, sampling)
-            for prompt, output in zip(prompts, outputs, strict=True)
+            self._completions(prompt, output, len(group), sampling)
+            for prompt, output, group in zip(prompts, outputs, seeds, strict=True)
         ]
 
     def update_weights(self, policy: Policy, version: int) -> None:
         """Sample from these weights from now on; they are sent before the next `generate`."""
-        if policy is not self.policy:
-            self._policy_replaced = True
-        if version != self.version or self._policy_replaced:
-            self._outdated = True
         self.policy, self.version = policy, version
 
     def max_model_len(self) -> int:
@@ -155,7 +150,7 @@ class VllmEngine(RolloutEngine):
         for weights in folder.glob("*.safetensors"):
             weights.unlink()
         self._verify_weight_sync()
-        self._outdated = self._policy_replaced = False
+        self._held = (self.policy, self.version)
 
     def _load(self, folder: Path) -> Any:
         """Return a vLLM that has loaded a checkpoint.
@@ -171,9 +166,7 @@ class VllmEngine(RolloutEngine):
             "dtype": self._dtype,
             "max_model_len": window,
             "max_num_seqs": self.rows,
-            "limit_mm_per_prompt": {"image": self.images, "video": 0},
-            "logprobs_mode": "processed_logprobs",
-            "generation_config": "vllm",
+            **shared_options(self.images),
             "weight_transfer_config": {"backend": plugin.BACKEND},
             "enable_sleep_mode": bool(self.sleep) and device == "cuda",
             "disable_log_stats": True,
@@ -195,13 +188,13 @@ class VllmEngine(RolloutEngine):
             request["multi_modal_data"] = {"image": list(prompt.images)}
         return request
 
-    def _completions(self, prompt: Prompt, output: Any, sampling: Sampling) -> list[Completion]:
+    def _completions(
+        self, prompt: Prompt, output: Any, count: int, sampling: Sampling
+    ) -> list[Completion]:
         check_prompt_ids(self.policy, prompt, output.prompt_token_ids)
-        completions: list[Completion] = []
-        for choice in sorted(output.outputs, key=lambda choice: choice.index):
-            answer = _answer(choice)
-            completions.append(completion(self.policy, prompt, answer, sampling, self.version))
-        return completions
+        choices = sorted(output.outputs, key=lambda choice: choice.index)
+        answers = list(map(_answer, choices))
+        return completions(self.policy, prompt, answers, count, sampling, self.version)
 
     def _check(self, prompt: Prompt, sampling: Sampling) -> None:
         """Check that a prompt and its completions fit.
@@ -209,13 +202,7 @@ class VllmEngine(RolloutEngine):
         Raises:
             UserError: they do not.
         """
-        tokens = len(prompt.input_ids) + sampling.max_tokens
-        if tokens > self.max_model_len():
-            raise UserError(
-                f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, "
-                f"rollout.engine.window is {self.max_model_len()}; raise it, or lower "
-                "policy.max_pixels"
-            )
+        ensure_fits(prompt, self, sampling.max_tokens)
         if len(prompt.images) > self.images:
             raise UserError(
                 f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is "
@@ -223,19 +210,25 @@ class VllmEngine(RolloutEngine):
             )
 
     def _prepare(self) -> None:
-        """Start or wake vLLM, and send the weights if they have changed."""
+        """Start or wake vLLM, and send the weights unless it holds them."""
         if not self._llm:
             self._start()
         if self._asleep:
             _empty_torch_cache()
             self._llm.wake_up(tags=["weights"])
-        dropped = self._asleep and self.sleep == 2
-        if self._outdated or dropped:
-            self._sync_weights(include_frozen=dropped or self._policy_replaced)
+            if self.sleep == 2:
+                self._held = None  # this level drops the weights
+        present = (self.policy, self.version)
+        if self._held != present:
+            # Another policy may have other frozen weights too.
+            include_frozen = self._held is None or self._held[0] is not self.policy
+            self._held = None  # a sync that fails leaves old and new weights
+            self._sync_weights(include_frozen=include_frozen)
+            self._held = present
         if self._asleep:
             _empty_torch_cache()  # the weight sync has made copies
             self._llm.wake_up(tags=["kv_cache"])
-        self._outdated = self._asleep = self._policy_replaced = False
+            self._asleep = False
 
     def _sync_weights(self, *, include_frozen: bool) -> None:
         """Replace vLLM's weights by the trainer's."""

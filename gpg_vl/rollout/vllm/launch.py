@@ -17,6 +17,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.model_folder import find_model, is_here
 from gpg_vl.rollout.vllm.plugin import BACKEND, FOLDER_VARIABLE
+from gpg_vl.rollout.vllm.protocol import MAX_IMAGES, shared_options, whole_prompts
 from gpg_vl.rollout.vllm.weight_files import HANDOVER
 
 
@@ -63,30 +64,25 @@ def vllm_command(
         handover: the folder of weight files.
         more: further arguments for vLLM.
     """
-    # None marks a flag without a value.
-    options: dict[str, str | None] = {
-        "--model": _model(policy, seed, folder),
-        "--host": host,
-        "--port": str(port),
-        "--dtype": policy.dtype,
-        "--max-model-len": str(window),
-        "--limit-mm-per-prompt": json.dumps({"image": 8, "video": 0}),
-        "--logprobs-mode": "processed_logprobs",
-        "--generation-config": "vllm",
-        "--enable-scale-out": None,
-        "--weight-transfer-config": json.dumps({"backend": _backend(transfer)}),
+    backend = BACKEND if transfer == "file" else transfer
+    options: dict[str, Any] = {
+        "model": _model(policy, seed, folder),
+        "host": host,
+        "port": port,
+        "dtype": policy.dtype,
+        "max_model_len": window,
+        **shared_options(MAX_IMAGES),
+        "enable_scale_out": True,
+        "weight_transfer_config": {"backend": backend},
     }
     pixels = _pixel_limits(policy)
     if pixels:
-        options["--mm-processor-kwargs"] = json.dumps(pixels)
-    if not torch.cuda.is_available():  # see `protocol.whole_prompts`
-        options["--no-enable-chunked-prefill"] = None
-        options["--max-num-batched-tokens"] = str(window)
+        options["mm_processor_kwargs"] = pixels
+    if not torch.cuda.is_available():
+        options |= whole_prompts(window)
     arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     for name, value in options.items():
-        arguments.append(name)
-        if value is not None:
-            arguments.append(value)
+        arguments += _as_arguments(name, value)
     environment = {
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -95,8 +91,14 @@ def vllm_command(
     return Command(arguments=(*arguments, *more), environment=environment)
 
 
-def _backend(transfer: str) -> str:
-    return BACKEND if transfer == "file" else transfer
+def _as_arguments(name: str, value: Any) -> list[str]:
+    """Return an option of `vllm.LLM` as its command line takes it."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):  # a flag has no value
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, dict):
+        value = json.dumps(value)
+    return [f"--{name}", str(value)]
 
 
 def _pixel_limits(policy: PolicyConfig) -> dict[str, int]:

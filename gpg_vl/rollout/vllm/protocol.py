@@ -27,6 +27,8 @@ MAX_TEMPERATURE = 2.0
 TESTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Model families that are tested with a real vLLM; others put images into a prompt in other
 ways."""
+MAX_IMAGES = 8
+"""Images of one prompt that an engine accepts by default."""
 MAX_SEED = 2**62
 """Seeds are taken modulo this: vLLM adds the completion's index to the seed of a request, and the
 sum must fit into 63 bits."""
@@ -80,6 +82,21 @@ def check_policy(policy: Policy) -> str:
             "take engine: transformers"
         )
     return name
+
+
+def shared_options(images: int) -> dict[str, Any]:
+    """Return vLLM's options that decide what is sampled and reported, the same in every engine.
+
+    Args:
+        images: maximum number of images of one prompt.
+    """
+    return {
+        "limit_mm_per_prompt": {"image": images, "video": 0},
+        # Log-probabilities at the sampling temperature, with banned tokens left out.
+        "logprobs_mode": "processed_logprobs",
+        # The checkpoint's own generation config is not obeyed.
+        "generation_config": "vllm",
+    }
 
 
 def whole_prompts(window: int) -> dict[str, Any]:
@@ -165,6 +182,29 @@ def _collapsed(ids: Sequence[int], placeholder: int) -> list[int]:
         if token != placeholder or collapsed[-1:] != [placeholder]:
             collapsed.append(token)
     return collapsed
+
+
+def completions(
+    policy: Policy,
+    prompt: Prompt,
+    answers: Sequence[Answer],
+    count: int,
+    sampling: Sampling,
+    version: int,
+) -> list[Completion]:
+    """Check the answers to one prompt and return them as completions.
+
+    Args:
+        count: number of answers that were asked for.
+
+    Raises:
+        MismatchError: there are more or fewer, or one of them is wrong (`completion`).
+    """
+    if len(answers) != count:
+        raise MismatchError(
+            f"{prompt.sample.id}: asked for {count} completions, got {len(answers)}"
+        )
+    return [completion(policy, prompt, answer, sampling, version) for answer in answers]
 
 
 def completion(

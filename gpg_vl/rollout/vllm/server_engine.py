@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 
 from PIL.Image import Image
 
-from gpg_vl.errors import EngineLostError, MismatchError, UserError
+from gpg_vl.errors import EngineLostError, UserError
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.vllm import plugin
@@ -34,7 +34,7 @@ from gpg_vl.rollout.vllm.protocol import (
     check_policy,
     check_prompt_ids,
     check_version,
-    completion,
+    completions,
     sampling_fields,
     unexpanded_ids,
 )
@@ -82,6 +82,7 @@ class ServerEngine(RolloutEngine):
     """Samples with vLLM servers."""
 
     narrow = True
+    needs_verification = True
 
     policy: Any
     """Set by the run."""
@@ -133,7 +134,6 @@ class ServerEngine(RolloutEngine):
         ]
         self.own_servers = all_servers[self.rank :: self.ranks]
         self.num_replicas = len(self.own_servers)
-        self.needs_verification = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
         self._thread.start()
@@ -359,15 +359,8 @@ class ServerEngine(RolloutEngine):
             )
         if any(choice["finish_reason"] == "abort" for choice in choices):
             raise RetryableError(f"{server.url}: {prompt.sample.id} was aborted there")
-        if len(choices) != len(seeds):
-            raise MismatchError(
-                f"{prompt.sample.id}: asked for {len(seeds)} completions, got {len(choices)}"
-            )
-        completions: list[Completion] = []
-        for choice in choices:
-            answer = _answer(choice)
-            completions.append(completion(self.policy, prompt, answer, sampling, self.version))
-        return completions
+        answers = list(map(_answer, choices))
+        return completions(self.policy, prompt, answers, len(seeds), sampling, self.version)
 
     def _request_body(
         self, prompt: Prompt, seeds: Sequence[int], sampling: Sampling
@@ -416,6 +409,7 @@ class ServerEngine(RolloutEngine):
         held = self._held_weights(held_version, asleep=asleep)
         if not held.is_known:
             self.needs_verification = True
+            server.is_proven = False
         if held is not HeldWeights.CURRENT:
             await self._sync_weights(server, held)
         if asleep:
@@ -436,6 +430,7 @@ class ServerEngine(RolloutEngine):
         await self._reset_caches(server)
         await server.post("/resume")
         await server.post("/update_weight_version", {"new_version": self._weight_version})
+        server.is_proven = True
 
     async def _send_file(self, files: WeightFiles, server: Server, held: HeldWeights) -> None:
         file = await asyncio.to_thread(
@@ -443,7 +438,7 @@ class ServerEngine(RolloutEngine):
             self.policy,
             include_frozen=not held.has_frozen,
             # Once per start of the server the way of the weights is checked.
-            with_checksums=not held.is_known,
+            with_checksums=not server.is_proven,
         )
         await server.post("/init_weight_transfer_engine", {"init_info": {}})
         try:
@@ -462,8 +457,8 @@ class ServerEngine(RolloutEngine):
     async def _send_by_nccl(self, server: Server, held: HeldWeights) -> None:
         tensors = trainable_weights(self.policy, include_frozen=not held.has_frozen)
         device = self.policy.device
-        if not held.is_known and server.sender is not None:
-            server.sender.shutdown()  # the server was restarted, and is no longer in the group
+        if not server.is_proven and server.sender is not None:
+            server.sender.shutdown()  # the server may have left the group: it was restarted
             server.sender = None
         if server.sender is None:
             workers = (await server.get("/get_world_size"))["world_size"]
@@ -519,7 +514,9 @@ def data_url(image: Image) -> str:
 
 
 def _answer(choice: dict[str, Any]) -> Answer:
-    logprobs = tuple(token["logprob"] for token in choice["logprobs"]["content"])
+    # Missing log-probabilities (null) are reported by `protocol.completion`.
+    tokens = (choice["logprobs"] or {}).get("content") or ()
+    logprobs = tuple(token["logprob"] for token in tokens)
     return Answer(
         token_ids=tuple(choice["token_ids"]), logprobs=logprobs, finish=choice["finish_reason"]
     )

@@ -151,10 +151,13 @@ def scripted(*sizes: tuple[str, float]) -> Any:
 def test_a_gap_must_vanish_twice_and_be_there_twice(sizes, explains):
     check = scripted(*sizes)
     times: list[int] = []
-    made = causes._vanishes(
-        check, lambda time: times.append(time) or [replace(prompt(1), text="other")]
-    )
-    assert made == explains
+
+    def other(given: Any, policy: Any, version: int, time: int) -> Any:
+        assert (policy, version) == (check.policy, check.version)
+        times.append(time)
+        return replace(given, text="other")
+
+    assert causes._vanishes(check, other) == explains
     assert check.left == []
     assert times == list(range(1 + (len(sizes) > 2)))
 
@@ -235,7 +238,7 @@ def test_stale_weights_say_the_same_words_with_the_same_numbers(then, now, same)
         logprobs=lambda completions: torch.tensor(
             [it for one in completions for it in one.logprobs]
         ),
-        noise=lambda firsts: torch.full((3,), 0.1),
+        gap=lambda firsts: SimpleNamespace(noise_N=torch.full((3,), 0.1)),
         make_gap=beside,
     )
     check.gate.last_answers = then
@@ -273,13 +276,15 @@ def test_an_engine_is_blind_where_it_says_alike_what_the_trainer_tells_apart(
         ]
 
     def score(policy: Any, asked: Any, temperature: float) -> Any:
-        return torch.full((3,), 0.0 if asked[0][0].text == "q1" else own)
+        assert asked[0][0].text == "q3", "the shown pictures are scored by the gap"
+        return torch.full((3,), own)
 
     monkeypatch.setattr(causes, "score", score)
     check = look_of(
         engine=SimpleNamespace(generate=generate),
         sampling=Sampling(max_tokens=4, temperature=0.7),
-        noise=lambda asked: torch.full((3,), 0.1),
+        # The trainer's own log-probabilities of these answers are 0, as the engine's are.
+        gap=lambda asked: SimpleNamespace(gap_N=torch.zeros(3), noise_N=torch.full((3,), 0.1)),
         logprobs=lambda completions: torch.tensor(
             [it for one in completions for it in one.logprobs]
         ),

@@ -270,8 +270,8 @@ def sharp(dtype: str, seed: int = 0):
     [(n, *it) for n, it in enumerate(itertools.product(DTYPES, (0.7, 0.85, 1.0, 1.2)))],
 )
 def test_an_honest_engine_stays_under_half_of_every_limit(number, dtype, temperature, policy_of):
-    """A dozen with those below and in test_gate; benchmarks/gate_checks.py takes hundreds, also
-    of real weights and vLLM."""
+    """A few, as those below and in test_vision_gate; benchmarks/gate_checks.py takes many more,
+    also of real weights and vLLM."""
     policy = (
         sharp(dtype, number)
         if number % 2

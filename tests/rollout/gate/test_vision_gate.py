@@ -1,25 +1,15 @@
-"""The vision gate in front of the transformers engine, and of engines that lie to it; what vLLM
-is asked and may answer, without a vLLM."""
+"""The vision gate in front of the transformers engine, and of engines that lie to it."""
 
-import json
-import os
 import random
-import re
-import socket
-import tomllib
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from gpg_vl import rollout
-from gpg_vl.config import loading, plugins
+from gpg_vl.config import loading
 from gpg_vl.errors import EngineLostError, MismatchError, UserError
 from gpg_vl.evaluation.evaluate import evaluate
 from gpg_vl.experiment import Experiment
@@ -31,22 +21,9 @@ from gpg_vl.rollout.gate import rounding
 from gpg_vl.rollout.gate.altered_prompts import with_grey_pictures
 from gpg_vl.rollout.gate.vision_gate import GateCheck, VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
-from gpg_vl.rollout.vllm import plugin, protocol
-from gpg_vl.rollout.vllm.launch import server_options, vllm_command
-from gpg_vl.rollout.vllm.protocol import (
-    Answer,
-    check_prompt_ids,
-    check_version,
-    completion,
-    sampling_fields,
-    unexpanded_ids,
-)
-from gpg_vl.rollout.vllm.weight_files import HANDOVER, WeightFiles
-from gpg_vl.rollout.vllm.weights import HEAD, check_received, checksums, trainable_weights
 from gpg_vl.training.loop import train
-from gpg_vl.types import Completion
 from tests.asking import prompts
-from tests.conftest import FAMILIES, ROOT
+from tests.conftest import FAMILIES
 from tests.training.test_train import HERE, metrics
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.7)
@@ -97,9 +74,6 @@ class Lying(TransformersEngine):
     def generate(self, asked, sampling, seeds):
         answers = super().generate([self.before(prompt) for prompt in asked], sampling, seeds)
         return [[self.after(said) for said in group] for group in answers]
-
-
-# --- the gate -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -346,280 +320,6 @@ def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     assert course[0] == course[1]
 
 
-# --- what a vLLM is asked, and what it may answer -------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_goes_in_with_one_placeholder_a_picture(family, policy_of):
-    policy = policy_of(family)
-    for prompt in prompts(policy):
-        short = unexpanded_ids(policy, prompt)
-        assert short.count(policy.banned_ids[0]) == len(prompt.images) == len(prompt.sample.images)
-        assert [image.size for image in prompt.images] == list(prompt.sample.sizes)
-
-
-def test_every_field_that_a_checkpoint_could_have_wishes_about_is_stated(policy_of):
-    policy = policy_of()
-    fields = sampling_fields(policy, SAMPLING, [2**63 - 1, 5])
-    assert {
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "max_tokens",
-        "min_tokens",
-        "stop_token_ids",
-    } <= set(fields)
-    assert fields["n"] == 2
-    assert 0 <= fields["seed"] < 2**62
-    assert set(fields["logit_bias"]) == set(policy.banned_ids)
-    with pytest.raises(
-        UserError, match=r"rollout\.temperature: got 2\.5, vLLM samples at most at 2"
-    ):
-        sampling_fields(policy, Sampling(max_tokens=1, temperature=2.5), [1])
-
-
-def test_other_prompt_ids_are_told_from_another_tokenizer_and_other_pixels(policy_of):
-    policy = policy_of()
-    prompt = prompts(policy, ["count"])[0]
-    check_prompt_ids(policy, prompt, list(prompt.input_ids))
-    with pytest.raises(MismatchError, match="tokenizer mismatch"):
-        check_prompt_ids(policy, prompt, [*prompt.input_ids, 5])
-    place = prompt.input_ids.index(policy.banned_ids[0])
-    with pytest.raises(
-        MismatchError, match=r"the images are 17 tokens there and 16 here: processor mismatch"
-    ):
-        check_prompt_ids(
-            policy,
-            prompt,
-            [*prompt.input_ids[:place], policy.banned_ids[0], *prompt.input_ids[place:]],
-        )
-
-
-def test_an_answer_is_checked_before_it_becomes_a_completion(policy_of):
-    policy = policy_of()
-    prompt, end = prompts(policy, ["add"])[0], min(policy.end_ids)
-    good = Answer(token_ids=(5, end), logprobs=(-1.0, -2.0), finish="stop")
-    made = completion(policy, prompt, good, SAMPLING, 7)
-    assert made == Completion(
-        token_ids=(5, end),
-        logprobs=(-1.0, -2.0),
-        text=policy.decode((5, end)),
-        finish="stop",
-        version=7,
-    )
-    bad = {
-        "its ban is not obeyed": replace(good, token_ids=(policy.banned_ids[0], end)),
-        "came with log-probabilities": replace(good, logprobs=(-1.0,)),
-        "came with log-probabilities \\(nan": replace(good, logprobs=(float("nan"), -1.0)),
-        "reports finish 'abort'": replace(good, finish="abort"),
-        "cut off after 2 tokens, 8 were allowed": replace(good, token_ids=(5, 6), finish="length"),
-    }
-    for measured, answer in bad.items():
-        with pytest.raises(MismatchError, match=measured):
-            completion(policy, prompt, answer, SAMPLING, 7)
-
-
-def test_the_range_of_releases_is_that_of_the_extra_and_is_checked():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert extras["vllm"] == [f"vllm{protocol.SUPPORTED_VLLM}"]
-    check_version("0.32.0", "it")
-    check_version("0.32.0+cpu", "it")
-    for version in ("0.29.1", "0.33.0"):
-        with pytest.raises(
-            UserError,
-            match=re.escape(f"the server is vLLM {version}, expected {protocol.SUPPORTED_VLLM}"),
-        ):
-            check_version(version, "the server")
-
-
-def test_without_vllm_a_sentence_says_which_extra_to_install(
-    build, policy_of, monkeypatch, tmp_path
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError,
-        match=r"vllm is not installed; pip install 'gpg-vl\[vllm\]', or use engine: transformers",
-    ):
-        build(policy_of(), "vllm")
-    command = vllm_command(
-        loading.load("digits", []).policy,
-        seed=0,
-        folder=tmp_path,
-        host="h",
-        port=1,
-        window=1,
-        transfer="file",
-        handover="x",
-    )
-    with pytest.raises(UserError, match=r"pip install 'gpg-vl\[vllm\]'"):
-        command.replace_this_process()
-
-
-@pytest.fixture
-def build(tmp_path):
-    """Engines as a config names them; servers take weights from a folder of the test's own."""
-
-    def made(policy, engine, **given):
-        spec = {"kind": engine} if isinstance(engine, str) else engine
-        spec = (
-            {"handover": str(tmp_path / "handover"), **spec} if spec["kind"] == "server" else spec
-        )
-        return plugins.build(
-            spec,
-            rollout.ALIASES,
-            base_dir=Path(),
-            key="rollout.engine",
-            given={"policy": policy, **given},
-        )
-
-    return made
-
-
-def test_engines_refuse_what_they_cannot_do(build, policy_of):
-    wide = policy_of(dtype="float64")
-    with pytest.raises(UserError, match="vLLM knows no float64"):
-        build(wide, "server")
-    with pytest.raises(UserError, match="vllm samples for one process, got 4; use kind: server"):
-        build(policy_of(), "vllm", ranks=4)
-    with pytest.raises(UserError, match="got 1 for 4 processes, expected one for each"):
-        build(policy_of(), "server", ranks=4)
-    with pytest.raises(
-        UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"
-    ):
-        build(policy_of(), {"kind": "server", "servers": ["http://10.0.0.1:8000"]})
-    for wrong in ("localhost", "http://127.0.0.1:abc", "ftp://127.0.0.1:8000"):
-        with pytest.raises(UserError, match="expected an address such as"):
-            build(policy_of(), {"kind": "server", "servers": [wrong]})
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
-        build(
-            policy_of(),
-            {"kind": "server", "servers": ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"]},
-        )
-    with pytest.raises(
-        UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"
-    ):
-        build(policy_of(), {"kind": "server", "severs": []})
-
-
-def test_a_server_that_never_comes_is_waited_for_and_reported(build, policy_of):
-    lines: list[str] = []
-    spec = {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}
-    engine = build(policy_of(), spec, log=lines.append)
-    with (
-        closing(engine),
-        pytest.raises(
-            EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"
-        ),
-    ):
-        engine.max_model_len()
-    assert lines[0].startswith("waiting for a server, 0 of at most 0 s")
-
-
-# --- weights --------------------------------------------------------------------------------------
-
-
-def test_only_what_trains_is_sent_and_a_tied_head_under_its_own_name(policy_of):
-    policy = policy_of(vision="frozen", projector="frozen")
-    sent = trainable_weights(policy)
-    assert not [name for name in sent if ".visual." in name]
-    assert sent[HEAD].data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
-    assert {name for name in sent if name != HEAD} == {
-        name for name, it in policy.model.named_parameters() if it.requires_grad
-    }
-    assert set(trainable_weights(policy, include_frozen=True)) == {
-        HEAD,
-        *dict(policy.model.named_parameters()),
-    }
-    narrow = trainable_weights(policy_of(dtype="bfloat16"))
-    assert {it.dtype for it in narrow.values()} == {torch.bfloat16}
-    assert {it.dtype for it in narrow.parameters.values()} == {torch.float32}, (
-        "converted one by one, when they are read"
-    )
-
-
-def test_a_frozen_language_model_sends_no_head(policy_of):
-    assert HEAD not in trainable_weights(policy_of(language="frozen"))
-
-
-def test_every_tensor_lands_exactly_once_and_unaltered():
-    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
-    check_received(iter(tensors.items()), ["a", "b"], checksums(tensors))
-    wrong = {
-        "b came, but was not announced": (list(tensors.items()), ["a"], {}),
-        "a came, but was not announced or came before": (
-            [*tensors.items(), ("a", tensors["a"])],
-            ["a", "b"],
-            {},
-        ),
-        "1 announced tensors did not come, c among them": (
-            list(tensors.items()),
-            ["a", "b", "c"],
-            {},
-        ),
-        "b is not what was sent": (
-            [("a", tensors["a"]), ("b", torch.zeros(2, 2))],
-            ["a", "b"],
-            checksums(tensors),
-        ),
-    }
-    for measured, (coming, names, sums) in wrong.items():
-        with pytest.raises(ValueError, match=measured):
-            check_received(iter(coming), names, sums)
-
-
-def test_a_server_reads_weights_inside_its_folder_only(tmp_path):
-    inside = tmp_path / "in"
-    inside.mkdir()
-    (tmp_path / "secret.safetensors").write_bytes(b"")
-    (inside / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
-    assert (
-        plugin.allowed_file(str(inside / "1.safetensors"), str(inside)) == inside / "1.safetensors"
-    )
-    for path in (
-        "secret.safetensors",
-        "in/../secret.safetensors",
-        "in/link.safetensors",
-        "in/model.bin",
-    ):
-        with pytest.raises(ValueError, match="is not a \\.safetensors file inside"):
-            plugin.allowed_file(str(tmp_path / path), str(inside))
-    with pytest.raises(ValueError, match="takes weights from nowhere"):
-        plugin.allowed_file(str(inside / "1.safetensors"), None)
-
-
-def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
-    given = loading.load(
-        "digits",
-        [
-            "policy.model=Qwen/Qwen2.5-VL-3B-Instruct",
-            "policy.max_pixels=200000",
-            "policy.dtype=bfloat16",
-        ],
-    )
-    command = vllm_command(
-        given.policy,
-        seed=0,
-        folder=Path(),
-        host="127.0.0.1",
-        port=8000,
-        window=4096,
-        transfer="nccl",
-        handover="h",
-        more=("--seed", "1"),
-    )
-    options = dict(zip(command.arguments, command.arguments[1:], strict=False))
-    assert options["--model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
-    assert options["--host"] == "127.0.0.1"
-    assert json.loads(options["--mm-processor-kwargs"]) == {"max_pixels": 200000}
-    assert json.loads(options["--weight-transfer-config"]) == {"backend": "nccl"}
-    assert options["--seed"] == "1"
-    assert str(command).startswith("VLLM_SERVER_DEV_MODE=1 ")
-
-
 def test_every_copy_of_the_weights_is_shown_every_question(policy_of):
     """Two copies that answer in turn; one of them has lost its eyes."""
 
@@ -798,78 +498,6 @@ def test_a_restarted_engine_is_checked_before_anything_is_learnt_from_it(tmp_pat
     assert looks == [0, 2]
 
 
-# --- the folder of weight files -------------------------------------------------------------------
-
-
-def test_a_weight_file_is_written_once_with_or_without_checksums_and_removed(policy_of, tmp_path):
-    files, policy = WeightFiles(str(tmp_path / "a")), policy_of(vision="frozen")
-    checked = files.get(policy, include_frozen=False, with_checksums=True)
-    assert files.get(policy, include_frozen=False, with_checksums=True) is checked
-    assert checked.checksums == checksums(load_file(checked.path))
-    assert set(checked.names) == set(trainable_weights(policy)) == set(load_file(checked.path))
-    assert checked.path.stat().st_mode & 0o077 == 0
-    assert files.get(policy, include_frozen=False, with_checksums=False).checksums == {}
-    assert set(files.get(policy, include_frozen=True, with_checksums=False).names) > set(
-        checked.names
-    )
-    files.remove()
-    assert list((tmp_path / "a").iterdir()) == []
-
-
-def test_a_folder_that_others_can_enter_is_refused(tmp_path):
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    (tmp_path / "own").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "own")
-    (tmp_path / "file").write_text("")
-    for name, measured in (
-        ("open", "chmod 700"),
-        ("link", "is a link"),
-        ("file", "cannot be made: File exists"),
-        ("file/in", "cannot be made"),
-    ):
-        with pytest.raises(UserError, match=measured):
-            WeightFiles(str(tmp_path / name))
-
-
-def test_weight_files_of_a_killed_process_are_removed_and_those_of_a_running_one_kept(tmp_path):
-    folder = tmp_path / "a"
-    folder.mkdir(mode=0o700)
-    dead, alive = (
-        folder / f"{socket.gethostname()}-{number}-0.safetensors"
-        for number in (2**22 + 1, os.getpid())
-    )
-    for path in (dead, alive, folder / "elsewhere-1-0.safetensors"):
-        path.write_bytes(b"")
-    WeightFiles(str(folder))
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [alive.name, "elsewhere-1-0.safetensors"]
-    )
-
-
-def test_without_room_a_sentence_names_the_folder(policy_of, tmp_path, monkeypatch):
-    files = WeightFiles(str(tmp_path / "a"))
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
-        with pytest.raises(
-            EngineLostError,
-            match=r"rollout\.engine\.handover: .*/a has 0\.00 GiB left, the weights need",
-        ):
-            files.get(policy_of(), include_frozen=False, with_checksums=False)
-    monkeypatch.setattr("gpg_vl.rollout.vllm.weight_files.save_file", full)
-    with pytest.raises(
-        EngineLostError, match=r"/a has .* No space left on device.*; make room there"
-    ):
-        files.get(policy_of(), include_frozen=False, with_checksums=False)
-
-
-def full(tensors, path):
-    Path(path).write_bytes(b"half")
-    raise SafetensorError(
-        "Error while serializing: I/O error: No space left on device (os error 28)"
-    )
-
-
 def test_without_training_too_an_engine_is_checked_before_its_answers_are_used(tmp_path):
     blind = [
         f"folder={tmp_path}",
@@ -881,19 +509,6 @@ def test_without_training_too_an_engine_is_checked_before_its_answers_are_used(t
     experiment.policy().save(tmp_path / "model")
     with pytest.raises(MismatchError, match="image lost"):
         evaluate(str(HERE / "small_benchmark.yaml"), str(tmp_path / "model"), blind)
-
-
-def test_a_server_that_is_to_sleep_is_started_so_that_it_can():
-    assert server_options({"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"}) == (
-        "nccl",
-        "/a",
-        ("--enable-sleep-mode",),
-    )
-    assert (
-        server_options("server")
-        == server_options({"kind": "vllm", "sleep": 1})
-        == ("file", HANDOVER, ())
-    )
 
 
 def test_an_engine_lost_in_the_last_evaluation_leaves_a_run_that_still_makes_it(

@@ -1,9 +1,10 @@
 """What a vLLM is asked word for word, what its answers must be, and with which words it is
-started. No model, no vLLM."""
+started. No vLLM, and hardly a model."""
 
 import json
 import math
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from gpg_vl.config import loading
 from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import MismatchError, UnusableSampleError, UserError
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
-from gpg_vl.rollout.vllm import launch
+from gpg_vl.rollout.vllm import launch, protocol
 from gpg_vl.rollout.vllm.launch import Command, server_options, vllm_command
 from gpg_vl.rollout.vllm.protocol import (
     Answer,
@@ -23,12 +25,15 @@ from gpg_vl.rollout.vllm.protocol import (
     check_prompt_ids,
     check_version,
     completion,
+    completions,
     sampling_fields,
     unexpanded_ids,
     whole_prompts,
 )
 from gpg_vl.rollout.vllm.weight_files import HANDOVER
 from gpg_vl.types import Completion, Prompt
+from tests.asking import prompts
+from tests.conftest import FAMILIES, ROOT
 from tests.hand_made import prompt
 
 IMAGE, VIDEO, END, STOP = 11, 12, 3, 7
@@ -100,12 +105,23 @@ def test_a_temperature_that_vllm_refuses_is_refused_before(temperature, greedy, 
             0.0 if greedy else temperature
         )
         return
-    with pytest.raises(UserError, match=r"got 2\.01, vLLM samples at most at 2"):
+    with pytest.raises(
+        UserError, match=r"rollout\.temperature: got 2\.01, vLLM samples at most at 2"
+    ):
         sampling_fields(policy(), sampling, [1])
 
 
 def test_a_prompt_is_tokenized_as_text():
     assert unexpanded_ids(policy(), asked_of(1)) == [4, IMAGE]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_goes_in_with_one_placeholder_a_picture(family, policy_of):
+    policy = policy_of(family)
+    for asked in prompts(policy):
+        short = unexpanded_ids(policy, asked)
+        assert short.count(policy.banned_ids[0]) == len(asked.images) == len(asked.sample.images)
+        assert [image.size for image in asked.images] == list(asked.sample.sizes)
 
 
 def test_on_a_cpu_a_prompt_is_read_in_one_piece():
@@ -138,6 +154,12 @@ def test_releases_are_known_from_the_first_to_the_last(version, fine):
         ),
     ):
         check_version(version, "it")
+
+
+def test_the_range_of_releases_is_that_of_the_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert extras["vllm"] == [f"vllm{protocol.SUPPORTED_VLLM}"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +251,12 @@ def test_the_ids_of_a_prompt_are_the_trainers(got, message):
         ((), (), "stop", "0 tokens came with log-probabilities"),
         ((5, END), (-1.0,), "stop", "2 tokens came with log-probabilities"),
         ((5, END), (-1.0, -2.0, -3.0), "stop", "2 tokens came with log-probabilities"),
-        ((5, END), (-1.0, math.nan), "stop", "2 tokens came with log-probabilities"),
+        (
+            (5, END),
+            (-1.0, math.nan),
+            "stop",
+            r"2 tokens came with log-probabilities \(-1\.0, nan\)",
+        ),
         ((5, END), (-math.inf, -1.0), "stop", "2 tokens came with log-probabilities"),
         ((IMAGE, END), (-1.0, -2.0), "stop", r"the engine sampled \[11\]"),
         ((5, VIDEO, END), (-1.0,) * 3, "stop", r"the engine sampled \[12\]"),
@@ -247,6 +274,18 @@ def test_an_answer_becomes_a_completion_only_where_all_of_it_is_right(
         return
     with pytest.raises(MismatchError, match=f"q1: .*{message}"):
         completion(policy(), asked_of(5), answer, SAMPLING, 9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_as_many_answers_are_taken_as_were_asked_for_in_their_order(count):
+    first = Answer(token_ids=(5, END), logprobs=(-1.0, -2.0), finish="stop")
+    second = replace(first, token_ids=(6, END))
+    if count == 2:
+        made = completions(policy(), asked_of(5), [first, second], count, SAMPLING, 9)
+        assert [(said.token_ids, said.version) for said in made] == [((5, END), 9), ((6, END), 9)]
+        return
+    with pytest.raises(MismatchError, match=f"q1: asked for {count} completions, got 2"):
+        completions(policy(), asked_of(5), [first, second], count, SAMPLING, 9)
 
 
 @pytest.mark.parametrize(("window", "fine"), [(7, True), (8, True), (6, False)])
@@ -348,6 +387,35 @@ def test_a_server_is_started_word_for_word(no_gpu):
     }
 
 
+def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
+    given = loading.load(
+        "digits",
+        [
+            "policy.model=Qwen/Qwen2.5-VL-3B-Instruct",
+            "policy.max_pixels=200000",
+            "policy.dtype=bfloat16",
+        ],
+    )
+    command = vllm_command(
+        given.policy,
+        seed=0,
+        folder=Path(),
+        host="127.0.0.1",
+        port=8000,
+        window=4096,
+        transfer="nccl",
+        handover="h",
+        more=("--seed", "1"),
+    )
+    options = dict(zip(command.arguments, command.arguments[1:], strict=False))
+    assert options["--model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert options["--host"] == "127.0.0.1"
+    assert json.loads(options["--mm-processor-kwargs"]) == {"max_pixels": 200000}
+    assert json.loads(options["--weight-transfer-config"]) == {"backend": "nccl"}
+    assert options["--seed"] == "1"
+    assert str(command).startswith("VLLM_SERVER_DEV_MODE=1 ")
+
+
 def test_on_a_gpu_prompts_may_be_read_in_pieces(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert not {"--no-enable-chunked-prefill", "--max-num-batched-tokens"} & set(started()[0])
@@ -414,6 +482,22 @@ def test_a_command_can_be_pasted_into_a_shell(monkeypatch):
     assert {"A": "1", "B": "two words", "OTHER": "kept"}.items() <= environment.items()
 
 
+def test_without_vllm_no_server_can_be_started(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    command = vllm_command(
+        loading.load("digits", []).policy,
+        seed=0,
+        folder=tmp_path,
+        host="h",
+        port=1,
+        window=1,
+        transfer="file",
+        handover="x",
+    )
+    with pytest.raises(UserError, match=r"pip install 'gpg-vl\[vllm\]'"):
+        command.replace_this_process()
+
+
 @pytest.mark.parametrize(
     ("engine", "wishes"),
     [
@@ -425,6 +509,10 @@ def test_a_command_can_be_pasted_into_a_shell(monkeypatch):
         ({"kind": "server", "sleep": 1}, ("file", HANDOVER, ("--enable-sleep-mode",))),
         ({"kind": "server", "sleep": 2}, ("file", HANDOVER, ("--enable-sleep-mode",))),
         ({"kind": "server", "sleep": 0}, ("file", HANDOVER, ())),
+        (
+            {"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"},
+            ("nccl", "/a", ("--enable-sleep-mode",)),
+        ),
         (
             {"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a"},
             ("file", HANDOVER, ()),

@@ -300,6 +300,30 @@ def test_one_server_for_each_process_is_enough_and_fewer_are_refused(engine_of):
         engine_of(1, ranks=2)
 
 
+def test_a_config_of_servers_that_cannot_work_is_refused(build, policy_of):
+    wide = policy_of(dtype="float64")
+    with pytest.raises(UserError, match="vLLM knows no float64"):
+        build(wide, "server")
+    with pytest.raises(UserError, match="got 1 for 4 processes, expected one for each"):
+        build(policy_of(), "server", ranks=4)
+    with pytest.raises(
+        UserError, match=r"10\.0\.0\.1 is not this machine.*set rollout\.engine\.remote: true"
+    ):
+        build(policy_of(), {"kind": "server", "servers": ["http://10.0.0.1:8000"]})
+    for wrong in ("localhost", "http://127.0.0.1:abc", "ftp://127.0.0.1:8000"):
+        with pytest.raises(UserError, match="expected an address such as"):
+            build(policy_of(), {"kind": "server", "servers": [wrong]})
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000 is named twice"):
+        build(
+            policy_of(),
+            {"kind": "server", "servers": ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"]},
+        )
+    with pytest.raises(
+        UserError, match=r"rollout\.engine\.severs: no such key; did you mean servers\?"
+    ):
+        build(policy_of(), {"kind": "server", "severs": []})
+
+
 def test_the_shortest_window_counts(engine_of):
     engine, played = engine_of(3)
     for server, window in zip(played, (90, 70, 80), strict=True):
@@ -326,6 +350,26 @@ def test_the_first_weight_sync_has_checksums_and_later_ones_have_none(engine_of,
     assert sent(server) == (TRAINED, False)
     assert server.seen == [True, True]
     assert list((tmp_path / "weights").iterdir()) == [], "what has been taken is removed"
+
+
+def test_a_weight_sync_that_was_not_acknowledged_is_followed_by_one_with_checksums(engine_of):
+    """The version is set, but the answer to that is lost: then the weights are not sent again,
+    and the next ones have checksums once more."""
+    engine, (server,) = engine_of()
+
+    def lost() -> None:
+        server.weights = engine._weight_version
+        raise httpx.ReadTimeout("late")
+
+    server.odd["/update_weight_version"] = [lambda: None, lost]
+    ask(engine)
+    assert server.paths.count("/update_weights") == 1
+    syncs: list[tuple[set[str], bool]] = []
+    for version in (1, 2):
+        engine.update_weights(engine.policy, version)
+        ask(engine)
+        syncs.append(sent(server))
+    assert syncs == [(TRAINED, True), (TRAINED, False)]
 
 
 @pytest.mark.parametrize(
@@ -539,6 +583,14 @@ def test_an_answer_that_was_broken_off_is_asked_again(place, engine_of):
             lambda answer: answer["choices"][0]["token_ids"].insert(0, PLACEHOLDER),
             "its ban is not obeyed",
         ),
+        (
+            lambda answer: answer["choices"][1].update(logprobs=None),
+            r"q1: 3 tokens came with log-probabilities \(\)",
+        ),
+        (
+            lambda answer: answer["choices"][1].update(logprobs={"content": None}),
+            r"q1: 3 tokens came with log-probabilities \(\)",
+        ),
     ],
 )
 def test_what_is_not_what_was_asked_stops_the_run(change, message, engine_of):
@@ -585,6 +637,20 @@ def test_one_that_stays_down_is_waited_for_until_the_deadline(engine_of):
         "refused"
     )
     assert len(log) == 1, "once in fifteen seconds"
+
+
+def test_a_server_that_never_comes_is_waited_for_and_reported(build, policy_of):
+    lines: list[str] = []
+    spec = {"kind": "server", "servers": ["http://127.0.0.1:9"], "deadline": 0.5}
+    engine = build(policy_of(), spec, log=lines.append)
+    with (
+        closing(engine),
+        pytest.raises(
+            EngineLostError, match=r"no answer in \d s .*Connect.*start the server again"
+        ),
+    ):
+        engine.max_model_len()
+    assert lines[0].startswith("waiting for a server, 0 of at most 0 s")
 
 
 def test_a_release_that_is_not_known_is_refused(engine_of):

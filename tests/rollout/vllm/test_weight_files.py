@@ -1,5 +1,5 @@
 """Weight files and their folder, tried from the wrong side; and which tensors are sent and
-accepted. Weights of a few numbers, no model."""
+accepted. Weights of a few numbers, and of a tiny model."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -89,6 +90,29 @@ def test_a_tensor_is_sent_in_the_engines_type_and_the_trained_one_stays():
 def test_a_head_of_its_own_is_sent_as_it_is():
     trained = policy(tied=False)
     assert torch.equal(trainable_weights(trained)[HEAD], trained.model.lm_head.weight)
+
+
+def test_only_what_trains_is_sent_and_a_tied_head_under_its_own_name(policy_of):
+    policy = policy_of(vision="frozen", projector="frozen")
+    sent = trainable_weights(policy)
+    assert not [name for name in sent if ".visual." in name]
+    assert sent[HEAD].data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
+    assert {name for name in sent if name != HEAD} == {
+        name for name, it in policy.model.named_parameters() if it.requires_grad
+    }
+    assert set(trainable_weights(policy, include_frozen=True)) == {
+        HEAD,
+        *dict(policy.model.named_parameters()),
+    }
+    narrow = trainable_weights(policy_of(dtype="bfloat16"))
+    assert {it.dtype for it in narrow.values()} == {torch.bfloat16}
+    assert {it.dtype for it in narrow.parameters.values()} == {torch.float32}, (
+        "converted one by one, when they are read"
+    )
+
+
+def test_a_frozen_language_model_sends_no_head(policy_of):
+    assert HEAD not in trainable_weights(policy_of(language="frozen"))
 
 
 def test_a_checksum_is_of_the_bytes():
@@ -197,6 +221,8 @@ def test_a_link_to_nowhere_and_a_file_are_refused(tmp_path):
     for name in ("nowhere", "file", "file/below"):
         with pytest.raises(UserError, match=r"cannot be made: .*; name a folder of your own"):
             WeightFiles(str(tmp_path / name))
+    with pytest.raises(UserError, match="cannot be made: File exists"):
+        WeightFiles(str(tmp_path / "file"))
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
@@ -274,6 +300,7 @@ def test_each_kind_of_file_is_written_once_and_all_are_removed(tmp_path):
         assert set(file.names) == set(load_file(file.path)) == names
         assert set(file.checksums) == (names if checked else set())
         assert file.path.parent == tmp_path / "a"
+        assert file.path.stat().st_mode & 0o077 == 0
         assert re.fullmatch(
             rf"{re.escape(HOST)}-{os.getpid()}-[0-9a-f]{{8}}\.safetensors", file.path.name
         )
@@ -294,7 +321,10 @@ def test_a_folder_must_have_room_for_every_number(dtype, needed, tmp_path, monke
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
     with pytest.raises(
         EngineLostError,
-        match=r"GiB left, the weights need .*; make room there, or name another folder",
+        match=(
+            r"rollout\.engine\.handover: .*/a has 0\.00 GiB left, the weights need .*; make room "
+            "there, or name another folder"
+        ),
     ):
         sender.get(trained, include_frozen=False, with_checksums=False)
     assert files_in(tmp_path / "a") == []
@@ -303,18 +333,28 @@ def test_a_folder_must_have_room_for_every_number(dtype, needed, tmp_path, monke
 
 
 @pytest.mark.parametrize("written", [b"", b"half"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            r"No space left on device \(os error 28\)",
+        ),
+    ],
+)
 def test_what_could_not_be_written_whole_is_gone_and_may_be_asked_again(
-    written, tmp_path, monkeypatch
+    written, error, message, tmp_path, monkeypatch
 ):
     sender, whole = WeightFiles(str(tmp_path / "a")), weight_files.save_file
 
     def full(tensors: Any, path: Path) -> None:
         if written:
             path.write_bytes(written)
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(weight_files, "save_file", full)
-    with pytest.raises(EngineLostError, match=r"No space left on device; make room there"):
+    with pytest.raises(EngineLostError, match=rf"/a has .* {message}; make room there"):
         sender.get(policy(), include_frozen=False, with_checksums=False)
     assert files_in(tmp_path / "a") == []
     monkeypatch.setattr(weight_files, "save_file", whole)
