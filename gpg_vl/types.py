@@ -31,6 +31,10 @@ Mode = Literal["strict", "lenient", "reference"]
 """strict: the grammar of the prompt style, for training | lenient: answers of models that were not
 asked in that style | reference: the published rule of the authors."""
 
+NOTHING_INFORMATIVE = "no informative group"
+NON_FINITE = "non-finite"
+"""Reasons why a step did not move the parameters; the second goes on with what was not finite."""
+
 ZERO_VARIANCE_RANGE = 1e-6
 """A group whose highest and lowest reward differ by no more than this has zero variance. It is
 compared with raw rewards, so that rounding of advantages cannot make a group informative."""
@@ -150,6 +154,13 @@ class Verdict:
     """Reason: first word of a closed set (right, wrong, malformed, truncated, fault...), details
     after a colon."""
 
+    @property
+    def verifier_error(self) -> str:
+        """First line of the error of a verifier; empty = it did not fail."""
+        if not self.reason.startswith("fault"):
+            return ""
+        return self.reason.partition("\n")[0]  # the lines below are the traceback
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
@@ -209,3 +220,13 @@ class Update:
     empty if they did."""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     """Loss, gradient norm before clipping, entropy, learning rate..."""
+
+    @property
+    def was_idle(self) -> bool:
+        """True if there was nothing to learn from."""
+        return self.skipped == NOTHING_INFORMATIVE
+
+    @property
+    def is_non_finite(self) -> bool:
+        """True if the loss or its gradient was not finite."""
+        return self.skipped.startswith(NON_FINITE)

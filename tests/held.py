@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from accelerate import Accelerator
-
-from gpg_vl.config.schema import OptimizerConfig, Tiny
+from gpg_vl.config.schema import Tiny
 from gpg_vl.methods.gpg import Gpg
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.training.learner import Learner
-from tests.asking import prompts, random_completions, take_update
+from tests.asking import make_learner, prompts, random_completions, take_update
 from tests.hand_made import group
 
 MID = Tiny(hidden=512, layers=6, vision_hidden=256, vision_layers=4)
@@ -22,14 +20,7 @@ def one_step(policy: Any) -> Learner:
         group([1.0, 0.0], random_completions(2, longest=5, seed=seed), asked=prompt)
         for seed, prompt in enumerate(asked)
     )
-    learner = Learner(
-        GroupForward(policy, 1.0),
-        Gpg(min_informative=0.0),
-        OptimizerConfig(),
-        Accelerator(cpu=True),
-        total_steps=1,
-        tokens_per_microbatch=1 << 14,
-    )
+    learner = make_learner(GroupForward(policy, 1.0), Gpg(min_informative=0.0), tokens=1 << 14)
     assert not take_update(learner, groups).skipped
     return learner
 

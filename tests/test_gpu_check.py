@@ -8,6 +8,10 @@ from time import monotonic
 
 import pytest
 
+from gpg_vl.config import loading
+from gpg_vl.experiment import Experiment
+from gpg_vl.preflight.memory import Limits, items, total
+from gpg_vl.preflight.plan import workload_of
 from tests.conftest import ROOT
 
 GPU = ROOT / "tests" / "gpu"
@@ -129,16 +133,16 @@ def test_toy_prints_a_row_and_appends_a_line_for_each_part(tmp_path):
     assert graph["reason"] == "CUDA graphs need a GPU"
 
 
-def test_prediction_is_read_from_what_plan_prints(monkeypatch):
+@pytest.mark.parametrize("gb", [24, 80])
+def test_what_is_kept_free_on_a_gpu_is_not_predicted(gb, monkeypatch):
     monkeypatch.syspath_prepend(str(GPU))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from steps import predicted_bytes
+    from steps import KEPT_FREE, predicted_bytes
 
-    table = """memory:   MB on a GPU of 24 GB                     rollout     update       step
-          activations                                          591.61
-          CUDA context, fragments                 3,200.00   3,200.00   3,200.00
-          sum                                     3,237.89   3,859.51   3,216.70
-"""
-    assert predicted_bytes(table) == pytest.approx(659.51e6)
-    assert predicted_bytes("memory:   unknown until x can be read") is None
-    assert predicted_bytes("") is None
+    knobs = ["learner.tokens_per_microbatch=500", "learner.checkpointing=true"]
+    config = loading.load(str(ROOT / "tests" / "small.yaml"), [f"hardware.gb={gb}", *knobs])
+    workload = workload_of(Experiment.resolve(config))
+    all_items = items(workload, Limits(500, True))
+    (kept_free,) = (item.update for item in all_items if item.name == KEPT_FREE)
+    sums = total(all_items)
+    assert predicted_bytes(workload) == pytest.approx(max(sums.update, sums.step) - kept_free)

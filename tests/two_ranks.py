@@ -19,10 +19,9 @@ from gpg_vl.experiment import Experiment
 from gpg_vl.methods.gpg import Gpg
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import load_policy
-from gpg_vl.training.learner import Learner
 from gpg_vl.training.loop import train
 from gpg_vl.training.processes import Processes, start_accelerator
-from tests.asking import prompts, random_completions, take_update
+from tests.asking import make_learner, prompts, random_completions, take_update
 from tests.hand_made import group
 
 HERE = Path(__file__).parent
@@ -108,14 +107,9 @@ def gradients_of(
         for place, (task, rewards) in enumerate(held)
     )
     forward = GroupForward(policy, 1.0, tokens_at_once=tokens)
-    learner = Learner(
-        forward,
-        Gpg(min_informative=0.0),
-        OptimizerConfig(clip_norm=1e9),
-        accelerator,
-        total_steps=1,
-        tokens_per_microbatch=tokens,
-    )
+    config = OptimizerConfig(clip_norm=1e9)
+    estimator = Gpg(min_informative=0.0)
+    learner = make_learner(forward, estimator, config, accelerator=accelerator, tokens=tokens)
     assert not take_update(learner, groups).skipped
     return {name: parameter.grad for name, parameter in policy.model.named_parameters()}
 

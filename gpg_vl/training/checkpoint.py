@@ -101,7 +101,7 @@ def load_state(path: Path, prompt_at: Callable[[int], Prompt], processes: Proces
     )
 
 
-def load_learner(path: Path, learner: Learner, *, unchanged: bool = True) -> None:
+def load_learner(path: Path, learner: Learner, *, unchanged: bool) -> None:
     """Load optimizer moments, schedule and the decision about prompt sharing of a checkpoint."""
     saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
     learner.load_state_dict(saved, unchanged=unchanged)

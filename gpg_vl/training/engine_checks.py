@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gpg_vl.errors import raise_on_all_ranks
-from gpg_vl.training.learner import COMPARED_TOKENS
+from gpg_vl.training.learner import COMPARED_TOKENS, is_text_then_length
 from gpg_vl.training.setup import TrainingRun
-from gpg_vl.types import Prompt
 
 
 def check_gate(run: TrainingRun) -> dict[str, float]:
@@ -46,15 +45,11 @@ def compare_forwards(run: TrainingRun) -> None:
 
     Without a gate the first update does.
     """
-    if run.gate is None or not run.gate.prompts:
+    if run.gate is None:
         return
-    prompt = min(run.gate.prompts, key=_is_text_then_length)
+    prompt = min(run.gate.prompts, key=is_text_then_length)
     max_tokens = min(run.gate.sampling.max_tokens, COMPARED_TOKENS)
     sampling = replace(run.gate.sampling, max_tokens=max_tokens)
     with raise_on_all_ranks(run.processes.all_gather):
         (answers,) = run.engine.generate([prompt], sampling, [[0, 1]])
     run.learner.compare_once((prompt, answers), run.config.rollout.group_size)
-
-
-def _is_text_then_length(prompt: Prompt) -> tuple[bool, int]:
-    return not prompt.images, len(prompt.input_ids)

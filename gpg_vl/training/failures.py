@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpg_vl.errors import EngineLostError, MismatchError, UserError
+from gpg_vl.errors import EngineLostError, MismatchError, UserError, one_line
 from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training.milestones import save
 from gpg_vl.training.setup import TrainingRun
@@ -31,7 +31,7 @@ def disk_full_explained(run: Path) -> Generator[None, None, None]:
             raise
         next_command = _resume_command(run) or "start the run again"
         raise UserError(
-            f"stopped: no space left to write below {run} ({' '.join(str(error).split())[:200]}); "
+            f"stopped: no space left to write below {run} ({one_line(error, limit=200)}); "
             f"make room, then {next_command}"
         ) from None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gpg_vl.config.schema import OptimizerConfig
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.methods.estimator import Estimator, k3
 from gpg_vl.policy.chunked_head import Scores
 from gpg_vl.policy.families import parts
@@ -32,7 +32,7 @@ from gpg_vl.training.microbatches import (
     plan_microbatches,
 )
 from gpg_vl.training.processes import Processes
-from gpg_vl.types import Batch, Completion, Update
+from gpg_vl.types import NON_FINITE, NOTHING_INFORMATIVE, Batch, Completion, Prompt, Update
 
 Forward = UnsharedForward | GroupForward
 
@@ -129,7 +129,7 @@ class Learner:
         own_weights = weights_BG[batch.own_rows]
         has_work = trains_all or bool((own_weights != 0).any())
         if not self.processes.any(has_work):
-            return Update(skipped="no informative group")
+            return Update(skipped=NOTHING_INFORMATIVE)
         items = self._weighted_groups(batch, weights_BG)
         self.compare_once(_cheapest(items), batch.rewards_BG.shape[1])
         live = [item for item in items if trains_all or any(item.weights)]
@@ -344,7 +344,7 @@ class Learner:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             what = "gradient" if math.isfinite(loss) else "loss"
-            return Update(skipped=f"non-finite {what}", metrics=metrics)
+            return Update(skipped=f"{NON_FINITE} {what}", metrics=metrics)
         self.optimizer.step()
         metrics["lr"] = float(self.schedule.get_last_lr()[0])
         metrics["clipped"] = float(norm > self.config.clip_norm)
@@ -378,12 +378,12 @@ def _cheapest(items: Sequence[WeightedGroup]) -> PromptAndAnswers | None:
     """Return the shortest prompt, one with a picture if there is any, and its answers."""
     if not items:
         return None
-    shortest = min(items, key=_is_text_then_length)
+    shortest = min(items, key=lambda item: is_text_then_length(item.group.prompt))
     return shortest.asked
 
 
-def _is_text_then_length(item: WeightedGroup) -> tuple[bool, int]:
-    prompt = item.group.prompt
+def is_text_then_length(prompt: Prompt) -> tuple[bool, int]:
+    """Return what sorts prompts to compare: those with a picture first, then the short ones."""
     return not prompt.pictures, len(prompt.input_ids)
 
 
@@ -403,7 +403,7 @@ def _compared(forward: GroupForward, asked: PromptAndAnswers) -> tuple[bool, str
                 f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; "
                 "lower policy.max_pixels"
             ) from None
-        return False, f"does not run here ({' '.join(str(error).split())[:200]})"
+        return False, f"does not run here ({one_line(error, limit=200)})"
     if agreement.holds:
         return True, str(agreement)
     return False, f"differs from plain rows by {agreement}, more than rounding explains"

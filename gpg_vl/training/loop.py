@@ -94,15 +94,13 @@ def train_step(run: TrainingRun) -> Update:
 
 def _next_state(run: TrainingRun, batch: SampledBatch, update: Update) -> State:
     state = run.state
-    unusable = sum(len(sentences) for sentences in run.processes.all_gather(batch.unusable))
-    was_idle = update.skipped == "no informative group"
-    was_bad = update.skipped.startswith("non-finite")
+    unusable = run.processes.all_reduce_sum(len(batch.unusable))
     return State(
         step=state.step + 1,
         cursor=batch.cursor,
         version=state.version + (not update.skipped),
-        idle=state.idle + 1 if was_idle else 0,
-        bad=state.bad + 1 if was_bad else 0,
+        idle=state.idle + 1 if update.was_idle else 0,
+        bad=state.bad + 1 if update.is_non_finite else 0,
         unusable=state.unusable + unusable,
         carried=batch.surplus if run.config.rollout.carry_over else (),
     )
@@ -114,7 +112,7 @@ def _record(
     """Write rollouts and metrics of a step, and report what went wrong in it."""
     step, reward = run.state.step, run.config.reward
     run.folder.rollouts(step, batch.groups, batch.fresh)
-    if update.skipped.startswith("non-finite"):
+    if update.is_non_finite:
         run.folder.dump(step, update.skipped, batch.groups)
     own = metrics.step_statistics(batch.fresh, batch.groups, reward.accuracy + reward.format)
     sums = metrics.sum_statistics(run.processes.all_gather(own))
@@ -131,6 +129,6 @@ def _record(
     verifier_error = first_verifier_error(batch)
     if verifier_error:
         run.log(
-            f"warning: step {step}: the verifier failed on {sums['faults']} answers, left out: "
-            f"{verifier_error}"
+            f"warning: step {step}: the verifier failed on {sums['verifier_errors']} answers, "
+            f"left out: {verifier_error}"
         )

@@ -47,7 +47,8 @@ def _add_group(sums: StepStatistics, group: Group, full_reward: float) -> None:
             _add(sums, f"part/{part}", value)
     sums["length"] += sum(group.lengths)
     sums["truncated"] += sum(completion.finish == "length" for completion in group.completions)
-    sums["faults"] += len(group.verdicts) - len(scored)
+    sums["faults"] += len(group.verdicts) - len(scored)  # also answers dropped as truncated
+    sums["verifier_errors"] += sum(bool(verdict.verifier_error) for verdict in group.verdicts)
 
 
 def _add(sums: StepStatistics, name: str, value: float) -> None:

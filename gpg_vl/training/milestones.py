@@ -18,13 +18,12 @@ def after_step(run: TrainingRun, *, leaving: bool) -> None:
     kept.
     """
     step, config = run.state.step, run.config
-    is_last = step == config.steps
-    due = evaluation_due(run)
-    evaluates = is_last or (bool(due) and not leaving)
+    due = "" if leaving else evaluation_due(run)
     score = None
-    if evaluates:
+    if due:
+        is_last = step == config.steps
         score = evaluate_held_out(run, due, head=None if is_last else config.evaluation.head)
-    if evaluates or leaving or step % config.checkpoint.every == 0:
+    if due or leaving or step % config.checkpoint.every == 0:
         save(run, score)
 
 

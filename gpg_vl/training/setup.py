@@ -1,6 +1,6 @@
 """Set a run up: model, data, engine, learner and run folder; warmed up, or resumed.
 
-The order matters. A run folder that is taken is refused before the engine starts; the engine has
+The order matters. A run folder that is taken is refused before anything is loaded; the engine has
 the warmed-up weights before the vision gate checks it; a checkpoint is restored last, into parts
 that are complete.
 """
@@ -99,6 +99,9 @@ def set_up(
     if not processes.is_main:
         log = _no_log
     _check_divisible(experiment.config, processes)
+    check_installed(experiment.config.trackers)
+    if resume is None:
+        run_folder.refuse_to_overwrite(experiment.config.run_folder)
     config = _settled(experiment, resume, processes, log)
     experiment = experiment.with_config(config)
     newest = run_folder.newest_checkpoint(resume) if resume else None
@@ -106,12 +109,11 @@ def set_up(
     policy.model.to(processes.accelerator.device)
     experiment = experiment.for_policy(policy)
     benchmark = _read_data(experiment, policy, log)
-    check_installed(config.trackers)
     environment = _environment(policy, processes, config.base_dir)
     fingerprint = resume_check.run_fingerprint(experiment)
     is_unchanged = True
     if resume is None:
-        run_folder.refuse_to_overwrite(config.run_folder)
+        run_folder.make_parent(config.run_folder)
     else:
         is_unchanged = _report_differences(
             resume, fingerprint, environment, allow_changed=allow_changed, log=log
@@ -361,7 +363,6 @@ def warm_up(experiment: Experiment, policy: Policy, processes: Processes, log: L
         max_tokens=config.rollout.max_tokens,
     )
     sft.warm_up(
-        policy,
         imitation,
         config.warmup,
         processes.accelerator,

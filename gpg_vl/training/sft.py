@@ -90,7 +90,6 @@ def solution(sample: Sample, style: Style, verifiers: VerifierSet) -> str:
 
 
 def warm_up(
-    policy: Policy,
     imitation: Imitation,
     config: WarmupConfig,
     accelerator: Accelerator,
@@ -115,7 +114,7 @@ def warm_up(
 
     estimator = Likelihood()
     learner = Learner(
-        GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing),
+        GroupForward(imitation.policy, temperature=1.0, checkpointing=limits.checkpointing),
         estimator,
         config.optimizer,
         accelerator,

@@ -19,15 +19,16 @@ def stop_if_hopeless(run: TrainingRun, batch: SampledBatch) -> None:
 
 
 def _verifier_fails(run: TrainingRun, batch: SampledBatch) -> str:
+    limit = run.config.rollout.max_faults
     verdicts = list(_fresh_verdicts(batch))
-    errors = sum(verdict.reason.startswith("fault") for verdict in verdicts)
-    too_many = errors > run.config.rollout.max_faults * len(verdicts)
-    if not run.processes.any(too_many):
+    errors = sum(bool(verdict.verifier_error) for verdict in verdicts)
+    own = (errors - limit * len(verdicts), errors, len(verdicts), first_verifier_error(batch))
+    excess, errors, answers, first_error = max(run.processes.all_gather(own))  # the worst process
+    if excess <= 0:
         return ""
     return (
-        f"the verifier failed on {errors} of {len(verdicts)} answers: "
-        f"{first_verifier_error(batch)}. Their texts and traces are in "
-        f"{run.folder.path / 'rollouts'}"
+        f"the verifier failed on {errors} of {answers} answers: {first_error}. Their texts and "
+        f"traces are in {run.folder.path / 'rollouts'}"
     )
 
 
@@ -35,7 +36,11 @@ def _samples_unusable(run: TrainingRun, batch: SampledBatch) -> str:
     limit = run.config.rollout.max_lost
     if run.state.unusable <= limit * run.state.cursor:
         return ""
-    last = batch.unusable[-1] if batch.unusable else "in an earlier step"
+    # The state is the same on all processes, so all of them come here.
+    in_this_step: list[str] = []
+    for of_one_rank in run.processes.all_gather(batch.unusable):
+        in_this_step += of_one_rank
+    last = in_this_step[-1] if in_this_step else "in an earlier step"
     return (
         f"{run.state.unusable} of {run.state.cursor} samples could not become prompts, more than "
         f"rollout.max_lost = {limit:g}; the last: {last}"
@@ -78,8 +83,8 @@ def why_not_informative(batch: SampledBatch, full_reward: float) -> str:
 def first_verifier_error(batch: SampledBatch) -> str:
     """Return the first error of a verifier in this step, without its trace; empty = none."""
     for verdict in _fresh_verdicts(batch):
-        if verdict.reason.startswith("fault"):
-            return verdict.reason.partition("\n")[0]
+        if verdict.verifier_error:
+            return verdict.verifier_error
     return ""
 
 

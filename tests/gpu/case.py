@@ -4,7 +4,6 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -72,7 +71,7 @@ def questions(policy: Policy, each: int, *tasks: Any, side: int | None = None) -
     """Return `each` encoded questions of every task of the digits recipe."""
     prompts: list[Prompt] = []
     for task in tasks:
-        for sample in islice(digits(task, count=each, side=side), each):
+        for sample in digits(task, count=each, side=side):
             prompts.append(encode(sample, AnswerOnly(), policy))
     return prompts
 

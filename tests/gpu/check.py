@@ -1,4 +1,4 @@
-"""Check gpg_vl on one GPU in eight minutes: training, exactness, speed and memory.
+"""Check gpg_vl on one GPU in a budget of eight minutes: training, exactness, speed and memory.
 
     python tests/gpu/check.py [--to check.jsonl] [--minutes 8] [--parts NAME ...]
     python tests/gpu/check.py --toy          # the same parts at toy size, on any machine
@@ -30,7 +30,7 @@ class Part:
     """A part of the check, which runs in its own process."""
 
     seconds: float
-    """Seconds that it should take on a GPU."""
+    """Its share of the budget, beside the seconds of the other parts."""
     function: str
     """Its module:function in this folder; imported only in the part's own process."""
     options: dict[str, str] = field(default_factory=dict)

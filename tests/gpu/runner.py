@@ -54,7 +54,7 @@ def run_all(
     time that one does not need, and all together never take longer than the budget.
 
     Args:
-        shares: part -> seconds that it should take.
+        shares: part -> its share of the budget, beside those of the others.
         command: makes the command line from a part and the file for its numbers.
         budget: seconds for all parts.
     """

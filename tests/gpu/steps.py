@@ -1,8 +1,6 @@
 """Measure whole training steps at 3B, and compare an update's memory with `gpg-vl plan`."""
 
 import importlib.util
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +13,12 @@ from frameworks import Row, config_of, random_groups, run_of, update
 from profiler import Profiler, peak, release_unused_memory, reset_peak
 from runner import SKIPPED, Numbers
 
-from gpg_vl.config import loading
+from gpg_vl.experiment import Experiment
+from gpg_vl.preflight.memory import Workload, items, settle, total
+from gpg_vl.preflight.plan import plan, workload_of
 
-ROOT = Path(__file__).parents[2]
+KEPT_FREE = "CUDA context, fragments"
+"""Name of the plan's item for memory that nothing of torch may fill."""
 
 
 def row_of(case: Case) -> Row:
@@ -98,57 +99,20 @@ def memory_of_update(case: Case) -> Figures:
             update(run, groups)
             wait()
             yield {f"C {length}: measured GB": gigabytes(peak())}
-            plan = plan_of(longer, case.weights(LARGE), Path(folder))
-            yield {f"C {length}: plan": [line for line in plan.splitlines() if line.strip()]}
-            predicted = predicted_bytes(plan)
-            found = "plan names no memory" if predicted is None else gigabytes(predicted)
-            yield {f"C {length}: predicted GB": found}
+            experiment = Experiment.resolve(config_of(longer, case.weights(LARGE), Path(folder)))
+            yield {f"C {length}: plan": list(plan(experiment).lines)}
+            predicted = predicted_bytes(workload_of(experiment))
+            yield {f"C {length}: predicted GB": gigabytes(predicted)}
 
 
-def plan_of(row: Row, checkpoint: Path, folder: Path) -> str:
-    """Return what `gpg-vl plan` prints for a row.
+def predicted_bytes(workload: Workload) -> float:
+    """Return how many bytes torch is expected to hold at most in update and optimizer step.
 
-    It ends with 1 if a run does not fit, which is a result too.
-
-    Raises:
-        RuntimeError: the plan failed.
+    Without what is kept free: torch holds nothing of that.
     """
-    config = folder / f"plan-{row.length}.yaml"
-    config.write_text(loading.dump(config_of(row, checkpoint, folder)))
-    done = subprocess.run(
-        [sys.executable, "-m", "gpg_vl", "plan", str(config)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode not in {0, 1}:
-        raise RuntimeError(
-            f"gpg-vl plan ended with {done.returncode}: {done.stderr.strip()[-300:]}"
-        )
-    return done.stdout + done.stderr
-
-
-def predicted_bytes(plan: str) -> float | None:
-    """Read from a plan how many bytes torch holds at most in update and optimizer step.
-
-    It is the larger of the table's two sums, without the memory that is kept free; None = no table.
-    """
-    unit: float | None = None
-    sums: list[str] = []
-    kept_free = "0"
-    for line in plan.splitlines():
-        words = line.split()
-        if words[:1] == ["memory:"] and words[1] in {"GB", "MB"}:
-            unit = {"GB": 1e9, "MB": 1e6}[words[1]]
-        elif words[:1] == ["sum"]:
-            sums = words[-2:]
-        elif words[:2] == ["CUDA", "context,"]:
-            kept_free = words[-1]
-    if unit is None:
-        return None
-    return unit * (max(map(_number, sums)) - _number(kept_free))
-
-
-def _number(cell: str) -> float:
-    return float(cell.replace(",", ""))
+    all_items = items(workload, settle(workload))
+    held = [item for item in all_items if item.name != KEPT_FREE]
+    if workload.machine.gb is not None:
+        assert len(held) < len(all_items), f"no item of the plan is named {KEPT_FREE}"
+    sums = total(held)
+    return max(sums.update, sums.step)

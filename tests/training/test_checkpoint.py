@@ -257,13 +257,13 @@ def test_the_newest_and_the_best_are_kept(last, best, kept, tmp_path):
 # --- read again -----------------------------------------------------------------------------------
 
 
-def written(folder: Path, state: State, all_gather: list[list[Group]]) -> Path:
+def written(folder: Path, state: State, groups_by_rank: list[list[Group]]) -> Path:
     """A state.json of several processes."""
     rows = [
         json.loads(
             json.dumps(checkpoint.state_row(State(carried=tuple(own)), processes())["carried"][0])
         )
-        for own in all_gather
+        for own in groups_by_rank
     ]
     row = {**checkpoint.state_row(state, processes(every=rows)), "score": 0.5}
     (folder / "state.json").write_text(json.dumps(row))
@@ -314,7 +314,7 @@ def test_the_learner_is_given_what_was_saved_and_whether_all_is_as_it_was(tmp_pa
     learner: Any = SimpleNamespace(
         load_state_dict=lambda saved, *, unchanged: given.append((saved["words"], unchanged))
     )
-    checkpoint.load_learner(path, learner)
+    checkpoint.load_learner(path, learner, unchanged=True)
     checkpoint.load_learner(path, learner, unchanged=False)
     assert given == [("moments", True), ("moments", False)]
 
@@ -322,11 +322,11 @@ def test_the_learner_is_given_what_was_saved_and_whether_all_is_as_it_was(tmp_pa
 class Trap:
     """What a file of somebody else's may hold: to be unpickled is to be obeyed."""
 
-    def __init__(self, grade: Path) -> None:
-        self.grade = grade
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
 
     def __reduce__(self) -> Any:
-        return (Path.touch, (self.grade,))
+        return (Path.touch, (self.touched,))
 
 
 def test_the_words_of_an_optimizer_file_are_never_obeyed(tmp_path):
@@ -334,5 +334,5 @@ def test_the_words_of_an_optimizer_file_are_never_obeyed(tmp_path):
     torch.save({"moments": Trap(tmp_path / "obeyed")}, path / "learner" / "optimizer.pt")
     learner: Any = SimpleNamespace(load_state_dict=lambda saved, *, unchanged: None)
     with pytest.raises(pickle.UnpicklingError):
-        checkpoint.load_learner(path, learner)
+        checkpoint.load_learner(path, learner, unchanged=True)
     assert not (tmp_path / "obeyed").exists()

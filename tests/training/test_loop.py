@@ -193,7 +193,7 @@ def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad, tmp_p
     )
     surplus = (group([1.0, 0.0], draw=10),)
     run = run_of(tmp_path, f"rollout.carry_over={int(carry)}", state=before)
-    run.processes = SimpleNamespace(all_gather=lambda own: [own, ("of another process",)])
+    run.processes = SimpleNamespace(all_reduce_sum=lambda own: own + 1)
     batch = sampled(cursor=72, surplus=surplus, unusable=("gone", "gone", "too long"))
     by_hand = State(
         step=8,
@@ -237,11 +237,11 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         wait_for_everyone=lambda: events.append("wait"),
     )
     accelerated: Any = accelerator
-    names = ("metrics", "rollouts", "dump")
+    written = ("metrics", "rollouts", "dump")
     folder = SimpleNamespace(
         path=tmp_path / "run",
         close=lambda: events.append("close folder"),
-        **{name: lambda *given, name=name: events.append((name, *given)) for name in names},
+        **{name: lambda *given, name=name: events.append((name, *given)) for name in written},
     )
 
     def update(batch, weights_BG, version):
@@ -275,7 +275,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         "folder": folder,
         "benchmark": None,
         "gate": SimpleNamespace(
-            check=check, prompts=(), sampling=Sampling(max_tokens=99, temperature=0.5)
+            check=check, prompts=(prompt(1),), sampling=Sampling(max_tokens=99, temperature=0.5)
         ),
         "log": lambda line: events.append(("log", line)),
         "state": State(),
@@ -383,9 +383,12 @@ def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(
     run = run_of(tmp_path, "rollout.gate.every=0", state=State(step=1))
     run.engine.needs_verification = not other
     if other:
-        others, all_gather = iter([True]), run.processes.all_gather
+        others, alone = iter([True]), run.processes
         run.processes = SimpleNamespace(
-            any=lambda own: own or next(others, False), all_gather=all_gather, is_main=True
+            any=lambda own: own or next(others, False),
+            all_gather=alone.all_gather,
+            all_reduce_sum=alone.all_reduce_sum,
+            is_main=True,
         )
     loop.train_step(run)
     order = names(run.events)
@@ -395,6 +398,7 @@ def test_what_a_renewed_engine_answered_is_not_learnt_from_before_a_look(
 def test_lost_samples_and_failing_verifiers_are_reported(tmp_path, drawn):
     drawn(
         group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3),
+        group([math.nan, 1.0, 0.0] * 4, fault="truncated", draw=4),
         unusable=("image gone", "too long"),
     )
     run = run_of(
@@ -410,7 +414,7 @@ def test_lost_samples_and_failing_verifiers_are_reported(tmp_path, drawn):
         "warning: step 5: the verifier failed on 4 answers, left out: fault: TypeError: no column",
     ]
     (row,) = [event[2] for event in run.events if event[0] == "metrics"]
-    assert (row["lost"], row["faults"]) == (4.0, 4.0)
+    assert (row["lost"], row["faults"]) == (4.0, 8.0), "answers that were dropped count too"
 
 
 @pytest.mark.parametrize(("reward", "all_max"), [(1.0, 1), (0.75, 0)])
@@ -525,11 +529,26 @@ def test_the_last_sample_that_was_lost_is_named(tmp_path):
         )
 
 
-def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path):
-    run = run_of(tmp_path)
-    run.processes = SimpleNamespace(any=lambda own: True)
-    with pytest.raises(UserError, match="the verifier failed on 0 of 1 answers"):
+@pytest.mark.parametrize(
+    ("others", "last"),
+    [([("gone", "too long"), None, ()], "too long"), ([(), None, ()], "in an earlier step")],
+)
+def test_a_sample_that_another_process_lost_is_named_too(others, last, tmp_path, ranks_of):
+    run = run_of(tmp_path, "rollout.max_lost=0", state=State(unusable=2, cursor=8))
+    run.processes = ranks_of(1, others)
+    assert stop_rules._samples_unusable(run, scored(1, 0)).endswith(f"; the last: {last}")
+
+
+def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path, ranks_of):
+    """All name the numbers and the error of the process that is furthest above the limit."""
+    run = run_of(tmp_path, "rollout.max_faults=0.25")
+    run.processes = ranks_of(0, [None, (0.5, 3, 10, "fault: A"), (1.5, 4, 10, "fault: B")])
+    with pytest.raises(UserError, match="the verifier failed on 4 of 10 answers: fault: B"):
         stop_rules.stop_if_hopeless(run, scored(1, 0))
+    run.processes = ranks_of(2, [(-0.5, 2, 10, "fault: A"), (0.0, 1, 4, "fault: B"), None])
+    stop_rules.stop_if_hopeless(run, scored(1, 0))
+    with pytest.raises(UserError, match="the verifier failed on 2 of 5 answers: fault: KeyError"):
+        stop_rules.stop_if_hopeless(run, scored(3, 2))
 
 
 @pytest.mark.parametrize(
@@ -573,7 +592,7 @@ def test_the_first_fault_is_one_line_and_dropped_answers_are_none():
     )
 
 
-# --- when to examine and to save ------------------------------------------------------------------
+# --- when to evaluate and to save -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -738,12 +757,12 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
     )
     run = run_of(tmp_path, benchmark=benchmark, state=State(version=3))
 
-    def examine(given, policy, engine):
+    def evaluate(given, policy, engine):
         asked.append(given)
         engine.needs_verification = len(asked) == 2
         return [record(1, "a", 1.0)]
 
-    monkeypatch.setattr(evaluating, "run_benchmark", examine)
+    monkeypatch.setattr(evaluating, "run_benchmark", evaluate)
     monkeypatch.setattr(eval_records, "save", lambda records, path: run.events.append("kept"))
     milestones.evaluate_held_out(run, "000002", 3)
     assert names(run.events) == ["kept", "log"]
@@ -894,10 +913,10 @@ def test_words_are_compared_where_there_is_no_picture_and_nothing_without_a_gate
     run.gate.prompts = (prompt(1, tokens=3), prompt(2, tokens=2))
     engine_checks.compare_forwards(run)
     assert run.events[0][1] == ["q2"]
-    for without in (run_of(tmp_path), run_of(tmp_path, gate=None)):
-        engine_checks.compare_forwards(without)
-        assert without.events == []
-    assert engine_checks.check_gate(run_of(tmp_path, gate=None)) == {}
+    without = run_of(tmp_path, gate=None)
+    engine_checks.compare_forwards(without)
+    assert without.events == []
+    assert engine_checks.check_gate(without) == {}
 
 
 def test_what_the_first_look_told_is_reported_number_by_number(tmp_path):

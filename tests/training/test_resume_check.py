@@ -1,19 +1,16 @@
-"""Every part of a run's fingerprint, one at a time; likewise of the path of a cached warm-up."""
+"""Every part of a run's fingerprint, one at a time."""
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gpg_vl.config.schema import Config, Source
-from gpg_vl.data import dataset
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
-from gpg_vl.training import resume_check, warmup_cache
+from gpg_vl.training import resume_check
 from gpg_vl.types import Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
@@ -29,70 +26,6 @@ SAMPLE = Sample(
     images=(b"picture",),
     sizes=((3, 2),),
 )
-
-# --- the data -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"id": "q2"},
-        {"question": "How many are there?"},
-        {"answer_kind": "value"},
-        {"answer": 4},
-        {"answer": "3"},
-        {"choices": ("b", "a")},
-        {"choices": ()},
-        {"frame": "norm1000"},
-        {"solution": ""},
-        {"images": (b"other",)},
-        {"images": ()},
-        {"images": (b"picture", b"picture")},
-    ],
-    ids=str,
-)
-def test_whatever_of_a_row_can_change_what_is_learnt_changes_the_digest(change):
-    assert dataset.fingerprint([[replace(SAMPLE, **change)]]) != dataset.fingerprint([[SAMPLE]])
-
-
-def test_equal_rows_have_one_digest_and_their_number_and_order_matter():
-    other = replace(SAMPLE, id="q2")
-    assert dataset.fingerprint([[SAMPLE]]) == dataset.fingerprint([[replace(SAMPLE)]])
-    every = [[[SAMPLE, other]], [[other, SAMPLE]], [[SAMPLE]], [[SAMPLE, other, other]], []]
-    assert len({dataset.fingerprint(sources) for sources in every}) == len(every)
-    assert len(dataset.fingerprint([])) == 16
-    assert dataset.fingerprint([[SAMPLE]], "(1, 2)") != dataset.fingerprint([[SAMPLE]], "(2, 1)")
-
-
-@pytest.mark.parametrize("change", ["another name", "another size", "another time"])
-def test_a_picture_in_a_file_is_known_by_name_size_and_time(change, tmp_path):
-    """An edit that leaves the size is seen by the time of the file."""
-    path, other = tmp_path / "picture.png", tmp_path / "other.png"
-    path.write_bytes(b"1234")
-    os.utime(path, ns=(10**18, 10**18))
-    before = dataset.fingerprint([[replace(SAMPLE, images=(path,))]])
-    assert before == dataset.fingerprint([[replace(SAMPLE, images=(path,))]])
-    if change == "another name":
-        path = path.rename(other)
-    if change == "another size":
-        path.write_bytes(b"12345")
-        os.utime(path, ns=(10**18, 10**18))
-    if change == "another time":
-        path.write_bytes(b"4321")
-        os.utime(path, ns=(10**18, 10**18 + 1))
-    assert dataset.fingerprint([[replace(SAMPLE, images=(path,))]]) != before
-
-
-def test_a_folder_that_was_moved_holds_the_same_data(tmp_path):
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "picture.png").write_bytes(b"1234")
-        os.utime(tmp_path / name / "picture.png", ns=(10**18, 10**18))
-    here, there = (
-        replace(SAMPLE, images=(tmp_path / name / "picture.png",)) for name in ("here", "there")
-    )
-    assert dataset.fingerprint([[here]]) == dataset.fingerprint([[there]])
-
 
 # --- the words of the config ----------------------------------------------------------------------
 
@@ -313,139 +246,3 @@ def test_the_fingerprint_is_of_config_rows_weights_and_source_files():
     assert of() == of()
     assert of()["data"] != of(weights=(2, 1))["data"]
     assert of()["data"] != of(rows=([replace(SAMPLE, answer=4)], []))["data"]
-
-
-# --- the kept warm-up -----------------------------------------------------------------------------
-
-
-def place(folder: Path, **more: Any) -> str:
-    knobs = {"data": (Source(recipe="digits"),), "warmup": {"steps": 3}, "folder": "runs", **more}
-    return warmup_cache.cache_path(Config(**knobs).at(folder)).name
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"data": (Source(recipe="digits", weight=2),)},
-        {"prompt": "answer"},
-        {"policy": {"vision": "full"}},
-        {"verifiers": {"number": "value"}},
-        {"reward": {"format": 0.5}},
-        {"warmup": {"steps": 4}},
-        {"warmup": {"steps": 3, "batch_size": 7}},
-        {"warmup": {"steps": 3, "optimizer": {"lr": 0.5}}},
-        {"warmup": {"steps": 3, "data": [{"recipe": "digits"}]}},
-    ],
-    ids=str,
-)
-def test_another_warm_up_is_kept_elsewhere(change, tmp_path):
-    assert place(tmp_path, **change) != place(tmp_path)
-
-
-def test_what_a_warm_up_does_not_depend_on_finds_the_kept_one(tmp_path):
-    for change in (
-        {"name": "other"},
-        {"steps": 7},
-        {"estimator": "grpo"},
-        {"rollout": {"group_size": 4}},
-        {"optimizer": {"lr": 0.5}},
-    ):
-        assert place(tmp_path, **change) == place(tmp_path)
-    own = Config(data=(Source(recipe="digits"),), folder=str(tmp_path / "mine"))
-    found = warmup_cache.cache_path(own.at(tmp_path))
-    assert found.parent == tmp_path / "mine" / "warmups"
-    assert len(found.name) == 12
-
-
-def test_the_order_in_which_verifiers_are_named_is_no_difference(tmp_path):
-    for name in ("one.py", "two.py"):
-        (tmp_path / name).write_text(name)
-    parts = {"number": "./two.py:Two", "box": "./one.py:One"}
-    assert place(tmp_path, verifiers=parts) == place(
-        tmp_path, verifiers=dict(reversed(parts.items()))
-    )
-
-
-def test_a_warm_up_of_another_release_is_not_used(tmp_path, monkeypatch):
-    before = place(tmp_path)
-    monkeypatch.setattr(warmup_cache, "__version__", "0.0.0")
-    assert place(tmp_path) != before
-
-
-@pytest.mark.parametrize(
-    "named",
-    [
-        {"data": (Source(files="rows.jsonl"),)},
-        {"data": (Source(recipe="./rows.jsonl:scenes"),)},
-        {"data": (Source(recipe="digits", options={"deep": [{"er": "rows.jsonl"}]}),)},
-        {"verifiers": {"number": {"kind": "./rows.jsonl:Mine"}}},
-        {"prompt": "./rows.jsonl:Style"},
-        {"warmup": {"steps": 3, "data": [{"files": "rows.jsonl"}]}},
-    ],
-    ids=str,
-)
-def test_a_file_that_is_named_anywhere_counts_by_its_content(named, tmp_path):
-    (tmp_path / "rows.jsonl").write_text("one")
-    before = place(tmp_path, **named)
-    assert before == place(tmp_path, **named)
-    (tmp_path / "rows.jsonl").write_text("two")
-    assert place(tmp_path, **named) != before
-
-
-class Weights:
-    """Stands for a policy."""
-
-    def __init__(self, words: str = "new", fails: bool = False) -> None:
-        self.words, self.fails = words, fails
-
-    def save(self, folder: Path) -> None:
-        (folder / "model.safetensors").write_text(self.words[: 2 if self.fails else None])
-        if self.fails:
-            raise OSError(28, "No space left on device")
-        (folder / "config.json").write_text(self.words)
-
-
-def keep(kept: Path, words: str = "new", *, fails: bool = False) -> None:
-    policy: Any = Weights(words, fails)
-    warmup_cache.store(policy, kept)
-
-
-def test_a_warm_up_is_written_beside_its_place(tmp_path):
-    """On the same disk: only there a renaming is whole or not at all."""
-    kept, where = tmp_path / "runs" / "warmups" / "abc", []
-    policy: Any = SimpleNamespace(
-        save=lambda folder: [where.append(folder), Weights().save(folder)]
-    )
-    warmup_cache.store(policy, kept)
-    assert [folder.parent for folder in where] == [kept.parent]
-    assert where[0].name.startswith("abc.")
-
-
-def test_a_warm_up_is_kept_whole_or_not_at_all(tmp_path):
-    kept = tmp_path / "warmups" / "abc"
-    assert not warmup_cache.is_cached(kept)
-    with pytest.raises(OSError, match="No space"):
-        keep(kept, fails=True)
-    assert not warmup_cache.is_cached(kept)
-    assert not kept.exists()
-    keep(kept)
-    assert warmup_cache.is_cached(kept)
-    assert (kept / "model.safetensors").read_text() == "new"
-
-
-def test_of_two_runs_the_faster_one_keeps_its_warm_up(tmp_path):
-    kept = tmp_path / "warmups" / "abc"
-    keep(kept, "first")
-    keep(kept, "second")
-    assert (kept / "config.json").read_text() == "first"
-    assert [path.name for path in kept.parent.iterdir()] == ["abc"], "nothing is left beside it"
-
-
-def test_something_else_in_its_place_is_no_warm_up(tmp_path):
-    kept = tmp_path / "warmups" / "abc"
-    kept.mkdir(parents=True)
-    (kept / "model.safetensors").write_text("half")
-    assert not warmup_cache.is_cached(kept)
-    with pytest.raises(OSError, match="not empty"):
-        keep(kept)

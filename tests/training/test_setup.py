@@ -3,7 +3,6 @@
 What each part is given, what decides between two of them, and what is refused.
 """
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,20 +13,15 @@ import torch
 from gpg_vl import experiment, run_folder
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
-from gpg_vl.config.schema import BenchmarkSpec, Config, Source
-from gpg_vl.data import dataset
-from gpg_vl.data.dataset import Dataset, read_dataset
-from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.config.schema import Config
+from gpg_vl.data.dataset import Dataset
+from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
-from gpg_vl.preflight import learnability
 from gpg_vl.preflight.memory import Limits, Machine
-from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.training import checkpoint, resume_check, setup, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
-from gpg_vl.training.sft import solution
-from gpg_vl.types import Group, LeftOut, Prompt, Sample, Update
-from gpg_vl.verifiers.number import Number
-from tests.hand_made import group, prompt
+from gpg_vl.types import LeftOut, Sample, Update
+from tests.hand_made import group
 
 HERE = Path(__file__).parents[1]
 
@@ -278,7 +272,7 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
     lines: list[str] = []
     given: list[Any] = []
 
-    def warm_up(policy, imitation, config, accelerator, limits, on_step, log):
+    def warm_up(imitation, config, accelerator, limits, on_step, log):
         given.append((imitation, config, limits))
         for step in range(1, config.steps + 1):
             on_step(step, Update(metrics={"loss": 0.5}))
@@ -488,7 +482,7 @@ def test_memory_is_counted_for_every_process(tmp_path, monkeypatch):
 def test_the_parts_are_put_together_in_this_order(
     steps, resume, warmup, events, tmp_path, monkeypatch
 ):
-    """An existing run is refused before an engine starts, the engine has the warmed-up weights
+    """An existing run is refused before anything is loaded, the engine has the warmed-up weights
     before the gate checks it, and a checkpoint is restored last, into parts that are complete."""
     noted: list[Any] = []
     replace_parts(monkeypatch, noted)
@@ -497,8 +491,9 @@ def test_the_parts_are_put_together_in_this_order(
     monkeypatch.setattr(run_folder, "refuse_to_overwrite", lambda run: noted.append("refuse"))
     parts: Any = Parts(small(tmp_path, f"steps={steps}", f"warmup.steps={warmup}"), noted)
     run: Any = setup.set_up(parts, resume=tmp_path if resume else None, log=noted.append)
-    begins = [("policy", "newest policy" if resume else None), "template checked"]
-    assert noted == [*begins, "left out q9: unlucky", *([] if resume else ["refuse"]), *events]
+    refused = ["trackers checked"] if resume else ["trackers checked", "refuse"]
+    loaded = [("policy", "newest policy" if resume else None), "template checked"]
+    assert noted == [*refused, *loaded, "left out q9: unlucky", *events]
     assert (run.learner, run.folder.name, run.gate) == ("learner", "folder", "gate")
     assert run.policy.name == ("warmed" if warmup and not resume else "policy")
 
@@ -567,6 +562,7 @@ def replace_parts(monkeypatch: pytest.MonkeyPatch, noted: list[Any]) -> None:
 
     replaced = {
         "start_accelerator": lambda: accelerator,
+        "check_installed": note("trackers checked", None),
         "_settled": lambda parts, *given: parts.config,
         "_environment": lambda *given: {},
         "_report_differences": note("differences", "same"),
@@ -600,436 +596,3 @@ def test_an_engine_that_nobody_will_close_is_closed(tmp_path, monkeypatch):
     noted.clear()
     setup.set_up(parts, log=noted.append)
     assert "close" not in noted
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-class Checks:
-    """Refuses the answer 13."""
-
-    def __init__(self) -> None:
-        self.by_kind: dict[str, Any] = {}
-
-    def validation_error(self, it: Sample) -> str:
-        return "unlucky" if it.answer == 13 else ""
-
-
-CHECKS: Any = Checks()
-
-
-def rows(
-    monkeypatch: pytest.MonkeyPatch, *sources: list[Sample], left: str = ""
-) -> tuple[Source, ...]:
-    """Sources that hold these rows; the first may leave one out by itself."""
-    given = dict(zip(("0", "1", "2"), sources, strict=False))
-
-    def read_source(source: Source, *, base_dir: Path, key: str, on_left_out: Any) -> Any:
-        if left and source.recipe == "0":
-            on_left_out(LeftOut(left, "not used"))
-        return iter(given[str(source.recipe)])
-
-    monkeypatch.setattr(dataset, "read_source", read_source)
-    return tuple(Source(recipe=name, weight=1 + int(name)) for name in list(given)[: len(sources)])
-
-
-def test_rows_whose_own_answer_fails_are_left_out_and_reported(monkeypatch, tmp_path):
-    first, second = [sample("a"), sample("b", answer=13), sample("c")], [sample("a"), sample("d")]
-    sources = rows(monkeypatch, first, second, left="x")
-    found = read_dataset(sources, CHECKS, base_dir=tmp_path, seed=7)
-    assert [[it.id for it in source] for source in found.sources] == [
-        ["a", "c"],
-        ["a", "d"],
-    ], "ids may meet in two sources"
-    assert found.weights == (1, 2)
-    assert found.left_out == (LeftOut("x", "not used"), LeftOut("b", "unlucky"))
-    assert (found.seed, found.purpose) == (7, "data")
-    assert [it.id for it in found.samples] == ["a", "c", "a", "d"]
-    again = found.for_purpose("warmup")
-    assert (again.sources, again.weights, again.seed, again.purpose) == (
-        found.sources,
-        (1, 2),
-        7,
-        "warmup",
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            [sample("a"), sample("b"), sample("a")],
-            r"data\.0: the id 'a' names several rows \(and 0 other ids do\); ids must be unique",
-        ),
-        (
-            [sample("a"), sample("b"), sample("a"), sample("b"), sample("b")],
-            r"the id 'a' names several rows \(and 1 other ids do\)",
-        ),
-        ([sample("a"), sample("a", answer=13)], "the id 'a' names several rows"),
-        (
-            [sample("a", answer=13), sample("b", answer=13)],
-            r"data\.0: all 2 rows are unusable; a: unlucky",
-        ),
-        ([], r"data\.0: the data set is empty"),
-    ],
-)
-def test_a_source_of_which_nothing_is_sound_is_refused(given, message, monkeypatch, tmp_path):
-    with pytest.raises(UserError, match=message):
-        read_dataset(rows(monkeypatch, given), CHECKS, base_dir=tmp_path, seed=0)
-
-
-def test_a_source_is_named_by_its_place(monkeypatch, tmp_path):
-    sources = rows(monkeypatch, [sample("a")], [])
-    with pytest.raises(UserError, match=r"warmup\.data\.1: the data set is empty"):
-        read_dataset(sources, CHECKS, base_dir=tmp_path, seed=0, key="warmup.data")
-
-
-class FixedReference(Number):
-    """A verifier that writes the reference answer in its own way."""
-
-    def reference_answer(self, sample: Sample) -> str:
-        return "the reference"
-
-
-@pytest.mark.parametrize(
-    ("given", "style", "text"),
-    [
-        (
-            {"solution": "<think>so</think><answer>3</answer>"},
-            Style(),
-            "<think>so</think><answer>3</answer>",
-        ),
-        ({"solution": "<think>so"}, SimpleNamespace(opening="<think>", think="required"), "so"),
-        ({}, AnswerOnly(), "<answer>the reference</answer>"),
-        ({"answer_kind": "own"}, AnswerOnly(), "<answer>3</answer>"),
-    ],
-)
-def test_a_solution_or_the_reference_answer_is_imitated(given, style, text):
-    verifiers: Any = SimpleNamespace(by_kind={"number": FixedReference(), "own": SimpleNamespace()})
-    assert solution(sample(**given), style, verifiers) == text
-
-
-def test_a_thought_is_made_up_for_nobody():
-    with pytest.raises(
-        UserError,
-        match="prompt style requires a thought, but q1 has no `solution` column to imitate",
-    ):
-        solution(sample(), Style(think="required"), CHECKS)
-
-
-@pytest.mark.parametrize(("think", "fits"), [("required", True), ("none", False)])
-def test_a_style_that_the_template_breaks_is_refused(think, fits, monkeypatch):
-    style: Any = SimpleNamespace(misfit=lambda thought: "" if fits else f"no room for {thought}")
-    monkeypatch.setattr("gpg_vl.policy.encode.template_thought", lambda processor: "<think>")
-    if fits:
-        experiment.check_template(style, "processor")
-        return
-    with pytest.raises(UserError, match=r"^mine: prompt: no room for <think>$"):
-        experiment.check_template(style, "processor", "mine: prompt")
-
-
-def test_a_benchmark_is_the_named_one_or_that_of_the_config(tmp_path, monkeypatch):
-    """Its rows are looked for in its own folder, its seed is the run's."""
-    calls: list[Any] = []
-    spec = SimpleNamespace(data="rows", name="mine", base_dir=Path("home"))
-    left_out = (LeftOut("c", "unlucky"),)
-    found = Dataset(([sample("a")], [sample("b")]), (1, 1), 6, left_out=left_out)
-    monkeypatch.setattr(
-        experiment,
-        "load_benchmark",
-        lambda name, base_dir, overrides: calls.append((name, base_dir, overrides)) or spec,
-    )
-    monkeypatch.setattr(
-        Experiment,
-        "benchmark_parts",
-        lambda parts, own_spec: calls.append((parts, own_spec)) or ("style", "verifiers"),
-    )
-    monkeypatch.setattr(experiment, "check_template", lambda *given: calls.append(given))
-    monkeypatch.setattr(
-        experiment,
-        "read_dataset",
-        lambda data, verifiers, *, base_dir, seed: (
-            calls.append((data, verifiers, base_dir, seed)) or found
-        ),
-    )
-    policy: Any = SimpleNamespace(processor="processor")
-    config = small(tmp_path, "evaluation.benchmark=own", "seed=6").at(tmp_path)
-    parts = parts_of(config)
-    made = parts.benchmark(policy, "other", ["samples=0"])
-    assert calls == [
-        ("other", tmp_path, ["samples=0"]),
-        (parts, spec),
-        ("style", "processor", "other: prompt"),
-        ("rows", "verifiers", Path("home"), 6),
-    ]
-    assert [it.id for it in made.questions] == ["a", "b"]
-    assert (made.seed, made.left_out) == (6, left_out)
-    assert (made.spec, made.style, made.verifiers) == (spec, "style", "verifiers")
-    calls.clear()
-    parts.benchmark(policy)
-    assert calls[0] == ("own", tmp_path, ())
-
-
-def test_a_benchmark_asks_in_its_own_words_or_in_those_of_the_run(tmp_path):
-    config = small(tmp_path, "prompt=think", "reward.format=0.5", "reward.combine=sum")
-    spec = BenchmarkSpec(
-        name="mine", data=(Source(recipe="digits"),), verifiers={"number": "value"}, mode="lenient"
-    )
-    for chosen, kind in ((None, Style), ("answer", AnswerOnly)):
-        own_spec = spec.model_copy(update={"prompt": chosen})
-        style, verifiers = parts_of(config).benchmark_parts(own_spec)
-        assert type(style) is kind
-        number: Any = verifiers.by_kind["number"]
-        assert (
-            type(number).__name__,
-            number.mode,
-            number.combine,
-            number.accuracy_weight,
-            number.format_weight,
-        ) == ("Value", "lenient", "gate", 1.0, 0.0), "accuracy, whatever the run is rewarded for"
-        assert verifiers.whole
-
-
-def test_the_words_of_a_benchmark_are_looked_for_beside_it_and_those_of_a_run_beside_the_config(
-    tmp_path, monkeypatch
-):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for folder in ("home", "own"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"words_{folder}.py").write_text(
-            "from dataclasses import dataclass\n\n"
-            "from gpg_vl.prompts import AnswerOnly\n\n\n"
-            "@dataclass(frozen=True)\n"
-            "class Words(AnswerOnly):\n"
-            f"    instruction: str = '{folder}'\n"
-        )
-    config = small(tmp_path, "prompt=./words_own.py:Words").at(tmp_path / "own")
-    spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),)).at(tmp_path / "home")
-    for chosen, instruction in ((None, "own"), ("./words_home.py:Words", "home")):
-        own_spec = spec.model_copy(update={"prompt": chosen})
-        style, _ = parts_of(config).benchmark_parts(own_spec)
-        assert style.instruction == instruction
-
-
-# --- the gate of a config -------------------------------------------------------------------------
-
-
-def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first(tmp_path):
-    """Of sixteen: the odd ones have a picture, the fifth cannot be asked and the seventh has no
-    room."""
-    asked: list[int] = []
-
-    def prompt_at(index: int) -> Prompt:
-        asked.append(index)
-        if index == 5:
-            raise UnusableSampleError("gone")
-        return prompt(index, images=index % 2, tokens=100 if index == 7 else 2)
-
-    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
-    knobs = [
-        "rollout.gate.every=3",
-        "rollout.gate.prompts=4",
-        "rollout.gate.mean=0.5",
-        "rollout.gate.worst=2",
-        "rollout.max_tokens=8",
-    ]
-    parts = parts_of(small(tmp_path, *knobs, "rollout.temperature=0.7", "seed=3"))
-    gate = parts.gate(prompt_at, engine)
-    assert gate is not None
-    assert asked == list(range(16))
-    assert [it.sample.id for it in gate.prompts] == ["q1", "q3", "q9", "q11"]
-    spare = [13, 15, 0, 2, 4, 6, 8, 10, 12, 14]
-    assert [it.sample.id for it in gate.spare] == [f"q{number}" for number in spare]
-    assert (gate.sampling.max_tokens, gate.sampling.temperature) == (8, 0.7)
-    assert not gate.sampling.greedy
-    assert (gate.seed, gate.mean, gate.worst) == (3, 0.5, 2)
-
-
-def test_a_gate_that_nobody_wants_or_that_has_nothing_to_ask_is_none(tmp_path):
-    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
-    without_gate = parts_of(small(tmp_path, "rollout.gate.every=0"))
-    assert without_gate.gate(lambda index: pytest.fail("asked"), engine) is None
-    full: Any = SimpleNamespace(max_model_len=lambda: 8)
-    with_gate = parts_of(small(tmp_path, "rollout.gate.every=1"))
-    assert with_gate.gate(prompt, full) is None  # 1 + 8 tokens
-
-
-# --- method and rewards ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
-        (["estimator=gpg"], ""),
-        (
-            ["estimator=gpg", "learner.updates_per_rollout=2"],
-            r"learner\.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio",
-        ),
-        (["estimator=grpo", "learner.updates_per_rollout=2"], ""),
-        (["estimator=rloo", "learner.updates_per_rollout=1"], ""),
-        (["estimator=gpg", "rollout.carry_over=1"], ""),
-        (
-            ["estimator={kind: gpg, min_informative: 0}", "rollout.carry_over=1"],
-            "carry_over: 1 with estimator Gpg and min_informative 0",
-        ),
-        (["estimator={kind: gpg, min_informative: 0}"], ""),
-        (
-            ["estimator=grpo", "rollout.carry_over=1"],
-            "carry_over: 1 with estimator Grpo and min_informative 0",
-        ),
-    ],
-)
-def test_a_method_must_bear_what_is_asked_of_it(knobs, message, tmp_path):
-    config = small(tmp_path, *knobs, "rollout.groups_per_step=6", "rollout.max_tokens=9")
-    if message:
-        with pytest.raises(UserError, match=message):
-            experiment.build_estimator(config)
-        return
-    made: Any = experiment.build_estimator(config)
-    assert (getattr(made, "groups_per_step", 6), getattr(made, "max_tokens", 9)) == (6, 9)
-    assert hasattr(made, "groups_per_step") == (type(made).__name__ == "Gpg")
-
-
-def test_rewards_of_a_config_reach_every_verifier(tmp_path):
-    config = small(
-        tmp_path,
-        "reward={mode: lenient, combine: sum, accuracy: 0.75, format: 0.25, truncated: drop}",
-    )
-    made = experiment.build_verifiers(
-        {"number": "value", "mine": "number"},
-        AnswerOnly(),
-        Frame(kind="norm1000"),
-        config.reward,
-        HERE,
-    )
-    assert made.truncated == "drop"
-    assert {
-        "choice",
-        "number",
-        "boxes",
-        "detection",
-        "label",
-        "value",
-        "expression",
-        "mine",
-    } <= made.by_kind.keys()
-    number: Any = made.by_kind["number"]
-    assert type(number).__name__ == "Value"
-    assert (number.mode, number.combine, number.accuracy_weight, number.format_weight) == (
-        "lenient",
-        "sum",
-        0.75,
-        0.25,
-    )
-    assert type(number.style) is AnswerOnly
-    boxes: Any = made.by_kind["boxes"]
-    assert boxes.frame.kind == "norm1000"
-
-
-def test_an_engine_is_given_where_it_runs(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from gpg_vl.rollout.engine import RolloutEngine\n\n\n"
-        "class Mine(RolloutEngine):\n"
-        "    def __init__(self, policy, rank, ranks, log, depth=1):\n"
-        "        self.given = policy, rank, ranks, log, depth\n\n"
-        "    def generate(self, prompts, sampling, seeds): ...\n\n"
-        "    def update_weights(self, policy, version): ...\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    policy: Any = "policy"
-    config = small(tmp_path, "rollout.engine={kind: './mine.py:Mine', depth: 3}").at(tmp_path)
-    made: Any = parts_of(config).engine(policy, rank=1, ranks=2, log=print)
-    assert made.given == ("policy", 1, 2, print, 3)
-
-
-# --- before the first step ------------------------------------------------------------------------
-
-INFORMATIVE, WRONG, RIGHT = [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]
-BOX = prompt(kind="boxes", task="box")
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        ([group(INFORMATIVE)] * 5, ""),
-        ([group(INFORMATIVE)] + [group(WRONG)] * 4, ""),  # 20 %
-        (
-            [group(INFORMATIVE)] + [group(WRONG)] * 5,
-            "add: only 17 % of its groups are informative (mean accuracy 0.08); raise warmup.steps",
-        ),
-        (
-            [group(RIGHT)] * 3,
-            (
-                "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: "
-                "raise its difficulty"
-            ),
-        ),
-        (
-            [group([0.51, 0.51])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.51); it is solved",
-        ),
-        (
-            [group([0.5, 0.5])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.50); raise warmup.steps",
-        ),
-        (
-            [group([1.5, 1.5], parts=[{"accuracy": 0.25}] * 2)] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.25); raise",
-        ),
-        (
-            [group([1.0, math.nan])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved",
-        ),
-        (
-            [group([math.nan, math.nan])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy nan); raise warmup.steps",
-        ),
-        ([group([0.3, 0.51], asked=BOX)] * 3, ""),
-        (
-            [group([0.2, 0.5], asked=BOX)] * 3,
-            "box: sampled accuracy (IoU) is 0.35; below 0.4 an IoU reward tends to one",
-        ),
-        ([group([0.2, 0.5])] * 3, ""),
-    ],
-)
-def test_what_reinforcement_has_little_to_work_with_is_reported(groups, message):
-    found = learnability.warning_for(groups)
-    assert found.startswith(message)
-    assert bool(found) == bool(message)
-
-
-def test_twelve_questions_of_each_source_are_tried(monkeypatch):
-    """The third of the first source cannot be asked, the second source has no room at all; the
-    indices are negative: no step uses them."""
-    asked: list[Any] = []
-
-    def prompts_of(policy: Any, source: Dataset) -> Any:
-        assert (source.weights, source.seed, source.purpose) == ((1,), 9, "probe")
-        name = source.sources[0][0].id
-
-        def prompt_at(index: int) -> Prompt:
-            if name == "a" and index == 2:
-                raise UnusableSampleError("gone")
-            return prompt(index, tokens=99 if name == "b" else 1, task=name)
-
-        return prompt_at
-
-    def sample_groups(context: Any, given: Any) -> list[Group]:
-        asked.append([index for index, _ in given])
-        return [group(WRONG, asked=it) for _, it in given]
-
-    monkeypatch.setattr(learnability, "sample_groups", sample_groups)
-    reads: list[int] = []
-    context: Any = SimpleNamespace(
-        seed=9,
-        engine=SimpleNamespace(max_model_len=lambda: 50),
-        config=SimpleNamespace(max_tokens=8),
-        timer=SimpleNamespace(read=lambda: reads.append(1)),
-    )
-    data = Dataset(([sample("a")], [sample("b")], [sample("c")]), (5, 6, 7), seed=0)
-    parts: Any = SimpleNamespace(train_data=data, prompt_at=prompts_of)
-    policy: Any = None
-    warnings = list(learnability.learnability_warnings(context, parts, policy))
-    assert asked == [[-1, -2, *range(-4, -13, -1)], list(range(-1, -13, -1))]
-    assert [line.partition(":")[0] for line in warnings] == ["a", "c"]
-    assert reads == [1], "these seconds belong to no step"

@@ -11,10 +11,11 @@ from gpg_vl.config.schema import WarmupConfig
 from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.methods.supervised import Likelihood
 from gpg_vl.preflight.memory import Limits
-from gpg_vl.prompts import Style
+from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.training import sft
-from gpg_vl.training.sft import Imitation, warm_up
+from gpg_vl.training.sft import Imitation, solution, warm_up
 from gpg_vl.types import Completion, Prompt, Sample
+from gpg_vl.verifiers.number import Number
 from tests.hand_made import prompt
 
 # --- solutions ------------------------------------------------------------------------------------
@@ -45,6 +46,43 @@ def imitation(
     return Imitation(
         dataset=dataset, style=Style(), policy=policy, verifiers=verifiers, max_tokens=max_tokens
     )
+
+
+def asked(**more: Any) -> Sample:
+    return Sample(**{"id": "q1", "question": "?", "answer_kind": "number", "answer": 3, **more})
+
+
+class FixedReference(Number):
+    """A verifier that writes the reference answer in its own way."""
+
+    def reference_answer(self, sample: Sample) -> str:
+        return "the reference"
+
+
+@pytest.mark.parametrize(
+    ("given", "style", "text"),
+    [
+        (
+            {"solution": "<think>so</think><answer>3</answer>"},
+            Style(),
+            "<think>so</think><answer>3</answer>",
+        ),
+        ({"solution": "<think>so"}, SimpleNamespace(opening="<think>", think="required"), "so"),
+        ({}, AnswerOnly(), "<answer>the reference</answer>"),
+        ({"answer_kind": "own"}, AnswerOnly(), "<answer>3</answer>"),
+    ],
+)
+def test_a_solution_or_the_reference_answer_is_imitated(given, style, text):
+    verifiers: Any = SimpleNamespace(by_kind={"number": FixedReference(), "own": SimpleNamespace()})
+    assert solution(asked(**given), style, verifiers) == text
+
+
+def test_a_thought_is_made_up_for_nobody():
+    with pytest.raises(
+        UserError,
+        match="prompt style requires a thought, but q1 has no `solution` column to imitate",
+    ):
+        solution(asked(), Style(think="required"), SimpleNamespace())
 
 
 def test_a_solution_is_imitated_as_if_it_had_been_said(monkeypatch):
@@ -139,13 +177,11 @@ class Warmup:
             "data": [{"recipe": "digits"}],
             "optimizer": {"lr": 0.25},
         }
-        policy: Any = "policy"
-        imitation: Any = SimpleNamespace(usable=iter)
+        imitation: Any = SimpleNamespace(policy="policy", usable=iter)
         accelerator: Any = SimpleNamespace(free_memory=lambda: self.events.append("memory freed"))
         limits = Limits(tokens=77, checkpointing=True)
         config = WarmupConfig.model_validate(spec)
         warm_up(
-            policy,
             imitation,
             config,
             accelerator,

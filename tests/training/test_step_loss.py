@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from gpg_vl.config.schema import OptimizerConfig
 from gpg_vl.errors import UserError
@@ -27,7 +26,7 @@ from gpg_vl.training.microbatches import (
 )
 from gpg_vl.training.processes import Processes
 from gpg_vl.types import Batch, Prompt, Sample, Update
-from tests.asking import prompts, take_update
+from tests.asking import gradient_norm, make_learner, parameters, prompts, take_update
 from tests.hand_made import completion, group
 
 LOG2 = math.log(2)
@@ -60,19 +59,6 @@ def weighted(
 def sizes(batches) -> list[list[int]]:
     """Prompt tokens of each group of each micro-batch."""
     return [[len(item.group.prompt.input_ids) for item in batch] for batch in batches]
-
-
-def bare_learner(forward, estimator, *, tokens: int = 1 << 20, reference=None) -> Learner:
-    """A learner of one step with the optimizer's defaults."""
-    return Learner(
-        forward,
-        estimator,
-        OptimizerConfig(),
-        Accelerator(cpu=True),
-        total_steps=1,
-        tokens_per_microbatch=tokens,
-        reference=reference,
-    )
 
 
 # --- the loss of the tokens of a micro-batch ------------------------------------------------------
@@ -206,16 +192,10 @@ def test_a_step_on_old_and_new_groups_is_the_formula_written_out(estimator, toke
     groups = old_and_new(policy)
     loss = written_out(policy, other, groups, estimator)
     loss.backward()
-    norm = math.sqrt(
-        sum(
-            float(parameter.grad.square().sum())
-            for parameter in policy.model.parameters()
-            if parameter.grad is not None
-        )
-    )
+    norm = gradient_norm(policy)
     reference = GroupForward(other, 1.0) if estimator.kl else None
     forward = GroupForward(fresh, 1.0, tokens_at_once=tokens)
-    learner = bare_learner(forward, estimator, reference=reference)
+    learner = make_learner(forward, estimator, reference=reference)
     update = take_update(learner, groups, version=3)
     assert update.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     assert update.metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
@@ -242,7 +222,7 @@ def test_a_rank_trains_on_its_own_rows_of_everybodys_matrices(policy_of):
     with torch.no_grad():
         oracle.model.lm_head.weight += 0.02
     reference = GroupForward(oracle, 1.0)
-    learner = bare_learner(GroupForward(policy, 1.0), estimator, tokens=1, reference=reference)
+    learner = make_learner(GroupForward(policy, 1.0), estimator, tokens=1, reference=reference)
     seen, honest = [], learner._step
     learner._step = lambda batches, sampled: seen.extend(batches) or honest(batches, sampled)
     batch = Batch(groups=groups, rewards_BG=rewards_BG, lengths_BG=lengths_BG, own_rows=slice(1, 3))
@@ -291,7 +271,7 @@ def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step
 
 @pytest.fixture
 def learner(policy_of):
-    return bare_learner(GroupForward(policy_of(dtype="float64"), 1.0), Gpg())
+    return make_learner(GroupForward(policy_of(dtype="float64"), 1.0), Gpg())
 
 
 def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
@@ -338,15 +318,9 @@ def test_further_updates_are_held_against_the_policy_before_the_first(
     """Every update of a rollout has the same sampled log-probabilities; with one update there is
     nothing to write down."""
     policy = policy_of(dtype="float64")
-    learner = Learner(
-        GroupForward(policy, 1.0),
-        Grpo(),
-        OptimizerConfig(lr=1e-3, warmup_steps=0),
-        Accelerator(cpu=True),
-        total_steps=1,
-        tokens_per_microbatch=1 << 20,
-        updates_per_rollout=updates,
-    )
+    config = OptimizerConfig(lr=1e-3, warmup_steps=0)
+    forward = GroupForward(policy, 1.0)
+    learner = make_learner(forward, Grpo(), config, updates_per_rollout=updates)
     (prompt,) = prompts(policy, ["add"])
     own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
     before = UnsharedForward(policy, 1.0)([(prompt, own.completions)]).logprobs_N.detach()
@@ -398,7 +372,7 @@ def test_out_of_memory_with_old_groups_takes_the_same_step(estimator, policy_of,
     monkeypatch.setattr("gpg_vl.training.microbatches.MAX_LENGTH_RATIO", 9.0)
     for policy, room in ((whole, 9), (split, 1)):
         reference = GroupForward(other, 1.0)
-        learner = bare_learner(GroupForward(policy, 1.0), estimator, reference=reference)
+        learner = make_learner(GroupForward(policy, 1.0), estimator, reference=reference)
         forward = learner.forward.forward
 
         def small(asked, loss, forward=forward, room=room):
@@ -431,7 +405,7 @@ def test_only_a_lack_of_memory_is_one(error, is_memory):
 def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answer(policy_of):
     policy = policy_of()
     forward = GroupForward(policy, 1.0)
-    learner = bare_learner(forward, Gpg())
+    learner = make_learner(forward, Gpg())
     batches = [[weighted(20, [8, 2, 3, 4])], [weighted(10, [4, 4, 4, 4])]]
     # rectangles: 20 + 4 * 8 = 52 and 10 + 4 * 4 = 26 tokens
     # one answer alone: 20 + 8 = 28 and 10 + 4 = 14
@@ -504,20 +478,8 @@ def two_groups(policy):
 
 def learner_of(policy, tokens: int = 1 << 20, **optimizer) -> Learner:
     config = OptimizerConfig(**{"warmup_steps": 0, **optimizer})
-    return Learner(
-        GroupForward(policy, 1.0),
-        Gpg(min_informative=0.0),
-        config,
-        Accelerator(cpu=True),
-        total_steps=1,
-        tokens_per_microbatch=tokens,
-    )
-
-
-def parameters(policy) -> torch.Tensor:
-    return torch.cat(
-        [parameter.detach().flatten() for parameter in policy.model.parameters()]
-    ).clone()
+    estimator = Gpg(min_informative=0.0)
+    return make_learner(GroupForward(policy, 1.0), estimator, config, tokens=tokens)
 
 
 def test_the_optimizer_has_the_numbers_of_its_section(policy_of):
@@ -652,10 +614,7 @@ def test_micro_batches_are_planned_by_who_trains_and_who_shares(
 def test_a_clipped_step_has_exactly_the_limit_as_its_gradient(policy_of):
     policy, free = policy_of(), policy_of()
     metrics = take_update(learner_of(policy, clip_norm=1e-2), two_groups(policy)).metrics
-    norm = math.sqrt(
-        sum(float(p.grad.square().sum()) for p in policy.model.parameters() if p.grad is not None)
-    )
-    assert norm == pytest.approx(1e-2, rel=1e-3)
+    assert gradient_norm(policy) == pytest.approx(1e-2, rel=1e-3)
     unclipped = take_update(learner_of(free, clip_norm=1e9), two_groups(free)).metrics
     assert metrics["grad_norm"] == pytest.approx(unclipped["grad_norm"], rel=1e-5)
 

@@ -25,12 +25,8 @@ from gpg_vl.errors import UserError
 from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.experiment import Experiment, Log
-from gpg_vl.preflight.learnability import warning_for
-from gpg_vl.training import checkpoint, loop, setup
+from gpg_vl.training import loop, setup
 from gpg_vl.training.processes import Processes
-from gpg_vl.training.warmup_cache import cache_path
-from tests.asking import prompts
-from tests.hand_made import completion, group
 
 HERE = Path(__file__).parents[1]
 
@@ -305,35 +301,6 @@ def test_two_updates_need_a_ratio(warmups):
         run(warmups, "name=two", "learner.updates_per_rollout=2")
 
 
-def test_best_checkpoint_is_kept_beside_the_last(tmp_path):
-    for step, score in [(1, 0.2), (2, 0.9), (3, 0.1), (4, None)]:
-        folder = tmp_path / "checkpoints" / f"{step:06d}"
-        folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({"score": score}))
-    checkpoint.prune(tmp_path, keep_last=1, keep_best=1)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "000002",
-        "000004",
-    ]
-
-
-def test_weakness_says_what_to_change(policy_of):
-    (number,), (box,) = (prompts(policy_of(), [task]) for task in ("add", "box"))
-    answers = [completion([1]), completion([2])]
-    all_wrong = [group([0.0, 0.0], answers, asked=number)] * 10
-    all_right = [group([1.0, 1.0], answers, asked=number)] * 10
-    informative = [group([1.0, 0.0], answers, asked=number)] * 10
-    assert warning_for(all_wrong) == (
-        "add: only 0 % of its groups are informative (mean accuracy 0.00); "
-        "raise warmup.steps or lower its difficulty"
-    )
-    assert warning_for(all_right).endswith("it is solved: raise its difficulty")
-    assert warning_for(informative) == ""
-    assert warning_for([group([0.1, 0.3], answers, asked=box)] * 10).startswith(
-        "box: sampled accuracy (IoU) is 0.20; below 0.4"
-    )
-
-
 def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):
     knobs = ("estimator.kind=grpo", "estimator.kl=0.5", "evaluation.benchmark=null")
     whole = run(warmups, "name=kl_whole", *knobs)
@@ -344,11 +311,11 @@ def test_the_divergence_is_from_the_same_reference_after_a_resume(warmups):
 
 def test_the_best_evaluated_checkpoint_survives(warmups, monkeypatch):
     scores = iter([0.0, 0.9, 0.1, 0.1])
-    examine = evaluate.run_benchmark
+    unscripted = evaluate.run_benchmark
 
     def scripted(*args, **options):
         score = next(scores)
-        return [replace(record, greedy=score) for record in examine(*args, **options)]
+        return [replace(record, greedy=score) for record in unscripted(*args, **options)]
 
     monkeypatch.setattr(evaluate, "run_benchmark", scripted)
     done = run(
@@ -433,16 +400,6 @@ def test_nothing_is_written_before_a_mistake_is_found(tmp_path):
     with pytest.raises(UserError, match="nonesuch"):
         run(tmp_path, "evaluation.benchmark=nonesuch")
     assert not (tmp_path / "small").exists()
-
-
-def test_the_kept_warmup_follows_the_content_of_files(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("one")
-    given = small(tmp_path).model_copy(update={"data": (Source(files="rows.jsonl"),)})
-    given = given.at(tmp_path)
-    before = cache_path(given)
-    assert before == cache_path(given)
-    (tmp_path / "rows.jsonl").write_text("two")
-    assert cache_path(given) != before
 
 
 def test_accuracy_is_accuracy_whatever_the_reward(warmups):

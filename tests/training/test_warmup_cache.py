@@ -1,0 +1,143 @@
+"""Where a warmed-up policy is kept: what belongs to its path, and that it is whole or absent."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpg_vl.config.schema import Config, Source
+from gpg_vl.training import warmup_cache
+
+
+def place(folder: Path, **more: Any) -> str:
+    knobs = {"data": (Source(recipe="digits"),), "warmup": {"steps": 3}, "folder": "runs", **more}
+    return warmup_cache.cache_path(Config(**knobs).at(folder)).name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data": (Source(recipe="digits", weight=2),)},
+        {"prompt": "answer"},
+        {"policy": {"vision": "full"}},
+        {"verifiers": {"number": "value"}},
+        {"reward": {"format": 0.5}},
+        {"warmup": {"steps": 4}},
+        {"warmup": {"steps": 3, "batch_size": 7}},
+        {"warmup": {"steps": 3, "optimizer": {"lr": 0.5}}},
+        {"warmup": {"steps": 3, "data": [{"recipe": "digits"}]}},
+    ],
+    ids=str,
+)
+def test_another_warm_up_is_kept_elsewhere(change, tmp_path):
+    assert place(tmp_path, **change) != place(tmp_path)
+
+
+def test_what_a_warm_up_does_not_depend_on_finds_the_kept_one(tmp_path):
+    for change in (
+        {"name": "other"},
+        {"steps": 7},
+        {"estimator": "grpo"},
+        {"rollout": {"group_size": 4}},
+        {"optimizer": {"lr": 0.5}},
+    ):
+        assert place(tmp_path, **change) == place(tmp_path)
+    own = Config(data=(Source(recipe="digits"),), folder=str(tmp_path / "mine"))
+    found = warmup_cache.cache_path(own.at(tmp_path))
+    assert found.parent == tmp_path / "mine" / "warmups"
+    assert len(found.name) == 12
+
+
+def test_the_order_in_which_verifiers_are_named_is_no_difference(tmp_path):
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(name)
+    parts = {"number": "./two.py:Two", "box": "./one.py:One"}
+    assert place(tmp_path, verifiers=parts) == place(
+        tmp_path, verifiers=dict(reversed(parts.items()))
+    )
+
+
+def test_a_warm_up_of_another_release_is_not_used(tmp_path, monkeypatch):
+    before = place(tmp_path)
+    monkeypatch.setattr(warmup_cache, "__version__", "0.0.0")
+    assert place(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"data": (Source(files="rows.jsonl"),)},
+        {"data": (Source(recipe="./rows.jsonl:scenes"),)},
+        {"data": (Source(recipe="digits", options={"deep": [{"er": "rows.jsonl"}]}),)},
+        {"verifiers": {"number": {"kind": "./rows.jsonl:Mine"}}},
+        {"prompt": "./rows.jsonl:Style"},
+        {"warmup": {"steps": 3, "data": [{"files": "rows.jsonl"}]}},
+    ],
+    ids=str,
+)
+def test_a_file_that_is_named_anywhere_counts_by_its_content(named, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("one")
+    before = place(tmp_path, **named)
+    assert before == place(tmp_path, **named)
+    (tmp_path / "rows.jsonl").write_text("two")
+    assert place(tmp_path, **named) != before
+
+
+class Weights:
+    """Stands for a policy."""
+
+    def __init__(self, words: str = "new", fails: bool = False) -> None:
+        self.words, self.fails = words, fails
+
+    def save(self, folder: Path) -> None:
+        (folder / "model.safetensors").write_text(self.words[: 2 if self.fails else None])
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        (folder / "config.json").write_text(self.words)
+
+
+def keep(kept: Path, words: str = "new", *, fails: bool = False) -> None:
+    policy: Any = Weights(words, fails)
+    warmup_cache.store(policy, kept)
+
+
+def test_a_warm_up_is_written_beside_its_place(tmp_path):
+    """On the same disk: only there a renaming is whole or not at all."""
+    kept, where = tmp_path / "runs" / "warmups" / "abc", []
+    policy: Any = SimpleNamespace(
+        save=lambda folder: [where.append(folder), Weights().save(folder)]
+    )
+    warmup_cache.store(policy, kept)
+    assert [folder.parent for folder in where] == [kept.parent]
+    assert where[0].name.startswith("abc.")
+
+
+def test_a_warm_up_is_kept_whole_or_not_at_all(tmp_path):
+    kept = tmp_path / "warmups" / "abc"
+    assert not warmup_cache.is_cached(kept)
+    with pytest.raises(OSError, match="No space"):
+        keep(kept, fails=True)
+    assert not warmup_cache.is_cached(kept)
+    assert not kept.exists()
+    keep(kept)
+    assert warmup_cache.is_cached(kept)
+    assert (kept / "model.safetensors").read_text() == "new"
+
+
+def test_of_two_runs_the_faster_one_keeps_its_warm_up(tmp_path):
+    kept = tmp_path / "warmups" / "abc"
+    keep(kept, "first")
+    keep(kept, "second")
+    assert (kept / "config.json").read_text() == "first"
+    assert [path.name for path in kept.parent.iterdir()] == ["abc"], "nothing is left beside it"
+
+
+def test_something_else_in_its_place_is_no_warm_up(tmp_path):
+    kept = tmp_path / "warmups" / "abc"
+    kept.mkdir(parents=True)
+    (kept / "model.safetensors").write_text("half")
+    assert not warmup_cache.is_cached(kept)
+    with pytest.raises(OSError, match="not empty"):
+        keep(kept)
