@@ -340,7 +340,7 @@ def _score_recorded(
             recorded_answers.check_replaceable(to)
             _print(f"written over: {to}")
         texts = recorded_answers.read_answers(answers, columns)
-        knob_values = [item.removeprefix("benchmark.") for item in overrides]
+        knob_values = [item.removeprefix(loading.BENCHMARK_PREFIX) for item in overrides]
         benchmark = benchmark_for_recorded_answers(name, knob_values)
         if benchmark.missing:
             _print(benchmark.missing)
@@ -620,7 +620,7 @@ def _knob_table(title: str, kind: type[Section]) -> Table:
 def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:
     table = Table("key", "default", "what it does", title=title, title_justify="left", expand=True)
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(escape, row))
     return table
 
 

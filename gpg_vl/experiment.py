@@ -152,9 +152,7 @@ class Experiment:
             style = self.style
         else:
             style = build_style(spec.prompt, spec.base_dir)
-        reward = RewardConfig(mode=spec.mode)
-        verifiers = build_verifiers(spec.verifiers, style, self.frame, reward, spec.base_dir)
-        return style, verifiers.in_mode(spec.mode)
+        return style, benchmark_verifiers(spec, style, self.frame)
 
     def benchmark(
         self, policy: Policy, name: str | None = None, overrides: Sequence[str] = ()
@@ -181,11 +179,13 @@ class Experiment:
 
     def policy_of(self, model: str, *, log: Log = print) -> Policy:
         """Load another model: the newest policy of a run, a checkpoint folder, or a hub id."""
-        if (Path(model) / "config.yaml").is_file():
-            return self.policy(run_folder.newest_checkpoint(Path(model)) / "policy", log=log)
+        of_run = run_folder.newest_policy(Path(model))
+        if of_run is not None:
+            return self.policy(of_run, log=log)
+        from gpg_vl.policy.load import load_policy
+
         policy_config = self.config.policy.model_copy(update={"model": model})
-        config = self.config.model_copy(update={"policy": policy_config})
-        return self.with_config(config).policy(log=log)
+        return load_policy(policy_config, seed=self.config.seed, log=log)
 
     def prompt_at(
         self, policy: Policy, dataset: Dataset, style: Style | None = None
@@ -277,9 +277,14 @@ def benchmark_for_recorded_answers(name: str, overrides: Sequence[str] = ()) -> 
             f"{', '.join(FAMILIES)}"
         )
     style = build_style(spec.prompt or "think", spec.base_dir)
+    return read_benchmark(spec, style, benchmark_verifiers(spec, style, frame), seed=0)
+
+
+def benchmark_verifiers(spec: BenchmarkSpec, style: Style, frame: Frame) -> VerifierSet:
+    """Make the verifiers of a benchmark; all read in its mode."""
     reward = RewardConfig(mode=spec.mode)
-    verifiers = build_verifiers(spec.verifiers, style, frame, reward, spec.base_dir)
-    return read_benchmark(spec, style, verifiers, seed=0)
+    made = build_verifiers(spec.verifiers, style, frame, reward, spec.base_dir)
+    return made.in_mode(spec.mode)
 
 
 def read_benchmark(
@@ -303,9 +308,9 @@ def declared_frame(config: Config) -> Frame:
     Without its checkpoint at hand: thousandths, in which any box can be written.
     """
     if config.policy.frame != "auto":
-        return frame_named(config.policy.frame) or Frame()
+        return Frame(kind=config.policy.frame)
     if config.policy.model == "tiny":
-        return FAMILIES.get(config.policy.tiny.family, Frame(kind="norm1000"))
+        return FAMILIES[config.policy.tiny.family]
     return Frame(kind="norm1000")
 
 

@@ -93,7 +93,7 @@ class RunFolder:
         lines: list[str] = []
         for group in groups.values():
             row = group_row(group, used=group.prompt_index in in_update)
-            lines.append(json.dumps(_json_value(row), ensure_ascii=False) + "\n")
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         path = self._file("rollouts", step, ".jsonl.gz")
         # No time and no file name inside, so that equal steps give equal bytes.
         with (
@@ -109,7 +109,7 @@ class RunFolder:
         path = self._file("bad_steps", step, ".json")
         rows = [group_row(group, used=True) for group in groups]
         content = {"step": step, "reason": reason, "groups": rows}
-        path.write_text(json.dumps(_json_value(content)))
+        path.write_text(json.dumps(content))
         return path
 
     def rewind(self, step: int) -> None:
@@ -151,13 +151,21 @@ def refuse_to_overwrite(folder: Path) -> None:
     A run that was killed before it saved anything may be written over.
 
     Raises:
-        UserError: there is a run already, or the folder cannot be made.
+        UserError: there is a run already.
     """
     if any((folder / "checkpoints").glob("*/state.json")) or (folder / "metrics.jsonl").exists():
         raise UserError(
             f"{folder} holds a run already; continue it with `gpg-vl train --resume {folder}`, or "
             "choose another `name=`"
         )
+
+
+def make_parent(folder: Path) -> None:
+    """Make the folder that a run folder is created in.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,7 +182,10 @@ def write_header(folder: Path, config_yaml: str, environment: Mapping[str, Any])
 
 
 def group_row(group: Group, *, used: bool) -> dict[str, Any]:
-    """Return a group as JSON: the question once, then every answer with its verdict."""
+    """Return a group as JSON: the question once, then every answer with its verdict.
+
+    The reward of an answer whose verifier failed is NaN, which JSON does not have: it is null.
+    """
     sample = group.prompt.sample
     images: list[str] = []
     for image in sample.images:
@@ -193,7 +204,7 @@ def group_row(group: Group, *, used: bool) -> dict[str, Any]:
             "reason": verdict.reason,
         }
         answers.append(answer)
-    return {
+    row = {
         "draw": group.prompt_index,
         "used": used,
         "id": sample.id,
@@ -203,6 +214,7 @@ def group_row(group: Group, *, used: bool) -> dict[str, Any]:
         "images": images,
         "answers": answers,
     }
+    return _json_value(row)
 
 
 def image_name(image: bytes) -> str:
@@ -258,6 +270,17 @@ def newest_checkpoint(run: Path) -> Path:
             "choose another"
         )
     return checkpoints[-1]
+
+
+def newest_policy(model: Path) -> Path | None:
+    """Return the newest policy of a run folder; None if the path is no run folder.
+
+    Raises:
+        UserError: the run holds no checkpoint.
+    """
+    if not (model / "config.yaml").is_file():
+        return None
+    return newest_checkpoint(model) / "policy"
 
 
 def complete_checkpoints(run: Path) -> list[Path]:

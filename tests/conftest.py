@@ -81,8 +81,14 @@ def nothing_is_left_in_the_repository() -> Iterator[None]:
 def _tiny_checkpoint(folder: Path, family: str) -> Path:
     from gpg_vl.config.schema import Tiny
     from gpg_vl.policy import tiny
+    from gpg_vl.policy.processor import choose_backend
 
-    tiny.save(folder / family, Tiny(family=family), seed=0)  # type: ignore[arg-type]
+    shape = Tiny(family=family)  # type: ignore[arg-type]
+    tokenizer = tiny.build_tokenizer()
+    model = tiny.build_model(tokenizer, shape, seed=0)
+    model.save_pretrained(folder / family)
+    processor = tiny.build_processor(tokenizer, family, choose_backend("auto"))
+    processor.save_pretrained(folder / family)
     return folder / family
 
 

@@ -9,9 +9,13 @@ import pytest
 from gpg_vl import experiment as experiments
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
-from gpg_vl.config.schema import Config
-from gpg_vl.errors import UserError
+from gpg_vl.config.schema import BenchmarkSpec, Config, Source
+from gpg_vl.data.dataset import Dataset
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.types import LeftOut, Prompt, Sample
+from tests.hand_made import prompt
 
 HERE = Path(__file__).parent
 
@@ -112,8 +116,237 @@ def test_the_config_in_a_run_folder_knows_where_the_run_was_started(tmp_path):
     assert loading.load_for_model(str(run)).base_dir == own
 
 
-def test_the_folder_of_a_config_is_no_key_of_it():
-    config = small()
-    assert "base_dir" not in config.model_dump()
-    assert config.model_copy(update={"steps": 1}).base_dir == config.base_dir == HERE
-    assert config.at(Path("/elsewhere")) != config
+# --- style and benchmark --------------------------------------------------------------------------
+
+
+def parts_of(config: Config) -> Experiment:
+    """The parts of a config, for boxes in thousandths; none is made before it is asked for."""
+    return Experiment(config, Frame(kind="norm1000"))
+
+
+def asked(name: str) -> Sample:
+    return Sample(id=name, question="?", answer_kind="number", answer=3)
+
+
+@pytest.mark.parametrize(("think", "fits"), [("required", True), ("none", False)])
+def test_a_style_that_the_template_breaks_is_refused(think, fits, monkeypatch):
+    style: Any = SimpleNamespace(misfit=lambda thought: "" if fits else f"no room for {thought}")
+    monkeypatch.setattr("gpg_vl.policy.encode.template_thought", lambda processor: "<think>")
+    if fits:
+        experiments.check_template(style, "processor")
+        return
+    with pytest.raises(UserError, match=r"^mine: prompt: no room for <think>$"):
+        experiments.check_template(style, "processor", "mine: prompt")
+
+
+def test_a_benchmark_is_the_named_one_or_that_of_the_config(tmp_path, monkeypatch):
+    """Its rows are looked for in its own folder, its seed is the run's."""
+    calls: list[Any] = []
+    spec = SimpleNamespace(data="rows", name="mine", base_dir=Path("home"))
+    left_out = (LeftOut("c", "unlucky"),)
+    found = Dataset(([asked("a")], [asked("b")]), (1, 1), 6, left_out=left_out)
+    monkeypatch.setattr(
+        experiments,
+        "load_benchmark",
+        lambda name, base_dir, overrides: calls.append((name, base_dir, overrides)) or spec,
+    )
+    monkeypatch.setattr(
+        Experiment,
+        "benchmark_parts",
+        lambda parts, own_spec: calls.append((parts, own_spec)) or ("style", "verifiers"),
+    )
+    monkeypatch.setattr(experiments, "check_template", lambda *given: calls.append(given))
+    monkeypatch.setattr(
+        experiments,
+        "read_dataset",
+        lambda data, verifiers, *, base_dir, seed: (
+            calls.append((data, verifiers, base_dir, seed)) or found
+        ),
+    )
+    policy: Any = SimpleNamespace(processor="processor")
+    config = small("evaluation.benchmark=own", "seed=6").at(tmp_path)
+    parts = parts_of(config)
+    made = parts.benchmark(policy, "other", ["samples=0"])
+    assert calls == [
+        ("other", tmp_path, ["samples=0"]),
+        (parts, spec),
+        ("style", "processor", "other: prompt"),
+        ("rows", "verifiers", Path("home"), 6),
+    ]
+    assert [it.id for it in made.questions] == ["a", "b"]
+    assert (made.seed, made.left_out) == (6, left_out)
+    assert (made.spec, made.style, made.verifiers) == (spec, "style", "verifiers")
+    calls.clear()
+    parts.benchmark(policy)
+    assert calls[0] == ("own", tmp_path, ())
+
+
+def test_a_benchmark_asks_in_its_own_words_or_in_those_of_the_run():
+    config = small("prompt=think", "reward.format=0.5", "reward.combine=sum")
+    spec = BenchmarkSpec(
+        name="mine", data=(Source(recipe="digits"),), verifiers={"number": "value"}, mode="lenient"
+    )
+    for chosen, kind in ((None, Style), ("answer", AnswerOnly)):
+        own_spec = spec.model_copy(update={"prompt": chosen})
+        style, verifiers = parts_of(config).benchmark_parts(own_spec)
+        assert type(style) is kind
+        number: Any = verifiers.by_kind["number"]
+        assert (
+            type(number).__name__,
+            number.mode,
+            number.combine,
+            number.accuracy_weight,
+            number.format_weight,
+        ) == ("Value", "lenient", "gate", 1.0, 0.0), "accuracy, whatever the run is rewarded for"
+        assert verifiers.whole
+
+
+def test_the_words_of_a_benchmark_are_looked_for_beside_it_and_those_of_a_run_beside_the_config(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for folder in ("home", "own"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"words_{folder}.py").write_text(
+            "from dataclasses import dataclass\n\n"
+            "from gpg_vl.prompts import AnswerOnly\n\n\n"
+            "@dataclass(frozen=True)\n"
+            "class Words(AnswerOnly):\n"
+            f"    instruction: str = '{folder}'\n"
+        )
+    config = small("prompt=./words_own.py:Words").at(tmp_path / "own")
+    spec = BenchmarkSpec(name="mine", data=(Source(recipe="digits"),)).at(tmp_path / "home")
+    for chosen, instruction in ((None, "own"), ("./words_home.py:Words", "home")):
+        own_spec = spec.model_copy(update={"prompt": chosen})
+        style, _ = parts_of(config).benchmark_parts(own_spec)
+        assert style.instruction == instruction
+
+
+# --- the gate of a config -------------------------------------------------------------------------
+
+
+def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first():
+    """Of sixteen: the odd ones have a picture, the fifth cannot be asked and the seventh has no
+    room."""
+    asked: list[int] = []
+
+    def prompt_at(index: int) -> Prompt:
+        asked.append(index)
+        if index == 5:
+            raise UnusableSampleError("gone")
+        return prompt(index, images=index % 2, tokens=100 if index == 7 else 2)
+
+    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
+    knobs = [
+        "rollout.gate.every=3",
+        "rollout.gate.prompts=4",
+        "rollout.gate.mean=0.5",
+        "rollout.gate.worst=2",
+        "rollout.max_tokens=8",
+    ]
+    parts = parts_of(small(*knobs, "rollout.temperature=0.7", "seed=3"))
+    gate = parts.gate(prompt_at, engine)
+    assert gate is not None
+    assert asked == list(range(16))
+    assert [it.sample.id for it in gate.prompts] == ["q1", "q3", "q9", "q11"]
+    spare = [13, 15, 0, 2, 4, 6, 8, 10, 12, 14]
+    assert [it.sample.id for it in gate.spare] == [f"q{number}" for number in spare]
+    assert (gate.sampling.max_tokens, gate.sampling.temperature) == (8, 0.7)
+    assert not gate.sampling.greedy
+    assert (gate.seed, gate.mean, gate.worst) == (3, 0.5, 2)
+
+
+def test_a_gate_that_nobody_wants_or_that_has_nothing_to_ask_is_none():
+    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
+    without_gate = parts_of(small("rollout.gate.every=0"))
+    assert without_gate.gate(lambda index: pytest.fail("asked"), engine) is None
+    full: Any = SimpleNamespace(max_model_len=lambda: 8)
+    with_gate = parts_of(small("rollout.gate.every=1"))
+    assert with_gate.gate(prompt, full) is None  # 1 + 8 tokens
+
+
+# --- method and rewards ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        (["estimator=gpg"], ""),
+        (
+            ["estimator=gpg", "learner.updates_per_rollout=2"],
+            r"learner\.updates_per_rollout: 2 with estimator Gpg: Gpg has no ratio",
+        ),
+        (["estimator=grpo", "learner.updates_per_rollout=2"], ""),
+        (["estimator=rloo", "learner.updates_per_rollout=1"], ""),
+        (["estimator=gpg", "rollout.carry_over=1"], ""),
+        (
+            ["estimator={kind: gpg, min_informative: 0}", "rollout.carry_over=1"],
+            "carry_over: 1 with estimator Gpg and min_informative 0",
+        ),
+        (["estimator={kind: gpg, min_informative: 0}"], ""),
+        (
+            ["estimator=grpo", "rollout.carry_over=1"],
+            "carry_over: 1 with estimator Grpo and min_informative 0",
+        ),
+    ],
+)
+def test_a_method_must_bear_what_is_asked_of_it(knobs, message):
+    config = small(*knobs, "rollout.groups_per_step=6", "rollout.max_tokens=9")
+    if message:
+        with pytest.raises(UserError, match=message):
+            experiments.build_estimator(config)
+        return
+    made: Any = experiments.build_estimator(config)
+    assert (getattr(made, "groups_per_step", 6), getattr(made, "max_tokens", 9)) == (6, 9)
+    assert hasattr(made, "groups_per_step") == (type(made).__name__ == "Gpg")
+
+
+def test_rewards_of_a_config_reach_every_verifier():
+    config = small(
+        "reward={mode: lenient, combine: sum, accuracy: 0.75, format: 0.25, truncated: drop}",
+    )
+    made = experiments.build_verifiers(
+        {"number": "value", "mine": "number"},
+        AnswerOnly(),
+        Frame(kind="norm1000"),
+        config.reward,
+        HERE,
+    )
+    assert made.truncated == "drop"
+    assert {
+        "choice",
+        "number",
+        "boxes",
+        "detection",
+        "label",
+        "value",
+        "expression",
+        "mine",
+    } <= made.by_kind.keys()
+    number: Any = made.by_kind["number"]
+    assert type(number).__name__ == "Value"
+    assert (number.mode, number.combine, number.accuracy_weight, number.format_weight) == (
+        "lenient",
+        "sum",
+        0.75,
+        0.25,
+    )
+    assert type(number.style) is AnswerOnly
+    boxes: Any = made.by_kind["boxes"]
+    assert boxes.frame.kind == "norm1000"
+
+
+def test_an_engine_is_given_where_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from gpg_vl.rollout.engine import RolloutEngine\n\n\n"
+        "class Mine(RolloutEngine):\n"
+        "    def __init__(self, policy, rank, ranks, log, depth=1):\n"
+        "        self.given = policy, rank, ranks, log, depth\n\n"
+        "    def generate(self, prompts, sampling, seeds): ...\n\n"
+        "    def update_weights(self, policy, version): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy: Any = "policy"
+    config = small("rollout.engine={kind: './mine.py:Mine', depth: 3}").at(tmp_path)
+    made: Any = parts_of(config).engine(policy, rank=1, ranks=2, log=print)
+    assert made.given == ("policy", 1, 2, print, 3)

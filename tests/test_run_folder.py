@@ -203,13 +203,13 @@ def test_a_group_is_written_word_for_word():
     assert made["images"][0] == "a/b.png"
     assert re.fullmatch(r"[0-9a-f]{16}\.png", made["images"][1])
     first, second = made["answers"]
-    assert math.isnan(first.pop("reward"))
     assert first == {
         "text": "0",
-        "token_ids": (5, 5),
-        "logprobs": (-0.5, -0.5),
+        "token_ids": [5, 5],
+        "logprobs": [-0.5, -0.5],
         "finish": "stop",
         "version": 4,
+        "reward": None,
         "parts": {},
         "answer": "2",
         "reason": "right",
@@ -365,6 +365,8 @@ def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
 def test_a_run_is_written_over_by_nobody(tmp_path):
     run = tmp_path / "deep" / "run"
     run_folder.refuse_to_overwrite(run)
+    assert not run.parent.exists()
+    run_folder.make_parent(run)
     assert run.parent.is_dir()
     assert not run.exists()
     (run / "checkpoints" / "000000.part").mkdir(parents=True)
@@ -385,7 +387,7 @@ def test_a_run_is_written_over_by_nobody(tmp_path):
 def test_a_folder_that_cannot_be_made_has_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"folder: .* cannot be made: .*; choose another `folder=`"):
-        run_folder.refuse_to_overwrite(tmp_path / "file" / "below" / "run")
+        run_folder.make_parent(tmp_path / "file" / "below" / "run")
 
 
 def test_what_runs_and_where_is_written_down_also_when_a_run_goes_on(tmp_path):

@@ -9,9 +9,12 @@ from pydantic import ValidationError
 
 from gpg_vl import run_folder
 from gpg_vl.config import resources
-from gpg_vl.config.plugins import unknown_key
+from gpg_vl.config.plugins import own_steps, unknown_key
 from gpg_vl.config.schema import BenchmarkSpec, Config, PolicyConfig, Section, Source
 from gpg_vl.errors import UserError
+
+BENCHMARK_PREFIX = "benchmark."
+"""Start of a knob of the benchmark, among the knobs of the run."""
 
 Kind = TypeVar("Kind", bound=Section)
 
@@ -182,26 +185,20 @@ def _scalar(text: str) -> Any:
 def _first_message(kind: type[Section], error: ValidationError) -> str:
     """Return pydantic's first error as `key: got, expected`."""
     first = error.errors()[0]
-    steps = _own_steps(first["loc"])
+    steps = own_steps(first["loc"])
     key = ".".join(map(str, steps))
     if first["type"] == "extra_forbidden":
         return unknown_key(key, str(steps[-1]), _known_keys(kind, steps[:-1]))
     if first["type"] == "missing":
         return f"{key}: missing; this key must be set"
     # A knob that takes a word or a number has one error per alternative.
-    alternatives = [other["msg"] for other in error.errors() if _own_steps(other["loc"]) == steps]
+    alternatives = [other["msg"] for other in error.errors() if own_steps(other["loc"]) == steps]
     expected = [alternatives[0]]
     expected += [text.removeprefix("Input should be ") for text in alternatives[1:]]
     message = " or ".join(expected).removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: got {first['input']!r}, expected: {message[0].lower()}{message[1:]}"
-
-
-def _own_steps(steps: Sequence[int | str]) -> list[int | str]:
-    """Return the way to a value without the names of pydantic's own branches."""
-    branches = ("function-", "str", "dict[", "literal[", "constrained-", "int", "bool")
-    return [step for step in steps if isinstance(step, int) or not step.startswith(branches)]
 
 
 def _known_keys(kind: type[Section], steps: Sequence[int | str]) -> list[str]:

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,6 +95,12 @@ def build(
         part: Any = resolve(kind, aliases, base_dir)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
+    if inspect.isabstract(part):
+        missing = ", ".join(sorted(part.__abstractmethods__))
+        raise UserError(f"{key}: {part.__name__} does not define {missing}")
+    if inspect.isabstract(part):
+        missing = ", ".join(sorted(part.__abstractmethods__))
+        raise UserError(f"{key}: {part.__name__} does not define {missing}")
     accepted = _parameters(part)
     for option in options:
         if option not in accepted:
@@ -139,15 +145,27 @@ def unknown_key(key: str, option: str, known: list[str]) -> str:
 def first_error(error: ValidationError) -> str:
     """Return the first error of pydantic as `key: got, expected`."""
     first = error.errors()[0]
-    steps = [str(step) for step in first["loc"]]
-    # "function-after[...]" and "literal[...]" are pydantic's names of validators, not keys
-    key = ".".join(step for step in steps if not step.startswith(("function-", "literal[")))
+    key = ".".join(map(str, own_steps(first["loc"])))
     if first["type"].startswith("missing"):
         return f"{key}: missing; this key must be set"
     message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if not key:
         return message
     return f"{key}: got {first['input']!r}; {message}"
+
+
+def own_steps(steps: Sequence[int | str]) -> list[int | str]:
+    """Return the way to a value without pydantic's names of types and validators.
+
+    `int` or `function-after[...]` stands in the way where a value may be one of several kinds.
+    """
+    types = {"str", "int", "float", "bool"}
+    validators = ("function-", "dict[", "list[", "literal[", "constrained-")
+    own: list[int | str] = []
+    for step in steps:
+        if isinstance(step, int) or not (step in types or step.startswith(validators)):
+            own.append(step)
+    return own
 
 
 def source_hash(part: Any) -> str:

@@ -69,7 +69,8 @@ class Source(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """The recipe's arguments."""
     files: str | None = None
-    """A .jsonl or .parquet file of rows; image paths are relative to its folder."""
+    """A file of rows (.jsonl, .json, .parquet, .arrow, .csv, .tsv); image paths are relative to its
+    folder."""
     hub: str | None = None
     """A data set on the Hugging Face hub, or a local folder that `datasets.load_dataset` reads."""
     split: str = "train"
@@ -173,8 +174,8 @@ class GateConfig(Section):
     every: int = Field(default=20, ge=0)
     """Steps between two checks; the first one is before the first step; 0 = no checks."""
     prompts: int = Field(default=4, ge=1)
-    """Questions of the training data in a check, the same in every check; up to four times as many
-    if all their answers are equal."""
+    """Questions of the training data in a check, the same in every check; up to four times as many,
+    and more answers to each, if too few tokens carry the rounding."""
     mean: float | None = Field(default=None, gt=0)
     """Largest mean difference of a token's log-probability, in nats; empty = 2.95 times the
     difference caused by rounding, or more if few tokens cause it."""

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 
 Row = Mapping[str, Any]
 """Values of a row by column name."""
@@ -55,7 +55,7 @@ def hub(name: str, split: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error)
         raise UserError(f"hub: {name!r} (split {split!r}) cannot be loaded: {why}") from None
     for column, feature in rows.features.items():
         rows = rows.cast_column(column, _undecoded(feature, datasets.Image))
@@ -64,6 +64,13 @@ def hub(name: str, split: str) -> Iterator[Row]:
 
 def jsonl(path: Path) -> Iterator[Row]:
     """Read one JSON object from each line; empty lines are skipped."""
+    for _, row in numbered_jsonl(path):
+        yield row
+
+
+def numbered_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Read the rows as `jsonl` does, each with the number of its line, counted from 1."""
+    # Only \n ends a line: others are part of a text.
     with _text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -76,7 +83,7 @@ def jsonl(path: Path) -> Iterator[Row]:
                 raise UserError(
                     f"{path} line {number}: got {type(row).__name__}, expected an object of columns"
                 )
-            yield cast(dict[str, Any], row)
+            yield number, cast(dict[str, Any], row)
 
 
 def lines(path: Path) -> list[str]:
@@ -147,7 +154,7 @@ def _arrow(path: Path) -> Iterator[Row]:
 
 def _broken(path: Path, error: Exception) -> UserError:
     """Return the error for a file that pyarrow cannot read."""
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, limit=200)
     return UserError(f"{path}: cannot be read: {reason}; if it was cut short, download it again")
 
 

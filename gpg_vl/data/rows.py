@@ -22,17 +22,7 @@ MAX_IMAGE_PIXELS = 100_000_000
 """Number of pixels above which an image is an error, before it is decoded."""
 NEEDED = ("question", "answer_kind", "answer")
 """Columns that every row must have."""
-_ROW_FIELDS = (
-    "id",
-    "question",
-    "answer_kind",
-    "answer",
-    "choices",
-    "frame",
-    "solution",
-    "tags",
-)
-_FIELDS = {field.name for field in fields(Sample)} - {"columns", "sizes"}
+_FIELDS = tuple(field.name for field in fields(Sample) if field.name not in {"columns", "sizes"})
 
 
 def sample_of(row: Mapping[str, Any], source: Source, *, base: Path | None, origin: str) -> Sample:
@@ -88,7 +78,7 @@ def checked(values: Mapping[str, Any], *, base: Path | None, origin: str) -> Sam
         sizes = _declared_sizes(values.get("sizes"), origin)
     columns: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in _FIELDS and name not in {"image", "images"}:
+        if name not in _FIELDS and name != "image":
             columns[name] = value
     return Sample(
         id=str(values.get("id", origin)),
@@ -213,5 +203,5 @@ def _row(sample: Sample, folder: Path, number: int) -> dict[str, Any]:
         name = f"images/{number:06d}_{index}{suffix}"
         (folder / name).write_bytes(content)
         names.append(name)
-    row = {name: getattr(sample, name) for name in _ROW_FIELDS}
+    row = {name: getattr(sample, name) for name in _FIELDS if name != "images"}
     return {**sample.columns, **row, "images": names}

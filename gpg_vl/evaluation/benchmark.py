@@ -46,7 +46,7 @@ class Benchmark:
 
     def tag(self, sample: Sample) -> str:
         """Return the row of the table that a question counts in."""
-        return tag_of(sample, self.spec)
+        return sample.tags.get(self.spec.group_by, sample.answer_kind)
 
     def shortened(self, head: int) -> "Benchmark":
         """Return the benchmark with only the first `head` questions of each row of the table."""
@@ -58,50 +58,38 @@ class Benchmark:
                 questions.append(sample)
         return replace(self, questions=questions)
 
+    def score(self, sample: Sample, greedy: Completion, sampled: Sequence[Completion]) -> Record:
+        """Score the greedy answer and the sampled answers to one question."""
+        verdict = self.verifiers.judge(greedy, sample)
+        sampled_verdicts = [self.verifiers.judge(completion, sample) for completion in sampled]
+        sampled_accuracies = [_accuracy(judged) for judged in sampled_verdicts]
+        judged = [verdict, *sampled_verdicts]
+        beside = math.nan
+        if self.spec.beside:
+            second_reading = self.verifiers.in_mode(self.spec.beside).judge(greedy, sample)
+            judged.append(second_reading)
+            beside = _accuracy(second_reading)
+        return Record(
+            id=sample.id,
+            tag=self.tag(sample),
+            greedy=_accuracy(verdict),
+            sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
+            text=greedy.text,
+            answer=verdict.answer,
+            reason=verdict.reason,
+            well_formed=verdict.parts.get("format", math.nan),
+            beside=beside,
+            each=sampled_accuracies,
+            tags=sample.tags,
+            digest=_digest(_question_bytes(sample)),
+            pictures=_pictures_digest(sample),
+            fault=_first_verifier_error(judged),
+        )
+
 
 def settings_of(spec: BenchmarkSpec) -> Settings:
     """Return the settings in which two evaluations should agree, whoever answered."""
     return {"benchmark": spec.name, "mode": spec.mode}
-
-
-def tag_of(sample: Sample, spec: BenchmarkSpec) -> str:
-    """Return the row of the table that a question counts in."""
-    return sample.tags.get(spec.group_by, sample.answer_kind)
-
-
-def score_question(
-    sample: Sample,
-    greedy: Completion,
-    sampled: Sequence[Completion],
-    spec: BenchmarkSpec,
-    verifiers: VerifierSet,
-) -> Record:
-    """Score the greedy answer and the sampled answers to one question."""
-    verdict = verifiers.judge(greedy, sample)
-    sampled_verdicts = [verifiers.judge(completion, sample) for completion in sampled]
-    sampled_accuracies = [_accuracy(judged) for judged in sampled_verdicts]
-    judged = [verdict, *sampled_verdicts]
-    beside = math.nan
-    if spec.beside:
-        second_reading = verifiers.in_mode(spec.beside).judge(greedy, sample)
-        judged.append(second_reading)
-        beside = _accuracy(second_reading)
-    return Record(
-        id=sample.id,
-        tag=tag_of(sample, spec),
-        greedy=_accuracy(verdict),
-        sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
-        text=greedy.text,
-        answer=verdict.answer,
-        reason=verdict.reason,
-        well_formed=verdict.parts.get("format", math.nan),
-        beside=beside,
-        each=sampled_accuracies,
-        tags=sample.tags,
-        digest=_digest(_question_bytes(sample)),
-        pictures=_pictures_digest(sample),
-        fault=_first_verifier_error(judged),
-    )
 
 
 def _accuracy(verdict: Verdict) -> float:
@@ -111,8 +99,8 @@ def _accuracy(verdict: Verdict) -> float:
 
 def _first_verifier_error(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
-        if verdict.reason.startswith("fault"):
-            return verdict.reason.partition("\n")[0]  # without the traceback
+        if verdict.verifier_error:
+            return verdict.verifier_error
     return ""
 
 

@@ -11,11 +11,9 @@ import numpy as np
 
 from gpg_vl.errors import UserError
 from gpg_vl.evaluation import records
-from gpg_vl.evaluation.records import Record
+from gpg_vl.evaluation.records import Record, some_ids
 from gpg_vl.evaluation.statistics import Interval, difference, interval
 
-SHOWN = 5
-"""Number of ids that a message lists."""
 EXACT = 12
 """Largest number of changed questions for which the sign test of graded values tries every
 combination of signs (4096); for more it draws `DRAWS` random ones."""
@@ -113,11 +111,7 @@ def _ids_that_differ(
 
 def _listed(ids: Sequence[str], problem: str) -> str:
     """Return a phrase with the first ids of a problem; empty = there is none."""
-    if not ids:
-        return ""
-    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    plural = "s" if len(ids) > 1 else ""
-    return f"{len(ids)} id{plural} ({', '.join(ids[:SHOWN])}{more}) {problem}"
+    return f"{some_ids(ids)} {problem}" if ids else ""
 
 
 def remarks(first: Sequence[Record], second: Sequence[Record]) -> list[str]:

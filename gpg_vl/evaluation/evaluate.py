@@ -16,7 +16,7 @@ from gpg_vl import __version__, run_folder
 from gpg_vl.config import loading, plugins
 from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.evaluation import average_precision
-from gpg_vl.evaluation.benchmark import Benchmark, score_question, settings_of
+from gpg_vl.evaluation.benchmark import Benchmark, settings_of
 from gpg_vl.evaluation.records import EvalLog, Record
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import encode
@@ -24,9 +24,6 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.types import Sample
-
-BENCHMARK_PREFIX = "benchmark."
-"""Start of a knob of the benchmark, among the knobs of the run."""
 
 QUESTIONS_AT_ONCE = 64
 """Questions that are asked together and written together."""
@@ -72,54 +69,45 @@ def evaluate_benchmarks(
         UserError: a benchmark cannot be asked, or records of another evaluation are in its file;
             before anything is asked.
     """
-    run_overrides = [item for item in overrides if not item.startswith(BENCHMARK_PREFIX)]
-    knobs = [
-        item.removeprefix(BENCHMARK_PREFIX)
-        for item in overrides
-        if item.startswith(BENCHMARK_PREFIX)
-    ]
+    prefix = loading.BENCHMARK_PREFIX
+    run_overrides = [item for item in overrides if not item.startswith(prefix)]
+    knobs = [item.removeprefix(prefix) for item in overrides if item.startswith(prefix)]
     config = loading.load_for_model(model, run_overrides)
     policy = Experiment.of(config).policy_of(model, log=log)
     experiment = Experiment.of(config, policy.frame)
-    benchmarks: dict[str, Benchmark] = {}
-    logs: dict[str, EvalLog] = {}
+    prepared: list[tuple[str, Benchmark, EvalLog | None]] = []
     for name in names:
         benchmark = experiment.benchmark(policy, name, knobs)
-        benchmarks[name] = benchmark
-        path = path_of(name)
-        if path is not None:
-            identity = _fingerprint(benchmark, experiment, model, policy, blank)
-            logs[name] = EvalLog(path, identity)
-    for name, benchmark in benchmarks.items():
         if benchmark.spec.average_precision:
             average_precision.check_installed()
-        if name in logs:
-            logs[name].records()
+        eval_log = None
+        path = path_of(name)
+        if path is not None:
+            eval_log = EvalLog(path, _fingerprint(benchmark, experiment, model, policy, blank))
+            eval_log.records()  # refuses those of another evaluation
+        prepared.append((name, benchmark, eval_log))
+    for _, benchmark, _ in prepared:
         if benchmark.missing:
             log(benchmark.missing)
     with closing(experiment.engine(policy)) as engine:
-        first = benchmarks[names[0]]
+        _, first, _ = prepared[0]
         questions = Dataset((first.questions,), (1,), experiment.config.seed, "gate")
         prompt_at = experiment.prompt_at(policy, questions, first.style)
         verify = partial(experiment.verify_engine, engine, policy, prompt_at)
         verify()
-        for name, benchmark in benchmarks.items():
+        for name, benchmark, eval_log in prepared:
             records = run_benchmark(
                 benchmark,
                 policy,
                 engine,
                 blank=blank,
-                on_progress=partial(_report, on_progress, name, len(benchmark.questions)),
-                eval_log=logs.get(name),
+                on_progress=partial(on_progress, name),
+                eval_log=eval_log,
             )
             verify()  # the engine may have been restarted in the meantime
-            if name in logs:
-                logs[name].finish(records)
+            if eval_log is not None:
+                eval_log.finish(records)
             yield benchmark, records
-
-
-def _report(on_progress: OnProgress, name: str, total: int, done: int) -> None:
-    on_progress(name, done, total)
 
 
 def run_benchmark(
@@ -128,14 +116,14 @@ def run_benchmark(
     engine: RolloutEngine,
     *,
     blank: bool = False,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     eval_log: EvalLog | None = None,
 ) -> list[Record]:
     """Ask every question, greedily and `spec.samples` times.
 
     Args:
         blank: show grey pictures of the same size instead: what is left is guessing.
-        on_progress: called with the number of questions done so far.
+        on_progress: called with the number of questions done so far, and of all.
         eval_log: file where records are kept on the way; its questions are not asked again.
     """
     records: dict[str, Record] = {}
@@ -145,7 +133,7 @@ def run_benchmark(
     spec = benchmark.spec
     settings = {**settings_of(spec), "max_tokens": spec.max_tokens, "blank": blank}
     evaluation = eval_log.fingerprint if eval_log is not None else ""
-    on_progress(len(records))
+    on_progress(len(records), len(benchmark.questions))
     for start in range(0, len(open_questions), QUESTIONS_AT_ONCE):
         questions = open_questions[start : start + QUESTIONS_AT_ONCE]
         fresh: list[Record] = []
@@ -154,7 +142,7 @@ def run_benchmark(
             records[record.id] = fresh[-1]
         if eval_log is not None:
             eval_log.add(fresh)
-        on_progress(len(records))
+        on_progress(len(records), len(benchmark.questions))
     return [records[sample.id] for sample in benchmark.questions]
 
 
@@ -179,7 +167,7 @@ def _ask(
         sampled = engine.generate(prompts, sampling, seeds)
     records: list[Record] = []
     for sample, (best,), others in zip(questions, greedy, sampled, strict=True):
-        records.append(score_question(sample, best, others, spec, benchmark.verifiers))
+        records.append(benchmark.score(sample, best, others))
     return records
 
 
@@ -208,9 +196,7 @@ def _fingerprint(
     It is the same at every start. The options of prompt and verifiers are in spec and config; what
     they do with them is in their source files.
     """
-    path = Path(model)
-    if (path / "config.yaml").is_file():
-        path = run_folder.newest_checkpoint(path) / "policy"
+    path = run_folder.newest_policy(Path(model)) or Path(model)
     files: list[Any] = []
     for file in sorted(path.glob("*")):
         if file.is_file():

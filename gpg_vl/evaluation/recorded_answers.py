@@ -7,18 +7,16 @@ belong to a question; else nothing is scored, and one sentence names the ids tha
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from gpg_vl.data import formats
 from gpg_vl.errors import UserError
-from gpg_vl.evaluation.benchmark import Benchmark, score_question, settings_of
-from gpg_vl.evaluation.records import Record, load
-from gpg_vl.types import Completion, Sample
-
-SHOWN = 5
-"""Ids that a sentence names; the others are counted."""
+from gpg_vl.evaluation.benchmark import Benchmark, settings_of
+from gpg_vl.evaluation.records import Record, load, some_ids
+from gpg_vl.types import Completion
 
 
 def score_answers(benchmark: Benchmark, answers: Mapping[str, str], path: Path) -> list[Record]:
@@ -38,7 +36,7 @@ def score_answers(benchmark: Benchmark, answers: Mapping[str, str], path: Path) 
         completion = Completion(
             token_ids=(), logprobs=(), text=answers[sample.id], finish="stop", version=0
         )
-        record = score_question(sample, completion, [], benchmark.spec, benchmark.verifiers)
+        record = benchmark.score(sample, completion, [])
         records.append(replace(record, settings=settings))
     return records
 
@@ -70,7 +68,9 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
     source_column = _column_names(columns)
     answers: dict[str, str] = {}
     times: Counter[str] = Counter()
-    for number, row in _rows(path):
+    if not path.is_file():
+        raise UserError(f"--answers {path}: no such file")
+    for number, row in formats.numbered_jsonl(path):
         _check_columns(row, source_column, f"{path} line {number}")
         name = str(row[source_column["id"]])
         times[name] += 1
@@ -78,7 +78,7 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
     repeated = [name for name, count in times.items() if count > 1]
     if repeated:
         raise UserError(
-            f"{path}: {_some_ids(repeated)} answered more than once; keep one answer each"
+            f"{path}: {some_ids(repeated)} answered more than once; keep one answer each"
         )
     return answers
 
@@ -117,51 +117,18 @@ def _column_names(columns: Sequence[str]) -> dict[str, str]:
     return source_column
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if not path.is_file():
-        raise UserError(f"--answers {path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error}") from None
-    # Only \n ends a line: str.splitlines also splits at separators that are part of an answer.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row: object = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path} line {number}: got {type(row).__name__}, expected an object with id and "
-                "text"
-            )
-        yield number, cast(dict[str, Any], row)
-
-
 def _check_ids(answers: Mapping[str, str], benchmark: Benchmark, path: Path) -> None:
     times = Counter(sample.id for sample in benchmark.questions)
     left_out = {name for name, _ in benchmark.left_out}
     unknown = [name for name in answers if name not in times and name not in left_out]
-    missing = _unanswered(benchmark.questions, answers)
+    missing = [sample.id for sample in benchmark.questions if sample.id not in answers]
     repeated = [name for name, count in times.items() if count > 1]
     problems: list[str] = []
     for ids, what in ((unknown, "not asked"), (missing, "not answered"), (repeated, "asked twice")):
         if ids:
-            problems.append(f"{_some_ids(ids)} {what}")
+            problems.append(f"{some_ids(ids)} {what}")
     if problems:
         raise UserError(
             f"{path}: {'; '.join(problems)}; nothing was scored: answer every question of the "
             "benchmark once"
         )
-
-
-def _unanswered(questions: Sequence[Sample], answers: Mapping[str, str]) -> list[str]:
-    return [sample.id for sample in questions if sample.id not in answers]
-
-
-def _some_ids(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    plural = "s" if len(ids) > 1 else ""
-    return f"{len(ids)} id{plural} ({', '.join(ids[:SHOWN])}{more})"

@@ -11,6 +11,8 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from gpg_vl.config.plugins import first_error
 from gpg_vl.errors import UserError
 
+SHOWN = 5
+"""Number of ids that a message lists."""
 Settings = Mapping[str, str | int | bool]
 """Settings of prompt and scoring that two evaluations should have in common."""
 
@@ -53,6 +55,13 @@ class Record:
     evaluation: str = ""
     """Fingerprint of the evaluation that it belongs to; empty = recorded answers, or an evaluation
     within a run."""
+
+
+def some_ids(ids: Sequence[str]) -> str:
+    """Return a phrase with the number of ids and the first of them: `2 ids (a, b)`."""
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    plural = "s" if len(ids) > 1 else ""
+    return f"{len(ids)} id{plural} ({', '.join(ids[:SHOWN])}{more})"
 
 
 def failures(records: Sequence[Record]) -> str:

@@ -34,11 +34,6 @@ class Interval:
     count: int
     """Number of values that the mean is taken over."""
 
-    @property
-    def above_zero(self) -> bool:
-        """True if the whole interval lies above zero."""
-        return self.low > 0
-
     def __str__(self) -> str:
         """Return mean and interval in percent: `84.8 [81.4, 87.6]`."""
         if math.isinf(self.high - self.low):

@@ -11,7 +11,6 @@ import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
@@ -23,16 +22,17 @@ from PIL import Image
 from gpg_vl.config.loading import load_benchmark
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset, read_dataset
-from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.errors import UnusableSampleError, UserError, one_line
 from gpg_vl.experiment import Experiment, check_template
 from gpg_vl.policy.encode import encode, open_images
 from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
 from gpg_vl.preflight import memory
+from gpg_vl.preflight.learnability import MIN_INFORMATIVE
 from gpg_vl.preflight.memory import Workload
 from gpg_vl.preflight.plan import workload_of
+from gpg_vl.preflight.try_rollout import sample_questions
 from gpg_vl.report.trackers import not_installed
-from gpg_vl.rollout.collect import RolloutContext, sample_round
 from gpg_vl.types import Group, Sample
 from gpg_vl.verifiers import exploits
 from gpg_vl.verifiers.base import RuleVerifier
@@ -46,8 +46,6 @@ SAMPLED_GROUPS = 16
 """Groups that a model is asked for."""
 HISTOGRAM_BINS = 10
 """Bins of the reward histogram."""
-MIN_INFORMATIVE = 0.2
-"""Share of informative groups below which sampling is slow."""
 
 Level = Literal["fine", "mind", "stop"]
 
@@ -347,7 +345,7 @@ def lengths(experiment: Experiment, dataset: Dataset) -> Iterator[Finding]:
     try:
         reader = _reader(experiment)
     except (OSError, ValueError, UserError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error)
         text = f"lengths: not counted, because the model cannot be loaded: {why}"
         yield Finding("stop", text)
         return
@@ -435,29 +433,16 @@ def _answer_lengths(
 
 def answers_of(experiment: Experiment, model: str, dataset: Dataset) -> Iterator[Finding]:
     """Ask a model: yield reasons, a reward histogram, informative groups, and some samples."""
-    config = experiment.config
     policy = experiment.policy_of(model)
     experiment = experiment.for_policy(policy)
-    prompt_at = experiment.prompt_at(policy, dataset)
-    unusable: list[str] = []
-    with closing(experiment.engine(policy)) as engine:
-        context = RolloutContext(
-            engine=engine,
-            prompt_at=prompt_at,
-            verifiers=experiment.verifiers,
-            config=config.rollout.model_copy(update={"groups_per_step": SAMPLED_GROUPS}),
-            min_informative_groups=0,
-            seed=config.seed,
-        )
-        experiment.verify_engine(engine, policy, prompt_at)
-        groups = sample_round(context, 0, unusable)
+    groups, unusable = sample_questions(experiment, policy, dataset, SAMPLED_GROUPS)
     if unusable:
         yield Finding(
             "mind" if groups else "stop",
             f"asked: {len(unusable)} of {SAMPLED_GROUPS} questions cannot be asked; {unusable[0]}",
         )
     if groups:
-        yield from findings_on(groups, config.rollout.groups_per_step)
+        yield from findings_on(groups, experiment.config.rollout.groups_per_step)
 
 
 def findings_on(groups: Sequence[Group], groups_per_step: int) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from gpg_vl.types import Group, Prompt, Sample
 PROMPTS_PER_SOURCE = 12
 """Prompts of each source that are sampled."""
 MIN_INFORMATIVE = 0.2
-"""Share of informative groups below which a task is warned about."""
+"""Share of informative groups below which learning is slow, and a task is warned about."""
 MIN_IOU = 0.4
 """Mean IoU of sampled boxes below which a task is warned about."""
 

@@ -7,11 +7,12 @@ those for weights and optimizer were compared with running processes;
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+from gpg_vl.config import loading
 from gpg_vl.config.schema import Config, LearnerConfig
 from gpg_vl.policy.sizes import Size, Stack
 
@@ -29,6 +30,8 @@ TINY_IMAGE_TOKENS, TINY_TEXT_TOKENS = 64, 64
 """Image tokens and text tokens of a prompt of the digits recipe, which the tiny model reads."""
 PROMPTS_AT_ONCE = 32
 """Groups that the transformers engine samples at once if its knob `prompts_at_once` is not set."""
+VLLM_MEMORY = 0.4
+"""Share of the GPU that vLLM takes in this process if its knob `memory` is not set."""
 GPU_SIZES_GB = (24.0, 32.0, 40.0, 48.0, 80.0, 96.0, 141.0, 192.0, 288.0)
 """Memory of the GPUs on the market, in GB."""
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -205,7 +208,7 @@ def _largest_budget(workload: Workload, checkpointing: bool) -> int:
 
 def _update_fits(workload: Workload, limits: Limits) -> bool:
     assert workload.machine.gb is not None
-    needed_bytes = sum(item.update for item in items(workload, limits))
+    needed_bytes = total(items(workload, limits)).update
     return needed_bytes <= workload.machine.gb * GB
 
 
@@ -346,7 +349,7 @@ def _engine_items(workload: Workload) -> Iterator[Item]:
         if options.get("cache_gib"):
             awake = 2 * workload.size.total + options["cache_gib"] * 2**30
         else:
-            awake = options.get("memory", 0.4) * workload.machine.gb * GB
+            awake = options.get("memory", VLLM_MEMORY) * workload.machine.gb * GB
         if options.get("sleep", 0):
             asleep = SLEEPING_VLLM_BYTES
             yield Item("vLLM, asleep in the update", awake, asleep, asleep)
@@ -362,14 +365,20 @@ def token_bytes(workload: Workload) -> float:
     return language.layers * language.keys * key_and_value[workload.config.policy.dtype]
 
 
-def peak(every: Iterable[Item]) -> float:
-    """Return the bytes of the phase that needs most."""
-    listed = list(every)
-    return max(
-        sum(item.rollout for item in listed),
-        sum(item.update for item in listed),
-        sum(item.step for item in listed),
+def total(all_items: Sequence[Item]) -> Item:
+    """Return the sum of the items in each phase."""
+    return Item(
+        "sum",
+        sum(item.rollout for item in all_items),
+        sum(item.update for item in all_items),
+        sum(item.step for item in all_items),
     )
+
+
+def peak(all_items: Sequence[Item]) -> float:
+    """Return the bytes of the phase that needs most."""
+    summed = total(all_items)
+    return max(summed.rollout, summed.update, summed.step)
 
 
 def needed(workload: Workload) -> float:
@@ -485,13 +494,11 @@ def _fewer_prompts_at_once(workload: Workload) -> int:
 
 
 def _rollout_bytes(workload: Workload, limits: Limits) -> float:
-    return sum(item.rollout for item in items(workload, limits))
+    return total(items(workload, limits)).rollout
 
 
 def _changed_config(config: Config, change: dict[str, str]) -> Config:
     """Return the config with other values."""
-    from gpg_vl.config import loading
-
     values = loading.override(Config, config.model_dump(mode="json"), _assignments(change))
     return loading.parse(Config, values, "changed")
 

@@ -1,6 +1,6 @@
 """Report in numbers what a config requires, before loading: answers, memory, disk, time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import wrap
 
@@ -12,7 +12,6 @@ from gpg_vl.experiment import Experiment
 from gpg_vl.policy.sizes import size_of
 from gpg_vl.preflight.memory import (
     GB,
-    Item,
     Limits,
     Workload,
     items,
@@ -20,6 +19,7 @@ from gpg_vl.preflight.memory import (
     peak,
     problems,
     settle,
+    total,
 )
 
 WIDTH, INDENT = 80, 10
@@ -159,7 +159,7 @@ def _memory(workload: Workload) -> Iterator[str]:
     where = f"{name} in a process" if gpu is None else f"{name} on a GPU of {gpu:g} GB"
     heading = "".join(f"{phase:>11}" for phase in ("rollout", "update", "step"))
     yield f"{'memory:':{INDENT}}{where:<37}{heading}"
-    for item in [*all_items, _sum(all_items)]:
+    for item in [*all_items, total(all_items)]:
         cells = ""
         for count in (item.rollout, item.update, item.step):
             cells += f"{count / unit:11,.2f}" if count else " " * 11
@@ -170,15 +170,6 @@ def _memory(workload: Workload) -> Iterator[str]:
         model += ", whole on every GPU"
     yield from _lines("model", model)
     yield from _lines("budget", _budget(workload, limits))
-
-
-def _sum(all_items: Sequence[Item]) -> Item:
-    return Item(
-        "sum",
-        sum(item.rollout for item in all_items),
-        sum(item.update for item in all_items),
-        sum(item.step for item in all_items),
-    )
 
 
 def _budget(workload: Workload, limits: Limits) -> str:

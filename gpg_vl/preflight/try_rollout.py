@@ -1,14 +1,18 @@
 """Sample and score some groups without training, and report them."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
 from gpg_vl import run_folder
+from gpg_vl.data.dataset import Dataset
+from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
-from gpg_vl.rollout.collect import RolloutContext, sample_groups
+from gpg_vl.policy.load import Policy
+from gpg_vl.rollout.collect import RolloutContext, sample_round
 from gpg_vl.types import Group
 
 
@@ -22,27 +26,18 @@ def sample_and_score(
         count: number of groups.
         to: file that gets every answer with its verdict; None = not written.
     """
-    config = experiment.config
     policy = experiment.policy_of(model) if model else experiment.policy()
     experiment = experiment.for_policy(policy)
-    prompt_at = experiment.prompt_at(policy, experiment.train_data)
-    with closing(experiment.engine(policy)) as engine:
-        context = RolloutContext(
-            engine=engine,
-            prompt_at=prompt_at,
-            verifiers=experiment.verifiers,
-            config=config.rollout,
-            min_informative_groups=0,
-            seed=config.seed,
-        )
-        experiment.verify_engine(engine, policy, prompt_at)
-        groups = sample_groups(context, [(index, prompt_at(index)) for index in range(count)])
+    groups, unusable = sample_questions(experiment, policy, experiment.train_data, count)
+    if unusable:
+        raise UserError(unusable[0])
     rewards: list[float] = []
     for group in groups:
         yield from _lines(group)
-        rewards += group.rewards
+        rewards += [reward for reward in group.rewards if not math.isnan(reward)]
     share = fmean(group.informative for group in groups)
-    yield f"mean reward {fmean(rewards):.3f}, informative {100 * share:.0f} % of {count} groups"
+    mean = fmean(rewards) if rewards else math.nan
+    yield f"mean reward {mean:.3f}, informative {100 * share:.0f} % of {count} groups"
     if to:
         rows: list[str] = []
         for group in groups:
@@ -50,6 +45,30 @@ def sample_and_score(
             rows.append(json.dumps(row, ensure_ascii=False) + "\n")
         to.write_text("".join(rows))
         yield f"written: {to}"
+
+
+def sample_questions(
+    experiment: Experiment, policy: Policy, dataset: Dataset, count: int
+) -> tuple[list[Group], list[str]]:
+    """Sample and score the first questions of a data set, without training.
+
+    Returns:
+        A group of each question, and a sentence for each that cannot be asked.
+    """
+    prompt_at = experiment.prompt_at(policy, dataset)
+    unusable: list[str] = []
+    with closing(experiment.engine(policy)) as engine:
+        context = RolloutContext(
+            engine=engine,
+            prompt_at=prompt_at,
+            verifiers=experiment.verifiers,
+            config=experiment.config.rollout.model_copy(update={"groups_per_step": count}),
+            min_informative_groups=0,
+            seed=experiment.config.seed,
+        )
+        experiment.verify_engine(engine, policy, prompt_at)
+        groups = sample_round(context, 0, unusable)
+    return groups, unusable
 
 
 def _lines(group: Group) -> Iterator[str]:

@@ -120,9 +120,7 @@ def summary(metrics: Mapping[str, float]) -> str:
     return line
 
 
-def results_table(
-    title: str, records: Sequence[Record], spec: BenchmarkSpec | None = None
-) -> Table:
+def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec) -> Table:
     """Return a table of the accuracy per task with 95 % intervals, then the totals of the spec.
 
     It contains pass@k if there are sampled answers.
@@ -130,17 +128,16 @@ def results_table(
     rows: list[Row] = []
     for tag, of_task in by_tag(records).items():
         rows.append((tag, len(of_task), list(_figures(of_task, spec))))
-    totals = spec.totals if spec else {}
-    for name, tags in totals.items():
+    for name, tags in spec.totals.items():
         figure = ("greedy", str(eval_metrics.total(records, tags)))
         rows.append((name, len(records), [figure]))
     return _table(title, rows)
 
 
-def _figures(records: Sequence[Record], spec: BenchmarkSpec | None) -> Iterator[tuple[str, str]]:
+def _figures(records: Sequence[Record], spec: BenchmarkSpec) -> Iterator[tuple[str, str]]:
     """Yield the figures of one task as (name, value)."""
     yield "greedy", str(interval([record.greedy for record in records]))
-    if spec and spec.beside:
+    if spec.beside:
         second = eval_metrics.beside(records)
         if second:
             yield str(spec.beside), str(second)

@@ -19,6 +19,7 @@ from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.number import Number
 
 STARS = """
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class Plain:
     def __init__(self, depth=1):
         self.depth = depth
 
-def counted(start: int, step: int = 1):
+class Unfinished(ABC):
+    @abstractmethod
+    def rate(self): ...
+
+def counted(start: int, step: int = 1, most: int | str = 9):
     return start + step
 """
 
@@ -202,6 +207,11 @@ def test_classes_and_functions_of_the_users_are_built_like_ours(folder):
                 "integer"
             ),
         ),
+        (
+            {"kind": "./my_rewards.py:counted", "start": 1, "most": [1]},
+            "most: got [1]; input should be a valid integer",
+        ),
+        ({"kind": "./my_rewards.py:Unfinished"}, "Unfinished does not define rate"),
     ],
 )
 def test_a_mistake_in_a_part_names_key_got_and_expected(folder, spec, sentence):

@@ -2,11 +2,9 @@
 with file, key, got and expected."""
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 
 from gpg_vl.config import loading, resources
 from gpg_vl.config.schema import BenchmarkSpec, Config, Source, Tiny, knobs
@@ -49,11 +47,6 @@ def test_every_shipped_benchmark_loads(name):
 def test_a_benchmark_may_stand_beside_its_config(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\ndata: [{recipe: digits}]")
     assert loading.load_benchmark("mine.yaml", tmp_path).base_dir == tmp_path
-
-
-def test_the_benchmark_of_every_shipped_config_is_shipped():
-    named = [loading.load(name).evaluation.benchmark for name in resources.names("configs")]
-    assert {name for name in named if name} <= set(resources.names("evaluation"))
 
 
 def test_an_unknown_name_gets_its_neighbour():
@@ -256,11 +249,6 @@ def test_an_override_into_something_that_is_no_section_is_refused(item):
         overridden(item)
 
 
-def test_an_override_into_a_list_reaches_its_item_or_is_refused():
-    with suppress(UserError):
-        assert overridden("data.0.weight=2").data[0].weight == 2
-
-
 @pytest.mark.parametrize(
     ("item", "part", "value"),
     [
@@ -323,8 +311,10 @@ def test_an_item_that_a_list_does_not_have_is_reported(written, item, sentence):
 def test_a_mistake_of_the_whole_has_no_key_and_one_of_a_part_its_own():
     with refused("mine: a source needs exactly one of recipe, files, hub; got none"):
         loading.parse(Source, {}, "mine")
-    with pytest.raises(UserError, match=r"^mine: verifiers\.number: got 5, expected"):
-        loading.parse(Config, {"data": [{"recipe": "digits"}], "verifiers": {"number": 5}}, "mine")
+    for kind in ("number", "interval", "strength"):  # names that begin like a type of pydantic's
+        values = {"data": [{"recipe": "digits"}], "verifiers": {kind: 5}}
+        with pytest.raises(UserError, match=rf"^mine: verifiers\.{kind}: got 5, expected"):
+            loading.parse(Config, values, "mine")
 
 
 def test_letters_stay_letters_in_what_a_run_keeps():
@@ -355,19 +345,13 @@ def test_knobs_are_flat_and_show_their_defaults():
     assert len(rows) == sum(1 for _ in knobs(Config))
 
 
-@pytest.mark.parametrize("name", resources.names("configs"))
-def test_a_resolved_config_reads_back_as_itself(name):
-    loaded = loading.load(name)
-    again = loading.parse(Config, yaml.safe_load(loading.dump(loaded)), "dumped")
-    assert again.at(loaded.base_dir) == loaded
-
-
 def test_the_folder_of_a_config_is_no_key_of_it(tmp_path):
     config = loading.load("digits")
     assert Config(data=config.data).base_dir == Path()
     moved = config.at(tmp_path)
     assert (moved.base_dir, config.base_dir) == (tmp_path, resources.folder("configs"))
     assert moved.model_dump() == config.model_dump()
+    assert moved != config
     assert "base_dir" not in {key for key, _, _ in knobs(Config)}
     assert moved.model_copy(update={"steps": 3}).base_dir == tmp_path
     with pytest.raises(UserError, match="base_dir: no such key"):

@@ -485,7 +485,8 @@ def test_parquet_rows_with_bytes_and_paths(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Writes a local `datasets` folder and reads it as if it came from the hub."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
 
@@ -549,7 +550,7 @@ def test_a_datasets_folder_with_several_images_per_row(hub):
 
 
 def test_why_a_data_set_cannot_be_loaded_is_reported_on_one_line_and_shortly(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
 
     def failing(name, split):
         raise ValueError("no\n  such " + "x" * 400)

@@ -7,18 +7,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpg_vl.config import loading
 from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.data import rows as sample_rows
-from gpg_vl.evaluation import average_precision, benchmark, metrics, recorded_answers
+from gpg_vl.evaluation import average_precision, metrics, recorded_answers
 from gpg_vl.evaluation import evaluate as evaluating
 from gpg_vl.evaluation import records as eval_records
+from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.evaluation.records import EvalLog
 from gpg_vl.experiment import Experiment, benchmark_for_recorded_answers
 from gpg_vl.policy import load
+from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
@@ -435,21 +438,24 @@ def test_questions_that_cannot_be_scored_are_reported(tmp_path):
     assert "some: 1 question is left out, 1 are asked; 1: answer 'many' is not a number" in output
 
 
+def of_numbers(**knobs: Any) -> Benchmark:
+    """Return a benchmark that scores numbers and asks nothing."""
+    return Benchmark(
+        spec=BenchmarkSpec(name="x", data=(Source(recipe="digits"),), **knobs),
+        questions=(),
+        style=AnswerOnly(),
+        verifiers=VerifierSet(by_kind={"number": Number()}),
+        seed=0,
+    )
+
+
 def test_another_reading_scores_what_was_decoded_whatever_its_end():
-    verifiers = VerifierSet(by_kind={"number": Number()})
-    spec = BenchmarkSpec(name="x", data=(Source(recipe="digits"),), beside="reference")
+    benchmark = of_numbers(beside="reference")
     sample = Sample(id="q", question="How many?", answer_kind="number", answer=3)
     ends = [completion(text="<answer>3</answer>", finish=end) for end in ("stop", "length")]
-    assert [benchmark.score_question(sample, end, [], spec, verifiers).beside for end in ends] == [
-        1.0,
-        1.0,
-    ]
-    strict = [
-        benchmark.score_question(
-            sample, replace(end, text="<think>so</think><answer>3</answer>"), [], spec, verifiers
-        ).greedy
-        for end in ends
-    ]
+    assert [benchmark.score(sample, end, []).beside for end in ends] == [1.0, 1.0]
+    formatted = [replace(end, text="<think>so</think><answer>3</answer>") for end in ends]
+    strict = [benchmark.score(sample, end, []).greedy for end in formatted]
     assert strict == [1.0, 0.0]
 
 
@@ -460,10 +466,7 @@ def test_a_record_knows_its_question_its_truth_and_its_pictures(tmp_path):
         )
     )
     (tmp_path / "grey.png").write_bytes(grey.images[0])
-    verifiers, spec = (
-        VerifierSet(by_kind={"number": Number()}),
-        BenchmarkSpec(name="x", data=(Source(recipe="digits"),)),
-    )
+    benchmark = of_numbers()
     said = completion(text="3")
     same = [grey, replace(grey, id="other", images=(tmp_path / "grey.png",))]
     others = [
@@ -472,16 +475,11 @@ def test_a_record_knows_its_question_its_truth_and_its_pictures(tmp_path):
         replace(grey, images=(b"y",)),
         replace(grey, images=grey.images * 2),
     ]
-    keys = [
-        (kept.digest, kept.pictures)
-        for sample in (*same, *others)
-        if (kept := benchmark.score_question(sample, said, [], spec, verifiers))
-    ]
+    kept = [benchmark.score(sample, said, []) for sample in (*same, *others)]
+    keys = [(record.digest, record.pictures) for record in kept]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 5
-    assert (
-        benchmark.score_question(replace(grey, images=()), said, [], spec, verifiers).pictures == ""
-    )
+    assert benchmark.score(replace(grey, images=()), said, []).pictures == ""
 
 
 def test_what_cannot_be_written_is_reported_before_a_model_is_loaded(tmp_path):

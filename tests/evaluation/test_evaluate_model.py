@@ -2,6 +2,7 @@
 evaluations one, and in which order."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_the_newest_policy_of_a_run_is_taken_or_the_named_checkpoint(run, monkey
     monkeypatch.setattr(
         load,
         "load_policy",
-        lambda config, *, seed, path, log: made.append((config.model, seed, path)),
+        lambda config, *, seed, path=None, log: made.append((config.model, seed, path)),
     )
     experiment = Experiment.resolve(loading.load_run(run))
     experiment.policy_of(str(run))
@@ -330,7 +331,7 @@ def events(monkeypatch) -> list[Any]:
     def run_benchmark(
         benchmark: Any, policy: Any, engine: Any, *, blank: bool, on_progress: Any, eval_log: Any
     ) -> list[str]:
-        on_progress(2)
+        on_progress(2, 2)
         noted.append(("run", blank, eval_log and eval_log.path))
         return ["records"]
 
@@ -431,13 +432,13 @@ def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatc
     engine = SimpleNamespace(close=lambda: asked.append("close"), needs_verification=False)
     monkeypatch.setattr(Experiment, "engine", lambda self, policy: engine)
 
-    def sample_groups(context: Any, prompts: Any) -> list[Group]:
-        assert [prompt for _, prompt in prompts] == [
-            f"prompt {index} of 1" for index in range(len(prompts))
-        ]
-        return [groups[index] for index, _ in prompts]
+    def sample_round(context: Any, cursor: int, unusable: list[str]) -> list[Group]:
+        count = context.groups_per_rank
+        prompts = [context.prompt_at(cursor + index) for index in range(count)]
+        assert prompts == [f"prompt {index} of 1" for index in range(count)]
+        return [groups[index] for index in range(count)]
 
-    monkeypatch.setattr(try_rollout, "sample_groups", sample_groups)
+    monkeypatch.setattr(try_rollout, "sample_round", sample_round)
     small = Experiment.resolve(loading.load(str(HERE / "small.yaml"), ["seed=8"]))
     lines = list(
         try_rollout.sample_and_score(small, model=None, count=3, to=tmp_path / "answers.jsonl")
@@ -459,6 +460,14 @@ def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatc
     ]
     list(try_rollout.sample_and_score(small, model="other", count=1, to=None))
     assert asked == [("own", 8), "close", ("chosen", "other"), "close"]
+    # A failing verifier gives no reward: it counts in no mean, and is null in the file.
+    groups[1] = answered(1, [math.nan, math.nan])
+    lines = list(
+        try_rollout.sample_and_score(small, model=None, count=2, to=tmp_path / "answers.jsonl")
+    )
+    assert lines[-2] == "mean reward 0.500, informative 50 % of 2 groups"
+    second = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[1])
+    assert [answer["reward"] for answer in second["answers"]] == [None, None]
 
 
 def test_one_benchmark_is_taken_like_several(events):

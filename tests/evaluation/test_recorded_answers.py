@@ -79,6 +79,20 @@ def records(folder, *words):
     return {record.id: record for record in eval_records.load(folder / "out.jsonl")}
 
 
+def test_only_a_line_feed_ends_a_line_and_a_mark_of_byte_order_is_no_part_of_it(folder):
+    plain = {name: record.text for name, record in records(folder).items()}
+    lines = (folder / "answers.jsonl").read_text().replace('", "', '",\r"')
+    assert "\r" in lines
+    (folder / "answers.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert {name: record.text for name, record in records(folder).items()} == plain
+
+
+def test_a_benchmark_scores_recorded_answers_in_its_own_mode(folder):
+    """As it scores those of a model: a mode beside a verifier would mix two figures."""
+    given = records(folder, "verifiers.number.mode=lenient", "verifiers.number.kind=number")
+    assert (given["a"].greedy, given["b"].greedy) == (1.0, 0.0)
+
+
 def test_strictly_only_well_formed_answers_count(folder):
     given = records(folder)
     assert {name: record.greedy for name, record in given.items()} == {
@@ -189,7 +203,7 @@ def test_verifiers_are_knobs_too(folder):
             [{"id": "a", "answer": "3"}],
             "line 1: no column 'text'; it has id, answer: name it with --map text=COLUMN",
         ),
-        ([[1, 2]], "line 1: got list, expected an object with id and text"),
+        ([[1, 2]], "line 1: got list, expected an object of columns"),
     ],
 )
 def test_a_file_that_does_not_fit_is_reported_and_nothing_is_scored(folder, rows, sentence):
@@ -204,7 +218,7 @@ def test_other_mistakes_are_reported(folder):
     (folder / "broken.jsonl").write_text('{"id": "a"')
     assert "broken.jsonl line 1: not JSON" in evaluate(folder, answers="broken.jsonl")[1]
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert "not UTF-8 text" in evaluate(folder, answers="binary.jsonl")[1]
+    assert "not UTF-8" in evaluate(folder, answers="binary.jsonl")[1]
     assert "no such file" in evaluate(folder, answers="nowhere.jsonl")[1]
     assert (
         "--map words=x: expected id=COLUMN or text=COLUMN"

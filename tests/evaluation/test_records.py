@@ -14,7 +14,7 @@ from PIL import Image
 
 from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.errors import UserError
-from gpg_vl.evaluation import benchmark, evaluate
+from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.evaluation.records import EvalLog, Record
@@ -137,9 +137,10 @@ def test_records_say_how_they_were_taken():
 
 def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
-    progress: list[int] = []
+    progress: list[tuple[int, int]] = []
     records, asked = evaluated(
-        benchmark_of(*map(question, "edcba"), samples=0), on_progress=progress.append
+        benchmark_of(*map(question, "edcba"), samples=0),
+        on_progress=lambda *given: progress.append(given),
     )
     assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [
         ["e", "d"],
@@ -147,15 +148,17 @@ def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
         ["a"],
     ]
     assert [record.id for record in records] == list("edcba")
-    assert progress == [0, 2, 4, 5]
+    assert progress == [(0, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_what_is_kept_is_not_asked_again_and_stands_in_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
-    kept, progress = EvalLog(tmp_path / "runs" / "out.jsonl", "mine"), list[int]()
+    kept, progress = EvalLog(tmp_path / "runs" / "out.jsonl", "mine"), list[Any]()
     kept.add([record("c", evaluation="mine", text="as it was")])
     records, asked = evaluated(
-        benchmark_of(*map(question, "abcd"), samples=0), eval_log=kept, on_progress=progress.append
+        benchmark_of(*map(question, "abcd"), samples=0),
+        eval_log=kept,
+        on_progress=lambda *given: progress.append(given),
     )
     assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [["a", "b"], ["d"]]
     assert [(each.id, each.text) for each in records] == [
@@ -164,7 +167,7 @@ def test_what_is_kept_is_not_asked_again_and_stands_in_its_place(tmp_path, monke
         ("c", "as it was"),
         ("d", "3"),
     ]
-    assert progress == [1, 3, 4]
+    assert progress == [(1, 4), (3, 4), (4, 4)]
     assert [each.id for each in kept.records()] == ["c", "a", "b", "d"]
     assert {each.evaluation for each in records} == {"mine"}
 
@@ -258,12 +261,8 @@ def test_a_fault_counts_as_wrong_wherever_it_happens_and_the_first_is_reported(
     best, others, greedy, each, fault
 ):
     verifiers = VerifierSet(by_kind={"number": Failing()})
-    result = benchmark.score_question(
-        question("a"),
-        completion(text=best),
-        [completion(text=text) for text in others],
-        SPEC,
-        verifiers,
+    result = replace(benchmark_of(), verifiers=verifiers).score(
+        question("a"), completion(text=best), [completion(text=text) for text in others]
     )
     assert (result.greedy, result.each, result.fault) == (greedy, each, fault)
     assert result.sampled == pytest.approx(sum(each) / 2)
@@ -410,12 +409,8 @@ def test_a_file_that_is_none_of_records_is_reported_with_its_line(tmp_path):
 
 def test_equal_digests_mean_equal_questions_truths_and_pictures():
     def digests(**changed: Any) -> tuple[str, str]:
-        result = benchmark.score_question(
-            replace(question("a", images=(b"x", b"y")), **changed),
-            completion(text="3"),
-            [],
-            SPEC,
-            CHECKS,
+        result = benchmark_of().score(
+            replace(question("a", images=(b"x", b"y")), **changed), completion(text="3"), []
         )
         return result.digest, result.pictures
 
@@ -436,7 +431,4 @@ def test_equal_digests_mean_equal_questions_truths_and_pictures():
     ]
     assert len({pictures for _, pictures in [same, *of_pictures]}) == 5
     assert {digest for digest, _ in of_pictures} == {same[0]}
-    assert (
-        benchmark.score_question(question("a"), completion(text="3"), [], SPEC, CHECKS).pictures
-        == ""
-    )
+    assert benchmark_of().score(question("a"), completion(text="3"), []).pictures == ""

@@ -13,43 +13,11 @@ import torch
 from gpg_vl.config import loading
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
-from gpg_vl.policy.sizes import Size, Stack
 from gpg_vl.preflight import memory, plan
 from gpg_vl.preflight.memory import Item, Limits, Machine, Workload
+from tests.workloads import MODEL, run_of
 
 HERE = Path(__file__).parents[1]
-MODEL = Size(
-    parameters={"language": 800_000_000, "projector": 50_000_000, "vision": 150_000_000},
-    language=Stack(layers=10, width=1000, inner=2000, queries=1000, keys=500),
-    tower=Stack(
-        layers=4,
-        width=100,
-        inner=200,
-        queries=100,
-        keys=100,
-        inner_kept=2,
-        is_tower=True,
-        layer_norm=True,
-    ),
-    vocabulary=1000,
-    tied=True,
-    patches=4,
-    patch=14,
-)
-"""Language, projector and tower; a head of 1000 x 1000 that is the embedding."""
-
-
-def run_of(
-    *knobs: str, gb: float | None = None, processes: int = 1, kl: float = 0.0, size: Size = MODEL
-) -> Workload:
-    """A picture of 100 tokens and 256 words, 8 answers of 18: 500 tokens a group, 32 groups."""
-    given = ["policy.model=/somewhere", "policy.max_pixels=78400", "policy.vision=frozen", *knobs]
-    return Workload(
-        config=loading.load("digits", given),
-        size=size,
-        machine=Machine(gb=gb, processes=processes),
-        kl=kl,
-    )
 
 
 # --- what a run is --------------------------------------------------------------------------------
@@ -300,7 +268,7 @@ def test_no_more_logits_exist_at_once_than_the_head_makes():
 def test_the_peak_is_the_fullest_phase():
     every = [Item("a", 1, 5, 2), Item("b", 3, 1, 3), Item("c", 1, 0, 0)]
     assert memory.peak(every) == 6
-    assert memory.peak(iter([Item("a", 9, 5, 2), Item("b", 0, 1, 3)])) == 9
+    assert memory.peak([Item("a", 9, 5, 2), Item("b", 0, 1, 3)]) == 9
     assert memory.peak([Item("a", 1, 5, 2), Item("b", 0, 1, 8)]) == 10
 
 
@@ -511,7 +479,7 @@ def test_a_plan_tells_a_run_in_numbers(tmp_path, monkeypatch):
     assert "reward: sum of accuracy 1 and format 0.5, read strict" in printed
     assert "method: Gpg, absent thought, evaluated on small_benchmark.yaml" in printed
     assert made.problems == ()
-    assert max(map(len, made.lines)) <= 80 or str(tmp_path) in printed
+    assert max(map(len, made.lines)) <= 80
 
 
 def test_a_run_in_which_nothing_is_trained_is_refused():

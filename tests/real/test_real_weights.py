@@ -76,7 +76,7 @@ def test_the_plan_says_what_a_process_holds(vision, smolqwen):
     workload = Workload(config=config, size=size_of(given), machine=Machine(gb=None))
     planned = {item.name: item.step for item in items(workload, ON_CPU)}
     for name, count in found.items():
-        assert planned.get(name, 0) == pytest.approx(count, rel=0.01), name
+        assert planned.get(name, 0) == pytest.approx(count, rel=1e-4), name
 
 
 def test_the_gate_is_on_and_knows_rounding_from_error(run):

@@ -12,6 +12,7 @@ Example row:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ Pair = tuple[int, int]
 """An image and a class, as (image_id, category_id)."""
 
 
-def coco(
+def _detection(
+    name: str,
     split: str = "train",
     folder: str | None = None,
     classes: Sequence[str] | None = None,
@@ -47,9 +49,10 @@ def coco(
     pictures: bool = True,
     complete: bool = False,
 ) -> Iterator[Sample | LeftOut]:
-    """Yield COCO: 80 classes.
+    """Yield the rows of a training split, or the pairs of an annotation file.
 
     Args:
+        name: name of its card.
         split: a split of the card.
         folder: folder of the files.
         classes: the classes to ask about; default: all.
@@ -59,35 +62,22 @@ def coco(
         pictures: false = rows without images.
         complete: require the published number of rows.
     """
-    found = Published.find("coco", split, folder=folder, pictures=pictures, complete=complete)
-    yield from _detection(found, classes, asked)
-
-
-def lvis(
-    split: str = "train",
-    folder: str | None = None,
-    classes: Sequence[str] | None = None,
-    asked: str | None = None,
-    pictures: bool = True,
-    complete: bool = False,
-) -> Iterator[Sample | LeftOut]:
-    """Yield LVIS: 1,203 classes, many of them rare. The options are those of `coco`."""
-    found = Published.find("lvis", split, folder=folder, pictures=pictures, complete=complete)
-    yield from _detection(found, classes, asked)
-
-
-def _detection(
-    found: Published, classes: Sequence[str] | None, asked: str | None
-) -> Iterator[Sample | LeftOut]:
-    """Yield the rows of a training split, or the pairs of an annotation file."""
-    if found.split != "train":
-        return _annotated(found, classes, asked)
+    found = Published.find(name, split, folder=folder, pictures=pictures, complete=complete)
+    if split != "train":
+        yield from _annotated(found, classes, asked)
+        return
     if asked is not None or classes is not None:
         raise UserError(
             f"{found.name}: asked and classes choose among the pairs of split val; those of split "
             "train are asked as they stand"
         )
-    return _solved(found)
+    yield from _solved(found)
+
+
+coco = partial(_detection, "coco")
+"""COCO: 80 classes."""
+lvis = partial(_detection, "lvis")
+"""LVIS: 1,203 classes, many of them rare."""
 
 
 def _solved(found: Published) -> Iterator[Sample | LeftOut]:
