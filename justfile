@@ -1,4 +1,4 @@
-# Commands for daily work: `just check`, `just test`... (https://just.systems; each line also works by itself)
+# Commands for daily work: `just check`, `just test`... (https://just.systems)
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 python := ".venv/bin/python"

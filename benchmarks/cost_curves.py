@@ -4,7 +4,7 @@
 
 Measures the points that the file does not have yet, each in a fresh process, and draws them: CPU
 seconds and peak memory above what was loaded, for the group forward (P + G*C tokens) and for plain
-rows (G*(P + C) tokens). The README shows the drawing.
+rows (G*(P + C) tokens). docs/cost.md shows the drawing.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Run the default config for some seeds, with controls, and print the README's table.
+"""Run the default config for some seeds, with controls, and print the table of
+docs/benchmarks.md.
 
     python benchmarks/digits_table.py --folder runs/table --seeds 0 1 2
 

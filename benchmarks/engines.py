@@ -1,4 +1,4 @@
-"""Measure the seconds of one rollout phase through each engine: the README's table of engines.
+"""Measure the seconds of one rollout phase through each engine: the table in docs/vllm.md.
 
     OMP_NUM_THREADS=1 python benchmarks/engines.py [--sizes tiny mid] [--repeats 3]
 

@@ -9,6 +9,7 @@ repeated, cut and nested.
 
 import argparse
 import random
+import sys
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,8 @@ from gpg_vl.verifiers.label import Label
 from gpg_vl.verifiers.number import Number
 from gpg_vl.verifiers.value import Value
 
+LONGEST_SECONDS = 15.0
+"""Longest time for one text: three times what the expression verifier allows a comparison."""
 IMAGE = {"images": (b"png",), "sizes": ((100, 100),)}
 QUESTIONS: dict[Any, dict[str, Any]] = {
     Choice: {"answer": "big dog", "choices": ("cat", "big dog", "horse")},
@@ -93,6 +96,8 @@ def main() -> None:
         count = options.expression if kind is Expression else options.count
         sample = Sample(id="x", question="?", answer_kind="x", **fields)
         rewarded, slowest = try_verifier(kind, sample, count, options.seed)
+        if slowest > LONGEST_SECONDS:
+            sys.exit(f"{kind.__name__}: {slowest:.1f} s for one text, at most {LONGEST_SECONDS:g}")
         print(
             f"{kind.__name__.lower():12} {count:7} texts, none raised, {rewarded} rewarded, slowest"
             f" {slowest:.2f} s",
