@@ -32,6 +32,25 @@ class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and has saved its last step."""
 
 
+SHOWN_CHARACTERS = 500
+"""Largest number of characters of one value in a message."""
+
+
+def shown(value: object, limit: int = SHOWN_CHARACTERS) -> str:
+    """Return the `repr` of a value for a message, cut where it is long: a cell may hold a picture.
+
+    Example:
+        shown("a" * 1000, limit=8) == "'aaaa... (1,002 characters)"
+    """
+    if isinstance(value, str | bytes) and len(value) > 4 * limit:
+        length = len(value) + 2  # a long text is not copied only to be cut
+        return f"{repr(value[: 4 * limit])[: limit - 3]}... ({length:,} characters)"
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 3]}... ({len(text):,} characters)"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """Return the beginning of a text or of an error's message as one line of a sentence."""
     return " ".join(str(text).split())[:limit]

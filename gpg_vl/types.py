@@ -40,6 +40,19 @@ ZERO_VARIANCE_RANGE = 1e-6
 compared with raw rewards, so that rounding of advantages cannot make a group informative."""
 
 
+class Turn(NamedTuple):
+    """One turn of a chat before the question.
+
+    Example:
+        Turn("system", "You are a careful counter.")
+    """
+
+    role: str
+    """system | user | assistant."""
+    text: str
+    """Words of the turn; a mark such as <image> is the place of a picture."""
+
+
 class LeftOut(NamedTuple):
     """A row of a data set that is not used.
 
@@ -66,7 +79,10 @@ class Sample:
     id: str
     """Unique in its data set; seeds, run folders and reports name the sample by it."""
     question: str
-    """Words of the question, without images, answer format or chat template."""
+    """Words of the question, without answer format or chat template. A mark such as <image> or
+    <image 2> is the place of a picture; without marks the pictures come first."""
+    context: tuple[Turn, ...] = ()
+    """Turns before the question: the system message of its row, earlier questions and answers."""
     images: tuple[Path | bytes, ...] = ()
     """Paths or encoded bytes (PNG, JPEG...); empty for a question about no image."""
     sizes: tuple[Size, ...] = ()
@@ -75,17 +91,29 @@ class Sample:
     """Name of the verifier that scores it."""
     answer: Any
     """True answer, as JSON: a choice's text or letter, a number, a list of boxes
-    [x1, y1, x2, y2]."""
+    [x1, y1, x2, y2]. A list for a number, value, expression or label holds several accepted
+    answers: any one of them is right."""
     choices: tuple[str, ...] = ()
-    """Closed set of options, if there is one."""
+    """Closed set of options, if there is one, without letters."""
+    letters: tuple[str, ...] = ()
+    """Letter of each option; empty = A, B, C... in their order."""
     frame: str = "pixels"
     """Coordinate frame of the true boxes: pixels | norm1 | norm1000."""
+    answer_image: int = 0
+    """Number of the image that the true boxes are in, counted from 1; 0 = there is only one."""
     solution: str = ""
     """Worked text to imitate in the warm-up; empty = the answer in the prompt style's format."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     """Tags that benchmarks group by, for instance {"task": "count"}."""
+    source: str = ""
+    """Name of the source that it was read from: a file, a hub data set or a recipe."""
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Every other column of the row, for verifiers of your own."""
+
+    @property
+    def boxed_size(self) -> Size:
+        """Width and height in pixels of the image that the true boxes are in."""
+        return self.sizes[max(self.answer_image, 1) - 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

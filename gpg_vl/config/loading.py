@@ -1,8 +1,9 @@
 """Read a config from YAML files and `key=value`; every mistake becomes a sentence with its key."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -17,6 +18,24 @@ BENCHMARK_PREFIX = "benchmark."
 """Start of a knob of the benchmark, among the knobs of the run."""
 
 Kind = TypeVar("Kind", bound=Section)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which only true and false are truth values, as in YAML 1.2.
+
+    In YAML 1.1 the words yes, no, on and off are, too, so that `choices: [yes, no]` would hold no
+    words.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        sign: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -72,7 +91,7 @@ def load_benchmark(
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping from a file."""
     try:
-        content: object = yaml.safe_load(path.read_text())
+        content: object = yaml.load(path.read_text(), _Yaml)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -177,7 +196,7 @@ def _scalar(text: str) -> Any:
     try:
         if "e" in text.lower() and text[0].isdigit():
             return float(text)
-        return yaml.safe_load(text)
+        return yaml.load(text, _Yaml)
     except (ValueError, yaml.YAMLError):
         return text
 

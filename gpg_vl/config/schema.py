@@ -68,18 +68,34 @@ class Source(Section):
     `./scenes.py:scenes`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The recipe's arguments."""
-    files: str | None = None
-    """A file of rows (.jsonl, .json, .parquet, .arrow, .csv, .tsv); image paths are relative to its
-    folder."""
+    files: str | tuple[str, ...] | None = None
+    """Rows (.jsonl, .json, .parquet, .arrow, .csv, .tsv, also .gz and .zst): a file, a folder, a
+    pattern such as data/train-*.parquet, or a list of them."""
     hub: str | None = None
-    """A data set on the Hugging Face hub, or a local folder that `datasets.load_dataset` reads."""
+    """A data set on the Hugging Face hub, or a local folder in its format: `load_dataset`,
+    `save_to_disk` or a folder of images."""
+    subset: str | None = None
+    """Config of `hub`, where the data set has several."""
     split: str = "train"
     """Split of `hub`."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Our column -> column of the source, for rows that use other names: {question: problem,
-    answer: solution}."""
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Our column -> column of the source: {question: problem, answer: reward_model.ground_truth}.
+    Dots lead into a column's own fields; options in columns of their own are a list:
+    {choices: [A, B, C, D]}."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Values of columns that the rows do not have, for example {answer_kind: choice}."""
+    image_root: str | None = None
+    """Folder that image paths are relative to; empty = the folder of the file."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts that images may be downloaded from, where a row has an address instead of a path."""
+    answer_index: Literal[0, 1] | None = None
+    """Truths of choices are the places of the right options, counted from 0 or from 1; empty = they
+    are letters or words."""
+    box_format: Literal["xyxy", "xywh", "cxcywh", "polygon"] = "xyxy"
+    """Numbers of a true box. xyxy: two corners | xywh: corner, width, height (COCO) | cxcywh:
+    middle, width, height (YOLO) | polygon: points x, y, x, y...; its bounds are the box."""
+    decimal: Literal[".", ","] = "."
+    """Decimal sign of numbers in the answers of a .csv file."""
     head: int | None = Field(default=None, ge=1)
     """Number of rows to use, from the first; empty = all."""
     weight: int = Field(default=1, ge=1)
