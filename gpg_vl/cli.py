@@ -19,7 +19,7 @@ import gpg_vl
 from gpg_vl import prompts, rollout, run_folder, verifiers
 from gpg_vl.config import loading, plugins, resources
 from gpg_vl.config.schema import BenchmarkSpec, Config, Section, Source, knobs
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.experiment import Experiment, benchmark_for_recorded_answers
 from gpg_vl.methods import ESTIMATORS
 
@@ -320,6 +320,7 @@ def _evaluate_model(
             for name, (benchmark, records) in zip(names, evaluated, strict=True):
                 title = f"{name} on blank images" if blank else name
                 failed += _print_figures(name, title, benchmark, records)
+                _print_not_asked(benchmark, path_of(name))
         except KeyboardInterrupt:
             if to:
                 _print("stopped; the same command goes on from there")
@@ -366,6 +367,16 @@ def _print_figures(name: str, title: str, benchmark: Any, records: Any) -> list[
         console.print(precision_table(f"average precision ({kind})", precisions))
     failure = failures(records)
     return [f"{name}: {failure}"] if failure else []
+
+
+def _print_not_asked(benchmark: Any, path: Path | None) -> None:
+    """Print how many questions could not be asked, and where they are listed."""
+    from gpg_vl.evaluation.records import left_out_path
+
+    if not benchmark.not_asked:
+        return
+    listed = f"; all are in {left_out_path(path)}" if path else ""
+    _print(f"{benchmark.not_asked}{listed}")
 
 
 def _record_paths(names: list[str], to: Path | None) -> Callable[[str], Path | None]:
@@ -452,12 +463,14 @@ def compare(
         pairs = comparing.changed(before, after)
         for old, new in pairs[:changed]:
             _print(
-                f"  {old.id}: {old.greedy:.2f} {old.answer!r} -> {new.greedy:.2f} {new.answer!r}"
+                f"  {one_line(old.id)}: {old.greedy:.2f} {shown(old.answer)} -> "
+                f"{new.greedy:.2f} {shown(new.answer)}"
             )
         for old, new in pairs:
             row = {
                 "benchmark": name,
                 "id": old.id,
+                "source": old.source,
                 "first": old.greedy,
                 "second": new.greedy,
                 "texts": [old.text, new.text],
@@ -476,7 +489,9 @@ def audit(
         str | None,
         typer.Option(help="Also ask this model: a run folder, a checkpoint folder or a hub id."),
     ] = None,
-    head: Annotated[int, typer.Option(min=1, help="Rows of each source that are read.")] = 1000,
+    head: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many rows of each source.")
+    ] = None,
 ) -> None:
     """Before training: can this run learn? Exit 1 with the reason where it cannot."""
     loaded = _load(config, overrides)
@@ -516,19 +531,31 @@ def plan(config: ConfigName = "digits", overrides: Overrides = None) -> None:
 @app.command()
 @with_sentences
 def data(
-    recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe, or one of yours: ./scenes.py:scenes")
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A file, a folder or a pattern of rows, a data set of the hub; a shipped recipe, "
+            "or one of yours: ./scenes.py:scenes",
+        ),
     ],
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OPTION=VALUE]...", help="The recipe's options: split=test."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="The recipe's options: split=test. Of rows, keys of their source: "
+            "columns.answer=gold.",
+        ),
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="The folder of the published files.")
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="A new folder for samples.jsonl, images/ and left_out.jsonl."),
+        typer.Option(
+            help="A new folder for samples.jsonl, images/ and left_out.jsonl; of rows also a new "
+            "file mine.yaml for a config that reads them."
+        ),
     ] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     config: Annotated[
@@ -538,13 +565,20 @@ def data(
         ),
     ] = None,
 ) -> None:
-    """Read a published data set into rows.
+    """Tell what rows are and which config reads them; or read a published data set into rows.
 
-    Every row is checked by its own verifier; what is left out is listed with the reason.
+    Every row is checked by its own verifier; what is left out is told with the reason.
     """
     from gpg_vl.preflight.prepare_data import prepare
+    from gpg_vl.preflight.propose_config import names_rows, propose_config
 
-    lines = prepare(recipe, list(options or ()), source=source, to=to, head=head, config=config)
+    knobs = list(options or ())
+    if not names_rows(name):
+        lines = prepare(name, knobs, source=source, to=to, head=head, config=config)
+    elif source is not None:
+        raise UserError(f"--from {source} is for recipes; {name} names its rows itself")
+    else:
+        lines = propose_config(name, knobs, to=to, head=head, config=config)
     for line in lines:
         _print(line)
 
@@ -556,8 +590,8 @@ def _load(name: str, overrides: list[str] | None, resume: Path | None = None) ->
         name, knob_values = "", [name, *knob_values]
     if name and resume:
         raise UserError(
-            f"got both CONFIG {name!r} and --resume {resume}; a run goes on with its own config: "
-            "leave CONFIG out"
+            f"got both CONFIG {shown(name)} and --resume {resume}; a run goes on with its own "
+            "config: leave CONFIG out"
         )
     if resume is None:
         return loading.load(name or "digits", knob_values)

@@ -29,9 +29,10 @@ from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 if TYPE_CHECKING:
+    from gpg_vl.policy.askable import Limits
     from gpg_vl.policy.load import Policy
     from gpg_vl.rollout.gate.vision_gate import VisionGate
-    from gpg_vl.types import Prompt
+    from gpg_vl.types import Prompt, Sample
 
 Log = Callable[[str], None]
 """Called with a line for the user."""
@@ -52,6 +53,8 @@ class Experiment:
     """Knobs, and the folder that they were read from."""
     frame: Frame
     """Coordinate frame in which the model writes boxes."""
+    limits: Limits | None = None
+    """What the model's processor can take; None = not known, and no sample is left out for it."""
 
     @classmethod
     def of(cls, config: Config, frame: Frame | None = None) -> Experiment:
@@ -81,16 +84,30 @@ class Experiment:
         Raises:
             UserError: the model's chat template does not fit the prompt style.
         """
-        check_template(self.style, policy.processor)
-        return self._changed(self.config, policy.frame)
+        return self.for_processor(policy.processor, policy.window, policy.frame)
+
+    def for_processor(self, processor: Any, window: int, frame: Frame | None = None) -> Experiment:
+        """Return the same experiment for a model of which only the processor is loaded.
+
+        Args:
+            window: the model's, in tokens.
+            frame: coordinate frame of the model's boxes; None = as before.
+
+        Raises:
+            UserError: the model's chat template does not fit the prompt style.
+        """
+        from gpg_vl.policy.askable import Limits
+
+        check_template(self.style, processor)
+        return self._changed(self.config, frame or self.frame, Limits.of(processor, window))
 
     def with_config(self, config: Config) -> Experiment:
         """Return the experiment of a changed config."""
-        return self._changed(config, self.frame)
+        return self._changed(config, self.frame, self.limits)
 
-    def _changed(self, config: Config, frame: Frame) -> Experiment:
+    def _changed(self, config: Config, frame: Frame, limits: Limits | None) -> Experiment:
         """Return another experiment, with the parts that the change does not touch."""
-        changed, old = type(self)(config, frame), self.config
+        changed, old = type(self)(config, frame, limits), self.config
         same = {key for key, value in config if value == getattr(old, key)}
         kept: set[str] = set()
         if config.base_dir == old.base_dir and "prompt" in same:
@@ -126,7 +143,13 @@ class Experiment:
     def train_data(self) -> Dataset:
         """Training samples, validated, in the order of the run."""
         config = self.config
-        return read_dataset(config.data, self.verifiers, base_dir=config.base_dir, seed=config.seed)
+        return read_dataset(
+            config.data,
+            self.verifiers,
+            base_dir=config.base_dir,
+            seed=config.seed,
+            why_unaskable=self.why_unaskable,
+        )
 
     @cached_property
     def warmup_data(self) -> Dataset:
@@ -141,7 +164,14 @@ class Experiment:
             seed=config.seed,
             key="warmup.data",
             purpose="warmup",
+            why_unaskable=self.why_unaskable,
         )
+
+    def why_unaskable(self, sample: Sample) -> str:
+        """Return why the model cannot be asked a sample; empty = as far as is known, it can."""
+        from gpg_vl.policy.askable import why_unaskable
+
+        return why_unaskable(sample, self.style, self.limits) if self.limits else ""
 
     def benchmark_parts(self, spec: BenchmarkSpec) -> tuple[Style, VerifierSet]:
         """Return how a benchmark asks and scores.

@@ -1,7 +1,7 @@
 """Write a run folder, and find things in it again. No torch.
 
     runs/<name>/  config.yaml  environment.json  identity.json  metrics.jsonl
-                  rollouts/000051.jsonl.gz  images/  checkpoints/  evaluation/
+                  left_out.jsonl  rollouts/000051.jsonl.gz  images/  checkpoints/  evaluation/
 
 Logs are append-only; there is one rollouts file per step.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from gpg_vl.errors import UserError
-from gpg_vl.types import Group
+from gpg_vl.types import Group, LeftOut
 
 Callback = Callable[[int, Mapping[str, float]], None]
 """Called with the number and the metrics of each step, for instance a display."""
@@ -70,6 +70,42 @@ class RunFolder:
         self.callbacks = callbacks
         self.rank = rank
         self.trackers = trackers
+        self._lost = set[tuple[str, str]]()  # source and id; only the main process knows them
+
+    @property
+    def left_out_path(self) -> Path:
+        """File that lists the rows which the run does not use."""
+        return self.path / "left_out.jsonl"
+
+    @property
+    def num_lost_rows(self) -> int:
+        """Number of different rows that could not become prompts when they were drawn."""
+        return len(self._lost)
+
+    def unused_rows(self, rows: Sequence[LeftOut]) -> None:
+        """Begin the list of what is left out, with the rows that reading left out (step 0)."""
+        if self.rank:
+            return
+        self.left_out_path.unlink(missing_ok=True)
+        if rows:
+            _append_left_out(self.left_out_path, 0, rows)
+
+    def lost_rows(self, step: int, rows: Iterable[LeftOut]) -> list[LeftOut]:
+        """List rows that could not become prompts in a step, each row of the data once.
+
+        Returns:
+            The rows that were not listed before; only the main process knows them.
+        """
+        new: list[LeftOut] = []
+        if self.rank:
+            return new
+        for row in rows:
+            if (row.source, row.id) not in self._lost:
+                self._lost.add((row.source, row.id))
+                new.append(row)
+        if new:
+            _append_left_out(self.left_out_path, step, new)
+        return new
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
         """Append one row and call the callbacks; only the main process does."""
@@ -119,15 +155,11 @@ class RunFolder:
         for path in (self.path / "rollouts").glob("*.jsonl.gz"):
             if int(path.name.split(".")[0]) > step:
                 path.unlink()
-        log = self.path / "metrics.jsonl"
-        if not log.exists():
-            return
-        lines: list[str] = []
-        for line in log.read_text().splitlines(keepends=True):
-            is_complete = line.endswith("\n")  # the last one may have been cut off
-            if is_complete and json.loads(line)["step"] <= step:
-                lines.append(line)
-        log.write_text("".join(lines))
+        _rewind_lines(self.path / "metrics.jsonl", step)
+        self._lost.clear()
+        for row in _rewind_lines(self.left_out_path, step):
+            if row["step"]:
+                self._lost.add((row["source"], row["id"]))
 
     def _file(self, folder: str, step: int, suffix: str) -> Path:
         """Return this process's own file of a step, in a folder that exists."""
@@ -143,6 +175,32 @@ class RunFolder:
                 path.parent.mkdir(exist_ok=True)
                 if not path.exists():
                     path.write_bytes(image)
+
+
+def _append_left_out(path: Path, step: int, rows: Iterable[LeftOut]) -> None:
+    lines: list[str] = []
+    for row in rows:
+        line = {"step": step, **row._asdict()}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    # half a surrogate pair, which no file can hold, becomes a question mark
+    with path.open("a", encoding="utf-8", errors="replace") as file:
+        file.write("".join(lines))
+
+
+def _rewind_lines(path: Path, step: int) -> list[dict[str, Any]]:
+    """Delete the lines of a file that were written after a step; return the other ones."""
+    if not path.exists():
+        return []
+    kept: list[str] = []
+    rows: list[dict[str, Any]] = []
+    # not splitlines(): a reason may contain other line separators of Unicode
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # the last may be cut off
+        row = json.loads(line)
+        if row["step"] <= step:
+            kept.append(line + "\n")
+            rows.append(row)
+    path.write_text("".join(kept), encoding="utf-8")
+    return rows
 
 
 def refuse_to_overwrite(folder: Path) -> None:

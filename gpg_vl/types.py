@@ -64,6 +64,8 @@ class LeftOut(NamedTuple):
     """Id of the row."""
     why: str
     """Reason, in words."""
+    source: str = ""
+    """Name of the source that the row is from; empty = not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 # worker has.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+# Nor does a test read or write what the user's own runs keep; commands that it starts inherit this.
+CACHES = tempfile.TemporaryDirectory(prefix="gpg_vl-caches-")
+os.environ |= {"XDG_CACHE_HOME": CACHES.name, "HF_DATASETS_CACHE": f"{CACHES.name}/datasets"}
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -55,6 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None):
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False
+
+
+def pytest_unconfigure() -> None:
+    """Remove the caches of this session."""
+    CACHES.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
     5: ["evaluation.evaluate"],
     4: ["experiment"],
     3: ["rollout", "policy", "data", "verifiers", "prompts", "methods", "evaluation"],
-    2: ["parsing", "config", "run_folder", "boxes"],
+    2: ["parsing", "config", "run_folder", "boxes", "pictures"],
     1: ["types", "errors", "randomness"],
 }
 """Files and folders of gpg_vl from the top floor down; the longest name counts."""
@@ -42,6 +42,7 @@ WITHOUT_TORCH = [
     "data",
     "parsing",
     "config",
+    "pictures",
     "prompts",
     "run_folder",
     "experiment",
@@ -57,6 +58,7 @@ WITHOUT_TORCH = [
     "preflight.plan",
     "preflight.memory",
     "preflight.prepare_data",
+    "preflight.propose_config",
 ]
 """Importing these loads neither torch nor transformers."""
 
@@ -69,6 +71,7 @@ ROOT_FILES = {
     "cli",
     "errors",
     "experiment",
+    "pictures",
     "prompts",
     "randomness",
     "run_folder",

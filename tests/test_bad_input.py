@@ -155,11 +155,6 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     ),
     "not JSON": (text("samples.jsonl", "{"), [], "samples.jsonl line 1: not JSON"),
     "empty data set": (text("samples.jsonl", ""), [], "data.0: the data set is empty"),
-    "doubled id": (
-        text("samples.jsonl", (json.dumps(COUNT) + "\n") * 2),
-        [],
-        "data.0: the id 'a' names several rows",
-    ),
     "missing image": (picture(None), [], "a.png does not exist"),
     "unreadable image": (picture(b"not a picture"), [], "a.png cannot be read"),
     "truncated image": (

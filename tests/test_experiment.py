@@ -13,6 +13,7 @@ from gpg_vl.config.schema import BenchmarkSpec, Config, Source
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.policy import askable
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.types import LeftOut, Prompt, Sample
 from tests.hand_made import prompt
@@ -37,11 +38,12 @@ def made(monkeypatch) -> list[str]:
 
         monkeypatch.setattr(experiments, f"build_{name}", counted)
     monkeypatch.setattr(experiments, "check_template", lambda style, processor, key="prompt": None)
+    monkeypatch.setattr(askable.Limits, "of", lambda processor, window: None)
     return parts
 
 
 def policy_in(frame: Frame) -> Any:
-    return SimpleNamespace(frame=frame, processor="processor")
+    return SimpleNamespace(frame=frame, processor="processor", window=100)
 
 
 def test_each_part_is_made_once_on_the_way_to_a_run(made):

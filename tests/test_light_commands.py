@@ -88,6 +88,7 @@ COMMANDS = {
         ["data", "./scenes.py:scenes", "folder=.", "--to", "out"],
         "20 rows earn the full reward with their own answer",
     ),
+    "data of rows": (["data", "rows.jsonl"], "tried:      20 of the first 20 rows earn"),
     "data of a shipped recipe": (["data", "digits", "task=add", "--head", "3"], "3 rows earn"),
 }
 

@@ -26,6 +26,8 @@ MARKDOWN = (
 """Whatever else has links."""
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 """Its blocks are one story, which tests/test_tutorial.py runs."""
+DATA = ROOT / "docs" / "data.md"
+"""Its YAML blocks are sources, which tests/test_data_docs.py reads."""
 EXTENDING = ROOT / "docs" / "extending.md"
 EXAMPLES = ROOT / "examples"
 
@@ -113,6 +115,9 @@ def workplace(tmp_path_factory) -> Path:
     done = gpg_vl("train", "small.yaml", f"folder={folder / 'runs'}", "name=digits", cwd=HERE)
     assert done.returncode == 0, done.stderr
     published.geoqa(folder / "downloads" / "geoqa")
+    published.picture(folder / "a.png")
+    row = {"img": "a.png", "problem": "How many?", "solution": "3", "gold": 3}
+    published.written(folder / "rows.jsonl", [row])
     return folder
 
 
@@ -161,7 +166,7 @@ def test_the_program_in_the_readme_runs(tmp_path, monkeypatch):
 
 
 def test_every_config_on_the_pages_is_valid():
-    for block in blocks("yaml"):
+    for block in blocks("yaml", [page for page in PAGES if page != DATA]):
         assert block.startswith("# "), "line 1 of a config says what it promises"
         parse(Config, yaml.safe_load(block), "docs")
 

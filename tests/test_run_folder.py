@@ -17,7 +17,7 @@ from gpg_vl.rollout.timer import Timer
 from gpg_vl.run_folder import RunFolder
 from gpg_vl.training import metrics
 from gpg_vl.training.metrics import StepStatistics
-from gpg_vl.types import Group, Sample, Update, Verdict
+from gpg_vl.types import Group, LeftOut, Sample, Update, Verdict
 from tests.hand_made import completion, prompt
 
 PNG, JPG, WEBP, GIF = b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF1234WEBP", b"GIF89a"
@@ -357,6 +357,67 @@ def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
         f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
     }
     RunFolder(tmp_path / "new").rewind(0)
+
+
+# --- what is left out -----------------------------------------------------------------------------
+
+
+def listed(folder: Path) -> list[tuple[int, str, str, str]]:
+    lines = (folder / "left_out.jsonl").read_text("utf-8").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    return [(row["step"], row["source"], row["id"], row["why"]) for row in rows]
+
+
+def test_each_row_that_is_lost_is_listed_once(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.unused_rows([LeftOut("a", "no number"), LeftOut("a", "no picture")])
+    gone, cut = LeftOut("a", "gone", "x"), LeftOut("a", "cut é", "y")
+    assert folder.lost_rows(3, [gone]) == [gone]
+    assert folder.lost_rows(4, [gone, cut, gone]) == [cut]
+    assert folder.lost_rows(5, [cut]) == []
+    assert folder.num_lost_rows == 2
+    assert listed(tmp_path) == [
+        (0, "", "a", "no number"),
+        (0, "", "a", "no picture"),
+        (3, "x", "a", "gone"),
+        (4, "y", "a", "cut é"),
+    ]
+
+
+def test_a_run_that_goes_on_lists_no_row_twice_and_forgets_later_steps(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.unused_rows([LeftOut("a", "no number", "x")])
+    one, two = LeftOut("one", "gone \u2028 line", "x"), LeftOut("two", "gone", "x")
+    folder.lost_rows(3, [one])
+    folder.lost_rows(5, [two])
+    with (tmp_path / "left_out.jsonl").open("a") as file:
+        file.write('{"step": 6, "id"')  # killed while it was writing
+    again = RunFolder(tmp_path)
+    again.rewind(4)
+    assert again.num_lost_rows == 1
+    assert again.lost_rows(5, [one, two]) == [two]
+    assert again.num_lost_rows == 2
+    assert [row[:3] for row in listed(tmp_path)] == [
+        (0, "x", "a"),
+        (3, "x", "one"),
+        (5, "x", "two"),
+    ]
+
+
+def test_a_new_run_begins_its_list_anew_and_only_the_main_process_writes(tmp_path):
+    (tmp_path / "left_out.jsonl").write_text("of a run that was killed\n")
+    other = RunFolder(tmp_path, rank=1)
+    other.unused_rows([LeftOut("a", "why")])
+    assert other.lost_rows(1, [LeftOut("b", "why")]) == []
+    assert other.num_lost_rows == 0
+    assert (tmp_path / "left_out.jsonl").read_text() == "of a run that was killed\n"
+    RunFolder(tmp_path).unused_rows([])
+    assert not (tmp_path / "left_out.jsonl").exists()
+
+
+def test_half_a_letter_in_an_id_is_written_as_a_question_mark(tmp_path):
+    RunFolder(tmp_path).lost_rows(1, [LeftOut("\ud83d", "why")])
+    assert listed(tmp_path) == [(1, "", "?", "why")]
 
 
 # --- a new run ------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """Read a config from YAML files and `key=value`; every mistake becomes a sentence with its key."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -12,8 +11,9 @@ from gpg_vl import run_folder
 from gpg_vl.config import resources
 from gpg_vl.config.plugins import own_steps, unknown_key
 from gpg_vl.config.schema import BenchmarkSpec, Config, PolicyConfig, Section, Source
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 
+_BOOL, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 BENCHMARK_PREFIX = "benchmark."
 """Start of a knob of the benchmark, among the knobs of the run."""
 
@@ -27,15 +27,13 @@ class _Yaml(yaml.SafeLoader):
     words.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        sign: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
-        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        """Return the tag of a value; a truth value of YAML 1.1 alone is text."""
+        resolver: Any = super()
+        tag: str = resolver.resolve(kind, value, implicit)
+        if tag == _BOOL and str(value).lower() not in {"true", "false"}:
+            return _TEXT
+        return tag
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -130,7 +128,8 @@ def override(
         key, separator, text = item.partition("=")
         if not separator or not key:
             raise UserError(
-                f"got {item!r}, expected key=value, for instance steps=100 or optimizer.lr=1e-5"
+                f"got {shown(item)}, expected key=value, for instance steps=100 or "
+                "optimizer.lr=1e-5"
             )
         *sections, last = key.split(".")
         parent: Any = values
@@ -159,7 +158,10 @@ def _enter(parent: Any, step: str, default: Any, item: str) -> Any:
     if isinstance(section, Section) or section is None:
         section = {}
     if not isinstance(section, dict | list):
-        raise UserError(f"{item}: {step} is {section!r}, which has no keys; set {step} itself")
+        raise UserError(
+            f"{one_line(item)}: {one_line(step)} is {shown(section)}, which has no keys; set "
+            f"{one_line(step)} itself"
+        )
     parent[step] = section
     return section  # pyright: ignore[reportUnknownVariableType]
 
@@ -174,7 +176,8 @@ def _set(parent: Any, last: str, value: Any, item: str) -> None:
 def _index(items: Any, step: str, item: str) -> int:
     if not step.isdecimal() or int(step) >= len(items):
         raise UserError(
-            f"{item}: {step!r} is no item of a list of {len(items)}; items count from 0"
+            f"{one_line(item)}: {shown(step)} is no item of a list of {len(items)}; items count "
+            "from 0"
         )
     return int(step)
 
@@ -217,7 +220,7 @@ def _first_message(kind: type[Section], error: ValidationError) -> str:
     message = " or ".join(expected).removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: got {first['input']!r}, expected: {message[0].lower()}{message[1:]}"
+    return f"{key}: got {shown(first['input'])}, expected: {message[0].lower()}{message[1:]}"
 
 
 def _known_keys(kind: type[Section], steps: Sequence[int | str]) -> list[str]:

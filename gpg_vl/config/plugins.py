@@ -22,7 +22,8 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, validate_call
 
-from gpg_vl.errors import UserError
+from gpg_vl.config.resources import is_file
+from gpg_vl.errors import UserError, one_line, shown
 
 _PACKAGE = Path(__file__).parents[1]
 _STDLIB = str(Path(traceback.__file__).parent)
@@ -46,8 +47,8 @@ def resolve(name: str, aliases: Mapping[str, str], base_dir: Path) -> Any:
         nearest = get_close_matches(name, aliases, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(aliases))}"
         raise UserError(
-            f"got {name!r}, expected a known name or an import path such as my_lab.rewards:Stars; "
-            f"{hint}"
+            f"got {shown(name)}, expected a known name or an import path such as "
+            f"my_lab.rewards:Stars; {hint}"
         )
     if module_name.endswith(".py"):
         module = _load_file(base_dir / module_name)
@@ -55,13 +56,13 @@ def resolve(name: str, aliases: Mapping[str, str], base_dir: Path) -> Any:
         module = _import(module_name)
     else:
         raise UserError(
-            f"{path}: {module_name!r} is neither a module such as my_lab.rewards nor a file such as"
-            " ./rewards.py"
+            f"got {shown(path)}: {shown(module_name)} is neither a module such as my_lab.rewards "
+            "nor a file such as ./rewards.py"
         )
     if not hasattr(module, attribute):
         raise UserError(
-            f"{path}: {module_name} has no {attribute!r}; it is the name of a class or function "
-            "defined there"
+            f"{one_line(path)}: {module_name} has no {shown(attribute)}; it is the name of a class "
+            "or function defined there"
         )
     return getattr(module, attribute)
 
@@ -87,10 +88,11 @@ def build(
     Raises:
         UserError: no such part, no such field, or a value of the wrong type.
     """
+    key = one_line(key)
     options: dict[str, Any] = {"kind": spec} if isinstance(spec, str) else dict(spec)
     kind = options.pop("kind", None)
     if not isinstance(kind, str):
-        raise UserError(f"{key}: got {spec!r}, expected a name or a mapping with `kind: NAME`")
+        raise UserError(f"{key}: got {shown(spec)}, expected a name or a mapping with `kind: NAME`")
     try:
         part: Any = resolve(kind, aliases, base_dir)
     except UserError as error:
@@ -139,7 +141,7 @@ def unknown_key(key: str, option: str, known: list[str]) -> str:
         hint = f"did you mean {nearest[0]}?"
     else:
         hint = f"known here: {', '.join(known) or 'nothing'}"
-    return f"{key}: no such key; {hint}"
+    return f"{one_line(key)}: no such key; {hint}"
 
 
 def first_error(error: ValidationError) -> str:
@@ -151,7 +153,7 @@ def first_error(error: ValidationError) -> str:
     message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if not key:
         return message
-    return f"{key}: got {first['input']!r}; {message}"
+    return f"{key}: got {shown(first['input'])}; {message}"
 
 
 def own_steps(steps: Sequence[int | str]) -> list[int | str]:
@@ -223,8 +225,8 @@ def _import(name: str) -> ModuleType:
             # the module exists, but imports one that does not: a bug there, shown with traceback
             raise
         raise UserError(
-            f"no module named {name!r}; is it installed, or does it stand beside the config as "
-            f"./{name}.py:Name?"
+            f"no module named {shown(name)}; is it installed, or does it stand beside the config "
+            f"as ./{one_line(name)}.py:Name?"
         ) from None
 
 
@@ -236,8 +238,10 @@ def _belongs_to(name: str, file: Path) -> bool:
 
 def _load_file(path: Path) -> ModuleType:
     """Import a file of the user as a module; the same file gives the same module."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a path with ./ is looked for beside the config")
+    if not is_file(path):
+        raise UserError(
+            f"{one_line(path)}: no such file; a path with ./ is looked for beside the config"
+        )
     file = path.resolve()
     if str(file.parent) not in sys.path:
         # the file may import its neighbours, and worker processes import it by name

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 
 ResourceKind = Literal["configs", "evaluation", "data"]
 _PACKAGE = Path(__file__).parents[1]
@@ -32,6 +32,14 @@ def summary_line(kind: ResourceKind, name: str) -> str:
     return find(kind, name).read_text().partition("\n")[0].removeprefix("# ")
 
 
+def is_file(path: Path) -> bool:
+    """Return True if there is such a file; a name that is too long for any file names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
     """Return the file of a shipped spec by name, or a file of the user by path.
 
@@ -46,15 +54,15 @@ def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
     """
     if name.endswith((".yaml", ".yml")):
         for path in (beside / name, Path(name)):
-            if path.is_file():
+            if is_file(path):
                 return path
-        raise UserError(f"{name}: no such file. Shipped {kind}: {', '.join(names(kind))}")
+        raise UserError(f"{one_line(name)}: no such file. Shipped {kind}: {', '.join(names(kind))}")
     path = folder(kind) / f"{name}.yaml"
-    if path.is_file():
+    if is_file(path):
         return path
     nearest = get_close_matches(name, names(kind), n=1)
     if nearest:
         hint = f"Did you mean {nearest[0]}?"
     else:
         hint = f"Shipped: {', '.join(names(kind))}; a file of your own ends in .yaml."
-    raise UserError(f"{kind}: got {name!r}, which is neither shipped nor a file. {hint}")
+    raise UserError(f"{kind}: got {shown(name)}, which is neither shipped nor a file. {hint}")

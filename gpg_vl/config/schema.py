@@ -222,7 +222,8 @@ class RolloutConfig(Section):
     ratio."""
     max_lost: float = Field(default=0.05, ge=0, le=1)
     """Largest share of unusable samples (image missing, prompt longer than the context window)
-    among all drawn samples; above it the run stops."""
+    among all drawn samples; above it the run stops, once 10 different rows are lost (all rows of a
+    smaller data set) or more than half of the draws; 0 = the first one stops it."""
     max_faults: float = Field(default=0.2, ge=0, le=1)
     """Largest share of a step's answers on which a verifier may fail; above it the run stops."""
     idle_steps: int = Field(default=5, ge=1)

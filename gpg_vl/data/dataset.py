@@ -1,21 +1,26 @@
 """Hold the validated samples of several sources, in an endless order that an index addresses."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from gpg_vl.config.schema import Source
-from gpg_vl.data.sources import read_source
-from gpg_vl.errors import UserError
+from gpg_vl.data.sources import name_of, num_rows, read_source
+from gpg_vl.data.validation_cache import ValidationCache
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,10 @@ class Dataset:
     purpose: str = "data"
     """Name of the random stream: other purposes see the same samples in another order."""
     left_out: tuple[LeftOut, ...] = ()
-    """Rows that are not used: a recipe leaves them out, or their own answer does not score 1."""
+    """Rows that are not used: they cannot be read or asked, a recipe leaves them out, or their own
+    answer does not score 1."""
+    rejected: tuple[Sample, ...] = ()
+    """Samples among them that could be read."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -78,29 +86,52 @@ def read_dataset(
     seed: int,
     key: str = "data",
     purpose: str = "data",
+    why_unaskable: Callable[[Sample], str] = lambda sample: "",
 ) -> Dataset:
-    """Read every source, without the rows whose own answer does not earn the full reward.
+    """Read every source, without the rows that cannot be used.
 
     Args:
         base_dir: folder of the config; relative files and plug-ins are looked for there.
         key: place of the sources in the config, for messages.
+        why_unaskable: returns the reason why a model cannot be asked a sample; empty = it can.
 
     Raises:
         UserError: a source is empty, or no row of it can be used.
     """
     left_out: list[LeftOut] = []
+    rejected: list[Sample] = []
     validated_sources: list[Sequence[Sample]] = []
-    for number, source in enumerate(sources):
+    for number, (source, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         rows = validated(
             source,
             verifiers,
             base_dir=base_dir,
             key=f"{key}.{number}",
             on_left_out=left_out.append,
+            on_rejected=rejected.append,
+            why_unaskable=why_unaskable,
+            name=name,
         )
         validated_sources.append(list(rows))
-    weights = tuple(source.weight for source in sources)
-    return Dataset(tuple(validated_sources), weights, seed, purpose, tuple(left_out))
+    return Dataset(
+        sources=tuple(validated_sources),
+        weights=tuple(source.weight for source in sources),
+        seed=seed,
+        purpose=purpose,
+        left_out=tuple(left_out),
+        rejected=tuple(rejected),
+    )
+
+
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """Return a name for each source; equal ones are numbered, so that they never merge."""
+    times: Counter[str] = Counter()
+    names: list[str] = []
+    for source in sources:
+        name = name_of(source)
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name} ({times[name]})")
+    return names
 
 
 def validated(
@@ -110,38 +141,76 @@ def validated(
     base_dir: Path,
     key: str,
     on_left_out: Callable[[LeftOut], None],
+    on_rejected: Callable[[Sample], None] = lambda sample: None,
+    why_unaskable: Callable[[Sample], str] = lambda sample: "",
+    name: str = "",
 ) -> Iterator[Sample]:
-    """Yield the rows of one source whose own answer earns the full reward.
+    """Yield the rows of one source that can be used.
 
-    They come one by one, so a large data set need not fit into memory.
+    A row is left out if it cannot be read, if its own answer does not earn the full reward, or if
+    the model cannot be asked. Rows come one by one, so a large data set need not fit into memory.
+    Of several rows with one id the later ones are numbered.
 
     Args:
         on_left_out: called with each row that is not used.
+        on_rejected: called with its sample, where it could be read.
+        why_unaskable: as in `read_dataset`.
+        name: name of the source in its samples.
 
     Raises:
-        UserError: at the end, if an id names several rows or no row can be used.
+        UserError: at the end, if no row can be used.
     """
     ids: Counter[str] = Counter()
-    invalid: list[LeftOut] = []
-    for sample in read_source(source, base_dir=base_dir, key=key, on_left_out=on_left_out):
-        ids[sample.id] += 1
-        error = verifiers.validation_error(sample)
-        if error:
-            invalid.append(LeftOut(sample.id, error))
-            on_left_out(invalid[-1])
-        else:
-            yield sample
-    repeated = [name for name, times in ids.items() if times > 1]
-    if repeated:
-        raise UserError(
-            f"{key}: the id {repeated[0]!r} names several rows (and {len(repeated) - 1} other ids "
-            "do); ids must be unique"
-        )
-    if not ids:
+    first: LeftOut | None = None
+    used = left_out = 0
+    with ValidationCache(verifiers, is_used=source.recipe is None) as cache:
+        rows = read_source(source, base_dir=base_dir, key=key, size_of=cache.size_of)
+        for row in progress(rows, name or key, num_rows(source, base_dir)):
+            if isinstance(row, LeftOut):
+                reason = row._replace(source=name)
+            else:
+                sample = _with_own_id(replace(row, source=name), ids)
+                why = cache.validation_error(sample) or why_unaskable(sample)
+                if not why:
+                    used += 1
+                    yield sample
+                    continue
+                reason = LeftOut(sample.id, why, name)
+                on_rejected(sample)
+            first = first or reason
+            left_out += 1
+            on_left_out(reason)
+    if not used and first is None:
         raise UserError(f"{key}: the data set is empty")
-    if len(invalid) == ids.total():
-        first = invalid[0]
-        raise UserError(f"{key}: all {len(invalid)} rows are unusable; {first.id}: {first.why}")
+    if not used and first is not None:
+        raise UserError(f"{key}: all {left_out} rows are unusable; {first.id}: {first.why}")
+
+
+def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:
+    """Number a sample whose id other rows have, too: the second a becomes a#2."""
+    ids[sample.id] += 1
+    if ids[sample.id] == 1:
+        return sample
+    name = f"{sample.id}#{ids[sample.id]}"
+    while ids[name]:
+        ids[sample.id] += 1
+        name = f"{sample.id}#{ids[sample.id]}"
+    ids[name] += 1
+    return replace(sample, id=name)
+
+
+def progress(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
+    """Yield rows, and show a bar on a terminal where that takes more than a second.
+
+    Args:
+        total: number of rows; None = not known, and only their count is shown.
+    """
+    quiet = None  # = where standard error is no terminal
+    if os.environ.get("RANK", "0") != "0":
+        quiet = True  # the main process shows it
+    what = f"reading {one_line(name, 40)}"
+    bar = tqdm(rows, what, total, unit=" rows", delay=1, disable=quiet, leave=False)
+    yield from bar
 
 
 def fingerprint(sources: Iterable[Iterable[Sample]], settings: str = "") -> str:
@@ -169,10 +238,15 @@ def _content(sample: Sample) -> Sequence[Any]:
         sample.frame,
         sample.solution,
         images,
+        # fields that older runs do not know count only where they are set
+        *(value for value in (sample.context, sample.letters, sample.answer_image) if value),
     )
 
 
 def _file_stamp(path: Path) -> tuple[str, int, int]:
     """Return name, size and time of a file: hashing every image of a large set takes minutes."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # it has vanished since it was read; the draw of its sample tells
+        return path.name, -1, -1
     return path.name, status.st_size, status.st_mtime_ns

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from gpg_vl.config.schema import BenchmarkSpec
+from gpg_vl.errors import one_line
 from gpg_vl.evaluation.records import Record, Settings
 from gpg_vl.prompts import Style
 from gpg_vl.types import Completion, LeftOut, Sample, Verdict
@@ -31,18 +32,38 @@ class Benchmark:
     seed: int
     """Seed of the run; addresses the sampled answers."""
     left_out: Sequence[LeftOut] = ()
-    """Questions that cannot be scored, and rows that a recipe leaves out."""
+    """Questions that cannot be scored or asked, and rows that a recipe leaves out."""
+    unasked: Sequence[Sample] = ()
+    """Questions that could not be asked: no figure counts them."""
 
     @property
     def missing(self) -> str:
         """Sentence on what is left out; empty = nothing is."""
         if not self.left_out:
             return ""
-        (first, why), verb = self.left_out[0], " is" if len(self.left_out) == 1 else "s are"
+        first, verb = self.left_out[0], " is" if len(self.left_out) == 1 else "s are"
         return (
             f"{self.spec.name}: {len(self.left_out)} question{verb} left out, "
-            f"{len(self.questions)} are asked; {first}: {why}"
+            f"{len(self.questions)} are asked; {one_line(first.id)}: {first.why}"
         )
+
+    @property
+    def not_asked(self) -> str:
+        """Sentence on the questions that could not be asked; empty = all could."""
+        if not self.unasked:
+            return ""
+        count, first = len(self.unasked), self.left_out[-len(self.unasked)]
+        return (
+            f"{self.spec.name}: {count} of {len(self.questions) + count} questions could not be "
+            f"asked, the figures are over the other {len(self.questions)}; {one_line(first.id)}: "
+            f"{first.why}"
+        )
+
+    @property
+    def repeated_ids(self) -> set[str]:
+        """Ids that questions of several sources have in common."""
+        times = Counter(sample.id for sample in self.questions)
+        return {name for name, count in times.items() if count > 1}
 
     def tag(self, sample: Sample) -> str:
         """Return the row of the table that a question counts in."""
@@ -58,6 +79,17 @@ class Benchmark:
                 questions.append(sample)
         return replace(self, questions=questions)
 
+    def without(self, unusable: Sequence[LeftOut]) -> "Benchmark":
+        """Return the benchmark without the questions that could not be asked."""
+        names = {(row.source, row.id) for row in unusable}
+        asked: list[Sample] = []
+        unasked: list[Sample] = []
+        for sample in self.questions:
+            is_unusable = (sample.source, sample.id) in names
+            (unasked if is_unusable else asked).append(sample)
+        left_out = *self.left_out, *unusable
+        return replace(self, questions=asked, left_out=left_out, unasked=unasked)
+
     def score(self, sample: Sample, greedy: Completion, sampled: Sequence[Completion]) -> Record:
         """Score the greedy answer and the sampled answers to one question."""
         verdict = self.verifiers.judge(greedy, sample)
@@ -71,6 +103,7 @@ class Benchmark:
             beside = _accuracy(second_reading)
         return Record(
             id=sample.id,
+            source=sample.source,
             tag=self.tag(sample),
             greedy=_accuracy(verdict),
             sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
@@ -106,16 +139,24 @@ def _first_verifier_error(verdicts: Sequence[Verdict]) -> str:
 
 def _question_bytes(sample: Sample) -> bytes:
     """Return what makes two questions the same: words, true answer, options, frame."""
-    content = (sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame)
+    content = (
+        *(sample.question, sample.answer_kind, sample.answer, sample.choices, sample.frame),
+        # fields that older records do not know count only where they are set
+        *(value for value in (sample.context, sample.letters, sample.answer_image) if value),
+    )
     return json.dumps(content, default=str, sort_keys=True).encode()
 
 
 def _pictures_digest(sample: Sample) -> str:
+    """Return a digest of the images; empty = there are none, or one of them has vanished."""
     if not sample.images:
         return ""
     contents: list[bytes] = []
     for image in sample.images:
-        contents.append(image.read_bytes() if isinstance(image, Path) else image)
+        try:
+            contents.append(image.read_bytes() if isinstance(image, Path) else image)
+        except OSError:  # a grey picture of its size can be shown, a recorded answer be scored
+            return ""
     return _digest(*contents)
 
 

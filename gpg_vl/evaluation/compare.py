@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record, some_ids
 from gpg_vl.evaluation.statistics import Interval, difference, interval
@@ -65,20 +65,21 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> list[Compariso
 def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Return the two records of each question, in the order of the first evaluation.
 
+    A question is named by its id, and by its source too where several sources share ids.
+
     Raises:
         UserError: a question is in one evaluation only or twice, or its id names another question
             in the other evaluation.
     """
-    first_by_id = {record.id: record for record in first}
-    second_by_id = {record.id: record for record in second}
+    first_by_key, second_by_key = _by_key(first, second)
     common: list[tuple[Record, Record]] = []
     only_in_first: list[str] = []
-    for name, record in first_by_id.items():
-        if name in second_by_id:
-            common.append((record, second_by_id[name]))
+    for key, record in first_by_key.items():
+        if key in second_by_key:
+            common.append((record, second_by_key[key]))
         else:
-            only_in_first.append(name)
-    only_in_second = [name for name in second_by_id if name not in first_by_id]
+            only_in_first.append(record.id)
+    only_in_second = [record.id for key, record in second_by_key.items() if key not in first_by_key]
     other_question = _ids_that_differ(common, lambda record: record.digest)
     other_pictures = _ids_that_differ(common, lambda record: record.pictures)
     problems = [
@@ -87,8 +88,10 @@ def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Rec
         _listed(other_question, "with another question or truth"),
         _listed(other_pictures, "with other pictures"),
     ]
-    if len(first_by_id) < len(first) or len(second_by_id) < len(second):
+    if len(first_by_key) < len(first) or len(second_by_key) < len(second):
         problems.append("the same id names several records")
+        if not _have_sources(first, second):
+            problems.append("they do not say their sources, so they cannot be told apart")
     found = "; ".join(filter(None, problems))
     if found or not first:
         raise UserError(
@@ -96,6 +99,30 @@ def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Rec
             "benchmark"
         )
     return common
+
+
+def _by_key(
+    first: Sequence[Record], second: Sequence[Record]
+) -> tuple[dict[tuple[str, str], Record], dict[tuple[str, str], Record]]:
+    """Return the records of both evaluations by what names their questions."""
+    use_source = _have_sources(first, second) and (_has_repeated(first) or _has_repeated(second))
+    keyed: list[dict[tuple[str, str], Record]] = []
+    for records_of_one in (first, second):
+        by_key: dict[tuple[str, str], Record] = {}
+        for record in records_of_one:
+            by_key[record.key if use_source else ("", record.id)] = record
+        keyed.append(by_key)
+    return keyed[0], keyed[1]
+
+
+def _have_sources(first: Sequence[Record], second: Sequence[Record]) -> bool:
+    """Return True if every record says the source of its question."""
+    return all(record.source for record in (*first, *second))
+
+
+def _has_repeated(evaluated: Sequence[Record]) -> bool:
+    """Return True if an id names several records."""
+    return len({record.id for record in evaluated}) < len(evaluated)
 
 
 def _ids_that_differ(
@@ -133,7 +160,9 @@ def remarks(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
         )
         for one, other in values:
             if None not in {one, other} and one != other:
-                lines.append(f"{name} differs: {one} in the first, {other} in the second")
+                lines.append(
+                    f"{name} differs: {one_line(one)} in the first, {one_line(other)} in the second"
+                )
     return lines
 
 
@@ -230,7 +259,7 @@ def _evaluations(path: Path) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     after_training: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in records.files_in(folder):
         found[file.stem] = file
         if file.stem.endswith("-after"):
             after_training[file.stem.removesuffix("-after")] = file

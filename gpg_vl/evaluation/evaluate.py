@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,15 +15,16 @@ from PIL import Image
 from gpg_vl import __version__, run_folder
 from gpg_vl.config import loading, plugins
 from gpg_vl.data.dataset import Dataset, fingerprint
+from gpg_vl.errors import UnusableSampleError, UserError, shown
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark, settings_of
-from gpg_vl.evaluation.records import EvalLog, Record
+from gpg_vl.evaluation.records import EvalLog, Record, save_left_out
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
 from gpg_vl.randomness import seed as addressed_seed
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
-from gpg_vl.types import Sample
+from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
+from gpg_vl.types import LeftOut, Prompt, Sample
 
 QUESTIONS_AT_ONCE = 64
 """Questions that are asked together and written together."""
@@ -65,6 +66,9 @@ def evaluate_benchmarks(
             that an interrupted evaluation goes on; None = not written.
         log: called with what of a benchmark is left out.
 
+    Yields:
+        A benchmark without the questions that could not be asked, and a record of each other one.
+
     Raises:
         UserError: a benchmark cannot be asked, or records of another evaluation are in its file;
             before anything is asked.
@@ -96,18 +100,22 @@ def evaluate_benchmarks(
         verify = partial(experiment.verify_engine, engine, policy, prompt_at)
         verify()
         for name, benchmark, eval_log in prepared:
+            unusable: list[LeftOut] = []
             records = run_benchmark(
                 benchmark,
                 policy,
                 engine,
                 blank=blank,
                 on_progress=partial(on_progress, name),
+                on_left_out=unusable.append,
                 eval_log=eval_log,
             )
             verify()  # the engine may have been restarted in the meantime
+            asked = benchmark.without(unusable)
             if eval_log is not None:
                 eval_log.finish(records)
-            yield benchmark, records
+                save_left_out(asked.left_out, eval_log.path)
+            yield asked, records
 
 
 def run_benchmark(
@@ -117,19 +125,28 @@ def run_benchmark(
     *,
     blank: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_left_out: Callable[[LeftOut], None] = lambda left_out: None,
     eval_log: EvalLog | None = None,
 ) -> list[Record]:
     """Ask every question, greedily and `spec.samples` times.
 
+    A question that cannot be asked has no record. An evaluation that goes on tries it again.
+
     Args:
         blank: show grey pictures of the same size instead: what is left is guessing.
         on_progress: called with the number of questions done so far, and of all.
+        on_left_out: called with each question that cannot be asked.
         eval_log: file where records are kept on the way; its questions are not asked again.
+
+    Raises:
+        UserError: no question can be asked, or a source has two questions of one id.
     """
-    records: dict[str, Record] = {}
+    _check_keys(benchmark)
+    records: dict[tuple[str, str], Record] = {}
+    unusable: list[LeftOut] = []
     if eval_log is not None:
-        records = {record.id: record for record in eval_log.records()}
-    open_questions = [sample for sample in benchmark.questions if sample.id not in records]
+        records = {record.key: record for record in eval_log.records()}
+    open_questions = [sample for sample in benchmark.questions if _key(sample) not in records]
     spec = benchmark.spec
     settings = {**settings_of(spec), "max_tokens": spec.max_tokens, "blank": blank}
     evaluation = eval_log.fingerprint if eval_log is not None else ""
@@ -137,44 +154,95 @@ def run_benchmark(
     for start in range(0, len(open_questions), QUESTIONS_AT_ONCE):
         questions = open_questions[start : start + QUESTIONS_AT_ONCE]
         fresh: list[Record] = []
-        for record in _ask(questions, benchmark, policy, engine, blank):
+        asked = _encoded(questions, benchmark, policy, engine, blank, unusable)
+        for record in _ask(asked, benchmark, engine):
             fresh.append(replace(record, settings=settings, evaluation=evaluation))
-            records[record.id] = fresh[-1]
+            records[record.key] = fresh[-1]
         if eval_log is not None:
             eval_log.add(fresh)
-        on_progress(len(records), len(benchmark.questions))
-    return [records[sample.id] for sample in benchmark.questions]
+        on_progress(len(records) + len(unusable), len(benchmark.questions))
+    if unusable and not records:
+        raise UserError(
+            f"{spec.name}: none of {len(unusable)} questions can be asked; {unusable[0].why}"
+        )
+    for left_out in unusable:
+        on_left_out(left_out)
+    return [records[_key(sample)] for sample in benchmark.questions if _key(sample) in records]
 
 
-def _ask(
+def _key(sample: Sample) -> tuple[str, str]:
+    """Return source and id, which name a question in a benchmark of several sources."""
+    return sample.source, sample.id
+
+
+def _check_keys(benchmark: Benchmark) -> None:
+    """Refuse questions that could not be told apart: their records would be merged."""
+    seen: set[tuple[str, str]] = set()
+    for sample in benchmark.questions:
+        if _key(sample) in seen:
+            raise UserError(
+                f"{benchmark.spec.name}: the id {shown(sample.id)} names several questions of "
+                f"the source {shown(sample.source)}; give each row an id of its own"
+            )
+        seen.add(_key(sample))
+
+
+def _encoded(
     questions: Sequence[Sample],
     benchmark: Benchmark,
     policy: Policy,
     engine: RolloutEngine,
     blank: bool,
+    unusable: list[LeftOut],
+) -> list[tuple[Sample, Prompt]]:
+    """Return the questions that can be asked, with their prompts.
+
+    Args:
+        unusable: gets the others.
+    """
+    usable: list[tuple[Sample, Prompt]] = []
+    for sample in questions:
+        try:
+            asked = blanked(sample) if blank else sample
+            prompt = encode(asked, benchmark.style, policy)
+            usable.append((sample, ensure_fits(prompt, engine, max_tokens=1)))
+        except UnusableSampleError as error:
+            why = str(error).removeprefix(f"{sample.id}: ")
+            unusable.append(LeftOut(sample.id, why, sample.source))
+    return usable
+
+
+def _ask(
+    questions: Sequence[tuple[Sample, Prompt]], benchmark: Benchmark, engine: RolloutEngine
 ) -> list[Record]:
     spec = benchmark.spec
-    if blank:
-        shown = [blanked(sample) for sample in questions]
-    else:
-        shown = list(questions)
-    prompts = [encode(sample, benchmark.style, policy) for sample in shown]
+    if not questions:
+        return []
+    prompts = [prompt for _, prompt in questions]
     sampling = Sampling(max_tokens=spec.max_tokens, temperature=spec.temperature)
     greedy = engine.generate(prompts, replace(sampling, greedy=True), [[0]] * len(prompts))
     sampled: list[list[Any]] = [[] for _ in prompts]
     if spec.samples:
-        seeds = [_seeds(benchmark, sample) for sample in questions]
+        repeated = benchmark.repeated_ids
+        seeds = [_seeds(benchmark, sample, repeated) for sample, _ in questions]
         sampled = engine.generate(prompts, sampling, seeds)
     records: list[Record] = []
-    for sample, (best,), others in zip(questions, greedy, sampled, strict=True):
+    for (sample, _), (best,), others in zip(questions, greedy, sampled, strict=True):
         records.append(benchmark.score(sample, best, others))
     return records
 
 
-def _seeds(benchmark: Benchmark, sample: Sample) -> list[int]:
-    """Return a seed per sampled answer, addressed by the question's id and not by its place."""
+def _seeds(benchmark: Benchmark, sample: Sample, repeated: Set[str]) -> list[int]:
+    """Return a seed per sampled answer, addressed by the question's id and not by its place.
+
+    Args:
+        repeated: ids that several sources share; there the source belongs to the address.
+    """
+    address: tuple[str, ...] = (sample.id,)
+    if sample.id in repeated:
+        address = (sample.source, sample.id)
     count = benchmark.spec.samples
-    return [addressed_seed(benchmark.seed, "evaluate", sample.id, n) for n in range(count)]
+    return [addressed_seed(benchmark.seed, "evaluate", *address, n) for n in range(count)]
 
 
 def blanked(sample: Sample) -> Sample:
@@ -218,7 +286,7 @@ def _fingerprint(
         sources[kind] = plugins.source_hash(verifier)
     questions = [
         fingerprint([benchmark.questions]),
-        [(sample.tags, sample.columns) for sample in benchmark.questions],
+        [(sample.source, sample.tags, sample.columns) for sample in benchmark.questions],
     ]
     style = plugins.source_hash(benchmark.style)
     parts = [__version__, weights, settings, style, sources, questions]

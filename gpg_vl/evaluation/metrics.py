@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.data.recipes.detection import annotations
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.evaluation.records import Record
@@ -50,8 +50,8 @@ def _weighted(
     for record in records:
         if tags[0] not in record.tags:
             raise UserError(
-                f"totals: {record.id} has no tag {tags[0]!r}; it has "
-                f"{', '.join(record.tags) or 'none'}"
+                f"totals: {one_line(record.id)} has no tag {shown(tags[0])}; it has "
+                f"{one_line(', '.join(record.tags)) or 'none'}"
             )
         groups.setdefault(record.tags[tags[0]], []).append(record)
     for rows in groups.values():
@@ -102,20 +102,34 @@ def detection(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Inte
             " one (recipe coco or lvis)"
         )
     asked = {sample.columns["category_id"] for sample in questions}
-    truth = _only(annotations(Path(files.pop())), asked)
-    by_id = {record.id: record for record in records}
+    unasked = {
+        (sample.columns["image_id"], sample.columns["category_id"]) for sample in benchmark.unasked
+    }
+    truth = _only(annotations(Path(files.pop())), asked, unasked)
+    by_key = {record.key: record for record in records}
     found: list[dict[str, Any]] = []
     for sample in questions:
-        found += _found(sample, by_id[sample.id], benchmark)
+        found += _found(sample, by_key[sample.source, sample.id], benchmark)
     return average_precision.with_intervals(truth, found, federated=kind == "lvis")
 
 
-def _only(truth: Mapping[str, Any], asked: set[Any]) -> dict[str, Any]:
-    """Return a COCO data set with the classes asked for and no others."""
+def _only(
+    truth: Mapping[str, Any], asked: set[Any], unasked: set[tuple[Any, Any]]
+) -> dict[str, Any]:
+    """Return a COCO data set with the classes asked for and no others.
+
+    Args:
+        unasked: (image, class) of the questions that could not be asked: no box of them is missed.
+    """
+    kept: list[Any] = []
+    for item in truth["annotations"]:
+        place = item["image_id"], item["category_id"]
+        if item["category_id"] in asked and place not in unasked:
+            kept.append(item)
     return {
         **truth,
         "categories": [item for item in truth["categories"] if item["id"] in asked],
-        "annotations": [item for item in truth["annotations"] if item["category_id"] in asked],
+        "annotations": kept,
     }
 
 
@@ -124,8 +138,8 @@ def _found(sample: Sample, record: Record, benchmark: Benchmark) -> list[dict[st
     verifier = benchmark.verifiers.by_kind[sample.answer_kind]
     if not isinstance(verifier, Detection):
         raise UserError(
-            f"average_precision: {sample.id} is scored by {type(verifier).__name__}, expected kind "
-            "detection"
+            f"average_precision: {one_line(sample.id)} is scored by {type(verifier).__name__}, "
+            "expected kind detection"
         )
     if verifier.mode == "strict":
         answer = verifier.style.read(record.text).answer

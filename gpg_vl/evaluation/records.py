@@ -9,10 +9,15 @@ from pathlib import Path
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from gpg_vl.config.plugins import first_error
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
+from gpg_vl.types import LeftOut
 
 SHOWN = 5
 """Number of ids that a message lists."""
+ID_CHARACTERS = 100
+"""Largest number of characters of one id in such a list."""
+LEFT_OUT_SUFFIX = ".left_out.jsonl"
+"""Ending of the file beside a file of records that lists the questions without a record."""
 Settings = Mapping[str, str | int | bool]
 """Settings of prompt and scoring that two evaluations should have in common."""
 
@@ -22,7 +27,9 @@ class Record:
     """A question with its answer and score."""
 
     id: str
-    """Id of the question."""
+    """Id of the question; it is unique in its source."""
+    source: str = ""
+    """Name of the source that the question was read from; empty = not recorded."""
     tag: str
     """Row of the table that it counts in."""
     greedy: FiniteFloat
@@ -56,12 +63,18 @@ class Record:
     """Fingerprint of the evaluation that it belongs to; empty = recorded answers, or an evaluation
     within a run."""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Source and id: what names a question in a benchmark of several sources."""
+        return self.source, self.id
+
 
 def some_ids(ids: Sequence[str]) -> str:
     """Return a phrase with the number of ids and the first of them: `2 ids (a, b)`."""
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     plural = "s" if len(ids) > 1 else ""
-    return f"{len(ids)} id{plural} ({', '.join(ids[:SHOWN])}{more})"
+    first = [one_line(name, ID_CHARACTERS) for name in ids[:SHOWN]]
+    return f"{len(ids)} id{plural} ({', '.join(first)}{more})"
 
 
 def failures(records: Sequence[Record]) -> str:
@@ -72,7 +85,7 @@ def failures(records: Sequence[Record]) -> str:
     plural = "s" if len(failed) > 1 else ""
     return (
         f"the verifier failed on answers to {len(failed)} question{plural} of {len(records)}, "
-        f"which count as wrong; {failed[0].id}: {failed[0].fault}"
+        f"which count as wrong; {one_line(failed[0].id)}: {failed[0].fault}"
     )
 
 
@@ -90,6 +103,38 @@ def save(records: Sequence[Record], path: Path) -> None:
     aside = path.with_name(path.name + ".new")
     aside.write_text("".join(map(_line, records)), encoding="utf-8")
     aside.replace(path)
+
+
+def left_out_path(path: Path) -> Path:
+    """Return the file beside a file of records that lists the questions without a record."""
+    return path.with_name(path.stem + LEFT_OUT_SUFFIX)
+
+
+def save_left_out(left_out: Sequence[LeftOut], path: Path) -> Path | None:
+    """Write the questions without a record into a file beside that of the records.
+
+    Args:
+        path: file of the records.
+
+    Returns:
+        The file that was written; None = nothing is left out, and an older file is gone.
+    """
+    beside = left_out_path(path)
+    if not left_out:
+        beside.unlink(missing_ok=True)
+        return None
+    lines: list[str] = []
+    for row in left_out:
+        lines.append(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    beside.write_text("".join(lines), encoding="utf-8", errors="replace")
+    return beside
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of records in a folder."""
+    files = sorted(folder.glob("*.jsonl"))
+    return [path for path in files if not path.name.endswith(LEFT_OUT_SUFFIX)]
 
 
 def load(path: Path) -> list[Record]:

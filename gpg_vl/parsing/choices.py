@@ -2,7 +2,11 @@ r"""Read which option an answer states, as its letter or in its words.
 
 `exact` reads a text that is nothing but one option: "B", "(B)", "B. big dog", "big dog" (strict
 mode). `stated` reads answers of models that were not trained on the format: "The answer is (C)
-because...", "**Answer: B**", `\boxed{\text{D}}`, "答案是C" (lenient mode).
+because...", "**Answer: B**", `\boxed{\text{D}}`, "答案是C" (lenient mode). `exact_set` and
+`stated_set` read several options: "A, C", "AC", "cat and dog".
+
+Options have the letters A, B, C in their order, or their own: two options may be B and A, or A
+and C.
 
 `stated` looks for evidence in tiers, the most reliable first. The first tier with any evidence
 decides, and a tier with evidence for two options states none:
@@ -27,6 +31,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
+from typing import NamedTuple
 
 from gpg_vl.parsing import markup, quantities
 from gpg_vl.parsing.markup import normalise
@@ -35,8 +40,9 @@ MAX_STATEMENTS = 200
 """Statements that are read in one text; a text with more states no option."""
 MAX_LETTERS = 26
 """Options that have a letter of their own."""
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _UNKNOWN = -1
-"""Index of a letter that stands for no option."""
+"""Index of a letter that stands for no option, as `str.find` returns it."""
 
 # --- letters --------------------------------------------------------------------------------------
 
@@ -64,6 +70,10 @@ _LETTER_RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OP
 _WHOLE_LETTER = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
 """A letter and its words, in strict mode: "B. big dog"; but not the number "B.5"."""
+_RUN = re.compile(r"[A-Z]{2,26}")
+"""Several letters without a sign between them: "AC"."""
+_SEPARATORS = re.compile(r"[,;&，；、](?:\s*and(?=\s))?|(?<=\s)and(?=\s)", re.IGNORECASE)
+"""Signs and words between two of several options: "A, C", "A and C", "cat, and dog"."""
 _ARTICLES = frozenset("AI")
 """Letters that are also English words: "A dog", "I think"."""
 
@@ -178,49 +188,88 @@ _AT_END = re.compile(
 )
 
 
-def exact(text: str, choices: Sequence[str]) -> int | None:
+class _Options(NamedTuple):
+    """The closed set of options that an answer is read against."""
+
+    texts: Sequence[str]
+    """Words of each option."""
+    letters: str
+    """Letter of each option, in capitals."""
+
+
+def letters_of(choices: Sequence[str], letters: Sequence[str] = ()) -> str:
+    """Return the letters of all options: their own, else A, B, C... for the first 26."""
+    if letters:
+        return "".join(letters).upper()
+    return _ALPHABET[: len(choices)]
+
+
+def letter_of(index: int, letters: Sequence[str] = ()) -> str:
+    """Return the letter of an option: its own, else A for the first."""
+    if letters:
+        return letters[index].upper()
+    return chr(ord("A") + index)
+
+
+def exact(text: str, choices: Sequence[str], letters: Sequence[str] = ()) -> int | None:
     """Return the index of the one option that the whole text names.
 
     A text names an option by its words, its letter, "(B)", "B." or "B. its words". None when it
     names none or several, or a letter and the words of another option. Option words win over
     letters: among the options "B" and "A" the answer "A" is the second.
+
+    Args:
+        text: the answer.
+        choices: words of the options.
+        letters: their own letters; empty = A, B, C in their order.
     """
-    if is_question(text) and not any(map(is_question, choices)):
-        return None  # "B?" is a doubt
-    by_words = same_words(text, choices)
-    if by_words:
-        return markup.agreed(by_words)
-    bare = normalise(text)
-    if len(bare) == 1 and bare.isascii() and bare.isalpha():
-        return _option_of_letter(bare, choices)
-    labelled = _LABELLED.fullmatch(text.strip())
-    if labelled is None:
-        return None
-    index = _option_of_letter(labelled[1], choices)
-    if index is None or normalise(labelled[2]) not in {"", normalise(choices[index])}:
-        return None
-    return index
+    return _exact(text, _Options(choices, letters_of(choices, letters)))
 
 
-def stated(text: str, choices: Sequence[str]) -> int | None:
+def exact_set(
+    text: str, choices: Sequence[str], letters: Sequence[str] = ()
+) -> frozenset[int] | None:
+    """Return the indices of the options that the whole text names, each once.
+
+    A text names several options by their letters, "AC", or as `exact` reads one, with commas or
+    "and" between them: "A, C", "A and C", "cat, dog". None where a part of it names no option, or
+    where it names one twice.
+    """
+    return _exact_set(text, _Options(choices, letters_of(choices, letters)))
+
+
+def stated(text: str, choices: Sequence[str], letters: Sequence[str] = ()) -> int | None:
     """Return the index of the one option that an answer in free form states.
 
-    None where it states none or several.
+    None where it states none or several. Arguments as in `exact`.
     """
-    whole = _whole_text(text, choices)
+    options = _Options(choices, letters_of(choices, letters))
+    whole = _whole_text(text, options)
     if whole is not None or not choices:
         return whole
     field = markup.field(text)
     if field is not None:
-        return _whole_text(field, choices)
-    for tier in _TIERS:
-        indices = set(tier(text, choices))
-        if not indices:
-            continue
-        if len(indices) > 1 or _UNKNOWN in indices:
-            return None
-        return indices.pop()
-    return None
+        return _whole_text(field, options)
+    return markup.agreed(_evidence(text, options))
+
+
+def stated_set(
+    text: str, choices: Sequence[str], letters: Sequence[str] = ()
+) -> frozenset[int] | None:
+    """Return the indices of all options that an answer in free form states.
+
+    None where it states none. Arguments as in `exact`.
+    """
+    options = _Options(choices, letters_of(choices, letters))
+    field = markup.field(text)
+    given = text if field is None else field
+    whole = _whole_text(given, options)
+    if whole is not None:
+        return frozenset((whole,))
+    named = _exact_set(markup.unwrapped(given), options)
+    if named is not None or field is not None:
+        return named
+    return frozenset(_evidence(text, options)) or None
 
 
 def same_words(text: str, choices: Sequence[str]) -> list[int]:
@@ -234,29 +283,95 @@ def is_question(text: str) -> bool:
     return text.rstrip().endswith("?")
 
 
-def letter_of(index: int) -> str:
-    """Return the letter of an option; A is the first."""
-    return chr(ord("A") + index)
+def _exact(text: str, options: _Options) -> int | None:
+    if is_question(text) and not any(map(is_question, options.texts)):
+        return None  # "B?" is a doubt
+    by_words = same_words(text, options.texts)
+    if by_words:
+        return markup.agreed(by_words)
+    bare = normalise(text)
+    if len(bare) == 1 and bare.isascii() and bare.isalpha():
+        return _option_of_letter(bare, options)
+    labelled = _LABELLED.fullmatch(text.strip())
+    if labelled is None:
+        return None
+    index = _option_of_letter(labelled[1], options)
+    if index is None or normalise(labelled[2]) not in {"", normalise(options.texts[index])}:
+        return None
+    return index
 
 
-def _option_of_letter(letter: str, choices: Sequence[str]) -> int | None:
-    """Return the index of a letter's option, A is the first; None where there is no such option."""
-    index = ord(letter.upper()) - ord("A")
-    if 0 <= index < len(choices):
-        return index
-    return None
+def _exact_set(text: str, options: _Options) -> frozenset[int] | None:
+    if len(text) > _max_length(options) * max(1, len(options.texts)):
+        return None
+    one = _exact(text, options)
+    if one is not None:
+        return frozenset((one,))
+    bare = text.strip(" .")
+    if _RUN.fullmatch(bare):
+        return _distinct([options.letters.find(letter) for letter in bare])
+    return _distinct(_parts(text, options))
 
 
-def _index(letter: str, choices: Sequence[str]) -> int:
+def _distinct(indices: Sequence[int]) -> frozenset[int] | None:
+    """Return indices as a set; None where there is none, a letter of no option, or one twice."""
+    distinct = frozenset(indices)
+    if not distinct or _UNKNOWN in distinct or len(distinct) < len(indices):
+        return None
+    return distinct
+
+
+def _parts(text: str, options: _Options) -> list[int]:
+    """Return the option of each part of a list, from its first part to its last.
+
+    Where options hold commas themselves ("red, blue"), the longest part that is an option counts.
+    """
+    separators = list(_SEPARATORS.finditer(text))
+    starts = [0, *(separator.end() for separator in separators)]
+    ends = [*(separator.start() for separator in separators), len(text)]
+    longest = 1 + max(len(_SEPARATORS.findall(option)) for option in options.texts or [""])
+    indices: list[int] = []
+    first = 0
+    while first < len(starts) and len(indices) <= len(options.texts):
+        index = _UNKNOWN
+        after = min(first + longest, len(starts))
+        while index == _UNKNOWN and after > first:
+            option = _exact(text[starts[first] : ends[after - 1]], options)
+            index = _UNKNOWN if option is None else option
+            after -= 1
+        if index == _UNKNOWN:
+            return []
+        indices.append(index)
+        first = after + 1
+    return indices
+
+
+def _evidence(text: str, options: _Options) -> set[int]:
+    """Return the options of the first tier with any evidence; none where a letter is unknown."""
+    for tier in _TIERS:
+        indices = set(tier(text, options))
+        if _UNKNOWN in indices:
+            return set()
+        if indices:
+            return indices
+    return set()
+
+
+def _option_of_letter(letter: str, options: _Options) -> int | None:
+    """Return the index of a letter's option; None where there is no such option."""
+    index = _index(letter, options)
+    return None if index == _UNKNOWN else index
+
+
+def _index(letter: str, options: _Options) -> int:
     """Return the index of a letter's option; `_UNKNOWN` where there is no such option."""
-    index = _option_of_letter(letter, choices)
-    return _UNKNOWN if index is None else index
+    return options.letters.find(letter.upper())
 
 
-def _letter_index(match: "re.Match[str]", choices: Sequence[str]) -> int:
+def _letter_index(match: "re.Match[str]", options: _Options) -> int:
     """Return the index of the letter that stands in one of several groups of a pattern."""
     letters = [group for group in match.groups() if group]
-    return _index(letters[0], choices)
+    return _index(letters[0], options)
 
 
 # --- options by their words -----------------------------------------------------------------------
@@ -280,63 +395,63 @@ def plain(text: str) -> str:
     return bare.strip(".,;:!?\"'。")
 
 
-def _max_length(choices: Sequence[str]) -> int:
+def _max_length(options: _Options) -> int:
     """Return the length of the longest text that can be one option with some markup around it."""
-    longest = max(map(len, choices), default=0)
+    longest = max(map(len, options.texts), default=0)
     return 100 + 4 * longest
 
 
-def _whole_text(text: str, choices: Sequence[str]) -> int | None:
+def _whole_text(text: str, options: _Options) -> int | None:
     """Read a whole text that is one option.
 
     That is its words, its letter, or a letter with words that are no other option's.
     """
-    if len(text) > _max_length(choices):
+    if len(text) > _max_length(options):
         return None
     bare = markup.unwrapped(text)
     letter = _WHOLE_LETTER.fullmatch(bare)
-    if letter is not None and not _is_option_text(bare, letter[1], choices):
-        return _option_of_letter(letter[1], choices)
-    by_words = _by_words(bare, choices)
+    if letter is not None and not _is_option_text(bare, letter[1], options):
+        return _option_of_letter(letter[1], options)
+    by_words = _by_words(bare, options)
     if by_words is not None:
         return by_words
-    return exact(bare, choices)
+    return _exact(bare, options)
 
 
-def _is_option_text(text: str, letter: str, choices: Sequence[str]) -> bool:
+def _is_option_text(text: str, letter: str, options: _Options) -> bool:
     """Return True where a letter is itself an option's text, as it is written.
 
     Otherwise it is a label: "(E)" is the fifth option, also where the third one reads "(e)".
     """
-    return any(option.strip() in {text, letter} for option in choices)
+    return any(option.strip() in {text, letter} for option in options.texts)
 
 
-def _by_words(text: str, choices: Sequence[str]) -> int | None:
+def _by_words(text: str, options: _Options) -> int | None:
     """Return the one option whose words a short text is."""
-    if len(text) > _max_length(choices):
+    if len(text) > _max_length(options):
         return None
     letter = _WHOLE_LETTER.fullmatch(text)
-    if letter is not None and not _is_option_text(text, letter[1], choices):
+    if letter is not None and not _is_option_text(text, letter[1], options):
         return None
     words = plain(text)
     if not words:
         return None
-    alike = [index for index, option in enumerate(choices) if plain(option) == words]
+    alike = [index for index, option in enumerate(options.texts) if plain(option) == words]
     if len(alike) > 1:  # "AA" and "aa": only the same case decides
-        alike = [index for index in alike if choices[index] == text]
-    spellings = {choices[index] for index in alike}
+        alike = [index for index in alike if options.texts[index] == text]
+    spellings = {options.texts[index] for index in alike}
     if len(spellings) != 1:
         return None
     return alike[0]
 
 
-def _by_value(text: str, choices: Sequence[str]) -> int | None:
+def _by_value(text: str, options: _Options) -> int | None:
     """Return the one option that has the value of the text: 0.5 for one half."""
     given = quantities.read(text)
     if given is None:
         return None
     same: list[int] = []
-    for index, option in enumerate(choices):
+    for index, option in enumerate(options.texts):
         quantity = quantities.read(option)
         if quantity is not None and quantities.agree(given, quantity, 1e-6):
             same.append(index)
@@ -363,21 +478,21 @@ def _is_denied(text: str, match: "re.Match[str]") -> bool:
 # --- tier 2: boxes and cues -----------------------------------------------------------------------
 
 
-def _answers(text: str, choices: Sequence[str]) -> Iterator[int]:
-    yield from _boxed(text, choices)
-    yield from _behind_cues(text, choices)
+def _answers(text: str, options: _Options) -> Iterator[int]:
+    yield from _boxed(text, options)
+    yield from _behind_cues(text, options)
 
 
-def _boxed(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _boxed(text: str, options: _Options) -> Iterator[int]:
     for inside in markup.boxed(text)[:MAX_STATEMENTS]:
-        yield from _letters_of_box(markup.unwrapped(inside), choices)
+        yield from _letters_of_box(markup.unwrapped(inside), options)
 
 
-def _letters_of_box(bare: str, choices: Sequence[str]) -> Iterator[int]:
+def _letters_of_box(bare: str, options: _Options) -> Iterator[int]:
     """Read the one letter of a label ("B. a cat"), or every letter of a run ("A, C")."""
     label = _LABEL.match(bare)
     if label is not None and not _has_several_letters(bare):
-        yield _letter_index(label, choices)
+        yield _letter_index(label, options)
         return
     if len(bare) >= 200:
         return
@@ -385,7 +500,7 @@ def _letters_of_box(bare: str, choices: Sequence[str]) -> Iterator[int]:
     if run is None:
         return
     for letter in _LETTERS.finditer(run[1]):
-        yield _letter_index(letter, choices)
+        yield _letter_index(letter, options)
 
 
 def _has_several_letters(text: str) -> bool:
@@ -405,17 +520,17 @@ def cues(text: str) -> Iterator["re.Match[str]"]:
         yield cue
 
 
-def _behind_cues(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _behind_cues(text: str, options: _Options) -> Iterator[int]:
     for count, cue in enumerate(cues(text)):
         if count == MAX_STATEMENTS:  # a model that repeats itself states nothing
             yield _UNKNOWN
             return
-        yield from _behind_cue(text, cue.end(), choices)
+        yield from _behind_cue(text, cue.end(), options)
 
 
-def _behind_cue(text: str, start: int, choices: Sequence[str]) -> Iterator[int]:
+def _behind_cue(text: str, start: int, options: _Options) -> Iterator[int]:
     """Read the words of an option, or letters, that stand behind a cue."""
-    by_words = _by_words(_phrase(text, start), choices)
+    by_words = _by_words(_phrase(text, start), options)
     if by_words is not None:
         yield by_words
         return
@@ -425,13 +540,13 @@ def _behind_cue(text: str, start: int, choices: Sequence[str]) -> Iterator[int]:
     # group 2 is the first bracketed letter: in "(A) or (B)" only bracketed letters count
     pattern = _LETTERS if run[2] is None else _BRACKETED_LETTERS
     letters = list(pattern.finditer(run[1]))
-    if len(letters) == 1 and _is_article(text, run.start(1), run.end(1), choices):
+    if len(letters) == 1 and _is_article(text, run.start(1), run.end(1), options):
         return
     for letter in letters:
-        yield _letter_index(letter, choices)
+        yield _letter_index(letter, options)
     if len(letters) == 1:
         # "The answer is C. 12 cm": the words behind the letter may be another option's
-        words = _by_words(_words_behind(text, run.end(1)), choices)
+        words = _by_words(_words_behind(text, run.end(1)), options)
         if words is not None:
             yield words
 
@@ -448,16 +563,16 @@ def _words_behind(text: str, start: int) -> str:
     return line.strip(" *_:：.。")
 
 
-def _is_article(text: str, start: int, end: int, choices: Sequence[str]) -> bool:
+def _is_article(text: str, start: int, end: int, options: _Options) -> bool:
     """Return True where a bare "A" or "I" is a word ("The answer is A dog") and names no option."""
     letter = text[start:end]
     behind = re.match(r" +([A-Za-z][^\n.]{0,200})", text[end : end + 202])
     if letter.upper() not in _ARTICLES or behind is None:
         return False
     phrase = behind[1]
-    index = _index(letter, choices)
+    index = _index(letter, options)
     if index != _UNKNOWN:
-        words = plain(choices[index])
+        words = plain(options.texts[index])
         if words and plain(phrase).startswith(words):
             return False  # "The answer is A cat", where A is the cat
     reason = r"(?:because|since|as|which|with|for|and|or|is|in|based|due|the|but)\b"
@@ -467,69 +582,69 @@ def _is_article(text: str, start: int, end: int, choices: Sequence[str]) -> bool
 # --- tiers 3 to 9 ---------------------------------------------------------------------------------
 
 
-def _approved(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _approved(text: str, options: _Options) -> Iterator[int]:
     for match in islice(_APPROVED.finditer(text), MAX_STATEMENTS):
         if not denied(text, match.start()):
-            yield _letter_index(match, choices)
+            yield _letter_index(match, options)
 
 
-def _labels(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _labels(text: str, options: _Options) -> Iterator[int]:
     for pattern in (_LABEL, _BOLD_LABEL):
         for match in islice(pattern.finditer(text), MAX_STATEMENTS):
             if _is_denied(text, match) or _DENIAL_AFTER_LABEL.match(text, match.end()):
                 continue
-            yield _letter_index(match, choices)
+            yield _letter_index(match, options)
             line = text[match.end() : match.end() + 2000].partition("\n")[0]
             is_bracketed = match[0].rstrip().endswith(")")
-            yield from _behind_label(line, is_bracketed, choices)
+            yield from _behind_label(line, is_bracketed, options)
 
 
-def _behind_label(line: str, is_bracketed: bool, choices: Sequence[str]) -> Iterator[int]:
+def _behind_label(line: str, is_bracketed: bool, options: _Options) -> Iterator[int]:
     """Read what else the rest of a labelled line states.
 
     That is another option's words, or further labels of the same kind: "A. 10 cm, C. 15 cm".
     """
-    by_words = _by_words(line.strip(" *_:：.。"), choices)
+    by_words = _by_words(line.strip(" *_:：.。"), options)
     if by_words is not None:
         yield by_words
     if is_bracketed:
-        yield from _undenied(_PARENTHESISED, line, choices)
+        yield from _undenied(_PARENTHESISED, line, options)
     for match in islice(_FURTHER_LABEL.finditer(line), MAX_STATEMENTS):
-        index = _index(match[1], choices)
+        index = _index(match[1], options)
         if index == _UNKNOWN:
             continue
         # only a label before its own words counts: in "as A. Smith has it" there is none
-        words = plain(choices[index])
+        words = plain(options.texts[index])
         if words and plain(line[match.end() : match.end() + 200]).startswith(words):
             yield index
 
 
-def _undenied(pattern: "re.Pattern[str]", text: str, choices: Sequence[str]) -> Iterator[int]:
+def _undenied(pattern: "re.Pattern[str]", text: str, options: _Options) -> Iterator[int]:
     """Read the letters of all matches of a pattern that are not denied."""
     for match in pattern.finditer(text):
         if not _is_denied(text, match):
-            yield _letter_index(match, choices)
+            yield _letter_index(match, options)
 
 
-def _at_end(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _at_end(text: str, options: _Options) -> Iterator[int]:
     end = text[-120:]
     match = _AT_END.search(end)
     if match is not None and not denied(end, match.start()):
-        yield _letter_index(match, choices)
+        yield _letter_index(match, options)
 
 
-def _words(text: str, choices: Sequence[str]) -> Iterator[int]:
+def _words(text: str, options: _Options) -> Iterator[int]:
     lines = [line for line in text[-2000:].splitlines() if line.strip()]
     for phrase in markup.boxed(text)[:MAX_STATEMENTS] + lines[-1:]:
         bare = markup.unwrapped(phrase.strip(" *_:：.。"))
-        index = _by_words(bare, choices)
+        index = _by_words(bare, options)
         if index is None:
-            index = _by_value(bare, choices)
+            index = _by_value(bare, options)
         if index is not None:
             yield index
 
 
-_TIERS: tuple[Callable[[str, Sequence[str]], Iterable[int]], ...] = (
+_TIERS: tuple[Callable[[str, _Options], Iterable[int]], ...] = (
     _answers,
     _approved,
     partial(_undenied, _BEHIND_VERB),

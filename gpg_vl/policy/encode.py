@@ -3,8 +3,8 @@
 A sample is encoded once; sampler and trainer use the same prompt.
 """
 
-import io
 import re
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from PIL import Image
 
 from gpg_vl.errors import UnusableSampleError, UserError, one_line
+from gpg_vl.pictures import open_picture
+from gpg_vl.policy.askable import Limits, why_unaskable
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.policy.vision import digest, pictures
-from gpg_vl.prompts import Style
+from gpg_vl.prompts import Message, Style
 from gpg_vl.types import Prompt, Sample
 
 _THOUGHT = re.compile(r"</?think>")
@@ -25,29 +27,87 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
     """Encode the question of a sample and its images.
 
     Raises:
-        UnusableSampleError: an image cannot be read, or the prompt is longer than the model's
-            window (it is never truncated).
-        UserError: the question itself contains an image placeholder.
+        UnusableSampleError: an image cannot be read, the words of the sample hold a special token
+            or marks that do not agree with its images, the processor cannot take it, or the prompt
+            is longer than the model's window (it is never truncated).
+        UserError: the chat template cannot be used for any sample.
     """
+    why = why_unaskable(sample, style, Limits.of(policy.processor, policy.window))
+    if why:
+        raise UnusableSampleError(f"{sample.id}: {why}")
     messages = style.messages(sample)
     if _contain_images(messages):  # a prompt style of your own may do that
         return encode_messages(messages, sample, policy, opening=style.opening)
-    text = _chat_text(policy.processor, messages, style.opening)
-    return encode_text(text, open_images(sample), sample, policy)
+    text = _sample_text(sample, style, messages, policy.processor)
+    images = _in_places(open_images(sample), messages)
+    return encode_text(text, images, sample, policy)
 
 
-def _contain_images(messages: list[dict[str, Any]]) -> bool:
+def _contain_images(messages: list[Message]) -> bool:
     """Return True if chat messages hold images or videos, not only their places."""
+    return any(part.keys() - {"type", "number"} for part in _media(messages))
+
+
+def _in_places(images: list[Image.Image], messages: list[Message]) -> list[Image.Image]:
+    """Return images in the order of their places, where the places are numbered."""
+    numbers = [part["number"] for part in _media(messages) if "number" in part]
+    if not numbers:
+        return images
+    return [images[number - 1] for number in numbers]
+
+
+def _media(messages: list[Message]) -> list[dict[str, Any]]:
+    """Return the images and videos of chat messages, or their places, in order."""
+    media: list[dict[str, Any]] = []
     for message in messages:
         if not isinstance(message["content"], str):
-            for part in message["content"]:
-                if part["type"] in {"image", "video"} and len(part) > 1:
-                    return True
+            media += [part for part in message["content"] if part["type"] in {"image", "video"}]
+    return media
+
+
+def _sample_text(sample: Sample, style: Style, messages: list[Message], processor: Any) -> str:
+    """Render the chat of a sample.
+
+    Raises:
+        UnusableSampleError: the chat template refuses its earlier turns (their order, their roles)
+            or moves its images.
+        UserError: the template refuses the question without them, too.
+    """
+    if _have_words_first(messages) and not _keeps_places(processor):
+        raise UnusableSampleError(
+            f"{sample.id}: an image has its place behind words, and the chat template of the model "
+            "puts all images first; leave the marks out if their places do not matter"
+        )
+    try:
+        return _chat_text(processor, messages, style.opening)
+    except UserError as error:
+        if not sample.context:
+            raise
+        bare = replace(sample, context=(), question="?", images=(), sizes=())
+        _render(processor, style.messages(bare))
+        raise UnusableSampleError(f"{sample.id}: with its earlier turns, {error}") from error
+
+
+def _have_words_first(messages: list[Message]) -> bool:
+    """Return True where an image stands behind words of its own turn."""
+    for message in messages:
+        if not isinstance(message["content"], str):
+            kinds = [part["type"] for part in message["content"]]
+            if "text" in kinds and "image" in kinds[kinds.index("text") :]:
+                return True
     return False
 
 
+def _keeps_places(processor: Any) -> bool:
+    """Return True where a chat template writes an image at its place between words."""
+    before, after = {"type": "text", "text": "Before."}, {"type": "text", "text": "Behind."}
+    content = [before, {"type": "image"}, after]
+    text = _render(processor, [{"role": "user", "content": content}])
+    return "Before." in text.partition(_placeholder(processor))[0]
+
+
 def encode_messages(
-    messages: list[dict[str, Any]], sample: Sample, policy: Policy, *, opening: str = ""
+    messages: list[Message], sample: Sample, policy: Policy, *, opening: str = ""
 ) -> Prompt:
     """Encode chat messages that name their images themselves, in any form that qwen-vl-utils reads.
 
@@ -68,8 +128,7 @@ def template_thought(processor: Any) -> str:
         UserError: the template cannot be rendered, or leaves out the picture or the question.
     """
     question = "What is to be seen?"
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = _render(processor, [{"role": "user", "content": content}])
+    text = _render(processor, _harmless(question))
     # "'type':" appears where a template prints the list of parts instead of reading it.
     if question not in text or "'type':" in text or text.count(_placeholder(processor)) != 1:
         raise UserError(
@@ -83,7 +142,13 @@ def template_thought(processor: Any) -> str:
     return tags[-1]
 
 
-def _chat_text(processor: Any, messages: list[dict[str, Any]], opening: str) -> str:
+def _harmless(question: str) -> list[Message]:
+    """Return a chat with a picture and a question that any model can read."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
+
+
+def _chat_text(processor: Any, messages: list[Message], opening: str) -> str:
     """Render chat messages and add the opening, unless the chat template has written it itself."""
     text = _render(processor, messages)
     if opening and text.rstrip().endswith(opening):
@@ -91,7 +156,7 @@ def _chat_text(processor: Any, messages: list[dict[str, Any]], opening: str) -> 
     return text + opening
 
 
-def _render(processor: Any, messages: list[dict[str, Any]]) -> str:
+def _render(processor: Any, messages: list[Message]) -> str:
     """Render chat messages up to the beginning of the answer."""
     try:
         return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -110,21 +175,21 @@ def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Po
     """Encode chat text that has one placeholder for each image.
 
     Raises:
-        UnusableSampleError: the prompt is longer than the model's window.
-        UserError: the text has another number of placeholders.
+        UnusableSampleError: the text has another number of placeholders, the processor cannot take
+            text or images, or the prompt is longer than the model's window.
     """
-    processor = policy.processor
-    placeholder = _placeholder(processor)
+    placeholder = _placeholder(policy.processor)
     if text.count(placeholder) != len(images):
-        raise UserError(
+        raise UnusableSampleError(
             f"{sample.id}: {len(images)} images, but the text holds {text.count(placeholder)} image"
             " placeholders"
         )
-    features = dict(
-        processor(
-            text=[text], images=images or None, return_tensors="pt", return_mm_token_type_ids=True
-        )
-    )
+    try:
+        features = _processed(policy.processor, text, images)
+    except Exception as error:  # a processor may raise anything for a row that it cannot take
+        _check_works(policy.processor)
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise UnusableSampleError(f"{sample.id}: its processor cannot take it: {why}") from error
     input_ids = features.pop("input_ids")
     if input_ids.shape[1] >= policy.window:
         raise UnusableSampleError(
@@ -142,16 +207,28 @@ def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Po
     )
 
 
+def _processed(processor: Any, text: str, images: list[Image.Image]) -> dict[str, Any]:
+    """Return the token ids of a chat text and the pixels of its images."""
+    options = {"return_tensors": "pt", "return_mm_token_type_ids": True}
+    return dict(processor(text=[text], images=images or None, **options))
+
+
+def _check_works(processor: Any) -> None:
+    """Process a harmless chat; what is raised then is no fault of a row, and ends the run."""
+    text = _render(processor, _harmless("What is to be seen?"))
+    _processed(processor, text, [Image.new("RGB", (224, 224), "grey")])
+
+
 def open_images(sample: Sample) -> list[Image.Image]:
     """Open the images of a sample as RGB, in order.
 
     Raises:
         UnusableSampleError: an image cannot be read.
     """
-    return [_open(image) for image in sample.images]
+    return [open_picture(image) for image in sample.images]
 
 
-def read_images(messages: list[dict[str, Any]]) -> list[Image.Image]:
+def read_images(messages: list[Message]) -> list[Image.Image]:
     """Open the images that chat messages name, as RGB, in order.
 
     Paths and encoded bytes are opened here. Any other form (a URL, base64, a video) is left to
@@ -171,30 +248,7 @@ def read_images(messages: list[dict[str, Any]]) -> list[Image.Image]:
             if part["type"] == "video" or not isinstance(part["image"], Path | bytes):
                 return _fetch_images(messages)
             sources.append(part["image"])
-    return [_open(source) for source in sources]
-
-
-def _open(image: Path | bytes) -> Image.Image:
-    """Open a file or encoded bytes as an RGB image."""
-    name, source = f"image {image}", image
-    if isinstance(image, bytes):
-        name, source = "image bytes", io.BytesIO(image)
-    try:
-        with Image.open(source) as opened:
-            if opened.mode in {"RGBA", "LA", "P"}:  # the modes that may have transparent pixels
-                return _on_white(opened)
-            return opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UnusableSampleError(f"{name} cannot be read: {error}") from None
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Put an image on a white ground, as it appears on a page.
-
-    A plain conversion to RGB would show the colours that are stored under transparent pixels.
-    """
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return [open_picture(source) for source in sources]
 
 
 def _fetch_images(messages: list[dict[str, Any]]) -> list[Image.Image]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
-from gpg_vl.errors import UserError, one_line
+from gpg_vl.config.resources import is_file
+from gpg_vl.errors import UserError, one_line, shown
 
 SUPPORTED = (
     "qwen2_vl",
@@ -84,7 +85,15 @@ def find_model(name: str, key: str = "policy.model") -> Path:
 
 def is_here(name: str) -> bool:
     """Return True if a model's name is a folder on this machine, and not a hub id."""
-    return bool(name) and Path(os.path.expanduser(name)).is_dir()  # noqa: PTH111
+    return bool(name) and _is_folder(Path(os.path.expanduser(name)))  # noqa: PTH111
+
+
+def _is_folder(path: Path) -> bool:
+    """Return True if there is such a folder; a name that is too long for any folder names none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Path:
@@ -98,22 +107,22 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     """
     # Path.expanduser raises for a user that does not exist.
     folder = Path(os.path.expanduser(name))  # noqa: PTH111
-    if name and folder.is_dir():
+    if name and _is_folder(folder):
         return folder
-    if folder.is_file():
+    if is_file(folder):
         raise UserError(
-            f"{key}: {name!r} is a file; expected the folder that holds it with its config.json, or"
-            " a hub id"
+            f"{key}: {shown(name)} is a file; expected the folder that holds it with its "
+            "config.json, or a hub id"
         )
     if not _HUB_ID.fullmatch(name):
-        raise UserError(f"{key}: {name!r} cannot be loaded: there is no such folder")
+        raise UserError(f"{key}: {shown(name)} cannot be loaded: there is no such folder")
     try:
         return _fetch(name, weights)
     except (OSError, ValueError) as error:
         why = one_line(error)
         raise UserError(
-            f"{key}: {name!r} cannot be loaded: no folder of that name is here, and the hub says: "
-            f"{why}"
+            f"{key}: {shown(name)} cannot be loaded: no folder of that name is here, and the hub "
+            f"says: {why}"
         ) from None
 
 

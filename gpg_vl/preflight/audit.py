@@ -11,28 +11,36 @@ import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from gpg_vl.config.loading import load_benchmark
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset, read_dataset
-from gpg_vl.errors import UnusableSampleError, UserError, one_line
-from gpg_vl.experiment import Experiment, check_template
+from gpg_vl.errors import (
+    SHOWN_CHARACTERS,
+    UnusableSampleError,
+    UserError,
+    one_line,
+    shown,
+)
+from gpg_vl.experiment import Experiment
 from gpg_vl.policy.encode import encode, open_images
 from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.policy.processor import LOCAL, choose_backend, limit_pixels, load_processor
-from gpg_vl.preflight import memory
+from gpg_vl.preflight import data_checks, memory
+from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.preflight.learnability import MIN_INFORMATIVE
 from gpg_vl.preflight.memory import Workload
 from gpg_vl.preflight.plan import workload_of
 from gpg_vl.preflight.try_rollout import sample_questions
+from gpg_vl.report.left_out import by_reason, described
 from gpg_vl.report.trackers import not_installed
+from gpg_vl.rollout.collect import MIN_LOST, too_many_lost
 from gpg_vl.types import Group, Sample
 from gpg_vl.verifiers import exploits
 from gpg_vl.verifiers.base import RuleVerifier
@@ -40,6 +48,8 @@ from gpg_vl.verifiers.dispatch import VerifierSet
 
 EXPLOITED_QUESTIONS = 50
 """Questions of each kind that hostile answers are tried on."""
+DECODED_ROWS = 1000
+"""Rows whose pictures are decoded, at most about twice as many."""
 MEASURED_PROMPTS = 64
 """Prompts that are counted in tokens."""
 SAMPLED_GROUPS = 16
@@ -47,27 +57,19 @@ SAMPLED_GROUPS = 16
 HISTOGRAM_BINS = 10
 """Bins of the reward histogram."""
 
-Level = Literal["fine", "mind", "stop"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One sentence of the audit."""
-
-    level: Level
-    """fine | mind: worth knowing | stop: the run cannot learn what it is meant to."""
-    text: str
-
 
 def audit(
-    experiment: Experiment, *, model: str | None = None, head: int = 1000
+    experiment: Experiment, *, model: str | None = None, head: int | None = None
 ) -> Iterator[Finding]:
     """Yield everything that can be known before training, sentence by sentence.
+
+    Every row is read and checked by its own verifier; pictures are decoded, and prompts counted in
+    tokens, of some of them.
 
     Args:
         model: policy to ask: a run folder, a checkpoint folder or a hub id; None = only a
             processor is loaded.
-        head: rows of each source that are read.
+        head: rows of each source that are read; None = all.
     """
     config = experiment.config
     workload = None
@@ -78,25 +80,40 @@ def audit(
     else:
         yield hardware(workload)
     yield from packages(config, _benchmark_sources(config))
+    reader = None
+    if workload is not None:  # a missing model has been reported above
+        try:
+            reader = _reader(experiment)
+            experiment = experiment.for_processor(reader.processor, reader.window)
+        except (OSError, ValueError, UserError) as error:
+            yield Finding("stop", f"prompts: not checked: {one_line(error, SHOWN_CHARACTERS)}")
+            reader = None
     try:
         dataset = read_dataset(
             _first_rows(config.data, head),
             experiment.verifiers,
             base_dir=config.base_dir,
             seed=config.seed,
+            why_unaskable=experiment.why_unaskable,
         )
     except UserError as error:
         yield Finding("stop", f"data: {error}")
         return
     cut = _cut(config.data, dataset, head)
     yield from reference_answers(dataset, cut)
-    trained_pictures, unreadable = _pictures(dataset)
-    yield from pictures(config, dataset, unreadable)
+    yield from data_checks.of_rows(config.data, dataset, experiment.verifiers)
+    decoded = _some(dataset.samples, DECODED_ROWS)
+    trained_pictures, unreadable = _pictures(decoded)
+    yield from pictures(config, dataset, unreadable, len(decoded))
+    yield from data_checks.odd_pictures(_some(dataset.samples, MEASURED_PROMPTS))
     for kind, samples in _by_kind(dataset.samples).items():
         yield from rewards(kind, samples, experiment.verifiers)
+    yield from data_checks.hidden_options(dataset.samples, experiment.style)
+    if len(decoded) < len(dataset.samples):
+        cut = f" (pictures of {len(decoded):,} of {len(dataset.samples):,} rows were looked at)"
     yield from overlap(experiment, trained_pictures, cut, head)
-    if workload is not None:  # a missing model has been reported above
-        yield from lengths(experiment, dataset)
+    if reader is not None:
+        yield from lengths(experiment, dataset, reader)
     if model is not None:
         yield from answers_of(experiment, model, dataset)
 
@@ -156,7 +173,9 @@ def _by_kind(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     return by_kind
 
 
-def _first_rows(sources: Sequence[Source], head: int) -> list[Source]:
+def _first_rows(sources: Sequence[Source], head: int | None) -> Sequence[Source]:
+    if head is None:
+        return sources
     shortened: list[Source] = []
     for source in sources:
         rows = min(head, source.head or head)
@@ -164,8 +183,10 @@ def _first_rows(sources: Sequence[Source], head: int) -> list[Source]:
     return shortened
 
 
-def _cut(sources: Sequence[Source], dataset: Dataset, head: int) -> str:
+def _cut(sources: Sequence[Source], dataset: Dataset, head: int | None) -> str:
     """Return words that say that only the first rows were read; empty if all were."""
+    if head is None:
+        return ""
     for source, rows in zip(sources, dataset.sources, strict=True):
         source_head = source.head or math.inf
         if source_head > head and len(rows) + len(dataset.left_out) >= head:
@@ -178,11 +199,13 @@ def reference_answers(dataset: Dataset, cut: str = "") -> Iterator[Finding]:
     used, left_out = len(dataset.samples), dataset.left_out
     yield Finding("fine", f"reference answers: {used} rows earn the full reward{cut}")
     if left_out:
-        first = left_out[0]
+        level: Level = "mind" if len(left_out) < used else "stop"
+        all_rows = used + len(left_out)
         yield Finding(
-            "mind" if len(left_out) < used else "stop",
-            f"left out: {len(left_out)} rows of {used + len(left_out)}; {first.id}: {first.why}",
+            level, f"left out: {len(left_out)} rows of {all_rows}; {described(left_out[0])}"
         )
+        for line in by_reason(left_out)[1:]:
+            yield Finding(level, f"left out: {line}")
 
 
 def rewards(kind: str, samples: Sequence[Sample], verifiers: VerifierSet) -> Iterator[Finding]:
@@ -242,8 +265,14 @@ def _constant(kind: str, samples: Sequence[Sample], verifier: RuleVerifier) -> F
     return Finding(level, f"{kind}: a constant beats chance: {constant}")
 
 
-def pictures(config: Config, dataset: Dataset, unreadable: Sequence[str]) -> Iterator[Finding]:
-    """Yield questions that are asked without their picture, and pictures that cannot be read."""
+def pictures(
+    config: Config, dataset: Dataset, unreadable: Sequence[str], decoded: int
+) -> Iterator[Finding]:
+    """Yield questions that are asked without their picture, and pictures that cannot be read.
+
+    Args:
+        decoded: rows whose pictures were opened.
+    """
     for source, rows in zip(config.data, dataset.sources, strict=True):
         bare = [sample.id for sample in rows if not sample.images]
         names_images = bool({"image", "images"} & set(source.columns))
@@ -253,17 +282,31 @@ def pictures(config: Config, dataset: Dataset, unreadable: Sequence[str]) -> Ite
                 f"pictures: {len(bare)} of {len(rows)} rows have no picture; {bare[0]} is one",
             )
     if unreadable:
-        count = len(dataset.samples)
-        too_many = len(unreadable) > config.rollout.max_lost * count
+        too_many = _stops_a_run(config, len(unreadable), decoded, len(dataset.samples))
         yield Finding(
             "stop" if too_many else "mind",
-            f"pictures: {len(unreadable)} of {count} rows have one that cannot be read; "
+            f"pictures: {len(unreadable)} of {decoded} rows have one that cannot be read; "
             f"{unreadable[0]}",
         )
 
 
+def _stops_a_run(config: Config, lost: int, tried: int, rows: int) -> bool:
+    """Return True if a run would lose too many samples, after several passes over all rows.
+
+    Args:
+        lost: rows that cannot become prompts, of those that were tried.
+    """
+    return too_many_lost(
+        config.rollout.max_lost,
+        lost=MIN_LOST * lost,
+        drawn=MIN_LOST * tried,
+        lost_rows=lost * rows // tried,
+        rows=rows,
+    )
+
+
 def overlap(
-    experiment: Experiment, trained: Mapping[str, str], cut: str, head: int
+    experiment: Experiment, trained: Mapping[str, str], cut: str, head: int | None
 ) -> Iterator[Finding]:
     """Yield pictures that are in both training and test.
 
@@ -285,7 +328,10 @@ def overlap(
     except UserError as error:
         yield Finding("stop", f"evaluation.benchmark: {error}")
         return
-    tested, unreadable = _pictures(held_out)
+    decoded = _some(held_out.samples, DECODED_ROWS)
+    if not cut and len(decoded) < len(held_out.samples):
+        cut = f" (pictures of {len(decoded):,} of {len(held_out.samples):,} tests were looked at)"
+    tested, unreadable = _pictures(decoded)
     if unreadable:
         yield Finding(
             "mind",
@@ -320,15 +366,15 @@ def _shared_pictures(trained: Mapping[str, str], tested: Mapping[str, str], cut:
     return Finding("mind", f"{counts}; {shared[0]} is one")
 
 
-def _pictures(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
+def _pictures(samples: Sequence[Sample]) -> tuple[dict[str, str], list[str]]:
     """Return digest of a picture's pixels -> a question that shows it, and unreadable pictures."""
     by_digest: dict[str, str] = {}
     unreadable: list[str] = []
-    for sample in dataset.samples:
+    for sample in samples:
         try:
             images = open_images(sample)
         except UnusableSampleError as error:
-            unreadable.append(f"{sample.id}: {error}")
+            unreadable.append(f"{one_line(sample.id)}: {error}")
             continue
         for image in images:
             by_digest.setdefault(_digest(image), sample.id)
@@ -339,22 +385,14 @@ def _digest(image: Image.Image) -> str:
     return hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
 
 
-def lengths(experiment: Experiment, dataset: Dataset) -> Iterator[Finding]:
-    """Compare prompts with the window, and reference answers with max_tokens."""
+def lengths(experiment: Experiment, dataset: Dataset, reader: Any) -> Iterator[Finding]:
+    """Compare prompts with the window, and reference answers with max_tokens.
+
+    Args:
+        reader: the model's processor and window.
+    """
     config = experiment.config
-    try:
-        reader = _reader(experiment)
-    except (OSError, ValueError, UserError) as error:
-        why = one_line(error)
-        text = f"lengths: not counted, because the model cannot be loaded: {why}"
-        yield Finding("stop", text)
-        return
-    try:
-        check_template(experiment.style, reader.processor)
-    except UserError as error:
-        yield Finding("stop", str(error))
-        return
-    samples = _spread(dataset.samples)
+    samples = _spread(dataset.samples, MEASURED_PROMPTS)
     counted: list[int] = []
     unusable: list[str] = []
     for sample in samples:
@@ -364,13 +402,17 @@ def lengths(experiment: Experiment, dataset: Dataset) -> Iterator[Finding]:
             unusable.append(str(error))
     room = reader.window - config.rollout.max_tokens
     longest = max(counted, default=0)
-    if len(unusable) > config.rollout.max_lost * len(samples):
+    if unusable:
+        rows = len(dataset.samples)
+        is_stop = not counted or _stops_a_run(config, len(unusable), len(samples), rows)
         yield Finding(
-            "stop",
+            "stop" if is_stop else "mind",
             f"lengths: {len(unusable)} of {len(samples)} samples cannot become prompts; "
             f"{unusable[0]}",
         )
-    elif longest > room:
+    if not counted:
+        return
+    if longest > room:
         yield Finding(
             "stop",
             f"lengths: the longest prompt has {longest} tokens; with max_tokens "
@@ -401,10 +443,14 @@ def _reader(experiment: Experiment) -> Any:
     return SimpleNamespace(processor=processor, window=window)
 
 
-def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """Return some samples, evenly spaced, and the one with the longest question."""
-    step = max(1, len(samples) // MEASURED_PROMPTS)
-    return [*samples[::step], max(samples, key=lambda sample: len(sample.question))]
+def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """Return about `count` samples, evenly spaced, and the one with the longest question."""
+    return [*_some(samples, count), max(samples, key=lambda sample: len(sample.question))]
+
+
+def _some(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """Return `count` to twice as many samples, evenly spaced; all, where there are fewer."""
+    return samples[:: max(1, len(samples) // count)]
 
 
 def _answer_lengths(
@@ -415,7 +461,7 @@ def _answer_lengths(
     for sample in samples:
         verifier = experiment.verifiers.by_kind[sample.answer_kind]
         if isinstance(verifier, RuleVerifier):
-            text = experiment.style.write(verifier.reference_answer(sample), thought="so")
+            text = experiment.style.write(verifier.perfect_answer(sample), thought="so")
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             needed.append(len(ids) + 1)  # the end id
     if not needed:
@@ -439,7 +485,8 @@ def answers_of(experiment: Experiment, model: str, dataset: Dataset) -> Iterator
     if unusable:
         yield Finding(
             "mind" if groups else "stop",
-            f"asked: {len(unusable)} of {SAMPLED_GROUPS} questions cannot be asked; {unusable[0]}",
+            f"asked: {len(unusable)} of {SAMPLED_GROUPS} questions cannot be asked; "
+            f"{described(unusable[0])}",
         )
     if groups:
         yield from findings_on(groups, experiment.config.rollout.groups_per_step)
@@ -460,7 +507,7 @@ def findings_on(groups: Sequence[Group], groups_per_step: int) -> Iterator[Findi
         sample, text, verdict = group.prompt.sample, group.completions[0].text, group.verdicts[0]
         yield Finding(
             "fine",
-            f"sample {sample.id} (truth {sample.answer!r}): {text[:160]!r} earns "
+            f"sample {one_line(sample.id)} (truth {shown(sample.answer)}): {text[:160]!r} earns "
             f"{verdict.reward:.2f}, {_kind_of(verdict.reason)}",
         )
     yield _informative(groups, groups_per_step, values)

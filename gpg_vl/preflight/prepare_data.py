@@ -48,7 +48,7 @@ def prepare(
     head: int | None,
     config: str | None = None,
 ) -> Iterator[str]:
-    """Read, check and write row by row, and yield lines that report it.
+    """Read, check and write the rows of a recipe, and yield lines that report it.
 
     Args:
         options: OPTION=VALUE of the recipe.
@@ -61,20 +61,29 @@ def prepare(
     Raises:
         UserError: files are missing or broken, no row is usable, or there are rows in `to` already.
     """
-    if to is not None:
-        _check_target(to)
     recipe_options: dict[str, Any] = override(Source, {}, options)
     if source is not None:
         recipe_options["folder"] = str(source)
     recipe_source = Source(recipe=recipe, options=recipe_options, head=head)
+    yield from prepare_source(recipe_source, recipe, to=to, verifiers=verifiers_of(config))
+
+
+def prepare_source(
+    source: Source, name: str, *, to: Path | None, verifiers: VerifierSet
+) -> Iterator[str]:
+    """Read, check and write a source row by row, and yield lines that report it.
+
+    Args:
+        name: name of the source in the report.
+        to: folder that does not hold rows yet; None = only report.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    if to is not None:
+        _check_target(to)
     left_out: list[LeftOut] = []
-    samples = validated(
-        recipe_source,
-        _verifiers(config),
-        base_dir=Path(),
-        key=recipe,
-        on_left_out=left_out.append,
-    )
+    samples = validated(source, verifiers, base_dir=Path(), key=name, on_left_out=left_out.append)
     seen = _Seen()
     if to is not None:
         count = rows.write(seen.counted(samples), to)
@@ -83,7 +92,7 @@ def prepare(
         for _ in seen.counted(samples):
             count += 1
     kinds = ", ".join(f"{kind} {number}" for kind, number in seen.kinds.items())
-    yield f"{recipe}: {count} rows earn the full reward with their own answer ({kinds})"
+    yield f"{name}: {count} rows earn the full reward with their own answer ({kinds})"
     yield f"example: {seen.example}"
     yield f"left out: {len(left_out)} rows"
     for row in left_out[:SHOWN]:
@@ -109,7 +118,8 @@ def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:
     path.write_text("".join(lines))
 
 
-def _verifiers(config: str | None) -> VerifierSet:
+def verifiers_of(config: str | None) -> VerifierSet:
+    """Return the verifiers of a config by name or file, else the shipped ones."""
     frame = Frame(kind="norm1000")  # any box can be written in it; no model is known here
     if config is None:
         return build_verifiers({}, Style(), frame, RewardConfig(), Path())

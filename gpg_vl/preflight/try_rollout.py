@@ -9,11 +9,12 @@ from statistics import fmean
 
 from gpg_vl import run_folder
 from gpg_vl.data.dataset import Dataset
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.load import Policy
-from gpg_vl.rollout.collect import RolloutContext, sample_round
-from gpg_vl.types import Group
+from gpg_vl.report.left_out import described
+from gpg_vl.rollout.collect import LostDraw, RolloutContext, sample_round
+from gpg_vl.types import Group, LeftOut
 
 
 def sample_and_score(
@@ -29,15 +30,17 @@ def sample_and_score(
     policy = experiment.policy_of(model) if model else experiment.policy()
     experiment = experiment.for_policy(policy)
     groups, unusable = sample_questions(experiment, policy, experiment.train_data, count)
-    if unusable:
-        raise UserError(unusable[0])
+    for row in unusable:
+        yield f"left out: {described(row)}"
+    if not groups:
+        raise UserError(f"none of {count} questions can be asked; {described(unusable[0])}")
     rewards: list[float] = []
     for group in groups:
         yield from _lines(group)
         rewards += [reward for reward in group.rewards if not math.isnan(reward)]
     share = fmean(group.informative for group in groups)
     mean = fmean(rewards) if rewards else math.nan
-    yield f"mean reward {mean:.3f}, informative {100 * share:.0f} % of {count} groups"
+    yield f"mean reward {mean:.3f}, informative {100 * share:.0f} % of {len(groups)} groups"
     if to:
         rows: list[str] = []
         for group in groups:
@@ -49,14 +52,14 @@ def sample_and_score(
 
 def sample_questions(
     experiment: Experiment, policy: Policy, dataset: Dataset, count: int
-) -> tuple[list[Group], list[str]]:
+) -> tuple[list[Group], list[LeftOut]]:
     """Sample and score the first questions of a data set, without training.
 
     Returns:
-        A group of each question, and a sentence for each that cannot be asked.
+        A group of each question, and each question that cannot be asked.
     """
     prompt_at = experiment.prompt_at(policy, dataset)
-    unusable: list[str] = []
+    lost: list[LostDraw] = []
     with closing(experiment.engine(policy)) as engine:
         context = RolloutContext(
             engine=engine,
@@ -67,12 +70,16 @@ def sample_questions(
             seed=experiment.config.seed,
         )
         experiment.verify_engine(engine, policy, prompt_at)
-        groups = sample_round(context, 0, unusable)
+        groups = sample_round(context, 0, lost)
+    unusable: list[LeftOut] = []
+    for prompt_index, why in lost:
+        sample = dataset[prompt_index]
+        unusable.append(LeftOut(sample.id, why.removeprefix(f"{sample.id}: "), sample.source))
     return groups, unusable
 
 
 def _lines(group: Group) -> Iterator[str]:
     sample = group.prompt.sample
-    yield f"{sample.id}: {sample.question}  (truth: {sample.answer})"
+    yield f"{one_line(sample.id)}: {sample.question}  (truth: {sample.answer})"
     for completion, verdict in zip(group.completions, group.verdicts, strict=True):
         yield f"  {verdict.reward:5.2f}  {completion.text!r}  {verdict.reason}"

@@ -169,7 +169,7 @@ def _results(run: Path) -> list[str]:
     """Return a table with a row for each task of each evaluation so far."""
     moments = {"before": 0, "after": 2}  # evaluations during training, named by step, are 1
     files = sorted(
-        (run / "evaluation").glob("*.jsonl"),
+        eval_records.files_in(run / "evaluation"),
         key=lambda path: (moments.get(path.stem.rpartition("-")[2], 1), path.stem),
     )
     rows: list[str] = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,40 @@ from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
 from gpg_vl.rollout.timer import Timer
 from gpg_vl.types import Batch, Group, Prompt
 from gpg_vl.verifiers.dispatch import VerifierSet
+
+MIN_LOST = 10
+"""Smallest number of lost rows, or of lost draws, from which their share is judged."""
+
+
+class LostDraw(NamedTuple):
+    """A draw whose sample could not become a prompt.
+
+    Example:
+        LostDraw(17, "image a.png cannot be read: image file is truncated")
+    """
+
+    prompt_index: int
+    """Index in the endless order of the data."""
+    why: str
+    """Reason, in words."""
+
+
+def too_many_lost(max_lost: float, *, lost: int, drawn: int, lost_rows: int, rows: int) -> bool:
+    """Judge whether a run loses too many of its samples to go on.
+
+    A small sample says nothing about a share, and a few bad rows must not end a run: there have to
+    be MIN_LOST different ones (all, if the data have fewer), or most draws are lost.
+
+    Args:
+        max_lost: largest share; 0 = none may be lost.
+        lost: draws that could not become prompts, of `drawn`.
+        lost_rows: different rows among them, of `rows` in the data.
+    """
+    if lost <= max_lost * drawn:
+        return False
+    are_most = lost >= MIN_LOST and lost > drawn / 2
+    return max_lost == 0 or are_most or lost_rows >= min(MIN_LOST, rows)
+
 
 AllGather = Callable[[Any], list[Any]]
 """Returns one small picklable value per process, in rank order."""
@@ -56,8 +90,8 @@ class SampledBatch(Batch):
     """Informative groups beyond those: reported, then carried over or discarded."""
     fresh: tuple[Group, ...]
     """All groups sampled in this step; the mean reward is theirs."""
-    unusable: tuple[str, ...]
-    """Sentences that say why samples could not become prompts."""
+    unusable: tuple[LostDraw, ...]
+    """Draws of this process whose samples could not become prompts."""
     rounds: int
     """Rounds that were sampled."""
     cursor: int
@@ -72,7 +106,7 @@ def collect(context: RolloutContext, cursor: int, carried: tuple[Group, ...] = (
         carried: informative groups of this process that an earlier step did not use.
     """
     groups_per_step = context.config.groups_per_step
-    groups, fresh, unusable = list(carried), list[Group](), list[str]()
+    groups, fresh, unusable = list(carried), list[Group](), list[LostDraw]()
     rounds, used = 0, set[int]()
     while rounds < context.config.max_rounds:
         with raise_on_all_ranks(context.all_gather):
@@ -135,11 +169,11 @@ def gather_batch(groups: Iterable[Group], all_gather: AllGather, rank: int) -> B
     )
 
 
-def sample_round(context: RolloutContext, cursor: int, unusable: list[str]) -> list[Group]:
+def sample_round(context: RolloutContext, cursor: int, unusable: list[LostDraw]) -> list[Group]:
     """Sample and score this process's share of one round.
 
     Args:
-        unusable: gets a sentence for each sample that cannot become a prompt.
+        unusable: gets each draw whose sample cannot become a prompt.
     """
     prompts: list[tuple[int, Prompt]] = []
     max_tokens = context.config.max_tokens
@@ -149,7 +183,7 @@ def sample_round(context: RolloutContext, cursor: int, unusable: list[str]) -> l
             try:
                 prompt = ensure_fits(context.prompt_at(prompt_index), context.engine, max_tokens)
             except UnusableSampleError as error:
-                unusable.append(str(error))
+                unusable.append(LostDraw(prompt_index, str(error)))
             else:
                 prompts.append((prompt_index, prompt))
     return sample_groups(context, prompts) if prompts else []

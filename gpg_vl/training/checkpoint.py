@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.policy.load import Policy
 from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training.learner import Learner
@@ -74,8 +74,16 @@ def save(
     return path
 
 
-def load_state(path: Path, prompt_at: Callable[[int], Prompt], processes: Processes) -> State:
+def load_state(
+    path: Path,
+    prompt_at: Callable[[int], Prompt],
+    processes: Processes,
+    log: Callable[[str], None] = print,
+) -> State:
     """Load the state of a checkpoint; prompts of carried groups are encoded anew.
+
+    Args:
+        log: called with each carried group whose sample cannot become a prompt any more.
 
     Raises:
         UserError: groups are carried over by another number of processes.
@@ -90,6 +98,12 @@ def load_state(path: Path, prompt_at: Callable[[int], Prompt], processes: Proces
                 f"{processes.count}; start as many"
             )
         own_rows = carried[processes.rank]
+    groups: list[Group] = []
+    for own in own_rows:
+        try:
+            groups.append(_group(own, prompt_at))
+        except UnusableSampleError as error:  # its picture has vanished since
+            log(f"warning: a group that waited for the next step is left out: {error}")
     return State(
         step=row["step"],
         cursor=row["cursor"],
@@ -97,7 +111,7 @@ def load_state(path: Path, prompt_at: Callable[[int], Prompt], processes: Proces
         idle=row["idle"],
         unusable=row["lost"],
         bad=row["bad"],
-        carried=tuple(_group(own, prompt_at) for own in own_rows),
+        carried=tuple(groups),
     )
 
 

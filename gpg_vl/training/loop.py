@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpg_vl.errors import Stopped, raise_on_all_ranks
 from gpg_vl.experiment import Experiment, Log
+from gpg_vl.report.left_out import described
 from gpg_vl.rollout.collect import SampledBatch, collect
 from gpg_vl.run_folder import Callback
 from gpg_vl.training import metrics
@@ -21,7 +22,10 @@ from gpg_vl.training.milestones import after_step, evaluate_held_out, evaluation
 from gpg_vl.training.setup import TrainingRun, set_up
 from gpg_vl.training.signals import stop_request
 from gpg_vl.training.stop_rules import first_verifier_error, stop_if_hopeless
-from gpg_vl.types import Update
+from gpg_vl.types import LeftOut, Update
+
+SHOWN_LOST = 5
+"""Rows lost in one step that are printed; the file has them all."""
 
 
 def train(
@@ -84,17 +88,46 @@ def train_step(run: TrainingRun) -> Update:
         run.engine.release_memory()
     with run.timer("update"):
         update = run.learner.update(batch, weights_BG, run.state.version)
-    run.state = _next_state(run, batch, update)
+    lost = _lost_rows(run, batch)
+    run.state = _next_state(run, batch, update, len(lost))
     run.engine.update_weights(run.policy, run.state.version)
     run.gate_figures = {}
     _record(run, batch, update, gate_figures)
+    _report_lost(run, lost)
     stop_if_hopeless(run, batch)
     return update
 
 
-def _next_state(run: TrainingRun, batch: SampledBatch, update: Update) -> State:
+def _lost_rows(run: TrainingRun, batch: SampledBatch) -> list[LeftOut]:
+    """Return the row of each draw of all processes that could not become a prompt."""
+    lost: list[LeftOut] = []
+    for of_one_rank in run.processes.all_gather(batch.unusable):
+        for prompt_index, why in of_one_rank:
+            sample = run.experiment.train_data[prompt_index]
+            lost.append(LeftOut(sample.id, why.removeprefix(f"{sample.id}: "), sample.source))
+    return lost
+
+
+def _report_lost(run: TrainingRun, lost: Sequence[LeftOut]) -> None:
+    """List the rows that a step lost, and report those that no earlier step had lost."""
+    step = run.state.step
+    new = run.folder.lost_rows(step, lost)
+    for row in new[:SHOWN_LOST]:
+        run.log(f"warning: step {step}: left out: {described(row)}")
+    if len(new) > SHOWN_LOST:
+        run.log(
+            f"warning: step {step}: {len(new) - SHOWN_LOST} more are left out, see "
+            f"{run.folder.left_out_path}"
+        )
+
+
+def _next_state(run: TrainingRun, batch: SampledBatch, update: Update, unusable: int) -> State:
+    """Return the state after a step.
+
+    Args:
+        unusable: draws of all processes that could not become prompts.
+    """
     state = run.state
-    unusable = run.processes.all_reduce_sum(len(batch.unusable))
     return State(
         step=state.step + 1,
         cursor=batch.cursor,
@@ -124,8 +157,6 @@ def _record(
         seconds=run.timer.read(),
     )
     run.folder.metrics(step, {**row, **gate_figures, "lost": float(run.state.unusable)})
-    for sentence in batch.unusable:
-        run.log(f"warning: step {step}: left out: {sentence}")
     verifier_error = first_verifier_error(batch)
     if verifier_error:
         run.log(

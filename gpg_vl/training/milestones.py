@@ -9,6 +9,7 @@ from gpg_vl.policy.encode import template_thought
 from gpg_vl.report.model_card import model_card
 from gpg_vl.training import checkpoint
 from gpg_vl.training.setup import TrainingRun
+from gpg_vl.types import LeftOut
 
 
 def after_step(run: TrainingRun, *, leaving: bool) -> None:
@@ -61,10 +62,17 @@ def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> f
         if run.benchmark is None or not run.processes.is_main:
             return None
         benchmark = run.benchmark.shortened(head) if head else run.benchmark
-        evaluated = evaluate.run_benchmark(benchmark, run.policy, run.engine)
+        unusable: list[LeftOut] = []
+        evaluated = evaluate.run_benchmark(
+            benchmark, run.policy, run.engine, on_left_out=unusable.append
+        )
         if run.engine.needs_verification and run.gate:
             run.gate.check(run.engine, run.policy, run.state.version)
+    asked = benchmark.without(unusable)
     records.save(evaluated, _evaluation_path(run, when))
+    records.save_left_out(asked.left_out, _evaluation_path(run, when))
+    if asked.not_asked:
+        run.log(f"warning: {asked.not_asked}")
     parts: list[str] = []
     scores: list[float] = []
     for tag, rows in records.by_tag(evaluated).items():

@@ -25,8 +25,10 @@ from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.policy.sizes import size_of
+from gpg_vl.preflight import data_checks
 from gpg_vl.preflight.learnability import learnability_warnings
 from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
+from gpg_vl.report import left_out
 from gpg_vl.report.trackers import check_installed, open_tracker
 from gpg_vl.rollout.collect import RolloutContext
 from gpg_vl.rollout.engine import RolloutEngine
@@ -37,7 +39,7 @@ from gpg_vl.training import checkpoint, resume_check, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.learner import Forward, Learner
 from gpg_vl.training.processes import Processes, start_accelerator
-from gpg_vl.types import Update
+from gpg_vl.types import LeftOut, Update
 
 MIN_MEMORY_SHARE = 0.9
 """A GPU with less than this share of hardware.gb is another GPU: the size printed on its box and
@@ -108,7 +110,7 @@ def set_up(
     policy = experiment.policy(newest / "policy" if newest else None, log=log)
     policy.model.to(processes.accelerator.device)
     experiment = experiment.for_policy(policy)
-    benchmark = _read_data(experiment, policy, log)
+    unused, benchmark = _read_data(experiment, policy, resume or config.run_folder, log)
     environment = _environment(policy, processes, config.base_dir)
     fingerprint = resume_check.run_fingerprint(experiment)
     is_unchanged = True
@@ -128,6 +130,8 @@ def set_up(
             config, resume or config.run_folder, fingerprint, environment, callbacks, processes, log
         )
         on_failure.callback(folder.close)
+        if resume is None or not folder.left_out_path.exists():
+            folder.unused_rows(unused)
         engine.update_weights(policy, 0)
         rollouts = _rollout_context(experiment, policy, engine, processes)
         with raise_on_all_ranks(processes.all_gather):
@@ -205,16 +209,26 @@ def _settled(experiment: Experiment, resume: Path | None, processes: Processes, 
     return config.model_copy(update={"learner": settled})
 
 
-def _read_data(experiment: Experiment, policy: Policy, log: Log) -> Benchmark | None:
-    """Read training data and benchmark, and report what is left out of them."""
-    for name, why in experiment.train_data.left_out:
-        log(f"left out {name}: {why}")
+def _read_data(
+    experiment: Experiment, policy: Policy, run: Path, log: Log
+) -> tuple[Sequence[LeftOut], Benchmark | None]:
+    """Read training data and benchmark, and report what is left out of them.
+
+    Returns:
+        The rows that are left out of the training data, and the benchmark.
+    """
+    unused = experiment.train_data.left_out
+    for line in left_out.lines(unused, run / "left_out.jsonl"):
+        log(line)
+    data = experiment.train_data
+    for finding in data_checks.of_rows(experiment.config.data, data, experiment.verifiers):
+        log(f"warning: {finding.text}" if finding.level == "stop" else finding.text)
     if not experiment.config.evaluation.benchmark:
-        return None
+        return unused, None
     benchmark = experiment.benchmark(policy)
     if benchmark.missing:
         log(benchmark.missing)
-    return benchmark
+    return unused, benchmark
 
 
 def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[str, Any]:
@@ -355,12 +369,16 @@ def _warmed_up(experiment: Experiment, policy: Policy, processes: Processes, log
 def warm_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> None:
     """Train the policy on solutions, so that it learns the answer format."""
     config = experiment.config
+    if config.warmup.data:
+        for line in left_out.lines(experiment.warmup_data.left_out):
+            log(f"warm-up: {line}")
     imitation = sft.Imitation(
         dataset=experiment.warmup_data,
         style=experiment.style,
         policy=policy,
         verifiers=experiment.verifiers,
         max_tokens=config.rollout.max_tokens,
+        max_lost=config.rollout.max_lost,
     )
     sft.warm_up(
         imitation,
@@ -386,7 +404,7 @@ def _log_about_ten_times(steps: int, log: Log) -> Callable[[int, Update], None]:
 
 def _restore(run: TrainingRun, saved: Path, is_unchanged: bool) -> None:
     """Bring a run to where a checkpoint left it."""
-    run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes)
+    run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes, run.log)
     checkpoint.load_learner(saved, run.learner, unchanged=is_unchanged)
     run.engine.update_weights(run.policy, run.state.version)
     run.folder.rewind(run.state.step)

@@ -4,24 +4,27 @@ It is the same update with uniform weights, on solutions instead of samples.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from accelerate import Accelerator
 
 from gpg_vl.config.schema import WarmupConfig
 from gpg_vl.data.dataset import Dataset
-from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.errors import UnusableSampleError, UserError, one_line
 from gpg_vl.methods.supervised import Likelihood
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy
 from gpg_vl.preflight.memory import Limits
 from gpg_vl.prompts import Style
-from gpg_vl.rollout.collect import gather_batch
+from gpg_vl.report import left_out
+from gpg_vl.report.left_out import described
+from gpg_vl.rollout.collect import gather_batch, too_many_lost
 from gpg_vl.training.learner import Learner
-from gpg_vl.types import Completion, Group, Sample, Update, Verdict
+from gpg_vl.types import Completion, Group, LeftOut, Sample, Update, Verdict
+from gpg_vl.verifiers.base import RuleVerifier
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 
@@ -35,25 +38,27 @@ class Imitation:
     verifiers: VerifierSet
     max_tokens: int
     """Length limit of sampling: a longer solution could never be sampled."""
+    max_lost: float
+    """Largest share of samples that cannot be imitated, as in rollout.max_lost."""
 
     def __call__(self, index: int) -> Group:
         """Return a group of one completion: the solution of the sample at an index.
 
         Raises:
-            UserError: sampling could not produce the solution, or the verifier would not give it
-                the full reward.
+            UnusableSampleError: the sample cannot become a prompt, sampling could not produce the
+                solution, or the verifier would not give it the full reward.
         """
         sample = self.dataset[index]
         text = solution(sample, self.style, self.verifiers)
         completion = _completion(text, self.policy)
         error = self.verifiers.validation_error_of(text, sample)
         if error:
-            raise UserError(
-                f"warm-up: the solution of {sample.id} would teach what earns nothing: {error}"
+            raise UnusableSampleError(
+                f"the solution of {one_line(sample.id)} would teach what earns nothing: {error}"
             )
         if len(completion.token_ids) > self.max_tokens:
-            raise UserError(
-                f"warm-up: the solution of {sample.id} has {len(completion.token_ids)} tokens, "
+            raise UnusableSampleError(
+                f"the solution of {one_line(sample.id)} has {len(completion.token_ids)} tokens, "
                 f"rollout.max_tokens is {self.max_tokens}"
             )
         return Group(
@@ -63,27 +68,72 @@ class Imitation:
             prompt_index=index,
         )
 
-    def usable(self, indices: Iterable[int]) -> Iterator[Group]:
-        """Yield the groups at these indices, without samples that cannot become prompts."""
+    def usable(self, indices: Iterable[int], lost: list[LeftOut]) -> Iterator[Group]:
+        """Yield the groups at these indices.
+
+        Args:
+            lost: gets the samples that cannot be imitated.
+        """
         for index in indices:
-            with suppress(UnusableSampleError):  # the run itself counts and reports it
+            try:
                 yield self(index)
+            except UnusableSampleError as error:
+                sample = self.dataset[index]
+                lost.append(LeftOut(sample.id, str(error), sample.source))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lost:
+    """Samples of the warm-up that could not be imitated, on all processes."""
+
+    max_lost: float
+    rows: int
+    """Rows in the data."""
+    drawn: int = 0
+    count: int = 0
+    by_key: dict[tuple[str, str], LeftOut] = field(default_factory=dict[tuple[str, str], LeftOut])
+    """Source and id -> the row, each once."""
+
+    def add(self, drawn: int, lost: Iterable[LeftOut]) -> None:
+        """Count what a step drew and lost.
+
+        Raises:
+            UserError: too many are lost.
+        """
+        self.drawn += drawn
+        for row in lost:
+            self.count += 1
+            self.by_key[row.source, row.id] = row
+        if too_many_lost(
+            self.max_lost,
+            lost=self.count,
+            drawn=self.drawn,
+            lost_rows=len(self.by_key),
+            rows=self.rows,
+        ):
+            first = next(iter(self.by_key.values()))
+            raise UserError(
+                f"warm-up: {self.count} of {self.drawn} samples cannot be imitated, more than "
+                f"rollout.max_lost = {self.max_lost:g}; the first: {described(first)}"
+            )
 
 
 def solution(sample: Sample, style: Style, verifiers: VerifierSet) -> str:
     """Return the text to imitate: the worked solution, or the reference answer in the style.
 
     Raises:
-        UserError: the style demands a thought, which only a worked solution has.
+        UnusableSampleError: the style demands a thought, which only a worked solution has.
     """
     if sample.solution:
         return sample.solution.removeprefix(style.opening)
     if style.think == "required":
-        raise UserError(
-            f"warm-up: prompt style requires a thought, but {sample.id} has no `solution` column "
-            "to imitate; add one, or set prompt.think"
+        raise UnusableSampleError(
+            f"the prompt style requires a thought, but {one_line(sample.id)} has no `solution` "
+            "column to imitate; add one, or set prompt.think"
         )
     verifier: Any = verifiers.by_kind[sample.answer_kind]
+    if isinstance(verifier, RuleVerifier):
+        return style.write(verifier.perfect_answer(sample))
     if hasattr(verifier, "reference_answer"):  # also a verifier that is no RuleVerifier
         return style.write(verifier.reference_answer(sample))
     return style.write(str(sample.answer))
@@ -101,11 +151,12 @@ def warm_up(
 
     Args:
         on_step: called after each step.
-        log: called if the group forward does not work here; the run itself says that it does.
+        log: called if the group forward does not work here (the run itself says that it does),
+            and with the samples that cannot be imitated.
 
     Raises:
-        UserError: the loss is not finite (the learning rate is too high), or there are more
-            processes than samples in a step.
+        UserError: the loss is not finite (the learning rate is too high), too many samples cannot
+            be imitated, or there are more processes than samples in a step.
     """
 
     def log_warning(line: str) -> None:
@@ -128,11 +179,16 @@ def warm_up(
             f"warmup.batch_size: got {config.batch_size}, expected at least one sample for each "
             f"of {processes.count} processes"
         )
+    lost = _Lost(max_lost=imitation.max_lost, rows=len(imitation.dataset.samples))
     for step in range(config.steps):
         first = step * config.batch_size
         own_indices = range(first + processes.rank, first + config.batch_size, processes.count)
-        groups = imitation.usable(own_indices)
+        own_lost: list[LeftOut] = []
+        groups = imitation.usable(own_indices, own_lost)
         batch = gather_batch(groups, processes.all_gather, processes.rank)
+        lost.add(config.batch_size, chain.from_iterable(processes.all_gather(own_lost)))
+        if not len(batch.rewards_BG):  # no sample of this step can be imitated
+            continue
         weights_BG = estimator.weights(batch.rewards_BG, batch.lengths_BG)
         update = learner.update(batch, weights_BG, version=0)
         if update.skipped:
@@ -141,6 +197,8 @@ def warm_up(
                 f"{config.optimizer.lr:g})"
             )
         on_step(step + 1, update)
+    for line in left_out.lines(list(lost.by_key.values())):
+        log(f"warm-up: {line}")
     accelerator.free_memory()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from gpg_vl.errors import UserError
-from gpg_vl.rollout.collect import SampledBatch
+from gpg_vl.rollout.collect import LostDraw, SampledBatch, too_many_lost
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.types import Verdict
 
@@ -36,14 +36,24 @@ def _samples_unusable(run: TrainingRun, batch: SampledBatch) -> str:
     limit = run.config.rollout.max_lost
     if run.state.unusable <= limit * run.state.cursor:
         return ""
-    # The state is the same on all processes, so all of them come here.
-    in_this_step: list[str] = []
-    for of_one_rank in run.processes.all_gather(batch.unusable):
+    # The state is the same on all processes, so all of them come here; the main one has the list.
+    lost_rows, in_this_step = 0, list[LostDraw]()
+    own = run.folder.num_lost_rows, batch.unusable
+    for listed, of_one_rank in run.processes.all_gather(own):
+        lost_rows = max(lost_rows, listed)
         in_this_step += of_one_rank
-    last = in_this_step[-1] if in_this_step else "in an earlier step"
+    if not too_many_lost(
+        limit,
+        lost=run.state.unusable,
+        drawn=run.state.cursor,
+        lost_rows=lost_rows,
+        rows=len(run.experiment.train_data.samples),
+    ):
+        return ""
+    last = in_this_step[-1].why if in_this_step else "in an earlier step"
     return (
         f"{run.state.unusable} of {run.state.cursor} samples could not become prompts, more than "
-        f"rollout.max_lost = {limit:g}; the last: {last}"
+        f"rollout.max_lost = {limit:g}; the last: {last}; all are in {run.folder.left_out_path}"
     )
 
 
@@ -67,6 +77,8 @@ def _not_finite(run: TrainingRun, batch: SampledBatch) -> str:
 
 def why_not_informative(batch: SampledBatch, full_reward: float) -> str:
     """Return why no group was informative, and what to do."""
+    if batch.unusable and not batch.fresh:
+        return f"none of their samples could become a prompt; the last: {batch.unusable[-1].why}"
     rewards: list[float] = []
     for verdict in _fresh_verdicts(batch):
         if not math.isnan(verdict.reward):

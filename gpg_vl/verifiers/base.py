@@ -3,11 +3,14 @@
 The format of an answer belongs to the prompt style, its accuracy to the verifier.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Number
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
+from gpg_vl.errors import shown
 from gpg_vl.parsing.markup import last_answer, only_answer
 from gpg_vl.prompts import Style
 from gpg_vl.types import Mode, Sample, Verdict
@@ -59,8 +62,9 @@ class RuleVerifier(ABC):
 
     Subclasses write `grade` (the accuracy of an answer) and `reference_answer` (the answer that
     earns the full reward), and `reference` where authors published a rule whose figures are to be
-    reproduced. For the exploit suite, a subclass may also write `constant_answers`, `chance_level`
-    and `whole_image_accuracy`.
+    reproduced. Callers ask `perfect_answer`, which knows truths that are lists of accepted
+    answers. For the exploit suite, a subclass may also write `constant_answers`, `chance_level`,
+    `whole_image_accuracy` and `every_option_accuracy`.
     """
 
     mode: Mode = "strict"
@@ -78,6 +82,9 @@ class RuleVerifier(ABC):
 
     spelling_loss: ClassVar[float] = 1e-6
     """Accuracy that a perfect answer may lose through its spelling, for instance by rounding."""
+    any_of: ClassVar[bool] = False
+    """True where the truth is one text or number, and a list of them holds several accepted
+    answers: `grade`, `reference` and `reference_answer` are then called for each one alone."""
 
     @abstractmethod
     def grade(self, answer: str, sample: Sample) -> Grade:
@@ -102,9 +109,9 @@ class RuleVerifier(ABC):
         answer, problem = self.style.read(text)
         well_formed = 0.0 if problem else 1.0
         if self.mode == "reference":
-            return self._verdict(self.reference(text, sample), well_formed)
+            return self._verdict(self._best(self.reference, text, sample), well_formed)
         if self.mode == "lenient":
-            return self._verdict(self.grade(last_answer(text), sample), well_formed)
+            return self._verdict(self._best(self.grade, last_answer(text), sample), well_formed)
         if problem and self.combine == "gate":
             return Verdict(
                 reward=0.0, parts={"accuracy": 0.0, "format": 0.0}, reason=f"malformed: {problem}"
@@ -112,7 +119,7 @@ class RuleVerifier(ABC):
         if problem:
             # the rewards are summed, so that the accuracy counts without the format
             answer = only_answer(text)
-        return self._verdict(self.grade(answer, sample), well_formed)
+        return self._verdict(self._best(self.grade, answer, sample), well_formed)
 
     def unfinished(self, text: str, sample: Sample) -> Verdict:
         """Score a text that ran into the length limit.
@@ -120,7 +127,7 @@ class RuleVerifier(ABC):
         Its accuracy may count, its format never does.
         """
         answer = only_answer(text) if self.mode == "strict" else last_answer(text)
-        return self._verdict(self.grade(answer, sample), 0.0)
+        return self._verdict(self._best(self.grade, answer, sample), 0.0)
 
     def _verdict(self, grade: Grade, well_formed: float) -> Verdict:
         """Combine accuracy and format to a reward.
@@ -139,6 +146,78 @@ class RuleVerifier(ABC):
             reason=grade.reason,
         )
 
+    # --- several accepted answers -----------------------------------------------------------------
+
+    def accepted(self, sample: Sample) -> list[Sample]:
+        """Return the sample once for each accepted truth that this verifier can read.
+
+        Raises:
+            ValueError: it can read none of them; the message gives the reason for the first.
+        """
+        if not self.any_of:
+            return [sample]
+        truths: Any = sample.answer
+        if not isinstance(truths, list | tuple):
+            _check_truth(truths)
+            return [sample]
+        readable: list[Sample] = []
+        errors: list[ValueError] = []
+        for truth in cast(Sequence[Any], truths):
+            try:
+                _check_truth(truth)
+                one = self.with_truth(sample, truth)
+                self.reference_answer(one)
+            except ValueError as error:
+                errors.append(error)
+            else:
+                readable.append(one)
+        if not readable:
+            raise errors[0] if errors else ValueError("answer [] is a list without an answer")
+        return readable
+
+    def with_truth(self, sample: Sample, truth: Any) -> Sample:
+        """Return the sample with one of its accepted truths."""
+        return replace(sample, answer=truth)
+
+    def each_accepted(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Sample]]:
+        """Return (place of the sample, the sample with one of its accepted truths), for all."""
+        for place, sample in enumerate(samples):
+            for one in self.accepted(sample):
+                yield place, one
+
+    def perfect_answers(self, sample: Sample) -> list[str]:
+        """Return the answers that earn the full reward, one for each accepted truth.
+
+        Raises:
+            ValueError: as in `reference_answer`.
+        """
+        return [self.reference_answer(one) for one in self.accepted(sample)]
+
+    def perfect_answer(self, sample: Sample) -> str:
+        """Return the answer of `reference_answer` for the first accepted truth.
+
+        Raises:
+            ValueError: as in `reference_answer`.
+        """
+        return self.perfect_answers(sample)[0]
+
+    def _best(self, grade_of: Callable[[str, Sample], Grade], text: str, sample: Sample) -> Grade:
+        """Return the best grade of a text over the accepted truths."""
+        best: Grade | None = None
+        malformed: MalformedTruthError | None = None
+        for one in self.accepted(sample):
+            try:
+                grade = grade_of(text, one)
+            except MalformedTruthError as error:
+                malformed = malformed or error
+                continue
+            if best is None or grade.accuracy > best.accuracy:
+                best = grade
+        if best is not None:
+            return best
+        assert malformed is not None
+        raise malformed
+
     # --- the exploit suite ------------------------------------------------------------------------
 
     def constant_answers(self, samples: Sequence[Sample]) -> list[str]:
@@ -148,10 +227,25 @@ class RuleVerifier(ABC):
 
     def chance_level(self, samples: Sequence[Sample]) -> float:
         """Compute the best mean accuracy of one constant answer, from the truths alone."""
-        answers = [self.reference_answer(sample).casefold() for sample in samples]
-        return largest_share(answers, len(samples))
+        answers = {
+            (place, self.reference_answer(one).casefold())
+            for place, one in self.each_accepted(samples)
+        }
+        return largest_share([answer for _, answer in answers], len(samples))
 
     def whole_image_accuracy(self, sample: Sample) -> float:
         """Return the accuracy that the box around the whole image may have as an answer."""
         del sample
         return 0.0
+
+    def every_option_accuracy(self, sample: Sample) -> float:
+        """Return the accuracy that an answer with every option may have."""
+        del sample
+        return 0.0
+
+
+def _check_truth(truth: Any) -> None:
+    """Check that a truth is one text or number."""
+    is_finite = not isinstance(truth, float) or math.isfinite(truth)
+    if isinstance(truth, bool) or not isinstance(truth, str | Number) or not is_finite:
+        raise ValueError(f"answer {shown(truth)} is not a text or a number")

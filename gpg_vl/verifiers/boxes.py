@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, cast
 
 from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
+from gpg_vl.errors import shown
 from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.parsing.boxes import Found
-from gpg_vl.types import Mode, Sample
+from gpg_vl.types import Mode, Sample, Size
 from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier, right_or_wrong
 
@@ -19,6 +20,8 @@ DECLARED = {"pixels": Frame(), "norm1": Frame(kind="norm1"), "norm1000": Frame(k
 TOLERANCE = 0.01
 """Share of the image's side by which an edge may lie outside the image, before the box earns
 nothing: rounding is no error."""
+TRUTH_ROUNDING = 1.0
+"""Pixels by which an edge of a true box may lie outside the image; they are cut off."""
 MAX_COORDINATE = 1e9
 """Largest absolute coordinate of a box that is scored."""
 MAX_CONSTANT_BOXES = 40
@@ -83,7 +86,7 @@ class Boxes(RuleVerifier):
         if self.measure == "giou":
             if not sample.sizes:  # the authors' rule is in thousandths of the image
                 raise ValueError("a box needs an image")
-            normed_truth = DECLARED["norm1"].from_pixels(truth, sample.sizes[0])
+            normed_truth = DECLARED["norm1"].from_pixels(truth, sample.boxed_size)
             raw = published_rules.lisa_reward(text, normed_truth)
             return Grade(
                 min(max(raw, 0.0), 2.0) / 2,
@@ -118,7 +121,7 @@ class Boxes(RuleVerifier):
 
     def spelt(self, truth: Box, sample: Sample) -> str:
         """Write a true box in the frame of the answer, with as few digits as keep it."""
-        box = self.frame.from_pixels(truth, sample.sizes[0]) if sample.sizes else truth
+        box = self.frame.from_pixels(truth, sample.boxed_size) if sample.sizes else truth
         for digits in range(5):
             rounded = Box(*(round(edge, digits) for edge in box))
             if rounded.proper and boxes.iou(rounded, box) >= 1 - self.spelling_loss:
@@ -169,7 +172,7 @@ class Boxes(RuleVerifier):
 
         A box that leaves the image by more than the tolerance is returned without area.
         """
-        width, height = self.frame.units(sample.sizes[0])
+        width, height = self.frame.units(sample.boxed_size)
         excess = max(
             -box.x1 / width, -box.y1 / height, (box.x2 - width) / width, (box.y2 - height) / height
         )
@@ -178,12 +181,12 @@ class Boxes(RuleVerifier):
         return Box(0, 0, 0, 0)
 
     def _to_pixels(self, box: Box, sample: Sample) -> Box:
-        return self.frame.to_pixels(box, sample.sizes[0]) if sample.sizes else box
+        return self.frame.to_pixels(box, sample.boxed_size) if sample.sizes else box
 
     def _truths(self, sample: Sample) -> list[Box]:
         truths = truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
         if self.policy != "all" and len(truths) != 1:
-            raise ValueError(f"answer {sample.answer!r} is not one box [[x1, y1, x2, y2]]")
+            raise ValueError(f"answer {shown(sample.answer)} is not one box [[x1, y1, x2, y2]]")
         return truths
 
     # --- the exploit suite ------------------------------------------------------------------------
@@ -201,7 +204,7 @@ class Boxes(RuleVerifier):
         if not sample.sizes:
             return 0.0
         truths = truth_boxes(sample)
-        width, height = sample.sizes[0]
+        width, height = sample.boxed_size
         whole = Box(0, 0, float(width), float(height))
         best = max((self.score(whole, truth) for truth in truths), default=0.0)
         # with the policy `all`, one box for several truths shares its score with them
@@ -232,47 +235,100 @@ def needs_no_size(mode: Mode, frame: Frame, sample: Sample) -> bool:
 
 
 def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
-    """Return the true boxes in original pixels.
+    """Return the true boxes in original pixels; what is rounded beyond the edge is cut off.
 
     Args:
         sizeless: the image's size is not known and not needed, because the answer is in the frame
             of the truth.
 
     Raises:
-        ValueError: no image, an unknown frame, no boxes, or one that is empty or outside the image.
+        ValueError: no image, or none of several named; an unknown frame; no boxes, or one that is
+            empty or outside the image.
     """
     if not sample.sizes and not sizeless:
         raise ValueError("a box needs an image")
     if sample.frame not in DECLARED:
         raise ValueError(f"frame {sample.frame!r} is none of {', '.join(DECLARED)}")
-    width, height = sample.sizes[0] if sample.sizes else (float("inf"), float("inf"))
+    if not sizeless:
+        check_image(sample)
     truths: list[Box] = []
-    for corners in _stored_boxes(sample):
+    for corners in stored_boxes(sample):
         box = corners
+        where = "outside any image"
         if not sizeless:
-            box = DECLARED[sample.frame].to_pixels(corners, sample.sizes[0])
-        begins_inside = box.x1 >= 0 and box.y1 >= 0
-        # 1e-9: a truth in thousandths that ends at the edge may be a rounding error beyond it
-        ends_inside = box.x2 <= width * (1 + 1e-9) and box.y2 <= height * (1 + 1e-9)
-        if not (box.proper and begins_inside and ends_inside):
-            where = "outside any image"
-            if sample.sizes:
-                where = f"outside the image of {width} x {height} pixels"
-            raise ValueError(f"box {sample.answer} is empty or {where}")
+            width, height = sample.boxed_size
+            where = f"outside the image of {width} x {height} pixels"
+            box = cut_to_image(corners, sample.frame, sample.boxed_size)
+        if box is None or not box.proper or min(box.x1, box.y1) < 0:
+            raise ValueError(f"box {shown(sample.answer)} is empty or {where}")
         truths.append(box)
     return truths
 
 
-def _stored_boxes(sample: Sample) -> list[Box]:
-    """Return the boxes of a sample's answer as they are stored: bare corners, or under "box"."""
+def check_image(sample: Sample) -> None:
+    """Check that a sample says in which of its images its boxes are.
+
+    Raises:
+        ValueError: it has several images and names none, or one that it does not have.
+    """
+    count = len(sample.sizes)
+    if sample.answer_image == 0 and count > 1:
+        raise ValueError(
+            f"the boxes are in one of {count} images, but it is not said in which; name the image: "
+            "column answer_image, counted from 1"
+        )
+    if not 0 <= sample.answer_image <= count:
+        raise ValueError(
+            f"answer_image is {sample.answer_image}, but there are {count} images; expected a "
+            f"number from 1 to {count}"
+        )
+
+
+def cut_to_image(corners: Box, frame: str, size: Size) -> Box | None:
+    """Convert a true box to original pixels, and cut off what rounding moved beyond the edge.
+
+    One pixel is rounding: annotation tools write the width as the last pixel. In shares and
+    thousandths a thousandth of the side is rounding too, where that is more than a pixel.
+
+    Args:
+        frame: frame of the corners, one of `DECLARED`.
+        size: width and height of the image in pixels.
+
+    Returns:
+        The box; None where more of it is outside the image.
+    """
+    box = DECLARED[frame].to_pixels(corners, size)
+    width, height = float(size[0]), float(size[1])
+    x_slack, y_slack = TRUTH_ROUNDING, TRUTH_ROUNDING
+    if frame != "pixels":
+        # 1e-9: the conversion to pixels rounds too
+        x_slack = max(x_slack, width / 1000) + 1e-9
+        y_slack = max(y_slack, height / 1000) + 1e-9
+    begins_inside = box.x1 >= -x_slack and box.y1 >= -y_slack
+    ends_inside = box.x2 <= width + x_slack and box.y2 <= height + y_slack
+    if not (begins_inside and ends_inside):
+        return None
+    return Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height))
+
+
+def stored_boxes(sample: Sample) -> list[Box]:
+    """Return the boxes of a sample's answer as they are stored: bare corners, or under "box".
+
+    Raises:
+        ValueError: the answer is no list of boxes.
+    """
     stored: list[Box] = []
     try:
         for item in sample.answer:
             corners = cast(dict[str, Any], item)["box"] if isinstance(item, dict) else item
+            if isinstance(corners, str):  # "1234" is no four numbers
+                raise TypeError("a text")
             x1, y1, x2, y2 = map(float, corners)
             stored.append(Box(x1, y1, x2, y2))
-    except (TypeError, ValueError, KeyError):
-        raise ValueError(f"answer {sample.answer!r} is not one box [[x1, y1, x2, y2]]") from None
+    except (TypeError, ValueError, KeyError, OverflowError):
+        raise ValueError(
+            f"answer {shown(sample.answer)} is not one box [[x1, y1, x2, y2]]"
+        ) from None
     return stored
 
 
@@ -307,13 +363,13 @@ def constant_boxes(samples: Sequence[Sample], frame: Frame) -> list[Box]:
 
     These are the largest box inside all images, the mean true box and the first true boxes.
     """
-    sizes = [frame.units(sample.sizes[0]) for sample in samples]
+    sizes = [frame.units(sample.boxed_size) for sample in samples]
     smallest_width = min(width for width, _ in sizes)
     smallest_height = min(height for _, height in sizes)
     constants = [Box(0, 0, smallest_width, smallest_height)]
     truths: list[Box] = []
     for sample in samples:
-        truths += [frame.from_pixels(truth, sample.sizes[0]) for truth in truth_boxes(sample)]
+        truths += [frame.from_pixels(truth, sample.boxed_size) for truth in truth_boxes(sample)]
     if truths:
         constants.append(Box(*map(fmean, zip(*truths, strict=True))))
     return constants + truths[:MAX_CONSTANT_BOXES]
@@ -332,7 +388,7 @@ def best_mean_overlap(
     for constant in constant_boxes(samples, frame):
         scores: list[float] = []
         for sample, boxes_of_image in zip(samples, truths, strict=True):
-            box = frame.to_pixels(constant, sample.sizes[0])
+            box = frame.to_pixels(constant, sample.boxed_size)
             scores.append(max((score(box, truth) for truth in boxes_of_image), default=0.0))
         best = max(best, fmean(scores))
     return best

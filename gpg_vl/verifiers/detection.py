@@ -120,7 +120,7 @@ class Detection(RuleVerifier):
         return Grade(accuracy, f"{len(given)} boxes", reason)
 
     def _from_pixels(self, box: Box, sample: Sample) -> Box:
-        return self.frame.from_pixels(box, sample.sizes[0]) if sample.sizes else box
+        return self.frame.from_pixels(box, sample.boxed_size) if sample.sizes else box
 
     def _truths(self, sample: Sample) -> list[Box]:
         return truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
@@ -147,8 +147,8 @@ def _labels(sample: Sample) -> list[str]:
     """Return the class of each true box; empty where the truth names none."""
     labels: list[str] = []
     for item in cast(list[Any], sample.answer):
-        label = cast(dict[str, Any], item).get("label", "") if isinstance(item, dict) else ""
-        labels.append(str(label))
+        label = cast(dict[str, Any], item).get("label") if isinstance(item, dict) else None
+        labels.append("" if label is None else str(label))
     return labels
 
 

@@ -4,10 +4,12 @@ import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.types import Completion, Mode, Sample, Verdict
-from gpg_vl.verifiers.base import MalformedTruthError, RuleVerifier, Verifier
+from gpg_vl.verifiers.base import RuleVerifier, Verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +75,16 @@ class VerifierSet:
         if not isinstance(verifier, RuleVerifier):
             return ""
         try:
-            answer = _without_reference_mode(verifier).reference_answer(sample)
+            answer = _without_reference_mode(verifier).perfect_answer(sample)
+            # any thought that is not blank will do
+            completion = verifier.style.write(answer, thought="so")
+            return self.validation_error_of(completion, sample)
+        except UserError:  # math-verify is not installed: no row can be scored
+            raise
         except ValueError as error:
             return str(error)
-        # any thought that is not blank will do
-        completion = verifier.style.write(answer, thought="so")
-        try:
-            return self.validation_error_of(completion, sample)
-        except MalformedTruthError as error:
-            return str(error)
+        except Exception as error:  # one row whose truth a verifier stumbles over ends no run
+            return f"{type(verifier).__name__} fails on it: {_place_of(error)}"
 
     def validation_error_of(self, text: str, sample: Sample) -> str:
         """Check that a text, written as a perfect completion, earns the full reward.
@@ -99,13 +102,22 @@ class VerifierSet:
         if verdict.reward >= required:
             return ""
         return (
-            f"its own answer {text!r} earns {verdict.reward:.3g} of {full_reward:.3g} "
+            f"its own answer {shown(text)} earns {verdict.reward:.3g} of {full_reward:.3g} "
             f"({verdict.reason})"
         )
 
 
 def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:
     return replace(verifier, mode=mode) if isinstance(verifier, RuleVerifier) else verifier
+
+
+def _place_of(error: Exception) -> str:
+    """Return an error and the line that raised it, for a sentence."""
+    text = f"{type(error).__name__}: {one_line(error)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames:
+        text += f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})"
+    return text
 
 
 def _without_reference_mode(verifier: RuleVerifier) -> RuleVerifier:

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
+from gpg_vl.errors import shown
 from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker, published_rules
@@ -40,6 +42,7 @@ _HUGE = re.compile(
     r"\^[\s{(-]{0,6}\d{5,}"  # 2^{10000}
     r"|(?<!\d)\d{4,}\s*!"  # 1000!
     r"|!\s*!"  # 3!!
+    r"|\d[eE][-+]?\d{5,}"  # 1e10000
 )
 _JOINED = re.compile(
     # 3 \vee 4, x \to 3, 3 \approx 4, 1, \ldots
@@ -56,6 +59,16 @@ _SYMBOL = re.compile(
     r"(?:_\{?\w+\}?)?(?:\(\s*[A-Za-z]\s*\))?\s*"  # x_1, f(x)
 )
 _MEMBER = re.compile(r"(.*?)(?:\\in(?![A-Za-z])|∈)\s*(.?)", re.DOTALL)  # x \in [1, 2]
+_WRITTEN_MEMBER = re.compile(r"(?<=[A-Za-z]) in (?=\s*(?:[\[({]|\\\{))")  # x in [1, 2]
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,4})(?!\w)")  # 1.5e-3
+_NEEDS_LATEX = re.compile(
+    r"[A-Za-z\\√π^\[({<>:;]"
+    r"|,\s|,.*,"  # 1, 2 and 1,2,3 are several numbers, and 1,234 is one
+)
+"""Signs of a truth that math-verify reads as LaTeX only: of a bare 3:4 it reads the 3."""
+_COMMA = re.compile(r"[-+]?\d+,(?:\d{1,2}|\d{4,})")
+"""A decimal comma, or two numbers."""
+_CONTENT = re.compile(r"[^\W_]|[∅∞]")
 _ROOT = re.compile(r"√\s?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")  # √{3}, √(3), √3
 
 
@@ -73,6 +86,7 @@ class Expression(RuleVerifier):
     seconds: float = 5.0
     """Longest comparison, in seconds; an answer that takes longer earns nothing. Reference mode has
     its own limit, `published_rules.R1V_SECONDS`."""
+    any_of: ClassVar[bool] = True
 
     def grade(self, answer: str, sample: Sample) -> Grade:
         truth = str(sample.answer)
@@ -84,7 +98,7 @@ class Expression(RuleVerifier):
             return Grade(0.0, answer, f"unreadable: takes longer than {self.seconds:g} s")
         if not reply["truth"]:
             raise MalformedTruthError(
-                f"answer {sample.answer!r} is not an expression that math-verify reads"
+                f"answer {shown(sample.answer)} is not an expression that math-verify reads"
             )
         if reply.get("failed") or not reply["read"]:
             return Grade(0.0, answer, "unreadable: not one expression")
@@ -94,24 +108,47 @@ class Expression(RuleVerifier):
         return published_rules.r1v_geoqa(text, str(sample.answer))
 
     def reference_answer(self, sample: Sample) -> str:
-        if self._expression(str(sample.answer), str(sample.answer)) is None:
-            raise ValueError(f"answer {sample.answer!r} is not one expression")
-        return str(sample.answer)
+        truth = str(sample.answer)
+        if _COMMA.fullmatch(truth.strip(" $")):
+            raise ValueError(
+                f"answer {shown(sample.answer)} is one number with a decimal comma, or two "
+                "numbers; write 1.5, or \\{1, 5\\}"
+            )
+        # math-verify divides 3:4:5 twice, which is no ratio
+        if truth.count(":") > 1 or not _CONTENT.search(truth):
+            raise ValueError(f"answer {shown(sample.answer)} is not one expression")
+        if self._expression(truth, truth) is None or not _is_mathematics(truth):
+            raise ValueError(f"answer {shown(sample.answer)} is not one expression")
+        return truth
 
     def _expression(self, answer: str, truth: str) -> str | None:
         """Return an answer as math-verify is to read it; None where it is not one expression."""
         max_length = MAX_LENGTH_STRICT if self.mode == "strict" else MAX_LENGTH_LENIENT
         if not answer.strip() or len(answer) > max_length or _is_huge(answer):
             return None
-        if self.mode != "strict":
-            return _with_dollar_signs(answer)
-        bare = markup.unwrapped(answer)
-        words = set(_WORD.findall(_COMMAND.sub(" ", bare)))
-        if words - _FUNCTIONS or _TWO_NUMBERS.search(bare) or _MATH.search(bare):
-            return None
-        if not _is_single(bare, truth):
-            return None
-        return f"${_latex(bare)}$"
+        if self.mode == "strict":
+            return _one_expression(answer, truth)
+        if _NEEDS_LATEX.search(truth):
+            # read as the truth is: of a bare tuple or interval, math-verify reads nothing
+            return _one_expression(answer, truth) or _with_dollar_signs(answer)
+        return _with_dollar_signs(answer)
+
+
+def _one_expression(answer: str, truth: str) -> str | None:
+    """Return an answer that is one expression as LaTeX; None where it is anything else."""
+    bare = _spelt(markup.unwrapped(answer))
+    words = set(_WORD.findall(_COMMAND.sub(" ", bare)))
+    if words - _FUNCTIONS or _TWO_NUMBERS.search(bare) or _MATH.search(bare):
+        return None
+    truth = _spelt(truth)
+    if not _is_single(bare, truth):
+        return None
+    return f"${_latex(bare)}$"
+
+
+def _is_mathematics(truth: str) -> bool:
+    """Return False for a truth in words, in which math-verify would look for nothing."""
+    return _one_expression(truth, truth) is not None or re.search(r"[\d\\$√π]", truth) is not None
 
 
 def _is_huge(answer: str) -> bool:
@@ -158,9 +195,14 @@ def _with_dollar_signs(text: str) -> str:
 
 
 def _truth_for_parser(text: str) -> str:
-    if _MATH.search(text) or not re.search(r"[A-Za-z\\√π^\[({]", text):
+    if _MATH.search(text) or not _NEEDS_LATEX.search(text):
         return text
-    return f"${_latex(text)}$"
+    return f"${_latex(_spelt(text))}$"
+
+
+def _spelt(text: str) -> str:
+    r"""Write `x in [1, 2]` and `1.5e-3` as LaTeX: of 1e3 math-verify makes the product 1·e·3."""
+    return _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", _WRITTEN_MEMBER.sub(r" \\in ", text))
 
 
 def _latex(text: str) -> str:

@@ -5,13 +5,16 @@ The prompt does not list the classes.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any, ClassVar, cast
 
+from gpg_vl.errors import SHOWN_CHARACTERS, shown
 from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier
+from gpg_vl.verifiers.chance import largest_share
 
 MAX_LENGTH = 2000
 """Characters of the longest answer in which a class name is searched."""
@@ -41,6 +44,7 @@ class Label(RuleVerifier):
     """The closed set, for rows that do not carry it as `choices`."""
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     """Other names: {great dane dog: great dane}."""
+    any_of: ClassVar[bool] = True
 
     def grade(self, answer: str, sample: Sample) -> Grade:
         truth = self._truth(sample)
@@ -57,8 +61,20 @@ class Label(RuleVerifier):
         self._truth(sample)
         return str(sample.answer)
 
+    def with_truth(self, sample: Sample, truth: Any) -> Sample:
+        """Keep the accepted names as the closed set: an answer that names two is not one answer."""
+        return replace(sample, answer=truth, choices=self._closed_set(sample))
+
+    def chance_level(self, samples: Sequence[Sample]) -> float:
+        """Compute the largest share of one class, whatever its spelling."""
+        truths = {(place, self._truth(one)) for place, one in self.each_accepted(samples)}
+        return largest_share([truth for _, truth in truths], len(samples))
+
     def _closed_set(self, sample: Sample) -> tuple[str, ...]:
-        return sample.choices or self.classes or (str(sample.answer),)
+        truths: Any = sample.answer
+        if not isinstance(truths, list | tuple):
+            truths = [truths]
+        return sample.choices or self.classes or tuple(map(str, cast(Sequence[Any], truths)))
 
     def _named(self, answer: str, closed_set: tuple[str, ...]) -> str | None:
         """Return the class that an answer names; None for none or several."""
@@ -76,8 +92,8 @@ class Label(RuleVerifier):
         truth = names.get(_spelling_of_class(str(sample.answer)))
         if truth is None:
             raise ValueError(
-                f"answer {sample.answer!r} is not one of the {len(closed_set)} classes "
-                f"{', '.join(closed_set[:5])}..."
+                f"answer {shown(sample.answer)} is not one of the {len(closed_set)} classes "
+                f"{', '.join(closed_set[:5])[:SHOWN_CHARACTERS]}..."
             )
         return truth
 

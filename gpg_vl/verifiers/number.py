@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from gpg_vl.errors import shown
 from gpg_vl.parsing import numbers, stated_numbers
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import published_rules
@@ -22,6 +24,7 @@ class Number(RuleVerifier):
 
     tolerance: float = 0.0
     """Largest allowed difference, absolute."""
+    any_of: ClassVar[bool] = True
 
     def grade(self, answer: str, sample: Sample) -> Grade:
         read = numbers.number if self.mode == "strict" else stated_numbers.number
@@ -45,10 +48,12 @@ class Number(RuleVerifier):
         """Return the truth as a number."""
         truth = numbers.number(str(sample.answer))
         if truth is None:
-            raise ValueError(f"answer {sample.answer!r} is not a number")
+            raise ValueError(f"answer {shown(sample.answer)} is not a number")
         return truth
 
     def chance_level(self, samples: Sequence[Sample]) -> float:
         """Compute the largest share of truths within the tolerance of one number."""
-        truths = [self.truth_value(sample) for sample in samples]
-        return largest_window_share(truths, lambda lowest, highest: 2 * self.tolerance)
+        truths = [(self.truth_value(one), place) for place, one in self.each_accepted(samples)]
+        return largest_window_share(
+            truths, len(samples), lambda lowest, highest: 2 * self.tolerance
+        )

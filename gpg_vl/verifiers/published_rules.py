@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gpg_vl import boxes
 from gpg_vl.boxes import Box
 from gpg_vl.parsing import markup
-from gpg_vl.parsing.choices import letter_of
+from gpg_vl.parsing.choices import letters_of
 from gpg_vl.verifiers import math_worker
 from gpg_vl.verifiers.base import Grade
 
@@ -236,14 +236,22 @@ def _virft_record(item: Any) -> tuple[Box, float]:
     return Box(*edges), confidence
 
 
-def mmmu_choice(text: str, choices: Sequence[str], rule: ChoiceRule) -> int | None:
+def mmmu_choice(
+    text: str, choices: Sequence[str], rule: ChoiceRule, letters: Sequence[str] = ()
+) -> int | None:
     """Read an option as `parse_multi_choice_response` of MMMU or MMMU-Pro does.
 
     Without its random draw where nothing is found.
 
     Source: MMMU eval/eval_utils.py and MMMU-Pro evaluate.py.
+
+    Args:
+        text: the whole completion.
+        choices: words of the options.
+        rule: mmmu or mmmu_pro.
+        letters: letters of the options; empty = A, B, C in their order.
     """
-    letters = [letter_of(index) for index in range(len(choices))]
+    letters = letters_of(choices, letters)
     if rule == "mmmu_pro" and "Answer:" in text:
         end = text.rpartition("Answer:")[2]
         behind = [index for index, letter in enumerate(letters) if letter in end]

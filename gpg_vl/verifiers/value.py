@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
+from gpg_vl.errors import shown
 from gpg_vl.parsing import quantities, stated_numbers
 from gpg_vl.parsing.quantities import Quantity
 from gpg_vl.types import Sample
@@ -31,6 +33,7 @@ class Value(RuleVerifier):
     is one statement ("x = 10√3") is read either way."""
     whole: bool = True
     """Two whole numbers must be equal: 2017 is not 2016, whatever the tolerance."""
+    any_of: ClassVar[bool] = True
 
     def grade(self, answer: str, sample: Sample) -> Grade:
         if self.mode == "strict":
@@ -55,8 +58,8 @@ class Value(RuleVerifier):
 
     def chance_level(self, samples: Sequence[Sample]) -> float:
         """Compute the largest share of truths within the relative tolerance of one number."""
-        truths = [self.truth_value(sample) for sample in samples]
-        return largest_window_share(truths, self._window)
+        truths = [(self.truth_value(one), place) for place, one in self.each_accepted(samples)]
+        return largest_window_share(truths, len(samples), self._window)
 
     def _window(self, lowest: float, highest: float) -> float:
         return 2 * self.tolerance * max(abs(highest), abs(lowest))
@@ -65,6 +68,7 @@ class Value(RuleVerifier):
         truth = _read_truth(str(sample.answer))
         if truth is None:
             raise ValueError(
-                f"answer {sample.answer!r} is not a value such as 12, 2√3, \\frac{{1}}{{2}} or 5 cm"
+                f"answer {shown(sample.answer)} is not a value such as 12, 2√3, \\frac{{1}}{{2}} "
+                "or 5 cm"
             )
         return truth

@@ -161,9 +161,7 @@ def test_the_recommended_variants_are_strict_and_freeze_the_tower():
             )
 
 
-QUESTION = Sample(
-    id="a", question="Is it left?", answer_kind="choice", answer="yes", choices=("yes", "no")
-)
+QUESTION = Sample(id="a", question="Is it left?", answer_kind="label", answer="yes")
 
 
 def words(name: str, kind: str = "configs") -> str:

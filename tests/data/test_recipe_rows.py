@@ -2,6 +2,7 @@
 option of a recipe, numbers to the one."""
 
 import json
+import re
 
 import pytest
 
@@ -17,6 +18,7 @@ from gpg_vl.data.recipes.lisa import lisa
 from gpg_vl.data.recipes.refcoco import refcoco, refcoco_plus, refcocog, refgta
 from gpg_vl.data.recipes.sat import sat
 from gpg_vl.errors import UserError
+from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import LeftOut
 from tests import published
 
@@ -387,6 +389,37 @@ def test_counts_are_whole_numbers_and_values_stand_between_tags(tmp_path):
     )
 
 
+def asked_as_they_stand(rows):
+    """Every prompt is picture by picture, and then the question and nothing else."""
+    rows = list(rows)
+    assert rows
+    for row in rows:
+        (message,) = AnswerOnly().messages(row)
+        places = [{"type": "image"}] * len(row.images)
+        assert message["content"] == [*places, {"type": "text", "text": row.question}]
+
+
+@pytest.mark.parametrize("task", ["count", "box", "compare", "add", "choice"])
+def test_questions_of_digits_list_their_options_themselves(task):
+    asked_as_they_stand(digits(task, count=40))
+
+
+def test_questions_of_published_sets_list_their_options_themselves(tmp_path):
+    options = ["left", "right", "did not move"]
+    rows = [
+        {"question": "Which way?", "answers": options, "correct_answer": "left"},
+        {"question": "Is it?", "answers": ["yes", "no"], "correct_answer": "no"},
+        {"question": "Only one?", "answers": ["chair (highlighted by A)"], "correct_answer": "x"},
+    ]
+    pictures = {"image_bytes": [published.inside()], "question_type": "kind"}
+    published.parquet(tmp_path / "SAT_train.parquet", [{**row, **pictures} for row in rows])
+    asked_as_they_stand(sat("train", str(tmp_path)))
+    published.cv_bench(tmp_path / "cv_bench")
+    asked_as_they_stand(cv_bench("test", str(tmp_path / "cv_bench")))
+    published.four_shot(tmp_path / "plants")
+    asked_as_they_stand(flower102("train", str(tmp_path / "plants")))
+
+
 # --- cards and columns ----------------------------------------------------------------------------
 
 
@@ -471,14 +504,27 @@ def test_a_set_of_the_hub_has_the_number_of_its_form(monkeypatch, tmp_path):
 
 def test_a_missing_picture_says_where_pictures_come_from_and_a_broken_one_does_not(tmp_path):
     published.superclevr(tmp_path)
+    picture = tmp_path / "images" / "superCLEVR_new_025000.png"
+    picture.unlink()
+    missing, *others = superclevr("test", str(tmp_path))
+    assert missing.id == "superclevr/test/0"
+    assert re.search(r"superCLEVR_new_025000.png does not exist\. .*Put them into", missing.why)
+    assert [row.answer for row in others] == [4, 5, 6]
+    picture.write_bytes(b"x")
+    broken, *others = superclevr("test", str(tmp_path))
+    assert "cannot be read" in broken.why
+    assert "Put them into" not in broken.why
+    assert [row.answer for row in others] == [4, 5, 6]
+
+
+def test_a_set_that_is_to_be_complete_leaves_no_row_out(tmp_path):
+    published.superclevr(tmp_path)
     (tmp_path / "images" / "superCLEVR_new_025000.png").unlink()
-    with pytest.raises(UserError, match=r"does not exist\. .*Put them into"):
-        list(superclevr("test", str(tmp_path)))
-    (tmp_path / "images" / "superCLEVR_new_025000.png").write_bytes(b"x")
-    with pytest.raises(UserError) as caught:
-        list(superclevr("test", str(tmp_path)))
-    assert "cannot be read" in str(caught.value)
-    assert "Put them into" not in str(caught.value)
+    with pytest.raises(
+        UserError,
+        match=r"^superclevr/test/0: image .* does not exist\. .*Put them into",
+    ):
+        list(superclevr("test", str(tmp_path), complete=True))
 
 
 # --- digits ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 accept; what does not fit is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gpg_vl.data.recipes.card import read_card
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import build_verifiers
 from gpg_vl.prompts import Style
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 from tests import published
 from tests.recorded import home, needed
 
@@ -71,7 +72,7 @@ def test_sat_takes_rows_of_one_picture_and_shuffles_options_by_row(made):
     first, third = questions.sources[0]
     assert [sample.id for sample in (first, third)] == ["sat/train/0", "sat/train/2"]
     assert questions.left_out == (
-        ("sat/train/1", "2 images; the published experiment uses rows of one image"),
+        LeftOut("sat/train/1", "2 images; the published experiment uses rows of one image", "sat"),
     )
     assert first.answer == "yes, it is"
     assert sorted(first.choices) == ["no", "yes, it is"]
@@ -105,7 +106,9 @@ def test_lisa_boxes_targets_or_as_published_the_first_polygon(made):
         "lisa/val/b#0": [[5.5, 6, 30, 44]],
         "lisa/val/b#1": [[5.5, 6, 30, 44]],
     }
-    assert questions.left_out == (("lisa/val/c", "no polygon with an area inside the image"),)
+    assert questions.left_out == (
+        LeftOut("lisa/val/c", "no polygon with an area inside the image", "lisa"),
+    )
     assert "café" in questions.sources[0][2].question  # that file is in Windows' encoding
     as_published = asked("lisa", folder, regions="first", instructions="first")
     assert {sample.id: sample.answer for sample in as_published} == {
@@ -138,7 +141,9 @@ def test_geoqa_reads_values_and_lists_what_is_none(made):
 def test_counts(made):
     questions = read("clevr", made("clevr"))
     assert [sample.answer for sample in questions.sources[0]] == [3, 10]
-    assert questions.left_out == (("clevr/train/2", "its answer 'yes' is no count"),)
+    assert questions.left_out == (
+        LeftOut("clevr/train/2", "its answer 'yes' is no count", "clevr"),
+    )
     assert [sample.answer for sample in asked("superclevr", made("superclevr"))] == [3, 4, 5, 6]
 
 
@@ -172,7 +177,7 @@ def test_detection_asks_pairs_of_picture_and_class(made, tmp_path):
         "coco/val/9/cat": [[1, 1, 21, 21]],
     }
     assert questions.left_out == (
-        ("coco/val/9/dog", "only a crowd region, which has no single objects"),
+        LeftOut("coco/val/9/dog", "only a crowd region, which has no single objects", "coco"),
     )
     published.written(tmp_path / "exist_map.json", {"7": ["cat", "cat", "unicorn"], "9": []})
     assert [
@@ -249,14 +254,16 @@ def test_a_set_that_is_not_in_a_folder_comes_from_the_hub_by_its_published_name(
     assert (sample.answer, sample.sizes) == (3, ((56, 56),))
 
 
-def test_a_missing_picture_is_named_with_where_it_comes_from(made):
+def test_a_row_whose_picture_is_missing_is_left_out_with_where_it_comes_from(made):
     folder = made("superclevr")
     (folder / "images" / "superCLEVR_new_025001.png").unlink()
-    with refused(
-        r"superclevr/test/1: image .*superCLEVR_new_025001.png does not exist\. "
-        r".*Lizw14/Super-CLEVR"
-    ):
-        read("superclevr", folder)
+    found = read("superclevr", folder)
+    assert [sample.answer for sample in found.sources[0]] == [3, 5, 6]
+    (left,) = found.left_out
+    assert (left.id, left.source) == ("superclevr/test/1", "superclevr")
+    assert re.fullmatch(
+        r"image .*superCLEVR_new_025001.png does not exist\. .*Lizw14/Super-CLEVR.*", left.why
+    )
     assert len(asked("superclevr", folder, pictures=False)) == 4
 
 

@@ -2,18 +2,20 @@
 words, and the order of draws."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from gpg_vl import pictures
 from gpg_vl.config.schema import Source
-from gpg_vl.data import formats, sources
 from gpg_vl.data import rows as sample_rows
+from gpg_vl.data import sources
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample, Turn
 from tests.hand_made import png
 
 ROW = {"question": "How many?", "answer_kind": "number", "answer": 3}
@@ -26,17 +28,26 @@ def jsonl(tmp_path):
     def read(*rows, **source):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
-        return list(
-            sources.read_source(
-                Source(files="rows.jsonl", **source), base_dir=tmp_path, key="data.0"
-            )
-        )
+        return read_all(tmp_path, files="rows.jsonl", **source)
 
     return read
 
 
+def read_all(folder, **source):
+    return list(sources.read_source(Source(**source), base_dir=folder, key="data.0"))
+
+
 def refused(sentence):
     return pytest.raises(UserError, match=f"^{re.escape(sentence)}$")
+
+
+def unreadable(sentence):
+    return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
+
+
+def checked(row, image_root=None):
+    row_format = sample_rows.RowFormat(image_root=image_root)
+    return sample_rows.checked(row, origin="row 1", row_format=row_format)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -83,10 +94,24 @@ def test_a_single_image_may_stand_under_image(jsonl, tmp_path):
     assert sample.columns == {}
 
 
-@pytest.mark.parametrize("answer", [0, False, [[1, 2, 3, 4]], "three", 0.5])
-def test_a_truth_may_be_any_json_that_is_not_empty(jsonl, answer):
-    (sample,) = jsonl(ROW | {"answer": answer})
+@pytest.mark.parametrize("answer", [0, False, [[1, 2, 3, 4]], "three", 0.5, {"a": 1}, []])
+def test_a_truth_of_a_kind_of_ones_own_may_be_any_json_that_is_not_empty(jsonl, answer):
+    (sample,) = jsonl(ROW | {"answer_kind": "mine", "answer": answer})
     assert sample.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"), [("number", 0), ("number", 0.5), ("label", "three"), ("value", "0")]
+)
+def test_a_truth_of_ours_may_be_zero(jsonl, kind, answer):
+    (sample,) = jsonl(ROW | {"answer_kind": kind, "answer": answer})
+    assert sample.answer == answer
+
+
+@pytest.mark.parametrize("kind", ["number", "value", "expression", "label", "choice"])
+def test_true_is_no_truth_of_ours(jsonl, kind):
+    (left,) = jsonl(ROW | {"answer_kind": kind, "answer": True, "choices": ["True", "False"]})
+    assert left.why.startswith(f"answer is True, expected the truth of a {kind}")
 
 
 def test_other_names_are_mapped_and_missing_columns_filled(jsonl):
@@ -147,57 +172,76 @@ def test_files_are_found_in_the_working_directory_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("column", ["question", "answer_kind", "answer"])
-@pytest.mark.parametrize("empty", [None, ""])
-def test_a_row_without_a_needed_column_is_named(jsonl, column, empty):
-    sentence = (
-        f"rows.jsonl row 2: column {column!r} is missing or empty; name it under `columns:` or set "
-        "it under `defaults:`"
+@pytest.mark.parametrize("empty", [None, "", " ", math.nan])
+def test_a_row_without_a_needed_column_is_left_out(jsonl, column, empty):
+    without = {name: value for name, value in ROW.items() if name != column}
+    first, emptied, missing, last = jsonl(ROW, ROW | {column: empty}, without, ROW)
+    assert (first.answer, last.answer) == (3, 3)
+    advice = "name it under `columns:` or set it under `defaults:`"
+    assert emptied == LeftOut(
+        "rows.jsonl row 2",
+        f"column {column!r} is missing or empty; the row has 'question', 'answer_kind', 'answer': "
+        f"{advice}",
     )
-    with refused(sentence):
-        jsonl(ROW, ROW | {column: empty})
-    with refused(sentence):
-        jsonl(ROW, {name: value for name, value in ROW.items() if name != column})
+    names = ", ".join(map(repr, without))
+    assert missing == LeftOut(
+        "rows.jsonl row 3", f"column {column!r} is missing or empty; the row has {names}: {advice}"
+    )
 
 
-def test_a_line_that_is_not_json_is_named(jsonl, tmp_path):
-    with pytest.raises(
-        UserError, match=f"^{re.escape(str(tmp_path / 'rows.jsonl'))} line 2: not JSON: "
-    ):
-        jsonl(ROW, "{question: 3}")
+def test_a_row_that_cannot_be_read_is_named_by_its_own_id(jsonl):
+    wrong = {"answer": None}
+    assert [row.id for row in jsonl(ROW | wrong | {"id": "a7"}, ROW | wrong | {"id": 7})] == [
+        "a7",
+        "7",
+    ]
+    (left,) = jsonl({"key": "k1"}, columns={"id": "key"})
+    assert left.id == "k1"
+    (left,) = jsonl({"key": None, "id": "not meant"}, columns={"id": "key"})
+    assert left.id == "rows.jsonl row 1"
 
 
-def test_a_line_that_is_no_object_is_named(jsonl, tmp_path):
-    with refused(f"{tmp_path / 'rows.jsonl'} line 1: got list, expected an object of columns"):
-        jsonl("[1, 2]")
+def test_a_line_that_is_no_row_is_left_out_with_file_and_line(jsonl):
+    first, broken, listed, last = jsonl(ROW, "{question: 3}", "[1, 2]", ROW | {"answer": 4})
+    assert (first.answer, last.answer, last.id) == (3, 4, "rows.jsonl row 4")
+    assert broken.id == "rows.jsonl line 2"
+    assert broken.why.startswith("not JSON: ")
+    assert listed == LeftOut("rows.jsonl line 3", "got list, expected an object of columns")
+
+
+def test_a_missing_image_leaves_its_row_out(jsonl, tmp_path):
+    missing, sound = jsonl(ROW | {"images": ["a.png"]}, ROW)
+    assert missing == LeftOut(
+        "rows.jsonl row 1",
+        f"image {tmp_path / 'a.png'} does not exist; where the pictures are in another folder, set "
+        "image_root",
+    )
+    assert sound.answer == 3
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [([{"question": "?"}, 3], "row 2: got int"), ("rows", "row 1: got str")]
+    ("content", "why"), [(b"not a picture", "cannot be read: "), (b"", "0 bytes, it is empty")]
 )
-def test_a_row_of_a_json_file_that_is_no_object_is_named(content, message, tmp_path):
-    (tmp_path / "rows.json").write_text(json.dumps(content))
-    with refused(f"{tmp_path / 'rows.json'} {message}, expected an object of columns"):
-        list(formats.read(tmp_path / "rows.json"))
-
-
-def test_a_missing_image_is_named(jsonl, tmp_path):
-    with refused(f"rows.jsonl row 1: image {tmp_path / 'a.png'} does not exist"):
-        jsonl(ROW | {"images": ["a.png"]})
-
-
-def test_an_unreadable_image_is_named(jsonl, tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(
-        UserError,
-        match=rf"^rows\.jsonl row 1: image {re.escape(str(tmp_path / 'a.png'))} cannot be read: ",
-    ):
-        jsonl(ROW | {"images": ["a.png"]})
+def test_an_unreadable_image_leaves_its_row_out(jsonl, tmp_path, content, why):
+    (tmp_path / "a.png").write_bytes(content)
+    broken, sound = jsonl(ROW | {"images": ["a.png"]}, ROW)
+    assert broken.why.startswith(f"image {tmp_path / 'a.png'} cannot be read: ")
+    assert why in broken.why
+    assert sound.answer == 3
 
 
 @pytest.mark.parametrize("path", ["../a.png", "images/../../a.png", "/etc/a.png"])
 def test_an_image_outside_the_data_folder_is_refused(jsonl, tmp_path, path):
-    with refused(f"rows.jsonl row 1: image {path} leaves the data folder {tmp_path}; put it there"):
-        jsonl(ROW | {"images": [path]})
+    outside, sound = jsonl(ROW | {"images": [path]}, ROW)
+    assert outside.why == leaves(path, tmp_path)
+    assert sound.answer == 3
+
+
+def leaves(path, folder):
+    return (
+        f"the picture {str(path)!r} leaves the data folder {str(folder)!r}; put it there, or name "
+        "the folder of the pictures: image_root: FOLDER"
+    )
 
 
 def test_a_sibling_folder_whose_name_begins_alike_is_outside(tmp_path):
@@ -205,10 +249,8 @@ def test_a_sibling_folder_whose_name_begins_alike_is_outside(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "data-x" / "a.png").write_bytes(png())
     for path in ("../data-x/a.png", str(tmp_path / "data-x" / "a.png")):
-        with refused(
-            f"row 1: image {path} leaves the data folder {tmp_path / 'data'}; put it there"
-        ):
-            sample_rows.checked(ROW | {"images": [path]}, base=tmp_path / "data", origin="row 1")
+        with unreadable(leaves(path, tmp_path / "data")):
+            checked(ROW | {"images": [path]}, tmp_path / "data")
 
 
 def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path):
@@ -219,8 +261,8 @@ def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path):
     (data / "a.png").symlink_to(elsewhere / "a.png")
     (data / "folder").symlink_to(elsewhere)
     for path in ("a.png", "folder/a.png"):
-        with refused(f"row 1: image {path} leaves the data folder {data}; put it there"):
-            sample_rows.checked(ROW | {"images": [path]}, base=data, origin="row 1")
+        with unreadable(leaves(path, data)):
+            checked(ROW | {"images": [path]}, data)
 
 
 def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(tmp_path):
@@ -228,33 +270,48 @@ def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(
     (tmp_path / "data" / "a.png").write_bytes(png((5, 2)))
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for path in ("a.png", "images/../a.png", "./a.png", str(tmp_path / "data" / "a.png")):
-        sample = sample_rows.checked(
-            ROW | {"images": [path]}, base=tmp_path / "link", origin="row 1"
-        )
+        sample = checked(ROW | {"images": [path]}, tmp_path / "link")
         assert sample.images == (tmp_path / "data" / "a.png",)
         assert sample.sizes == ((5, 2),)
 
 
-def test_without_a_folder_paths_are_taken_as_they_are(tmp_path):
+def test_without_a_folder_only_absolute_paths_are_read(tmp_path):
     (tmp_path / "a.png").write_bytes(png((5, 2)))
-    sample = sample_rows.checked(
-        ROW | {"images": [str(tmp_path / "a.png")]}, base=None, origin="row 1"
-    )
-    assert sample.images == (tmp_path / "a.png",)
+    for path in (str(tmp_path / "a.png"), f"file://{tmp_path}/a.png"):
+        sample = checked(ROW | {"images": [path]})
+        assert sample.images == (tmp_path / "a.png",)
+    with unreadable(
+        "picture 'a.png' is a relative path, and a data set of the hub has no folder; set "
+        "image_root to the folder of the pictures"
+    ):
+        checked(ROW | {"images": ["a.png"]})
+    with pytest.raises(ValueError, match=r"'s3://bucket/a\.png' is an address, expected a path"):
+        checked(ROW | {"images": ["s3://bucket/a.png"]})
 
 
 def test_encoded_bytes_win_over_the_path_beside_them(tmp_path):
     (tmp_path / "a.png").write_bytes(png((5, 2)))
     both = {"bytes": png((2, 7)), "path": "a.png"}
-    assert sample_rows.checked(ROW | {"image": both}, base=tmp_path, origin="row 1").sizes == (
-        (2, 7),
-    )
-    assert sample_rows.checked(
-        ROW | {"image": both | {"bytes": b""}}, base=tmp_path, origin="row 1"
-    ).sizes == ((5, 2),)
-    assert sample_rows.checked(
-        ROW | {"images": [png((2, 7))], "image": "a.png"}, base=tmp_path, origin="row 1"
-    ).sizes == ((2, 7),)
+    assert checked(ROW | {"image": both}, tmp_path).sizes == ((2, 7),)
+    assert checked(ROW | {"image": both | {"bytes": None}}, tmp_path).sizes == ((5, 2),)
+
+
+def test_a_cell_of_pictures_that_is_null_hides_no_other(tmp_path):
+    (tmp_path / "a.png").write_bytes(png((5, 2)))
+    for empty in (None, [], "", math.nan, [None]):
+        for full, other in (("image", "images"), ("images", "image")):
+            assert checked(ROW | {full: "a.png", other: empty}, tmp_path).sizes == ((5, 2),)
+
+
+def test_two_cells_of_pictures_must_hold_the_same(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png((5, 2)))
+    assert checked(ROW | {"image": "a.png", "images": ["a.png"]}, tmp_path).sizes == ((5, 2),)
+    for image, images in (("a.png", ["b.png"]), ("a.png", ["a.png", "b.png"])):
+        with unreadable(
+            "both `images` and `image` hold pictures; name the right one under `columns:`"
+        ):
+            checked(ROW | {"image": image, "images": images}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +325,7 @@ def test_encoded_bytes_win_over_the_path_beside_them(tmp_path):
     ],
 )
 def test_sizes_of_pictures_that_are_not_at_hand_may_be_declared(sizes, read):
-    assert sample_rows.checked(ROW | {"sizes": sizes}, base=None, origin="row 1").sizes == read
+    assert checked(ROW | {"sizes": sizes}).sizes == read
 
 
 @pytest.mark.parametrize(
@@ -280,49 +337,60 @@ def test_sizes_of_pictures_that_are_not_at_hand_may_be_declared(sizes, read):
         ([[30]], "a list of [width, height] in pixels"),
         ([30, 20], "a list of [width, height] in pixels"),
         ([["wide", 20]], "a list of [width, height] in pixels"),
+        ([[math.inf, 20]], "a list of [width, height] in pixels"),
+        ([[math.nan, 20]], "a list of [width, height] in pixels"),
     ],
 )
 def test_declared_sizes_that_are_none_are_refused(sizes, expected):
-    with refused(f"row 1: sizes is {sizes!r}, expected {expected}"):
-        sample_rows.checked(ROW | {"sizes": sizes}, base=None, origin="row 1")
+    with unreadable(f"sizes is {sizes!r}, expected {expected}"):
+        checked(ROW | {"sizes": sizes})
 
 
 def test_a_picture_at_hand_wins_over_declared_sizes(tmp_path):
-    assert sample_rows.checked(
-        ROW | {"image": png((5, 2)), "sizes": [[9, 9]]}, base=tmp_path, origin="row 1"
-    ).sizes == ((5, 2),)
+    row = ROW | {"image": png((5, 2)), "sizes": [[9, 9]]}
+    assert checked(row, tmp_path).sizes == ((5, 2),)
 
 
-def test_a_tag_without_a_value_is_none_and_tags_are_a_mapping():
-    assert sample_rows.checked(
-        ROW | {"tags": {"a": None, "b": 0}}, base=None, origin="row 1"
-    ).tags == {"b": "0"}
-    with refused("row 1: tags is ['a'], expected a mapping such as {task: count}"):
-        sample_rows.checked(ROW | {"tags": ["a"]}, base=None, origin="row 1")
+def test_a_tag_without_a_value_is_none():
+    assert checked(ROW | {"tags": {"a": None, "b": 0}}).tags == {"b": "0"}
+    assert checked(ROW | {"tags": '{"a": null, "b": 2.0}'}).tags == {"b": "2"}
+
+
+@pytest.mark.parametrize("tags", [["cat", "dog"], "cat, dog", "{a", 7])
+def test_a_column_of_that_name_that_holds_no_tags_is_kept_as_any_other(tags):
+    read = checked(ROW | {"tags": tags})
+    assert (read.tags, read.columns["tags"]) == ({}, tags)
+
+
+def test_a_system_message_counts_beside_a_chat_or_where_it_is_named():
+    chat = [{"role": "user", "content": "How many?"}]
+    beside_chat = checked(ROW | {"question": chat, "system": "Count."})
+    assert beside_chat.context == (Turn("system", "Count."),)
+    assert "system" not in beside_chat.columns
+    plain = checked(ROW | {"system": "windows"})
+    assert (plain.context, plain.columns["system"]) == ((), "windows")
+    source = Source(files="a.jsonl", columns={"system": "instruction"})
+    named = sample_rows.sample_of(
+        ROW | {"instruction": "Count."}, source, row_format=sample_rows.RowFormat(), origin="row 1"
+    )
+    assert (named.context, dict(named.columns)) == ((Turn("system", "Count."),), {})
 
 
 def test_an_image_that_is_a_number_is_refused(jsonl):
-    with refused("rows.jsonl row 1: image is a int, expected a path or encoded bytes"):
-        jsonl(ROW | {"images": [3]})
+    (left,) = jsonl(ROW | {"images": [3.5]})
+    assert left.why.startswith("the picture is 3.5 of type float; expected a path, encoded bytes")
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(sample_rows, "MAX_IMAGE_PIXELS", 11)
-    with refused("row 1: image its bytes has 4 x 3 pixels, more than 11; shrink it"):
-        sample_rows.image_size(png((4, 3)), "row 1")
-    monkeypatch.setattr(sample_rows, "MAX_IMAGE_PIXELS", 12)
-    assert sample_rows.image_size(png((4, 3)), "row 1") == (4, 3)
-
-
-def test_an_unknown_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "rows.xlsx").write_text("")
-    known = ".jsonl, .json, .parquet, .arrow, .csv, .tsv"
-    sentence = (
-        f"{tmp_path / 'rows.xlsx'}: got a .xlsx file, expected one of {known} (a hub data set goes "
-        "under `hub:`)"
+def test_a_huge_image_leaves_its_row_out_before_it_is_decoded(jsonl, tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(png((4, 3)))
+    monkeypatch.setattr(pictures, "MAX_IMAGE_PIXELS", 11)
+    (left,) = jsonl(ROW | {"images": ["a.png"]})
+    assert left.why == (
+        f"image {tmp_path / 'a.png'} cannot be used: 4 x 3 pixels, more than 11; shrink it"
     )
-    with refused(sentence):
-        list(sources.read_source(Source(files="rows.xlsx"), base_dir=tmp_path, key="data.0"))
+    monkeypatch.setattr(pictures, "MAX_IMAGE_PIXELS", 12)
+    (sample,) = jsonl(ROW | {"images": ["a.png"]})
+    assert sample.sizes == ((4, 3),)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -333,30 +401,25 @@ def test_a_missing_file_is_refused(tmp_path):
         list(sources.read_source(Source(files="no.jsonl"), base_dir=tmp_path, key="data.0"))
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        (
-            {"image": "pictre"},
-            (
-                ": columns: image: pictre: no row has a column 'pictre'; there are question, "
-                "answer_kind, answer, why"
-            ),
-        ),
-        (
-            {"answer": "trth"},
-            (
-                " row 1: columns: answer: trth: the row has no column 'trth'; it has question, "
-                "answer_kind, answer"
-            ),
-        ),
-    ],
-)
-def test_a_mapped_column_that_does_not_exist_is_refused(jsonl, columns, message):
-    with refused(f"rows.jsonl{message}"):
-        jsonl(ROW, ROW | {"why": "so"}, columns=columns)
-    with refused(f"rows.jsonl{message}".replace(", why", "")):
-        jsonl(ROW, ROW | {"why": "so"}, columns=columns, head=1)
+@pytest.mark.parametrize("column", ["image", "answer", "question", "id", "choices"])
+@pytest.mark.parametrize("head", [None, 1])
+def test_a_mapped_column_that_no_row_has_is_refused(jsonl, column, head):
+    more = "" if head else ", why"
+    with refused(
+        f"rows.jsonl: columns: {column}: pictre: no row has a column 'pictre'; there are question, "
+        f"answer_kind, answer{more}"
+    ):
+        jsonl(ROW, ROW | {"why": "so"}, columns={column: "pictre"}, head=head)
+
+
+def test_a_needed_column_that_some_rows_lack_leaves_these_out(jsonl):
+    first, second = jsonl(ROW | {"truth": 4}, ROW, columns={"answer": "truth"})
+    assert first.answer == 4
+    assert second == LeftOut(
+        "rows.jsonl row 2",
+        "columns: answer: truth: the row has no column 'truth'; it has 'question', 'answer_kind', "
+        "'answer'",
+    )
 
 
 def test_a_source_that_cannot_be_begun_is_reported_before_anything_is_read(tmp_path):
@@ -371,10 +434,16 @@ def test_a_source_that_cannot_be_begun_is_reported_before_anything_is_read(tmp_p
             base_dir=tmp_path,
             key="data.0",
         )
-    with pytest.raises(UserError, match=r"data\.0: columns and defaults are for files and hub"):
+    with pytest.raises(UserError, match=r"^data\.0: defaults are for files and hub"):
         sources.check_source(
             Source(recipe="digits", defaults={"answer": 3}), base_dir=tmp_path, key="data.0"
         )
+    for wrong, sentence in (
+        ({"image_root": "no"}, "image_root: no does not exist, neither beside the config"),
+        ({"image_hosts": ["https://a.org/b"]}, "image_hosts: 'https://a.org/b' is no host"),
+    ):
+        with pytest.raises(UserError, match=f"^{sentence}"):
+            sources.check_source(Source(hub="who/what", **wrong), base_dir=tmp_path, key="data.0")
     (tmp_path / "rows.jsonl").write_text("not JSON")
     for sound in (
         Source(files="rows.jsonl"),
@@ -384,79 +453,33 @@ def test_a_source_that_cannot_be_begun_is_reported_before_anything_is_read(tmp_p
         sources.check_source(sound, base_dir=tmp_path, key="data.0")
 
 
-def test_columns_of_a_recipe_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"columns": {"answer": "truth"}},
+        {"defaults": {"answer": 3}},
+        {"image_root": "pictures"},
+        {"image_hosts": ("example.com",)},
+        {"answer_index": 0},
+        {"subset": "main"},
+        {"box_format": "xywh"},
+        {"decimal": ","},
+        {"columns": {"answer": "truth"}, "decimal": ","},
+    ],
+    ids=str,
+)
+def test_knobs_of_rows_are_refused_for_a_recipe(tmp_path, knobs):
     with refused(
-        "data.0: columns and defaults are for files and hub; a recipe names its columns itself: "
+        f"data.0: {' and '.join(knobs)} are for files and hub; a recipe names its columns itself: "
         "leave them out"
     ):
-        list(
-            sources.read_source(
-                Source(recipe="digits", columns={"answer": "truth"}),
-                base_dir=tmp_path,
-                key="data.0",
-            )
-        )
+        read_all(tmp_path, recipe="digits", **knobs)
 
 
 def test_a_mapped_column_may_be_missing_in_some_rows(jsonl, tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     first, second = jsonl(ROW | {"picture": "a.png"}, ROW, columns={"image": "picture"})
     assert (len(first.images), len(second.images)) == (1, 0)
-
-
-# --- text files as people save them ---------------------------------------------------------------
-
-
-def table(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    return list(
-        sources.read_source(
-            Source(files=name, defaults={"answer_kind": "number"}), base_dir=tmp_path, key="data.0"
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", "question,answer\r\nHow many?,3\r\n"),
-        ("a.jsonl", '{"question": "How many?", "answer": "3"}\r\n'),
-        ("a.json", '[{"question": "How many?", "answer": "3"}]'),
-    ],
-)
-def test_the_mark_that_excel_sets_before_a_file_is_no_part_of_it(tmp_path, name, text):
-    (sample,) = table(tmp_path, name, b"\xef\xbb\xbf" + text.encode())
-    assert (sample.question, sample.answer) == ("How many?", "3")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("a.csv", "question,answer\nHow déep?,3\n"), ("a.jsonl", '{"question": "déep", "answer": 3}')],
-)
-def test_another_encoding_is_refused(tmp_path, name, text):
-    with pytest.raises(
-        UserError, match=rf"{name}: not UTF-8 \(.* near byte \d+\); save it as UTF-8$"
-    ):
-        table(tmp_path, name, text.encode("latin-1"))
-
-
-def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path):
-    question = "one\u2028two\u0085three"
-    line = json.dumps({"question": question, "answer": 3}, ensure_ascii=False)
-    # \r is white space to JSON
-    (sample,) = table(tmp_path, "a.jsonl", line.encode().replace(b', "answer"', b',\r"answer"'))
-    assert sample.question == question
-
-
-def test_a_csv_row_with_more_cells_than_names_is_refused(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=(
-            r"a.csv row 2: more cells than the header has names; write a cell with a comma in it in"
-            r" quotes"
-        ),
-    ):
-        table(tmp_path, "a.csv", b'question,answer\n"How many, really?",3\nHow many, really?,3\n')
 
 
 # --- parquet and datasets -------------------------------------------------------------------------
@@ -552,7 +575,7 @@ def test_a_datasets_folder_with_several_images_per_row(hub):
 def test_why_a_data_set_cannot_be_loaded_is_reported_on_one_line_and_shortly(tmp_path, monkeypatch):
     import datasets
 
-    def failing(name, split):
+    def failing(name, **given):
         raise ValueError("no\n  such " + "x" * 400)
 
     monkeypatch.setattr(datasets, "load_dataset", failing)

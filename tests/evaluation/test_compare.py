@@ -212,6 +212,31 @@ def test_other_questions_are_reported_with_their_ids():
         compare.compare([], [])
 
 
+def test_equal_ids_of_two_sources_are_compared_each_with_its_own():
+    first = [*records([1, 0], source="one"), *records([0, 0], source="two")]
+    second = [*records([1, 1], source="two"), *records([1, 1], source="one")]
+    pairs = [(old.key, new.key) for old, new in compare.matched(first, second)]
+    assert pairs == [(record.key, record.key) for record in first]
+    (row,) = compare.compare(first, second)
+    assert (row.gained, row.lost, row.first.count) == (3, 0, 4)
+
+
+def test_equal_ids_without_sources_are_refused():
+    first = [*records([1, 0], source="one"), *records([0, 0], source="two")]
+    old = [*records([1, 1]), *records([1, 1])]
+    with pytest.raises(
+        UserError,
+        match="the same id names several records; they do not say their sources, so they cannot",
+    ):
+        compare.compare(first, old)
+
+
+def test_ids_of_one_question_each_are_enough_where_sources_have_other_names():
+    first, second = records([1, 0], source="rows.jsonl"), records([1, 1], source="data/rows.jsonl")
+    assert len(compare.matched(first, second)) == 2
+    assert len(compare.matched(first, records([1, 1]))) == 2
+
+
 def test_equal_ids_of_other_questions_truths_or_pictures_are_reported():
     first = records([1, 0], digest="a1", pictures="p1")
     with pytest.raises(UserError, match=r"2 ids \(q0, q1\) with another question or truth"):
@@ -273,6 +298,7 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
         {
             "benchmark": "a",
             "id": "q0",
+            "source": "",
             "first": 0,
             "second": 1,
             "texts": ["a says q0", "b says q0"],
@@ -280,6 +306,7 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
         {
             "benchmark": "a",
             "id": "q2",
+            "source": "",
             "first": 1,
             "second": 0,
             "texts": ["a says q2", "b says q2"],

@@ -20,7 +20,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.experiment import Experiment
-from gpg_vl.policy import load
+from gpg_vl.policy import askable, load
 from gpg_vl.preflight import try_rollout
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import Completion, Group, LeftOut, Prompt, Sample, Verdict
@@ -134,6 +134,9 @@ def shown(tmp_path) -> Shown:
 CHANGES: dict[str, Any] = {
     "a row's answer": lambda it: replace(
         it, benchmark=replace(it.benchmark, questions=[replace(SAMPLE, answer=4)])
+    ),
+    "a row's source": lambda it: replace(
+        it, benchmark=replace(it.benchmark, questions=[replace(SAMPLE, source="other.jsonl")])
     ),
     "a row's tags": lambda it: replace(
         it, benchmark=replace(it.benchmark, questions=[replace(SAMPLE, tags={"task": "box"})])
@@ -291,6 +294,7 @@ class NotingExperiment(Experiment):
             missing="two are left out" if is_of_boxes else "",
             questions=[1, 2],
             style="style",
+            without=lambda unusable: SimpleNamespace(left_out=unusable),
         )
 
     def engine(self, policy: Any, **more: Any) -> Any:
@@ -329,15 +333,26 @@ def events(monkeypatch) -> list[Any]:
         return loading.load("digits")
 
     def run_benchmark(
-        benchmark: Any, policy: Any, engine: Any, *, blank: bool, on_progress: Any, eval_log: Any
+        benchmark: Any,
+        policy: Any,
+        engine: Any,
+        *,
+        blank: bool,
+        on_progress: Any,
+        on_left_out: Any,
+        eval_log: Any,
     ) -> list[str]:
         on_progress(2, 2)
+        on_left_out(LeftOut("q", "why"))
         noted.append(("run", blank, eval_log and eval_log.path))
         return ["records"]
 
     monkeypatch.setattr(loading, "load_for_model", config)
     monkeypatch.setattr(evaluate, "Experiment", NotingExperiment)
     monkeypatch.setattr(evaluate, "EvalLog", NotingLog)
+    monkeypatch.setattr(
+        evaluate, "save_left_out", lambda rows, path: noted.append(("left out", rows, path))
+    )
     monkeypatch.setattr(evaluate, "_fingerprint", lambda *given: "print")
     monkeypatch.setattr(
         evaluate.average_precision, "check_installed", lambda: noted.append("check")
@@ -375,6 +390,7 @@ def test_everything_that_may_go_wrong_is_tried_before_anything_is_asked(events):
         ("run", True, Path("boxes.jsonl")),
         "verify",
         ("finish", Path("boxes.jsonl"), ["records"]),
+        ("left out", [LeftOut("q", "why")], Path("boxes.jsonl")),
         "close",
     ]
     assert said == ["two are left out"]
@@ -412,7 +428,7 @@ def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatc
 
     groups = {0: answered(0, [1.0, 0.0]), 1: answered(1, [0.5, 0.5]), 2: answered(2, [0.0, 0.0])}
     asked: list[Any] = []
-    policy = SimpleNamespace(frame=Frame(), processor=None)
+    policy = SimpleNamespace(frame=Frame(), processor=None, window=100)
     monkeypatch.setattr(
         load,
         "load_policy",
@@ -422,6 +438,7 @@ def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatc
         Experiment, "policy_of", lambda self, model: asked.append(("chosen", model)) or policy
     )
     monkeypatch.setattr(experiment, "check_template", lambda style, processor: None)
+    monkeypatch.setattr(askable.Limits, "of", lambda processor, window: None)
     samples = Dataset(sources=([1],), weights=(1,), seed=8)
     monkeypatch.setattr(experiment, "read_dataset", lambda *given, **more: samples)
     monkeypatch.setattr(

@@ -3,6 +3,8 @@ average precision is given."""
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,9 +96,9 @@ TRUTH = {
         {"id": 3, "name": "never asked"},
     ],
     "annotations": [
-        {"id": 10, "category_id": 1},
-        {"id": 11, "category_id": 3},
-        {"id": 12, "category_id": 2},
+        {"id": 10, "category_id": 1, "image_id": 5},
+        {"id": 11, "category_id": 3, "image_id": 5},
+        {"id": 12, "category_id": 2, "image_id": 6},
     ],
 }
 
@@ -130,19 +132,26 @@ def given(tmp_path, monkeypatch) -> Any:
         )
 
     def examine(
-        questions: list[Sample], texts: list[str], kind: str = "coco", verifier: Any = None
+        questions: list[Sample],
+        texts: list[str],
+        kind: str = "coco",
+        verifier: Any = None,
+        unasked: tuple[Sample, ...] = (),
     ) -> Any:
         verifiers = SimpleNamespace(
             by_kind={"detection": verifier or Detection(style=AnswerOnly())}
         )
         benchmark: Any = SimpleNamespace(
-            spec=SimpleNamespace(average_precision=kind), questions=questions, verifiers=verifiers
+            spec=SimpleNamespace(average_precision=kind),
+            questions=questions,
+            verifiers=verifiers,
+            unasked=unasked,
         )
         records = [record(place, text=text) for place, text in enumerate(texts)]
         metrics.detection(benchmark, records[::-1])
         return taken[-1]
 
-    return SimpleNamespace(question=question, examine=examine)
+    return SimpleNamespace(question=question, examine=examine, taken=taken)
 
 
 BOX = (
@@ -165,6 +174,32 @@ def test_boxes_are_handed_over_with_sides_scores_and_their_question(kind, federa
     assert [item["id"] for item in truth["categories"]] == [1, 2]
     assert [item["id"] for item in truth["annotations"]] == [10, 12]
     assert truth["images"] == TRUTH["images"]
+
+
+def test_boxes_of_a_question_that_could_not_be_asked_are_not_missed(given):
+    asked, unasked = [given.question(0, 1, 5)], (given.question(1, 1, 6),)
+    of_both = {**TRUTH, "annotations": [*TRUTH["annotations"], dict(TRUTH["annotations"][0])]}
+    of_both["annotations"][3] |= {"id": 13, "image_id": 6}
+    Path(asked[0].columns["truth_file"]).write_text(json.dumps(of_both))
+    truth, _, _ = given.examine(asked, [BOX], unasked=unasked)
+    assert [item["id"] for item in truth["annotations"]] == [10]
+    truth, _, _ = given.examine(asked, [BOX])
+    assert [item["id"] for item in truth["annotations"]] == [10, 13]
+
+
+def test_equal_ids_of_two_sources_are_two_questions_of_the_figures(given):
+    first = replace(given.question(0, 1, 5), source="one")
+    second = replace(given.question(0, 1, 6), source="two")
+    texts = {"one": BOX, "two": "<answer>[]</answer>"}
+    benchmark: Any = SimpleNamespace(
+        spec=SimpleNamespace(average_precision="coco"),
+        questions=[first, second],
+        verifiers=SimpleNamespace(by_kind={"detection": Detection(style=AnswerOnly())}),
+        unasked=(),
+    )
+    records = [record(0, text=text, source=source) for source, text in texts.items()]
+    assert metrics.detection(benchmark, records) == {}
+    assert {item["image_id"] for item in given.taken[-1][1]} == {5}
 
 
 def test_strictly_only_what_keeps_the_format_has_boxes(given):

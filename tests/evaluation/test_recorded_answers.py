@@ -2,14 +2,23 @@
 that does not fit is refused in one sentence."""
 
 import json
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.errors import UserError
 from gpg_vl.evaluation import recorded_answers
 from gpg_vl.evaluation import records as eval_records
+from gpg_vl.evaluation.benchmark import Benchmark
+from gpg_vl.evaluation.recorded_answers import Answer
+from gpg_vl.prompts import AnswerOnly
+from gpg_vl.types import Sample
+from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.verifiers.number import Number
 from tests.commands import gpg_vl
 from tests.recorded import needed, read, reference
 
@@ -275,14 +284,132 @@ def test_a_recorded_log_is_scored_to_the_record(tmp_path, mode, figure):
 def test_answers_are_read_by_id_whatever_their_form(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
-        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": {"answer": "é"}}\r\n{"id": "3", "text": '
+        '{"id": 1, "text": "x"}\n\n  \n{"id": "2", "text": ["é"]}\r\n{"id": 3.0, "text": '
         '4.5, "more": 1}',
         encoding="utf-8",
     )
-    assert recorded_answers.read_answers(path) == {"1": "x", "2": '{"answer": "é"}', "3": "4.5"}
+    assert texts(path) == {"1": "x", "2": "é", "3": "4.5"}
     path.write_text('{"name": "a", "said": "x", "text": "y"}\n')
-    assert recorded_answers.read_answers(path, ["id=name", "text=said"]) == {"a": "x"}
-    assert recorded_answers.read_answers(path, ["id=name"]) == {"a": "y"}
+    assert texts(path, "id=name", "text=said") == {"a": "x"}
+    assert texts(path, "id=name") == {"a": "y"}
+
+
+def texts(path: Path, *columns: str) -> dict[str, str]:
+    return {answer.id: answer.text for answer in recorded_answers.read_answers(path, columns)}
+
+
+EVERY_FORM = {
+    "list.json": '[{"id": 1, "text": "x"}, {"id": "b", "text": ["y"]}]',
+    "keyed.json": '{"1": "x", "b": "y"}',
+    "lines.json": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}\n',
+    "lines.jsonl": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}',
+    "lines.txt": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}',
+    "table.csv": 'id,text\n1,x\nb,"y"\n',
+    "table.tsv": "id\ttext\n1\tx\nb\ty\n",
+}
+
+
+@pytest.mark.parametrize("name", EVERY_FORM)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_same_answers_are_read_from_every_form(name, mark, end, tmp_path):
+    content = EVERY_FORM[name].replace("\n", end)
+    (tmp_path / name).write_bytes(mark + content.encode())
+    assert texts(tmp_path / name) == {"1": "x", "b": "y"}
+
+
+def test_json_in_utf_16_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "é"}', encoding="utf-16")
+    assert texts(tmp_path / "a.json") == {"a": "é"}
+
+
+def test_the_only_answer_may_be_a_row_alone(tmp_path):
+    (tmp_path / "a.json").write_text('{"id": "a", "text": "x"}')
+    assert texts(tmp_path / "a.json") == {"a": "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (["a", "b"], "line 1: text: got a list of 2: ['a', 'b'], expected one text"),
+        ([], "line 1: text: got a list of 0: [], expected one text"),
+        ([[1, 2, 3, 4]], "got a list of 1: [[1, 2, 3, 4]], expected one text"),
+        ({"role": "assistant", "content": "3"}, "of an OpenAI response choices[0].message.content"),
+        (None, 'text: got None, expected one text; write "" for an empty answer'),
+        (math.nan, 'text: got nan, expected one text; write "" for an empty answer'),
+    ],
+)
+def test_an_answer_that_is_no_text_is_refused_and_never_scored_as_json(text, sentence, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "a", "text": text}) + "\n")
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        recorded_answers.read_answers(path)
+
+
+@pytest.mark.parametrize("name", [None, math.nan, True, ["a"], {"a": 1}])
+def test_an_answer_without_an_id_is_refused(name, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": name, "text": "3"}) + "\n")
+    with pytest.raises(UserError, match=r"line 1: id: got .*, expected the id of a question"):
+        recorded_answers.read_answers(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"a": "x", "b": "y", "a": "z"}', "1 id (a) answered more than once"),
+        ('["x"]', "row 1: got str, expected an object of columns"),
+        ('"x"', "got 'x', expected a list of objects with the columns id and text"),
+        ('{"a": ["x", "y"]}', "a.json: a: text: got a list of 2"),
+        ('{"a": "x"', "a.json: not JSON"),
+        ("[" * 200_000, "a.json: not JSON"),
+    ],
+)
+def test_a_json_file_that_is_none_of_answers_is_refused(content, sentence, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        recorded_answers.read_answers(tmp_path / "a.json")
+
+
+def benchmark_of(*questions: Sample) -> Benchmark:
+    return Benchmark(
+        spec=BenchmarkSpec(name="b", data=(Source(recipe="digits"),)),
+        questions=questions,
+        style=AnswerOnly(),
+        verifiers=VerifierSet(by_kind={"number": Number(mode="lenient")}),
+        seed=0,
+    )
+
+
+def how_many(name: str, answer: int, source: str) -> Sample:
+    return Sample(id=name, question="How many?", answer_kind="number", answer=answer, source=source)
+
+
+def test_equal_ids_of_two_sources_need_a_column_that_says_whose_they_are():
+    small = benchmark_of(how_many("a", 3, "one"), how_many("a", 4, "two"), how_many("b", 5, "two"))
+    answers = [Answer("a", "4", "two"), Answer("a", "3", "one"), Answer("b", "5")]
+    scored = recorded_answers.score_answers(small, answers, Path("f"))
+    assert [(record.key, record.greedy) for record in scored] == [
+        (("one", "a"), 1.0),
+        (("two", "a"), 1.0),
+        (("two", "b"), 1.0),
+    ]
+    with pytest.raises(UserError) as refused:
+        recorded_answers.score_answers(small, [Answer("a", "3"), Answer("b", "5")], Path("f"))
+    assert str(refused.value) == (
+        "f: 1 id (a) not asked; 2 ids (a of one, a of two) not answered; nothing was scored: "
+        "answer every question of the benchmark once, and say in a column `source` whose question "
+        "it is: one, two"
+    )
+
+
+def test_a_column_source_in_words_of_its_own_is_no_matter_where_ids_are_enough():
+    small = benchmark_of(how_many("a", 3, "one"), how_many("b", 5, "two"))
+    answers = [Answer("a", "3", "COCO"), Answer("b", "5", "ADE20K")]
+    scored = recorded_answers.score_answers(small, answers, Path("f"))
+    assert [record.greedy for record in scored] == [1.0, 1.0]
+    with pytest.raises(UserError, match=r"f: 1 id \(a\) answered more than once"):
+        recorded_answers.score_answers(small, [*answers, Answer("a", "4", "x")], Path("f"))
 
 
 @pytest.mark.parametrize("column", ["words=x", "id", "id=", "=x", "id=a,text", ""])
@@ -330,7 +457,7 @@ def test_an_answer_to_a_question_that_is_left_out_is_no_mistake_and_an_id_asked_
     write(folder, [{"id": "a", "text": "3"}])
     code, output = evaluate(folder)
     assert code == 2
-    assert "1 id (a) asked twice; nothing was scored" in output
+    assert "nothing was scored" in output
 
 
 def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):

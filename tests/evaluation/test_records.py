@@ -2,6 +2,7 @@
 file of them is whole or not there."""
 
 import io
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gpg_vl.config.schema import BenchmarkSpec, Source
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.benchmark import Benchmark
@@ -58,10 +59,21 @@ class Engine:
         ]
 
 
+UNUSABLE = {"cut", "gone"}
+"""Ids of questions that cannot be asked."""
+
+
 @pytest.fixture(autouse=True)
 def bare_prompts(monkeypatch):
     """A question stands for its own prompt: no model is needed."""
-    monkeypatch.setattr(evaluate, "encode", lambda sample, style, policy: sample)
+
+    def encode(sample, style, policy):
+        if sample.id in UNUSABLE:
+            raise UnusableSampleError(f"image {sample.id}.jpg cannot be read")
+        return sample
+
+    monkeypatch.setattr(evaluate, "encode", encode)
+    monkeypatch.setattr(evaluate, "ensure_fits", lambda prompt, engine, max_tokens: prompt)
 
 
 def evaluated(small: Benchmark, **given: Any) -> tuple[list[Record], list[Any]]:
@@ -212,6 +224,119 @@ def test_what_is_left_out_is_reported_by_number():
         replace(small, left_out=[one, two]).missing
         == "b: 2 questions are left out, 2 are asked; x: why not"
     )
+
+
+# --- questions that cannot be asked, and equal ids ------------------------------------------------
+
+
+def test_a_question_that_cannot_be_asked_is_left_out_and_the_others_are_asked(monkeypatch):
+    monkeypatch.setattr(evaluate, "QUESTIONS_AT_ONCE", 2)
+    small = benchmark_of(*map(question, ["a", "cut", "gone", "b", "c"]), samples=0)
+    left_out: list[LeftOut] = []
+    progress: list[tuple[int, int]] = []
+    records, asked = evaluated(
+        small, on_left_out=left_out.append, on_progress=lambda *given: progress.append(given)
+    )
+    assert [each.id for each in records] == ["a", "b", "c"]
+    assert [[sample.id for sample in prompts] for prompts, _, _ in asked] == [["a"], ["b"], ["c"]]
+    assert left_out == [
+        LeftOut("cut", "image cut.jpg cannot be read"),
+        LeftOut("gone", "image gone.jpg cannot be read"),
+    ]
+    assert progress == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    over = small.without(left_out)
+    assert [sample.id for sample in over.questions] == ["a", "b", "c"]
+    assert over.not_asked == (
+        "b: 2 of 5 questions could not be asked, the figures are over the other 3; cut: image "
+        "cut.jpg cannot be read"
+    )
+    assert small.not_asked == ""
+
+
+def test_an_interrupted_evaluation_with_a_question_that_cannot_be_asked_agrees(tmp_path):
+    small = benchmark_of(*map(question, ["a", "cut", "b"]))
+    whole: list[LeftOut] = []
+    expected, _ = evaluated(small, on_left_out=whole.append)
+    kept = EvalLog(tmp_path / "out.jsonl", "")
+    kept.add(expected[:1])
+    again: list[LeftOut] = []
+    records, asked = evaluated(small, on_left_out=again.append, eval_log=kept)
+    assert again == whole
+    assert [(each.id, each.each) for each in records] == [(it.id, it.each) for it in expected]
+    assert [sample.id for sample in asked[0][0]] == ["b"]
+    kept.finish(records)
+    third: list[LeftOut] = []
+    finished, asked = evaluated(small, on_left_out=third.append, eval_log=kept)
+    assert ([each.id for each in finished], asked, third) == (["a", "b"], [], whole)
+
+
+def test_a_benchmark_of_which_nothing_can_be_asked_is_a_mistake():
+    with pytest.raises(
+        UserError,
+        match=r"^b: none of 2 questions can be asked; image gone.jpg cannot be read$",
+    ):
+        evaluated(benchmark_of(*map(question, ["gone", "cut"])))
+
+
+def test_what_is_left_out_is_listed_beside_the_records_and_is_no_file_of_records(tmp_path):
+    records = tmp_path / "out.jsonl"
+    eval_records.save([record("a")], records)
+    rows = [LeftOut("x", "é", "rows.jsonl"), LeftOut("y", "why")]
+    written = eval_records.save_left_out(rows, records)
+    assert written == tmp_path / "out.left_out.jsonl"
+    lines = [json.loads(line) for line in written.read_text("utf-8").splitlines()]
+    assert lines[0] == {"id": "x", "why": "é", "source": "rows.jsonl"}
+    assert [line["id"] for line in lines] == ["x", "y"]
+    assert eval_records.files_in(tmp_path) == [records]
+    assert eval_records.save_left_out([], records) is None
+    assert not written.exists()
+
+
+def test_equal_ids_of_two_sources_are_two_questions():
+    first = [question(name, answer=3, source="one") for name in "abc"]
+    second = [question(name, answer=4, source="two") for name in "abc"]
+    records, asked = evaluated(benchmark_of(*first, *second))
+    assert [each.key for each in records] == [
+        (source, name) for source in ("one", "two") for name in "abc"
+    ]
+    assert [each.greedy for each in records] == [1.0] * 3 + [0.0] * 3
+    assert len({each.digest for each in records}) == 2, "one question with two truths"
+    seeds = [seed for own in asked[1][2] for seed in own]
+    assert len(set(seeds)) == len(seeds) == 18
+    # where each id is that of one question, sources change no seed
+    alone = evaluated(benchmark_of(*map(question, "abc")))[1][1][2]
+    assert evaluated(benchmark_of(*first))[1][1][2] == alone
+
+
+def test_one_that_cannot_be_asked_leaves_its_namesake_of_another_source():
+    pair = [question("cut", source="one"), question("b", source="one")]
+    small = benchmark_of(*pair, question("cut", source="two"))
+    over = small.without([LeftOut("cut", "why", "two")])
+    assert [(each.source, each.id) for each in over.questions] == [("one", "cut"), ("one", "b")]
+    assert [each.source for each in over.unasked] == ["two"]
+
+
+def test_questions_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(UserError, match=r"b: the id 'a' names several questions of the source 'x'"):
+        evaluated(benchmark_of(question("a", source="x"), question("a", source="x")))
+
+
+def test_a_picture_that_vanished_has_no_digest(tmp_path):
+    sample = question("a", images=(tmp_path / "gone.png", b"there"))
+    assert benchmark_of().score(sample, completion(text="3"), []).pictures == ""
+
+
+def test_older_records_without_a_source_are_read(tmp_path):
+    eval_records.save([record("a", source="x")], tmp_path / "new.jsonl")
+    line = (tmp_path / "new.jsonl").read_text()
+    (tmp_path / "old.jsonl").write_text(line.replace('"source": "x", ', ""))
+    assert [each.key for each in eval_records.load(tmp_path / "old.jsonl")] == [("", "a")]
+    assert [each.key for each in eval_records.load(tmp_path / "new.jsonl")] == [("x", "a")]
+
+
+def test_a_very_long_id_is_cut_in_a_list():
+    listed = eval_records.some_ids(["a" * 100_000, "b"])
+    assert listed == f"2 ids ({'a' * 100}, b)"
 
 
 # --- grey pictures --------------------------------------------------------------------------------

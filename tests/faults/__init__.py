@@ -2,8 +2,9 @@
 makes them one by one."""
 
 from tests.faults.fault import Fault
+from tests.faults.reading import FAULTS as READING
 from tests.faults.runs import FAULTS as RUNS
 from tests.faults.scores import FAULTS as SCORES
 from tests.faults.tensors import FAULTS as TENSORS
 
-FAULTS: list[Fault] = [*TENSORS, *SCORES, *RUNS]
+FAULTS: list[Fault] = [*TENSORS, *READING, *SCORES, *RUNS]

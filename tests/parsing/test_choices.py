@@ -413,3 +413,101 @@ def test_letters_stand_for_options_in_their_order():
         "B",
         "Z",
     ]
+
+
+# --- letters of their own, and several options ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("B", 0),
+        ("(b)", 0),
+        ("B. cat", 0),
+        ("A", 1),
+        ("A) big dog", 1),
+        ("F", 2),
+        ("horse", 2),
+        ("A. cat", None),
+        ("C", None),
+        ("D", None),
+    ],
+)
+def test_options_with_letters_of_their_own(text, index):
+    assert choices.exact(text, THREE_ANIMALS, ("B", "A", "F")) == index
+    assert choices.stated(text, THREE_ANIMALS, ("b", "a", "f")) == index
+
+
+def test_a_free_answer_is_read_with_the_options_own_letters():
+    assert choices.stated("The answer is (F) because...", THREE_ANIMALS, ("B", "A", "F")) == 2
+    assert choices.stated("\\boxed{\\text{A}}", THREE_ANIMALS, ("B", "A", "F")) == 1
+    # a letter of no option contradicts
+    assert choices.stated("The answer is C or F.", THREE_ANIMALS, ("B", "A", "F")) is None
+    assert choices.letters_of(THREE_ANIMALS, ("b", "a", "f")) == "BAF"
+    assert choices.letters_of(THREE_ANIMALS) == "ABC"
+    assert choices.letter_of(1, ("b", "c")) == "C"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A, C", {0, 2}),
+        ("C, A", {0, 2}),
+        ("AC", {0, 2}),
+        ("AC.", {0, 2}),
+        ("A and C", {0, 2}),
+        ("A, and C", {0, 2}),
+        ("(A), (C)", {0, 2}),
+        ("a; c", {0, 2}),
+        ("A & C", {0, 2}),
+        ("cat, horse", {0, 2}),
+        ("A. cat, C. horse", {0, 2}),
+        ("cat and C", {0, 2}),
+        ("B", {1}),
+        ("big dog", {1}),
+        ("A, B and C", {0, 1, 2}),
+    ],
+)
+def test_several_options_are_named(text, named):
+    assert choices.exact_set(text, THREE_ANIMALS) == named
+    assert choices.stated_set(text, THREE_ANIMALS) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "A or C", "A, A", "AA", "cat, A", "A, D", "AD", "ac", "A, cow", "A, C?", "A. horse"],
+)
+def test_texts_that_name_no_set(text):
+    assert choices.exact_set(text, THREE_ANIMALS) is None
+
+
+def test_an_option_may_hold_the_signs_between_options():
+    flags = ("red, white and blue", "red", "black and white")
+    assert choices.exact_set("red, white and blue", flags) == {0}
+    assert choices.exact_set("red, red, white and blue", flags) == {0, 1}
+    assert choices.exact_set("black and white and red", flags) == {1, 2}
+    assert choices.exact_set("A, B", flags, ("B", "A", "C")) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("The answer is A and C.", {0, 2}),
+        ("\\boxed{A, C}", {0, 2}),
+        ("**A, C**", {0, 2}),
+        ('{"answer": "A, C"}', {0, 2}),
+        ("The answer is (B).", {1}),
+        ("The answer is A and D.", None),
+        ("I cannot tell.", None),
+    ],
+)
+def test_a_free_answer_states_a_set(text, named):
+    assert choices.stated_set(text, THREE_ANIMALS) == named
+
+
+@pytest.mark.parametrize("piece", ["A, ", " and ", "A ", "AB", "cat,", "\\boxed{A}"])
+def test_a_megabyte_is_read_quickly_where_several_may_be_named(piece):
+    start = process_time()
+    choices.exact_set(piece * (10**6 // len(piece)), THREE_ANIMALS)
+    choices.stated_set(piece * (10**6 // len(piece)), THREE_ANIMALS)
+    assert process_time() - start < 4

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from gpg_vl.boxes import resized
 from gpg_vl.config.schema import PolicyConfig, Tiny
 from gpg_vl.data.recipes.digits import digits
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.policy import processor, tiny
 from gpg_vl.policy.encode import encode, encode_messages
 from gpg_vl.policy.families import parts
@@ -123,10 +123,10 @@ def test_text_only_prompt_has_no_pixels(policy_of):
     assert set(prompt.features) == {"mm_token_type_ids"}
 
 
-def test_a_question_that_contains_a_placeholder_is_refused(policy_of):
-    with pytest.raises(UserError, match="2 image placeholders"):
+def test_a_question_with_more_placeholders_than_pictures_is_left_out(policy_of):
+    with pytest.raises(UnusableSampleError, match=r"2 marks of pictures .* 1 pictures"):
         encode(
-            asked(png((56, 56), "white"), question="what is <|image_pad|>?"),
+            asked(png((56, 56), "white"), question="<|image_pad|> what is <|image_pad|>?"),
             AnswerOnly(),
             policy_of(),
         )

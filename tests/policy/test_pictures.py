@@ -90,11 +90,11 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[:60])
     for content, words in (
         (tmp_path / "cut.png", "cut.png cannot be read"),
-        (whole[:60], "image bytes cannot be read"),
+        (whole[:60], "its bytes cannot be read"),
     ):
         with pytest.raises(UnusableSampleError, match=words):
             opened(content)
-    with pytest.raises(UnusableSampleError, match=r"nowhere.png cannot be read"):
+    with pytest.raises(UnusableSampleError, match=r"nowhere.png does not exist"):
         opened(tmp_path / "nowhere.png")
 
 

@@ -166,7 +166,7 @@ def test_a_picture_that_cannot_be_read_is_a_finding(run):
     cut_short("3.png")
     code, output = run("--model", "tiny")
     assert code == 1
-    assert "stop  pictures: 1 of 10 rows have one that cannot be read; 3: image " in output
+    assert "mind  pictures: 1 of 10 rows have one that cannot be read; 3: image " in output
     assert "questions cannot be asked; " in output
     assert "rewards: " in output
 
@@ -241,7 +241,7 @@ def test_naming_everything_is_tried_as_a_constant(run):
         (
             lambda: Path("samples.jsonl").write_text(rows(10, question="why? " * 9000)),
             (),
-            "samples cannot become prompts",
+            "all 10 rows are unusable; 0: its text has 45,000 characters",
         ),
         (
             lambda: Path("held_out.jsonl").unlink(),

@@ -116,10 +116,10 @@ def test_pictures_are_equal_when_size_and_every_pixel_are():
     seen, lost = audit._pictures(
         questions(
             [question(str(place), images=(picture,)) for place, picture in enumerate(pictures)]
-        )
+        ).samples
     )
     assert (sorted(seen.values()), lost) == (["0", "1", "2", "3"], [])
-    again, _ = audit._pictures(questions([question("again", images=(png((4, 3)),))]))
+    again, _ = audit._pictures(questions([question("again", images=(png((4, 3)),))]).samples)
     assert [seen[digest] for digest in again] == ["0"]
 
 
@@ -129,7 +129,7 @@ def test_a_picture_is_known_by_the_first_question_that_shows_it_and_all_of_a_que
         questions(
             [question("first", images=(a, b))],
             [question("second", images=(b, c)), question("bare")],
-        )
+        ).samples
     )
     assert sorted(seen.values()) == ["first", "first", "second"]
 
@@ -137,7 +137,7 @@ def test_a_picture_is_known_by_the_first_question_that_shows_it_and_all_of_a_que
 def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_looked_at():
     broken = png((600, 600), (9, 9, 9))[:300]
     seen, lost = audit._pictures(
-        questions([question("a", images=(broken,)), question("b", images=(png((4, 3)),))])
+        questions([question("a", images=(broken,)), question("b", images=(png((4, 3)),))]).samples
     )
     assert list(seen.values()) == ["b"]
     assert len(lost) == 1
@@ -217,25 +217,41 @@ def test_a_run_without_a_benchmark_is_reported():
     ]
 
 
-@pytest.mark.parametrize(("lost", "level"), [(1, "mind"), (2, "mind"), (3, "stop")])
+@pytest.mark.parametrize(("lost", "level"), [(1, "mind"), (2, "mind"), (5, "mind"), (6, "stop")])
 def test_lost_pictures_stop_a_run_when_they_are_more_than_it_bears(lost, level):
     rows = questions([question(str(place), images=(b"x",)) for place in range(10)])
-    found = list(audit.pictures(config(rollout={"max_lost": 0.2}), rows, ["so"] * lost))
+    found = list(audit.pictures(config(rollout={"max_lost": 0.2}), rows, ["so"] * lost, 10))
     assert found == [
         Finding(level, f"pictures: {lost} of 10 rows have one that cannot be read; so")
     ]
 
 
+@pytest.mark.parametrize(
+    ("lost", "tried", "rows", "stops"),
+    [
+        (3, 65, 2000, False),  # below 5 %
+        (4, 65, 2000, True),  # 123 of 2000 are to be expected
+        (4, 65, 65, False),  # there are no others
+        (10, 65, 65, True),
+        (1, 1, 1, True),
+    ],
+)
+def test_a_sample_of_the_rows_stands_for_all_of_them(lost, tried, rows, stops):
+    given = config(rollout={"max_lost": 0.05})
+    assert audit._stops_a_run(given, lost, tried, rows) is stops
+
+
 def test_rows_without_a_picture_are_reported_source_by_source():
     seen, bare = question("seen", images=(b"x",)), question("bare")
     two = config(data=[{"files": "a.jsonl"}, {"files": "b.jsonl", "columns": {"image": "picture"}}])
-    assert [
-        finding.text for finding in audit.pictures(two, questions([seen, bare], [seen]), [])
-    ] == ["pictures: 1 of 2 rows have no picture; bare is one"]
-    assert list(audit.pictures(two, questions([bare, bare], [seen]), [])) == []  # words alone
-    assert [
-        finding.text for finding in audit.pictures(two, questions([seen], [bare, bare]), [])
-    ] == ["pictures: 2 of 2 rows have no picture; bare is one"]
+
+    def told(*rows: list[Sample]) -> list[str]:
+        found = audit.pictures(two, questions(*rows), unreadable=[], decoded=3)
+        return [finding.text for finding in found]
+
+    assert told([seen, bare], [seen]) == ["pictures: 1 of 2 rows have no picture; bare is one"]
+    assert told([bare, bare], [seen]) == []  # words alone
+    assert told([seen], [bare, bare]) == ["pictures: 2 of 2 rows have no picture; bare is one"]
 
 
 # --- rewards --------------------------------------------------------------------------------------
@@ -383,8 +399,6 @@ def measured(monkeypatch):
         return {"input_ids": text}  # a letter a token
 
     reader = SimpleNamespace(window=100, processor=SimpleNamespace(tokenizer=tokenizer))
-    monkeypatch.setattr(Experiment, "policy", lambda self: reader)
-    monkeypatch.setattr(audit, "check_template", lambda style, processor: None)
 
     def encode(sample, style, policy):
         if not int(sample.id):
@@ -401,7 +415,8 @@ def measured(monkeypatch):
             question(str(length), truth)
             for length, truth in zip(lengths, truths or [3] * len(lengths), strict=True)
         ]
-        return list(audit.lengths(experiment(rollout=rollout, prompt="answer"), questions(samples)))
+        asked = experiment(rollout=rollout, prompt="answer")
+        return list(audit.lengths(asked, questions(samples), reader))
 
     return measure
 
@@ -428,7 +443,7 @@ def test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together(
         assert finding == Finding("stop", text)
 
 
-@pytest.mark.parametrize(("lost", "stops"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize(("lost", "stops"), [(1, False), (2, False), (5, False), (6, True)])
 def test_samples_that_cannot_become_prompts_stop_a_run_when_they_are_more_than_it_bears(
     lost, stops, measured
 ):
@@ -460,22 +475,30 @@ def test_answers_that_do_not_fit_stop_a_run_when_they_are_most(truths, level, lo
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UserError("the template thinks"), "the template thinks"),
+        (OSError("no\n  such file"), "no such file"),
+        (ValueError("no such class"), "no such class"),
+    ],
+)
 def test_a_template_that_does_not_fit_and_a_model_that_is_not_there_are_reported(
-    measured, monkeypatch
+    error, why, monkeypatch, tmp_path
 ):
-    def misfit(style, processor):
-        raise UserError("the template thinks")
+    """The rows are checked all the same, without a model."""
 
-    monkeypatch.setattr(audit, "check_template", misfit)
-    assert measured(20) == [Finding("stop", "the template thinks")]
+    def fails(given):
+        raise error
 
-    def gone(self):
-        raise OSError("no\n  such file")
-
-    monkeypatch.setattr(Experiment, "policy", gone)
-    assert measured(20) == [
-        Finding("stop", "lengths: not counted, because the model cannot be loaded: no such file")
-    ]
+    monkeypatch.setattr(audit, "_reader", fails)
+    row = '{"question": "How many?", "answer_kind": "number", "answer": %d}\n'
+    (tmp_path / "a.jsonl").write_text("".join(row % answer for answer in range(9)))
+    given = Experiment.resolve(config(evaluation={"benchmark": None}).at(tmp_path))
+    found = list(audit.audit(given))
+    assert Finding("stop", f"prompts: not checked: {why}") in found
+    assert Finding("fine", "reference answers: 9 rows earn the full reward") in found
+    assert not [finding for finding in found if finding.text.startswith("lengths")]
 
 
 @pytest.mark.parametrize(
@@ -485,7 +508,7 @@ def test_prompts_are_measured_evenly_and_the_longest_question_among_them(rows, l
     samples = [question(str(place)) for place in range(rows - 1)] + [
         question("longest", question="How many are there?")
     ]
-    spread = audit._spread(samples)
+    spread = audit._spread(samples, 64)
     assert len(spread) == looked_at
     assert spread[-1].id == "longest"
     assert spread[0] is samples[0]

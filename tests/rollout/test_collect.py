@@ -8,7 +8,7 @@ import pytest
 from gpg_vl.config.schema import RolloutConfig
 from gpg_vl.errors import EngineLostError, UnusableSampleError, UserError, raise_on_all_ranks
 from gpg_vl.randomness import seed
-from gpg_vl.rollout.collect import AllGather, RolloutContext, collect
+from gpg_vl.rollout.collect import AllGather, LostDraw, RolloutContext, collect, too_many_lost
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.types import Prompt, Sample, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
@@ -281,13 +281,14 @@ def test_samples_that_cannot_be_asked_are_left_out_with_a_sentence_and_their_dra
     plan = replace(plan, prompt_at=some, config=plan.config.model_copy(update={"max_tokens": 12}))
     collected = collect(plan, cursor=0)
     assert collected.unusable == (
-        "1: its image is gone",
-        "2: prompt and answer may have 72 tokens, the engine's window is 71",
-        "4: its image is gone",
+        LostDraw(1, "1: its image is gone"),
+        LostDraw(2, "2: prompt and answer may have 72 tokens, the engine's window is 71"),
+        LostDraw(4, "4: its image is gone"),
     )
     assert indices(collected.groups) == indices(collected.fresh) == [0, 3, 5, 6, 7]
     engine.max_model_len = lambda: 60 + 12
-    assert collect(plan, cursor=0).unusable == ("1: its image is gone", "4: its image is gone")
+    lost = collect(plan, cursor=0).unusable
+    assert lost == (LostDraw(1, "1: its image is gone"), LostDraw(4, "4: its image is gone"))
 
 
 def test_a_round_of_which_nothing_can_be_asked_asks_nobody():
@@ -298,6 +299,35 @@ def test_a_round_of_which_nothing_can_be_asked_asks_nobody():
     collected = collect(replace(context(engine, wanted=0), prompt_at=none), cursor=0)
     assert (collected.groups, collected.fresh, engine.seeds) == ((), (), [])
     assert len(collected.unusable) == 4
+
+
+@pytest.mark.parametrize(
+    ("lost", "drawn", "lost_rows", "rows", "stops"),
+    [
+        (1, 16, 1, 2000, False),  # one bad row in the first step
+        (1, 1, 1, 2000, False),
+        (9, 16, 9, 2000, False),  # most of a small sample
+        (10, 16, 10, 2000, True),
+        (10, 200, 10, 2000, False),  # exactly 5 %
+        (10, 199, 10, 2000, True),
+        (50, 200, 9, 40, False),  # nine bad rows of 40, drawn again and again
+        (50, 200, 10, 40, True),
+        (100, 800, 1, 8, False),  # one bad row of 8
+        (101, 200, 5, 8, True),  # most of the draws
+        (10, 20, 5, 8, False),  # half of them
+        (9, 10, 7, 8, False),
+        (2, 2, 1, 1, True),  # the only row
+        (3, 3, 3, 3, True),  # all of the rows
+        (2, 3, 2, 3, False),
+    ],
+)
+def test_the_share_of_lost_samples_is_judged_over_enough_of_them(
+    lost, drawn, lost_rows, rows, stops
+):
+    given = {"lost": lost, "drawn": drawn, "lost_rows": lost_rows, "rows": rows}
+    assert too_many_lost(0.05, **given) is stops
+    assert too_many_lost(0.0, **given)
+    assert not too_many_lost(1.0, **given)
 
 
 def test_every_answer_is_judged_by_its_own_question_and_asked_as_the_config_says():

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gpg_vl import run_folder
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.training import checkpoint
 from gpg_vl.training.checkpoint import State
-from gpg_vl.types import Group, Verdict
+from gpg_vl.types import Group, Prompt, Verdict
 from tests.hand_made import completion, prompt
 
 STATE = State(step=7, cursor=56, version=5, idle=2, unusable=3, bad=1)
@@ -292,6 +292,21 @@ def test_every_process_gets_its_own_waiting_groups_back(tmp_path):
             )
             assert isinstance(found.completions[0].token_ids, tuple)
             assert isinstance(found.completions[0].logprobs, tuple)
+
+
+def test_a_waiting_group_whose_picture_has_vanished_is_left_out(tmp_path):
+    def some(index: int) -> Prompt:
+        if index == 11:
+            raise UnusableSampleError("image a.png cannot be read")
+        return prompt(index)
+
+    path = written(tmp_path, STATE, [[group(11), group(12)]])
+    lines: list[str] = []
+    state = checkpoint.load_state(path, some, processes(), lines.append)
+    assert [it.prompt_index for it in state.carried] == [12]
+    assert lines == [
+        "warning: a group that waited for the next step is left out: image a.png cannot be read"
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3])

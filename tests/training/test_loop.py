@@ -5,7 +5,9 @@ What a step does to the state, when a run evaluates and saves, what stops it.
 
 import contextlib
 import errno
+import json
 import math
+import re
 import signal
 import threading
 from pathlib import Path
@@ -20,7 +22,7 @@ from gpg_vl.errors import EngineLostError, MismatchError, Stopped, UserError
 from gpg_vl.evaluation import evaluate as evaluating
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.records import Record
-from gpg_vl.rollout.collect import SampledBatch, gather_batch
+from gpg_vl.rollout.collect import LostDraw, SampledBatch, gather_batch
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.timer import Timer
 from gpg_vl.training import (
@@ -36,14 +38,17 @@ from gpg_vl.training.checkpoint import State
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.processes import Processes
 from gpg_vl.training.signals import StopRequest, stop_request
-from gpg_vl.types import Group, Update
+from gpg_vl.types import Group, LeftOut, Update
 from tests.hand_made import answers, group, names, prompt
 
 HERE = Path(__file__).parents[1]
 
 
 def sampled(
-    *fresh: Group, unusable: tuple[str, ...] = (), surplus: tuple[Group, ...] = (), cursor: int = 8
+    *fresh: Group,
+    unusable: tuple[LostDraw, ...] = (),
+    surplus: tuple[Group, ...] = (),
+    cursor: int = 8,
 ) -> SampledBatch:
     batch = gather_batch(fresh, lambda own: [own], 0)
     return SampledBatch(
@@ -193,8 +198,7 @@ def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad, tmp_p
     )
     surplus = (group([1.0, 0.0], draw=10),)
     run = run_of(tmp_path, f"rollout.carry_over={int(carry)}", state=before)
-    run.processes = SimpleNamespace(all_reduce_sum=lambda own: own + 1)
-    batch = sampled(cursor=72, surplus=surplus, unusable=("gone", "gone", "too long"))
+    batch = sampled(cursor=72, surplus=surplus)
     by_hand = State(
         step=8,
         cursor=72,
@@ -204,7 +208,7 @@ def test_what_a_step_does_to_the_state(carry, skipped, version, idle, bad, tmp_p
         bad=bad,
         carried=surplus if carry else (),
     )
-    assert loop._next_state(run, batch, Update(skipped=skipped)) == by_hand
+    assert loop._next_state(run, batch, Update(skipped=skipped), unusable=4) == by_hand
 
 
 class Engine:
@@ -227,6 +231,15 @@ class Engine:
         self.events.append("close engine")
 
 
+class Rows:
+    """Data of four rows, of two sources."""
+
+    samples = (1, 2, 3, 4)
+
+    def __getitem__(self, index: int) -> Any:
+        return SimpleNamespace(id=f"q{index % 4}", source="one" if index % 4 < 2 else "two")
+
+
 def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     """A run whose parts note what is asked of them in `events`."""
     events: list[Any] = []
@@ -240,6 +253,9 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     written = ("metrics", "rollouts", "dump")
     folder = SimpleNamespace(
         path=tmp_path / "run",
+        left_out_path=tmp_path / "run" / "left_out.jsonl",
+        num_lost_rows=0,
+        lost_rows=lambda step, rows: events.append(("lost", step, rows)) or rows if rows else [],
         close=lambda: events.append("close folder"),
         **{name: lambda *given, name=name: events.append((name, *given)) for name in written},
     )
@@ -263,7 +279,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     )
     rollouts = SimpleNamespace(engine=Engine(events), timer=Timer())
     made = {
-        "experiment": SimpleNamespace(style="style"),
+        "experiment": SimpleNamespace(style="style", train_data=Rows()),
         "config": loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null", *knobs]),
         "processes": Processes(accelerated),
         "policy": "policy",
@@ -399,7 +415,7 @@ def test_lost_samples_and_failing_verifiers_are_reported(tmp_path, drawn):
     drawn(
         group([math.nan, 1.0, 0.0] * 4, fault="fault: TypeError: no column\nTraceback", draw=3),
         group([math.nan, 1.0, 0.0] * 4, fault="truncated", draw=4),
-        unusable=("image gone", "too long"),
+        unusable=(LostDraw(101, "image gone"), LostDraw(102, "q2: too long")),
     )
     run = run_of(
         tmp_path,
@@ -409,9 +425,12 @@ def test_lost_samples_and_failing_verifiers_are_reported(tmp_path, drawn):
     )
     loop.train_step(run)
     assert [event[1] for event in run.events if event[0] == "log"] == [
-        "warning: step 5: left out: image gone",
-        "warning: step 5: left out: too long",
         "warning: step 5: the verifier failed on 4 answers, left out: fault: TypeError: no column",
+        "warning: step 5: left out: q1: image gone",
+        "warning: step 5: left out: q2: too long",
+    ]
+    assert [event[1:] for event in run.events if event[0] == "lost"] == [
+        (5, [LeftOut("q1", "image gone", "one"), LeftOut("q2", "too long", "two")])
     ]
     (row,) = [event[2] for event in run.events if event[0] == "metrics"]
     assert (row["lost"], row["faults"]) == (4.0, 8.0), "answers that were dropped count too"
@@ -479,12 +498,19 @@ def scored(right: int, faults: int) -> SampledBatch:
         ("rollout.max_faults=1", State(), scored(0, 3), ""),
         ("rollout.max_lost=0.25", State(unusable=2, cursor=8), scored(1, 0), ""),
         (
-            "rollout.max_lost=0.25",
+            "rollout.max_lost=0",
             State(unusable=3, cursor=8),
             scored(1, 0),
             "3 of 8 samples could not become prompts, .* in an earlier step",
         ),
         ("rollout.max_lost=0.25", State(unusable=3, cursor=12), scored(1, 0), ""),
+        ("rollout.max_lost=0.05", State(unusable=1, cursor=16), scored(1, 0), ""),
+        (
+            "rollout.max_lost=0.05",
+            State(unusable=10, cursor=16),
+            scored(1, 0),
+            "10 of 16 samples could not become prompts, .* in an earlier step",
+        ),
         ("rollout.max_lost=1", State(unusable=8, cursor=8), scored(1, 0), ""),
         ("rollout.idle_steps=3", State(idle=2), scored(1, 0), ""),
         (
@@ -523,20 +549,37 @@ def test_a_run_stops_at_its_limits_and_not_before(knob, state, batch, message, t
 
 def test_the_last_sample_that_was_lost_is_named(tmp_path):
     run = run_of(tmp_path, "rollout.max_lost=0", state=State(unusable=2, cursor=8))
-    with pytest.raises(UserError, match=r"the last: too long$"):
-        stop_rules.stop_if_hopeless(
-            run, sampled(group([1.0], draw=1), unusable=("image gone", "too long"))
-        )
+    lost = LostDraw(0, "image gone"), LostDraw(1, "too long")
+    listed = re.escape(str(tmp_path / "run" / "left_out.jsonl"))
+    with pytest.raises(UserError, match=rf"the last: too long; all are in {listed}$"):
+        stop_rules.stop_if_hopeless(run, sampled(group([1.0], draw=1), unusable=lost))
+
+
+def test_the_main_process_knows_how_many_rows_were_lost(tmp_path, ranks_of):
+    state = State(unusable=10, cursor=100)
+    run = run_of(tmp_path, "rollout.max_lost=0.05", state=state)
+    for listed, stops in ((3, False), (4, True)):  # of four rows
+        run.processes = ranks_of(1, [(listed, ()), None])
+        assert bool(stop_rules._samples_unusable(run, scored(1, 0))) is stops
+
+
+def test_a_step_of_which_nothing_could_be_asked_says_so(tmp_path):
+    run = run_of(tmp_path, "rollout.idle_steps=1", state=State(idle=1))
+    with pytest.raises(UserError, match="none of their samples could become a prompt; the last: x"):
+        stop_rules.stop_if_hopeless(run, sampled(unusable=(LostDraw(0, "x"),)))
 
 
 @pytest.mark.parametrize(
     ("others", "last"),
-    [([("gone", "too long"), None, ()], "too long"), ([(), None, ()], "in an earlier step")],
+    [
+        ([(2, (LostDraw(0, "gone"), LostDraw(3, "too long"))), None, (0, ())], "too long"),
+        ([(2, ()), None, (0, ())], "in an earlier step"),
+    ],
 )
 def test_a_sample_that_another_process_lost_is_named_too(others, last, tmp_path, ranks_of):
     run = run_of(tmp_path, "rollout.max_lost=0", state=State(unusable=2, cursor=8))
     run.processes = ranks_of(1, others)
-    assert stop_rules._samples_unusable(run, scored(1, 0)).endswith(f"; the last: {last}")
+    assert f"; the last: {last}; all are in " in stop_rules._samples_unusable(run, scored(1, 0))
 
 
 def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path, ranks_of):
@@ -737,11 +780,11 @@ def test_checkpoints_are_compared_by_the_same_questions_at_every_evaluation(
         )
     ]
     kept: list[Any] = []
-    monkeypatch.setattr(evaluating, "run_benchmark", lambda benchmark, policy, engine: rows)
-    monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
-    benchmark = SimpleNamespace(
-        spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
+    monkeypatch.setattr(
+        evaluating, "run_benchmark", lambda benchmark, policy, engine, on_left_out: rows
     )
+    monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
+    benchmark = benchmark_of("all")
     run = run_of(tmp_path, f"evaluation.head={head}", benchmark=benchmark)
     assert milestones.evaluate_held_out(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
@@ -752,13 +795,11 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
     tmp_path, monkeypatch
 ):
     asked: list[Any] = []
-    benchmark = SimpleNamespace(
-        spec=SimpleNamespace(name="small"), shortened=lambda head: f"first {head}"
-    )
+    benchmark = benchmark_of("all")
     run = run_of(tmp_path, benchmark=benchmark, state=State(version=3))
 
-    def evaluate(given, policy, engine):
-        asked.append(given)
+    def evaluate(given, policy, engine, on_left_out):
+        asked.append(given.questions)
         engine.needs_verification = len(asked) == 2
         return [record(1, "a", 1.0)]
 
@@ -768,8 +809,32 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
     assert names(run.events) == ["kept", "log"]
     run.events.clear()
     milestones.evaluate_held_out(run, "after")
-    assert asked == ["first 3", benchmark]
+    assert asked == ["first 3", "all"]
     assert run.events[:2] == [("check", 3), "kept"], "before its answers are used"
+
+
+def test_questions_that_cannot_be_asked_are_reported_and_listed(tmp_path, monkeypatch):
+    def evaluate(given, policy, engine, on_left_out):
+        on_left_out(LeftOut("q9", "gone", "rows.jsonl"))
+        return [record(1, "a", 1.0)]
+
+    monkeypatch.setattr(evaluating, "run_benchmark", evaluate)
+    run = run_of(tmp_path, benchmark=benchmark_of("all"))
+    assert milestones.evaluate_held_out(run, "after") == 1.0
+    listed = tmp_path / "run" / "evaluation" / "small-after.left_out.jsonl"
+    assert json.loads(listed.read_text())["id"] == "q9"
+    assert run.events[0] == ("log", "warning: 1 not asked")
+
+
+def benchmark_of(questions: str) -> Any:
+    return SimpleNamespace(
+        spec=SimpleNamespace(name="small"),
+        questions=questions,
+        shortened=lambda head: benchmark_of(f"first {head}"),
+        without=lambda unusable: SimpleNamespace(
+            left_out=unusable, not_asked=f"{len(unusable)} not asked" if unusable else ""
+        ),
+    )
 
 
 def test_another_process_does_not_evaluate(tmp_path, monkeypatch):

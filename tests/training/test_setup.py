@@ -21,6 +21,7 @@ from gpg_vl.preflight.memory import Limits, Machine
 from gpg_vl.training import checkpoint, resume_check, setup, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.types import LeftOut, Sample, Update
+from gpg_vl.verifiers.dispatch import VerifierSet
 from tests.hand_made import group
 
 HERE = Path(__file__).parents[1]
@@ -282,7 +283,7 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
     monkeypatch.setattr(
         experiment,
         "read_dataset",
-        lambda data, verifiers, *, base_dir, seed, key="data", purpose="data": Dataset(
+        lambda data, verifiers, *, base_dir, seed, key="data", purpose="data", **_: Dataset(
             sources[key], (1,), seed, purpose
         ),
     )
@@ -301,6 +302,7 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
     imitation, warmup, limits = given[0]
     assert imitation.dataset == Dataset(sources["warmup.data"], (1,), 4, "warmup")
     assert (imitation.style, imitation.verifiers) == (parts.style, parts.verifiers)
+    assert imitation.max_lost == 0.05
     assert (imitation.max_tokens, warmup, limits) == (9, config.warmup, Limits(77, False))
     without_data = small(tmp_path, "warmup.data=[]", "seed=4")
     setup.warm_up(parts_of(without_data), POLICY, processes(), lines.append)
@@ -375,7 +377,7 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
     setup._restore(run, tmp_path, False)
     assert run.state is state
     assert events[:4] == [
-        ("state", tmp_path, "prompt_at", "processes"),
+        ("state", tmp_path, "prompt_at", "processes", events.append),
         ("learner", tmp_path, "learner", {"unchanged": False}),
         ("update_weights", "policy", 5),
         ("rewind", 7),
@@ -493,7 +495,12 @@ def test_the_parts_are_put_together_in_this_order(
     run: Any = setup.set_up(parts, resume=tmp_path if resume else None, log=noted.append)
     refused = ["trackers checked"] if resume else ["trackers checked", "refuse"]
     loaded = [("policy", "newest policy" if resume else None), "template checked"]
-    assert noted == [*refused, *loaded, "left out q9: unlucky", *events]
+    listed_in = (tmp_path if resume else parts.config.run_folder) / "left_out.jsonl"
+    reported = [f"left out: 1 row, listed in {listed_in}", "  1 like q9: unlucky"]
+    if not resume:
+        place = events.index("folder") + 1
+        events = [*events[:place], ("unused rows", ["q9"]), *events[place:]]
+    assert noted == [*refused, *loaded, *reported, *events]
     assert (run.learner, run.folder.name, run.gate) == ("learner", "folder", "gate")
     assert run.policy.name == ("warmed" if warmup and not resume else "policy")
 
@@ -510,9 +517,10 @@ class Parts:
 
     def __init__(self, config: Config, noted: list[Any]) -> None:
         self.config, self.noted = config, noted
-        self.verifiers = "verifiers"
+        self.verifiers = VerifierSet(by_kind={})
         self.estimator = SimpleNamespace(min_informative=0.0)
-        self.train_data = SimpleNamespace(left_out=(LeftOut("q9", "unlucky"),))
+        sources = tuple[list[Sample], ...]([] for _ in config.data)
+        self.train_data = Dataset(sources, (1,), 0, left_out=(LeftOut("q9", "unlucky"),))
 
     def with_config(self, config: Config) -> Any:
         assert config == self.config
@@ -544,7 +552,12 @@ class Parts:
 
 
 def named_folder(noted: list[Any]) -> Any:
-    return SimpleNamespace(name="folder", close=lambda: noted.append("close folder"))
+    return SimpleNamespace(
+        name="folder",
+        close=lambda: noted.append("close folder"),
+        unused_rows=lambda rows: noted.append(("unused rows", [row.id for row in rows])),
+        left_out_path=Path(__file__),  # a file that is there
+    )
 
 
 def named_policy(name: str) -> Any:

@@ -1,6 +1,7 @@
 """The supervised warm-up without a model: what is imitated, by which process, what it weighs,
 and what stops it."""
 
+from collections.abc import Iterator, Set
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from gpg_vl.preflight.memory import Limits
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.training import sft
 from gpg_vl.training.sft import Imitation, solution, warm_up
-from gpg_vl.types import Completion, Prompt, Sample
+from gpg_vl.types import Completion, LeftOut, Prompt, Sample
 from gpg_vl.verifiers.number import Number
 from tests.hand_made import prompt
 
@@ -44,7 +45,12 @@ def imitation(
 
     monkeypatch.setattr(sft, "encode", encode)
     return Imitation(
-        dataset=dataset, style=Style(), policy=policy, verifiers=verifiers, max_tokens=max_tokens
+        dataset=dataset,
+        style=Style(),
+        policy=policy,
+        verifiers=verifiers,
+        max_tokens=max_tokens,
+        max_lost=0.05,
     )
 
 
@@ -80,7 +86,7 @@ def test_a_solution_or_the_reference_answer_is_imitated(given, style, text):
 def test_a_thought_is_made_up_for_nobody():
     with pytest.raises(
         UserError,
-        match="prompt style requires a thought, but q1 has no `solution` column to imitate",
+        match="the prompt style requires a thought, but q1 has no `solution` column to imitate",
     ):
         solution(asked(), Style(think="required"), SimpleNamespace())
 
@@ -103,14 +109,41 @@ def test_what_could_not_be_said_or_would_earn_nothing_is_not_taught(monkeypatch)
         imitation(monkeypatch, max_tokens=9, validation_error="wrong")(2)
 
 
-def test_solutions_whose_question_cannot_be_asked_are_passed_over_and_wrong_ones_are_not(
-    monkeypatch,
-):
-    assert [
-        made.prompt_index for made in imitation(monkeypatch, max_tokens=9).usable([4, 3, 1])
-    ] == [4, 1]
-    with pytest.raises(UserError, match="the solution of q4 has 5 tokens"):
-        list(imitation(monkeypatch, max_tokens=4).usable([1, 4]))
+def test_what_cannot_be_imitated_is_left_out_with_its_reason(monkeypatch):
+    lost: list[LeftOut] = []
+    made = imitation(monkeypatch, max_tokens=9).usable([4, 3, 1], lost)
+    assert [group.prompt_index for group in made] == [4, 1]
+    assert lost == [LeftOut("q3", "gone")]
+    made = imitation(monkeypatch, max_tokens=4).usable([1, 4], lost)
+    assert [group.prompt_index for group in made] == [1]
+    assert lost[1] == LeftOut("q4", "the solution of q4 has 5 tokens, rollout.max_tokens is 4")
+
+
+def test_too_many_that_cannot_be_imitated_stop_the_warm_up():
+    def gone(*names: object) -> list[LeftOut]:
+        return [LeftOut(f"q{name}", "gone") for name in names]
+
+    few = sft._Lost(max_lost=0.05, rows=100)
+    for step in range(50):
+        few.add(8, gone(*[step % 9]))  # nine bad rows
+    assert (few.drawn, few.count, len(few.by_key)) == (400, 50, 9)
+    with pytest.raises(
+        UserError,
+        match=(
+            r"^warm-up: 51 of 408 samples cannot be imitated, more than rollout\.max_lost = 0\.05; "
+            r"the first: q0: gone$"
+        ),
+    ):
+        few.add(8, gone(99))
+    with pytest.raises(UserError, match="48 of 48 samples cannot be imitated"):
+        sft._Lost(max_lost=0.05, rows=100).add(48, gone(*range(48)))
+
+
+def test_a_step_of_which_nothing_can_be_imitated_is_passed_over_and_reported(monkeypatch):
+    warmup = Warmup(monkeypatch, lost={2, 3})
+    assert warmup(3, 2) == [(0, 1), (4, 5)]
+    assert warmup.events == [1, 3, "memory freed"]
+    assert warmup.lines == ["warm-up: left out: 2 rows", "warm-up:   2 like 2: gone"]
 
 
 def test_every_token_of_every_solution_weighs_the_same():
@@ -137,15 +170,17 @@ class Warmup:
         rank: int = 0,
         count: int = 1,
         skipped: dict[int, str] | None = None,
+        lost: Set[int] = frozenset(),
     ) -> None:
+        self.lost = lost
         self.updates: list[Any] = []
         self.made: dict[str, Any] = {}
         self.events: list[Any] = []
         self.lines: list[str] = []
-        processes = SimpleNamespace(rank=rank, count=count, all_gather="all_gather")
+        processes = SimpleNamespace(rank=rank, count=count, all_gather=lambda own: [own])
 
         def gather(groups: Any, all_gather: Any, own_rank: int) -> Any:
-            assert (all_gather, own_rank) == ("all_gather", rank)
+            assert (all_gather, own_rank) == (processes.all_gather, rank)
             groups = tuple(groups)
             ones_BG = torch.ones(len(groups), 1)
             return SimpleNamespace(groups=groups, rewards_BG=ones_BG, lengths_BG=2 * ones_BG)
@@ -169,6 +204,13 @@ class Warmup:
         monkeypatch.setattr(sft, "gather_batch", gather)
         monkeypatch.setattr(sft, "Learner", learner)
 
+    def _usable(self, indices: range, lost: list[LeftOut]) -> Iterator[int]:
+        for index in indices:
+            if index in self.lost:
+                lost.append(LeftOut(str(index), "gone"))
+            else:
+                yield index
+
     def __call__(self, steps: int, batch_size: int) -> list[tuple[int, ...]]:
         """The indices that were imitated, step by step."""
         spec = {
@@ -177,7 +219,12 @@ class Warmup:
             "data": [{"recipe": "digits"}],
             "optimizer": {"lr": 0.25},
         }
-        imitation: Any = SimpleNamespace(policy="policy", usable=iter)
+        imitation: Any = SimpleNamespace(
+            policy="policy",
+            usable=self._usable,
+            max_lost=0.5,
+            dataset=SimpleNamespace(samples=range(99)),
+        )
         accelerator: Any = SimpleNamespace(free_memory=lambda: self.events.append("memory freed"))
         limits = Limits(tokens=77, checkpointing=True)
         config = WarmupConfig.model_validate(spec)

@@ -519,8 +519,42 @@ def test_a_picture_that_vanishes_is_left_out_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_step", vanishing)
     lines: list[str] = []
     done = train(on_pictures(tmp_path, "rollout.max_lost=0.9"), lines.append)
-    assert any("left out: image" in line and "cannot be read" in line for line in lines)
+    lost = [line for line in lines if "left out: " in line and "does not exist" in line]
+    assert len(lost) == 1, "once, however often it is drawn"
     assert metrics(done)[-1]["lost"] >= 1
+    (row,) = [json.loads(line) for line in (done / "left_out.jsonl").read_text().splitlines()]
+    assert row["why"].startswith("image ")
+    assert f"step {row['step']}: left out: {row['id']}: {row['why']}" in lost[0]
+
+
+def test_a_few_bad_rows_are_left_out_and_the_run_goes_on_and_is_resumed(tmp_path):
+    """One cut picture of eight is more than rollout.max_lost, and one row never ends a run."""
+    picture_rows(tmp_path, 8)
+    picture = next(iter((tmp_path / "images").iterdir()))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    lines: list[str] = []
+    knobs = ("steps=12", "rollout.max_rounds=1", "checkpoint.every=4")
+    config = on_pictures(tmp_path, *knobs)
+    done = train(config, lines.append)
+    assert metrics(done)[-1]["lost"] >= 2
+    listed = (done / "left_out.jsonl").read_text()
+    assert len(listed.splitlines()) == 1
+    longer = config.model_copy(update={"steps": 16})
+    train(longer, lines.append, resume=done)
+    assert metrics(done)[-1]["step"] == 16
+    assert (done / "left_out.jsonl").read_text() == listed
+
+
+def test_data_that_are_nearly_all_bad_stop_the_run_in_its_first_steps(tmp_path):
+    picture_rows(tmp_path, 40)
+    for picture in sorted((tmp_path / "images").iterdir())[:-2]:
+        whole = picture.read_bytes()
+        picture.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"stopped at step [123]: \d+ of \d+ samples could not"):
+        train(on_pictures(tmp_path, "warmup.steps=0", "rollout.max_rounds=4"))
+    listed = (tmp_path / "small" / "left_out.jsonl").read_text()
+    assert len(listed.splitlines()) >= 10
 
 
 def test_too_many_lost_pictures_stop_the_run(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gpg_vl.boxes import Box, Frame
+from gpg_vl.verifiers import exploits
 from gpg_vl.verifiers.boxes import Boxes, assign, truth_boxes
 from gpg_vl.verifiers.detection import Detection
 from gpg_vl.verifiers.dispatch import VerifierSet
@@ -109,16 +110,21 @@ def test_a_truth_at_the_edges_is_sound(size, truth):
 @pytest.mark.parametrize(
     ("size", "truth"),
     [
-        (WIDE, (10, 10, 201, 100)),
-        (WIDE, (10, 10, 20, 101)),
+        (WIDE, (10, 10, 201.5, 100)),
+        (WIDE, (10, 10, 20, 101.5)),
         (WIDE, (10, 10, 20, 150)),
-        (TALL, (10, 10, 101, 200)),
-        (TALL, (10, 10, 100, 201)),
+        (TALL, (10, 10, 102, 200)),
+        (TALL, (10, 10, 100, 202)),
         (TALL, (10, 10, 150, 200)),
-        (WIDE, (-1, 10, 20, 20)),
-        (WIDE, (10, -1, 20, 20)),
+        (WIDE, (-1.5, 10, 20, 20)),
+        (WIDE, (10, -1.5, 20, 20)),
         (WIDE, (20, 10, 20, 20)),
         (WIDE, (10, 20, 20, 20)),
+        # only what is cut off has an area
+        (WIDE, (200, 10, 201, 20)),
+        (WIDE, (-1, 10, 0, 20)),
+        (WIDE, (10, 10, float("nan"), 20)),
+        (WIDE, (10, 10, float("inf"), 20)),
     ],
 )
 def test_a_truth_outside_the_picture_or_without_area_is_refused(size, truth):
@@ -126,6 +132,90 @@ def test_a_truth_outside_the_picture_or_without_area_is_refused(size, truth):
         ValueError, match=f"is empty or outside the image of {size[0]} x {size[1]} pixels"
     ):
         truth_boxes(boxed(size, truth))
+
+
+@pytest.mark.parametrize(
+    ("frame", "size", "truth", "pixels"),
+    [
+        # half a pixel, one pixel, the width as the last pixel
+        ("pixels", (112, 84), (0, 0, 112.4, 84), (0, 0, 112, 84)),
+        ("pixels", (112, 84), (-1, 0, 56, 42), (0, 0, 56, 42)),
+        ("pixels", (112, 84), (0, -0.5, 113, 85), (0, 0, 112, 84)),
+        # 1.008 of 112 pixels is 112.896
+        ("norm1", (112, 84), (0, 0, 1.008, 0.5), (0, 0, 112, 42)),
+        # a thousandth of 4000 pixels is four of them
+        ("norm1", (4000, 2000), (-0.001, 0, 0.5, 1.001), (0, 0, 2000, 2000)),
+        ("norm1000", (4000, 2000), (-1, -1, 500, 1001), (0, 0, 2000, 2000)),
+    ],
+)
+def test_a_truth_rounded_beyond_the_edge_is_cut_off(frame, size, truth, pixels):
+    sample = boxed(size, truth, frame=frame)
+    assert truth_boxes(sample) == [pytest.approx(pixels)]
+    for model_frame in (Frame(), THOUSANDTHS, Frame(kind="resized")):
+        verifier = Boxes(frame=model_frame)
+        assert VerifierSet(by_kind={"boxes": verifier}).validation_error(sample) == ""
+    found = replace(sample, answer_kind="detection")
+    assert VerifierSet(by_kind={"detection": Detection()}).validation_error(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("frame", "truth"),
+    [
+        ("norm1", (0, 0, 1.0011, 1)),
+        ("norm1", (0, -0.0011, 1, 1)),
+        ("norm1000", (0, 0, 500, 1002)),
+        ("pixels", (0, 0, 4001.5, 2000)),
+    ],
+)
+def test_more_than_rounding_is_outside(frame, truth):
+    with pytest.raises(ValueError, match="outside the image of 4000 x 2000 pixels"):
+        truth_boxes(boxed((4000, 2000), truth, frame=frame))
+
+
+def test_boxes_of_several_pictures_name_theirs():
+    small, large = (60, 50), (112, 84)
+    sample = sample_of("boxes", sizes=(small, large), answer=[[60, 50, 100, 80]])
+    with pytest.raises(ValueError, match=r"2 images.*column answer_image, counted from 1"):
+        truth_boxes(sample)
+    for kind, verifier in (("boxes", Boxes()), ("detection", Detection())):
+        error = VerifierSet(by_kind={kind: verifier}).validation_error(
+            replace(sample, answer_kind=kind)
+        )
+        assert "column answer_image" in error
+    with pytest.raises(ValueError, match="outside the image of 60 x 50 pixels"):
+        truth_boxes(replace(sample, answer_image=1))
+    assert truth_boxes(replace(sample, answer_image=2)) == [(60, 50, 100, 80)]
+    for number in (3, -1):
+        with pytest.raises(ValueError, match=f"answer_image is {number}.* from 1 to 2"):
+            truth_boxes(replace(sample, answer_image=number))
+    with pytest.raises(ValueError, match="answer_image is 2, but there are 1 images"):
+        truth_boxes(replace(sample, sizes=(large,), answer_image=2))
+
+
+def test_a_box_of_the_second_picture_is_measured_in_the_second():
+    # thousandths of 200 x 100, not of 50 x 50
+    sample = sample_of(
+        "boxes", sizes=((50, 50), WIDE), answer_image=2, answer=[[100, 20, 200, 100]]
+    )
+    assert reward(Boxes(frame=THOUSANDTHS), "[500,200,1000,1000]", sample) == 1
+    assert Boxes(frame=THOUSANDTHS).reference_answer(sample) == "[500,200,1000,1000]"
+    # beyond the edges of the first picture, and a hundredth beyond those of the second
+    assert reward(Boxes(), "[100,20,202,100]", sample) == 1
+    assert Boxes().whole_image_accuracy(sample) == pytest.approx(100 * 80 / (200 * 100))
+    found = replace(sample, answer_kind="detection")
+    assert reward(Detection(frame=THOUSANDTHS), sure((500, 200, 1000, 1000, 1)), found) == 1
+    assert Detection(frame=THOUSANDTHS).placed("[500,200,1000,1000]", found) == [
+        (Box(100, 20, 200, 100), 0.0)
+    ]
+    for verifier in (Boxes(frame=THOUSANDTHS), Detection(frame=THOUSANDTHS)):
+        assert verifier.chance_level([replace(sample, answer_kind="detection")]) == pytest.approx(1)
+        assert exploits.working_exploits(sample, verifier) == []
+
+
+def test_a_truth_that_is_no_number_is_refused_in_a_short_sentence():
+    with pytest.raises(ValueError, match="is not one box") as refused:
+        truth_boxes(boxed(WIDE, (0, 0, 10**400, 1)))
+    assert len(str(refused.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -143,7 +233,8 @@ def test_a_truth_is_read_in_its_own_frame(frame, truth, pixels):
 
 def test_a_truth_a_rounding_error_beyond_the_edge_is_sound():
     assert len(truth_boxes(boxed((333, 77), (0, 0, 1 + 1e-10, 1 + 1e-10), frame="norm1"))) == 1
-    for beyond in ((0, 0, 1.001, 1), (0, 0, 1, 1.001)):
+    # 1.004 of 333 pixels and 1.014 of 77 are more than a pixel
+    for beyond in ((0, 0, 1.004, 1), (0, 0, 1, 1.014)):
         with pytest.raises(ValueError, match="outside the image of 333 x 77"):
             truth_boxes(boxed((333, 77), beyond, frame="norm1"))
 
@@ -471,7 +562,9 @@ def test_where_the_truth_names_no_class_any_name_will_do():
         reward(Detection(), named((*FIRST, "cat"), (*SECOND, "")), detected(WIDE, FIRST, SECOND))
         == 1
     )
-    unnamed = detected(WIDE, {"box": list(FIRST), "label": ""}, {"box": list(SECOND)})
+    unnamed = detected(
+        WIDE, {"box": list(FIRST), "label": ""}, {"box": list(SECOND), "label": None}
+    )
     assert reward(Detection(), named((*FIRST, "cat"), (*SECOND, "dog")), unnamed) == 1
     assert (
         Detection().reference_answer(unnamed)
@@ -516,6 +609,6 @@ def test_the_authors_detection_rule_is_the_mean_of_its_two_halves():
 def test_a_fault_in_the_truth_of_a_detection_is_not_the_answers():
     verifiers = VerifierSet(by_kind={"detection": Detection()})
     said = completion(text="<think>so</think><answer>No Objects</answer>")
-    verdict = verifiers.judge(said, detected(WIDE, (0, 0, 201, 10)))
+    verdict = verifiers.judge(said, detected(WIDE, (0, 0, 202, 10)))
     assert verdict.reward != verdict.reward
     assert verdict.reason.startswith("fault: ValueError: box ")

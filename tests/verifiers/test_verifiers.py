@@ -951,9 +951,9 @@ def test_a_good_sample_has_no_validation_error(kind):
     ("sample", "sentence"),
     [
         (sample_of("number", answer="many"), "answer 'many' is not a number"),
-        (sample_of("number", answer=None), "answer None is not a number"),
-        (sample_of("number", answer=[1, 2]), "answer [1, 2] is not a number"),
-        (sample_of("number", answer=math.nan), "answer nan is not a number"),
+        (sample_of("number", answer=None), "answer None is not a text or a number"),
+        (sample_of("number", answer=[[1], True, "x"]), "answer [1] is not a text or a number"),
+        (sample_of("number", answer=math.nan), "answer nan is not a text or a number"),
         (
             sample_of("choice", answer="cow"),
             "answer 'cow' is not one of the choices ['cat', 'big dog', 'horse']",
@@ -978,8 +978,8 @@ def test_a_good_sample_has_no_validation_error(kind):
             "box [[3, 2, 1, 4]] is empty or outside the image of 100 x 100 pixels",
         ),
         (
-            sample_of("boxes", answer=[[0, 0, 10, 101]]),
-            "box [[0, 0, 10, 101]] is empty or outside the image of 100 x 100 pixels",
+            sample_of("boxes", answer=[[0, 0, 10, 102]]),
+            "box [[0, 0, 10, 102]] is empty or outside the image of 100 x 100 pixels",
         ),
         (
             replace(sample_of("number"), answer_kind="poem"),

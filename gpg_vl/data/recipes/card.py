@@ -17,10 +17,13 @@ from pydantic import Field, ValidationError
 
 from gpg_vl.config import resources
 from gpg_vl.config.schema import Section
-from gpg_vl.data import formats
-from gpg_vl.data.rows import checked, image_size
-from gpg_vl.errors import UserError
-from gpg_vl.types import Sample, Size
+from gpg_vl.data.reading import formats
+from gpg_vl.data.reading.hub import hub_rows
+from gpg_vl.data.reading.raw_rows import sound
+from gpg_vl.data.rows import RowFormat, checked
+from gpg_vl.errors import UserError, one_line, shown
+from gpg_vl.pictures import picture_size
+from gpg_vl.types import LeftOut, Sample, Size
 
 SHOWN = 20
 """Largest number of names that a message lists."""
@@ -133,7 +136,9 @@ class Published:
         """
         card = read_card(name)
         if split not in card.splits:
-            raise UserError(f"{name}: got split {split!r}, published are {', '.join(card.splits)}")
+            raise UserError(
+                f"{name}: got split {shown(split)}, published are {', '.join(card.splits)}"
+            )
         if folder:
             base_dir = Path(folder)
         else:
@@ -185,13 +190,14 @@ class Published:
         if self.base_dir is None:
             part = self.card.splits[self.split]
             assert part.hub is not None
-            for row in formats.hub(part.hub, part.hub_split or self.split):
+            rows, _ = hub_rows(part.hub, None, part.hub_split or self.split, Path())
+            for row in rows:
                 count += 1
-                yield None, row
+                yield None, sound(row, f"hub {part.hub}")
         for path in self.files:
-            for row in formats.read(path):
+            for row in formats.read(path, windows=True):
                 count += 1
-                yield path, row
+                yield path, sound(row, path)
         self.expect(count)
 
     def expect(self, count: int) -> None:
@@ -228,8 +234,8 @@ class Published:
 
     def sample(
         self, number: int | str, *, images: Any, base: Path | None = None, **values: Any
-    ) -> Sample:
-        """Convert a row to a checked sample of this data set.
+    ) -> Sample | LeftOut:
+        """Convert a row to a checked sample of this data set, or leave it out with the reason.
 
         Args:
             number: identifies the row within its split.
@@ -238,7 +244,7 @@ class Published:
             values: other columns of the sample.
 
         Raises:
-            UserError: an image is missing or broken; the message explains how to get the images.
+            UserError: the data set is to be complete, and the row cannot be read.
         """
         name = f"{self.name}/{self.split}/{number}"
         given = {
@@ -249,32 +255,36 @@ class Published:
         }
         if self.pictures:
             given["images"] = images
+        row_format = RowFormat(image_root=base or self.base_dir)
         try:
-            return checked(given, base=base or self.base_dir, origin=name)
-        except UserError as error:
-            raise self._with_instructions(error) from None
+            return checked(given, origin=name, row_format=row_format)
+        except ValueError as error:
+            return self._left_out(name, error)
 
-    def size(self, picture: Path, name: str) -> Size:
+    def size(self, picture: Path, name: str) -> Size | LeftOut:
         """Read width and height of an image, in pixels.
 
         Raises:
-            UserError: it is missing or broken; the message explains how to get the images.
+            UserError: the data set is to be complete, and the image is missing or broken.
         """
         try:
-            return image_size(picture, name)
-        except UserError as error:
-            raise self._with_instructions(error) from None
+            return picture_size(picture)
+        except ValueError as error:
+            return self._left_out(name, error)
 
     @property
     def how(self) -> str:
         """Instructions: source of the files and the folder to put them into."""
         return _how(self.card, self.base_dir or Path())
 
-    def _with_instructions(self, error: UserError) -> UserError:
-        """Return an error about a missing image with the instructions how to get the images."""
-        if "does not exist" in str(error):
-            return UserError(f"{error}. {self.how}")
-        return error
+    def _left_out(self, name: str, error: ValueError) -> LeftOut:
+        """Return why a row is left out; of a missing image also how to get the images."""
+        why = str(error)
+        if "does not exist" in why:
+            why = f"{why}. {self.how}"
+        if self.complete:
+            raise UserError(f"{name}: {why}")
+        return LeftOut(name, why)
 
 
 def _how(card: Card, base_dir: Path) -> str:
@@ -306,7 +316,9 @@ def need(row: Any, *names: str, where: object, what: str = "the published file")
     for name in names:
         if name not in found:
             columns = ", ".join(list(found)[:SHOWN]) or "nothing"
-            raise UserError(f"{where}: no column {name!r}; it has {columns}. Is this {what}?")
+            raise UserError(
+                f"{where}: no column {shown(name)}; it has {one_line(columns)}. Is this {what}?"
+            )
 
 
 def numbers(values: Any, count: int, *, where: object) -> list[float]:
@@ -320,7 +332,7 @@ def numbers(values: Any, count: int, *, where: object) -> list[float]:
     except (TypeError, ValueError):
         found = []
     if len(found) != count:
-        raise UserError(f"{where}: got {values!r}, expected {count} numbers")
+        raise UserError(f"{where}: got {shown(values)}, expected {count} numbers")
     return found
 
 

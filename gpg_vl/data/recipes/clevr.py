@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gpg_vl.data.recipes.card import Published, answer_text
+from gpg_vl.errors import shown
 from gpg_vl.types import LeftOut, Sample
 
 
@@ -25,7 +26,7 @@ def clevr(
     for number, row in found.rows():
         answer = answer_text(row["answer"])
         if not answer.isdecimal():
-            yield LeftOut(f"clevr/{split}/{number}", f"its answer {answer!r} is no count")
+            yield LeftOut(f"clevr/{split}/{number}", f"its answer {shown(answer)} is no count")
             continue
         yield found.sample(
             number, question=row["question"], images=row["image"], answer=int(answer)
@@ -37,7 +38,7 @@ def superclevr(
     folder: str | None = None,
     pictures: bool = True,
     complete: bool = False,
-) -> Iterator[Sample]:
+) -> Iterator[Sample | LeftOut]:
     """Yield the 200 counting questions of R1-V's evaluation, in their published order."""
     found = Published.find("superclevr", split, folder=folder, pictures=pictures, complete=complete)
     for number, row in found.rows():

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gpg_vl.data.recipes.card import Published, tags_of
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 
 
 def cv_bench(
     split: Literal["test"] = "test", folder: str | None = None, complete: bool = False
-) -> Iterator[Sample]:
+) -> Iterator[Sample | LeftOut]:
     """Yield all questions, 2D before 3D."""
     found = Published.find("cv_bench", split, folder=folder, complete=complete)
     for number, row in found.rows():

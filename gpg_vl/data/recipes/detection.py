@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from gpg_vl.data import formats
+from gpg_vl.data.reading import formats
 from gpg_vl.data.recipes.card import Published, answer_text, need, numbers
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, shown
 from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.types import LeftOut, Sample
 
@@ -108,7 +108,8 @@ def _annotated(
     unknown = sorted(set(classes or ()) - set(names.values()))
     if unknown:
         raise UserError(
-            f"{file}: no class {unknown[0]!r}; it has {', '.join(sorted(names.values())[:10])}..."
+            f"{file}: no class {shown(unknown[0])}; it has "
+            f"{', '.join(sorted(names.values())[:10])}..."
         )
     boxes, crowds = _boxes_and_crowds(truth, names, images, file)
     found.expect(len(truth["images"]))
@@ -159,7 +160,7 @@ def _detected(
     boxes: Sequence[Any],
     category: int,
     label: str,
-) -> Sample:
+) -> Sample | LeftOut:
     """Return the sample of a pair; its boxes become corners, cut to the image."""
     size = (image["width"], image["height"])
     corners: list[list[float]] = []

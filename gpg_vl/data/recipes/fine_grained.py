@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from gpg_vl.data import formats
+from gpg_vl.data.reading import formats
 from gpg_vl.data.recipes.card import Published, answer_text, need
-from gpg_vl.errors import UserError
-from gpg_vl.types import Sample
+from gpg_vl.errors import UserError, shown
+from gpg_vl.types import LeftOut, Sample
 
 SUBJECTS = {
     "flower102": ("a plant", "species of the plant"),
@@ -39,7 +39,7 @@ def _fine_grained(
     folder: str | None = None,
     pictures: bool = True,
     complete: bool = False,
-) -> Iterator[Sample]:
+) -> Iterator[Sample | LeftOut]:
     """Yield the images of a data set; the choices are all classes of its split.
 
     Args:
@@ -79,7 +79,8 @@ def _listed(path: Path, split: str) -> list[tuple[str, str]]:
         need(content, split, where=path, what="one of CoOp's split_zhou files")
         for item in content[split]:
             if not isinstance(item, list) or len(cast(list[Any], item)) != 3:
-                raise UserError(f"{path}: {split} holds {item!r}, expected [FILE, NUMBER, CLASS]")
+                got = shown(cast(Any, item))
+                raise UserError(f"{path}: {split} holds {got}, expected [FILE, NUMBER, CLASS]")
             image, _, label = cast(list[Any], item)
             pairs.append((str(image), str(label)))
         return pairs
@@ -87,7 +88,7 @@ def _listed(path: Path, split: str) -> list[tuple[str, str]]:
         # "1514522 707-320": the number of an image and its class
         number, _, label = line.partition(" ")
         if not label:
-            raise UserError(f"{path}: line {number!r} names no class; expected NUMBER CLASS")
+            raise UserError(f"{path}: line {shown(number)} names no class; expected NUMBER CLASS")
         pairs.append((f"{number}.jpg", label))
     return pairs
 

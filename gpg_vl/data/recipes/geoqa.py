@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gpg_vl.data.recipes.card import Published, answer_text
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 
 
 def geoqa(
@@ -19,7 +19,7 @@ def geoqa(
     folder: str | None = None,
     pictures: bool = True,
     complete: bool = False,
-) -> Iterator[Sample]:
+) -> Iterator[Sample | LeftOut]:
     """Yield R1-V's 8k training questions, or its 754 test questions, in their published order."""
     found = Published.find("geoqa", split, folder=folder, pictures=pictures, complete=complete)
     for number, row in found.rows():

@@ -42,7 +42,11 @@ def lisa(
         name = f"lisa/{split}/{path.stem}"
         picture = path.with_suffix(".jpg")
         polygons = _polygons(row, regions, path)
-        box = _box(polygons, found.size(picture, name))
+        size = found.size(picture, name)
+        if isinstance(size, LeftOut):
+            yield size
+            continue
+        box = _box(polygons, size)
         if box is None:
             yield LeftOut(name, "no polygon with an area inside the image")
             continue

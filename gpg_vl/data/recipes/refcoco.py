@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from gpg_vl.data.recipes.card import Published, need, numbers
 from gpg_vl.errors import UserError
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 
 ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's wording, for the parquet files, which contain only the expression."""
@@ -29,7 +29,7 @@ def _referring(
     folder: str | None = None,
     pictures: bool = True,
     complete: bool = False,
-) -> Iterator[Sample]:
+) -> Iterator[Sample | LeftOut]:
     """Yield the expressions of a data set.
 
     Args:
@@ -60,7 +60,7 @@ def _referring(
             )
 
 
-def _expressions(found: Published, number: int, row: Any, where: str) -> Iterator[Sample]:
+def _expressions(found: Published, number: int, row: Any, where: str) -> Iterator[Sample | LeftOut]:
     """Yield a sample for each expression of an object of the parquet files."""
     x, y, width, height = numbers(row["bbox"], 4, where=f"{where}, bbox")
     box = [x, y, x + width, y + height]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gpg_vl.errors import EngineLostError, UserError, one_line
+from gpg_vl.errors import EngineLostError, UserError, one_line, shown
 
 RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """HTTP statuses of requests that may succeed the next time."""
@@ -118,7 +118,7 @@ def server_at(url: str, *, remote: bool, at_once: int, timeout: float) -> Server
     host = _host(url)
     if not host or not url.startswith(("http://", "https://")):
         raise UserError(
-            f"rollout.engine.servers: got {url!r}, expected an address such as "
+            f"rollout.engine.servers: got {shown(url)}, expected an address such as "
             "http://127.0.0.1:8000"
         )
     if not remote and not _is_this_machine(host):

@@ -1,0 +1,114 @@
+"""Read the rows of a published file: JSON lines, JSON, parquet, arrow, CSV and TSV.
+
+Images stay encoded.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.data.reading import delimited, json_rows, tables, text_files
+from gpg_vl.data.reading.raw_rows import BadRow, Row
+from gpg_vl.errors import UserError
+
+__all__ = ["BadRow", "Row", "json_file", "kind_of", "lines", "num_rows", "numbered_jsonl", "read"]
+
+_TEXT: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
+    ".jsonl": json_rows.jsonl,
+    ".ndjson": json_rows.jsonl,
+    ".json": json_rows.document,
+    ".csv": delimited.table,
+    ".tsv": delimited.table,
+}
+_BINARY: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
+    ".parquet": tables.parquet,
+    ".arrow": tables.arrow_file,
+}
+_LFS_POINTER = b"version https://git-lfs"
+_WEB_PAGE = (b"<!doctype html", b"<html")
+
+numbered_jsonl = json_rows.numbered_jsonl
+
+
+def read(path: Path, *, windows: bool = False) -> Iterator[Row | BadRow]:
+    """Read the rows of a file; the ending of its name, in small letters or capitals, is its format.
+
+    A broken row is yielded as such, and those after it are read.
+
+    Args:
+        windows: some published .json files are in the encoding of Windows: try it second.
+
+    Raises:
+        UserError: an unknown format, or a file that is broken as a whole, such as an incomplete
+            download.
+    """
+    ending, packing = text_files.endings(path)
+    if kind_of(path) is None:
+        known = ", ".join([*_TEXT, *_BINARY])
+        raise UserError(
+            f"{path}: got a {ending + packing or 'nameless'} file, expected one of {known}; texts "
+            f"may be packed ({', '.join(text_files.PACKED)}) (a hub data set goes under `hub:`)"
+        )
+    _check_start(path)
+    if ending == ".json" and windows:
+        return json_rows.document(path, windows=True)
+    if ending in (".jsonl", ".ndjson"):
+        return json_rows.array_of_rows(path) or json_rows.jsonl(path)
+    return {**_TEXT, **_BINARY}[ending](path)
+
+
+def num_rows(path: Path) -> int | None:
+    """Return about how many rows a file has, for a progress bar; None = that takes reading it."""
+    kind = kind_of(path)
+    if kind == ".parquet":
+        return tables.num_rows(path)
+    if kind not in {".jsonl", ".ndjson", ".csv", ".tsv"}:
+        return None
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the format of a file by its name, such as .jsonl or .csv.gz; None = not readable."""
+    ending, packing = text_files.endings(path)
+    if ending in _TEXT or (ending in _BINARY and not packing):
+        return ending + packing
+    return None
+
+
+def lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not empty.
+
+    Raises:
+        UserError: not UTF-8.
+    """
+    with text_files.opened(path, newline=None) as file:
+        found = [line.rstrip("\n") for line in file if line.strip()]
+    for line in found:
+        if text_files.unreadable(line):
+            raise UserError(f"{path}: {text_files.not_utf8(line)}")
+    return found
+
+
+def json_file(path: Path) -> Any:
+    """Read the content of a .json file.
+
+    Some published files are not UTF-8 but in the encoding of Windows, which is tried second.
+
+    Raises:
+        UserError: not JSON.
+    """
+    return json_rows.parsed(path)
+
+
+def _check_start(path: Path) -> None:
+    """Check that a file is not what a failed download left under its name."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(_LFS_POINTER):
+        raise UserError(
+            f"{path}: a pointer of Git LFS instead of the file; get the file with `git lfs pull`, "
+            "or download it again"
+        )
+    if start.lstrip().lower().startswith(_WEB_PAGE):
+        raise UserError(f"{path}: a web page instead of the file; download it again")

@@ -1,0 +1,130 @@
+"""Check whether the rows of a data set reach the model as their owner means them to.
+
+Unused columns, pictures that are not named, options that are not shown, and pictures of which a
+person sees more than the model does. Nothing here loads a model.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from gpg_vl.config.schema import Source
+from gpg_vl.data.columns import picture_cells
+from gpg_vl.data.dataset import Dataset, source_names
+from gpg_vl.errors import UnusableSampleError, shown
+from gpg_vl.pictures import peculiarities
+from gpg_vl.preflight import box_checks
+from gpg_vl.preflight.finding import Finding
+from gpg_vl.prompts import Style
+from gpg_vl.types import Sample
+from gpg_vl.verifiers.boxes import Boxes
+from gpg_vl.verifiers.detection import Detection
+from gpg_vl.verifiers.dispatch import VerifierSet
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ROWS_LOOKED_AT = 200
+"""Rows of a source whose columns are looked at for pictures."""
+_KNOWN_COLUMNS = {"sizes", "image_id", "category_id", "truth_file", "polygons"}
+"""Columns that the package's own verifiers and recipes use, beside the fields of a sample."""
+
+
+def of_rows(
+    sources: Sequence[Source], dataset: Dataset, verifiers: VerifierSet
+) -> Iterator[Finding]:
+    """Yield what columns and numbers of a data set tell, source by source.
+
+    That is columns that nothing uses, and boxes that contradict their declaration.
+    """
+    kinds: list[str] = []
+    for kind, verifier in verifiers.by_kind.items():
+        if isinstance(verifier, Boxes | Detection):
+            kinds.append(kind)
+    for number, (source, name) in enumerate(zip(sources, source_names(sources), strict=True)):
+        samples = dataset.sources[number]
+        yield from unused_columns(source, samples, name)
+        read = [*samples, *(sample for sample in dataset.rejected if sample.source == name)]
+        yield from box_checks.findings(read, source.box_format, source=name, kinds=kinds)
+
+
+def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iterator[Finding]:
+    """Yield columns that only a user's own verifier would see, and pictures among them.
+
+    Args:
+        name: name of the source in messages.
+    """
+    if source.recipe is not None or not samples:
+        return
+    looked_at = samples[:ROWS_LOOKED_AT]
+    columns: dict[str, None] = {}
+    for sample in looked_at:
+        columns |= dict.fromkeys(sample.columns)
+    unused = [column for column in columns if column not in _KNOWN_COLUMNS]
+    if not any(sample.images for sample in samples):
+        for column in unused:
+            if any(holds_pictures(sample.columns.get(column)) for sample in looked_at):
+                yield Finding(
+                    "stop",
+                    f"{name}: no row has a picture, but its column {column!r} holds pictures; set "
+                    f"columns: {{images: {column}}}",
+                )
+                return
+    if unused:
+        yield Finding(
+            "mind",
+            f"{name}: columns that only a verifier of your own sees: {shown(unused).strip('[]')}",
+        )
+
+
+def holds_pictures(cell: Any) -> bool:
+    """Return True where a cell holds a picture, or the path of one."""
+    if isinstance(cell, str) and cell.lower().endswith(PICTURE_ENDINGS):
+        return True
+    if not isinstance(cell, str | bytes | Mapping | list):
+        return False
+    if isinstance(cell, list) and not all(map(holds_pictures, cast(list[Any], cell))):
+        return False
+    try:
+        found = picture_cells.pictures_of(cell)
+    except ValueError:
+        return False
+    for picture in found:
+        if not isinstance(picture, bytes) and not str(picture).lower().endswith(PICTURE_ENDINGS):
+            return False
+    return bool(found)
+
+
+def hidden_options(samples: Sequence[Sample], style: Style) -> Iterator[Finding]:
+    """Yield choices whose options the model is never shown."""
+    if style.options != "never":
+        return
+    shown_style = replace(style, options="auto")
+    hidden = [sample for sample in samples if shown_style.option_text(sample)]
+    if hidden:
+        yield Finding(
+            "stop" if 2 * len(hidden) > len(samples) else "mind",
+            f"options: {len(hidden)} of {len(samples)} questions do not show what there is to "
+            f"choose from; {hidden[0].id} is one; set prompt.options to auto",
+        )
+
+
+def odd_pictures(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Yield pictures of which the model sees less than a person: animations, depth, one colour."""
+    examples: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for sample in samples:
+        for image in sample.images:
+            for oddity in _peculiarities(image):
+                kind = oddity.partition(",")[0].lstrip("0123456789 ")
+                times[kind] += 1
+                examples.setdefault(kind, f"{sample.id}: {oddity}")
+    for kind, count in times.items():
+        yield Finding("mind", f"pictures: {count} with {kind}; {examples[kind]}")
+
+
+def _peculiarities(image: Path | bytes) -> list[str]:
+    try:
+        return peculiarities(image)
+    except UnusableSampleError:
+        return []  # a picture that cannot be read is a finding of its own

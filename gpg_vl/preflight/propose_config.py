@@ -1,0 +1,279 @@
+"""Tell what some rows are, try to read the first of them, and propose a config to start from."""
+
+import glob
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpg_vl.config.loading import override, parse
+from gpg_vl.config.schema import Source
+from gpg_vl.data.reading import formats
+from gpg_vl.data.recipes import ALIASES
+from gpg_vl.data.recognise.propose import Recognised, recognise
+from gpg_vl.data.sources import name_of, read_source
+from gpg_vl.errors import UserError, one_line, shown
+from gpg_vl.parsing.choices import letter_of
+from gpg_vl.preflight.prepare_data import prepare_source, verifiers_of
+from gpg_vl.prompts import Style
+from gpg_vl.types import LeftOut, Sample
+from gpg_vl.verifiers.dispatch import VerifierSet
+
+WIDTH = 80
+"""Characters of a line of the report."""
+TRIED_ROWS = 200
+"""Rows that are read with the proposed source."""
+SHOWN_SAMPLES = 3
+SHOWN_REASONS = 3
+SHOWN_TEXT = 200
+"""Characters of a question or an answer that are shown."""
+_CONFIG_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The first rows, read with a source and checked by their own verifiers."""
+
+    samples: list[Sample]
+    """Rows that earn the full reward with their own answer."""
+    left_out: list[LeftOut]
+    """The other rows, with their reasons."""
+
+    @classmethod
+    def of(cls, source: Source, head: int, verifiers: VerifierSet) -> "Trial":
+        """Read the first rows of a source.
+
+        Raises:
+            UserError: the source cannot be read at all.
+        """
+        samples: list[Sample] = []
+        left_out: list[LeftOut] = []
+        first_rows = source.model_copy(update={"head": head})
+        for row in read_source(first_rows, base_dir=Path(), key="data.0"):
+            if isinstance(row, LeftOut):
+                left_out.append(row)
+                continue
+            why = _misplaced_pictures(row) or verifiers.validation_error(row)
+            if why:
+                left_out.append(LeftOut(row.id, why))
+            else:
+                samples.append(row)
+        return cls(samples, left_out)
+
+    @property
+    def count(self) -> int:
+        """Number of rows that were tried."""
+        return len(self.samples) + len(self.left_out)
+
+    @property
+    def kinds(self) -> str:
+        """Kinds of the samples and how many there are of each."""
+        times: Counter[str] = Counter()
+        for sample in self.samples:
+            times[sample.answer_kind + (" with picture" if sample.images else "")] += 1
+        return ", ".join(f"{kind} {count}" for kind, count in times.items())
+
+
+def names_rows(name: str) -> bool:
+    """Return True if a name means rows (a file, a folder, a pattern, a set of the hub), no recipe.
+
+    A name of a file that is not there means rows, too: the message then says what there is.
+    """
+    if name in ALIASES or ":" in Path(name).name:
+        return False
+    is_file_name = formats.kind_of(Path(name)) is not None or glob.has_magic(name)
+    return is_file_name or Path(name).expanduser().exists() or "/" in name
+
+
+def propose_config(
+    names: str,
+    options: Sequence[str],
+    *,
+    to: Path | None = None,
+    head: int | None = None,
+    config: str | None = None,
+) -> Iterator[str]:
+    """Yield lines that tell what rows are, what they hold, and which config reads them.
+
+    Args:
+        names: a file, a folder, a pattern, or a data set of the hub.
+        options: KEY=VALUE of the source that the user settles, such as columns.answer=gold.
+        to: a new .yaml file for the config, or a new folder for the rows.
+        head: only so many rows.
+        config: a config by name or file whose verifiers check the rows; None = the shipped ones.
+
+    Raises:
+        UserError: there are no such rows, none of the first can be used, or `to` exists.
+    """
+    is_config = to is not None and to.suffix in _CONFIG_ENDINGS
+    if to is not None and is_config:
+        _check_new(to)
+    recognised = recognise(names, Path(), _given(names, options))
+    verifiers = verifiers_of(config)
+    trial = Trial.of(recognised.source, head or TRIED_ROWS, verifiers)
+    yield from _wrapped("recognised: ", f"{recognised.layout} ({names})")
+    yield from _report(recognised, trial)
+    if to is not None and not is_config:
+        source = recognised.source.model_copy(update={"head": head})
+        yield from prepare_source(source, names, to=to, verifiers=verifiers)
+        return
+    text = config_text(recognised, trial, to)
+    yield ""
+    yield f"{to}:" if to is not None else "a config to start from:"
+    for line in text.splitlines():
+        yield f"  {line}"
+    if to is not None:
+        to.write_text(text, encoding="utf-8")
+        yield ""
+        yield f"written: {to}; next: gpg-vl audit {to}"
+
+
+def config_text(recognised: Recognised, trial: Trial, to: Path | None) -> str:
+    """Return a config that reads the rows, as YAML with a first line that says what it trains.
+
+    Args:
+        to: file that it is for; paths in it are relative to its folder.
+    """
+    source = _source_in(recognised.source, to.parent if to is not None else Path())
+    used, count = len(trial.samples), trial.count
+    rows = one_line(name_of(recognised.source), 60)
+    lines = [
+        f"# A tiny model answers {rows}: {trial.kinds or 'no row'}.",
+        f"# {recognised.layout}; {used} of the first {count} rows earn the full reward.",
+    ]
+    for question in recognised.questions:
+        lines += textwrap.wrap(
+            f"To decide: {question}.",
+            WIDTH - 4,
+            initial_indent="# ",
+            subsequent_indent="#   ",
+            break_long_words=False,
+        )
+    content: dict[str, Any] = {
+        "name": to.stem if to is not None else "mine",
+        "steps": 100,
+        "data": [source],
+    }
+    lines.append(_yaml(content).rstrip())
+    lines.append(
+        "policy: {model: tiny}  # then a real one, for instance Qwen/Qwen2.5-VL-3B-Instruct"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _check_new(to: Path) -> None:
+    if to.exists():
+        raise UserError(f"--to {to}: exists already; choose another name")
+    if not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
+
+
+def _given(names: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of the source that the user has settled.
+
+    Raises:
+        UserError: a source has no such key.
+    """
+    given = override(Source, {}, options)
+    parse(Source, {"files": names, **given}, "data")  # names the nearest known key
+    return given
+
+
+def _misplaced_pictures(sample: Sample) -> str:
+    """Return why the pictures of a question have no place in it; empty = they have."""
+    try:
+        Style().turns(sample)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def _report(recognised: Recognised, trial: Trial) -> Iterator[str]:
+    used, count = len(trial.samples), trial.count
+    kinds = f" ({trial.kinds})" if used else ""
+    yield from _wrapped(
+        "tried:      ",
+        f"{used} of the first {count} rows earn the full reward with their own answer{kinds}",
+    )
+    if trial.left_out:
+        yield f"left out:   {len(trial.left_out)}"
+    for row in _different(trial.left_out)[:SHOWN_REASONS]:
+        yield from _wrapped("  ", f"{one_line(row.id, 60)}: {one_line(row.why)}")
+    for question in recognised.questions:
+        yield from _wrapped("to decide:  ", question)
+    if recognised.unused:
+        yield from _wrapped("not used:   ", ", ".join(recognised.unused))
+    for sample in trial.samples[:SHOWN_SAMPLES]:
+        yield ""
+        yield from _of_sample(sample)
+
+
+def _different(left_out: Sequence[LeftOut]) -> list[LeftOut]:
+    """Return the first row of each reason; numbers and names in it do not count."""
+    by_reason: dict[str, LeftOut] = {}
+    for row in left_out:
+        by_reason.setdefault(row.why[:30], row)
+    return list(by_reason.values())
+
+
+def _of_sample(sample: Sample) -> Iterator[str]:
+    yield from _wrapped("sample ", one_line(sample.id, 60))
+    for turn in sample.context:
+        yield from _wrapped(f"  {turn.role:9} ", _text(turn.text))
+    yield from _wrapped("  question  ", _text(sample.question))
+    if sample.choices:
+        letters = sample.letters or tuple(map(letter_of, range(len(sample.choices))))
+        options = map(" ".join, zip(letters, map(_text, sample.choices), strict=True))
+        yield from _wrapped("  options   ", ", ".join(options))
+    yield from _wrapped("  answer    ", f"{_text(sample.answer)} ({sample.answer_kind})")
+    sizes = [f"{width} x {height}" for width, height in sample.sizes]
+    yield from _wrapped("  pictures  ", ", ".join(sizes) if sample.images else "none")
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else shown(value, SHOWN_TEXT)
+    cut = one_line(text, SHOWN_TEXT)
+    return cut if len(cut) < SHOWN_TEXT else f"{cut}..."
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """Return a text in lines of the report's width, under its label."""
+    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)) or [
+        label
+    ]
+
+
+# --- the config -----------------------------------------------------------------------------------
+
+
+def _source_in(source: Source, folder: Path) -> dict[str, Any]:
+    """Return the keys of a source that differ from the defaults, with paths from a folder."""
+    values = source.model_dump(mode="json", exclude_defaults=True)
+    for key in ("files", "hub", "image_root"):
+        if isinstance(values.get(key), str):
+            values[key] = _path_from(folder, values[key])
+    return values
+
+
+def _path_from(folder: Path, name: str) -> str:
+    """Return a name of files that leads from a folder to where it leads from here."""
+    path = Path(name).expanduser()
+    is_here = path.exists() or glob.has_magic(name)
+    if path.is_absolute() or not is_here or folder.resolve() == Path().resolve():
+        return name
+    return os.path.relpath(path, folder)
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    """Return YAML whose innermost mappings and lists are on one line."""
+    return yaml.safe_dump(
+        content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=WIDTH
+    )
