@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE = 160
+SIDE = 180
 DISTINCT = 64
 """Pictures that differ; the others are copies of them in files of their own."""
 

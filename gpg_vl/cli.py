@@ -348,6 +348,7 @@ def _score_recorded(
         scored = recorded_answers.score_answers(benchmark, texts, answers)
         if to:
             records.save(scored, to)
+            records.save_left_out(benchmark.left_out, to)
         return _print_figures(name, name, benchmark, scored)
     except KeyboardInterrupt:
         _print("stopped; nothing is kept; start again")

@@ -41,6 +41,12 @@ _SIDEWAYS = {5, 6, 7, 8}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Modes with more than eight bits; a plain conversion would make them white or black."""
 _BITS = {"I": "more than 16 bits", "F": "floating-point numbers"}
+_UNSIGNED, _SIGNED = 1, 2
+"""Kinds of numbers in a TIFF file (tag 339)."""
+_NO_DATA = 42113
+"""Number of the TIFF tag that says which number stands for a missing one (GDAL)."""
+_NO_NUMBER = 1e30
+"""Size from which a floating-point number stands for a missing one."""
 _TRANSPARENT = {"RGBA", "LA", "PA", "La", "RGBa"}
 _PNG_STEPS = {"L;2": 85, "L;4": 17}
 """Factor by which Pillow multiplies grey of 2 or 4 bits, but not its transparent grey."""
@@ -48,6 +54,10 @@ _PNG_STEPS = {"L;2": 85, "L;4": 17}
 _NOT_PICTURES = {"EPS", "MPEG"}
 """Formats that Pillow knows by their header, but cannot decode without other programs."""
 _CONVERT = "which Pillow cannot open here; convert it to PNG or JPEG"
+_TIFF = (
+    "it is a TIFF file of a kind that Pillow cannot open (numbers of 64 bits, many bands), or it "
+    "is damaged; convert it to PNG"
+)
 _OTHER_CONTENT = (
     (0, b"version https://git-lfs", "it is a Git LFS pointer; fetch the picture: git lfs pull"),
     (4, b"ftyphei", f"it is a HEIC picture, {_CONVERT}"),
@@ -57,15 +67,31 @@ _OTHER_CONTENT = (
     (4, b"ftypavi", f"it is an AVIF picture, {_CONVERT}"),
     (0, b"\xff\x0a", f"it is a JPEG XL picture, {_CONVERT}"),
     (4, b"JXL ", f"it is a JPEG XL picture, {_CONVERT}"),
-    (0, b"<svg", f"it is an SVG drawing, {_CONVERT}"),
-    (0, b"<?xml", f"it is XML, perhaps an SVG drawing, {_CONVERT}"),
-    (0, b"<!DOCTYPE", "it is a web page; download the picture again"),
-    (0, b"<!doctype", "it is a web page; download the picture again"),
-    (0, b"<html", "it is a web page; download the picture again"),
     (0, b"%PDF", f"it is a PDF document, {_CONVERT}"),
     (0, b"PK\x03\x04", "it is a zip archive; unpack it"),
+    (0, b"\x1f\x8b", "it is compressed with gzip; unpack it"),
+    (0, b"\x93NUMPY", "it is an array of NumPy; save it as a picture (PNG, TIFF)"),
+    (128, b"DICM", f"it is a DICOM file, {_CONVERT}"),
+    (0, b"v/1\x01", f"it is an OpenEXR picture, {_CONVERT}"),
+    (0, b"#?RADIANCE", f"it is a Radiance HDR picture, {_CONVERT}"),
+    (4, b"ftyp", "it is a video; save its frames as pictures"),
+    (0, b"\x1aE\xdf\xa3", "it is a video; save its frames as pictures"),
+    (0, b"II*\x00", _TIFF),
+    (0, b"MM\x00*", _TIFF),
+    (0, b"II+\x00", _TIFF),
+    (0, b"\x89PNG", "it is a damaged PNG file; copy or download it again"),
 )
 """Offset, bytes there, and what to say of a file that is no picture for Pillow."""
+_OTHER_TEXT = (
+    (b"<svg", f"it is an SVG drawing, {_CONVERT}"),
+    (b"<?xml", f"it is XML, perhaps an SVG drawing, {_CONVERT}"),
+    (b"<!doctype", "it is a web page; download the picture again"),
+    (b"<html", "it is a web page; download the picture again"),
+)
+"""First words, in lower case, of a text that is no picture."""
+_HEAD_BYTES = 160
+_TEXT_MARGIN = b"\xef\xbb\xbf \t\r\n"
+"""Byte order mark and blanks that may stand before a text."""
 
 
 def picture_size(image: Path | bytes) -> Size:
@@ -185,12 +211,16 @@ def _check_content(image: Path | bytes) -> None:
 def _other_content(image: Path | bytes) -> str:
     """Say what a file is that Pillow does not know."""
     if isinstance(image, bytes):
-        head = image[:32]
+        head = image[:_HEAD_BYTES]
     else:
         with image.open("rb") as file:
-            head = file.read(32)
+            head = file.read(_HEAD_BYTES)
     for offset, magic, advice in _OTHER_CONTENT:
         if head[offset:].startswith(magic):
+            return advice
+    words = head.lstrip(_TEXT_MARGIN).lower()
+    for begin, advice in _OTHER_TEXT:
+        if words.startswith(begin):
             return advice
     return f"it is no picture that Pillow knows, it begins with {head[:16]!r}"
 
@@ -201,11 +231,10 @@ def _upright_size(opened: Image.Image) -> Size:
         # The only plugin that turns pictures itself while it decodes them; its `size` before that
         # depends on the version of Pillow, its tags do not.
         tags = cast(Any, opened).tag_v2
-        width, height, orientation = int(tags[256]), int(tags[257]), tags.get(_ORIENTATION)
+        width, height = int(tags[256]), int(tags[257])
     else:
         width, height = opened.size
-        orientation = _orientation(opened)
-    if orientation in _SIDEWAYS:
+    if _orientation(opened) in _SIDEWAYS:
         return height, width
     return width, height
 
@@ -252,6 +281,8 @@ def _upright_rgb(opened: Image.Image) -> Image.Image:
         turn = _TURNS.get(_orientation(opened))
     clear = _transparent_colour(opened)
     opened.load()
+    if opened.mode == "L" and _sample_format(opened) == _SIGNED:
+        raise ValueError("its numbers are signed, of 8 bits, which Pillow reads wrongly; store 16")
     if opened.mode in _DEEP:
         picture = _eight_bits(opened, clear)
     elif opened.mode in _TRANSPARENT or clear is not None:
@@ -311,8 +342,39 @@ def _eight_bits(opened: Image.Image, clear: Any) -> Image.Image:
 
 
 def _values(opened: Image.Image) -> NDArray[np.float64]:
-    """Return the numbers of a grey picture."""
-    return np.asarray(opened).astype(np.float64)
+    """Return the numbers of a grey picture; NaN where a file says that it has none.
+
+    Maps of heights and depths mark missing numbers by one of their own, often the largest one.
+    """
+    stored = np.asarray(opened)
+    if opened.mode == "I" and _sample_format(opened) == _UNSIGNED and _bits(opened) == 32:
+        stored = stored.view(np.uint32)  # Pillow has only signed ones
+    values = stored.astype(np.float64)
+    values[np.isfinite(values) & (np.abs(values) >= _NO_NUMBER)] = np.nan
+    if opened.format == "TIFF":
+        missing = str(cast(Any, opened).tag_v2.get(_NO_DATA, "")).strip("\0 ")
+        if missing:
+            values[values == float(missing)] = np.nan
+    return values
+
+
+def _sample_format(opened: Image.Image) -> int:
+    """Return the kind of numbers in a TIFF file; 0 = it is another file, or does not say."""
+    return _first_tag(opened, 339)
+
+
+def _bits(opened: Image.Image) -> int:
+    """Return the bits of each number in a TIFF file."""
+    return _first_tag(opened, 258)
+
+
+def _first_tag(opened: Image.Image, tag: int) -> int:
+    if opened.format != "TIFF":
+        return 0
+    value: Any = cast(Any, opened).tag_v2.get(tag, 0)
+    if isinstance(value, tuple):
+        return cast(tuple[int, ...], value)[0]
+    return value
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,10 +8,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 from typing import Any, Literal, NamedTuple
 
 from gpg_vl.parsing import image_marks
+from gpg_vl.parsing.choices import letters_of
 from gpg_vl.parsing.image_marks import Pieces
 from gpg_vl.parsing.markup import SPECIAL_TOKEN
 from gpg_vl.types import Sample
@@ -29,6 +29,10 @@ _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\U00013441\U00013442\U0001d1
 """Invisible characters, although their Unicode categories are letters or symbols."""
 _ENDS_WORD = re.compile(r"(?:^|\W)(?<!\d\.)$")
 _BEGINS_WORD = re.compile(r"(?!\w|\.\d)")
+_NUMBER_LIKE = re.compile(r"[-+$(]*\d.{0,12}")
+"""Options such as 3, 3.5 and 10 cm, in one case."""
+_BETWEEN = r"(?![./:-]\S)\W{1,8}(?:(?:or|and|[a-z])\b\W{0,4}){0,2}"
+"""Signs, "or" and a label between two options of a list: ", or " and " (b) ", but not in 3.5."""
 _MIN_LABELS = 3
 """Labels in a row, (A) (B) (C), that are a list of options whatever their words are. Two of them
 may be points of a figure: from (A) to (B)."""
@@ -55,13 +59,21 @@ def _shows_options(question: str, options: Sequence[str], letters: Sequence[str]
         _shows_options("Which digit? Choices: 1, 4.", ["1", "4"], ["A", "B"]) is True
     """
     asked = _same_case(question)
-    by_words = True
-    for option in options:
-        words = _same_case(option)
-        # a mark in the question is the place of a picture, not an option
-        if image_marks.has_marks(option) or not _contains(asked, words):
-            by_words = False
+    words = list(map(_same_case, options))
+    # a mark in the question is the place of a picture, not an option
+    by_words = not any(map(image_marks.has_marks, options))
+    if by_words and all(map(_NUMBER_LIKE.fullmatch, words)):
+        # a question has numbers of its own: they list the options only where they stand together
+        by_words = _lists(asked, words)
+    elif by_words:
+        by_words = all(_contains(asked, option) for option in words)
     return by_words or _shows_labels(question, letters)
+
+
+def _lists(text: str, options: Sequence[str]) -> bool:
+    """Return True where options stand in their order with only signs and labels between them."""
+    pattern = _BETWEEN.join(map(re.escape, options))
+    return re.search(rf"(?<![\w.]){pattern}(?!\w|\.\d)", text) is not None
 
 
 def _contains(text: str, words: str) -> bool:
@@ -89,13 +101,10 @@ def _shows_labels(question: str, letters: Sequence[str]) -> bool:
     return True
 
 
-def _letters_of(sample: Sample) -> list[str]:
-    """Return the letter of each option of a sample; empty where there are more than letters."""
-    if sample.letters:
-        return list(sample.letters)
-    if len(sample.choices) > len(ascii_uppercase):
-        return []
-    return list(ascii_uppercase[: len(sample.choices)])
+def _letters_of(sample: Sample) -> str:
+    """Return the letters of a sample's options; empty where there are more options than letters."""
+    letters = letters_of(sample.choices, sample.letters)
+    return letters if len(letters) == len(sample.choices) else ""
 
 
 class Reading(NamedTuple):
@@ -189,7 +198,7 @@ class Style:
         letters = _letters_of(sample)
         unneeded = sample.answer_kind != "choice" or self.options == "never"
         # options that are their own letters, A to D, stand in the question or in the picture
-        if unneeded or not sample.choices or list(sample.choices) == letters:
+        if unneeded or not sample.choices or list(sample.choices) == list(letters):
             return ""
         if _shows_options(sample.question, sample.choices, letters):
             return ""

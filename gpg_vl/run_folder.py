@@ -49,6 +49,8 @@ PACKAGES = (
 )
 """Packages whose versions are written down."""
 
+LEFT_OUT = "left_out.jsonl"
+"""Name of the file that lists the rows which a run does not use."""
 IMAGES_PER_STEP = 2
 """Groups per step whose pictures are kept, if they came as bytes. Rows name every picture."""
 
@@ -75,20 +77,27 @@ class RunFolder:
     @property
     def left_out_path(self) -> Path:
         """File that lists the rows which the run does not use."""
-        return self.path / "left_out.jsonl"
+        return self.path / LEFT_OUT
 
     @property
     def num_lost_rows(self) -> int:
         """Number of different rows that could not become prompts when they were drawn."""
         return len(self._lost)
 
-    def unused_rows(self, rows: Sequence[LeftOut]) -> None:
-        """Begin the list of what is left out, with the rows that reading left out (step 0)."""
+    def unused_rows(self, rows: Sequence[LeftOut], *, is_resumed: bool = False) -> None:
+        """Begin the list of what is left out, with the rows that reading left out (step 0).
+
+        Args:
+            is_resumed: the rows that were lost in earlier steps stay in the list.
+        """
         if self.rank:
             return
+        earlier = left_out_rows(self.path) if is_resumed else []
         self.left_out_path.unlink(missing_ok=True)
-        if rows:
-            _append_left_out(self.left_out_path, 0, rows)
+        _append_left_out(self.left_out_path, 0, rows)
+        for step, row in earlier:
+            if step:
+                _append_left_out(self.left_out_path, step, [row])
 
     def lost_rows(self, step: int, rows: Iterable[LeftOut]) -> list[LeftOut]:
         """List rows that could not become prompts in a step, each row of the data once.
@@ -103,8 +112,7 @@ class RunFolder:
             if (row.source, row.id) not in self._lost:
                 self._lost.add((row.source, row.id))
                 new.append(row)
-        if new:
-            _append_left_out(self.left_out_path, step, new)
+        _append_left_out(self.left_out_path, step, new)
         return new
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -177,11 +185,25 @@ class RunFolder:
                     path.write_bytes(image)
 
 
+def left_out_rows(run: Path) -> list[tuple[int, LeftOut]]:
+    """Return the rows that a run does not use, each with the step that lost it; 0 = reading."""
+    path = run / LEFT_OUT
+    if not path.exists():
+        return []
+    found: list[tuple[int, LeftOut]] = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # the last may be cut off
+        row = json.loads(line)
+        found.append((row.pop("step"), LeftOut(**row)))
+    return found
+
+
 def _append_left_out(path: Path, step: int, rows: Iterable[LeftOut]) -> None:
     lines: list[str] = []
     for row in rows:
         line = {"step": step, **row._asdict()}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    if not lines:
+        return
     # half a surrogate pair, which no file can hold, becomes a question mark
     with path.open("a", encoding="utf-8", errors="replace") as file:
         file.write("".join(lines))

@@ -79,7 +79,7 @@ class Sample:
     """
 
     id: str
-    """Unique in its data set; seeds, run folders and reports name the sample by it."""
+    """Unique in its source; seeds, run folders and reports name the sample by it."""
     question: str
     """Words of the question, without answer format or chat template. A mark such as <image> or
     <image 2> is the place of a picture; without marks the pictures come first."""

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from gpg_vl.config import loading
+from gpg_vl.config.schema import Source
+from gpg_vl.data.sources import read_source
 from gpg_vl.errors import UserError
 from gpg_vl.evaluation import compare, metrics, recorded_answers
 from gpg_vl.evaluation.records import Record, failures
@@ -90,6 +92,18 @@ def test_a_long_answer_has_a_short_message(row: Any, name, tmp_path):
     content = row if name == "a.jsonl" else [row]
     (tmp_path / name).write_text(json.dumps(content) + "\n")
     sentence(lambda: recorded_answers.read_answers(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", [LONG, f"{LONG}.jsonl", f"{LONG}/*.jsonl", "~nobody_here/a.jsonl"])
+def test_a_name_that_finds_no_rows_has_a_short_message(name, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "?", "answer": 3, "answer_kind": "number"}\n')
+    for source in (
+        Source(files=name),
+        Source(hub=name),
+        Source(files="a.jsonl", image_root=name),
+        Source(files="a.jsonl", columns={"tags": name}),
+    ):
+        sentence(lambda source=source: list(read_source(source, base_dir=tmp_path, key="data.0")))
 
 
 def test_long_ids_in_a_file_of_answers_have_a_short_message(tmp_path):

@@ -174,6 +174,7 @@ def grey(values: list[float], kind: Any) -> Image.Image:
         ([np.nan, 0.0, 0.2, 1.0], np.float32, "TIFF", [0, 0, 51, 255]),
         ([np.inf, -np.inf, 0.0, 0.2, 1.0], np.float32, "TIFF", [255, 0, 0, 51, 255]),
         ([np.nan, np.nan], np.float32, "TIFF", [0, 0]),
+        ([-3.4028235e38, 0.0, 0.2, 1.0], np.float32, "TIFF", [0, 0, 51, 255]),  # missing in a map
         ([65535, 65535], np.uint16, "PNG", [255, 255]),  # all white
         ([0, 0], np.uint16, "PNG", [0, 0]),
         ([257, 257], np.uint16, "PNG", [1, 1]),
@@ -195,6 +196,30 @@ def test_either_order_of_bytes_is_read(order):
 def test_numbers_that_mean_white_at_zero_are_turned_round():
     content = encoded(grey([0, 3000, 4000], np.uint16), "TIFF", tiffinfo={262: 0})
     assert pixels(content) == [WHITE, (64, 64, 64), BLACK]
+
+
+def test_a_missing_number_of_a_map_is_not_of_its_range():
+    content = encoded(grey([-9999, 0, 1000], np.int32), "TIFF", tiffinfo={42113: "-9999"})
+    assert pixels(content) == [BLACK, BLACK, WHITE]
+
+
+def test_whole_numbers_without_a_sign_are_not_read_as_negative_ones():
+    content = encoded(grey([0, 0x7FFFFFFF, -1], np.int32), "TIFF")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+    assert content.count(signed) == 1
+    content = content.replace(signed, unsigned)
+    assert pixels(content) == [BLACK, (127, 127, 127), WHITE]  # -1 is 0xFFFFFFFF
+
+
+def test_eight_bits_with_a_sign_are_refused():
+    content = encoded(Image.new("L", (1, 1), 200), "TIFF", tiffinfo={339: 2})
+    with pytest.raises(UnusableSampleError, match="its numbers are signed"):
+        open_picture(content)
+
+
+def test_an_orientation_in_xmp_alone_counts_in_a_tiff_too():
+    content = encoded(noise(), "TIFF", tiffinfo={700: b'<x tiff:Orientation="6"/>'})
+    assert picture_size(content) == open_picture(content).size == (20, 30)
 
 
 def test_print_colours_and_bits_become_rgb():
@@ -266,6 +291,10 @@ def test_frames_that_cannot_be_read_are_said():
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC or AVIF picture.*convert it"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing"),
         (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"\xef\xbb\xbf\n<HTML>", "it is a web page"),
+        (b"\0" * 128 + b"DICM", "DICOM file"),
+        (b"II*\0" + b"\0" * 20, "TIFF file of a kind that Pillow cannot open"),
+        (b"\0\0\0\x18ftypmp42", "it is a video"),
         (b"%PDF-1.7", "PDF document"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture that"),
         (b"hello", r"it is no picture that Pillow knows, it begins with b'hello'"),

@@ -386,6 +386,7 @@ def choosing(question, *options, **fields):
         ("Which animal is it? A cat?", ["cat", "dog"]),
         ("Is it a category of dogs?", ["cat", "dog"]),  # parts of words
         ("How long is it, 3.5 or 13?", ["3", "5", "13"]),
+        ("AB = 3, BC = 4, AC = 5. How long is x?", ["3", "4", "5"]),  # numbers of the figure
         ("Which way is it from (A) to point (B)?", ["left", "right"]),
         ("Does ABC. have CD: or AB)?", ["x", "y", "z", "w"]),
         ("Which is it?", ["C. 1", "2", "3"]),

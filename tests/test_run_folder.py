@@ -404,6 +404,20 @@ def test_a_run_that_goes_on_lists_no_row_twice_and_forgets_later_steps(tmp_path)
     ]
 
 
+def test_a_run_that_goes_on_lists_what_reading_leaves_out_now(tmp_path):
+    begun = RunFolder(tmp_path)
+    begun.unused_rows([LeftOut("a", "no number", "x"), LeftOut("b", "gone", "x")])
+    begun.lost_rows(3, [LeftOut("one", "cut", "x")])
+    with begun.left_out_path.open("a") as file:
+        file.write('{"step": 6, "id"')  # killed while it was writing
+    RunFolder(tmp_path).unused_rows([LeftOut("c", "gone", "x")], is_resumed=True)
+    assert listed(tmp_path) == [(0, "x", "c", "gone"), (3, "x", "one", "cut")]
+    assert run_folder.left_out_rows(tmp_path) == [
+        (0, LeftOut("c", "gone", "x")),
+        (3, LeftOut("one", "cut", "x")),
+    ]
+
+
 def test_a_new_run_begins_its_list_anew_and_only_the_main_process_writes(tmp_path):
     (tmp_path / "left_out.jsonl").write_text("of a run that was killed\n")
     other = RunFolder(tmp_path, rank=1)

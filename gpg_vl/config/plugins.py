@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, validate_call
 
-from gpg_vl.config.resources import is_file
+from gpg_vl.config.paths import is_file
 from gpg_vl.errors import UserError, one_line, shown
 
 _PACKAGE = Path(__file__).parents[1]

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from gpg_vl.config.paths import is_file
 from gpg_vl.errors import UserError, one_line, shown
 
 ResourceKind = Literal["configs", "evaluation", "data"]
@@ -30,14 +31,6 @@ def names(kind: ResourceKind) -> list[str]:
 def summary_line(kind: ResourceKind, name: str) -> str:
     """Return the first line of a shipped file, which is a comment that describes it."""
     return find(kind, name).read_text().partition("\n")[0].removeprefix("# ")
-
-
-def is_file(path: Path) -> bool:
-    """Return True if there is such a file; a name that is too long for any file names none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:

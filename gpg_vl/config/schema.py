@@ -85,17 +85,18 @@ class Source(Section):
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Values of columns that the rows do not have, for example {answer_kind: choice}."""
     image_root: str | None = None
-    """Folder that image paths are relative to; empty = the folder of the file."""
+    """Folder that image paths start at, and may not leave; empty = the folder of the file."""
     image_hosts: tuple[str, ...] = ()
-    """Hosts that images may be downloaded from, where a row has an address instead of a path."""
+    """Hosts that images may be downloaded from, where a row has an address instead of a path:
+    example.org | .example.org = its subdomains | 127.0.0.1:8000 = a server on this machine."""
     answer_index: Literal[0, 1] | None = None
-    """Truths of choices are the places of the right options, counted from 0 or from 1; empty = they
-    are letters or words."""
+    """Number of the first option, where the truth of a choice is the number of the right option;
+    empty = truths are letters or words."""
     box_format: Literal["xyxy", "xywh", "cxcywh", "polygon"] = "xyxy"
     """Numbers of a true box. xyxy: two corners | xywh: corner, width, height (COCO) | cxcywh:
     middle, width, height (YOLO) | polygon: points x, y, x, y...; its bounds are the box."""
     decimal: Literal[".", ","] = "."
-    """Decimal sign of numbers in the answers of a .csv file."""
+    """Decimal sign of numbers in the answers; many countries write a comma in their .csv files."""
     head: int | None = Field(default=None, ge=1)
     """Number of rows to use, from the first; empty = all."""
     weight: int = Field(default=1, ge=1)
@@ -222,8 +223,8 @@ class RolloutConfig(Section):
     ratio."""
     max_lost: float = Field(default=0.05, ge=0, le=1)
     """Largest share of unusable samples (image missing, prompt longer than the context window)
-    among all drawn samples; above it the run stops, once 10 different rows are lost (all rows of a
-    smaller data set) or more than half of the draws; 0 = the first one stops it."""
+    among all drawn samples; above it the run stops. It is judged when 10 different rows are lost
+    (all, of fewer rows), or at least 10 draws and more than half of them; 0 = none may be lost."""
     max_faults: float = Field(default=0.2, ge=0, le=1)
     """Largest share of a step's answers on which a verifier may fail; above it the run stops."""
     idle_steps: int = Field(default=5, ge=1)

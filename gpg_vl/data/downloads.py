@@ -125,7 +125,7 @@ class Downloads:
             why = f"it took more than {self.seconds:g} seconds"
             raise ValueError(f"the picture {shown(url)} cannot be downloaded: {why}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            why = " ".join(str(error).split()) or type(error).__name__
+            why = one_line(error) or type(error).__name__
             raise ValueError(f"the picture {shown(url)} cannot be downloaded: {why}") from None
         self._keep(content, path)
         return path
@@ -174,6 +174,11 @@ class Downloads:
         port = usual if port is None else port
         if not self._is_listed(host, port, usual):
             entry = host if port == usual else f"{host}:{port}"
+            if _is_inside(host):
+                raise ValueError(
+                    f"the host of {shown(url)} is inside a private network, which cannot be "
+                    f"listed, except {LOCAL}:PORT; download the pictures first"
+                )
             raise ValueError(
                 f"the host of {shown(url)} is not listed; list the host under image_hosts: "
                 f"[{entry}], or download the pictures first"
@@ -245,6 +250,14 @@ def is_public(address: str) -> bool:
     is_special = ip.is_multicast or ip.is_reserved or ip.is_unspecified
     is_near = ip.is_private or ip.is_loopback or ip.is_link_local
     return ip.is_global and not is_special and not is_near
+
+
+def _is_inside(host: str) -> bool:
+    """Return True for a host that is known as private without asking a name server."""
+    try:
+        return host != LOCAL and not is_public(host)
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _host_and_port(entry: str) -> tuple[str, int | None]:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from gpg_vl.config.schema import Source
-from gpg_vl.data.columns import cells, chats, options, picture_cells, true_boxes, truths
+from gpg_vl.data.columns import (
+    cells,
+    chats,
+    options,
+    picture_cells,
+    true_boxes,
+    true_options,
+    truths,
+)
 from gpg_vl.data.columns.chats import Chat
 from gpg_vl.data.columns.options import Options
 from gpg_vl.data.columns.picture_cells import Picture
@@ -26,7 +34,7 @@ from gpg_vl.types import Sample, Size, Turn
 
 NEEDED = ("question", "answer_kind", "answer")
 """Columns that every row must have."""
-CHAT_COLUMNS = ("conversations", "messages", "prompt")
+CHAT_COLUMNS = ("conversations", "messages", "prompt", "conversation", "texts")
 """Columns that hold the question as a chat, in rows without a question."""
 PICTURE_COLUMNS = ("images", "image")
 BOX_KINDS = {"boxes", "detection"}
@@ -106,7 +114,7 @@ def renamed(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
             taken.add(theirs)
         elif our_column in NEEDED and our_column not in source.defaults:
             raise ValueError(
-                f"columns: {our_column}: {theirs}: the row has no column {theirs!r}; it has "
+                f"columns: {our_column}: the row has no column {shown(theirs)}; it has "
                 f"{_names(row)}"
             )
     if "system" in named and not cells.is_missing(named["system"]):
@@ -124,9 +132,10 @@ def renamed(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _joined(our_column: str, values: Sequence[Any]) -> Any:
-    """Join the cells of several columns: pictures without the empty cells, or options."""
+    """Join the cells of several columns, of pictures or of options."""
     if our_column in PICTURE_COLUMNS:
-        return [value for value in values if not cells.is_missing(value)]
+        # an empty one keeps its place: without it <image 3> would be the second picture
+        return [None if cells.is_missing(value) else value for value in values]
     return options.from_columns(values)
 
 
@@ -153,6 +162,9 @@ def checked(
     if not sizes:
         sizes = _declared_sizes(values.get("sizes"))
     found = _options(values.get("choices"), kind)
+    question = _question(values, chat)
+    if kind == "choice":
+        true_options.check_question(question, found)
     answer, answer_image = _answer(values, kind, chat, found, row_format)
     tags = _tags(values.get("tags"))
     columns: dict[str, Any] = {}
@@ -167,7 +179,7 @@ def checked(
             columns[name] = value
     return Sample(
         id=_text(values, "id", origin),
-        question=_question(values, chat),
+        question=question,
         context=context,
         images=images,
         sizes=sizes,
@@ -189,7 +201,15 @@ def checked(
 def _chat(values: Mapping[str, Any]) -> Chat | None:
     """Return the chat that a row asks with; None where its question is a text."""
     name = _chat_column(values)
-    return chats.read_chat(values[name]) if name else None
+    if name:
+        return chats.read_chat(values[name])
+    for column in CHAT_COLUMNS:
+        if cells.is_missing(values.get("question")) and isinstance(values.get(column), list):
+            raise ValueError(
+                f"{column} is {shown(values[column])}, expected a list of turns such as "
+                "{role: user, content: ...}"
+            )
+    return None
 
 
 def _chat_column(values: Mapping[str, Any]) -> str:
@@ -206,7 +226,13 @@ def _chat_column(values: Mapping[str, Any]) -> str:
 def _question(values: Mapping[str, Any], chat: Chat | None) -> str:
     if chat is not None:
         return cells.text_of(chat.question, "question")
-    return cells.text_of(_needed(values, "question"), "question")
+    question = cells.text_of(_needed(values, "question"), "question")
+    if question.strip() in cells.WRITTEN_NULLS:
+        raise ValueError(
+            f"question is missing: got the text {shown(question)}, which pandas writes for an "
+            "empty cell"
+        )
+    return question
 
 
 def _context(values: Mapping[str, Any], chat: Chat | None) -> tuple[Turn, ...]:
@@ -288,11 +314,12 @@ def _pictures(values: Mapping[str, Any], chat: Chat | None) -> list[Picture]:
     found = picture_cells.pictures_of(_picture_cell(values))
     if chat is None or not chat.images:
         return found
-    if found:
+    in_chat = picture_cells.pictures_of(chat.images)
+    if found and found != in_chat:
         raise ValueError(
-            "the chat holds pictures, and so does the row beside it; expected them in one place"
+            "the chat holds pictures, and the row beside it other ones; expected them in one place"
         )
-    return picture_cells.pictures_of(chat.images)
+    return in_chat
 
 
 def _images(
@@ -373,8 +400,8 @@ def _answer(
     if cells.is_missing(value) and chat is not None and chat.answer is not None:
         value = chat.answer
     else:
-        value = _needed(values, "answer")
-    answer = truths.read_truth(value, kind)
+        value = chats.read_answer(_needed(values, "answer"))
+    answer = truths.read_truth(value, kind, found.choices)
     declared = _number_of_image(values.get("answer_image"))
     if kind in BOX_KINDS:
         boxes = true_boxes.read_boxes(answer, row_format.box_format)
@@ -384,12 +411,12 @@ def _answer(
             )
         return boxes.answer, declared or boxes.image
     if kind == "choice":
-        return options.read_truth(answer, found, row_format.answer_index), declared
+        return true_options.read_truth(answer, found, row_format.answer_index), declared
     if kind in NUMBER_KINDS and row_format.decimal == ",":
         answer = _with_decimal_point(answer)
     elif kind in NUMBER_KINDS and isinstance(answer, str) and _MAY_BE_DECIMAL.fullmatch(answer):
         raise ValueError(
-            f"answer {answer!r} has a comma; if that is its decimal sign, set decimal: ','"
+            f"answer {shown(answer)} has a comma; if that is its decimal sign, set decimal: ','"
         )
     return answer, declared
 
@@ -458,7 +485,8 @@ def write(samples: Iterable[Sample], folder: Path) -> int:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     unfinished = folder / "samples.jsonl.part"
     count = 0
-    with unfinished.open("w", encoding="utf-8") as file:
+    # half of a surrogate pair is written as \ud83d, which JSON reads back
+    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for sample in samples:
             count += 1
             row = _row(sample, folder, count)

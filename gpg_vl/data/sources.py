@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from gpg_vl.config import plugins
+from gpg_vl.config.paths import expanded, is_folder
 from gpg_vl.config.schema import Source
 from gpg_vl.data.caches import cache_dir
 from gpg_vl.data.columns import cells
@@ -16,7 +17,7 @@ from gpg_vl.data.reading.hub import hub_rows
 from gpg_vl.data.reading.raw_rows import BadRow, Row
 from gpg_vl.data.recipes import ALIASES
 from gpg_vl.data.rows import RowFormat, addresses_of, sample_of
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.pictures import picture_size
 from gpg_vl.types import LeftOut, Sample, Size
 
@@ -62,8 +63,8 @@ class _Columns:
             for name in _listed(theirs):
                 if self.seen and name not in self.found:
                     raise UserError(
-                        f"{origin}: columns: {our_column}: {name}: no row has a column {name!r}; "
-                        f"there are {', '.join(self.seen)}"
+                        f"{origin}: columns: {our_column}: no row has a column {shown(name)}; "
+                        f"there are {one_line(', '.join(self.seen))}"
                     )
 
 
@@ -182,9 +183,12 @@ def _id_of(row: Row, source: Source, origin: str) -> str:
     """Return the id of a row that cannot be read: its own, if that can be read."""
     name = source.columns.get("id", "id")
     own = row.get(name) if isinstance(name, str) else None
-    if isinstance(own, str | int) and not cells.is_missing(own):
-        return str(own)
-    return origin
+    if not isinstance(own, str | int):
+        return origin
+    try:
+        return cells.text_of(str(own), "id")
+    except ValueError:  # it is missing, or cannot be written
+        return origin
 
 
 def parts(source: Source, base_dir: Path) -> Iterator[Rows]:
@@ -230,12 +234,13 @@ def _image_root(source: Source, base_dir: Path) -> Path | None:
     """
     if source.image_root is None:
         return None
-    for folder in (base_dir / source.image_root, Path(source.image_root)):
-        if folder.is_dir():
+    root = expanded(source.image_root)
+    for folder in (base_dir / root, root):
+        if is_folder(folder):
             return folder
     raise UserError(
-        f"image_root: {source.image_root} does not exist, neither beside the config ({base_dir}) "
-        "nor in the working directory"
+        f"image_root: {one_line(source.image_root)} does not exist, neither beside the config "
+        f"({base_dir}) nor in the working directory"
     )
 
 

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +22,7 @@ from gpg_vl.types import Completion, LeftOut, Sample, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Held-out questions with the prompt style that asks them and the verifiers that score them."""
 
@@ -59,7 +60,7 @@ class Benchmark:
             f"{first.why}"
         )
 
-    @property
+    @cached_property
     def repeated_ids(self) -> set[str]:
         """Ids that questions of several sources have in common."""
         times = Counter(sample.id for sample in self.questions)
@@ -114,10 +115,17 @@ class Benchmark:
             beside=beside,
             each=sampled_accuracies,
             tags=sample.tags,
-            digest=_digest(_question_bytes(sample)),
+            digest=self._digest_of(sample),
             pictures=_pictures_digest(sample),
             fault=_first_verifier_error(judged),
         )
+
+    def _digest_of(self, sample: Sample) -> str:
+        """Return a digest of a question; where its id names several, of its source and id too."""
+        parts = [_question_bytes(sample)]
+        if sample.id in self.repeated_ids:
+            parts.append(f"{sample.source}\n{sample.id}".encode("utf-8", "surrogatepass"))
+        return _digest(*parts)
 
 
 def settings_of(spec: BenchmarkSpec) -> Settings:

@@ -1,10 +1,12 @@
 """Score answers that were recorded elsewhere, without any model.
 
 The file has a row per question with the columns `id` and `text` (other names by `--map
-id=idx,text=response`): JSON lines, a JSON list of such objects, a JSON object of id -> text, or a
-table (CSV, TSV, parquet). Every question of the benchmark must be answered once, and every answer
-must belong to a question; else nothing is scored, and one sentence names the ids that do not fit.
-Where sources of the benchmark share ids, a column `source` says whose question is answered.
+id=idx,text=response`, and dotted ones for fields of a column): JSON lines, a JSON list of such
+objects, alone or in an object under a name such as `results`, a JSON object of id -> text or of
+id -> row, or a table (CSV, TSV, parquet). Every question of the benchmark must be answered once,
+and every answer must belong to a question; else nothing is scored, and one sentence names the ids
+that do not fit. Where sources of the benchmark share ids, a column `source` says whose question is
+answered.
 """
 
 import json
@@ -15,7 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from gpg_vl.data.columns import cells
 from gpg_vl.data.reading import formats, text_files
+from gpg_vl.data.reading.json_rows import LISTS_OF_ROWS
 from gpg_vl.data.reading.raw_rows import sound
 from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.evaluation.benchmark import Benchmark, settings_of
@@ -115,8 +119,8 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> list[Answer]:
     for where, row in _rows(path, source_column):
         _check_columns(row, source_column, where)
         answer = Answer(
-            id=_id(row[source_column["id"]], where),
-            text=_text(row[source_column["text"]], where),
+            id=_id(cells.dotted(row, source_column["id"]), where),
+            text=_text(cells.dotted(row, source_column["text"]), where),
             source=str(row.get(source_column["source"]) or ""),
         )
         answers.append(answer)
@@ -137,6 +141,9 @@ def _rows(path: Path, source_column: Mapping[str, str]) -> Iterator[tuple[str, M
             yield f"{path} row {number}", sound(row, path)
     elif ending == ".json":
         yield from _json_rows(path, source_column)
+    elif rows := formats.array_of_rows(path):
+        for number, row in enumerate(rows, 1):
+            yield f"{path} row {number}", sound(row, path)
     else:
         for number, row in formats.numbered_jsonl(path):
             yield f"{path} line {number}", row
@@ -159,10 +166,12 @@ def _json_rows(
         if by_id.keys() >= {source_column["id"], source_column["text"]}:
             yield f"{path}", by_id  # the only question of a benchmark
             return
-        for name, text in by_id.items():
-            row = {source_column["id"]: name, source_column["text"]: text}
-            yield f"{path}: {one_line(name)}", row
-        return
+        named_list = _list_of_answers(by_id)
+        if named_list is None:
+            for name, value in by_id.items():
+                yield f"{path}: {one_line(name)}", _keyed(name, value, source_column)
+            return
+        content = named_list
     if not isinstance(content, list):
         raise UserError(
             f"{path}: got {shown(content)}, expected a list of objects with the columns id and "
@@ -174,6 +183,26 @@ def _json_rows(
                 f"{path} row {number}: got {type(row).__name__}, expected an object of columns"
             )
         yield f"{path} row {number}", cast(dict[str, Any], row)
+
+
+def _list_of_answers(content: Mapping[str, Any]) -> list[Any] | None:
+    """Return the list of all answers that an object holds beside other things, if it does."""
+    lists: list[list[Any]] = []
+    for name, value in content.items():
+        if name.lower() in LISTS_OF_ROWS and isinstance(value, list):
+            items = cast(list[Any], value)
+            if items and isinstance(items[0], dict):
+                lists.append(items)
+    return lists[0] if len(lists) == 1 else None
+
+
+def _keyed(name: str, value: Any, source_column: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the row of an answer that is kept by its id: a text, or an object with the text."""
+    if isinstance(value, dict):
+        columns = cast(dict[str, Any], value)
+        if cells.has(columns, source_column["text"]):
+            return {source_column["id"]: name, **columns}
+    return {source_column["id"]: name, source_column["text"]: value}
 
 
 def _json_content(path: Path) -> Any:
@@ -203,7 +232,7 @@ def _check_columns(row: Mapping[str, Any], source_column: Mapping[str, str], whe
     missing: list[str] = []
     for our_column in ("id", "text"):
         name = source_column[our_column]
-        if name not in row:
+        if not cells.has(row, name):
             renamed = f" (the file's {shown(name)})" if name != our_column else ""
             missing.append(f"{our_column!r}{renamed}")
     if missing:
@@ -245,7 +274,7 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, Mapping):
         raise UserError(
             f"{where}: text: got the mapping {shown(value)}, expected one text; give the words of "
-            "the model alone (of an OpenAI response choices[0].message.content)"
+            "the model alone (of an OpenAI response --map text=COLUMN.choices.0.message.content)"
         )
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise UserError(

@@ -5,6 +5,7 @@ well-formed spelling (strict mode); `find` picks boxes out of any text, also out
 (lenient mode). Both return boxes in the order of the text.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -283,7 +284,7 @@ def _parse_value(tokens: list[str], depth: int) -> Any:
     if token in _CLOSING:
         return _parse_list(tokens, _CLOSING[token], depth)
     if token[0] in "\"'":
-        return token[1:-1]
+        return _text(token)
     if token.lower() in _CONSTANTS:
         return _CONSTANTS[token.lower()]
     return float(token)
@@ -299,6 +300,16 @@ def _parse_list(tokens: list[str], closing: str, depth: int) -> list[Any]:
             raise ValueError("no comma between items")
     tokens.pop()
     return items
+
+
+def _text(token: str) -> str:
+    """Return the text of a quoted token; only what JSON escapes is unescaped."""
+    if "\\" in token and token[0] == '"':
+        try:
+            return json.loads(token)
+        except ValueError:
+            pass  # JSON has no such escape; the text as it stands
+    return token[1:-1]
 
 
 def _parse_record(tokens: list[str], depth: int) -> dict[str, Any]:

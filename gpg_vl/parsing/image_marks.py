@@ -11,16 +11,22 @@ from collections.abc import Sequence
 Pieces = list[str | int]
 """A text in pieces: words, and numbers of pictures, counted from 0, at their places."""
 
-_NUMBER = r"[ _#:-]?(?P<number{}>\d{{1,4}})"
+_NUMBER = r"[ _#:-]{{0,2}}(?P<number{}>\d{{1,4}})"
 _MARKS = (
     rf"<(?:image|img){_NUMBER.format(1)}>",  # <image 1>, <image_1>, <img1>
     rf"<\|(?:image|img){_NUMBER.format(2)}\|>",  # <|image_1|> of Phi-3
     rf"\[(?:image|img){_NUMBER.format(3)}\]",  # [IMG_1]
     rf"\{{image{_NUMBER.format(4)}\}}",  # {image#1}
-    r"<image>(?:\./)?</image>",  # <image>./</image> of MiniCPM-V
+    r"<image>(?:\./|[^<>\n]{1,300}\.\w{2,4})?</image>",  # <image>./</image> of MiniCPM-V
+    r"<img>(?:<IMG_CONTEXT>)+</img>|(?:<IMG_CONTEXT>)+",  # InternVL
     r"<img>(?:[^<>\n]{1,300}</img>)?",  # <img>a.png</img> of Qwen-VL: the row names its pictures
-    r"<image>|<image_?placeholder>|<image_?here>|<image_token>|<image_pad>",
-    r"<\|image\|>|<\|image_pad\|>|<\|imgpad\|>",
+    r"<fake_token_around_image>(?:<image>)+<fake_token_around_image>",  # Idefics
+    r"<\|begin_of_image\|>(?:<\|image\|>)+<\|end_of_image\|>",  # GLM
+    r"<\|image_start\|>(?:<\|image\|>|<\|patch\|>)+<\|image_end\|>",  # Llama 4
+    r"<\|media_(?:start|begin)\|>image<\|media_content\|><\|media_pad\|><\|media_end\|>",  # Kimi
+    r"<image>|<image_?placeholder>|<image_?here>|<image_?content>|<image_token>|<image_pad>",
+    r"<(?:image|img) ?/>|&lt;image&gt;",  # <image/>, and <image> as a web page writes it
+    r"<\|image\|>|<\|image_pad\|>|<\|imgpad\|>|<\|media_pad\|>",
     r"<start_of_image>(?:<image_soft_token>)*(?:<end_of_image>)?|<image_soft_token>",  # Gemma 3
     r"\[(?:image|img)\]",  # [IMG] of Pixtral
 )

@@ -6,14 +6,13 @@ reported by `load`.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
-from gpg_vl.config.resources import is_file
+from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.errors import UserError, one_line, shown
 
 SUPPORTED = (
@@ -85,15 +84,7 @@ def find_model(name: str, key: str = "policy.model") -> Path:
 
 def is_here(name: str) -> bool:
     """Return True if a model's name is a folder on this machine, and not a hub id."""
-    return bool(name) and _is_folder(Path(os.path.expanduser(name)))  # noqa: PTH111
-
-
-def _is_folder(path: Path) -> bool:
-    """Return True if there is such a folder; a name that is too long for any folder names none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return bool(name) and is_folder(expanded(name))
 
 
 def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Path:
@@ -105,9 +96,8 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     Raises:
         UserError: there is no such model.
     """
-    # Path.expanduser raises for a user that does not exist.
-    folder = Path(os.path.expanduser(name))  # noqa: PTH111
-    if name and _is_folder(folder):
+    folder = expanded(name)
+    if name and is_folder(folder):
         return folder
     if is_file(folder):
         raise UserError(

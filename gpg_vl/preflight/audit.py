@@ -112,6 +112,7 @@ def audit(
     if len(decoded) < len(dataset.samples):
         cut = f" (pictures of {len(decoded):,} of {len(dataset.samples):,} rows were looked at)"
     yield from overlap(experiment, trained_pictures, cut, head)
+    yield from warmup_rows(experiment, head)
     if reader is not None:
         yield from lengths(experiment, dataset, reader)
     if model is not None:
@@ -196,16 +197,49 @@ def _cut(sources: Sequence[Source], dataset: Dataset, head: int | None) -> str:
 
 def reference_answers(dataset: Dataset, cut: str = "") -> Iterator[Finding]:
     """Yield how many rows are used, and why the others are not."""
-    used, left_out = len(dataset.samples), dataset.left_out
+    used = len(dataset.samples)
     yield Finding("fine", f"reference answers: {used} rows earn the full reward{cut}")
-    if left_out:
-        level: Level = "mind" if len(left_out) < used else "stop"
-        all_rows = used + len(left_out)
-        yield Finding(
-            level, f"left out: {len(left_out)} rows of {all_rows}; {described(left_out[0])}"
+    yield from unused_rows(dataset)
+
+
+def unused_rows(dataset: Dataset, where: str = "") -> Iterator[Finding]:
+    """Yield why rows of a data set are not used, the most frequent reason first.
+
+    Args:
+        where: names the data set, if it is not that of the training.
+    """
+    used, left_out = len(dataset.samples), dataset.left_out
+    if not left_out:
+        return
+    rows = used + len(left_out)
+    used_ids = {sample.id for sample in dataset.samples}
+    # two sources may read one file, each the rows of its own kind
+    lost = [row for row in left_out if row.id not in used_ids]
+    level: Level = "mind" if len(lost) < used else "stop"
+    first, *others = by_reason(left_out)
+    yield Finding(level, f"{where}left out: {len(left_out)} rows of {rows}; {first}")
+    for line in others:
+        yield Finding(level, f"{where}left out: {line}")
+
+
+def warmup_rows(experiment: Experiment, head: int | None) -> Iterator[Finding]:
+    """Yield why rows of the warm-up's own data are not used."""
+    config = experiment.config
+    if not config.warmup.steps or not config.warmup.data:
+        return
+    try:
+        dataset = read_dataset(
+            _first_rows(config.warmup.data, head),
+            experiment.verifiers,
+            base_dir=config.base_dir,
+            seed=config.seed,
+            key="warmup.data",
+            why_unaskable=experiment.why_unaskable,
         )
-        for line in by_reason(left_out)[1:]:
-            yield Finding(level, f"left out: {line}")
+    except UserError as error:
+        yield Finding("stop", f"warmup: {error}")
+        return
+    yield from unused_rows(dataset, "warmup: ")
 
 
 def rewards(kind: str, samples: Sequence[Sample], verifiers: VerifierSet) -> Iterator[Finding]:
@@ -328,6 +362,7 @@ def overlap(
     except UserError as error:
         yield Finding("stop", f"evaluation.benchmark: {error}")
         return
+    yield from unused_rows(held_out, "evaluation.benchmark: ")
     decoded = _some(held_out.samples, DECODED_ROWS)
     if not cut and len(decoded) < len(held_out.samples):
         cut = f" (pictures of {len(decoded):,} of {len(held_out.samples):,} tests were looked at)"

@@ -13,7 +13,13 @@ from itertools import chain, product
 from gpg_vl.boxes import Box
 from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.types import Sample, Size
-from gpg_vl.verifiers.boxes import DECLARED, check_image, cut_to_image, stored_boxes
+from gpg_vl.verifiers.boxes import (
+    DECLARED,
+    TRUTH_ROUNDING,
+    check_image,
+    cut_to_image,
+    stored_boxes,
+)
 
 FORMATS = ("xyxy", "xywh", "cxcywh")
 """Box formats of four numbers."""
@@ -29,6 +35,7 @@ FAR_BEYOND = 1.25
 """Times a limit that a side must have, to expect boxes beyond the limit."""
 MAX_CHANCE = 0.05
 """Chance, if edges lay anywhere in the picture, below which their limit is no chance."""
+THOUSAND = 1000.0
 MIN_BOXES = 3
 """Boxes in larger pictures without which a limit says nothing."""
 
@@ -63,6 +70,30 @@ class _Limit:
 
 
 @dataclass
+class _OwnSides:
+    """Tells by chance alone how likely it is that thousandths never exceed the picture's pixels."""
+
+    log_chance: float = 0.0
+    boxes: int = 0
+    is_exceeded: bool = False
+
+    def add(self, box: Box, size: Size) -> None:
+        """Count a box of thousandths in a picture of this size in pixels."""
+        self.boxes += 1
+        for edge, side in ((box.x2, size[0]), (box.y2, size[1])):
+            self.is_exceeded |= edge > side + TRUTH_ROUNDING
+            if side * FAR_BEYOND <= THOUSAND:
+                self.log_chance += math.log(side / THOUSAND)
+
+    @property
+    def are_kept(self) -> bool:
+        """True if no edge lies beyond the picture's pixels, and not by chance."""
+        if self.boxes < MIN_BOXES or self.is_exceeded:
+            return False
+        return self.log_chance < math.log(MAX_CHANCE)
+
+
+@dataclass
 class _Counts:
     """Counts of the rows that are declared alike."""
 
@@ -75,8 +106,11 @@ class _Counts:
     """Rows among them that do not fit as declared."""
     shares: int = 0
     """Rows whose numbers look like shares of the picture."""
+    exchanged: int = 0
+    """Rows that fit as declared if their numbers are y first: [y1, x1, y2, x2]."""
+    own_sides: _OwnSides = field(default_factory=_OwnSides)
     hundred: _Limit = field(default_factory=lambda: _Limit(100.0))
-    thousand: _Limit = field(default_factory=lambda: _Limit(1000.0))
+    thousand: _Limit = field(default_factory=lambda: _Limit(THOUSAND))
 
     @property
     def misfits(self) -> int:
@@ -103,7 +137,11 @@ class _Counts:
             self.first_misfit = self.first_misfit or name
         largest = max(map(abs, chain.from_iterable(raw)))
         self.shares += largest <= SHARE_LIMIT and min(size) >= LEAST_SIDE
+        if box_format == "xyxy":
+            turned = [(y1, x1, y2, x2) for x1, y1, x2, y2 in raw]
+            self.exchanged += would_fit(turned, size, frame, box_format)
         for box in boxes:
+            self.own_sides.add(box, size)
             self.hundred.add(box, DECLARED[frame].units(size))
             self.thousand.add(box, DECLARED[frame].units(size))
 
@@ -227,6 +265,8 @@ def _on_misfits(counts: _Counts) -> Finding | None:
         fewest = min(_changes(other, counts.declared) for other in better)
         likely = [other for other in better if _changes(other, counts.declared) == fewest]
         advice = " or ".join(_written(other, counts.declared) for other in likely)
+        if (counts.rows - counts.exchanged) * BETTER <= counts.misfits:
+            advice += ", or if they are [y1, x1, y2, x2], to be written x first"
         most = max(counts.fits[other] for other in likely)
         return Finding(
             _misfit_level(counts, likely),
@@ -237,6 +277,12 @@ def _on_misfits(counts: _Counts) -> Finding | None:
         rescued = counts.rescued[frame, name]
         if counts.misfits > 1 and rescued * 2 > counts.misfits:
             return Finding("mind", f"{begin}; {rescued} of these would fit with box_format: {name}")
+    if counts.is_mostly_wrong:
+        return Finding(
+            "stop",
+            f"{begin}, and no other declaration fits them. Rows that fit by luck are trained on "
+            "the wrong places: are the boxes of a larger copy of the pictures?",
+        )
     return None
 
 
@@ -283,6 +329,13 @@ def _on_limits(counts: _Counts) -> Finding | None:
     frame = counts.declared[0]
     if frame == "norm1":
         return None
+    if frame == "norm1000" and counts.own_sides.are_kept:
+        return Finding(
+            "mind",
+            "no edge lies beyond the width and height of its own picture in pixels under frame: "
+            "norm1000, although thousandths may; they look like pixels: declare frame: pixels, if "
+            "a picture with its box shows it",
+        )
     if counts.hundred.is_kept:
         what = "they look like percentages: divide them by 100 and declare frame: norm1"
     elif frame == "pixels" and counts.thousand.is_kept:

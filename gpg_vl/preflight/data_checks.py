@@ -4,14 +4,16 @@ Unused columns, pictures that are not named, options that are not shown, and pic
 person sees more than the model does. Nothing here loads a model.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gpg_vl.config.schema import Source
-from gpg_vl.data.columns import picture_cells
+from gpg_vl.data.columns import picture_cells, true_options
+from gpg_vl.data.columns.options import Options
 from gpg_vl.data.dataset import Dataset, source_names
 from gpg_vl.errors import UnusableSampleError, shown
 from gpg_vl.pictures import peculiarities
@@ -23,9 +25,9 @@ from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.detection import Detection
 from gpg_vl.verifiers.dispatch import VerifierSet
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 ROWS_LOOKED_AT = 200
 """Rows of a source whose columns are looked at for pictures."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _KNOWN_COLUMNS = {"sizes", "image_id", "category_id", "truth_file", "polygons"}
 """Columns that the package's own verifiers and recipes use, beside the fields of a sample."""
 
@@ -35,7 +37,8 @@ def of_rows(
 ) -> Iterator[Finding]:
     """Yield what columns and numbers of a data set tell, source by source.
 
-    That is columns that nothing uses, and boxes that contradict their declaration.
+    That is columns that nothing uses, numbers that may be places of options, and boxes that
+    contradict their declaration.
     """
     kinds: list[str] = []
     for kind, verifier in verifiers.by_kind.items():
@@ -44,6 +47,7 @@ def of_rows(
     for number, (source, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         samples = dataset.sources[number]
         yield from unused_columns(source, samples, name)
+        yield from places_of_options(source, samples, name)
         read = [*samples, *(sample for sample in dataset.rejected if sample.source == name)]
         yield from box_checks.findings(read, source.box_format, source=name, kinds=kinds)
 
@@ -66,8 +70,8 @@ def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iter
             if any(holds_pictures(sample.columns.get(column)) for sample in looked_at):
                 yield Finding(
                     "stop",
-                    f"{name}: no row has a picture, but its column {column!r} holds pictures; set "
-                    f"columns: {{images: {column}}}",
+                    f"{name}: no row has a picture, but its column {shown(column)} holds pictures; "
+                    f"set columns: {{images: {column}}}",
                 )
                 return
     if unused:
@@ -78,19 +82,14 @@ def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iter
 
 
 def holds_pictures(cell: Any) -> bool:
-    """Return True where a cell holds a picture, or the path of one."""
-    if isinstance(cell, str) and cell.lower().endswith(PICTURE_ENDINGS):
-        return True
-    if not isinstance(cell, str | bytes | Mapping | list):
-        return False
-    if isinstance(cell, list) and not all(map(holds_pictures, cast(list[Any], cell))):
-        return False
+    """Return True where a cell holds a picture, or the name of a file with one."""
     try:
         found = picture_cells.pictures_of(cell)
     except ValueError:
         return False
     for picture in found:
-        if not isinstance(picture, bytes) and not str(picture).lower().endswith(PICTURE_ENDINGS):
+        # an address without such an ending may be that of a page
+        if not isinstance(picture, bytes) and not picture_cells.is_file_name(str(picture)):
             return False
     return bool(found)
 
@@ -109,6 +108,26 @@ def hidden_options(samples: Sequence[Sample], style: Style) -> Iterator[Finding]
         )
 
 
+def places_of_options(source: Source, samples: Sequence[Sample], name: str) -> Iterator[Finding]:
+    """Yield truths that are all numbers, read as the words of options, and may be their places."""
+    choosing = [sample for sample in samples if sample.answer_kind == "choice"]
+    if source.recipe is not None or source.answer_index is not None:
+        return
+    if not all(str(sample.answer).strip().isdecimal() for sample in choosing):
+        return
+    for sample in choosing:
+        if true_options.may_be_another_place(
+            sample.answer, Options(sample.choices, sample.letters)
+        ):
+            yield Finding(
+                "mind",
+                f"{name}: all true answers of choices are numbers, and so are options: answer "
+                f"{shown(sample.answer)} of {sample.id} is read as the words of an option; if it "
+                "is the place of one, set answer_index to 0 or 1",
+            )
+            return
+
+
 def odd_pictures(samples: Sequence[Sample]) -> Iterator[Finding]:
     """Yield pictures of which the model sees less than a person: animations, depth, one colour."""
     examples: dict[str, str] = {}
@@ -116,11 +135,11 @@ def odd_pictures(samples: Sequence[Sample]) -> Iterator[Finding]:
     for sample in samples:
         for image in sample.images:
             for oddity in _peculiarities(image):
-                kind = oddity.partition(",")[0].lstrip("0123456789 ")
+                kind = _NUMBER.sub("", oddity)
                 times[kind] += 1
                 examples.setdefault(kind, f"{sample.id}: {oddity}")
     for kind, count in times.items():
-        yield Finding("mind", f"pictures: {count} with {kind}; {examples[kind]}")
+        yield Finding("mind", f"pictures: {count} like that of {examples[kind]}")
 
 
 def _peculiarities(image: Path | bytes) -> list[str]:

@@ -12,14 +12,12 @@ from gpg_vl.config.loading import load, override
 from gpg_vl.config.schema import RewardConfig, Source
 from gpg_vl.data import rows
 from gpg_vl.data.dataset import validated
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, shown
 from gpg_vl.experiment import Experiment, build_verifiers
 from gpg_vl.prompts import Style
+from gpg_vl.report.left_out import by_reason
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
-
-SHOWN = 5
-"""Rows that are left out and printed; the file has them all."""
 
 
 @dataclass(slots=True)
@@ -35,7 +33,7 @@ class _Seen:
             if sample.images:
                 kind += " with picture"
             self.kinds[kind] += 1
-            self.example = self.example or f"{sample.question!r} -> {sample.answer!r}"
+            self.example = self.example or f"{shown(sample.question)} -> {shown(sample.answer)}"
             yield sample
 
 
@@ -95,8 +93,8 @@ def prepare_source(
     yield f"{name}: {count} rows earn the full reward with their own answer ({kinds})"
     yield f"example: {seen.example}"
     yield f"left out: {len(left_out)} rows"
-    for row in left_out[:SHOWN]:
-        yield f"  {row.id}: {row.why}"
+    for line in by_reason(left_out):
+        yield f"  {line}"
     if to is not None:
         _write_left_out(left_out, to / "left_out.jsonl")
         written = to / "samples.jsonl"
@@ -115,7 +113,7 @@ def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:
     lines: list[str] = []
     for row in left_out:
         lines.append(json.dumps({"id": row.id, "why": row.why}, ensure_ascii=False) + "\n")
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def verifiers_of(config: str | None) -> VerifierSet:

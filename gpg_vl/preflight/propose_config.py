@@ -6,21 +6,24 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gpg_vl.config.loading import override, parse
+from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.config.schema import Source
 from gpg_vl.data.reading import formats
 from gpg_vl.data.recipes import ALIASES
 from gpg_vl.data.recognise.propose import Recognised, recognise
 from gpg_vl.data.sources import name_of, read_source
 from gpg_vl.errors import UserError, one_line, shown
-from gpg_vl.parsing.choices import letter_of
+from gpg_vl.parsing.choices import letters_of
 from gpg_vl.preflight.prepare_data import prepare_source, verifiers_of
 from gpg_vl.prompts import Style
+from gpg_vl.report.left_out import by_reason
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 
@@ -29,7 +32,6 @@ WIDTH = 80
 TRIED_ROWS = 200
 """Rows that are read with the proposed source."""
 SHOWN_SAMPLES = 3
-SHOWN_REASONS = 3
 SHOWN_TEXT = 200
 """Characters of a question or an answer that are shown."""
 _CONFIG_ENDINGS = (".yaml", ".yml")
@@ -86,8 +88,9 @@ def names_rows(name: str) -> bool:
     """
     if name in ALIASES or ":" in Path(name).name:
         return False
+    path = expanded(name)
     is_file_name = formats.kind_of(Path(name)) is not None or glob.has_magic(name)
-    return is_file_name or Path(name).expanduser().exists() or "/" in name
+    return is_file_name or is_file(path) or is_folder(path) or "/" in name
 
 
 def propose_config(
@@ -205,8 +208,8 @@ def _report(recognised: Recognised, trial: Trial) -> Iterator[str]:
     )
     if trial.left_out:
         yield f"left out:   {len(trial.left_out)}"
-    for row in _different(trial.left_out)[:SHOWN_REASONS]:
-        yield from _wrapped("  ", f"{one_line(row.id, 60)}: {one_line(row.why)}")
+    for line in by_reason(trial.left_out):
+        yield from _wrapped("  ", line)
     for question in recognised.questions:
         yield from _wrapped("to decide:  ", question)
     if recognised.unused:
@@ -216,22 +219,15 @@ def _report(recognised: Recognised, trial: Trial) -> Iterator[str]:
         yield from _of_sample(sample)
 
 
-def _different(left_out: Sequence[LeftOut]) -> list[LeftOut]:
-    """Return the first row of each reason; numbers and names in it do not count."""
-    by_reason: dict[str, LeftOut] = {}
-    for row in left_out:
-        by_reason.setdefault(row.why[:30], row)
-    return list(by_reason.values())
-
-
 def _of_sample(sample: Sample) -> Iterator[str]:
     yield from _wrapped("sample ", one_line(sample.id, 60))
     for turn in sample.context:
         yield from _wrapped(f"  {turn.role:9} ", _text(turn.text))
     yield from _wrapped("  question  ", _text(sample.question))
     if sample.choices:
-        letters = sample.letters or tuple(map(letter_of, range(len(sample.choices))))
-        options = map(" ".join, zip(letters, map(_text, sample.choices), strict=True))
+        letters = letters_of(sample.choices, sample.letters)
+        # options after the 26th have no letter
+        options = map(" ".join, zip_longest(letters, map(_text, sample.choices), fillvalue=""))
         yield from _wrapped("  options   ", ", ".join(options))
     yield from _wrapped("  answer    ", f"{_text(sample.answer)} ({sample.answer_kind})")
     sizes = [f"{width} x {height}" for width, height in sample.sizes]
@@ -265,7 +261,7 @@ def _source_in(source: Source, folder: Path) -> dict[str, Any]:
 
 def _path_from(folder: Path, name: str) -> str:
     """Return a name of files that leads from a folder to where it leads from here."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     is_here = path.exists() or glob.has_magic(name)
     if path.is_absolute() or not is_here or folder.resolve() == Path().resolve():
         return name

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from gpg_vl import run_folder
 from gpg_vl.data.dataset import Dataset
-from gpg_vl.errors import UserError, one_line
+from gpg_vl.errors import SHOWN_CHARACTERS, UserError, one_line
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.load import Policy
 from gpg_vl.report.left_out import described
@@ -80,6 +80,8 @@ def sample_questions(
 
 def _lines(group: Group) -> Iterator[str]:
     sample = group.prompt.sample
-    yield f"{one_line(sample.id)}: {sample.question}  (truth: {sample.answer})"
+    question = one_line(sample.question, SHOWN_CHARACTERS)
+    truth = one_line(sample.answer, SHOWN_CHARACTERS)
+    yield f"{one_line(sample.id)}: {question}  (truth: {truth})"
     for completion, verdict in zip(group.completions, group.verdicts, strict=True):
         yield f"  {verdict.reward:5.2f}  {completion.text!r}  {verdict.reason}"

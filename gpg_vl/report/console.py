@@ -30,7 +30,10 @@ Row = tuple[str, int, Sequence[tuple[str, str]]]
 
 
 class Display:
-    """Progress display of a training run; `log` prints a line above the bar."""
+    """Progress display of a training run; `log` prints a line above the bar.
+
+    The bar begins with the first step: before it, the bars of reading are on the terminal.
+    """
 
     def __init__(self, console: Console, total: int) -> None:
         self.console = console
@@ -48,7 +51,6 @@ class Display:
         self.task = self.bar.add_task("training", total=total, numbers="")
 
     def __enter__(self) -> "Display":
-        self.bar.start()
         return self
 
     def __exit__(
@@ -66,6 +68,7 @@ class Display:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of one step."""
         line = summary(metrics)
+        self.bar.start()
         self.bar.update(self.task, completed=step, numbers=line)
         if self.console.is_terminal:
             return
@@ -75,7 +78,10 @@ class Display:
 
 
 class Counting:
-    """Progress display of an evaluation: the number of answered questions."""
+    """Progress display of an evaluation: the number of answered questions.
+
+    It begins with the first question: before it, the bars of reading are on the terminal.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -83,8 +89,6 @@ class Counting:
         self.shown = 0
 
     def __enter__(self) -> "Counting":
-        if self.console.is_terminal:
-            self.status.start()
         return self
 
     def __exit__(
@@ -100,6 +104,8 @@ class Counting:
         line = f"{name}: {done} of {total} questions"
         parts = done * PLAIN_LINES // max(1, total)
         self.status.update(escape(line))
+        if self.console.is_terminal:
+            self.status.start()
         if not self.console.is_terminal and parts != self.shown:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.shown = parts

@@ -8,6 +8,8 @@ from gpg_vl.types import LeftOut
 
 SHOWN_REASONS = 5
 """Largest number of reasons that are printed, each with its first row."""
+WHY_CHARACTERS = 800
+"""Largest number of characters of a reason: a long value, and what to do about it."""
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\S*[\d/\\]\S*|\S+\.\w{2,5}\b""")
 """Parts of a reason that differ from row to row: quoted values, lists, numbers, names of files."""
 
@@ -45,4 +47,4 @@ def by_reason(left_out: Sequence[LeftOut]) -> list[str]:
 
 def described(row: LeftOut) -> str:
     """Return id and reason of a row as one line."""
-    return f"{one_line(row.id, 100)}: {one_line(row.why, 500)}"
+    return f"{one_line(row.id, 100)}: {one_line(row.why, WHY_CHARACTERS)}"

@@ -20,7 +20,7 @@ HEAD = {
     "tags": ["gpg_vl", "reinforcement-learning"],
 }
 SNIPPET = """\
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "."  # the folder of this file, or the name of the model on a hub
@@ -28,7 +28,7 @@ model = AutoModelForImageTextToText.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
 messages = {messages}
 text = processor.apply_chat_template(messages, add_generation_prompt=True){opening}
-image = Image.open("picture.png").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")
 inputs = processor(text=[text], images=[image], return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens={max_tokens}, do_sample=False)
 answer = output[0, inputs["input_ids"].shape[1] :]

@@ -233,7 +233,7 @@ class Learner:
     ) -> list[list[WeightedGroup]]:
         """Plan micro-batches of whole groups, as many on every process.
 
-        A process with fewer repeats one of its groups without weight.
+        A process with fewer repeats a group without weight.
         """
         tower_trains = False
         for part, _, parameter in parts(self.unwrapped.model):
@@ -241,10 +241,23 @@ class Learner:
         batches = plan_microbatches(
             live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains
         )
-        missing = self.processes.all_reduce_max(len(batches)) - len(batches)
-        if not items:
+        most = self.processes.all_reduce_max(len(batches))
+        if not most:
             return batches
-        return batches + [[items[0].without_weight]] * missing
+        spare = self._spare_group(items)
+        return batches + [[spare.without_weight]] * (most - len(batches))
+
+    def _spare_group(self, items: Sequence[WeightedGroup]) -> WeightedGroup:
+        """Return a group of this process, or that of another one if all its rows were lost.
+
+        Without it the others would wait for this process in their forward.
+        """
+        own = items[0] if items else None
+        if self.processes.any(own is None):
+            offered = self.processes.all_gather(own)
+            own = own or next(group for group in offered if group is not None)
+        assert own is not None  # some process has a group
+        return own
 
     def _sampled_logprobs(self, batch: list[WeightedGroup], version: int) -> Tensor | None:
         """Return [N]: log-probabilities under the sampling policy.

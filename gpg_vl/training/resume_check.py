@@ -7,14 +7,17 @@ not the meaning.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpg_vl import run_folder
 from gpg_vl.config import plugins
 from gpg_vl.data.dataset import fingerprint
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.report.left_out import described
+from gpg_vl.types import LeftOut
 
 _SERVER_KNOBS = ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote")
 MAY_CHANGE = (
@@ -52,8 +55,13 @@ def write(run: Path, own: Mapping[str, Any]) -> None:
     (run / "identity.json").write_text(json.dumps(own, indent=1) + "\n")
 
 
-def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str]:
+def check(
+    run: Path, own: Mapping[str, Any], *, allow_changed: bool, unused: Sequence[LeftOut] = ()
+) -> list[str]:
     """Return the differences between the run that was begun and the one that goes on.
+
+    Args:
+        unused: rows that reading left out now.
 
     Raises:
         UserError: there are some, and they were not allowed.
@@ -61,7 +69,7 @@ def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str
     begun = json.loads((run / "identity.json").read_text())
     differences = list(config_differences(begun["config"], own["config"]))
     if begun["data"] != own["data"]:
-        differences.append("the data: rows or images differ")
+        differences.append(f"the data: rows or images differ{_newly_unused(run, unused)}")
     for name, source_hash in own["sources"].items():
         if begun["sources"].get(name, source_hash) != source_hash:
             differences.append(f"{name}: its source file has changed")
@@ -71,6 +79,19 @@ def check(run: Path, own: Mapping[str, Any], *, allow_changed: bool) -> list[str
             "Change it back, start a new run, or pass --allow-changed"
         )
     return differences
+
+
+def _newly_unused(run: Path, unused: Sequence[LeftOut]) -> str:
+    """Return words on rows that were used when the run began and cannot be used now."""
+    then: set[tuple[str, str]] = set()
+    for step, row in run_folder.left_out_rows(run):
+        if step == 0:
+            then.add((row.source, row.id))
+    new = [row for row in unused if (row.source, row.id) not in then]
+    if not new:
+        return ""
+    rows = "1 row is" if len(new) == 1 else f"{len(new):,} rows are"
+    return f" ({rows} left out now that had been used; {described(new[0])})"
 
 
 def config_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -118,7 +118,7 @@ def set_up(
         run_folder.make_parent(config.run_folder)
     else:
         is_unchanged = _report_differences(
-            resume, fingerprint, environment, allow_changed=allow_changed, log=log
+            resume, fingerprint, environment, unused, allow_changed=allow_changed, log=log
         )
     with raise_on_all_ranks(processes.all_gather):
         engine = experiment.engine(policy, rank=processes.rank, ranks=processes.count, log=log)
@@ -130,8 +130,7 @@ def set_up(
             config, resume or config.run_folder, fingerprint, environment, callbacks, processes, log
         )
         on_failure.callback(folder.close)
-        if resume is None or not folder.left_out_path.exists():
-            folder.unused_rows(unused)
+        folder.unused_rows(unused, is_resumed=resume is not None)
         engine.update_weights(policy, 0)
         rollouts = _rollout_context(experiment, policy, engine, processes)
         with raise_on_all_ranks(processes.all_gather):
@@ -245,16 +244,20 @@ def _report_differences(
     run: Path,
     fingerprint: dict[str, Any],
     environment: dict[str, Any],
+    unused: Sequence[LeftOut],
     *,
     allow_changed: bool,
     log: Log,
 ) -> bool:
     """Refuse a run that is not the one that was begun, and report other differences.
 
+    Args:
+        unused: rows that reading left out.
+
     Returns:
         True if there is no difference at all.
     """
-    changed = resume_check.check(run, fingerprint, allow_changed=allow_changed)
+    changed = resume_check.check(run, fingerprint, allow_changed=allow_changed, unused=unused)
     for difference in changed:
         log(f"changed, as allowed: {difference}")
     begun = run_folder.read_environment(run)

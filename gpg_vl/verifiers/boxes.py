@@ -186,7 +186,10 @@ class Boxes(RuleVerifier):
     def _truths(self, sample: Sample) -> list[Box]:
         truths = truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
         if self.policy != "all" and len(truths) != 1:
-            raise ValueError(f"answer {shown(sample.answer)} is not one box [[x1, y1, x2, y2]]")
+            raise ValueError(
+                f"answer {shown(sample.answer)} is not one box [[x1, y1, x2, y2]]; any number of "
+                "boxes is answer_kind: detection, or policy: all of the verifier"
+            )
         return truths
 
     # --- the exploit suite ------------------------------------------------------------------------
@@ -248,7 +251,7 @@ def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
     if not sample.sizes and not sizeless:
         raise ValueError("a box needs an image")
     if sample.frame not in DECLARED:
-        raise ValueError(f"frame {sample.frame!r} is none of {', '.join(DECLARED)}")
+        raise ValueError(f"frame {shown(sample.frame)} is none of {', '.join(DECLARED)}")
     if not sizeless:
         check_image(sample)
     truths: list[Box] = []

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from gpg_vl.errors import UserError, shown
 from gpg_vl.parsing import choices, markup
+from gpg_vl.parsing.image_marks import has_marks
 from gpg_vl.prompts import Style
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import published_rules
@@ -143,7 +144,8 @@ class Choice(RuleVerifier):
     def _names(self, right: Sequence[int], sample: Sample) -> list[str]:
         """Return the words of options, or their letters where the words do not name them."""
         words = [sample.choices[index] for index in right]
-        if self._given(", ".join(words), sample) == frozenset(right):
+        are_pictures = any(map(has_marks, words))  # a mark such as <image 2> is no answer
+        if not are_pictures and self._given(", ".join(words), sample) == frozenset(right):
             return words
         # the words of "AA" and "aa" are the same without case; their letters differ
         return _letters(right, sample)

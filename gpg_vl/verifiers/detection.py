@@ -1,5 +1,6 @@
 """Verify detection: all objects of a class, each with a confidence."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
@@ -71,7 +72,7 @@ class Detection(RuleVerifier):
         writer = Boxes(frame=self.frame)
         records: list[str] = []
         for truth, label in zip(self._truths(sample), _labels(sample), strict=True):
-            named = f', "label": "{label}"' if label else ""
+            named = f', "label": {json.dumps(label, ensure_ascii=False)}' if label else ""
             box = writer.spelt(truth, sample)
             records.append(f'{{"bbox_2d": {box}, "confidence": 1.0{named}}}')
         if not records:

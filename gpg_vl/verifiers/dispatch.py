@@ -69,7 +69,7 @@ class VerifierSet:
         verifier = self.by_kind.get(sample.answer_kind)
         if verifier is None:
             return (
-                f"answer_kind {sample.answer_kind!r} has no verifier; known: "
+                f"answer_kind {shown(sample.answer_kind)} has no verifier; known: "
                 f"{', '.join(sorted(self.by_kind))}"
             )
         if not isinstance(verifier, RuleVerifier):

@@ -61,6 +61,8 @@ _SYMBOL = re.compile(
 _MEMBER = re.compile(r"(.*?)(?:\\in(?![A-Za-z])|∈)\s*(.?)", re.DOTALL)  # x \in [1, 2]
 _WRITTEN_MEMBER = re.compile(r"(?<=[A-Za-z]) in (?=\s*(?:[\[({]|\\\{))")  # x in [1, 2]
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,4})(?!\w)")  # 1.5e-3
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d{3}(?!\d))")  # 5\,000, 5{,}000
+_BASE = re.compile(r"\d_\{?(\d+)")  # 1010_2
 _NEEDS_LATEX = re.compile(
     r"[A-Za-z\\√π^\[({<>:;]"
     r"|,\s|,.*,"  # 1, 2 and 1,2,3 are several numbers, and 1,234 is one
@@ -169,6 +171,8 @@ def _is_single(text: str, truth: str) -> bool:
     """
     if set(_JOINED.findall(text)) - set(_JOINED.findall(truth)):
         return False
+    if _BASE.findall(text) != _BASE.findall(truth):  # math-verify ignores the base of a number
+        return False
     if text.count("|") % 2 or text.rstrip()[-1:] in {"/", "*", "^", "_", "="}:
         return False
     member = _MEMBER.match(text)
@@ -206,8 +210,8 @@ def _spelt(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    """Write roots, π and degrees as LaTeX: √{3} -> \\sqrt{3}."""
-    roots = _ROOT.sub(_latex_root, text)
+    r"""Write roots, π and degrees as LaTeX, and thousands without a sign: of 5\,000 it reads 0."""
+    roots = _ROOT.sub(_latex_root, _THOUSANDS.sub("", text))
     return roots.replace("π", "\\pi ").replace("°", "^{\\circ}")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpg_vl.data.columns.chats import Chat, is_chat, read_chat
+from gpg_vl.data.columns.chats import Chat, is_chat, read_answer, read_chat
 from gpg_vl.types import Turn
 
 PNG = {"bytes": b"\x89PNG", "path": None}
@@ -217,3 +217,15 @@ def test_any_cell_is_a_chat_or_refused_with_a_sentence(value):
         refusal = str(error)
     assert asked.strip()
     assert 10 < len(refusal) < 1500
+
+
+def test_roles_may_be_written_in_capitals():
+    chat = [{"from": "Human", "value": "How many?"}, {"from": "GPT", "value": "3"}]
+    assert read_chat(chat) == Chat("How many?", (), "3", [])
+
+
+def test_an_answer_may_be_a_turn_of_the_assistant():
+    assert read_answer([{"role": "assistant", "content": "3"}]) == "3"
+    assert read_answer([words("3")]) == [words("3")]
+    with pytest.raises(ValueError, match="expected one turn of the assistant"):
+        read_answer([user("How many?")])

@@ -201,11 +201,15 @@ def test_a_host_must_be_listed(server, loads):
         "http://127.0.0.1/a",
         f"http://127.1:{port}/a",
         f"http://2130706433:{port}/a",
+    ):
+        assert "is not listed" in refused(loads, url), url
+    for url in (
         f"http://[::1]:{port}/a",
         f"http://[::ffff:127.0.0.1]:{port}/a",
         f"http://localhost:{port}/a",
-    ):
-        assert "is not listed" in refused(loads, url), url
+        "http://10.1.2.3/a",
+    ):  # no advice that would be refused in its turn
+        assert "cannot be listed, except 127.0.0.1:PORT" in refused(loads, url), url
     assert server.asked == []
 
 

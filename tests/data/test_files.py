@@ -104,7 +104,7 @@ def test_other_words_are_no_splits(base_dir, names):
         ("D/train.jsonl", "does not exist, .* directory$"),
         ("e/*.jsonl", "matches no file, neither beside the config ({}) nor in"),
         ("e", "is a folder without files of rows; name a pattern such as e/\\*\\*/\\*.parquet"),
-        ("s", "was written by save_to_disk \\(state.json\\); name it under `hub:` instead$"),
+        ("s", "was written by save_to_disk; name it under `hub:` instead$"),
     ],
 )
 def test_names_that_find_nothing(base_dir, name, sentence):

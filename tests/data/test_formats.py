@@ -104,13 +104,43 @@ def test_what_a_failed_download_leaves_is_told(read, name):
 # --- text -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_encodings_with_a_mark_and_both_ends_of_lines(read, encoding, end):
+def test_encodings_with_and_without_a_mark_and_both_ends_of_lines(read, encoding, end):
     table = f"question,answer{end}How many?,3{end}{end}Wo ist die Ä?,4{end}"
     assert read("a.csv", table.encode(encoding)) == AS_TEXT
     assert read("a.jsonl", lines(ROWS).replace("\n", end).encode(encoding)) == ROWS
     assert read("a.json", json.dumps(ROWS, ensure_ascii=False).encode(encoding)) == ROWS
+
+
+def test_a_mark_in_the_middle_is_left_by_files_that_were_joined(read):
+    first, second = (line + "\n" for line in lines(ROWS).splitlines())
+    assert read("a.jsonl", f"\ufeff{first}\ufeff{second}") == ROWS
+
+
+def test_rows_by_id_may_be_null(read):
+    content = json.dumps({"a": ROWS[0], "b": None, "c": ROWS[1]})
+    assert read("a.json", content) == [
+        {**ROWS[0], "id": "a"},
+        BadRow("row 'b'", "got NoneType, expected an object of columns"),
+        {**ROWS[1], "id": "c"},
+    ]
+
+
+def test_a_packed_or_binary_file_under_the_name_of_a_text_is_named(read):
+    with refused("a.jsonl: packed by gzip; let its name end in .gz"):
+        read("a.jsonl", gzip.compress(lines(ROWS).encode()))
+    with refused("a.csv: packed by zstd; let its name end in .zst"):
+        read("a.csv", zstandard(lines(ROWS).encode()))
+    with refused("a.json: a parquet file; let its name end in .parquet"):
+        read("a.json", b"PAR1\x15\x04")
+    with refused("a.csv: a zip archive or an Excel workbook; unpack it, or save it as CSV"):
+        read("a.csv", b"PK\x03\x04\x14\x00")
+
+
+def test_objects_that_stand_one_after_another_are_told_from_a_file_cut_short(read):
+    with refused("(char 15); write several objects as a list, or each on a line of its own"):
+        read("a.json", json.dumps({"a": 1}, indent=1) + "\n  \n" + json.dumps({"a": 2}, indent=1))
 
 
 def test_utf_16_that_ends_in_the_middle_is_refused(read):

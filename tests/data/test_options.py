@@ -8,14 +8,8 @@ from time import process_time
 import numpy as np
 import pytest
 
-from gpg_vl.data.columns.options import (
-    Options,
-    check_truth,
-    from_columns,
-    read_options,
-    read_truth,
-    truth_of_index,
-)
+from gpg_vl.data.columns.options import Options, from_columns, read_options
+from gpg_vl.data.columns.true_options import check_question, read_truth, truth_of_index
 
 PETS = ("cat", "dog")
 ANIMALS = Options(("cat", "dog", "cow"))
@@ -66,6 +60,7 @@ NUMBERS = Options(("1", "2", "3"))
         ["Option A: cat", "Option B: dog"],
         ["cat", "dog", None, None],
         ["cat", "dog", "", "nan", math.nan],
+        {"choices": ["cat", "dog"]},
         ["A. cat", "B. dog", "C. nan", "D."],
     ],
     ids=repr,
@@ -84,6 +79,8 @@ def test_two_options_in_every_form(cell):
         (["B. cat", "A. dog"], PETS, ("B", "A")),
         (["(b) cat", "(a) dog"], PETS, ("B", "A")),
         (["F) cat", "G) dog"], PETS, ("F", "G")),
+        (["H) cat", "J) dog"], PETS, ("H", "J")),  # I is skipped
+        (["D. cat", "B. dog"], PETS, ("D", "B")),
         ('["B. cat", "A. dog"]', PETS, ("B", "A")),
         ("{'A': 'cat', 'C': 'dog'}", PETS, ("A", "C")),
     ],
@@ -123,6 +120,8 @@ def test_the_letter_of_an_option_behind_an_empty_slot_is_that_of_its_place(cell)
         ["cat", "cat"],
         ["None", "null"],
         ["A.A. Milne", "C.S. Lewis"],
+        ["E. coli", "S. aureus", "B. subtilis"],
+        ["T. rex", "V. mongoliensis"],
     ],
 )
 def test_words_that_only_look_like_letters_stay(words):
@@ -151,7 +150,7 @@ def test_an_empty_cell_has_no_options(cell):
         ("Which? (A) cat (B) dog", "labelled A, B, C in order"),
         ("A. cat", "labelled A, B, C in order"),
         ("(A) (B) (C)", "labelled A, B, C in order"),
-        ("['cat' 'dog']", "no comma between its texts"),
+        ("['cat' 'dog']", "no commas between its members"),
         ("{'cat', 'dog'}", "expected a JSON list"),
         (5, "choices is 5, expected a list"),
         (b"cat", "expected a list"),
@@ -268,21 +267,18 @@ def test_an_index_is_words_where_the_letter_is_another_options_words():
 
 @pytest.mark.parametrize("answer", ["B", "b", "(B)", "B.", "B. dog", " dog ", "B) dog", "Dog."])
 def test_letters_and_words_are_clear(answer):
-    check_truth(answer, ANIMALS)
     assert read_truth(answer, ANIMALS) == answer
 
 
 @pytest.mark.parametrize("answer", [0, 1, 2, 2.0, "2", [0, 2], Decimal(1), np.int64(1)])
 def test_a_number_that_names_no_option_must_be_declared(answer):
     with pytest.raises(ValueError, match="declare answer_index: 0 or 1"):
-        check_truth(answer, ANIMALS)
+        read_truth(answer, ANIMALS)
 
 
 @pytest.mark.parametrize("answer", [1, 2, 2.0, 0, 4])
 def test_a_number_among_numbers_must_be_declared(answer):
-    with pytest.raises(ValueError, match="write the option's letter or words as text"):
-        check_truth(answer, NUMBERS)
-    with pytest.raises(ValueError, match="declare answer_index"):
+    with pytest.raises(ValueError, match=r"declare answer_index: .* letter or words as text"):
         read_truth(answer, NUMBERS)
 
 
@@ -327,7 +323,7 @@ def test_a_row_may_number_its_options_itself():
 )
 def test_a_letter_that_begins_another_option_is_refused(answer, cell):
     with pytest.raises(ValueError, match="begins with it"):
-        check_truth(answer, read_options(cell))
+        read_truth(answer, read_options(cell))
 
 
 @pytest.mark.parametrize(
@@ -341,9 +337,53 @@ def test_a_letter_that_begins_another_option_is_refused(answer, cell):
     ],
 )
 def test_a_letter_of_one_option_is_clear(answer, cell):
-    check_truth(answer, read_options(cell))
+    read_truth(answer, read_options(cell))
 
 
 def test_without_options_nothing_is_checked():
-    check_truth("cat", Options(()))
+    assert read_truth("cat", Options(())) == "cat"
     assert read_truth(3, Options(())) == 3
+
+
+@pytest.mark.parametrize("answer", ["Option B", "option_b", "Choice (B)", "choice B."])
+def test_an_option_may_be_called_so(answer):
+    assert read_truth(answer, read_options(["cat", "dog"])) == "B"
+    assert read_truth("Option A", read_options(["Option B", "Option A"])) == "Option A"
+
+
+def test_options_may_have_markup_that_the_truth_lacks():
+    options = read_options({"choices": ["$x$", "**dog**"]})
+    assert read_truth("x", options) == "$x$"
+    assert read_truth("dog", options) == "**dog**"
+    with pytest.raises(ValueError, match="declare answer_index"):
+        read_truth("1", read_options(["$3$", "$1$"]))
+
+
+@pytest.mark.parametrize(
+    ("question", "choices"),
+    [
+        ("Which?\nA. dog\nB. cat", ["cat", "dog"]),
+        ("Which? (A) 1 (B) 12", ["12", "1"]),
+        ("Which?\nA. Dog \nB:  cat.", ["cat", "dog"]),
+        ("Which?\nA. cat\nB. dog", ["B. cat", "A. dog"]),
+    ],
+)
+def test_a_question_that_letters_the_options_otherwise_is_refused(question, choices):
+    with pytest.raises(ValueError, match="the question gives the letter"):
+        check_question(question, read_options(choices))
+
+
+@pytest.mark.parametrize(
+    ("question", "choices"),
+    [
+        ("Which?\nA. cat\nB. dog", ["cat", "dog"]),
+        ("Which?\nB. dog\nA. cat", ["cat", "dog"]),
+        ("Which?\nB. cat\nA. dog", ["B. cat", "A. dog"]),
+        ("Which of A. Smith and B. Jones?", ["cat", "dog"]),
+        ("Which? (A) 12 cm (B) 12", ["12 cm", "12"]),
+        ("Is it a dog or a cat?", ["cat", "dog"]),
+        ("Which? A. cat B. cat", ["cat", "cat"]),
+    ],
+)
+def test_a_question_may_list_the_options_as_they_are(question, choices):
+    check_question(question, read_options(choices))

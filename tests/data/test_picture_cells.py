@@ -141,6 +141,20 @@ def test_base64_of_every_format_is_its_bytes(kind):
     assert picture_size(content) == (9, 5)
 
 
+@pytest.mark.parametrize(
+    "begin", ["image/png;base64,", "base64,", "base64://", "IMAGE/X-PNG;base64,"]
+)
+def test_a_data_address_may_lack_its_first_word(begin):
+    content = png((8, 8), "red")
+    assert pictures_of(begin + base64.b64encode(content).decode()) == [content]
+    with pytest.raises(ValueError, match="not the base64 of a picture"):
+        pictures_of(begin + "hello")
+
+
+def test_a_path_in_quotation_marks_is_that_path():
+    assert pictures_of('"a.png"') == ["a.png"]
+
+
 def test_a_data_address_may_be_written_in_percent():
     written = "".join(f"%{byte:02x}" for byte in PNG)
     assert pictures_of("data:image/png," + written) == [PNG]
@@ -323,6 +337,26 @@ def test_a_path_is_found_below_its_root(root):
     }.items():
         assert resolve(written, root) == (root / found).resolve(), written
     assert resolve(Path("a.png"), root) == (root / "a.png").resolve()
+
+
+def test_a_name_is_found_in_another_spelling(root):
+    (root / "a b.png").write_bytes(b"")
+    (root / "e\u0301.png").write_bytes(b"")  # as macOS writes it
+    assert resolve("a%20b.png", root).name == "a b.png"
+    assert resolve("\u00e9.png", root).name == "e\u0301.png"
+    assert resolve(f"file:{root}/a.png", root) == (root / "a.png").resolve()
+    (root / "a%20b.png").write_bytes(b"")
+    assert resolve("a%20b.png", root).name == "a%20b.png"
+    assert resolve("gone%20.png", root).name == "gone%20.png"
+
+
+@pytest.mark.parametrize("written", ["C:\\data\\a.png", "d:/data/a.png"])
+def test_a_drive_of_windows_is_refused_unless_there_is_such_a_name(written, root):
+    with pytest.raises(ValueError, match=r"drive of Windows.*set image_root"):
+        resolve(written, root)
+    (root / "d:" / "data").mkdir(parents=True)
+    (root / "d:" / "data" / "a.png").write_bytes(b"")
+    assert resolve("d:/data/a.png", root).name == "a.png"
 
 
 def test_a_name_with_a_backslash_is_taken_where_it_exists(root):

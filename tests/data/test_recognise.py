@@ -131,6 +131,35 @@ def test_a_number_that_is_the_words_of_an_option_proves_nothing(tmp_path):
     assert proposed(recognised(tmp_path, rows)) == {"defaults": {"answer_kind": "choice"}}
 
 
+def test_a_number_that_may_be_the_place_of_another_option_is_asked(tmp_path):
+    rows = [{"answer": "2", "choices": ["1", "2", "3"]}]
+    found = recognised(tmp_path, rows)
+    assert found.source.answer_index is None
+    assert "if they are places of options" in found.questions[0]
+
+
+def test_only_rows_with_options_prove_places(tmp_path):
+    rows = [{"answer": "3", "choices": ["1", "3"]}, {"answer": "0", "choices": None}]
+    assert recognised(tmp_path, rows).source.answer_index is None
+    # of three places the second is empty: 2 is the third, counted from 0
+    rows = [{"answer": place, "choices": ["cat", None, "dog"]} for place in (0, 2)]
+    assert recognised(tmp_path, rows).source.answer_index == 0
+
+
+def test_chats_with_several_questions_are_told(tmp_path):
+    pair = {"user": "Which?", "assistant": "cat"}
+    found = recognised(tmp_path, [{"question": None, "texts": [pair, pair]}])
+    assert found.layout == "The Cauldron rows: pairs of user and assistant"
+    assert "1 of 1 chats have several questions" in found.questions[0]
+
+
+def test_an_answer_may_be_a_turn_of_the_assistant(tmp_path):
+    turn = [{"role": "assistant", "content": "3"}]
+    found = recognised(tmp_path, [{"completion": turn}])
+    assert found.source.columns == {"answer": "completion"}
+    assert found.source.defaults == {"answer_kind": "number"}
+
+
 def test_options_in_columns_of_their_own(tmp_path):
     row = {"answer": "B", "option_a": "cat", "option_b": "dog", "option_c": None}
     found = recognised(tmp_path, [row])

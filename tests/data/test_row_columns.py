@@ -91,7 +91,7 @@ def test_dots_lead_into_a_columns_fields():
     sample = read(row, columns=columns)
     assert (sample.question, sample.answer, sample.answer_kind) == ("How many?", 3, "number")
     assert read(row, columns={**columns, "answer": "data.truths.-1"}).answer == 4
-    with pytest.raises(ValueError, match=r"^columns: answer: data\.truth: the row has no column"):
+    with pytest.raises(ValueError, match=r"^columns: answer: the row has no column 'data\.truth'"):
         read(row, columns={**columns, "answer": "data.truth"})
 
 
@@ -123,7 +123,7 @@ def test_renaming_changes_no_row():
 # --- chats ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", ["conversations", "messages", "prompt", "question"])
+@pytest.mark.parametrize("column", ["messages", "prompt", "texts", "question"])
 def test_a_chat_asks_its_last_turn(column, tmp_path):
     (tmp_path / "a.png").write_bytes(png((4, 3)))
     row = {"answer_kind": "number", "answer": 1, column: TURNS, "image": "a.png"}
@@ -156,6 +156,29 @@ def test_a_system_message_may_stand_in_its_own_column():
     assert read({**ROW, "system": "Count well."}).context == ()  # no chat
 
 
+def test_turns_that_are_no_chat_are_told():
+    row = {"answer_kind": "number", "answer": 1, "conversations": [["How many?", "1"]]}
+    with pytest.raises(ValueError, match=r"^conversations is .* expected a list of turns"):
+        read(row)
+
+
+def test_an_answer_of_trl_is_a_turn():
+    turn = [{"role": "assistant", "content": "3"}]
+    assert read({**ROW, "completion": turn}, columns={"answer": "completion"}).answer == "3"
+
+
+def test_a_question_that_letters_the_options_otherwise_leaves_its_row_out():
+    row = {"question": "Which?\nA. dog\nB. cat", "answer_kind": "choice", "answer": "A"}
+    with pytest.raises(ValueError, match=r"^the question gives the letter A to 'dog'"):
+        read({**row, "choices": ["cat", "dog"]})
+    assert read({**row, "choices": ["dog", "cat"]}).answer == "A"
+
+
+def test_a_question_that_pandas_wrote_for_an_empty_cell_is_missing():
+    with pytest.raises(ValueError, match=r"^question is missing: got the text 'nan'"):
+        read({**ROW, "question": "nan"})
+
+
 def test_a_question_wins_over_a_chat_beside_it():
     sample = read({**ROW, "messages": TURNS, "prompt": "a text"})
     assert (sample.question, sample.context) == ("How many?", ())
@@ -172,9 +195,10 @@ def test_pictures_of_a_chat_stand_in_one_place(tmp_path):
     sample = read(row, tmp_path)
     assert (sample.question, sample.sizes) == ("How many in<image>?", ((4, 3),))
     with pytest.raises(
-        ValueError, match=r"^the chat holds pictures, and so does the row beside it"
+        ValueError, match=r"^the chat holds pictures, and the row beside it other ones"
     ):
-        read({**row, "image": "a.png"}, tmp_path)
+        read({**row, "image": "b.png"}, tmp_path)
+    assert len(read({**row, "image": "a.png"}, tmp_path).images) == 1, "the same picture"
 
 
 # --- truths ---------------------------------------------------------------------------------------

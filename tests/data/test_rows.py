@@ -303,6 +303,22 @@ def test_a_cell_of_pictures_that_is_null_hides_no_other(tmp_path):
             assert checked(ROW | {full: "a.png", other: empty}, tmp_path).sizes == ((5, 2),)
 
 
+def test_an_empty_column_among_those_of_pictures_moves_no_other_picture(tmp_path):
+    content = png((8, 8))
+    named = Source(files="rows.jsonl", columns={"images": ("image_1", "image_2", "image_3")})
+
+    def read(*images):
+        pictures = {f"image_{place}": image for place, image in enumerate(images, start=1)}
+        row = {"question": "?", "answer_kind": "number", "answer": 1, **pictures}
+        plain = sample_rows.RowFormat()
+        return sample_rows.sample_of(row, named, row_format=plain, origin="o")
+
+    assert read(content, content, None).images == (content, content)
+    assert read(None, float("nan"), " ").images == ()
+    with pytest.raises(ValueError, match="picture 2 of 3 is missing"):
+        read(content, None, content)
+
+
 def test_two_cells_of_pictures_must_hold_the_same(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(png((5, 2)))
@@ -406,7 +422,7 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_a_mapped_column_that_no_row_has_is_refused(jsonl, column, head):
     more = "" if head else ", why"
     with refused(
-        f"rows.jsonl: columns: {column}: pictre: no row has a column 'pictre'; there are question, "
+        f"rows.jsonl: columns: {column}: no row has a column 'pictre'; there are question, "
         f"answer_kind, answer{more}"
     ):
         jsonl(ROW, ROW | {"why": "so"}, columns={column: "pictre"}, head=head)
@@ -417,7 +433,7 @@ def test_a_needed_column_that_some_rows_lack_leaves_these_out(jsonl):
     assert first.answer == 4
     assert second == LeftOut(
         "rows.jsonl row 2",
-        "columns: answer: truth: the row has no column 'truth'; it has 'question', 'answer_kind', "
+        "columns: answer: the row has no column 'truth'; it has 'question', 'answer_kind', "
         "'answer'",
     )
 

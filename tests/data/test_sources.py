@@ -48,6 +48,18 @@ def test_rows_without_an_id_are_numbered_in_each_file(tmp_path):
         ]
 
 
+def test_an_id_that_cannot_be_written_is_replaced_by_the_place_of_its_row(tmp_path):
+    lines(tmp_path / "rows.jsonl", {**ROW, "id": "\ud83d"}, {**ROW, "id": 7, "answer": None})
+    assert [row.id for row in read(tmp_path, files="rows.jsonl")] == ["rows.jsonl row 1", "7"]
+
+
+def test_a_message_lists_no_more_columns_than_can_be_read(tmp_path):
+    lines(tmp_path / "rows.jsonl", {**ROW, **dict.fromkeys(map(str, range(5000)), 1)})
+    with pytest.raises(UserError, match="no row has a column 'q'; there are question") as error:
+        read(tmp_path, files="rows.jsonl", columns={"id": "q"})
+    assert len(str(error.value)) < 700
+
+
 def test_a_file_keeps_the_name_that_the_config_gives_it(tmp_path, monkeypatch):
     lines(tmp_path / "here" / "rows.jsonl", ROW)
     monkeypatch.chdir(tmp_path / "here")
@@ -119,7 +131,8 @@ def test_image_root_is_the_folder_of_the_pictures(tmp_path, monkeypatch):
     lines(tmp_path / "a.jsonl", {**ROW, "image": "p.png"}, {**ROW, "image": "../p.png"})
     (tmp_path / "pictures" / "p.png").parent.mkdir()
     (tmp_path / "pictures" / "p.png").write_bytes(png((4, 3)))
-    for root in ("pictures", str(tmp_path / "pictures")):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for root in ("pictures", str(tmp_path / "pictures"), "~/pictures"):
         inside, outside = read(tmp_path, files="a.jsonl", image_root=root)
         assert inside.images == (tmp_path / "pictures" / "p.png",)
         assert "leaves the data folder" in outside.why
@@ -179,7 +192,7 @@ def test_pictures_of_listed_hosts_are_downloaded(host, tmp_path):
     one, two, missing, asked, other = read(tmp_path, files="a.jsonl", image_hosts=(host,))
     assert (one.sizes, two.sizes, asked.sizes) == (((4, 3),), ((5, 6), (4, 3)), ((7, 8),))
     assert "404" in missing.why
-    assert "is not listed" in other.why
+    assert "cannot be listed" in other.why
     # the pictures are kept: the files behind the addresses may go
     for path in (tmp_path / "web").iterdir():
         path.unlink()
@@ -272,6 +285,13 @@ WRITTEN = [
     ),
     Sample(id="sizes alone", question="Where?", sizes=((40, 30),), answer_kind="boxes", answer=[]),
     Sample(id="accepted", question="What?", answer_kind="label", answer=["sofa", "couch"]),
+    Sample(
+        id="half of a character",
+        question="What?",
+        answer_kind="label",
+        answer="sofa",
+        columns={"note": "\ud83d"},
+    ),
 ]
 
 

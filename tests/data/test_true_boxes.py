@@ -14,6 +14,7 @@ from gpg_vl.verifiers.boxes import stored_boxes
 from tests.verifiers.test_verifiers import sample_of
 
 ONE = [0, 0, 56, 42]
+SIDES = {"x": 0, "y": 0, "width": 56, "height": 42}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +261,14 @@ def test_boxes_name_their_picture(value: Any, image: int):
         ("xyxy", {"bbox": ONE, "BBox": ONE}, "a key is there twice"),
         ("xyxy", '{"box": [0,0,1,1], "box": [0,0,2,2]}', "is no number and no box"),
         ("xyxy", {"boxes": [ONE, ONE], "labels": ["a"]}, "2 boxes, but 1 values under labels"),
+        # programs whose numbers are not what they seem
+        ("xyxy", {"box_2d": ONE}, "as Gemini writes it"),
+        ("xyxy", {**SIDES, "original_width": 100}, "Label Studio counts in hundredths"),
+        ("xywh", {**SIDES, "rectanglelabels": ["a"]}, "Label Studio counts in hundredths"),
+        ("xyxy", {"coordinates": SIDES}, "the middle of the box in CreateML"),
+        ("xyxy", {"box": ONE, "rotation": 45}, "the box is turned by 45"),
+        ("xyxy", {"points": [[0, 0], [9, 9]], "shape_type": "circle"}, "a 'circle' is no box"),
+        ("xyxy", {"points": [[0, 0]], "shape_type": "rectangle"}, "expected two corners"),
         ("xyxy", {"box": ONE, "label": "a", "class": "b"}, "a box has two classes, ['a', 'b']"),
         ("xyxy", {"xmin": [0, 1], "ymin": [0], "xmax": 5, "ymax": 5}, "expected four numbers"),
         # pictures
@@ -297,6 +306,34 @@ def test_a_hostile_value_is_refused_in_a_short_sentence(value: Any):
     with pytest.raises(ValueError, match="boxes") as refused:
         read_boxes(value, "xyxy")
     assert len(str(refused.value)) < 800
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"shape_type": "rectangle", "points": [[56, 42], [0, 0]]},
+        {"shape_type": "rectangle", "points": [[0, 42], [56, 0]]},
+        {"bndbox": {"xmin": "0", "ymin": "0", "xmax": "56", "ymax": "42"}},
+        {"xtl": "0", "ytl": "0", "xbr": "56", "ybr": "42"},
+        {"x0": 0, "top": 0, "x1": 56, "bottom": 42},
+        {"minX": 0, "minY": 0, "maxX": 56, "maxY": 42},
+        {"name": "rect", **SIDES},
+    ],
+)
+@pytest.mark.parametrize("box_format", ["xyxy", "polygon"])
+def test_records_of_label_tools(value: Any, box_format: str):
+    (box,) = read_boxes(value, box_format).answer
+    assert box == ONE or (box["box"] == ONE and "label" not in box)
+
+
+def test_a_box_that_is_not_turned_is_upright():
+    box = {"box": ONE, "rotation": "0.00"}
+    assert read_boxes(box, "xyxy").answer == [box]
+
+
+def test_the_point_of_coordinates_is_the_middle_where_that_is_declared():
+    middle = {"x": 28, "y": 21, "width": 56, "height": 42}
+    assert read_boxes({"coordinates": middle}, "cxcywh").answer == [ONE]
 
 
 def test_reversed_corners_are_left_to_the_verifier():

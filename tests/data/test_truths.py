@@ -179,3 +179,34 @@ def test_a_truth_that_was_unwrapped_has_nothing_left_to_unwrap(text):
     except ValueError:
         return
     assert unwrapped(truth) == truth
+
+
+@pytest.mark.parametrize("text", ["nan", " NaN ", "<NA>", "NaT"])
+def test_a_written_null_is_a_missing_truth(text):
+    for kind in ("number", "label", "choice"):
+        with pytest.raises(ValueError, match="which pandas writes for an empty cell"):
+            read_truth(text, kind)
+    assert read_truth([text, "rose"], "label") == "rose"
+    assert read_truth("nan bread", "label") == "nan bread"
+
+
+@pytest.mark.parametrize(
+    ("value", "truth"),
+    [
+        (0.1 + 0.2, 0.3),
+        (float(np.float32(0.1)), 0.1),
+        (1e-7, "0.0000001"),
+        (2.5, 2.5),
+        ("3.0", "3"),
+        ("-3.0", "-3"),
+        ("3.10", "3.10"),
+    ],
+)
+def test_a_number_has_the_digits_that_are_sure(value, truth):
+    assert read_truth(value, "number") == truth
+
+
+def test_words_of_an_option_are_not_unwrapped():
+    assert read_truth("$6$", "choice", ["$5$", "$6$"]) == "$6$"
+    assert read_truth(["$6$", "$7$"], "choice", ["$5$", "$6$"]) == ["$6$", "7"]
+    assert read_truth("$6$", "choice", ["5", "6"]) == "6"

@@ -304,6 +304,9 @@ EVERY_FORM = {
     "lines.json": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}\n',
     "lines.jsonl": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}',
     "lines.txt": '{"id": 1, "text": "x"}\n{"id": "b", "text": "y"}',
+    "list.jsonl": '[{"id": 1, "text": "x"},\n{"id": "b", "text": "y"}]',
+    "named_list.json": '{"model": {}, "data": [{"id": 1, "text": "x"}, {"id": "b", "text": "y"}]}',
+    "keyed_rows.json": '{"1": {"text": "x", "question": "?"}, "b": {"text": "y"}}',
     "table.csv": 'id,text\n1,x\nb,"y"\n',
     "table.tsv": "id\ttext\n1\tx\nb\ty\n",
 }
@@ -316,6 +319,15 @@ def test_the_same_answers_are_read_from_every_form(name, mark, end, tmp_path):
     content = EVERY_FORM[name].replace("\n", end)
     (tmp_path / name).write_bytes(mark + content.encode())
     assert texts(tmp_path / name) == {"1": "x", "b": "y"}
+
+
+def test_a_column_may_be_a_field_of_another(tmp_path):
+    """The results of a batch of requests to a server of chats."""
+    response = {"body": {"choices": [{"message": {"content": "x"}}]}}
+    row = {"custom_id": "a", "response": response}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    columns = "id=custom_id", "text=response.body.choices.0.message.content"
+    assert texts(tmp_path / "a.jsonl", *columns) == {"a": "x"}
 
 
 def test_json_in_utf_16_is_read(tmp_path):
@@ -334,7 +346,10 @@ def test_the_only_answer_may_be_a_row_alone(tmp_path):
         (["a", "b"], "line 1: text: got a list of 2: ['a', 'b'], expected one text"),
         ([], "line 1: text: got a list of 0: [], expected one text"),
         ([[1, 2, 3, 4]], "got a list of 1: [[1, 2, 3, 4]], expected one text"),
-        ({"role": "assistant", "content": "3"}, "of an OpenAI response choices[0].message.content"),
+        (
+            {"role": "assistant", "content": "3"},
+            "of an OpenAI response --map text=COLUMN.choices.0.message.content",
+        ),
         (None, 'text: got None, expected one text; write "" for an empty answer'),
         (math.nan, 'text: got nan, expected one text; write "" for an empty answer'),
     ],
@@ -401,6 +416,16 @@ def test_equal_ids_of_two_sources_need_a_column_that_says_whose_they_are():
         "answer every question of the benchmark once, and say in a column `source` whose question "
         "it is: one, two"
     )
+
+
+def test_questions_of_one_id_have_digests_of_their_own_and_others_that_of_their_content():
+    alike = [how_many("a", 3, "one"), how_many("a", 3, "two"), how_many("b", 3, "two")]
+    answers = [Answer("a", "3", "one"), Answer("a", "3", "two"), Answer("b", "3")]
+    scored = recorded_answers.score_answers(benchmark_of(*alike), answers, Path("f"))
+    assert len({record.digest for record in scored}) == 3
+    alone = benchmark_of(how_many("c", 3, "elsewhere"))
+    (other,) = recorded_answers.score_answers(alone, [Answer("c", "3")], Path("f"))
+    assert other.digest == scored[2].digest
 
 
 def test_a_column_source_in_words_of_its_own_is_no_matter_where_ids_are_enough():

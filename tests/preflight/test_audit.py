@@ -64,6 +64,15 @@ def test_a_sound_config_passes_and_says_chance(run):
     assert "no problem found" in output
 
 
+def test_rows_of_warm_up_and_benchmark_that_are_left_out_are_told(run):
+    Path("solutions.jsonl").write_text(rows(2) + rows(1, answer="many"))
+    Path("held_out.jsonl").write_text(rows(5, first=10) + rows(1, first=99))
+    code, output = run("warmup.steps=1", "warmup.data=[{files: solutions.jsonl}]")
+    assert code == 0, output
+    assert "mind  warmup: left out: 1 rows of 3; 1 like 0#2: answer 'many' is" in output
+    assert "mind  evaluation.benchmark: left out: 1 rows of 6; 1 like 99: image " in output
+
+
 def test_what_cannot_fit_cannot_be_had_or_is_not_installed_stops_the_run(
     run, monkeypatch, tmp_path
 ):
@@ -169,6 +178,22 @@ def test_a_picture_that_cannot_be_read_is_a_finding(run):
     assert "mind  pictures: 1 of 10 rows have one that cannot be read; 3: image " in output
     assert "questions cannot be asked; " in output
     assert "rewards: " in output
+
+
+def test_rows_that_benchmark_and_warm_up_leave_out_are_findings(run):
+    good = Path("samples.jsonl").read_text()
+    Path("warmup.jsonl").write_text(good + rows(1, answer="many"))
+    Path("held_out.jsonl").write_text(
+        Path("held_out.jsonl").read_text() + rows(1, first=10, answer="few")
+    )
+    code, output = run("warmup={steps: 2, data: [{files: warmup.jsonl}]}")
+    assert code == 0
+    many, few = ("answer 'many' is not a number", "answer 'few' is not a number")
+    assert f"mind  warmup: left out: 1 rows of 11; 1 like 0#2: {many}" in output
+    assert f"mind  evaluation.benchmark: left out: 1 rows of 6; 1 like 10#2: {few}" in output
+    Path("warmup.jsonl").unlink()
+    code, output = run("warmup={steps: 2, data: [{files: warmup.jsonl}]}")
+    assert (code, "stop  warmup: files: warmup.jsonl does not exist" in output) == (1, True)
 
 
 def test_a_benchmark_is_checked_by_its_own_verifiers(run):

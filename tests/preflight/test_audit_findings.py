@@ -63,11 +63,31 @@ def test_rows_that_are_left_out_stop_a_run_when_they_are_half(used, lost, level)
     )
     assert found[0] == Finding("fine", f"reference answers: {used} rows earn the full reward (cut)")
     expected = (
-        [Finding(level, f"left out: {lost} rows of {used + lost}; lost 0: why not")]
+        [Finding(level, f"left out: {lost} rows of {used + lost}; {lost} like lost 0: why not")]
         if level
         else []
     )
     assert found[1:] == expected
+
+
+def test_rows_that_another_source_of_the_same_file_uses_are_not_lost():
+    left_out = tuple(LeftOut(str(place), "no number") for place in range(4))
+    sources = [question("7")], [question(str(place)) for place in range(4)]
+    levels = [finding.level for finding in audit.unused_rows(questions(*sources))]
+    assert levels == []
+    (finding,) = audit.unused_rows(questions(*sources, left_out=left_out * 2))
+    assert finding.level == "mind"
+    (finding,) = audit.unused_rows(questions([question("7")], left_out=left_out))
+    assert finding.level == "stop"
+
+
+def test_the_most_frequent_reason_is_told_first():
+    left_out = (LeftOut("a", "no picture"), LeftOut("b", "too long"), LeftOut("c", "too long"))
+    found = audit.reference_answers(questions([question("d")] * 4, left_out=left_out))
+    assert [finding.text for finding in found][1:] == [
+        "left out: 3 rows of 7; 2 like b: too long",
+        "left out: 1 like a: no picture",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -200,3 +200,25 @@ def test_a_row_fits_where_all_its_boxes_do():
     assert not would_fit(both, SMALL, "pixels", "cxcywh")
     assert not would_fit(both, SMALL, "norm1", "xywh")
     assert would_fit(both, SMALL, "norm1000", "xywh")
+
+
+def test_pixels_of_smaller_pictures_fit_as_thousandths_and_stop_at_their_sides():
+    (finding,) = findings(rows(XYXY, "norm1000"))
+    assert finding.level == "mind"
+    assert "no edge lies beyond the width and height of its own picture" in finding.text
+    assert "declare frame: pixels" in finding.text
+    assert findings(rows([*XYXY, [0, 0, 114, 84]], "norm1000")) == []  # one edge lies beyond
+    assert findings(rows(XYXY[:2], "norm1000")) == []  # too few to tell
+
+
+def test_numbers_that_are_y_first_are_named():
+    y_first = [[y1, x1, y2, x2] for x1, y1, x2, y2 in XYXY]
+    (finding,) = findings(rows(y_first))
+    assert "or if they are [y1, x1, y2, x2], to be written x first" in finding.text
+
+
+def test_boxes_of_a_larger_copy_fit_no_declaration():
+    (finding,) = findings(rows([[600, 600, 1200, 1100]] * 3))
+    assert finding.level == "stop"
+    assert "no other declaration fits them" in finding.text
+    assert "boxes of a larger copy of the pictures?" in finding.text

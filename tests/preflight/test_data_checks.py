@@ -8,6 +8,7 @@ from gpg_vl.preflight.data_checks import (
     hidden_options,
     holds_pictures,
     odd_pictures,
+    places_of_options,
     unused_columns,
 )
 from gpg_vl.preflight.finding import Finding
@@ -23,13 +24,13 @@ def asked(name="a", **fields):
 
 
 def test_columns_that_nobody_uses_are_told():
-    samples = [asked(columns={"photo_id": 7, "system": "x"}), asked(columns={"note": "y"})]
+    samples = [asked(columns={"photo_id": 7, "image_id": 1}), asked(columns={"note": "y"})]
     assert list(unused_columns(ROWS, samples, "rows.jsonl")) == [
         Finding(
             "mind", "rows.jsonl: columns that only a verifier of your own sees: 'photo_id', 'note'"
         )
     ]
-    assert list(unused_columns(ROWS, [asked(columns={"system": "x"})], "rows.jsonl")) == []
+    assert list(unused_columns(ROWS, [asked(columns={"image_id": 1})], "rows.jsonl")) == []
     assert list(unused_columns(Source(recipe="digits"), samples, "digits")) == []
     assert list(unused_columns(ROWS, [], "rows.jsonl")) == []
 
@@ -66,6 +67,19 @@ def test_a_column_of_pictures_is_told_where_no_row_has_one(cell, holds):
     assert [each.level for each in unused_columns(ROWS, with_picture, "rows.jsonl")] == ["mind"]
 
 
+def test_numbers_that_may_be_places_of_options_are_told():
+    fields = {"answer_kind": "choice", "choices": ("1", "2", "3")}
+    unclear = asked("b", answer="2", **fields)
+    (finding,) = places_of_options(ROWS, [unclear], "rows.jsonl")
+    assert finding.level == "mind"
+    assert "answer '2' of b is read as the words of an option" in finding.text
+    third = asked(answer="3", **fields)  # there is no place 3 counted from 0
+    letter = asked(answer="B", **fields)  # so the truths are no places
+    declared = ROWS.model_copy(update={"answer_index": 1})
+    for source, samples in ((ROWS, [third]), (ROWS, [unclear, letter]), (declared, [unclear])):
+        assert list(places_of_options(source, samples, "rows.jsonl")) == []
+
+
 @pytest.mark.parametrize(("shown", "level"), [(0, "stop"), (1, "mind"), (2, "mind")])
 def test_options_that_a_prompt_hides_are_told(shown, level):
     fields = {"answer_kind": "choice", "answer": "cat", "choices": ("cat", "dog")}
@@ -92,7 +106,7 @@ def test_pictures_of_which_a_model_sees_less_are_told_once_for_each_kind():
     assert list(odd_pictures(samples)) == [
         Finding(
             "mind",
-            "pictures: 3 with all pixels have one colour; one colour: all pixels have one colour",
+            "pictures: 3 like that of one colour: all pixels have one colour",
         )
     ]
     assert list(odd_pictures(samples[2:])) == []

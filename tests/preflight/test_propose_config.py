@@ -56,7 +56,7 @@ def test_rows_are_told_in_eighty_columns(folder):
         "tried:      9 of the first 10 rows earn the full reward with their own answer\n"
         "            (number with picture 9)\n"
         "left out:   1\n"
-        "  q7: image "
+        "  1 like q7: image "
     )
     assert "not used:   author\n" in printed
     assert (

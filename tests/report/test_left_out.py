@@ -30,5 +30,5 @@ def test_five_reasons_are_printed_and_the_others_counted():
 
 def test_a_row_is_one_short_line():
     line = left_out.described(LeftOut("i" * 100_000, "w\n" * 100_000))
-    assert len(line) == 100 + 2 + 500
+    assert len(line) == 100 + 2 + 800
     assert "\n" not in line

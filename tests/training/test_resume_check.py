@@ -10,8 +10,9 @@ import pytest
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
+from gpg_vl.run_folder import RunFolder
 from gpg_vl.training import resume_check
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
 
@@ -224,6 +225,27 @@ def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, differences, 
     assert str(refused.value) == (
         f"{tmp_path} was started with other settings or data: {'; '.join(differences)}. "
         "Change it back, start a new run, or pass --allow-changed"
+    )
+
+
+def test_rows_that_can_no_longer_be_used_are_named(tmp_path):
+    RunFolder(tmp_path).unused_rows([LeftOut("bad", "no number", "x")])
+    begun: dict[str, Any] = {"config": {}, "data": "1", "sources": {}}
+    resume_check.write(tmp_path, begun)
+
+    def differences(*unused: LeftOut) -> list[str]:
+        now = {**begun, "data": "2"}
+        return resume_check.check(tmp_path, now, allow_changed=True, unused=unused)
+
+    bad, gone = LeftOut("bad", "no number", "x"), LeftOut("q1", "image a.png is gone", "x")
+    assert differences(bad) == ["the data: rows or images differ"]
+    assert differences(bad, gone) == [
+        "the data: rows or images differ (1 row is left out now that had been used; q1: image "
+        "a.png is gone)"
+    ]
+    assert (
+        "(2 rows are left out now that had been used; bad:"
+        in differences(bad._replace(source="y"), gone)[0]
     )
 
 

@@ -322,10 +322,12 @@ def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
     changed, differs, unchanged, tmp_path, monkeypatch
 ):
     lines: list[str] = []
-    monkeypatch.setattr(resume_check, "check", lambda run, own, *, allow_changed: changed)
+    monkeypatch.setattr(resume_check, "check", lambda run, own, **more: changed)
     monkeypatch.setattr(resume_check, "environment_differences", lambda begun, now: iter(differs))
     run_folder.write_header(tmp_path, "", {})
-    is_unchanged = setup._report_differences(tmp_path, {}, {}, allow_changed=True, log=lines.append)
+    is_unchanged = setup._report_differences(
+        tmp_path, {}, {}, [], allow_changed=True, log=lines.append
+    )
     assert is_unchanged == unchanged
     assert lines == [
         *(f"changed, as allowed: {line}" for line in changed),
@@ -497,9 +499,8 @@ def test_the_parts_are_put_together_in_this_order(
     loaded = [("policy", "newest policy" if resume else None), "template checked"]
     listed_in = (tmp_path if resume else parts.config.run_folder) / "left_out.jsonl"
     reported = [f"left out: 1 row, listed in {listed_in}", "  1 like q9: unlucky"]
-    if not resume:
-        place = events.index("folder") + 1
-        events = [*events[:place], ("unused rows", ["q9"]), *events[place:]]
+    place = events.index("folder") + 1
+    events = [*events[:place], ("unused rows", ["q9"], resume), *events[place:]]
     assert noted == [*refused, *loaded, *reported, *events]
     assert (run.learner, run.folder.name, run.gate) == ("learner", "folder", "gate")
     assert run.policy.name == ("warmed" if warmup and not resume else "policy")
@@ -555,8 +556,9 @@ def named_folder(noted: list[Any]) -> Any:
     return SimpleNamespace(
         name="folder",
         close=lambda: noted.append("close folder"),
-        unused_rows=lambda rows: noted.append(("unused rows", [row.id for row in rows])),
-        left_out_path=Path(__file__),  # a file that is there
+        unused_rows=lambda rows, is_resumed: noted.append(
+            ("unused rows", [row.id for row in rows], is_resumed)
+        ),
     )
 
 

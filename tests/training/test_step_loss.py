@@ -755,7 +755,15 @@ def test_ranks_with_fewer_microbatches_repeat_one_without_weight(learner, monkey
     assert batches[0] == [item]
     assert [is_idle(batch) for batch in batches] == [False, True, True]
     assert [len(batch[0].group.prompt.input_ids) for batch in batches] == [5, 9, 9]
-    assert learner._plan([], []) == []
+
+
+def test_a_rank_without_rows_repeats_a_group_of_another_one_without_weight(learner, monkeypatch):
+    assert learner._plan([], []) == [], "no process has work"
+    monkeypatch.setattr(Processes, "all_reduce_max", lambda processes, value: 2)
+    monkeypatch.setattr(Processes, "all_gather", lambda processes, own: [own, weighted(7, [1, 2])])
+    batches = learner._plan([], [])
+    assert [is_idle(batch) for batch in batches] == [True, True]
+    assert [len(batch[0].group.prompt.input_ids) for batch in batches] == [7, 7]
 
 
 # --- schedule, and the check before the first step ------------------------------------------------

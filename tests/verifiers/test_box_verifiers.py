@@ -573,6 +573,14 @@ def test_where_the_truth_names_no_class_any_name_will_do():
     )
 
 
+@pytest.mark.parametrize("label", ['12" pipe', "a\\b", "it's", "猫", "a\nb"])
+def test_a_class_of_any_signs_earns_full_marks_for_its_own_answer(label):
+    truth = [{"box": [0, 0, 100, 50], "label": label}]
+    sample = replace(boxed(WIDE, [0, 0, 100, 50]), answer_kind="detection", answer=truth)
+    verifiers = VerifierSet(by_kind={"detection": Detection()})
+    assert verifiers.validation_error(sample) == ""
+
+
 def test_a_detection_is_read_in_the_models_frame_and_placed_in_pixels():
     sample, verifier = detected(WIDE, (100, 20, 200, 100)), Detection(frame=THOUSANDTHS)
     assert (

@@ -271,3 +271,10 @@ def test_all_of_several_options_needs_letters():
     with pytest.raises(UserError, match="expected letters: always"):
         Choice(several="all", letters="shown")
     assert accuracy(Choice(several="any", letters="shown", style=Style()), "red", several_of("A"))
+
+
+def test_an_option_that_is_a_picture_is_answered_by_its_letter():
+    sample = sample_of("B", choices=("<image 1>", "<image 2>"), letters=())
+    assert Choice().reference_answer(sample) == "B"
+    assert accuracy(Choice(), "B", sample) == 1
+    assert accuracy(Choice(), "A", sample) == 0

@@ -64,6 +64,22 @@ def test_an_equation_has_one_symbol_on_its_left(answer, truth, earned):
     assert reward(Expression(), answer, sample_of("expression", answer=truth)) == earned
 
 
+@pytest.mark.parametrize(
+    ("answer", "truth", "earned"),
+    [
+        ("5000", r"5\,000", 1),
+        ("5,000", "5{,}000", 1),
+        ("0", r"5\,000", 0),
+        ("5", r"5\,000", 0),
+        ("1010_{2}", "1010_2", 1),
+        ("1010_3", "1010_2", 0),
+        ("1010", "1010_2", 0),
+    ],
+)
+def test_signs_between_digits_and_bases_count(answer, truth, earned):
+    assert reward(Expression(), answer, sample_of("expression", answer=truth)) == earned
+
+
 @pytest.mark.parametrize("answer", ["9^{9^9}", "2^{100000}", "10000!", "3!!", "2^2^99"])
 def test_numbers_of_more_than_ten_thousand_digits_are_not_written_out(answer, monkeypatch):
     monkeypatch.setattr(math_worker.WORKER, "ask", lambda seconds, **request: pytest.fail("asked"))

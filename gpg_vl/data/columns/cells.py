@@ -23,6 +23,8 @@ MAX_WHOLE = 2**53
 """Largest whole number that a float holds exactly; a larger float is not written as a whole one."""
 MAX_LIST_TEXT = 1_000_000
 """Characters of the longest text that is read as a list or a mapping."""
+WRITTEN_NULLS = frozenset({"nan", "NaN", "NaT", "<NA>"})
+"""Texts that pandas writes for an empty cell."""
 _NAMES_SHOWN = 20
 
 
@@ -135,6 +137,18 @@ def text_of(value: Any, what: str) -> str:
 # --- text that holds a list or a mapping ----------------------------------------------------------
 
 
+def literal(text: str) -> Any:
+    """Read a text that is a list, a tuple or a mapping as JSON, or as Python writes it.
+
+    Returns:
+        None where the text is none of these.
+
+    Raises:
+        ValueError: numpy wrote the list, without commas between its members.
+    """
+    return _literal(text, "[]", "{}", "()")
+
+
 def listed(text: str) -> list[Any] | None:
     """Read a text that is a list as JSON, or as Python writes it: a cell of a CSV file.
 
@@ -144,7 +158,7 @@ def listed(text: str) -> list[Any] | None:
     Raises:
         ValueError: numpy wrote the list, without commas between its members.
     """
-    value = _literal(text, "[", "]")
+    value = _literal(text, "[]")
     return cast(list[Any], value) if isinstance(value, list) else None
 
 
@@ -154,13 +168,14 @@ def mapped(text: str) -> dict[str, Any] | None:
     Returns:
         None where the text is no such mapping, or an empty one.
     """
-    value = _literal(text, "{", "}")
+    value = _literal(text, "{}")
     return cast(dict[str, Any], value) if value and isinstance(value, dict) else None
 
 
-def _literal(text: str, opening: str, closing: str) -> Any:
+def _literal(text: str, *brackets: str) -> Any:
+    """Read a text between one of these pairs of brackets."""
     bare = text.strip()
-    if not (bare.startswith(opening) and bare.endswith(closing)) or len(bare) > MAX_LIST_TEXT:
+    if bare[:1] + bare[-1:] not in brackets or len(bare) > MAX_LIST_TEXT:
         return None
     try:
         return json.loads(bare)

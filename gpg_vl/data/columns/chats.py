@@ -24,8 +24,9 @@ _ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "bot": "assistant",
 }
-"""Roles of the formats -> ours."""
+"""Roles of the formats, in small letters -> ours."""
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -99,6 +100,25 @@ def read_chat(value: Any) -> Chat:
         raise ValueError("the question, the last turn of the user, is empty")
     context = tuple(Turn(turn.role, turn.text) for turn in before)
     return Chat(question.text, context, answer, _images(turns))
+
+
+def read_answer(value: Any) -> Any:
+    """Return the words of an answer that is written as a turn of the assistant, as TRL does.
+
+    Any other value is returned as it is.
+
+    Raises:
+        ValueError: it is a chat of other turns.
+    """
+    if not is_chat(value):
+        return value
+    turns = _turns(value)
+    if [turn.role for turn in turns] != ["assistant"]:
+        raise ValueError(
+            f"the answer is a chat with the turns {shown([turn.role for turn in turns])}, expected "
+            "one turn of the assistant"
+        )
+    return _answer(turns[0])
 
 
 def _answer(turn: _Turn) -> str | None:
@@ -195,7 +215,7 @@ def _pair(fields: Mapping[str, Any]) -> list[_Turn]:
 
 def _turn(fields: Mapping[str, Any]) -> _Turn:
     name = _first(fields, _ROLE_KEYS)
-    role = _ROLES.get(name) if isinstance(name, str) else None
+    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise ValueError(f"a turn has the role {shown(name)}, expected one of {', '.join(_ROLES)}")
     if fields.get("tool_calls"):

@@ -1,4 +1,4 @@
-"""Read the options of multiple choice, and truths that are the place of an option.
+"""Read the options of multiple choice.
 
 Public data have options as a list, a mapping of letters, {label, text}, records, columns of their
 own, or a text of any of these; with letters of their own or without, with empty slots between.
@@ -6,23 +6,19 @@ own, or a text of any of these; with letters of their own or without, with empty
 message says how to write it: a letter that means another option inverts the reward.
 """
 
-import ast
-import io
-import json
 import math
 import re
-import tokenize
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from numbers import Real
+from string import ascii_uppercase
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from gpg_vl.data.columns import cells
 from gpg_vl.errors import shown
-from gpg_vl.parsing.choices import MAX_LETTERS, exact, letter_of, letters_of
+from gpg_vl.parsing.choices import MAX_LETTERS, letter_of, letters_of
 
 
 class Options(NamedTuple):
@@ -39,7 +35,7 @@ class Options(NamedTuple):
     places: tuple[int, ...] = ()
     """Place of each option, from 0, where empty slots stand between them; empty = 0, 1, 2..."""
     first: int | None = None
-    """Number of the first place, where the row itself numbers its options; empty = it does not."""
+    """Number of the first place, where the row itself numbers its options; None = it does not."""
 
 
 class _Slot(NamedTuple):
@@ -90,10 +86,11 @@ def _prefixes() -> list["re.Pattern[str]"]:
     return patterns
 
 
-_PREFIXES = _prefixes()
-_LETTER_ALONE = re.compile(r"[A-Z]\s")
-"""A letter without a sign behind it, which is a word ("A dog") unless every option has its own."""
+PREFIXES = _prefixes()
 _HEADING = re.compile(r"(?:options|choices) ?:", re.IGNORECASE)
+_FEW_LETTERS = 4
+"""Options that may lack some letters: C and A of four. Letters farther on are words: E. coli."""
+_WITHOUT_I = ascii_uppercase.replace("I", "")  # which is often skipped: it looks like 1
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -121,7 +118,7 @@ def read_options(cell: Any, *, lettered: bool = True) -> Options:
         return _options(_of_mapping(cast(Mapping[Any, Any], cell)))
     if isinstance(cell, str):
         return _of_text(cell, lettered=lettered)
-    items = _items(cell)
+    items = items_of(cell)
     if items is None:
         raise ValueError(f"choices is {shown(cell)}, expected a list; {_ADVICE}")
     if any(isinstance(item, Mapping) for item in items):
@@ -200,7 +197,7 @@ def _words(value: Any) -> str:
         raise ValueError(
             f"an option is the truth value {value}, expected a text; write it in quotes: 'yes'"
         )
-    text = _number_text(value)
+    text = number_text(value)
     if text is None:
         raise ValueError(
             f"an option is a {type(value).__name__}, {shown(value)}, expected a text; {_ADVICE}"
@@ -210,16 +207,12 @@ def _words(value: Any) -> str:
 
 def _is_empty(value: Any) -> bool:
     """Return True for null, NaN, and texts that stand for them."""
-    if value is None:
-        return True
     if isinstance(value, str):
         return value.strip() in _EMPTY
-    if isinstance(value, Decimal):
-        return value.is_nan()
-    return isinstance(value, Real) and bool(value != value)
+    return cells.is_missing(value)
 
 
-def _number_text(value: Any) -> str | None:
+def number_text(value: Any) -> str | None:
     """Return a finite number as text, whole ones without a point; None for any other value."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Decimal):
         return None
@@ -234,7 +227,7 @@ def _number_text(value: Any) -> str | None:
     return str(value)
 
 
-def _items(cell: Any) -> list[Any] | None:
+def items_of(cell: Any) -> list[Any] | None:
     """Return the items of a list, tuple or array; None for any other value."""
     if isinstance(cell, list | tuple):
         return list(cast(Iterable[Any], cell))
@@ -247,17 +240,26 @@ def _without_prefixes(texts: Sequence[str]) -> list[_Slot]:
     """Separate the letters that all options bring: "B. dog" is dog, with the letter B.
 
     They are letters of options only where every option has one, in one style, all different, and
-    some have words behind it.
+    some have words behind it. E, S and B of "E. coli", "S. aureus", "B. subtilis" are words.
     """
     filled = [text for text in texts if text]
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         if not filled or not all(map(prefix.match, filled)):
             continue
         slots = [_without_prefix(text, prefix) for text in texts]
-        letters = {slot.label for slot in slots if slot.label}
-        if len(letters) == len(filled) and any(slot.words for slot in slots):
+        letters = [slot.label for slot in slots if slot.label]
+        if _are_labels(letters, len(texts)) and any(slot.words for slot in slots):
             return slots
     return [_Slot("", text) for text in texts]
+
+
+def _are_labels(letters: Sequence[str], count: int) -> bool:
+    """Return True for letters that label options: the first of the alphabet, or F, G, H, J."""
+    if len(set(letters)) < len(letters):
+        return False
+    first = set(map(letter_of, range(min(MAX_LETTERS, max(count, _FEW_LETTERS)))))
+    run = "".join(letters)
+    return set(letters) <= first or run in ascii_uppercase or run in _WITHOUT_I
 
 
 def _without_prefix(text: str, prefix: "re.Pattern[str]") -> _Slot:
@@ -272,16 +274,16 @@ def _without_prefix(text: str, prefix: "re.Pattern[str]") -> _Slot:
 
 def _of_mapping(mapping: Mapping[Any, Any]) -> list[_Slot]:
     """Read {A: cat, B: dog}, {label: [A, B], text: [cat, dog]}, or one record."""
-    if all(_LABEL.fullmatch(str(key).strip()) for key in mapping):
+    if all(map(_is_label, mapping)):
         slots = [_Slot(_label(key), _words(value)) for key, value in mapping.items()]
         return _without_double_labels(slots)
     label_key, text_key = _keys(mapping)
-    texts = _items(mapping[text_key])
+    texts = items_of(mapping[text_key])
     if texts is None:
         return [_of_record(mapping)]
     labels: list[Any] | None = [""] * len(texts)
     if label_key is not None:
-        labels = _items(mapping[label_key])
+        labels = items_of(mapping[label_key])
     if labels is None or len(labels) != len(texts):
         raise ValueError(
             f"choices is {shown(dict(mapping))}, expected as many labels as texts; {_ADVICE}"
@@ -303,7 +305,7 @@ def _of_records(items: Sequence[Any]) -> list[_Slot]:
 
 def _of_record(record: Mapping[Any, Any]) -> _Slot:
     """Read one option: {label: A, text: cat} or {A: cat}."""
-    if all(_LABEL.fullmatch(str(key).strip()) for key in record):
+    if all(map(_is_label, record)):
         filled = [key for key, value in record.items() if not _is_empty(value)]
         if len(filled) != 1:
             raise ValueError(f"an option is {shown(dict(record))}, expected one letter; {_ADVICE}")
@@ -311,6 +313,12 @@ def _of_record(record: Mapping[Any, Any]) -> _Slot:
     label_key, text_key = _keys(record)
     label = "" if label_key is None else _label(record[label_key])
     return _Slot(label, _words(record[text_key]))
+
+
+def _is_label(key: Any) -> bool:
+    """Return True for a key that is a letter or a number; "choices" is not the choice S."""
+    text = str(key).strip()
+    return text.lower() not in _EITHER_NAMES and _LABEL.fullmatch(text) is not None
 
 
 def _keys(mapping: Mapping[Any, Any]) -> tuple[Any | None, Any]:
@@ -345,7 +353,7 @@ def _label(value: Any) -> str:
     """Return a label as a letter in capitals or as a number: "(a)" is A, "option_1" is 1."""
     if _is_empty(value):
         return ""
-    text = _number_text(value) or str(value).strip()
+    text = number_text(value) or str(value).strip()
     match = _LABEL.fullmatch(text)
     if match is None:
         raise ValueError(f"an option has the label {shown(value)}, expected a letter")
@@ -372,7 +380,7 @@ def _without_double_labels(slots: list[_Slot]) -> list[_Slot]:
 
 def _of_text(text: str, *, lettered: bool) -> Options:
     """Read a JSON or Python list or mapping, or labelled options: "A. cat\nB. dog"."""
-    value = _literal(text)
+    value = cells.literal(text)
     if isinstance(value, list | tuple | dict):
         return read_options(cast(Any, value), lettered=lettered)
     body = text.strip()
@@ -388,37 +396,6 @@ def _of_text(text: str, *, lettered: bool) -> Options:
     return _options(slots)
 
 
-def _literal(text: str) -> Any:
-    """Return the value of a text that is JSON or a Python literal; None for any other text.
-
-    Raises:
-        ValueError: the items of a list have no comma between them, as numpy prints them.
-    """
-    bare = text.strip()
-    if not bare.startswith(("[", "{", "(")):
-        return None
-    try:
-        return json.loads(bare)
-    except (ValueError, RecursionError):
-        pass  # it may be Python
-    try:
-        with warnings.catch_warnings():
-            # a formula such as '\(x\)' holds escapes that Python does not know
-            warnings.simplefilter("ignore", SyntaxWarning)
-            value = ast.literal_eval(bare)
-            kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(bare).readline)]
-    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
-        return None
-    kinds = [kind for kind in kinds if kind != tokenize.NL]
-    # Python joins 'cat' 'dog' to one text
-    if (tokenize.STRING, tokenize.STRING) in pairwise(kinds):
-        raise ValueError(
-            f"the list {shown(text)} has no comma between its texts, as numpy prints it; save it "
-            "as a list"
-        )
-    return value
-
-
 def _labelled_lines(text: str) -> list[_Slot]:
     """Read lines that each begin with the letter of their option; empty where one does not."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -428,7 +405,7 @@ def _labelled_lines(text: str) -> list[_Slot]:
 
 def _labelled_words(body: str) -> list[_Slot]:
     """Read options in one line, "(A) cat (B) dog"; empty where they are not in order."""
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         labels = list(prefix.finditer(body))
         if not labels or labels[0].start() > 0:
             continue
@@ -449,196 +426,3 @@ def _are_in_order(slots: Sequence[_Slot]) -> bool:
     """Return True where options have the letters A, B, C..., at least two."""
     letters = [slot.label for slot in slots]
     return 1 < len(letters) <= MAX_LETTERS and letters == list(map(letter_of, range(len(letters))))
-
-
-# --- truths ---------------------------------------------------------------------------------------
-
-
-def read_truth(answer: Any, options: Options, first: int | None = None) -> Any:
-    """Return a truth as the letter or the words of an option; a list for several options.
-
-    Args:
-        answer: the truth of the row.
-        options: its options.
-        first: number of the first option where truths are declared to be numbers of options; None
-            = they are letters or words.
-
-    Raises:
-        ValueError: the truth is a number, and it is not sure which option it means.
-    """
-    if not options.choices:
-        return answer
-    if first is not None:
-        return truth_of_index(answer, options, first)
-    items = _several(answer)
-    if items is not None:
-        return [_one_truth(item, options) for item in items]
-    return _one_truth(answer, options)
-
-
-def _one_truth(answer: Any, options: Options) -> str:
-    """Return a truth of one option; it may be a number where the row numbers its options."""
-    number = _whole(answer)
-    if options.first is None or number is None:
-        return _checked(answer, options)
-    truth = _truth_at(answer, options, options.first)
-    by_words = exact(str(number), options.choices, options.letters)
-    if by_words not in {None, exact(truth, options.choices, options.letters)}:
-        raise ValueError(_unclear(answer, options))
-    return truth
-
-
-def truth_of_index(answer: Any, options: Options, first: int) -> str | list[str]:
-    """Return the letter of the option at a place, or its words where the letter is not clear.
-
-    Args:
-        answer: the place, a whole number; or a list of places.
-        options: the options of the row.
-        first: number of the first place, 0 or 1.
-
-    Raises:
-        ValueError: no whole number, or there is no such place.
-    """
-    items = _several(answer)
-    if items is not None:
-        return [_truth_at(item, options, first) for item in items]
-    return _truth_at(answer, options, first)
-
-
-def check_truth(answer: Any, options: Options) -> None:
-    """Check that a truth is not a number or a letter that may mean several options.
-
-    A text that is the words of one option is that option. What names no option at all is left to
-    the verifier.
-
-    Raises:
-        ValueError: it is not sure which option the truth means.
-    """
-    for item in _several(answer) or [answer]:
-        _checked(item, options)
-
-
-def _checked(answer: Any, options: Options) -> str:
-    """Return a truth as text, if it is sure which option it means."""
-    if isinstance(answer, str):
-        _check_text(answer, options)
-        return answer
-    text = _number_text(answer)
-    if text is None:
-        raise ValueError(
-            f"answer is {shown(answer)}, expected the letter or the words of an option as text"
-        )
-    by_words = exact(text, options.choices, options.letters)
-    by_place: set[int] = set()
-    number = _whole(answer)
-    if number is not None:
-        for first in (0, 1) if options.first is None else (options.first,):
-            index = _index_at(number - first, options)
-            if index is not None:
-                by_place.add(index)
-    if by_words is None or by_place - {by_words}:
-        raise ValueError(_unclear(answer, options))
-    return text
-
-
-def _check_text(answer: str, options: Options) -> None:
-    index = exact(answer, options.choices, options.letters)
-    if index is None:
-        if _whole(answer) is not None:
-            raise ValueError(_unclear(answer, options))
-        return
-    letter = answer.strip(" ().:")
-    if letter.upper() != letters_of(options.choices, options.letters)[index : index + 1]:
-        return
-    labels = _labels_in_words(options.choices)
-    # small letters may be names in the picture: among "(b)" and "(a)" the letter A is the first
-    meant = {letter, letter.upper()}
-    if labels[index] not in meant and meant.intersection(labels):
-        labelled = next(place for place, label in enumerate(labels) if label in meant)
-        raise ValueError(
-            f"answer {shown(answer)} is the letter of {shown(options.choices[index])} by its "
-            f"place, and {shown(options.choices[labelled])} begins with it; write the "
-            "answer in words, or the options with letters, all in one style"
-        )
-
-
-def _labels_in_words(texts: Sequence[str]) -> list[str]:
-    """Return the letter that each option begins with as a label; empty where it has none."""
-    letters_alone = [text[:1] for text in texts if _LETTER_ALONE.match(text)]
-    if len(set(letters_alone)) == len(texts):
-        return letters_alone
-    labels: list[str] = []
-    for text in texts:
-        matches = filter(None, (prefix.match(text) for prefix in _PREFIXES))
-        labels.append(next((match[1] for match in matches), ""))
-    return labels
-
-
-def _unclear(answer: Any, options: Options) -> str:
-    return (
-        f"answer is the number {shown(answer)} and the choices are {shown(list(options.choices))}: "
-        "declare answer_index: 0 or 1 if it is the place of the right option, counted from that "
-        "number; else write the option's letter or words as text"
-    )
-
-
-def _several(answer: Any) -> list[Any] | None:
-    """Return the items of a truth of several options, a list or a text of one; else None.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if isinstance(answer, str):
-        answer = _literal(answer) if answer.lstrip().startswith("[") else None
-    items = _items(answer)
-    if items is not None and not items:
-        raise ValueError("answer is an empty list, expected the right option")
-    return items
-
-
-def _whole(answer: Any) -> int | None:
-    """Return a whole number, also one that is written as text; None for any other value."""
-    if isinstance(answer, str):
-        text = answer.strip()
-        return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
-    text = _number_text(answer)
-    return None if text is None else _whole(text)
-
-
-def _index_at(place: int, options: Options) -> int | None:
-    """Return the index of the option at a place of its row; None where there is none."""
-    places = options.places or range(len(options.choices))
-    return places.index(place) if place in places else None
-
-
-def _truth_at(answer: Any, options: Options, first: int) -> str:
-    number = _whole(answer)
-    if number is None:
-        raise ValueError(
-            f"answer is {shown(answer)}, expected a whole number: answer_index: {first} declares "
-            "that answers are places of options"
-        )
-    if options.first not in {None, first}:
-        raise ValueError(
-            f"the options are numbered from {options.first} and answer_index is {first}; write "
-            f"answer_index: {options.first}"
-        )
-    index = _index_at(number - first, options)
-    if index is None:
-        raise ValueError(
-            f"answer is place {number} of {len(options.choices)} options, counted from {first}; "
-            "there is no option"
-        )
-    letter = letter_of(index, options.letters)
-    if letter_of(number - first) != letter:
-        raise ValueError(
-            f"answer is place {number}, counted from {first}, and the option there has the letter "
-            f"{letter} of its own; write the letter as the answer"
-        )
-    for truth in (letter, options.choices[index]):
-        if exact(truth, options.choices, options.letters) == index:
-            return truth
-    raise ValueError(
-        f"answer is place {number}, and neither the letter {letter} nor the words of that option "
-        "name it alone; write options that differ"
-    )

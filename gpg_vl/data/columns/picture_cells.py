@@ -12,6 +12,7 @@ import json
 import math
 import re
 import tokenize
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -62,8 +63,15 @@ _BITMAP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{32,}={0,3}")
 """Text that may be base64; a shorter one holds no picture."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]{0,200}),(?P<content>.*)", re.DOTALL | re.IGNORECASE)
-_LITERAL_STARTS = ("[", "(", "{", "b'", 'b"')
+_BARE_BASE64 = re.compile(r"(?:image/[\w.+-]{1,40};)?base64(?:,|://)", re.IGNORECASE)
+"""Beginning of a data: address without its first word."""
+_LITERAL_STARTS = ("[", "(", "{", "b'", 'b"', '"')
+_FILE_NAME = re.compile(
+    r"[^\n]+\.(?:png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|ppm)", re.IGNORECASE
+)
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_FILE_URL = re.compile(r"^file:(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _OTHER_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 """An address that is neither a file nor on the web, such as s3://bucket/a.png."""
 
@@ -99,11 +107,16 @@ def is_url(picture: Picture) -> bool:
     return isinstance(picture, str) and _URL.match(picture) is not None
 
 
+def is_file_name(text: str) -> bool:
+    """Return True for a text that ends as names of pictures do."""
+    return _FILE_NAME.fullmatch(text) is not None
+
+
 def resolve(picture: str | Path, root: Path | None) -> Path:
     """Return the path of a picture, which must not leave its root.
 
-    Backslashes of Windows are read as slashes, and %20 of a file:// address as a blank, where the
-    file does not exist otherwise.
+    Backslashes of Windows are read as slashes, %20 as a blank, and letters with accents in the
+    other of their two forms (macOS takes them apart), where the file does not exist otherwise.
 
     Args:
         picture: a path, or a file:// address.
@@ -118,19 +131,33 @@ def resolve(picture: str | Path, root: Path | None) -> Path:
             f"the picture {shown(text)} is an address, expected a path; download the pictures "
             "first, or list the host of a web address under image_hosts"
         )
-    written = [text]
-    if text.lower().startswith("file://"):
-        name = re.sub(r"^file://(localhost(?=/))?", "", text, flags=re.IGNORECASE)
-        written = [name, unquote(name)]
-    if "\\" in text:
-        written += [name.replace("\\", "/") for name in written]
-    if len(written) == 1:
-        return _inside(text, root)
+    written = _spellings(_FILE_URL.sub("", text))
+    has_drive = _WINDOWS_DRIVE.match(text) is not None
+    if len(written) == 1 and not has_drive:
+        return _inside(written[0], root)
     for name in written:
         path = _inside(name, root)
         if _exists(path):
             return path
+    if has_drive:
+        raise ValueError(
+            f"the picture {shown(text)} is a path on a drive of Windows, which is not here; write "
+            "paths that begin in the folder of the pictures, and set image_root to that folder"
+        )
     return _inside(written[0], root)
+
+
+def _spellings(name: str) -> list[str]:
+    """Return the ways in which the name of one file may be written, the given one first."""
+    written = [name]
+    if "%" in name:
+        written.append(unquote(name))
+    if "\\" in name:
+        written += [each.replace("\\", "/") for each in written]
+    if not name.isascii() or len(written) > 1:
+        for form in ("NFC", "NFD"):
+            written += [unicodedata.normalize(form, each) for each in written]
+    return list(dict.fromkeys(written))
 
 
 def _exists(path: Path) -> bool:
@@ -271,6 +298,9 @@ def _of_text(text: str) -> list[Picture]:
         return []
     if text[:5].lower() == "data:":
         return [_of_data_uri(text)]
+    bare = _BARE_BASE64.match(text)
+    if bare is not None:
+        return [_of_base64(text[bare.end() :], bare[0])]
     if text.startswith(_LITERAL_STARTS):
         value = _literal(text)
         if value is not None:

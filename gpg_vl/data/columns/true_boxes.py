@@ -26,9 +26,18 @@ MAX_NUMBER_LENGTH = 40
 """Characters of the longest text that is read as one number."""
 SHOWN_PART = 120
 """Characters of a part of the boxes in a message, beside the boxes themselves."""
-BOX_KEYS = (*CORNER_KEYS, "objects", "annotations", "detections")
+BOX_KEYS = (
+    *CORNER_KEYS,
+    "bndbox",
+    "box2d",
+    "boundingbox",
+    "objects",
+    "annotations",
+    "detections",
+    "shapes",
+)
 """Keys of a record that hold a box or several boxes, lower case."""
-POLYGON_KEYS = ("segmentation", "polygon", "polygons", "points", "quad")
+POLYGON_KEYS = ("segmentation", "polygon", "polygons", "points", "quad", "vertices")
 """Keys of a record that hold the points of an outline, lower case."""
 IMAGE_KEYS = ("answer_image", "image")
 """Keys of a record that hold the number of its picture, counted from 1."""
@@ -40,11 +49,19 @@ _EDGE_NAMES = (
     ("x_min", "y_min", "x_max", "y_max"),
     ("left", "top", "right", "bottom"),
     ("x0", "y0", "x1", "y1"),
+    ("x0", "top", "x1", "bottom"),
+    ("minx", "miny", "maxx", "maxy"),
+    ("xtl", "ytl", "xbr", "ybr"),
 )
 _CORNER_NAMES = (("x1", "y1"), ("xmin", "ymin"), ("x_min", "y_min"), ("left", "top"))
 _MIDDLE_NAMES = (("cx", "cy"), ("xc", "yc"), ("x_center", "y_center"), ("center_x", "center_y"))
 _SIZE_NAMES = (("width", "height"), ("w", "h"))
 _POINT_NAMES = (("top_left", "bottom_right"), ("topleft", "bottomright"))
+
+_LABEL_STUDIO = {"original_width", "rectanglelabels"}
+"""Keys that Label Studio writes beside x, y, width and height."""
+_SHAPES = ("rectangle", "polygon")
+"""Shapes of LabelMe whose points bound a box."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _TOKENS = re.compile(r"<\|?/?(?:box_start|box_end|box|bbox)\|?>")
@@ -404,6 +421,9 @@ def _boxes_of_fields(fields: Mapping[str, Any], box_format: str) -> tuple[set[st
     Raises:
         ValueError: the record has no box, or different ones under several keys.
     """
+    _check_meaning(fields, box_format)
+    if fields.get("shape_type") == "rectangle" and "points" in fields:
+        return {"points"}, [_of_drawn_rectangle(fields["points"])]
     used: set[str] = set()
     readings: list[list[_TrueBox]] = []
     names, named = _of_names(fields, box_format)
@@ -422,6 +442,53 @@ def _boxes_of_fields(fields: Mapping[str, Any], box_format: str) -> tuple[set[st
         if reading != readings[0]:
             raise ValueError(f"a record has different boxes under {_part(sorted(used))}")
     return used, readings[0]
+
+
+def _check_meaning(fields: Mapping[str, Any], box_format: str) -> None:
+    """Check that the numbers of a record are what they seem to be.
+
+    Raises:
+        ValueError: a program is known to write another thing under these keys.
+    """
+    sides = {"x", "y", "width", "height"}
+    if _is_flat(_list_of(fields.get("box_2d"))):
+        raise ValueError(
+            "box_2d is [y1, x1, y2, x2] as Gemini writes it, and [x1, y1, x2, y2] elsewhere; name "
+            "the box bbox_2d: [x1, y1, x2, y2]"
+        )
+    if sides <= fields.keys() and fields.keys() & _LABEL_STUDIO:
+        raise ValueError(
+            "Label Studio counts in hundredths of the picture; divide x, y, width and height by "
+            "100, write box: [x, y, width, height] and declare frame: norm1, box_format: xywh"
+        )
+    coordinates = fields.get("coordinates")
+    if isinstance(coordinates, Mapping) and sides <= coordinates.keys() and box_format == "xyxy":
+        raise ValueError(
+            "x and y of `coordinates` are the middle of the box in CreateML; declare box_format: "
+            "cxcywh, or xywh if they are its corner"
+        )
+    turn = str(fields.get("rotation"))
+    if len(turn) <= MAX_NUMBER_LENGTH and _NUMBER.fullmatch(turn) and float(turn):
+        raise ValueError(f"the box is turned by {turn} degrees, expected an upright one")
+    shape = fields.get("shape_type")
+    if isinstance(shape, str) and shape not in _SHAPES:
+        raise ValueError(f"a {_part(shape)} is no box, expected one of {', '.join(_SHAPES)}")
+
+
+def _list_of(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _of_drawn_rectangle(points: Any) -> _TrueBox:
+    """Return the box of two opposite corners, in the order in which LabelMe's user drew them."""
+    corners = _plain(points)
+    found: list[list[Number] | None] = []
+    if isinstance(corners, list):
+        found += map(_point, cast(list[Any], corners))
+    if len(found) != 2 or None in found:
+        raise ValueError(f"the points of a rectangle are {_part(points)}, expected two corners")
+    (x1, y1), (x2, y2) = cast(list[list[Number]], found)
+    return _TrueBox([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)])
 
 
 def _keys_with_boxes(fields: Mapping[str, Any], box_format: str, *, has_names: bool) -> list[str]:
@@ -516,7 +583,7 @@ def _names_class(key: str, value: Any) -> bool:
     """Return True for a class that an answer can name; numbers of classes are only ids."""
     if key == "label":
         return value is not None
-    return isinstance(value, str)
+    return isinstance(value, str) and (key, value) != ("name", "rect")  # the VIA tool's shape
 
 
 def _split_image(fields: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

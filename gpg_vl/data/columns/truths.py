@@ -6,8 +6,12 @@ its readers know them.
 """
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, cast
+
+import numpy as np
 
 from gpg_vl.data.columns import cells
 from gpg_vl.errors import shown
@@ -18,13 +22,14 @@ ONE_OF_SEVERAL = frozenset({"number", "value", "expression", "label"})
 _OF_BOXES = frozenset({"boxes", "detection"})
 _OURS = ONE_OF_SEVERAL | _OF_BOXES | {"choice"}
 _MAX_LAYERS = 8
+_WHOLE = re.compile(r"([-+]?\d+)\.0")  # 3.0, as pandas writes 3 beside empty cells
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"(?:^|\n)[ \t]*####(?!#)[ \t]*([^\n]*?)\s*$")  # ...\n#### 72
 _DOLLARS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*(?=\{)")
 
 
-def read_truth(value: Any, kind: str) -> Any:
+def read_truth(value: Any, kind: str, words: Sequence[str] = ()) -> Any:
     """Return the true answer that a cell holds, as JSON.
 
     For a number, value, expression or label, a list of several is any one of them; a list of one is
@@ -33,6 +38,7 @@ def read_truth(value: Any, kind: str) -> Any:
     Args:
         value: the cell.
         kind: `answer_kind` of the row.
+        words: the options of a choice: one that is written as `$6$` is not unwrapped.
 
     Raises:
         ValueError: it is missing, or no answer of this kind.
@@ -42,13 +48,24 @@ def read_truth(value: Any, kind: str) -> Any:
         raise ValueError(f"answer is missing: got {shown(value)}")
     if kind not in _OURS:
         return value
+    if _is_written_null(value):
+        raise ValueError(
+            f"answer is missing: got the text {shown(value)}, which pandas writes for an empty cell"
+        )
     if kind in ONE_OF_SEVERAL:
         return _one_or_several(value, kind)
     if isinstance(value, list) and kind == "choice":
-        return [_one(member, kind) for member in cast(list[Any], value)]
+        members = cast(list[Any], value)
+        return [member if member in words else _one(member, kind) for member in members]
     if isinstance(value, list | dict) and kind in _OF_BOXES:
         return cast(Any, value)
+    if isinstance(value, str) and value in words:
+        return value
     return _one(value, kind)
+
+
+def _is_written_null(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() in cells.WRITTEN_NULLS
 
 
 def _one_or_several(value: Any, kind: str) -> Any:
@@ -63,7 +80,7 @@ def _one_or_several(value: Any, kind: str) -> Any:
     accepted: dict[str, Any] = {}  # by its text: 3 and "3" are one answer
     for member in cast(list[Any], value):
         answer = _answer_of_record(member)
-        if not cells.is_missing(answer):
+        if not (cells.is_missing(answer) or _is_written_null(answer)):
             answer = _one(answer, kind)
             accepted.setdefault(str(answer), answer)
     if not accepted:
@@ -115,13 +132,30 @@ def _one(value: Any, kind: str) -> Any:
             "field with the truth: `columns: {answer: reward_model.ground_truth}`"
         )
     if isinstance(value, str):
-        return unwrapped(value)
-    if isinstance(value, int | float):
+        text = unwrapped(value)
+        whole = _WHOLE.fullmatch(text) if kind == "number" else None
+        return whole[1] if whole else text
+    if isinstance(value, float):
+        return _written(value)
+    if isinstance(value, int):
         return value
     raise ValueError(
         f"answer is a {type(value).__name__}, {shown(value)}, expected the truth of a {kind}: text "
         "or a number"
     )
+
+
+def _written(number: float) -> float | str:
+    """Return a float with the digits that are sure: 0.30000000000000004 is 0.3, 1e-07 0.0000001.
+
+    A number of 32 bits, which tables hand on as 0.10000000149011612, has the digits of these.
+    """
+    with np.errstate(over="ignore"):
+        short = np.float32(number)
+    is_short = float(short) == number
+    number = float(str(short)) if is_short else float(f"{number:.{sys.float_info.dig}g}")
+    text = repr(number)
+    return f"{Decimal(text):f}" if "e-" in text else number
 
 
 # --- what is written around a truth ---------------------------------------------------------------

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.data.reading.formats import kind_of
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line
 
-SAVED = ("dataset_dict.json", "state.json")
+_SAVED = ("dataset_dict.json", "state.json")
 """Files by which a folder of `save_to_disk` is told."""
 _SPLITS = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 _SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])")
@@ -39,6 +40,11 @@ def find_files(names: str | Sequence[str], base_dir: Path) -> list[Path]:
     return list(found.values())
 
 
+def is_saved(folder: Path) -> bool:
+    """Return True for a folder that `save_to_disk` wrote."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
 def naturally(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts part-2 before part-10.
 
@@ -54,34 +60,31 @@ def naturally(path: Path) -> list[tuple[int, str]]:
 def _files_of(name: str, base_dir: Path) -> list[Path]:
     folders = (base_dir, Path())
     for folder in folders:
-        path = folder / Path(name).expanduser()
-        if path.is_file():
+        path = folder / expanded(name)
+        if is_file(path):
             return [path]
-        if path.is_dir():
+        if is_folder(path):
             return _checked(name, _in_folder(path, name))
         files = _matching(name, folder)
         if files:
             return _checked(name, files)
     missing = "matches no file" if glob.has_magic(name) else "does not exist"
     raise UserError(
-        f"files: {name} {missing}, neither beside the config ({base_dir}) nor in the working "
-        f"directory{_hint(name, folders)}"
+        f"files: {one_line(name)} {missing}, neither beside the config ({base_dir}) nor in the "
+        f"working directory{_hint(name, folders)}"
     )
 
 
 def _matching(pattern: str, folder: Path) -> list[Path]:
     """Return the files that match a pattern, which may begin at the root; no hidden ones."""
     # unlike Path.glob it takes absolute patterns, follows links and leaves out hidden files
-    found = glob.iglob(str(Path(pattern).expanduser()), root_dir=folder, recursive=True)  # noqa: PTH207
+    found = glob.iglob(str(expanded(pattern)), root_dir=folder, recursive=True)  # noqa: PTH207
     return [folder / name for name in found if (folder / name).is_file()]
 
 
 def _in_folder(folder: Path, name: str) -> list[Path]:
-    for saved in SAVED:
-        if (folder / saved).is_file():
-            raise UserError(
-                f"files: {name} was written by save_to_disk ({saved}); name it under `hub:` instead"
-            )
+    if is_saved(folder):
+        raise UserError(f"files: {name} was written by save_to_disk; name it under `hub:` instead")
     files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
     if not any(kind_of(path) for path in files):
         raise UserError(
@@ -123,7 +126,7 @@ def _hint(name: str, folders: Sequence[Path]) -> str:
     parent, last = Path(name).parent, Path(name).name
     for folder in folders:
         beside = folder / parent
-        if not beside.is_dir():
+        if not is_folder(beside):
             continue
         others = sorted(path.name for path in beside.iterdir())
         nearest = get_close_matches(last, others, n=1)

@@ -11,7 +11,17 @@ from gpg_vl.data.reading import delimited, json_rows, tables, text_files
 from gpg_vl.data.reading.raw_rows import BadRow, Row
 from gpg_vl.errors import UserError
 
-__all__ = ["BadRow", "Row", "json_file", "kind_of", "lines", "num_rows", "numbered_jsonl", "read"]
+__all__ = [
+    "BadRow",
+    "Row",
+    "array_of_rows",
+    "json_file",
+    "kind_of",
+    "lines",
+    "num_rows",
+    "numbered_jsonl",
+    "read",
+]
 
 _TEXT: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".jsonl": json_rows.jsonl,
@@ -24,9 +34,24 @@ _BINARY: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".parquet": tables.parquet,
     ".arrow": tables.arrow_file,
 }
-_LFS_POINTER = b"version https://git-lfs"
-_WEB_PAGE = (b"<!doctype html", b"<html")
+_OTHER_CONTENT = (
+    (
+        b"version https://git-lfs",
+        "",
+        "a pointer of Git LFS instead of the file; get the file with `git lfs pull`, or download "
+        "it again",
+    ),
+    (b"<!doctype html", "", "a web page instead of the file; download it again"),
+    (b"<html", "", "a web page instead of the file; download it again"),
+    (b"\x1f\x8b", ".gz", "packed by gzip; let its name end in .gz"),
+    (b"\x28\xb5\x2f\xfd", ".zst", "packed by zstd; let its name end in .zst"),
+    (b"par1", ".parquet", "a parquet file; let its name end in .parquet"),
+    (b"pk\x03\x04", ".zip", "a zip archive or an Excel workbook; unpack it, or save it as CSV"),
+)
+"""First bytes of a file, in small letters; the ending of a name where they are right; and what to
+say elsewhere."""
 
+array_of_rows = json_rows.array_of_rows
 numbered_jsonl = json_rows.numbered_jsonl
 
 
@@ -102,13 +127,9 @@ def json_file(path: Path) -> Any:
 
 
 def _check_start(path: Path) -> None:
-    """Check that a file is not what a failed download left under its name."""
+    """Check that a file is not another one under its name, as a failed download leaves it."""
     with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(_LFS_POINTER):
-        raise UserError(
-            f"{path}: a pointer of Git LFS instead of the file; get the file with `git lfs pull`, "
-            "or download it again"
-        )
-    if start.lstrip().lower().startswith(_WEB_PAGE):
-        raise UserError(f"{path}: a web page instead of the file; download it again")
+        start = file.read(64).lstrip().lower()
+    for other, ending, what in _OTHER_CONTENT:
+        if start.startswith(other) and path.suffix.lower() != ending:
+            raise UserError(f"{path}: {what}")

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile, ZipFile
 
+from gpg_vl.config.paths import expanded, is_file, is_folder
+from gpg_vl.data.reading.files import is_saved
 from gpg_vl.data.reading.formats import kind_of
 from gpg_vl.data.reading.raw_rows import BadRow, Row
 from gpg_vl.data.reading.tables import ROWS_AT_ONCE, converters_of, rows_of
 from gpg_vl.errors import UserError, one_line, shown
-
-_ONE_SPLIT = "state.json"
-_SEVERAL_SPLITS = "dataset_dict.json"
-"""Files by which a folder of `save_to_disk` is told."""
 
 
 def hub_rows(
@@ -45,29 +43,29 @@ def hub_rows(
     try:
         if folder is None:
             return _rows(_load(name, subset, split, cache_dir=None)), None
-        if (folder / _ONE_SPLIT).is_file() or (folder / _SEVERAL_SPLITS).is_file():
+        if is_saved(folder):
             return _rows(_load_saved(folder, subset, split)), folder
         rows = _load(str(folder), subset, split, cache_dir=_cache_dir(folder))
         _expect_no_other_rows(folder, rows)
         return _rows(rows), folder
     except UserError as error:
-        raise UserError(f"hub: {name!r} (split {split!r}) {error}") from None
+        raise UserError(f"hub: {shown(name)} (split {shown(split)}) {error}") from None
 
 
 def _folder(name: str, base_dir: Path) -> Path | None:
     """Return the local folder that a name means; None = it is the name of a set on the hub."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     for place in (base_dir / path, path):
-        if place.is_dir():
+        if is_folder(place):
             return place.resolve()
-        if place.is_file():
+        if is_file(place):
             raise UserError(f"hub: {name} is a file; name it under `files:` instead")
     owner, _, rest = name.partition("/")
     # `datasets` answers a bare name out of its cache of any folder that was called so
     if not owner or owner[0] in ".~" or not rest or "/" in rest or "\\" in name:
         raise UserError(
-            f"hub: {name} is no folder, neither beside the config ({base_dir}) nor in the working "
-            "directory; a data set of the hub is named OWNER/NAME"
+            f"hub: {one_line(name)} is no folder, neither beside the config ({base_dir}) "
+            "nor in the working directory; a data set of the hub is named OWNER/NAME"
         )
     return None
 

@@ -89,7 +89,10 @@ def parsed(path: Path) -> Any:
 
 def _not_json(path: Path, error: Exception) -> UserError:
     """Return the error for a file that is not JSON."""
-    return UserError(f"{path}: not JSON: {error}; if it was cut short, download it again")
+    advice = "if it was cut short, download it again"
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        advice = "write several objects as a list, or each on a line of its own"
+    return UserError(f"{path}: not JSON: {error}; {advice}")
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
@@ -111,7 +114,8 @@ def _numbered(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 
 def _row_of_line(line: str, where: str) -> Row | BadRow:
     try:
-        value: Any = json.loads(line, object_pairs_hook=_object)
+        # files that were joined have a byte order mark in the middle
+        value: Any = json.loads(line.lstrip("\ufeff"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         return BadRow(where, f"not JSON: {error}")
     return _row(value, where)
@@ -166,7 +170,7 @@ def _rows_in(read: Any, path: Path) -> Iterator[Row | BadRow]:
         raise UserError(f"{path}: two values have the name {shown(values.name)}; keep one")
     if _are_columns(values):
         return _numbered_rows(_turned(values, path))
-    if values and all(isinstance(value, dict) for value in values.values()):
+    if _are_keyed(values):
         return _keyed(values)
     names = [name for name, value in values.items() if _has_objects(value)]
     if len(values) > 1 and not any(name.lower() in LISTS_OF_ROWS for name in names):
@@ -195,6 +199,12 @@ def _keyed(rows: Mapping[str, Any]) -> Iterator[Row | BadRow]:
         yield row
 
 
+def _are_keyed(values: Mapping[str, Any]) -> bool:
+    """Return true for rows by id, of which some may be null."""
+    rows = [value for value in values.values() if value is not None]
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
+
+
 def _has_objects(value: Any) -> bool:
     if not isinstance(value, list):
         return False
@@ -202,7 +212,7 @@ def _has_objects(value: Any) -> bool:
 
 
 def _are_columns(values: Mapping[str, Any]) -> bool:
-    """Return true for {"question": {"0": ..., "1": ...}}, or for lists of one length.
+    """Return True for {"question": {"0": ..., "1": ...}}, or for lists of one length.
 
     Rows by id differ: their columns are no numbers.
     """
@@ -239,7 +249,7 @@ def _turned(values: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
 
 
 def _holds_lines(text: str) -> bool:
-    """Return true if one of the first lines of a text is an object on its own."""
+    """Return True if one of the first lines of a text is an object on its own."""
     start = text[: 1 << 24].split("\n", 4)[:3]
     for line in start:
         if line.lstrip().startswith("{"):

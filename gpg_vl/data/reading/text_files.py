@@ -1,9 +1,9 @@
 """Open text files as people save them: packed or not, UTF-8 or UTF-16, with or without a mark."""
 
 import bz2
-import codecs
 import gzip
 import io
+import json
 import lzma
 import re
 import zlib
@@ -17,7 +17,6 @@ from gpg_vl.errors import UserError, one_line
 
 _UNREADABLE = re.compile("[\udc80-\udcff]")
 """Bytes that are not UTF-8, as `surrogateescape` decodes them."""
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _zstandard(path: Path) -> Any:
@@ -52,7 +51,9 @@ def endings(path: Path) -> tuple[str, str]:
 
 @contextmanager
 def opened(path: Path, newline: str | None) -> Generator[TextIO]:
-    """Open a text file, packed or not; a byte order mark is no part of the text.
+    """Open a text file, packed or not, in UTF-8, UTF-16 or UTF-32.
+
+    A byte order mark is no part of the text.
 
     Bytes that are not UTF-8 become half surrogates, for `unreadable` to find in their row.
 
@@ -60,12 +61,13 @@ def opened(path: Path, newline: str | None) -> Generator[TextIO]:
         newline: as in the built-in `open`.
 
     Raises:
-        UserError: the packing or the UTF-16 text is broken.
+        UserError: the packing, or text of another encoding than UTF-8, is broken.
     """
+    encoding = "utf-8"
     try:
         with _bytes(path) as binary:
-            start = binary.read(2)
-        encoding = "utf-16" if start in _UTF_16 else "utf-8-sig"
+            # without a mark, the places of its zero bytes tell UTF-16
+            encoding = json.detect_encoding(binary.read(4))
         with (
             _bytes(path) as binary,
             io.TextIOWrapper(
@@ -75,14 +77,14 @@ def opened(path: Path, newline: str | None) -> Generator[TextIO]:
             yield cast(TextIO, text)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not UTF-8 but broken UTF-16 ({error.reason}); save it as UTF-8"
+            f"{path}: not UTF-8 but broken {encoding.upper()} ({error.reason}); save it as UTF-8"
         ) from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise broken(path, error) from None
 
 
 def unreadable(text: str) -> bool:
-    """Return true if a text read by `opened` has bytes that are not UTF-8."""
+    """Return True if a text read by `opened` has bytes that are not UTF-8."""
     return not text.isascii() and _UNREADABLE.search(text) is not None
 
 

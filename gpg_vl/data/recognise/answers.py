@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple, cast
 
-from gpg_vl.data.columns import cells, options, true_boxes, truths
+from gpg_vl.data.columns import cells, chats, options, true_boxes, true_options, truths
 from gpg_vl.data.columns.options import Options
 from gpg_vl.data.recognise.first_rows import Proposal, Table, cell
 from gpg_vl.errors import shown
@@ -71,9 +71,17 @@ def answers_of(
         if cells.is_missing(value):
             value = proposal.defaults.get("answer")
         if not cells.is_missing(value):
+            value = _words_of(value)
             kind = str(cell(row, proposal.columns.get("answer_kind", "answer_kind")) or "")
             answered.append(Answered(value, kind, _options(row, proposal), sizes_of(row)))
     return answered
+
+
+def _words_of(value: Any) -> Any:
+    try:
+        return chats.read_answer(value)
+    except ValueError:  # the row is left out with this reason when it is tried
+        return value
 
 
 def declare(answered: Sequence[Answered], proposal: Proposal) -> None:
@@ -217,9 +225,10 @@ def _declare_index(answered: Sequence[Answered], proposal: Proposal) -> None:
         place = _place(each.value)
         if place is None or each.options.first is not None:
             return
-        if str(place) not in each.options.choices:  # else it may be the option called so
-            places.append((place, len(each.options.choices)))
+        if each.options.choices and str(place) not in each.options.choices:
+            places.append((place, _last_place(each.options)))
     if not places:
+        _ask_about_numbers(answered, proposal)
         return
     from_zero = any(place == 0 for place, _ in places)
     from_one = any(place == count for place, count in places)
@@ -237,6 +246,24 @@ def _declare_index(answered: Sequence[Answered], proposal: Proposal) -> None:
             f"the truths are whole numbers up to {highest} beside options; if 1 is the first "
             "option: answer_index=1, if 0 is: answer_index=0. Rows are left out until you say"
         )
+
+
+def _ask_about_numbers(answered: Sequence[Answered], proposal: Proposal) -> None:
+    """Ask about truths that are options called so, and could be places of other options, too."""
+    with_options = [each for each in answered if each.options.choices]
+    places = [true_options.may_be_another_place(each.value, each.options) for each in with_options]
+    if "answer_index" in proposal.keys or not any(places):
+        return
+    proposal.questions.append(
+        f"the truths, such as {shown(with_options[0].value, 60)}, are numbers beside options that "
+        "are numbers: a text is read as the words of an option; if they are places of options: "
+        "answer_index=0 or answer_index=1"
+    )
+
+
+def _last_place(options: Options) -> int:
+    """Return the place of the last option, counted from 1."""
+    return options.places[-1] + 1 if options.places else len(options.choices)
 
 
 def _place(value: Any) -> int | None:

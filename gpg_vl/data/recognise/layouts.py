@@ -14,7 +14,6 @@ Columns = Mapping[str, Sequence[Any]]
 """Filled cells of each column, in order; fields of a mapping are columns by dotted name."""
 Test = Callable[[Any], bool]
 
-PICTURE_FILE = re.compile(r"\.(?:png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|ppm)$", re.IGNORECASE)
 _MOST = 0.9
 """Share of the filled cells of a column that must pass a test."""
 
@@ -53,14 +52,17 @@ def _names_picture(picture: picture_cells.Picture) -> bool:
     """Return True for encoded bytes, an address, or the name of a file with pictures."""
     if not isinstance(picture, str) or picture_cells.is_url(picture):
         return True
-    return "\n" not in picture and PICTURE_FILE.search(picture) is not None
+    return picture_cells.is_file_name(picture)
 
 
 def is_truth(value: Any) -> bool:
-    """Return True for what may be a true answer: text, a number, a list of those."""
+    """Return True for what may be a true answer: text, a number, a list of those, or a turn."""
     if isinstance(value, bytes | bool | Mapping):
         return False
-    return not is_picture(value) and not chats.is_chat(value)
+    try:
+        return not is_picture(chats.read_answer(value))
+    except ValueError:  # a chat of other turns
+        return False
 
 
 def is_options(value: Any) -> bool:
@@ -92,7 +94,15 @@ ANSWERS = (
     *("answer", "ground_truth", "reward_model.ground_truth", "solution", "gt", "answers", "truth"),
     *("gold", "target", "label", "labels", "final_answer", "correct_answer", "gt_answer"),
     *("correct_option", "correct_choice", "correct", "correct_choice_idx", "answer_idx"),
-    *("answer_index", "label_idx", "multiple_choice_answer", "response", "output", "completion"),
+    *(
+        "answer_index",
+        "label_idx",
+        "cop",
+        "multiple_choice_answer",
+        "response",
+        "output",
+        "completion",
+    ),
     *("class", "class_name", "category", "species"),
 )
 BOXES = ("bbox", "box", "boxes", "bboxes", "objects.bbox", "bounding_box", "gt_bbox", "polygon")
@@ -103,7 +113,7 @@ PICTURES = (
     *("photos", "file_name", "filename", "image_bytes", "image_base64", "image_url", "image_urls"),
     *("url", "path", "file", "screenshot", "frame", "imageid", "image_id", "img_id"),
 )
-_OPTION_NAMES = ("option_", "option", "choice_", "choice", "answer_", "opt_", "opt")
+_OPTION_NAMES = ("option_", "option", "choice_", "choice", "answer_", "opt_", "opt", "op")
 _OPTION_ENDS = ("abcdefgh", "ABCDEFGH", "12345678", "01234567")
 OPTION_COLUMNS = [tuple("ABCDEFGHIJ")]
 for _name in _OPTION_NAMES:
@@ -213,6 +223,7 @@ LAYOUTS = (
         needs={"messages": chats.is_chat},
     ),
     Layout(name="TRL prompt lists", needs={"prompt": chats.is_chat}),
+    Layout(name="The Cauldron rows: pairs of user and assistant", needs={"texts": chats.is_chat}),
     Layout(
         name="RefCOCO rows of lmms-lab: expressions and a box x, y, width, height",
         needs={"bbox": is_truth, "answer": is_referring, "segmentation": _any, "file_name": _any},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config.loading import parse
+from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.config.schema import Source
 from gpg_vl.data.columns import cells
 from gpg_vl.data.reading import files, formats
@@ -67,6 +68,7 @@ def recognise(names: str, base_dir: Path, given: Mapping[str, Any] | None = None
     proposal = _begun(layout, table, settled)
     _name_question(table, proposal)
     _name_answer(table, proposal)
+    _tell_of_turns(table, proposal)
     _name_choices(table, proposal)
     _name_pictures(table, proposal)
     _name_id(table, proposal)
@@ -88,22 +90,22 @@ def recognise(names: str, base_dir: Path, given: Mapping[str, Any] | None = None
 
 def _origin(names: str, base_dir: Path) -> dict[str, str]:
     """Return the key of a source that says where its rows are."""
-    name = Path(names).expanduser()
+    name = expanded(names)
     for place in (base_dir / name, name):
-        if place.is_dir():
+        if is_folder(place):
             return {"files" if _is_one_table(names, place, base_dir) else "hub": names}
-        if place.is_file():
+        if is_file(place):
             return {"files": names}
     owner, _, rest = names.partition("/")
     is_set_of_hub = bool(owner and rest) and not set(rest) & set("/*?[") and owner[0] not in ".~"
-    if is_set_of_hub and formats.kind_of(name) is None and not (base_dir / owner).exists():
+    if is_set_of_hub and formats.kind_of(name) is None and not is_folder(base_dir / owner):
         return {"hub": names}
     return {"files": names}  # a pattern, or a name that finds nothing and is refused with advice
 
 
 def _is_one_table(names: str, folder: Path, base_dir: Path) -> bool:
     """Return True if the files of a folder are one table, without splits or classes."""
-    if any((folder / saved).is_file() for saved in files.SAVED):
+    if files.is_saved(folder):
         return False
     try:
         files.find_files(names, base_dir)
@@ -201,6 +203,19 @@ def _name_answer(table: Table, proposal: Proposal) -> None:
     if not any(chat is not None and chat.answer for chat in chats):
         proposal.questions.append(
             "no column looks like the true answer; name it: columns.answer=NAME"
+        )
+
+
+def _tell_of_turns(table: Table, proposal: Proposal) -> None:
+    """Say that of a chat with several questions the last one is asked."""
+    several = 0
+    for row in table.rows:
+        chat = table.chat(row)
+        several += chat is not None and any(turn.role == "user" for turn in chat.context)
+    if several:
+        proposal.questions.append(
+            f"{several} of {len(table.rows)} chats have several questions: the last one is asked, "
+            "and the others stand before it with their answers; write a row for each to ask all"
         )
 
 
