@@ -252,7 +252,7 @@ def _orientation(opened: Image.Image) -> int:
             # The PNG plugin's own `getexif` would decode the picture to look for such a block.
             return Image.Image.getexif(opened).get(_ORIENTATION, 1)
         return opened.getexif().get(_ORIENTATION, 1)
-    except Exception:
+    except Exception:  # Pillow parses EXIF and TIFF in many ways, and raises as many kinds
         return 1
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -165,7 +166,7 @@ def validated(
     used = left_out = 0
     with ValidationCache(verifiers, is_used=source.recipe is None) as cache:
         rows = read_source(source, base_dir=base_dir, key=key, size_of=cache.size_of)
-        for row in progress(rows, name or key, num_rows(source, base_dir)):
+        for row in progress(rows, name or key, lambda: num_rows(source, base_dir)):
             if isinstance(row, LeftOut):
                 reason = row._replace(source=name)
             else:
@@ -180,10 +181,11 @@ def validated(
             first = first or reason
             left_out += 1
             on_left_out(reason)
-    if not used and first is None:
+    if used:
+        return
+    if first is None:
         raise UserError(f"{key}: the data set is empty")
-    if not used and first is not None:
-        raise UserError(f"{key}: all {left_out} rows are unusable; {first.id}: {first.why}")
+    raise UserError(f"{key}: all {left_out} rows are unusable; {first.id}: {first.why}")
 
 
 def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:
@@ -199,18 +201,21 @@ def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:
     return replace(sample, id=name)
 
 
-def progress(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
-    """Yield rows, and show a bar on a terminal where that takes more than a second.
+def progress(
+    rows: Iterable[Row], name: str, count: Callable[[], int | None] = lambda: None
+) -> Iterable[Row]:
+    """Return rows that show a bar on a terminal where reading them takes more than a second.
+
+    Of several processes only the main one shows it.
 
     Args:
-        total: number of rows; None = not known, and only their count is shown.
+        count: returns the number of rows, or None where it is not known; called only if there is
+            a bar, because it may read files.
     """
-    quiet = None  # = where standard error is no terminal
-    if os.environ.get("RANK", "0") != "0":
-        quiet = True  # the main process shows it
+    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+        return rows
     what = f"reading {one_line(name, 40)}"
-    bar = tqdm(rows, what, total, unit=" rows", delay=1, disable=quiet, leave=False)
-    yield from bar
+    return tqdm(rows, what, count(), unit=" rows", delay=1, leave=False)
 
 
 def fingerprint(sources: Iterable[Iterable[Sample]], settings: str = "") -> str:

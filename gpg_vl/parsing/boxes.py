@@ -57,7 +57,7 @@ LABEL_KEYS = ("label", "class", "category", "name", "object", "category_name")
 """Keys of a record that hold its class."""
 CONFIDENCE_KEYS = ("confidence", "score", "conf", "probability")
 """Keys of a record that hold its confidence."""
-_EDGE_NAMES = (
+EDGE_NAMES = (
     ("x1", "y1", "x2", "y2"),
     ("xmin", "ymin", "xmax", "ymax"),
     ("x_min", "y_min", "x_max", "y_max"),
@@ -418,7 +418,7 @@ def _flattened(pairs: Sequence[Any]) -> list[Any]:
 def _boxes_of_named_edges(record: Mapping[str, Any]) -> list[Box]:
     """Return the boxes that named edges make, one for each complete set of names."""
     named: list[Box] = []
-    for names in _EDGE_NAMES:
+    for names in EDGE_NAMES:
         box = _box_of_numbers([record.get(name) for name in names])
         if box is not None:
             named.append(box)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from gpg_vl.errors import shown
 from gpg_vl.parsing import markup
-from gpg_vl.parsing.boxes import CONFIDENCE_KEYS, CORNER_KEYS, LABEL_KEYS, literal
+from gpg_vl.parsing.boxes import CONFIDENCE_KEYS, CORNER_KEYS, EDGE_NAMES, LABEL_KEYS, literal
 
 Number = int | float
 
@@ -44,11 +44,7 @@ IMAGE_KEYS = ("answer_image", "image")
 LABELS_KEYS = ("labels", "classes", "categories", "names", "category_names")
 """Keys of a record of several boxes that hold their classes."""
 _EDGE_NAMES = (
-    ("x1", "y1", "x2", "y2"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x_min", "y_min", "x_max", "y_max"),
-    ("left", "top", "right", "bottom"),
-    ("x0", "y0", "x1", "y1"),
+    *EDGE_NAMES,
     ("x0", "top", "x1", "bottom"),
     ("minx", "miny", "maxx", "maxy"),
     ("xtl", "ytl", "xbr", "ybr"),
