@@ -67,6 +67,11 @@ class LeftOut(NamedTuple):
     source: str = ""
     """Name of the source that the row is from; empty = not known."""
 
+    @classmethod
+    def of(cls, sample: Sample, why: str) -> LeftOut:
+        """Return a sample with the reason why it is left out, in which its id is not repeated."""
+        return cls(sample.id, why.removeprefix(f"{sample.id}: "), sample.source)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:

@@ -207,8 +207,7 @@ def _encoded(
             prompt = encode(asked, benchmark.style, policy)
             usable.append((sample, ensure_fits(prompt, engine, max_tokens=1)))
         except UnusableSampleError as error:
-            why = str(error).removeprefix(f"{sample.id}: ")
-            unusable.append(LeftOut(sample.id, why, sample.source))
+            unusable.append(LeftOut.of(sample, str(error)))
     return usable
 
 

@@ -71,10 +71,7 @@ def sample_questions(
         )
         experiment.verify_engine(engine, policy, prompt_at)
         groups = sample_round(context, 0, lost)
-    unusable: list[LeftOut] = []
-    for prompt_index, why in lost:
-        sample = dataset[prompt_index]
-        unusable.append(LeftOut(sample.id, why.removeprefix(f"{sample.id}: "), sample.source))
+    unusable = [LeftOut.of(dataset[prompt_index], why) for prompt_index, why in lost]
     return groups, unusable
 
 

@@ -103,8 +103,7 @@ def _lost_rows(run: TrainingRun, batch: SampledBatch) -> list[LeftOut]:
     lost: list[LeftOut] = []
     for of_one_rank in run.processes.all_gather(batch.unusable):
         for prompt_index, why in of_one_rank:
-            sample = run.experiment.train_data[prompt_index]
-            lost.append(LeftOut(sample.id, why.removeprefix(f"{sample.id}: "), sample.source))
+            lost.append(LeftOut.of(run.experiment.train_data[prompt_index], why))
     return lost
 
 

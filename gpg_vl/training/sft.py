@@ -78,8 +78,7 @@ class Imitation:
             try:
                 yield self(index)
             except UnusableSampleError as error:
-                sample = self.dataset[index]
-                lost.append(LeftOut(sample.id, str(error), sample.source))
+                lost.append(LeftOut.of(self.dataset[index], str(error)))
 
 
 @dataclass(slots=True, kw_only=True)

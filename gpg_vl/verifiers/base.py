@@ -180,7 +180,7 @@ class RuleVerifier(ABC):
         return replace(sample, answer=truth)
 
     def each_accepted(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Sample]]:
-        """Return (place of the sample, the sample with one of its accepted truths), for all."""
+        """Yield (place of a sample, the sample with one of its accepted truths)."""
         for place, sample in enumerate(samples):
             for one in self.accepted(sample):
                 yield place, one

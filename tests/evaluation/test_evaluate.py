@@ -20,6 +20,7 @@ from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.evaluation.records import EvalLog
 from gpg_vl.experiment import Experiment, benchmark_for_recorded_answers
+from gpg_vl.pictures import picture_size
 from gpg_vl.policy import load
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import Sample
@@ -104,12 +105,11 @@ def asked(
     answer: object,
     choices: tuple[str, ...] = (),
 ) -> Sample:
-    size = sample_rows.image_size(picture, name)
     return Sample(
         id=name,
         question=question,
         images=(picture,),
-        sizes=(size,),
+        sizes=(picture_size(picture),),
         answer_kind=kind,
         answer=answer,
         choices=choices,
