@@ -339,6 +339,17 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/vllm/http_client.py",
+        "rollout/vllm/test_server_engine.py::"
+        "test_a_connection_that_the_server_is_about_to_close_takes_no_second_request",
+        {
+            "a connection is used again": (
+                "max_keepalive_connections=0)",
+                "max_keepalive_connections=64)",
+            )
+        },
+    ),
+    *within(
+        "rollout/vllm/http_client.py",
         "rollout/vllm/test_server_engine.py::test_a_refusal_ends_the_run",
         {"a conflict is asked again": ("STATUS = {408, 425,", "STATUS = {408, 409, 425,")},
     ),

@@ -127,7 +127,9 @@ def server_at(url: str, *, remote: bool, at_once: int, timeout: float) -> Server
             "obeys whoever reaches it; keep it inside a network of your own and set "
             "rollout.engine.remote: true"
         )
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=at_once)
+    # Each request has a connection of its own. Uvicorn closes one shortly after it answered 500,
+    # without saying so, and a request that is sent on it meanwhile is lost.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     # trust_env=False: no proxy of the environment between trainer and server.
     client = httpx.AsyncClient(
         base_url=url, timeout=httpx.Timeout(timeout, connect=10), limits=limits, trust_env=False

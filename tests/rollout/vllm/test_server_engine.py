@@ -993,6 +993,37 @@ def test_no_more_requests_are_on_the_way_than_allowed_and_no_proxy_is_in_between
     assert not server.client.trust_env
 
 
+def test_a_connection_that_the_server_is_about_to_close_takes_no_second_request():
+    """What uvicorn does after an exception: it answers 500, and closes without having said so."""
+    served: list[bytes] = []
+    serving: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        served.append(await reader.readuntil(b"\r\n\r\n"))
+        status = b"500 Internal Server Error" if len(served) == 1 else b"200 OK"
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")
+        await reader.read(1)  # the next request on this connection, or its end
+        writer.close()
+        await writer.wait_closed()
+
+    async def ask_twice() -> Any:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        server = server_at(f"http://127.0.0.1:{port}", remote=False, at_once=64, timeout=5)
+        async with listening:
+            with pytest.raises(RetryableError) as caught:
+                await server.get("/start")
+            assert caught.value.status == 500
+            answer = await server.get("/finish")
+            await server.client.aclose()
+            await asyncio.gather(*serving)
+            return answer
+
+    assert asyncio.run(ask_twice()) == {}
+    assert [request.split(b" ")[1] for request in served] == [b"/start", b"/finish"]
+
+
 def test_taking_weights_is_told_from_not_answering():
     async def take(status: int) -> None:
         transport = httpx.MockTransport(lambda request: httpx.Response(status, text="no"))
