@@ -1,4 +1,7 @@
-"""Commands that need no model load neither torch nor transformers, and answer in a moment."""
+"""Commands that need no model load no package that takes long to load, so they answer in a moment.
+
+How long they take: benchmarks/command_times.py.
+"""
 
 import json
 import os
@@ -8,14 +11,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers")
-MAX_CPU_SECONDS = 1.0
-"""CPU time of the process, which a busy machine changes less than the time on the clock."""
-TRIES = 3
-"""The best of these is compared with the limit."""
+HEAVY = ("accelerate", "datasets", "pandas", "pyarrow", "scipy.stats", "torch", "transformers")
 
 PROGRAM = f"""
-import json, sys, time
+import json, sys
 from gpg_vl.cli import app
 code = 0
 try:
@@ -23,7 +22,7 @@ try:
 except SystemExit as left:
     code = left.code or 0
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
-report = {{"code": code, "loaded": loaded, "seconds": time.process_time()}}
+report = {{"code": code, "loaded": loaded}}
 print(json.dumps(report), file=sys.stderr)
 """
 
@@ -63,7 +62,7 @@ def scenes(folder: str):
 
 
 def report(cwd: Path, *arguments: object) -> tuple[dict[str, object], str]:
-    """Run a command in a process of its own; return its code, its CPU time and what it printed."""
+    """Run a command in a process of its own; return its code and what it loaded, and its output."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         cwd=cwd,
@@ -94,15 +93,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_loads_no_torch_and_takes_less_than_a_second(name, folder):
+def test_it_loads_nothing_heavy(name, folder):
     arguments, expected = COMMANDS[name]
-    seconds: list[float] = []
-    for attempt in range(TRIES):
-        own = [f"{word}{attempt}" if word == "out" else word for word in arguments]
-        facts, printed = report(folder, *own)
-        assert (facts["code"], facts["loaded"]) == (0, [])
-        assert expected in printed
-        seconds.append(float(str(facts["seconds"])))
-        if seconds[-1] < MAX_CPU_SECONDS:
-            return
-    pytest.fail(f"{name}: CPU seconds {seconds}, expected one below {MAX_CPU_SECONDS}")
+    facts, printed = report(folder, *arguments)
+    assert facts == {"code": 0, "loaded": []}
+    assert expected in printed

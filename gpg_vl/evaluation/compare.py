@@ -192,8 +192,11 @@ def p_value(before: Sequence[float], after: Sequence[float]) -> float:
     if not len(changes):
         return 1.0
     if {*before, *after} <= {0, 1}:
-        stats: Any = import_module("scipy.stats")
-        return float(stats.binomtest(int((changes > 0).sum()), len(changes)).pvalue)
+        # scipy.special loads in a fifth of the time of scipy.stats, which has this test by name
+        special: Any = import_module("scipy.special")
+        gained = int((changes > 0).sum())
+        tail = special.bdtr(min(gained, len(changes) - gained), len(changes), 0.5)
+        return min(1.0, 2 * float(tail))
     # the factor: sums of the same numbers in another order differ by rounding
     observed = abs(changes.sum()) * (1 - 1e-9)
     count, as_far = 0, 0
