@@ -216,7 +216,8 @@ def exact(text: str, choices: Sequence[str], letters: Sequence[str] = ()) -> int
 
     A text names an option by its words, its letter, "(B)", "B." or "B. its words". None when it
     names none or several, or a letter and the words of another option. Option words win over
-    letters: among the options "B" and "A" the answer "A" is the second.
+    letters: among the options "B" and "A" the answer "A" is the second. A capital letter is no
+    small one: among "b" and "a" it is the first.
 
     Args:
         text: the answer.
@@ -286,6 +287,11 @@ def is_question(text: str) -> bool:
 def _exact(text: str, options: _Options) -> int | None:
     if is_question(text) and not any(map(is_question, options.texts)):
         return None  # "B?" is a doubt
+    capital = _WHOLE_LETTER.fullmatch(text.strip())
+    if capital is not None and not _is_option_text(text.strip(), capital[1], options):
+        index = _option_of_letter(capital[1], options)
+        if index is not None:
+            return index
     by_words = same_words(text, options.texts)
     if by_words:
         return markup.agreed(by_words)

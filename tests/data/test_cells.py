@@ -25,6 +25,7 @@ NULLS = [
     NAType(),
     "",
     " \n\t",
+    "\u200b\ufeff",
 ]
 
 

@@ -62,6 +62,10 @@ NUMBERS = Options(("1", "2", "3"))
         ["cat", "dog", "", "nan", math.nan],
         {"choices": ["cat", "dog"]},
         ["A. cat", "B. dog", "C. nan", "D."],
+        ["\ufeffcat", "do\u00adg\u200b"],
+        ["\u200bA. cat", "\u202aB. dog\u202c", "\u200b"],
+        {"\ufeffA": "cat", "B": "dog"},
+        '\ufeff["cat", "dog"]',
     ],
     ids=repr,
 )
@@ -259,8 +263,9 @@ def test_an_index_that_contradicts_the_letter_of_its_option_is_refused():
         truth_of_index(0, read_options(["B. dog", "A. cat"]), 0)
 
 
-def test_an_index_is_words_where_the_letter_is_another_options_words():
-    assert truth_of_index(0, Options(("B", "A")), 0) == "B"
+def test_an_index_is_letter_and_words_where_the_letter_is_another_options_words():
+    assert truth_of_index(0, Options(("B", "A")), 0) == "A. B"
+    assert read_truth("A. B", Options(("B", "A"))) == "A. B"
     with pytest.raises(ValueError, match="write options that differ"):
         truth_of_index(0, Options(("B", "A", "b")), 0)
 
@@ -330,7 +335,9 @@ def test_a_letter_that_begins_another_option_is_refused(answer, cell):
     ("answer", "cell"),
     [
         ("B", ["B. dog", "A. cat"]),
-        ("B", ["B", "A"]),
+        ("B", ["C", "B", "A"]),
+        ("B", ["b", "a"]),
+        ("b", ["b", "a"]),
         ("A", ["The dog", "A dog"]),
         ("E", ["(c)", "(a)", "(e)", "(d)", "(b)"]),
         ("C", ["Yeast", "E. coli", "C. elegans"]),
@@ -338,6 +345,21 @@ def test_a_letter_that_begins_another_option_is_refused(answer, cell):
 )
 def test_a_letter_of_one_option_is_clear(answer, cell):
     read_truth(answer, read_options(cell))
+
+
+@pytest.mark.parametrize(
+    ("answer", "cell"),
+    [
+        ("B", ["B", "A"]),
+        ("b", ["B", "A"]),
+        ("C", {"B": "B", "C": "A", "D": "C"}),  # AI2D of VLMEvalKit: names of parts of a picture
+        ("C", [None, "B", "A", "C"]),
+        (["A", "C"], ["C", "B", "A"]),
+    ],
+)
+def test_a_letter_that_is_the_words_of_another_option_is_refused(answer, cell):
+    with pytest.raises(ValueError, match="words of one option and the letter of another"):
+        read_truth(answer, read_options(cell))
 
 
 def test_without_options_nothing_is_checked():

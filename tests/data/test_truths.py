@@ -47,6 +47,13 @@ from gpg_vl.data.columns.truths import read_truth, unwrapped
         ("##### 3", "##### 3"),
         ("3 cm", "3 cm"),
         (" rose ", "rose"),
+        # what nobody sees
+        ("\ufeffrose\u200b", "rose"),
+        ("$x\u2060$\u200e", "x"),
+        ("rose\ufe0f", "rose"),
+        ("❤\ufe0f", "❤\ufe0f"),
+        ("1\ufe0f\u20e3", "1\ufe0f\u20e3"),
+        ("می\u200cروم", "می\u200cروم"),
     ],
 )
 def test_the_wrapping_of_published_sets_is_taken_off(text, truth):

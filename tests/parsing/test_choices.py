@@ -378,6 +378,15 @@ def test_the_words_of_an_option_win_over_its_letter():
     assert choices.exact("b", ("B", "A")) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("B", 1), ("(B)", 1), ("B.", 1), ("b", 0), ("A", 0), ("a", 2), ("B. d", 1), ("X", None)],
+)
+def test_a_capital_letter_is_no_option_in_small_letters(text, index):
+    assert choices.exact(text, ("b", "d", "a")) == index
+    assert choices.stated(text, ("b", "d", "a")) == index
+
+
 def test_options_that_are_spelled_alike_name_nothing():
     assert choices.exact("cat", ("cat", "Cat!")) is None
 

@@ -8,6 +8,7 @@ import ast
 import io
 import json
 import math
+import re
 import tokenize
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,13 @@ MAX_LIST_TEXT = 1_000_000
 WRITTEN_NULLS = frozenset({"nan", "NaN", "NaT", "<NA>"})
 """Texts that pandas writes for an empty cell."""
 _NAMES_SHOWN = 20
+_UNSEEN = re.compile(
+    # soft hyphens, blanks without width, marks of the direction of writing
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+    # joiners and variation selectors; behind an emoji or a letter of other scripts they count
+    r"|(?<![^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f](?!\u20e3)"
+)
+"""Characters that nobody sees."""
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -39,7 +47,7 @@ def is_missing(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return not value.strip()
+        return not visible(value).strip()
     if isinstance(value, float | np.floating):
         return math.isnan(cast(float, value))
     if isinstance(value, Decimal):
@@ -97,6 +105,14 @@ def _decimal(number: Decimal) -> int | str | float:
     if -MAX_WHOLE <= number <= MAX_WHOLE and number == number.to_integral_value():
         return int(number)
     return str(number)
+
+
+def visible(text: str) -> str:
+    """Remove the characters that nobody sees and no model writes.
+
+    Copies of web pages have them, and "dog" with one of them behind it would be another answer.
+    """
+    return text if text.isascii() else _UNSEEN.sub("", text)
 
 
 def text_of(value: Any, what: str) -> str:

@@ -192,7 +192,7 @@ def _words(value: Any) -> str:
     if _is_empty(value):
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return cells.visible(value).strip()
     if isinstance(value, bool | np.bool_):
         raise ValueError(
             f"an option is the truth value {value}, expected a text; write it in quotes: 'yes'"
@@ -208,7 +208,7 @@ def _words(value: Any) -> str:
 def _is_empty(value: Any) -> bool:
     """Return True for null, NaN, and texts that stand for them."""
     if isinstance(value, str):
-        return value.strip() in _EMPTY
+        return cells.visible(value).strip() in _EMPTY
     return cells.is_missing(value)
 
 
@@ -317,7 +317,7 @@ def _of_record(record: Mapping[Any, Any]) -> _Slot:
 
 def _is_label(key: Any) -> bool:
     """Return True for a key that is a letter or a number; "choices" is not the choice S."""
-    text = str(key).strip()
+    text = cells.visible(str(key)).strip()
     return text.lower() not in _EITHER_NAMES and _LABEL.fullmatch(text) is not None
 
 
@@ -353,7 +353,7 @@ def _label(value: Any) -> str:
     """Return a label as a letter in capitals or as a number: "(a)" is A, "option_1" is 1."""
     if _is_empty(value):
         return ""
-    text = number_text(value) or str(value).strip()
+    text = number_text(value) or cells.visible(str(value)).strip()
     match = _LABEL.fullmatch(text)
     if match is None:
         raise ValueError(f"an option has the label {shown(value)}, expected a letter")
@@ -380,6 +380,7 @@ def _without_double_labels(slots: list[_Slot]) -> list[_Slot]:
 
 def _of_text(text: str, *, lettered: bool) -> Options:
     """Read a JSON or Python list or mapping, or labelled options: "A. cat\nB. dog"."""
+    text = cells.visible(text)
     value = cells.literal(text)
     if isinstance(value, list | tuple | dict):
         return read_options(cast(Any, value), lettered=lettered)

@@ -178,7 +178,9 @@ def _check_text(answer: str, options: Options) -> None:
             raise ValueError(_unclear(answer, options))
         return
     letter = answer.strip(" ().:")
-    if letter.upper() != letters_of(options.choices, options.letters)[index : index + 1]:
+    letters = letters_of(options.choices, options.letters)
+    if letter.upper() != letters[index : index + 1]:
+        _check_letter_of_another(letter, index, options)
         return
     labels = _labels_in_words(options.choices)
     # small letters may be names in the picture: among "(b)" and "(a)" the letter A is the first
@@ -190,6 +192,23 @@ def _check_text(answer: str, options: Options) -> None:
             f"place, and {shown(options.choices[labelled])} begins with it; write the "
             "answer in words, or the options with letters, all in one style"
         )
+
+
+def _check_letter_of_another(letter: str, index: int, options: Options) -> None:
+    """Check that a truth which is the words of one option is not the letter of another.
+
+    Options such as "B" and "A" name parts of a picture. Among "b" and "a", b is no letter.
+    """
+    letters = letters_of(options.choices, options.letters)
+    other = letters.find(letter.upper()) if len(letter) == 1 else -1
+    words = options.choices[index]
+    if other < 0 or (letter.islower() and letter == words):
+        return
+    raise ValueError(
+        f"answer {shown(letter)} is the words of one option and the letter of another: write "
+        f"'{letters[index]}. {words}' or '{letters[other]}. {options.choices[other]}', or the "
+        "place of the option with answer_index"
+    )
 
 
 def _labels_in_words(texts: Sequence[str]) -> list[str]:
@@ -265,9 +284,11 @@ def _truth_at(answer: Any, options: Options, first: int) -> str:
             f"answer is place {number}, counted from {first}, and the option there has the letter "
             f"{letter} of its own; write the letter as the answer"
         )
-    for truth in (letter, options.choices[index]):
+    words = options.choices[index]
+    for truth in (letter, words):
         if exact(truth, options.choices, options.letters) == index:
-            return truth
+            # the words "B" of option A are also the letter of another one
+            return letter if truth == letter else f"{letter}. {words}"
     raise ValueError(
         f"answer is place {number}, and neither the letter {letter} nor the words of that option "
         "name it alone; write options that differ"

@@ -48,6 +48,8 @@ def read_truth(value: Any, kind: str, words: Sequence[str] = ()) -> Any:
         raise ValueError(f"answer is missing: got {shown(value)}")
     if kind not in _OURS:
         return value
+    if isinstance(value, str):
+        value = cells.visible(value)
     if _is_written_null(value):
         raise ValueError(
             f"answer is missing: got the text {shown(value)}, which pandas writes for an empty cell"
@@ -56,6 +58,7 @@ def read_truth(value: Any, kind: str, words: Sequence[str] = ()) -> Any:
         return _one_or_several(value, kind)
     if isinstance(value, list) and kind == "choice":
         members = cast(list[Any], value)
+        members = [cells.visible(each) if isinstance(each, str) else each for each in members]
         return [member if member in words else _one(member, kind) for member in members]
     if isinstance(value, list | dict) and kind in _OF_BOXES:
         return cast(Any, value)
@@ -167,7 +170,7 @@ def unwrapped(text: str) -> str:
     Raises:
         ValueError: the wrapping is cut off, empty, or holds several answers.
     """
-    bare = cells.text_of(text, "answer").strip()
+    bare = cells.visible(cells.text_of(text, "answer")).strip()
     for _ in range(_MAX_LAYERS):
         inner = _without_layer(bare)
         if not inner:
