@@ -398,7 +398,7 @@ def plain(text: str) -> str:
     bare = re.sub(r"\^\{(\w)\}", r"^\1", bare)
     bare = bare.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     bare = re.sub(r"\\left|\\right|\\[,!;: ]|\\(?=[%$])|[\s$~]", "", bare)
-    return bare.strip(".,;:!?\"'。")
+    return markup.stripped(bare, ".,;:!?\"'。")
 
 
 def _max_length(options: _Options) -> int:
@@ -560,13 +560,13 @@ def _behind_cue(text: str, start: int, options: _Options) -> Iterator[int]:
 def _phrase(text: str, start: int) -> str:
     """Return the phrase behind a cue, on its own line or on the next one."""
     line = text[start : start + 300].lstrip(" *_:：\n").partition("\n")[0]
-    return markup.unwrapped(line.strip(" *_:：.。"))
+    return markup.unwrapped(markup.stripped(line, " *_:：.。"))
 
 
 def _words_behind(text: str, start: int) -> str:
     """Return the rest of the line behind a letter."""
     line = text[start : start + 300].lstrip(")]}.:：*_ ").partition("\n")[0]
-    return line.strip(" *_:：.。")
+    return markup.stripped(line, " *_:：.。")
 
 
 def _is_article(text: str, start: int, end: int, options: _Options) -> bool:
@@ -610,7 +610,7 @@ def _behind_label(line: str, is_bracketed: bool, options: _Options) -> Iterator[
 
     That is another option's words, or further labels of the same kind: "A. 10 cm, C. 15 cm".
     """
-    by_words = _by_words(line.strip(" *_:：.。"), options)
+    by_words = _by_words(markup.stripped(line, " *_:：.。"), options)
     if by_words is not None:
         yield by_words
     if is_bracketed:
@@ -642,7 +642,7 @@ def _at_end(text: str, options: _Options) -> Iterator[int]:
 def _words(text: str, options: _Options) -> Iterator[int]:
     lines = [line for line in text[-2000:].splitlines() if line.strip()]
     for phrase in markup.boxed(text)[:MAX_STATEMENTS] + lines[-1:]:
-        bare = markup.unwrapped(phrase.strip(" *_:：.。"))
+        bare = markup.unwrapped(markup.stripped(phrase, " *_:：.。"))
         index = _by_words(bare, options)
         if index is None:
             index = _by_value(bare, options)

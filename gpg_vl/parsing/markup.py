@@ -41,6 +41,7 @@ _PAIRED_MARKUP = (
 )
 """Opening and closing marks, the longer ones first: `**B**` is bold, not two stars in stars."""
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|textit|textrm|mathrm|mathbf|mbox|rm|bf)\s*\{")
+_PUNCTUATION = " .,;:!?\"'"
 _FIELD = re.compile(
     # the key: "answer":
     r"[\"'](?:final[_ ]?answer|answer|count|number|value|result|total|choice|option)[\"']"
@@ -174,7 +175,15 @@ def _inside_fence(inside: str) -> str:
 
 def normalise(text: str) -> str:
     """Fold a text and remove its outer punctuation, so that option texts can be compared."""
-    return folded(text).strip(" .,;:!?\"'")
+    return stripped(folded(text), _PUNCTUATION)
+
+
+def stripped(text: str, marks: str) -> str:
+    """Remove marks at both ends of a text; the point of `.5` is none of them."""
+    words = text.strip(marks)
+    start = len(text) - len(text.lstrip(marks))
+    is_decimal = start > 0 and text[start - 1] == "." and words[:1].isdecimal()
+    return "." + words if is_decimal else words
 
 
 def folded(text: str) -> str:

@@ -165,6 +165,16 @@ def read(text: str) -> Quantity | None:
     return Quantity(value, dimension, scale)
 
 
+def may_be_range(text: str) -> bool:
+    """Return True for plain numbers with hyphens or slashes between: `3-4 cm`, `1/2/2020`.
+
+    They are a range or a date rather than a difference or a quotient.
+    """
+    bare = _in_one_spelling(markup.unwrapped(text[:MAX_LENGTH]))
+    expression, _, _ = _split_unit(markup.folded(bare).rstrip(" .,;。"))
+    return _RANGE.fullmatch(expression.strip()) is not None
+
+
 def read_lenient(text: str) -> Quantity | None:
     r"""Read a value as `read` does; in a longer text the one value in `\boxed{}` is the answer."""
     given = read(text)
@@ -233,6 +243,12 @@ _MIXED = re.compile(
     r"(\d+)\s*(?:"
     r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"  # 3\frac{1}{2}
     r"|(?<=\d)\s(\d+)\s*/\s*(\d+))"  # 3 1/2
+)
+
+
+_RANGE = re.compile(
+    r"\d[\d.,]*\s*[%°]?(?:\s*-\s*\d[\d.,]*){1,2}"  # 3-4, 3%-4%, 2020-01-02
+    r"|\d{1,4}/\d{1,4}/\d{1,4}"  # 1/2/2020
 )
 
 

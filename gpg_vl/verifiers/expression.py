@@ -9,6 +9,7 @@ from gpg_vl.parsing import markup
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker, published_rules
 from gpg_vl.verifiers.base import Grade, MalformedTruthError, RuleVerifier
+from gpg_vl.verifiers.value import check_no_range
 
 MAX_LENGTH_STRICT = 1000
 """Characters of the longest answer in strict mode."""
@@ -116,6 +117,7 @@ class Expression(RuleVerifier):
                 f"answer {shown(sample.answer)} is one number with a decimal comma, or two "
                 "numbers; write 1.5, or \\{1, 5\\}"
             )
+        check_no_range(sample)
         # math-verify divides 3:4:5 twice, which is no ratio
         if truth.count(":") > 1 or not _CONTENT.search(truth):
             raise ValueError(f"answer {shown(sample.answer)} is not one expression")

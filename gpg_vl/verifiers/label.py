@@ -18,7 +18,13 @@ from gpg_vl.verifiers.chance import largest_share
 
 MAX_LENGTH = 2000
 """Characters of the longest answer in which a class name is searched."""
-_SEPARATORS = re.compile(r"[\s_\-‐-–/.]+")
+_HYPHENS = re.compile("[‐-–−]")
+_SEPARATORS = re.compile(
+    r"(?:[\s_]"
+    r"|(?:(?<=\S)|(?<=\d\s))-|-(?!\.?\d)"  # but not the sign of -5
+    r"|(?<=[^\s\d-])\.|\.(?!\d)"  # but not the point of 3.5 and .5
+    r"|(?<!\d)/|/(?!\d))+"  # but not the fraction 3/5
+)
 _DENIED = re.compile(
     # not / isn't
     r"(?:\b(?:not|no|never|neither|nor|cannot|without|unlike|than|instead of)|n['’]t)"
@@ -33,8 +39,8 @@ class Label(RuleVerifier):
     """1 when the answer names the true class and no other.
 
     The closed set is the sample's `choices`, else `classes`, else the truth alone. Names are
-    compared without case, and with space, hyphen, underscore, slash and dot alike; "737" is not
-    "737-300", and "rose" is not "pink primrose". Leniently, the one class name inside a longer
+    compared without case, and with space, hyphen, underscore, slash and dot alike, but for the
+    signs of a number; "737" is not "737-300", and "rose" is not "pink primrose". Leniently, the one class name inside a longer
     answer counts, unless it is denied ("not a great dane"). Reference mode is Visual-RFT's rule
     without its symbolic stage (math-verify on the whole completion, before the tags are read): one
     name contains the other, so that an empty answer is always right.
@@ -100,7 +106,7 @@ class Label(RuleVerifier):
 
 def spelling(name: str) -> str:
     """Reduce a class name to what its spellings share: "the Great_Dane" -> "great dane"."""
-    words = _SEPARATORS.sub(" ", markup.normalise(name)).strip()
+    words = _SEPARATORS.sub(" ", _HYPHENS.sub("-", markup.normalise(name))).strip()
     return _ARTICLE.sub("", words)
 
 
@@ -144,4 +150,6 @@ def _only_mention(text: str, names: Mapping[str, str]) -> str | None:
 @lru_cache(maxsize=64)
 def _pattern(names: Sequence[str]) -> "re.Pattern[str]":
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)")
+    # 5 is no word of -5, 3.5, 1,500 and 10:50
+    before, behind = r"(?<![\w-])(?<!\d[.,:/](?=\d))(?<!\.(?=\d))", r"(?!\w|(?<=\d)[.,:/]\d)"
+    return re.compile(rf"{before}(?:{'|'.join(longest_first)}){behind}")

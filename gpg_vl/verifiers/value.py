@@ -16,6 +16,19 @@ from gpg_vl.verifiers.chance import largest_window_share
 _read_truth = lru_cache(maxsize=8192)(quantities.read)
 
 
+def check_no_range(sample: Sample) -> None:
+    """Check that a truth is no range and no date, which would be read as a difference or quotient.
+
+    Raises:
+        ValueError: it may be one.
+    """
+    if quantities.may_be_range(str(sample.answer)):
+        raise ValueError(
+            f"answer {shown(sample.answer)} may be a range, a date or a difference; write "
+            "answer_kind: label, which compares it as words, or the difference as one number"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Value(RuleVerifier):
     """1 when the answer is one value equal to the truth.
@@ -49,6 +62,7 @@ class Value(RuleVerifier):
         return published_rules.r1v_geoqa(text, str(sample.answer))
 
     def reference_answer(self, sample: Sample) -> str:
+        check_no_range(sample)
         self._truth(sample)
         return str(sample.answer)
 

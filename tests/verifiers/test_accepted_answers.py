@@ -228,6 +228,19 @@ def test_another_truth_that_is_no_expression_leaves_its_row_out(truth, mode):
     assert len(error) < 1500
 
 
+@pytest.mark.parametrize("verifier", [Value(), Expression()])
+@pytest.mark.parametrize("truth", ["2010-2015", "18–29%", "3-4 cm", "2020-01-02", "1/2/2020"])
+def test_a_range_or_a_date_is_no_difference(verifier, truth):
+    with pytest.raises(ValueError, match="may be a range, a date or a difference"):
+        verifier.perfect_answer(sample_of("value", answer=truth))
+
+
+@pytest.mark.parametrize("truth", ["10-2√3", "-3", "16π-8", "1e-3", "1/2", "3^2-4^2"])
+def test_a_difference_with_a_root_or_a_power_is_one(truth):
+    sample = sample_of("value", answer=truth)
+    assert Value().perfect_answer(sample) == Expression().perfect_answer(sample) == truth
+
+
 TRUTHS = st.recursive(
     st.none()
     | st.booleans()

@@ -1018,3 +1018,21 @@ def test_a_reference_answer_that_does_not_earn_the_full_reward_is_reported():
         verifiers.validation_error(sample_of("choice"))
         == "its own answer '<think>so</think><answer>horse</answer>' earns 0.5 of 1.5 (wrong)"
     )
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "wrong"),
+    [
+        ("-5", ["-5", "−5", "It is -5."], ["5", "It is 5"]),
+        ("5", ["5", "It is 5."], ["-5", "3.5", "It is 3.5", "1,500", "10:5", "it is .5", "is -5"]),
+        ("3.5", ["3.5", "It is 3.5."], ["3 5", "3-5", "3/5", "13.5"]),
+        (".5", [".5", "it is .5"], ["5"]),
+        ("3/5", ["3/5"], ["3.5"]),
+        ("737-300", ["737-300", "737 300", "a Boeing 737–300"], ["737", "300"]),
+    ],
+)
+def test_the_signs_of_a_number_are_part_of_a_label(truth, right, wrong):
+    verifier = Label(mode="lenient")
+    sample = sample_of("label", answer=truth)
+    assert [verifier(text, sample).reward for text in right] == [1.0] * len(right)
+    assert [verifier(text, sample).reward for text in wrong] == [0.0] * len(wrong)
