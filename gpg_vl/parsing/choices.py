@@ -179,6 +179,8 @@ _PARENTHESISED = re.compile(r"(?<![A-Za-z0-9_^\\}])\(\s?([A-Z])\s?\)")
 _BEHIND_OPTION = re.compile(
     rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER}", re.IGNORECASE
 )
+_SIGN_OF_LABEL = re.compile(r"(?:[)\]}:：*_ ]|\.(?!\d))*")
+"""C | ). 12 cm; but not the point of C. | .5."""
 _AT_END = re.compile(
     # so it must be C.
     rf"(?:(?:\b(?:is|be|to|with|choose|select|as|for)\b|[:：→])\s{{0,3}}{_OPEN}{_LETTER}"
@@ -565,7 +567,9 @@ def _phrase(text: str, start: int) -> str:
 
 def _words_behind(text: str, start: int) -> str:
     """Return the rest of the line behind a letter."""
-    line = text[start : start + 300].lstrip(")]}.:：*_ ").partition("\n")[0]
+    sign = _SIGN_OF_LABEL.match(text, start, start + 300)
+    begin = start if sign is None else sign.end()
+    line = text[begin : start + 300].partition("\n")[0]
     return markup.stripped(line, " *_:：.。")
 
 

@@ -1,8 +1,8 @@
 """Read marks of pictures in a text: <image>, <image 2>, <|image_1|>, [IMG] and their kin.
 
 A mark is the place of a picture. Marks without numbers are pictures in their order: the third mark
-is the third picture. Marks with numbers name their pictures, counted from 1; the first mention of a
-number is the place, a later one is read as words ("image 2").
+is the third picture. Marks with numbers name their pictures, counted from 1, or from 0 where one of
+them is 0; the first mention of a number is the place, a later one is read as words ("image 2").
 """
 
 import re
@@ -13,7 +13,8 @@ Pieces = list[str | int]
 
 _NUMBER = r"[ _#:-]{{0,2}}(?P<number{}>\d{{1,4}})"
 _MARKS = (
-    rf"<(?:image|img){_NUMBER.format(1)}>",  # <image 1>, <image_1>, <img1>
+    # <image 1>, <image_1>, <img1>, <image1></image1>
+    rf"<(?:image|img){_NUMBER.format(1)}>(?:</(?:image|img)[ _#:-]{{0,2}}\d{{1,4}}>)?",
     rf"<\|(?:image|img){_NUMBER.format(2)}\|>",  # <|image_1|> of Phi-3
     rf"\[(?:image|img){_NUMBER.format(3)}\]",  # [IMG_1]
     rf"\{{image{_NUMBER.format(4)}\}}",  # {image#1}
@@ -28,6 +29,7 @@ _MARKS = (
     r"<(?:image|img) ?/>|&lt;image&gt;",  # <image/>, and <image> as a web page writes it
     r"<\|image\|>|<\|image_pad\|>|<\|imgpad\|>|<\|media_pad\|>",
     r"<start_of_image>(?:<image_soft_token>)*(?:<end_of_image>)?|<image_soft_token>",  # Gemma 3
+    r"!\[[^\[\]\n]{0,100}\]\([^()\s]{1,300}\)",  # ![](a.png) of Markdown
     r"\[(?:image|img)\]",  # [IMG] of Pixtral
 )
 _MARK = re.compile(
@@ -69,14 +71,15 @@ def split_all(texts: Sequence[str], count: int) -> list[Pieces]:
     numbers: list[int | None] = []
     for found in marks:
         numbers += map(_number, found)
+    start = 0 if 0 in numbers else 1
     if numbers:
         first = next(found[0][0] for found in marks if found)
-        _check_numbers(numbers, count, first)
+        _check_numbers(numbers, count, first, start)
     _check_media(texts)
     pieces: list[Pieces] = []
     placed: set[int] = set()
     for text, found in zip(texts, marks, strict=True):
-        pieces.append(_pieces(text, found, placed))
+        pieces.append(_pieces(text, found, placed, start))
     return pieces
 
 
@@ -95,18 +98,19 @@ def has_marks(text: str) -> bool:
 
 
 def _number(mark: "re.Match[str]") -> int | None:
-    """Return the number of a mark, counted from 1; None where it has none."""
+    """Return the number of a mark as it is written; None where it has none."""
     for digits in mark.groups():
         if digits is not None:
             return int(digits)
     return None
 
 
-def _check_numbers(numbers: Sequence[int | None], count: int, first: str) -> None:
+def _check_numbers(numbers: Sequence[int | None], count: int, first: str, start: int) -> None:
     """Raise where the numbers of all marks do not agree with the number of pictures.
 
     Args:
         first: the first mark as it is written, for messages.
+        start: number of the first picture.
     """
     named = {number for number in numbers if number is not None}
     if not named:
@@ -122,13 +126,14 @@ def _check_numbers(numbers: Sequence[int | None], count: int, first: str) -> Non
             f"({numbers.count(None)}); number all of them or none"
         )
     highest = max(named)
-    if min(named) < 1 or highest > count:
+    expected = range(start, start + count)
+    if highest not in expected:
         raise ValueError(
             f"the text has marks of the pictures {min(named)} to {highest}, the row has {count} "
             "pictures; expected numbers from 1 to their number"
         )
     if len(named) < count:
-        missing = min(set(range(1, count + 1)) - named)
+        missing = min(set(expected) - named)
         raise ValueError(
             f"the text has marks of {len(named)} pictures, the row has {count}; picture {missing} "
             "has no mark: expected one for each, or none at all"
@@ -146,11 +151,12 @@ def _check_media(texts: Sequence[str]) -> None:
             )
 
 
-def _pieces(text: str, marks: "Sequence[re.Match[str]]", placed: set[int]) -> Pieces:
+def _pieces(text: str, marks: "Sequence[re.Match[str]]", placed: set[int], first: int) -> Pieces:
     """Split one text at its marks.
 
     Args:
         placed: numbers of the pictures that have their place; those of this text are added.
+        first: number of the first picture in the marks.
     """
     if not marks:
         return [text]
@@ -161,7 +167,7 @@ def _pieces(text: str, marks: "Sequence[re.Match[str]]", placed: set[int]) -> Pi
         words += text[start : mark.start()]
         start = mark.end()
         number = _number(mark)
-        place = len(placed) if number is None else number - 1
+        place = len(placed) if number is None else number - first
         if place in placed:
             words += f"image {number}"
             continue

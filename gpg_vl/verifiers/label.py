@@ -40,10 +40,10 @@ class Label(RuleVerifier):
 
     The closed set is the sample's `choices`, else `classes`, else the truth alone. Names are
     compared without case, and with space, hyphen, underscore, slash and dot alike, but for the
-    signs of a number; "737" is not "737-300", and "rose" is not "pink primrose". Leniently, the one class name inside a longer
-    answer counts, unless it is denied ("not a great dane"). Reference mode is Visual-RFT's rule
-    without its symbolic stage (math-verify on the whole completion, before the tags are read): one
-    name contains the other, so that an empty answer is always right.
+    signs of a number; "737" is not "737-300", and "rose" is not "pink primrose". Leniently, the one
+    class name inside a longer answer counts, unless it is denied ("not a great dane"). Reference
+    mode is Visual-RFT's rule without its symbolic stage (math-verify on the whole completion,
+    before the tags are read): one name contains the other, so that an empty answer is always right.
     """
 
     classes: tuple[str, ...] = ()

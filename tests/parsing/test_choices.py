@@ -392,11 +392,11 @@ def test_options_that_are_spelled_alike_name_nothing():
 
 
 @pytest.mark.parametrize(
-    ("text", "index"), [(".5", 1), ("5", 0), ("5.", 0), ("B. .5", 1), (".5.", 1), ("$.5$", None)]
+    ("text", "index"), [(".5", 1), ("5", 0), ("5.", 0), ("B. .5", 1), (".5.", 1), ("A. .5", None)]
 )
 def test_a_point_before_a_digit_is_no_punctuation(text, index):
     assert choices.exact(text, ("5", ".5")) == index
-    assert choices.stated(f"The answer is {text}", ("5", ".5")) == (1 if "$" in text else index)
+    assert choices.stated(f"The answer is {text}", ("5", ".5")) == index
 
 
 def test_numbers_as_options():

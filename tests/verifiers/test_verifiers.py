@@ -1033,6 +1033,6 @@ def test_a_reference_answer_that_does_not_earn_the_full_reward_is_reported():
 )
 def test_the_signs_of_a_number_are_part_of_a_label(truth, right, wrong):
     verifier = Label(mode="lenient")
-    sample = sample_of("label", answer=truth)
+    sample = sample_of("label", answer=truth, choices=())
     assert [verifier(text, sample).reward for text in right] == [1.0] * len(right)
     assert [verifier(text, sample).reward for text in wrong] == [0.0] * len(wrong)
