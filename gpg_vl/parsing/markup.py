@@ -41,6 +41,8 @@ _PAIRED_MARKUP = (
 )
 """Opening and closing marks, the longer ones first: `**B**` is bold, not two stars in stars."""
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|textit|textrm|mathrm|mathbf|mbox|rm|bf)\s*\{")
+_TYPED = str.maketrans("‘’“”‐‑‒–−", "''\"\"-----")
+"""Quotes and hyphens of printed texts -> those of a keyboard, which models write."""
 _PUNCTUATION = " .,;:!?\"'"
 _FIELD = re.compile(
     # the key: "answer":
@@ -187,10 +189,11 @@ def stripped(text: str, marks: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Normalise a text to NFKC, casefold it and reduce white space to single spaces."""
+    """Normalise a text to NFKC and to plain quotes and hyphens, in one case with single spaces."""
     if len(text) > MAX_COMPARED:
         return text
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    typed = unicodedata.normalize("NFKC", text).translate(_TYPED)
+    return " ".join(typed.casefold().split())
 
 
 def field(text: str) -> str | None:

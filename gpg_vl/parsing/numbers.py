@@ -66,7 +66,7 @@ def number(text: str) -> float | None:
     """
     if _RAISED.search(text[:MAX_COMPARED]):  # folding would make 5² fifty-two
         return None
-    bare = folded(text).replace("\N{MINUS SIGN}", "-")
+    bare = folded(text)
     # "!" and "?" stay, so that they are not read: 14! is another number, and 14? is a doubt
     bare = bare.rstrip(" .,;:\"'").lstrip("\"'")
     if bare in NUMBER_WORDS:

@@ -18,7 +18,6 @@ from gpg_vl.verifiers.chance import largest_share
 
 MAX_LENGTH = 2000
 """Characters of the longest answer in which a class name is searched."""
-_HYPHENS = re.compile("[‐-–−]")
 _SEPARATORS = re.compile(
     r"(?:[\s_]"
     r"|(?:(?<=\S)|(?<=\d\s))-|-(?!\.?\d)"  # but not the sign of -5
@@ -106,7 +105,7 @@ class Label(RuleVerifier):
 
 def spelling(name: str) -> str:
     """Reduce a class name to what its spellings share: "the Great_Dane" -> "great dane"."""
-    words = _SEPARATORS.sub(" ", _HYPHENS.sub("-", markup.normalise(name))).strip()
+    words = _SEPARATORS.sub(" ", markup.normalise(name)).strip()
     return _ARTICLE.sub("", words)
 
 

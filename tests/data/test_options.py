@@ -57,6 +57,10 @@ NUMBERS = Options(("1", "2", "3"))
         ["[A] cat", "[B] dog"],
         ["A - cat", "B - dog"],
         ["A、cat", "B、dog"],
+        ["A:cat", "B:dog"],
+        "A.cat;B.dog",
+        "A:cat,B:dog",
+        "A. cat | B. dog |",
         ["Option A: cat", "Option B: dog"],
         ["cat", "dog", None, None],
         ["cat", "dog", "", "nan", math.nan],
@@ -81,6 +85,7 @@ def test_two_options_in_every_form(cell):
         ({"label": ["B", "A"], "text": ["cat", "dog"]}, PETS, ("B", "A")),
         ([{"key": "B", "content": "cat"}, {"key": "A", "content": "dog"}], PETS, ("B", "A")),
         (["B. cat", "A. dog"], PETS, ("B", "A")),
+        (["B:cat", "A:dog"], PETS, ("B", "A")),
         (["(b) cat", "(a) dog"], PETS, ("B", "A")),
         (["F) cat", "G) dog"], PETS, ("F", "G")),
         (["H) cat", "J) dog"], PETS, ("H", "J")),  # I is skipped
@@ -114,6 +119,8 @@ def test_the_letter_of_an_option_behind_an_empty_slot_is_that_of_its_place(cell)
     [
         ["a cat", "b dog"],
         ["a:b", "b:a"],
+        ["A:B", "B:A"],
+        ["a:bc", "b:ac"],
         ["a.m.", "p.m."],
         ["A.", "B."],
         ["(B)", "(A)"],
@@ -244,6 +251,7 @@ def test_an_index_is_the_letter_of_its_place(answer, first, truth):
         ([], 0, "empty list"),
         ([[0]], 0, "expected a whole number"),
         ([0, 3], 0, "there is no option"),
+        ([0, 1, 0], 0, "a list with 1 for the right options"),
     ],
 )
 def test_what_is_no_place_is_refused(answer, first, problem):

@@ -399,6 +399,13 @@ def test_a_point_before_a_digit_is_no_punctuation(text, index):
     assert choices.stated(f"The answer is {text}", ("5", ".5")) == index
 
 
+@pytest.mark.parametrize("text", ["it's", "It’s", "'it's'"])
+def test_printed_quotes_and_hyphens_are_those_of_a_keyboard(text):
+    assert choices.exact(text, ("it’s", "its", "2010–2015")) == 0
+    assert choices.exact("2010-2015", ("it’s", "its", "2010–2015")) == 2
+    assert choices.stated("The answer is -3.", ("3", "−3")) == 1
+
+
 def test_numbers_as_options():
     assert choices.exact("7", ("3", "7", "1")) == 1
     assert choices.exact("-7", ("3", "7", "1")) is None

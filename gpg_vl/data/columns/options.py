@@ -71,6 +71,7 @@ _STYLES = (
     r"({})\.(?![A-Za-z0-9]\.)",  # A. cat, but not the initials A.B.
     r"({})(?::(?=\s|$)|[：、．])",  # A: cat, but not the ratio a:b
     r"({})\s+[-–—](?=\s)",  # A - cat
+    r"({}):(?<=[A-Z]:)(?=\S\S)(?![A-Za-z]\W)",  # A:cat, but not the ratios A:B and a:bc
 )
 """Ways to write a letter before an option; {} is the letter. Numbers in front of options are
 words: "1. May"."""
@@ -388,7 +389,9 @@ def _of_text(text: str, *, lettered: bool) -> Options:
     heading = _HEADING.match(body)
     if heading is not None:
         body = body[heading.end() :].strip()
-    slots = _labelled_lines(body) or _labelled_words(body)
+    slots = _labelled_parts(body, "\n") or _labelled_words(body)
+    for sign in ";|,":
+        slots = slots or _labelled_parts(body, sign)
     if not any(slot.words for slot in slots):
         raise ValueError(
             f"choices is the text {shown(text)}, expected a JSON list of texts or options that "
@@ -397,10 +400,10 @@ def _of_text(text: str, *, lettered: bool) -> Options:
     return _options(slots)
 
 
-def _labelled_lines(text: str) -> list[_Slot]:
-    """Read lines that each begin with the letter of their option; empty where one does not."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    slots = _without_prefixes(lines)
+def _labelled_parts(text: str, sign: str) -> list[_Slot]:
+    """Read parts that each begin with the letter of their option; empty where one does not."""
+    parts = [part.strip() for part in text.split(sign) if part.strip()]
+    slots = _without_prefixes(parts)
     return slots if _are_in_order(slots) else []
 
 

@@ -113,9 +113,15 @@ def truth_of_index(answer: Any, options: Options, first: int) -> str | list[str]
         ValueError: no whole number, or there is no such place.
     """
     items = _several(answer)
-    if items is not None:
-        return [_truth_at(item, options, first) for item in items]
-    return _truth_at(answer, options, first)
+    if items is None:
+        return _truth_at(answer, options, first)
+    truths = [_truth_at(item, options, first) for item in items]
+    if len(set(truths)) < len(truths):
+        raise ValueError(
+            f"answer is {shown(answer)}, expected the place of each right option once; a list with "
+            "1 for the right options and 0 for the others is not read: write their places"
+        )
+    return truths
 
 
 def may_be_another_place(answer: Any, options: Options) -> bool:
