@@ -67,9 +67,21 @@ def only_answer(text: str) -> str:
 def last_answer(text: str) -> str:
     """Return the inside of the last complete `<answer>` block, or the whole text where none is.
 
-    For answers of models that were not trained on the format. Turn-end tokens around the answer
-    (`</s>`, `<|im_end|>`) are left out.
+    For answers of models that were not trained on the format. A thought, all before `</think>`,
+    and turn-end tokens around the answer (`</s>`, `<|im_end|>`) are left out.
     """
+    behind_thought = text.rpartition("</think>")[2]
+    if not behind_thought.strip():
+        behind_thought = text
+    if _ANSWER_TAG.search(behind_thought):  # perhaps the block began before the thought
+        inside = _last_block(text)
+        if inside is not None:
+            behind_thought = inside.rpartition("</think>")[2]
+    return _without_end_tokens(behind_thought)
+
+
+def _last_block(text: str) -> str | None:
+    """Return the inside of the last complete `<answer>` block; None where there is none."""
     opened: int | None = None
     inside: str | None = None
     for tag in _ANSWER_TAG.finditer(text):
@@ -79,9 +91,7 @@ def last_answer(text: str) -> str:
         elif opened is not None:
             inside = text[opened : tag.start()]
             opened = None
-    if inside is None:
-        inside = text
-    return _without_end_tokens(inside)
+    return inside
 
 
 def _without_end_tokens(text: str) -> str:

@@ -237,6 +237,12 @@ def _listed(answer: Any) -> Sequence[Any]:
 
 def _no_option(sample: Sample) -> str:
     """Return the sentence about a truth that is none of the options."""
+    if not sample.choices:
+        return (
+            f"answer {shown(sample.answer)} is not one of the choices []; name the column of the "
+            "options under `columns: {choices: ...}`, or write answer_kind: label where the "
+            "question lists them and the answer is a letter"
+        )
     lettered_as = ""
     if sample.letters:
         lettered_as = f" with the letters {', '.join(sample.letters)}"

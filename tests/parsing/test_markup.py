@@ -44,6 +44,14 @@ def test_the_only_answer_of_a_malformed_text(text, inside):
         ("<|im_end|><|endoftext|> 3 <|im_end|> 4 </s><eos>", "3 <|im_end|> 4"),
         ("<|im_end|>", ""),
         ("", ""),
+        # a thought is no answer
+        ("<think>So 4.</think>\n\n3", "3"),
+        ("So 4.</think>3<|im_end|>", "3"),
+        ("<think><answer>4</answer>?</think>3", "3"),
+        ("<answer><think>4</think>3</answer>", "3"),
+        ("<think>4</think><answer>3</answer>", "3"),
+        ("<think>It is 3.</think>\n", "<think>It is 3.</think>"),
+        ("<think>It is 3.", "<think>It is 3."),
     ],
 )
 def test_the_last_answer_of_a_foreign_text(text, inside):

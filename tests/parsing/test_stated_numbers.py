@@ -286,3 +286,11 @@ def test_a_megabyte_is_read_quickly(piece):
     stated_numbers.number(text)
     stated_numbers.value(text, prose=True)
     assert process_time() - start < 4
+
+
+@pytest.mark.parametrize(
+    "text", ["I count 1, 2, 3.", "There are 1, 2, 3 dogs.", "There are one, two, and three."]
+)
+def test_counting_is_no_statement(text):
+    assert stated_numbers.number(text) is None
+    assert stated_numbers.number("There are 5, 3 on the left and 2 on the right.") == 5
