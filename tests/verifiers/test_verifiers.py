@@ -964,7 +964,9 @@ def test_a_good_sample_has_no_validation_error(kind):
         ),
         (
             sample_of("choice", choices=()),
-            "answer 'big dog' is to be one of the choices, and the row has none",
+            "answer 'big dog' is not one of the choices []; name the column of the options under "
+            "`columns: {choices: ...}`, or write answer_kind: label where the question lists them "
+            "and the answer is a letter",
         ),
         (
             sample_of("choice", choices=("big dog", "Big dog")),
