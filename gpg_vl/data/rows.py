@@ -28,6 +28,7 @@ from gpg_vl.data.columns.chats import Chat
 from gpg_vl.data.columns.options import Options
 from gpg_vl.data.columns.picture_cells import Picture
 from gpg_vl.errors import shown
+from gpg_vl.parsing import image_marks
 from gpg_vl.parsing.choices import letters_of
 from gpg_vl.pictures import picture_size
 from gpg_vl.types import Sample, Size, Turn
@@ -313,13 +314,21 @@ def _pictures(values: Mapping[str, Any], chat: Chat | None) -> list[Picture]:
     """Return the pictures of a row or of its chat, as they are named there."""
     found = picture_cells.pictures_of(_picture_cell(values))
     if chat is None or not chat.images:
-        return found
+        return found or pictures_in_words(values.get("question"), chat)
     in_chat = picture_cells.pictures_of(chat.images)
     if found and found != in_chat:
         raise ValueError(
             "the chat holds pictures, and the row beside it other ones; expected them in one place"
         )
     return in_chat
+
+
+def pictures_in_words(question: Any, chat: Chat | None) -> list[Picture]:
+    """Return the pictures that a question and the turns before it name in their marks."""
+    texts = [question] if isinstance(question, str) else []
+    if chat is not None:
+        texts = [*(turn.text for turn in chat.context), chat.question]
+    return list(image_marks.names_in(texts))
 
 
 def _images(

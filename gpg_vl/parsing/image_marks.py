@@ -41,6 +41,8 @@ _MARK = re.compile(
     + "|".join(_MARKS),
     re.IGNORECASE,
 )
+_NAME = re.compile(r"<(img|image)>([^<>\n]{1,300}\.\w{2,4})</\1>", re.IGNORECASE)
+"""Mark with the name of its picture."""
 _OTHER_MEDIA = re.compile(
     r"<(?:video|audio)(?:[ _]?\d{1,4})?>|<\|(?:video|audio)(?:_pad|_\d{1,4})?\|>", re.IGNORECASE
 )
@@ -95,6 +97,18 @@ def check(text: str, count: int) -> None:
 def has_marks(text: str) -> bool:
     """Return True where a text has a mark of a picture."""
     return _MARK.search(text) is not None
+
+
+def names_in(texts: Sequence[str]) -> list[str]:
+    """Return the names of pictures that stand inside the marks of some texts, in order.
+
+    Example:
+        names_in(["Picture 1: <img>a.png</img> What is it?"]) == ["a.png"]
+    """
+    names: list[str] = []
+    for text in texts:
+        names += [name.strip() for _, name in _NAME.findall(text)]
+    return names
 
 
 def _number(mark: "re.Match[str]") -> int | None:

@@ -59,6 +59,35 @@ def words(text):
             ],
             Chat("Is <image> a cat?", (), None, []),
         ),
+        # Anthropic
+        (
+            [
+                user(
+                    {"type": "image", "source": {"type": "base64", "data": "iVBORw0KGgo"}},
+                    words("How many?"),
+                )
+            ],
+            Chat("<image>How many?", (), None, [{"type": "base64", "data": "iVBORw0KGgo"}]),
+        ),
+        # Gemini
+        (
+            [
+                {
+                    "role": "user",
+                    "parts": [
+                        {"fileData": {"mimeType": "image/png", "fileUri": "a.png"}},
+                        {"text": "How many?"},
+                    ],
+                },
+                {"role": "model", "parts": [{"text": "4"}]},
+            ],
+            Chat("<image>How many?", (), "4", ["a.png"]),
+        ),
+        # Oumi
+        (
+            [user({"type": "image_path", "content": "a.png"}, words("How many?"))],
+            Chat("<image>How many?", (), None, ["a.png"]),
+        ),
         # the pictures in the chat
         (
             [

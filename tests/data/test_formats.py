@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from gpg_vl.data.reading import formats
 from gpg_vl.data.reading.formats import BadRow
@@ -87,8 +87,9 @@ def test_packed_texts_are_read_and_those_cut_short_are_named(read, ending, pack)
 )
 def test_an_unknown_kind_of_file_is_refused(read, name, got):
     with refused(
-        f"{name}: got a {got} file, expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
-        ".arrow; texts may be packed (.gz, .bz2, .xz, .zst) (a hub data set goes under `hub:`)"
+        f"{name}: got a {got} file, expected one of .jsonl, .ndjson, .jsonlines, .json, .csv, "
+        ".tsv, .parquet, .arrow, .feather; texts may be packed (.gz, .bz2, .xz, .zst) (a hub data "
+        "set goes under `hub:`)"
     ):
         read(name, "")
 
@@ -250,6 +251,28 @@ def test_the_forms_of_a_document(read, content):
     assert read("a.json", json.dumps(content)) == ROWS
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": {"rows": ROWS}},
+        {"dataset": {"7": ROWS[0], "x": ROWS[1]}},
+        {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", 3], ["b", 4]]},
+        {"columns": ["question", "answer", "x"], "index": [5], "data": [["a", 3, 0]]},
+    ],
+)
+def test_forms_of_pandas_and_of_documents_in_documents(read, content):
+    rows = read("a.json", json.dumps(content))
+    expected = ROWS if "columns" not in content else [{"question": "a", "answer": 3}]
+    for row, right in zip(rows, expected, strict="columns" not in content):
+        assert {name: row[name] for name in right} == right
+
+
+def test_lines_that_were_cut_out_of_a_list(read):
+    assert read("a.jsonlines", lines(ROWS).replace("}\n", "},\n")) == ROWS
+    broken, *_ = read("a.jsonl", json.dumps(ROWS[0], indent=1))
+    assert broken.why.endswith("; write each object on one line")
+
+
 def test_rows_by_id_get_their_keys_as_ids_unless_they_have_ids(read):
     content = {"7": ROWS[0], "x": ROWS[1] | {"id": 5}, "y": {"id": None}}
     assert read("a.json", json.dumps(content)) == [
@@ -335,7 +358,7 @@ def test_the_header_tells_the_separator(read, separator, name):
         ("question,answer\na,3,,\n", {"question": "a", "answer": "3"}),
         ("question,answer\n,,\na,3\n", {"question": "a", "answer": "3"}),
         ('question,answer\n"a ""b""\nc",3\n', {"question": 'a "b"\nc', "answer": "3"}),
-        ("question,answer\r a,3\r", {"question": " a", "answer": "3"}),
+        ("question,answer\r a,3\r", {"question": "a", "answer": "3"}),
         ("id,images\n1,\"['a.png', 'b.png']\"\n", {"id": "1", "images": "['a.png', 'b.png']"}),
     ],
 )
@@ -367,6 +390,21 @@ def test_a_stray_quote_takes_no_other_row_with_it_unseen(read):
     assert after == {"question": "c", "answer": "4"}
     (swallowed,) = read("a.csv", 'question,answer\n"a,3\nc,4\nd,5\n')
     assert swallowed.where == "lines 2 to 4"
+
+
+def test_rows_between_two_stray_quotes_are_not_the_words_of_one_cell(read):
+    swallowed, after = read("a.tsv", 'id\tquestion\n1\t"open\n2\tb\n3\tc"\n4\td\n')
+    assert swallowed.where == "lines 2 to 4"
+    assert swallowed.why.startswith("a quote opens in the first of these lines")
+    assert after == {"id": "4", "question": "d"}
+    # a cell of several lines has no separators in them, or not as many
+    (row,) = read("a.csv", 'id,question,answer\n1,"one, two,\nthree, four\nor five",3\n')
+    assert row["question"] == "one, two,\nthree, four\nor five"
+
+
+def test_quotes_may_stand_behind_a_blank(read):
+    rows = read("a.csv", 'question, answer, n\nWhat?, "cat, black", 1\n')
+    assert rows == [{"question": "What?", "answer": "cat, black", "n": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -475,6 +513,25 @@ def test_rows_are_numbered_across_batches(tmp_path):
         write(pyarrow.table({"day": days}), tmp_path / name)
         *good, bad = formats.read(tmp_path / name)
         assert (len(good), bad.where) == (130, "row 131")
+
+
+def test_a_feather_file_is_arrow(tmp_path):
+    feather.write_feather(pyarrow.table({"a": [1]}), str(tmp_path / "a.feather"))
+    assert list(formats.read(tmp_path / "a.feather")) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.xlsx", "save it as CSV UTF-8 in Excel"),
+        ("a.txt", "let its name end in .jsonl, .csv or .tsv"),
+        ("a.tar.gz", "unpack it"),
+        ("a.pkl", "pandas.read_pickle(...).to_parquet(...)"),
+    ],
+)
+def test_what_to_do_with_other_formats(read, name, advice):
+    with refused(advice):
+        read(name, "x")
 
 
 def test_tables_that_are_refused(tmp_path):

@@ -331,3 +331,75 @@ def test_a_file_of_coco_says_that_it_has_several_tables(tmp_path):
     written(tmp_path / "instances.json", content)
     with pytest.raises(UserError, match="several lists of rows: images, annotations"):
         recognise("instances.json", tmp_path)
+
+
+def test_a_picture_of_the_same_name_in_several_folders_is_asked_for(tmp_path, monkeypatch):
+    for number in ("1", "2"):  # as ScienceQA has them: the folder is the id of the row
+        picture(tmp_path / "train" / number / "image.png")
+    written(tmp_path / "rows.jsonl", [{"image": "image.png", "question": "?", "answer": 3}] * 2)
+    monkeypatch.chdir(tmp_path)
+    found = recognise("rows.jsonl", Path())
+    assert found.source.image_root is None
+    assert "are in several folders, train/1 and train/2;" in found.questions[0]
+
+
+def test_the_decoded_picture_wins_over_the_path_it_had(tmp_path):
+    rows = [{"image": "images/1.jpg", "decoded_image": "a.png", "answer": 3}]
+    assert recognised(tmp_path, rows).source.columns == {"images": "decoded_image"}
+
+
+@pytest.mark.parametrize("column", ["message", "input", "contents", "body.messages"])
+def test_a_chat_asks_under_any_name(column, tmp_path):
+    chat: Any = [{"role": "user", "content": "How many?"}]
+    for name in reversed(column.split(".")):
+        chat = {name: chat}
+    written(tmp_path / "rows.jsonl", [{**chat, "answer": 3}])
+    found = recognise("rows.jsonl", tmp_path)
+    assert found.source.columns == {"question": column}
+    (sample,), _ = samples_and_reasons([found.source], tmp_path)
+    assert (sample.question, sample.answer) == ("How many?", 3)
+
+
+def test_a_question_in_words_is_asked_also_beside_a_chat(tmp_path):
+    chat = [{"role": "user", "content": "Other?"}, {"role": "assistant", "content": "4"}]
+    found = recognised(tmp_path, [{"trace": chat, "answer": 3}])
+    assert found.source.columns == {}
+
+
+def test_pictures_that_the_words_name_are_pictures(tmp_path):
+    picture(tmp_path / "a.png")
+    written(tmp_path / "rows.jsonl", [{"query": "<img>a.png</img> How many?", "response": "3"}])
+    found = recognise("rows.jsonl", tmp_path)
+    assert found.questions == ()
+    (sample,), _ = samples_and_reasons([found.source], tmp_path)
+    assert sample.images == (tmp_path / "a.png",)
+
+
+def test_rows_with_several_boxes_are_a_detection(tmp_path):
+    boxes = [[10, 5, 40, 30], [1, 2, 79, 59]]
+    found = recognised(tmp_path, [{"answer": boxes}] * 2 + [{"answer": boxes[:1]}])
+    assert found.source.defaults["answer_kind"] == "detection"
+    found = recognised(tmp_path, [{"answer": boxes}] + [{"answer": boxes[:1]}] * 2)
+    assert found.source.defaults["answer_kind"] == "boxes"
+
+
+def test_headers_may_be_spelt_as_people_do(tmp_path):
+    rows = [{"Option A": "cat", "Option B": "dog", "Correct Answer": "B", "answer": None}]
+    found = recognised(tmp_path, rows)
+    assert found.source.columns["choices"] == ("Option A", "Option B")
+    assert found.source.columns["answer"] == "Correct Answer"
+
+
+def test_columns_may_be_fields_of_one_column(tmp_path):
+    picture(tmp_path / "a.png")
+    rows = [{"png": "a.png", "json": {"question": "How many?", "answer": 3}}]  # WebDataset
+    written(tmp_path / "rows.jsonl", rows)
+    columns = recognise("rows.jsonl", tmp_path).source.columns
+    assert columns == {"question": "json.question", "answer": "json.answer", "images": "png"}
+
+
+def test_missing_shards_are_told(tmp_path):
+    for number in (0, 2):
+        written(tmp_path / f"train-0000{number}-of-00003.jsonl", [{"question": "?", "answer": 3}])
+    found = recognise("train-*.jsonl", tmp_path)
+    assert found.questions[0].startswith("2 of the 3 files train-* are here")

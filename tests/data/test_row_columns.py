@@ -201,6 +201,23 @@ def test_pictures_of_a_chat_stand_in_one_place(tmp_path):
     assert len(read({**row, "image": "a.png"}, tmp_path).images) == 1, "the same picture"
 
 
+def test_words_may_name_their_pictures(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png((4, 3)))
+    row = {**ROW, "question": "Picture 1: <img>b.png</img> How many?"}  # Qwen-VL, ms-swift 1
+    assert read(row, tmp_path).images == (tmp_path / "b.png",)
+    assert read({**row, "image": "a.png"}, tmp_path).images == (tmp_path / "a.png",)
+    turns = [
+        {"from": "user", "value": "<img>a.png</img> How many?"},
+        {"from": "assistant", "value": "2"},
+        {"from": "user", "value": "And in <img>b.png</img>?"},
+    ]
+    chat = {"conversations": turns, "answer_kind": "number", "answer": 3}
+    assert read(chat, tmp_path).images == (tmp_path / "a.png", tmp_path / "b.png")
+    with pytest.raises(ValueError, match="leaves the data folder"):
+        read({**row, "question": "<img>../x.png</img> How many?"}, tmp_path)
+
+
 # --- truths ---------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gpg_vl.parsing.image_marks import check, has_marks, split, split_all
+from gpg_vl.parsing.image_marks import check, has_marks, names_in, split, split_all
 
 
 @pytest.mark.parametrize(
@@ -182,3 +182,12 @@ def test_hostile_texts_take_linear_time(text):
         except ValueError:
             continue
     assert time.perf_counter() - began < 5
+
+
+def test_marks_may_name_their_pictures():
+    texts = [
+        "Picture 1: <img>a b.png</img>",
+        "<image>./</image> <img>",
+        "<IMG>x/b.jpg</IMG> is <b>",
+    ]
+    assert names_in(texts) == ["a b.png", "x/b.jpg"]

@@ -28,10 +28,19 @@ _ROLES = {
 }
 """Roles of the formats, in small letters -> ours."""
 _ROLE_KEYS = ("role", "from")
-_CONTENT_KEYS = ("content", "value")
+_CONTENT_KEYS = ("content", "value", "parts")
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-_PICTURE_PARTS = frozenset({"image", "image_url", "input_image"})
-_PICTURE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64")
+_OF_GEMINI = ("inlineData", "inline_data", "fileData", "file_data")
+_OF_OUMI = ("image_path", "image_binary")
+_PICTURE_PARTS = frozenset({"image", "image_url", "input_image", *_OF_GEMINI, *_OF_OUMI})
+_PICTURE_KEYS = (
+    *("image", "image_url", "url", "path", "bytes", "base64"),
+    "source",  # Anthropic's {"type": "base64", "data": ...}
+    *_OF_GEMINI,
+    *_OF_OUMI,
+    "content",
+)
+_ADDRESS_KEYS = ("url", "fileUri", "file_uri")
 _WRITTEN_CHAT = re.compile(
     r"\s*\[\s*\{\s*(?:"
     r"[\"'](?:role|from|content|value)[\"']\s*:"  # [{"role": "user", ...
@@ -298,5 +307,6 @@ def _picture(part: Mapping[str, Any]) -> Any:
     picture = _first(part, _PICTURE_KEYS)
     if isinstance(picture, Mapping):
         fields = cast(Mapping[str, Any], picture)
-        return fields.get("url", fields)  # OpenAI's {"url": ..., "detail": ...}
+        # OpenAI's {"url": ..., "detail": ...}
+        return _first(fields, _ADDRESS_KEYS) or fields
     return picture

@@ -85,18 +85,45 @@ def _records(
 ) -> Iterator[tuple[str, list[str] | str]]:
     """Yield each record with its lines: its cells, or the reason why it cannot be read."""
     # strict: a stray quote is an error of its row, instead of swallowing those after it unseen
-    reader = csv.reader(file, delimiter=separator, strict=True)
+    lines: list[str] = []
+    # a blank behind the separator would make a quote behind it a part of the words
+    reader = csv.reader(
+        _noted(file, lines), delimiter=separator, strict=True, skipinitialspace=True
+    )
+    count: int | None = None  # names in the header
     while True:
         start = reader.line_num + first_line
+        lines.clear()
         try:
             cells: list[str] | str = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             cells = f"not a row of a table: {one_line(error)}; double the quotes inside a cell"
+        if count is None:
+            count = len(cells)
+        elif _may_be_rows(lines, separator, count):
+            cells = (
+                "a quote opens in the first of these lines and closes in the last, but each of "
+                "them may be a row; double the quotes inside a cell"
+            )
         end = reader.line_num + first_line - 1
         if isinstance(cells, str) or any(cell.strip() for cell in cells):  # else an empty line
             yield (f"line {start}" if end <= start else f"lines {start} to {end}"), cells
+
+
+def _noted(file: Iterator[str], lines: list[str]) -> Iterator[str]:
+    """Yield the lines of a file, and note each of them."""
+    for line in file:
+        lines.append(line)
+        yield line
+
+
+def _may_be_rows(lines: list[str], separator: str, count: int) -> bool:
+    """Return True if the lines of one record would each be a row if their quotes were words."""
+    if len(lines) < 2 or count < 2:
+        return False
+    return all(line.count(separator) == count - 1 for line in lines)
 
 
 def _names(path: Path, cells: list[str] | str) -> list[str]:

@@ -69,9 +69,12 @@ def _files_of(name: str, base_dir: Path) -> list[Path]:
         if files:
             return _checked(name, files)
     missing = "matches no file" if glob.has_magic(name) else "does not exist"
+    hint = _hint(name, folders)
+    if "{" in name and "}" in name:
+        hint = "; braces are not read as a pattern: write *, ?, [02], or a list of names"
     raise UserError(
         f"files: {one_line(name)} {missing}, neither beside the config ({base_dir}) nor in the "
-        f"working directory{_hint(name, folders)}"
+        f"working directory{hint}"
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
 _TEXT: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".jsonl": json_rows.jsonl,
     ".ndjson": json_rows.jsonl,
+    ".jsonlines": json_rows.jsonl,
     ".json": json_rows.document,
     ".csv": delimited.table,
     ".tsv": delimited.table,
@@ -33,6 +34,7 @@ _TEXT: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
 _BINARY: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".parquet": tables.parquet,
     ".arrow": tables.arrow_file,
+    ".feather": tables.arrow_file,
 }
 _OTHER_CONTENT = (
     (
@@ -46,10 +48,27 @@ _OTHER_CONTENT = (
     (b"\x1f\x8b", ".gz", "packed by gzip; let its name end in .gz"),
     (b"\x28\xb5\x2f\xfd", ".zst", "packed by zstd; let its name end in .zst"),
     (b"par1", ".parquet", "a parquet file; let its name end in .parquet"),
+    (b"\xd0\xcf\x11\xe0", ".xls", "an Excel workbook; save it as CSV"),
     (b"pk\x03\x04", ".zip", "a zip archive or an Excel workbook; unpack it, or save it as CSV"),
 )
 """First bytes of a file, in small letters; the ending of a name where they are right; and what to
 say elsewhere."""
+
+_OTHER_ENDINGS = {
+    ".xlsx": "save it as CSV UTF-8 in Excel",
+    ".xls": "save it as CSV UTF-8 in Excel",
+    ".ods": "save it as CSV",
+    ".txt": "if it holds JSON lines or a table, let its name end in .jsonl, .csv or .tsv",
+    ".tar": "unpack it, or name its folder under `hub:` (WebDataset)",
+    ".tar.gz": "unpack it",
+    ".tgz": "unpack it",
+    ".zip": "unpack it",
+    ".pkl": "write it as parquet, for instance pandas.read_pickle(...).to_parquet(...)",
+    ".pickle": "write it as parquet, for instance pandas.read_pickle(...).to_parquet(...)",
+    ".xml": "write a row of JSON for each question, or a recipe of your own",
+    ".yaml": "a table is written as JSON or CSV",
+}
+"""What to do with files of other formats."""
 
 array_of_rows = json_rows.array_of_rows
 numbered_jsonl = json_rows.numbered_jsonl
@@ -70,14 +89,17 @@ def read(path: Path, *, windows: bool = False) -> Iterator[Row | BadRow]:
     ending, packing = text_files.endings(path)
     if kind_of(path) is None:
         known = ", ".join([*_TEXT, *_BINARY])
+        name = ending + packing if ending + packing in _OTHER_ENDINGS else ending
+        advice = f"; {_OTHER_ENDINGS[name]}" if name in _OTHER_ENDINGS else ""
         raise UserError(
             f"{path}: got a {ending + packing or 'nameless'} file, expected one of {known}; texts "
-            f"may be packed ({', '.join(text_files.PACKED)}) (a hub data set goes under `hub:`)"
+            f"may be packed ({', '.join(text_files.PACKED)}) (a hub data set goes under "
+            f"`hub:`){advice}"
         )
     _check_start(path)
     if ending == ".json" and windows:
         return json_rows.document(path, windows=True)
-    if ending in (".jsonl", ".ndjson"):
+    if _TEXT.get(ending) is json_rows.jsonl:
         return json_rows.array_of_rows(path) or json_rows.jsonl(path)
     return {**_TEXT, **_BINARY}[ending](path)
 
@@ -87,7 +109,7 @@ def num_rows(path: Path) -> int | None:
     kind = kind_of(path)
     if kind == ".parquet":
         return tables.num_rows(path)
-    if kind not in {".jsonl", ".ndjson", ".csv", ".tsv"}:
+    if kind not in {".jsonl", ".ndjson", ".jsonlines", ".csv", ".tsv"}:
         return None
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

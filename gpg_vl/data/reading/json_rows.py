@@ -115,9 +115,12 @@ def _numbered(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 def _row_of_line(line: str, where: str) -> Row | BadRow:
     try:
         # files that were joined have a byte order mark in the middle
-        value: Any = json.loads(line.lstrip("\ufeff"), object_pairs_hook=_object)
+        # lines that were cut out of a list end with a comma
+        row = line.lstrip("\ufeff").rstrip().removesuffix(",")
+        value: Any = json.loads(row, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        return BadRow(where, f"not JSON: {error}")
+        advice = "; write each object on one line" if line.strip() == "{" else ""
+        return BadRow(where, f"not JSON: {error}{advice}")
     return _row(value, where)
 
 
@@ -168,6 +171,12 @@ def _rows_in(read: Any, path: Path) -> Iterator[Row | BadRow]:
     values = cast(dict[str, Any], read)
     if isinstance(values, _Doubled):
         raise UserError(f"{path}: two values have the name {shown(values.name)}; keep one")
+    if _is_split(values):
+        names = values["columns"]
+        return _numbered_rows([dict(zip(names, row, strict=True)) for row in values["data"]])
+    inner = values.get("data", values.get("dataset")) if len(values) == 1 else None
+    if isinstance(inner, dict):
+        return _rows_in(inner, path)  # around the rows, or around their splits
     if _are_columns(values):
         return _numbered_rows(_turned(values, path))
     if _are_keyed(values):
@@ -209,6 +218,22 @@ def _has_objects(value: Any) -> bool:
     if not isinstance(value, list):
         return False
     return any(isinstance(item, dict) for item in cast(list[Any], value))
+
+
+def _is_split(values: Mapping[str, Any]) -> bool:
+    """Return True for {"columns": [names], "index": [...], "data": [[cells]...]} of pandas."""
+    if not {"columns", "data"} <= values.keys() <= {"columns", "index", "data"}:
+        return False
+    names, rows = values["columns"], values["data"]
+    if not (isinstance(names, list) and isinstance(rows, list)):
+        return False
+    count = len(cast(list[Any], names))
+    if not all(isinstance(name, str) for name in cast(list[Any], names)):
+        return False
+    return all(
+        isinstance(row, list) and len(cast(list[Any], row)) == count
+        for row in cast(list[Any], rows)
+    )
 
 
 def _are_columns(values: Mapping[str, Any]) -> bool:

@@ -124,7 +124,9 @@ def _kind(answered: Sequence[Answered], proposal: Proposal) -> str:
             )
         return "choice"
     if _share(answered, lambda each: _is_boxes(each.value)) >= MOST:
-        return "boxes"
+        return (
+            "boxes" if _share(answered, lambda each: _is_one_box(each.value)) > 0.5 else "detection"
+        )
     texts = _texts(answered)
     if not texts:
         return "label"
@@ -280,6 +282,10 @@ def _place(value: Any) -> int | None:
 
 def _is_boxes(value: Any) -> bool:
     return _corners(value, "xyxy") is not None or _corners(value, "polygon") is not None
+
+
+def _is_one_box(value: Any) -> bool:
+    return any(len(_corners(value, way) or ()) == 1 for way in ("xyxy", "polygon"))
 
 
 def _corners(value: Any, box_format: str) -> list[list[float]] | None:

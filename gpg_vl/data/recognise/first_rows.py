@@ -17,6 +17,8 @@ from gpg_vl.errors import UserError
 
 FIRST_ROWS = 200
 """Rows that are looked at."""
+_PREFERENCES = ("chosen", "rejected")
+"""Columns of answers that were compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,11 @@ class Table:
             why = first_bad or "it is empty"
             raise UserError(f"{sources.name_of(source)}: no row can be read: {why}")
         columns = _columns(rows)
-        return cls(rows, columns, _chat_column(columns), folder)
+        return cls(rows, columns, _chat_column(columns, source), folder)
 
     def chat(self, row: Row) -> Chat | None:
         """Return the chat of a row; None where there is none that can be read."""
-        value = row.get(self.chat_column or "")
+        value = cell(row, self.chat_column or "")
         if not chats.is_chat(value):
             return None
         try:
@@ -85,11 +87,27 @@ def _fields(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _fields(cast(Mapping[str, Any], value), f"{prefix}{name}.")
 
 
-def _chat_column(columns: layouts.Columns) -> str | None:
-    for name in CHAT_COLUMNS:
-        if layouts.mostly(columns.get(name, ()), chats.is_chat):
+def _chat_column(columns: layouts.Columns, source: Source) -> str | None:
+    """Return the column that asks with a chat: one of a known name, or else any that does."""
+    settled = source.columns.get("question")
+    known = CHAT_COLUMNS if settled is None else (settled,)
+    for name in known:
+        if isinstance(name, str) and layouts.mostly(columns.get(name, ()), chats.is_chat):
+            return name
+    if settled is not None or layouts.mostly(columns.get("question", ()), layouts.is_text):
+        return None
+    for name, values in columns.items():
+        if name not in _PREFERENCES and layouts.mostly(values, _asks):
             return name
     return None
+
+
+def _asks(value: Any) -> bool:
+    """Return True for a chat with a question."""
+    try:
+        return chats.is_chat(value) and bool(chats.read_chat(value).question)
+    except ValueError:
+        return False
 
 
 @dataclass(slots=True)

@@ -93,6 +93,7 @@ EXPRESSIONS = ("expression", "referring", "sentence", "sent", "phrase", "caption
 ANSWERS = (
     *("answer", "ground_truth", "reward_model.ground_truth", "solution", "gt", "answers", "truth"),
     *("gold", "target", "label", "labels", "final_answer", "correct_answer", "gt_answer"),
+    "answer_key",
     *("correct_option", "correct_choice", "correct", "correct_choice_idx", "answer_idx"),
     *(
         "answer_index",
@@ -108,10 +109,12 @@ ANSWERS = (
 BOXES = ("bbox", "box", "boxes", "bboxes", "objects.bbox", "bounding_box", "gt_bbox", "polygon")
 CHOICES = ("choices", "options", "answer_choices", "candidates", "mc_options", "answer_options")
 PICTURES = (
-    *("images", "image", "decoded_image", "img", "imgs", "image_path", "img_path", "image_paths"),
+    *("decoded_image", "images", "image", "img", "imgs", "image_path", "img_path", "image_paths"),
     *("image_file", "image_name", "imgname", "image_filename", "picture", "pictures", "photo"),
     *("photos", "file_name", "filename", "image_bytes", "image_base64", "image_url", "image_urls"),
+    *("images_file_names", "image_file_names", "file_names", "image_file_name"),
     *("url", "path", "file", "screenshot", "frame", "imageid", "image_id", "img_id"),
+    *("png", "jpg", "jpeg", "webp"),
 )
 _OPTION_NAMES = ("option_", "option", "choice_", "choice", "answer_", "opt_", "opt", "op")
 _OPTION_ENDS = ("abcdefgh", "ABCDEFGH", "12345678", "01234567")
@@ -131,13 +134,25 @@ def spelling(name: str) -> str:
 
 
 def named(columns: Columns, names: Sequence[str], test: Test) -> str | None:
-    """Return the first column of one of these names whose cells mostly pass a test."""
-    by_spelling = {spelling(name): name for name in reversed(list(columns))}
+    """Return the first column of one of these names whose cells mostly pass a test.
+
+    Where there is none, a field of a mapping that is called so, if no other field is.
+    """
+    by_spelling = by_spellings(columns)
     for name in names:
         found = by_spelling.get(spelling(name))
         if found is not None and mostly(columns[found], test):
             return found
+    for name in names:
+        fields = [each for each in columns if spelling(each.rpartition(".")[2]) == spelling(name)]
+        if len(fields) == 1 and mostly(columns[fields[0]], test):
+            return fields[0]
     return None
+
+
+def by_spellings(columns: Columns) -> dict[str, str]:
+    """Return the names of columns by their spelling; the first of one spelling counts."""
+    return {spelling(name): name for name in reversed(list(columns))}
 
 
 # --- published layouts ----------------------------------------------------------------------------

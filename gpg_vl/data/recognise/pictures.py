@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpg_vl.data.columns import cells, picture_cells
+from gpg_vl.data.columns import picture_cells
 from gpg_vl.data.reading.raw_rows import Row
 from gpg_vl.data.recognise.first_rows import Proposal, Table, cell
+from gpg_vl.data.rows import pictures_in_words
 from gpg_vl.errors import shown
 from gpg_vl.pictures import picture_size
 from gpg_vl.types import Size
@@ -30,10 +31,10 @@ def pictures_of(row: Row, table: Table, proposal: Proposal) -> Sequence[Path | b
     if value is None:
         name = proposal.columns.get("images", proposal.columns.get("image", "images"))
         value = cell(row, name)
-    if cells.is_missing(value):
-        return ()
     try:
-        return picture_cells.pictures_of(value)
+        found = picture_cells.pictures_of(value)
+        question = cell(row, proposal.columns.get("question", "question"))
+        return found or pictures_in_words(question, chat)
     except ValueError:  # the row is left out with this reason when it is tried
         return ()
 
@@ -77,16 +78,25 @@ def declare(table: Table, proposal: Proposal) -> None:
 
 
 def _declare_root(names: Sequence[str], folder: Path, proposal: Proposal) -> None:
-    """Propose the folder in which most of the pictures are."""
-    best, most = folder, _found(names, folder)
+    """Propose the folder in which most of the pictures are, if there is only one."""
+    best, most, other = folder, _found(names, folder), None
     candidates = _folders(folder) if 2 * most < len(names) else iter(())
     for candidate in candidates:
         found = _found(names, candidate)
         if found > most:
-            best, most = candidate, found
-        if found == len(names):
+            best, most, other = candidate, found, None
+        elif found == most and other is None:
+            other = candidate
+        if other is not None and found == len(names):
             break
-    if 2 * most < len(names):
+    if best != folder and other is not None:
+        # such as train/1/image.png and train/2/image.png: the name alone does not tell them apart
+        proposal.questions.append(
+            f"pictures such as {shown(names[0], 60)} are in several folders, "
+            f"{os.path.relpath(best)} and {os.path.relpath(other)}; name the one that their paths "
+            "start at: image_root=FOLDER, or write whole paths into the rows"
+        )
+    elif 2 * most < len(names):
         proposal.questions.append(
             f"the pictures, such as {shown(names[0], 60)}, are neither under {folder} nor in a "
             "folder below or beside it; name the folder that their paths start at: "

@@ -3,6 +3,7 @@
 Only what the rows prove is proposed. What a person has to decide is asked in words.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,24 @@ from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.config.schema import Source
 from gpg_vl.data.columns import cells
 from gpg_vl.data.reading import files, formats
+from gpg_vl.data.reading.raw_rows import Row
 from gpg_vl.data.recognise import answers, layouts, pictures
-from gpg_vl.data.recognise.first_rows import Proposal, Table
+from gpg_vl.data.recognise.first_rows import Proposal, Table, cell
 from gpg_vl.data.recognise.layouts import LAYOUTS, Columns, Layout
-from gpg_vl.data.rows import PICTURE_COLUMNS
+from gpg_vl.data.rows import CHAT_COLUMNS, PICTURE_COLUMNS, pictures_in_words
 from gpg_vl.errors import UserError, shown
 
 OWN = Layout(name="rows of gpg_vl's own format", needs={})
 PLAIN = Layout(name="rows with a question and an answer", needs={})
+CHATS = Layout(name="chats", needs={})
 CLASSES = Layout(name="pictures with the name of a class each", needs={})
 OURS = frozenset(
     {"id", "question", "answer", "answer_kind", "choices", "frame", "answer_image", "sizes"}
     | {"solution", "tags", *PICTURE_COLUMNS}
 )
 """Columns that are read under their own names."""
+_SHARD = re.compile(r"\d{5}-of-(\d{5})")
+"""Number of a file among those that hold one table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ def recognise(names: str, base_dir: Path, given: Mapping[str, Any] | None = None
     table = Table.of(parse(Source, settled, names), base_dir)
     layout = _layout(table.columns)
     proposal = _begun(layout, table, settled)
+    _tell_of_shards(parse(Source, settled, names), base_dir, proposal)
     _name_question(table, proposal)
     _name_answer(table, proposal)
     _tell_of_turns(table, proposal)
@@ -127,7 +133,7 @@ def _plain(table: Table, proposal: Proposal) -> Layout:
         return OWN
     if "question" in proposal.defaults and proposal.defaults.get("answer_kind") == "label":
         return CLASSES
-    return PLAIN
+    return CHATS if table.chat_column is not None else PLAIN
 
 
 def _begun(layout: Layout, table: Table, settled: Mapping[str, Any]) -> Proposal:
@@ -168,7 +174,10 @@ def _own(table: Table, our_column: str) -> str | None:
 
 
 def _name_question(table: Table, proposal: Proposal) -> None:
-    if proposal.has("question") or table.chat_column is not None:
+    if proposal.has("question") or table.chat_column in CHAT_COLUMNS:
+        return
+    if table.chat_column is not None:
+        proposal.columns["question"] = table.chat_column
         return
     found = _own(table, "question")
     found = found or layouts.named(table.columns, layouts.QUESTIONS, layouts.is_text)
@@ -206,6 +215,24 @@ def _name_answer(table: Table, proposal: Proposal) -> None:
         )
 
 
+def _tell_of_shards(source: Source, base_dir: Path, proposal: Proposal) -> None:
+    """Say that shards are missing: train-00000-of-00003 counts them."""
+    if source.files is None:
+        return
+    shards: dict[tuple[str, int], int] = {}
+    for path in files.find_files(source.files, base_dir):
+        match = _SHARD.search(path.name)
+        if match is not None:
+            key = (path.name[: match.start()], int(match[1]))
+            shards[key] = shards.get(key, 0) + 1
+    for (name, total), count in shards.items():
+        if count < total:
+            proposal.questions.append(
+                f"{count} of the {total} files {name}* are here, as their names count them; get "
+                "the others, or go on without their rows"
+            )
+
+
 def _tell_of_turns(table: Table, proposal: Proposal) -> None:
     """Say that of a chat with several questions the last one is asked."""
     several = 0
@@ -227,9 +254,11 @@ def _name_choices(table: Table, proposal: Proposal) -> None:
     if found is not None:
         proposal.columns["choices"] = found
         return
+    by_spelling = layouts.by_spellings(free)
     for names in layouts.OPTION_COLUMNS:
-        present = [name for name in names if name in free]
-        if present[:2] == list(names[:2]):
+        spellings = [layouts.spelling(name) for name in names]
+        present = [by_spelling[name] for name in spellings if name in by_spelling]
+        if set(spellings[:2]) <= by_spelling.keys():
             proposal.columns["choices"] = tuple(present)
             return
 
@@ -238,10 +267,8 @@ def _name_pictures(table: Table, proposal: Proposal) -> None:
     """Name the column of the pictures, unless the chats hold them."""
     if any(proposal.has(name) for name in PICTURE_COLUMNS):
         return
-    for row in table.rows:
-        chat = table.chat(row)
-        if chat is not None and chat.images:
-            return
+    if any(_holds_pictures(row, table, proposal) for row in table.rows):
+        return
     free = _free(table, proposal)
     found = layouts.named(free, layouts.PICTURES, layouts.is_picture)
     if found is not None:
@@ -262,6 +289,14 @@ def _name_pictures(table: Table, proposal: Proposal) -> None:
         )
     else:
         proposal.questions.append("no column holds pictures, so the questions are asked without")
+
+
+def _holds_pictures(row: Row, table: Table, proposal: Proposal) -> bool:
+    """Return True if the chat of a row, or the words of its question, hold its pictures."""
+    chat = table.chat(row)
+    if chat is not None and chat.images:
+        return True
+    return bool(pictures_in_words(cell(row, proposal.columns.get("question", "question")), chat))
 
 
 def _name_id(table: Table, proposal: Proposal) -> None:
