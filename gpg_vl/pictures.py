@@ -48,6 +48,8 @@ _NO_DATA = 42113
 _NO_NUMBER = 1e30
 """Size from which a floating-point number stands for a missing one."""
 _TRANSPARENT = {"RGBA", "LA", "PA", "La", "RGBa"}
+_NEARLY_BLACK = 32
+"""Value of eight bits below which a picture is dark: 12 bits stored as 16 end at 16."""
 _PNG_STEPS = {"L;2": 85, "L;4": 17}
 """Factor by which Pillow multiplies grey of 2 or 4 bits, but not its transparent grey."""
 
@@ -151,6 +153,8 @@ def peculiarities(image: Path | bytes) -> list[str]:
     extrema = cast(tuple[tuple[int, int], ...], picture.getextrema())
     if all(low == high for low, high in extrema):
         found.append("all pixels have one colour")
+    elif max(high for _, high in extrema) < _NEARLY_BLACK:
+        found.append(f"nearly black, no value is above {max(high for _, high in extrema)} of 255")
     return found
 
 

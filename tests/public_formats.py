@@ -178,7 +178,7 @@ def swift(folder: Path) -> None:
 def swift_grounding(folder: Path) -> None:
     jpg(folder / "x.jpg")
     messages = [
-        {"role": "user", "content": "<image>Find the sheep in the image"},
+        {"role": "user", "content": "<image>Find the <ref-object> in the image"},
         {"role": "assistant", "content": "<bbox>"},
     ]
     objects = {"ref": ["sheep"], "bbox": [BOX]}
@@ -319,6 +319,14 @@ def yolo(folder: Path) -> None:
     jpg(folder / "1.jpg")
     row = {"image": "1.jpg", "question": "Where is the car?", "bbox": [0.3, 0.3, 0.4, 0.4]}
     written(folder / "yolo.jsonl", [row])
+
+
+def open_images(folder: Path) -> None:
+    jpg(folder / "1.jpg")
+    names = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded"
+    (folder / "open_images.csv").write_text(
+        f"{names}\n1.jpg,xclick,/m/01g317,1,0.1,0.5,0.2,0.9,0\n"
+    )
 
 
 def vlmevalkit(folder: Path) -> None:
@@ -483,6 +491,9 @@ FORMATS = {
     "RefCOCO of lmms-lab": Format(refcoco, [Expected("the man in red", [BOX])]),
     "COCO boxes in rows": Format(coco, [Expected("the red car", [BOX], images=("1.jpg",))]),
     "YOLO boxes": Format(yolo, [Expected("Where is the car?", [[0.1, 0.1, 0.5, 0.5]])]),
+    "Open Images": Format(
+        open_images, [Expected("Where is it?", [[0.1, 0.2, 0.5, 0.9]], images=("1.jpg",))]
+    ),
     "VLMEvalKit TSV": Format(
         vlmevalkit, [Expected("Which is it?", "B", choices=("cat", "dog"))], ["image"]
     ),

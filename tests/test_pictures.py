@@ -269,6 +269,16 @@ def test_the_audit_is_told_of_depth_and_of_one_colour():
         peculiarities(b"")
 
 
+def test_the_audit_is_told_of_twelve_bits_stored_as_sixteen():
+    dark = png((2, 1), (15, 15, 15))
+    picture = Image.new("RGB", (2, 1), (15, 3, 0))
+    picture.putpixel((0, 0), (0, 0, 0))
+    assert peculiarities(encoded(picture)) == ["nearly black, no value is above 15 of 255"]
+    assert peculiarities(dark) == ["all pixels have one colour"]
+    picture.putpixel((0, 0), (0, 32, 0))
+    assert peculiarities(encoded(picture)) == []
+
+
 def test_frames_that_cannot_be_read_are_said():
     file = encoded(noise(), "GIF", save_all=True, append_images=[noise().rotate(90)])
     broken = file[: file.rindex(b"\x2c")] + b"\x21\xf9"

@@ -81,7 +81,7 @@ class Source(Section):
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Our column -> column of the source: {question: problem, answer: reward_model.ground_truth}.
     Dots lead into a column's own fields; options in columns of their own are a list:
-    {choices: [A, B, C, D]}."""
+    {choices: [A, B, C, D]}, and so are the edges of a box."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Values of columns that the rows do not have, for example {answer_kind: choice}."""
     image_root: str | None = None

@@ -18,6 +18,7 @@ from gpg_vl.config.schema import Source
 from gpg_vl.data.columns import (
     cells,
     chats,
+    object_marks,
     options,
     picture_cells,
     true_boxes,
@@ -32,6 +33,7 @@ from gpg_vl.parsing import image_marks
 from gpg_vl.parsing.choices import letters_of
 from gpg_vl.pictures import picture_size
 from gpg_vl.types import Sample, Size, Turn
+from gpg_vl.verifiers.boxes import DECLARED
 
 NEEDED = ("question", "answer_kind", "answer")
 """Columns that every row must have."""
@@ -40,6 +42,7 @@ CHAT_COLUMNS = ("conversations", "messages", "prompt", "conversation", "texts")
 PICTURE_COLUMNS = ("images", "image")
 BOX_KINDS = {"boxes", "detection"}
 NUMBER_KINDS = {"number", "value", "expression"}
+_KINDS_WITHOUT_BOXES = NUMBER_KINDS | {"choice", "label"}
 _FIELDS = (
     "id",
     "question",
@@ -133,11 +136,11 @@ def renamed(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _joined(our_column: str, values: Sequence[Any]) -> Any:
-    """Join the cells of several columns, of pictures or of options."""
-    if our_column in PICTURE_COLUMNS:
-        # an empty one keeps its place: without it <image 3> would be the second picture
-        return [None if cells.is_missing(value) else value for value in values]
-    return options.from_columns(values)
+    """Join the cells of several columns: of options, of pictures, of the numbers of a box..."""
+    if our_column == "choices":
+        return options.from_columns(values)
+    # an empty one keeps its place: without it <image 3> would be the second picture
+    return [None if cells.is_missing(value) else value for value in values]
 
 
 def checked(
@@ -160,6 +163,8 @@ def checked(
     kind = cells.text_of(_needed(values, "answer_kind"), "answer_kind")
     images = _images(values, chat, row_format)
     sizes = tuple(row_format.size_of(image) for image in images)
+    others = _of_other_meaning(values, kind)
+    row, values = values, {**values, **dict.fromkeys(others)}
     if not sizes:
         sizes = _declared_sizes(values.get("sizes"))
     found = _options(values.get("choices"), kind)
@@ -169,13 +174,13 @@ def checked(
     answer, answer_image = _answer(values, kind, chat, found, row_format)
     tags = _tags(values.get("tags"))
     columns: dict[str, Any] = {}
-    taken = {*_FIELDS, *PICTURE_COLUMNS, _chat_column(values)}
+    taken = {*_FIELDS, *PICTURE_COLUMNS, _chat_column(values)} - others
     if tags is None:
         taken.remove("tags")
-    context = _context(values, chat)
+    context, question = _with_names(_context(values, chat), question, values)
     if context:
         taken.add("system")
-    for name, value in values.items():
+    for name, value in row.items():
         if name not in taken:
             columns[name] = value
     return Sample(
@@ -249,6 +254,16 @@ def _context(values: Mapping[str, Any], chat: Chat | None) -> tuple[Turn, ...]:
     if isinstance(system, Turn) and not any(turn.role == "system" for turn in turns):
         return (system, *turns)
     return turns
+
+
+def _with_names(
+    context: tuple[Turn, ...], question: str, values: Mapping[str, Any]
+) -> tuple[tuple[Turn, ...], str]:
+    """Fill the marks of named objects in the turns and the question."""
+    texts = [*(turn.text for turn in context), question]
+    *before, question = object_marks.filled(texts, values.get("objects"))
+    turns = [turn._replace(text=text) for turn, text in zip(context, before, strict=True)]
+    return tuple(turns), question
 
 
 def _needed(values: Mapping[str, Any], name: str) -> Any:
@@ -365,6 +380,24 @@ def _downloaded(address: str, row_format: RowFormat) -> Path:
     if isinstance(found, ValueError):
         raise found
     return found
+
+
+def _of_other_meaning(values: Mapping[str, Any], kind: str) -> set[str]:
+    """Return columns of a row without boxes that are called as ours are, and hold something else.
+
+    A `frame` may be that of a video there, and `answer_image` the picture of a solution.
+    """
+    others: set[str] = set()
+    if kind not in _KINDS_WITHOUT_BOXES:
+        return others
+    frame = values.get("frame")
+    if not cells.is_missing(frame) and frame not in list(DECLARED):
+        others.add("frame")
+    try:
+        _number_of_image(values.get("answer_image"))
+    except ValueError:
+        others.add("answer_image")
+    return others
 
 
 def _declared_sizes(sizes: Any) -> tuple[Size, ...]:

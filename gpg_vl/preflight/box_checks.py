@@ -39,6 +39,12 @@ THOUSAND = 1000.0
 MIN_BOXES = 3
 """Boxes in larger pictures without which a limit says nothing."""
 
+_TURNED = (
+    "[y1, x1, y2, x2], to be written x first, or those of photos that lie on their side without "
+    "their EXIF orientation"
+)
+"""Boxes with x and y exchanged, in words."""
+
 Declaration = tuple[str, str]
 """Frame and box format."""
 Corners = tuple[float, float, float, float]
@@ -116,6 +122,11 @@ class _Counts:
     def misfits(self) -> int:
         """Number of rows that do not fit as declared."""
         return self.rows - self.fits[self.declared]
+
+    @property
+    def would_fit_turned(self) -> bool:
+        """True if far fewer rows do not fit with x and y exchanged."""
+        return (self.rows - self.exchanged) * BETTER <= self.misfits
 
     @property
     def is_mostly_wrong(self) -> bool:
@@ -265,8 +276,8 @@ def _on_misfits(counts: _Counts) -> Finding | None:
         fewest = min(_changes(other, counts.declared) for other in better)
         likely = [other for other in better if _changes(other, counts.declared) == fewest]
         advice = " or ".join(_written(other, counts.declared) for other in likely)
-        if (counts.rows - counts.exchanged) * BETTER <= counts.misfits:
-            advice += ", or if they are [y1, x1, y2, x2], to be written x first"
+        if counts.would_fit_turned:
+            advice += f", or if they are {_TURNED}"
         most = max(counts.fits[other] for other in likely)
         return Finding(
             _misfit_level(counts, likely),
@@ -278,10 +289,13 @@ def _on_misfits(counts: _Counts) -> Finding | None:
         if counts.misfits > 1 and rescued * 2 > counts.misfits:
             return Finding("mind", f"{begin}; {rescued} of these would fit with box_format: {name}")
     if counts.is_mostly_wrong:
+        question = "are the boxes of a larger copy of the pictures?"
+        if counts.would_fit_turned:
+            question = f"are they {_TURNED}?"
         return Finding(
             "stop",
             f"{begin}, and no other declaration fits them. Rows that fit by luck are trained on "
-            "the wrong places: are the boxes of a larger copy of the pictures?",
+            f"the wrong places: {question}",
         )
     return None
 

@@ -17,7 +17,7 @@ from gpg_vl.data.columns.options import Options
 from gpg_vl.data.dataset import Dataset, source_names
 from gpg_vl.errors import UnusableSampleError, shown
 from gpg_vl.pictures import peculiarities
-from gpg_vl.preflight import box_checks
+from gpg_vl.preflight import box_checks, size_checks
 from gpg_vl.preflight.finding import Finding
 from gpg_vl.prompts import Style
 from gpg_vl.types import Sample
@@ -50,6 +50,9 @@ def of_rows(
         yield from places_of_options(source, samples, name)
         read = [*samples, *(sample for sample in dataset.rejected if sample.source == name)]
         yield from box_checks.findings(read, source.box_format, source=name, kinds=kinds)
+        yield from size_checks.findings(read, source=name, kinds=kinds)
+        if source.box_format == "xyxy":
+            yield from size_checks.areas(read, source=name, kinds=kinds)
 
 
 def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iterator[Finding]:

@@ -251,7 +251,10 @@ def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
     if not sample.sizes and not sizeless:
         raise ValueError("a box needs an image")
     if sample.frame not in DECLARED:
-        raise ValueError(f"frame {shown(sample.frame)} is none of {', '.join(DECLARED)}")
+        raise ValueError(
+            f"frame {shown(sample.frame)} is none of {', '.join(DECLARED)}; if the column is not "
+            "the frame of the boxes, give it another name: columns: {video_frame: frame}"
+        )
     if not sizeless:
         check_image(sample)
     truths: list[Box] = []

@@ -115,6 +115,21 @@ def test_text_that_writes_a_list_is_that_list():
     assert pictures_of(json.dumps([TEXT])) == [PNG]
 
 
+def test_text_that_names_several_pictures_between_signs_is_these():
+    for text in ("a.png;b.JPG", "a.png, b.JPG", "a.png | b.JPG", "a.png\nb.JPG"):
+        assert pictures_of(text) == ["a.png", "b.JPG"], text
+    both = ["https://example.com/a.png", "https://example.com/b.png"]
+    assert pictures_of(",".join(both)) == both
+    for one in (
+        "Smith, J.png",
+        "a;b.png",
+        "a.png;",
+        "https://example.com/a.png,b.png",
+        "https://example.com/a;b.png",
+    ):
+        assert pictures_of(one) == [one]
+
+
 # --- base64 ---------------------------------------------------------------------------------------
 
 
@@ -152,7 +167,22 @@ def test_a_data_address_may_lack_its_first_word(begin):
 
 
 def test_a_path_in_quotation_marks_is_that_path():
-    assert pictures_of('"a.png"') == ["a.png"]
+    assert pictures_of('"a.png"') == pictures_of("'a.png'") == ["a.png"]
+    assert pictures_of("'it's a.png'") == ["'it's a.png'"]
+
+
+def test_paths_as_python_shows_them_are_these():
+    assert pictures_of("PosixPath('a.png')") == ["a.png"]
+    assert pictures_of("[PosixPath('a.png'), WindowsPath('b/c.png')]") == ["a.png", "b/c.png"]
+    assert pictures_of("\ufeffa.png\u200b") == ["a.png"]
+
+
+def test_base64_as_python_shows_its_bytes_is_these():
+    shown = str(base64.b64encode(PNG))
+    lines = base64.encodebytes(FORMATS["JPEG"]).decode().replace("\n", "\\n")
+    assert pictures_of(f"data:image/png;base64,{shown}") == [PNG]
+    assert pictures_of({"base64": shown}) == [PNG]
+    assert pictures_of(lines) == [FORMATS["JPEG"]]
 
 
 def test_a_data_address_may_be_written_in_percent():
@@ -167,7 +197,8 @@ def test_a_data_address_may_be_written_in_percent():
         (TEXT[: len(TEXT) // 4 * 4 - 3], "was it cut short"),  # a lonely sign at the end
         ({"base64": "a.png"}, "under base64, which is not the base64 of a picture"),
         ({"bytes": "a.png"}, "under bytes"),
-        ("data:image/png;base64,aGVsbG8=", "under data:, which is not the base64 of a picture"),
+        ("data:image/png;base64,aGVsbG8=", "under data:image/png;base64, which is not the base64"),
+        ("data:image/svg+xml;base64,PHN2Zy8+", r"under data:image/svg\+xml;base64, which is not"),
         ("data:image/png;base64", "expected data:image/png;base64,"),
         ("data:text/plain,hello", "holds no picture"),
     ],
@@ -289,6 +320,7 @@ def test_a_picture_that_pillow_cannot_decode_is_refused():
         (np.zeros((4, 4, 3), np.uint8), r"an array of numbers of shape \(4, 4, 3\)"),
         (np.zeros(4), "an array of numbers of shape"),
         ("[a.png, b.png]", "no list of JSON or Python"),
+        ("<PIL.Image.Image image mode=RGB size=9x5 at 0x7F>", "the picture itself was not saved"),
         ("X4LC" * 2000, "too long for a path and not the base64 of a picture"),
         (["a.png", None, "b.png"], "picture 2 of 3 is missing"),
         ([None, "a.png"], "picture 1 of 2 is missing"),
@@ -381,6 +413,23 @@ def test_a_name_with_a_backslash_is_taken_where_it_exists(root):
 def test_a_path_never_leaves_its_root(written, root):
     with pytest.raises(ValueError, match=r"leaves the data folder .*image_root: FOLDER"):
         resolve(written, root)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_links_into_its_blobs(tmp_path):
+    """As `snapshot_download` leaves a data set."""
+    blobs, snapshot = tmp_path / "datasets--x--y" / "blobs", tmp_path / "datasets--x--y/snapshots/1"
+    (snapshot / "images").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "7f3a").write_bytes(PNG)
+    (snapshot / "images" / "a.png").symlink_to("../../../blobs/7f3a")
+    (tmp_path / "outside.png").write_bytes(PNG)
+    (snapshot / "b.png").symlink_to(tmp_path / "outside.png")
+    for root, name in ((snapshot, "images/a.png"), (snapshot / "images", "a.png")):
+        assert resolve(name, root) == blobs / "7f3a"
+    with pytest.raises(ValueError, match="leaves the data folder"):
+        resolve("b.png", snapshot)
+    with pytest.raises(ValueError, match="leaves the data folder"):
+        resolve("../2/a.png", snapshot)
 
 
 def test_without_a_root_a_path_is_used_as_it_is(root, monkeypatch):

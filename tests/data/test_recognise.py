@@ -279,6 +279,18 @@ def test_answers_that_no_kind_fits_well_are_told(answers, words, tmp_path):
     assert words in found.questions[0]
 
 
+def test_a_box_in_four_columns_is_found(tmp_path):
+    rows = [{"XMin": 0.1, "XMax": 0.5, "YMin": 0.2, "YMax": 0.9}] * 2
+    source = recognised(tmp_path, rows).source
+    assert source.columns == {"answer": ("XMin", "YMin", "XMax", "YMax")}
+    assert source.defaults == {"answer_kind": "boxes", "frame": "norm1"}
+    samples, reasons = samples_and_reasons([source], tmp_path)
+    assert reasons == []
+    assert samples[0].answer == [[0.1, 0.2, 0.5, 0.9]]
+    words = [{"left": "cat", "top": "dog", "right": "cow", "bottom": "hen", "answer": 3}]
+    assert recognised(tmp_path, words).source.columns == {}
+
+
 def test_what_the_user_settles_is_not_changed(tmp_path):
     rows = [{"answer": 1, "gold": "cat", "choices": CHOICES}]
     found = recognised(
@@ -329,7 +341,8 @@ def test_a_folder_of_splits_is_read_as_a_data_set(tmp_path, monkeypatch):
 def test_a_file_of_coco_says_that_it_has_several_tables(tmp_path):
     content = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}
     written(tmp_path / "instances.json", content)
-    with pytest.raises(UserError, match="several lists of rows: images, annotations"):
+    words = "several lists of rows: images, annotations; .*; a file of COCO is read by recipe: coco"
+    with pytest.raises(UserError, match=words):
         recognise("instances.json", tmp_path)
 
 

@@ -95,6 +95,38 @@ def test_dots_lead_into_a_columns_fields():
         read(row, columns={**columns, "answer": "data.truth"})
 
 
+def test_a_box_may_stand_in_four_columns(tmp_path):
+    """As in the tables of Open Images, whose columns are XMin, XMax, YMin, YMax."""
+    row = {"question": "Where?", "answer_kind": "boxes", "image": png((120, 80))}
+    columns = {"answer": ("x1", "y1", "x2", "y2")}
+    edges = {"x1": "10", "y1": 20.5, "x2": 30, "y2": 40}
+    sample = read({**row, **edges}, tmp_path, columns=columns)
+    assert (sample.answer, sample.columns) == ([[10, 20.5, 30, 40]], {})
+    assert read({**row, **edges}, columns=columns, box_format="xywh").answer == [
+        [10, 20.5, 40, 60.5]
+    ]
+    with pytest.raises(ValueError, match="None is no number"):
+        read({**row, **edges, "x2": ""}, columns=columns)
+
+
+def test_accepted_answers_may_stand_in_columns_of_their_own():
+    row = {"question": "What?", "answer_kind": "label", "a1": "sofa", "a2": "couch", "a3": None}
+    assert read(row, columns={"answer": ("a1", "a2", "a3")}).answer == ["sofa", "couch"]
+    with pytest.raises(ValueError, match="a list without an answer"):
+        read({**row, "a1": "", "a2": math.nan}, columns={"answer": ("a1", "a2", "a3")})
+
+
+@pytest.mark.parametrize("name", ["frame", "answer_image"])
+def test_a_column_that_is_called_as_ours_is_another_one_beside_no_box(name, tmp_path):
+    for value in ("frame_0120.png", 120.5, [1, 2], {"number": 3}):
+        sample = read({**ROW, name: value})
+        assert (sample.frame, sample.answer_image) == ("pixels", 0)
+        assert sample.columns == {name: value}
+    boxed = {"question": "Where?", "answer_kind": "boxes", "answer": [0, 0, 9, 9]}
+    with pytest.raises(ValueError, match=name):
+        read({**boxed, name: [1, 2]})
+
+
 def test_options_may_stand_in_columns_of_their_own():
     row = {**CHOICE, "answer": "C", "A": "cat", "B": None, "C": "dog", "D": ""}
     columns = {"choices": ("A", "B", "C", "D")}
@@ -143,6 +175,25 @@ def test_the_last_turn_of_a_chat_is_the_truth_of_a_row_without_one():
     assert read({**row, "answer": None}).answer == "3"
     with pytest.raises(ValueError, match=r"^column 'answer' is missing or empty"):
         read({**row, "conversations": chat[:1]})
+
+
+def test_names_of_objects_take_the_place_of_their_marks():
+    """As ms-swift's grounding rows mean them."""
+    turns = [
+        {"role": "user", "content": "Is there a <ref-object>?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Find the <ref-object> and the <ref-object>."},
+    ]
+    row = {"messages": turns, "answer_kind": "number", "answer": 2}
+    sample = read({**row, "objects": {"ref": ["cat", r"dog \1", "cow"], "bbox": []}})
+    assert sample.question == r"Find the dog \1 and the cow."
+    assert sample.context == (Turn("user", "Is there a cat?"), Turn("assistant", "Yes."))
+    packed = {**ROW, "question": "A <ref-object>?", "objects": '{"ref": "cat"}'}
+    assert read(packed).question == "A cat?"
+    for objects in ({"ref": ["cat", "dog"]}, {"bbox": []}, ["cat"], None):
+        with pytest.raises(ValueError, match=r"3 marks <ref-object>, but the row has [02] names"):
+            read({**row, "objects": objects})
+    assert read({**ROW, "objects": {"ref": ["cat"]}}).question == "How many?"
 
 
 def test_a_system_message_may_stand_in_its_own_column():

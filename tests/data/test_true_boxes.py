@@ -261,8 +261,18 @@ def test_boxes_name_their_picture(value: Any, image: int):
         ("xyxy", {"bbox": ONE, "BBox": ONE}, "a key is there twice"),
         ("xyxy", '{"box": [0,0,1,1], "box": [0,0,2,2]}', "is no number and no box"),
         ("xyxy", {"boxes": [ONE, ONE], "labels": ["a"]}, "2 boxes, but 1 values under labels"),
+        ("xyxy", "A <ref>cat</ref><box>[[0, 0, 5, 5]]</box>", "has words beside its classes"),
+        ("xyxy", "<ref>cat</ref><box>here</box>", "'here' is no box"),
         # programs whose numbers are not what they seem
         ("xyxy", {"box_2d": ONE}, "as Gemini writes it"),
+        ("xyxy", {"box_2d": [ONE]}, "as Gemini writes it"),
+        ("xyxy", {"box_2d": str(ONE)}, "as Gemini writes it"),
+        ("xyxy", {**SIDES, "class": "a", "confidence": 1}, "the middle of the box in what Robof"),
+        ("xyxy", {**SIDES, "detection_id": "a"}, "the middle of the box in what Roboflow detects"),
+        ("xyxy", {"bbox": ONE, "bbox_mode": 1}, "bbox_mode is 1, which is not box_format: xyxy"),
+        ("xywh", {"bbox": ONE, "bbox_mode": "BoxMode.XYXY_ABS"}, "not box_format: xywh"),
+        ("xyxy", {"bbox": [1, 2, 30, 40], "area": 1200.0}, "declare box_format: xywh"),
+        ("xyxy", {"bbox": [[1, 2, 3, 4]], "area": [12]}, "declare box_format: xywh"),
         ("xyxy", {**SIDES, "original_width": 100}, "Label Studio counts in hundredths"),
         ("xywh", {**SIDES, "rectanglelabels": ["a"]}, "Label Studio counts in hundredths"),
         ("xyxy", {"coordinates": SIDES}, "the middle of the box in CreateML"),
@@ -278,7 +288,6 @@ def test_boxes_name_their_picture(value: Any, image: int):
         ("xyxy", {"box": ONE, "image": 1, "answer_image": 2}, "in picture 1 and in picture 2"),
         # texts that only look like boxes
         ("xyxy", "<answer>[0,0,1,1]</answer><answer>[0,0,2,2]</answer>", "no number and no box"),
-        ("xyxy", "<ref>red</ref><box>(0,0),(56,42)</box>", "no number and no box"),
         ("xyxy", "[0, 0, 56, 42", "no number and no box"),
         ("xyxy", "0,0,56,42 and 1,2,3,4", "no number and no box"),
         ("xyxy", "__import__('os').getcwd()", "no number and no box"),
@@ -334,6 +343,45 @@ def test_a_box_that_is_not_turned_is_upright():
 def test_the_point_of_coordinates_is_the_middle_where_that_is_declared():
     middle = {"x": 28, "y": 21, "width": 56, "height": 42}
     assert read_boxes({"coordinates": middle}, "cxcywh").answer == [ONE]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<ref>cat</ref><box>[[0, 0, 56, 42]]</box>", [{"box": ONE, "label": "cat"}]),
+        ("<ref>cat</ref><box>[0, 0, 56, 42]</box>", [{"box": ONE, "label": "cat"}]),
+        (
+            "<|object_ref_start|>a cat<|object_ref_end|><|box_start|>(0,0),(56,42)<|box_end|>",
+            [{"box": ONE, "label": "a cat"}],
+        ),
+        (
+            "<ref>cats</ref><box>[[0, 0, 56, 42], [1, 2, 3, 4]]</box>, "
+            "<ref>dog</ref><box>[[5, 6, 7, 8]]</box>.",
+            [
+                {"box": ONE, "label": "cats"},
+                {"box": [1, 2, 3, 4], "label": "cats"},
+                {"box": [5, 6, 7, 8], "label": "dog"},
+            ],
+        ),
+    ],
+)
+def test_a_class_between_grounding_tokens_is_that_of_its_boxes(text: str, answer: list[Any]):
+    assert read_boxes(text, "xyxy").answer == answer
+
+
+def test_an_area_that_may_be_that_of_corners_says_nothing():
+    for box, area in (
+        ([1, 2, 4, 6], 12),  # of corners
+        ([0, 0, 4, 6], 24),  # of both
+        ([1, 2, 4, 6], 7.5),  # of an outline
+        ([1, 2, 4, 6], None),
+        ([1, 2, 4, 6], [24, 24]),
+    ):
+        assert read_boxes({"bbox": box, "area": area}, "xyxy").answer[0]["box"] == box
+    named = {"bbox": {"x": 1, "y": 2, "w": 2, "h": 3}, "area": 15}  # 3 x 5 are its corner
+    assert read_boxes(named, "xyxy").answer[0]["box"] == [1, 2, 3, 5]
+    assert read_boxes({"bbox": ONE, "bbox_mode": 0}, "xyxy").answer[0]["box"] == ONE
+    assert read_boxes({"bbox": [1, 2, 3, 4], "area": 12}, "xywh").answer[0]["box"] == [1, 2, 4, 6]
 
 
 def test_reversed_corners_are_left_to_the_verifier():

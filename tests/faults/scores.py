@@ -24,6 +24,24 @@ FAULTS: list[Fault] = [
         {
             "boxes in different pictures are one answer": ("if len(images) > 1:", "if False:"),
             "a record may hold two boxes": ("if reading != readings[0]:", "if False:"),
+            "an area of width and height says nothing": (
+                "if is_area_of_sides(area, box.corners):",
+                "if False:",
+            ),
+        },
+    ),
+    *within(
+        "preflight/size_checks.py",
+        "preflight/test_size_checks.py",
+        {
+            "a size of another thing is that of the picture": (
+                "return bool(inside) and all(inside)",
+                "return True",
+            ),
+            "a picture on its side is of the same size": (
+                'if sample.frame == "pixels":\n        return max(',
+                'if sample.frame == "pixels":\n        return 0 * max(',
+            ),
         },
     ),
     *within(

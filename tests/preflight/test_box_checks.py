@@ -217,6 +217,13 @@ def test_numbers_that_are_y_first_are_named():
     assert "or if they are [y1, x1, y2, x2], to be written x first" in finding.text
 
 
+def test_boxes_of_photos_on_their_side_are_named():
+    lying = [[100, 100, 3900, 200], [3000, 50, 3900, 2900], [2000, 1000, 3500, 2000]]
+    (finding,) = findings(rows(lying, size=(3000, 4000)))
+    assert finding.level == "stop"
+    assert "photos that lie on their side without their EXIF orientation?" in finding.text
+
+
 def test_boxes_of_a_larger_copy_fit_no_declaration():
     (finding,) = findings(rows([[600, 600, 1200, 1100]] * 3))
     assert finding.level == "stop"

@@ -69,6 +69,13 @@ _LITERAL_STARTS = ("[", "(", "{", "b'", 'b"', '"')
 _FILE_NAME = re.compile(
     r"[^\n]+\.(?:png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|ppm)", re.IGNORECASE
 )
+_INVISIBLE = " \t\r\n\f\v\xa0\u200b\ufeff"
+"""Signs around a text that nobody sees."""
+_SHOWN_PATH = re.compile(r"\b(?:Pure)?(?:Posix|Windows)Path\(('[^'\n]*'|\"[^\"\n]*\")\)")
+"""A path as Python shows it, also in a list: PosixPath('a.png')."""
+_IN_QUOTES = re.compile(r"'[^'\n]+'")
+_SEPARATORS = re.compile(r"\s*[;,|\n]\s*")
+"""Signs between the names of several pictures in one text."""
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _FILE_URL = re.compile(r"^file:(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -179,6 +186,8 @@ def _inside(name: str, root: Path | None) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a zero in the name
         raise ValueError(f"the picture {shown(name)} is no path: {one_line(error)}") from None
     if not path.is_relative_to(folder):
+        if path.is_relative_to(_blobs(folder)):
+            return path
         raise ValueError(
             f"the picture {shown(name)} leaves the data folder {shown(str(root))}; put it there, "
             "or name the folder of the pictures: image_root: FOLDER"
@@ -201,6 +210,19 @@ def _followed(path: Path) -> Path:
 @lru_cache(maxsize=4096)
 def _followed_folder(folder: Path) -> Path:
     return folder.resolve()
+
+
+@lru_cache(maxsize=4096)
+def _blobs(folder: Path) -> Path:
+    """Return where the files of a folder in the hub's cache really are, else the folder itself.
+
+    There a data set is `snapshots/REVISION`, whose files are links into `blobs` beside `snapshots`.
+    """
+    for parent in folder.parents:
+        blobs = parent.parent / "blobs"
+        if parent.name == "snapshots" and blobs.is_dir():
+            return blobs
+    return folder
 
 
 def _pictures(cell: Any) -> list[Picture]:
@@ -293,9 +315,16 @@ def _of_mapping(cell: Mapping[Any, Any]) -> list[Picture]:
 
 def _of_text(text: str) -> list[Picture]:
     """Return the pictures that a text names, lists or holds."""
-    text = text.strip()
+    text = _SHOWN_PATH.sub(r"\1", text.strip(_INVISIBLE))
+    if _IN_QUOTES.fullmatch(text):
+        text = text[1:-1].strip()
     if not text:
         return []
+    if text.startswith("<PIL."):
+        raise ValueError(
+            f"the picture is the text {shown(text)}, which Python shows for a picture; the picture "
+            "itself was not saved: store a file (PNG, JPEG) or its path"
+        )
     if text[:5].lower() == "data:":
         return [_of_data_uri(text)]
     bare = _BARE_BASE64.match(text)
@@ -312,7 +341,19 @@ def _of_text(text: str) -> list[Picture]:
             f"the picture is the text {shown(text, 100)}, too long for a path and not the base64 of"
             f" a picture ({_FORMATS})"
         )
-    return [text]
+    return _separated(text)
+
+
+def _separated(text: str) -> list[Picture]:
+    """Return the pictures of a text such as "a.png;b.png"; each must look like one by itself.
+
+    An address may hold such a sign, so the others must be addresses, too.
+    """
+    names = _SEPARATORS.split(text)
+    for name in names:
+        if not is_file_name(name) or is_url(name) != is_url(text):
+            return [text]
+    return list(names)
 
 
 def _literal(text: str) -> Any:
@@ -364,7 +405,7 @@ def _of_data_uri(text: str) -> bytes:
     if match is None:
         raise ValueError(f"the picture is {shown(text, 100)}; expected data:image/png;base64,...")
     if match["type"].lower().replace(" ", "").endswith(";base64"):
-        return _of_base64(unquote(match["content"]), "data:")
+        return _of_base64(unquote(match["content"]), f"data:{match['type']}")
     content = unquote_to_bytes(match["content"])
     if not _is_picture(content):
         raise ValueError(f"the picture is {shown(text, 100)}, which holds no picture ({_FORMATS})")
@@ -399,7 +440,11 @@ def _may_be_base64(text: str) -> bool:
 
 def _decoded(text: str) -> bytes | None:
     """Decode base64: of lines, with the signs for addresses, without padding; None = it is none."""
-    packed = "".join(text.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
+    bare = text.strip()
+    if bare[:2] in {"b'", 'b"'} and bare[-1] == bare[1]:  # of b64encode, not decoded
+        bare = bare[2:-1]
+    bare = bare.replace("\\n", "")  # the lines of encodebytes, as Python shows them
+    packed = "".join(bare.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
     try:
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError):

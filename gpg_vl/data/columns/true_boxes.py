@@ -56,12 +56,23 @@ _POINT_NAMES = (("top_left", "bottom_right"), ("topleft", "bottomright"))
 
 _LABEL_STUDIO = {"original_width", "rectanglelabels"}
 """Keys that Label Studio writes beside x, y, width and height."""
+_MODES = {"xyxy": ("0", "XYXY_ABS"), "xywh": ("1", "XYWH_ABS")}
+"""Box format -> how detectron2 writes it under `bbox_mode`."""
+_ROBOFLOW = ({"detection_id"}, {"class", "confidence"})
+"""Keys, one set of which Roboflow writes beside x, y, width and height."""
+_SAME_AREA = 0.005
+"""Share by which two areas may differ that are one and the same."""
 _SHAPES = ("rectangle", "polygon")
 """Shapes of LabelMe whose points bound a box."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _TOKENS = re.compile(r"<\|?/?(?:box_start|box_end|box|bbox)\|?>")
-"""Grounding tokens around boxes; those around labels are not removed, a label is no markup."""
+"""Grounding tokens around boxes."""
+_LABELLED = re.compile(
+    r"(?:<ref>|<\|object_ref_start\|>)([^<>]{1,200})(?:</ref>|<\|object_ref_end\|>)\s{0,8}"
+    r"(?:<box>|<\|box_start\|>)([^<>|]{1,2000})(?:</box>|<\|box_end\|>)"
+)
+"""A class and its boxes, as InternVL and Qwen2-VL write them."""
 _ARRAY = re.compile(r"\b(?:array|tensor)\(([^()]*?)(?:,\s*dtype=[\w.]+)?\)")
 """An array as Python shows it: array([0, 0, 56, 42], dtype=float32)."""
 _NUMBERS_ALONE = re.compile(r"[\d\s.,;+\-eE()\[\]]+", re.ASCII)
@@ -189,6 +200,8 @@ def _of_text(text: str) -> Any:
         return _number(int(bare) if bare.lstrip("+-").isdigit() else float(bare))
     if "<answer>" in bare:
         bare = markup.only_answer(bare)
+    if _LABELLED.search(bare):
+        return _of_labelled(bare)
     bare = markup.unwrapped(_TOKENS.sub(" ", bare))
     if markup.normalise(bare) in _NO_OBJECTS:
         return []
@@ -200,6 +213,22 @@ def _of_text(text: str) -> Any:
             f"{_part(text)} is no number and no box; write [x1, y1, x2, y2] or [[x1, y1, x2, y2]]"
         )
     return _plain(content)
+
+
+def _of_labelled(text: str) -> list[dict[str, Any]]:
+    """Read classes and boxes between grounding tokens, and nothing else."""
+    if _LABELLED.sub("", text).strip(" \t\r\n,;."):
+        raise ValueError(f"{_part(text)} has words beside its classes and boxes")
+    records: list[dict[str, Any]] = []
+    for label, boxes in _LABELLED.findall(text):
+        inner = _python(boxes)
+        if not isinstance(inner, list):
+            raise ValueError(f"{_part(boxes)} is no box")
+        items = cast(list[Any], inner)
+        corners = [isinstance(item, list) and len(cast(list[Any], item)) == 4 for item in items]
+        for box in items if items and all(corners) else [items]:
+            records.append({"label": label.strip(), "box": box})
+    return records
 
 
 def _json(text: str) -> Any:
@@ -437,6 +466,7 @@ def _boxes_of_fields(fields: Mapping[str, Any], box_format: str) -> tuple[set[st
     for reading in readings[1:]:
         if reading != readings[0]:
             raise ValueError(f"a record has different boxes under {_part(sorted(used))}")
+    _check_numbers(fields, readings[0], box_format)
     return used, readings[0]
 
 
@@ -447,7 +477,7 @@ def _check_meaning(fields: Mapping[str, Any], box_format: str) -> None:
         ValueError: a program is known to write another thing under these keys.
     """
     sides = {"x", "y", "width", "height"}
-    if _is_flat(_list_of(fields.get("box_2d"))):
+    if fields.get("box_2d") is not None and not isinstance(fields["box_2d"], Mapping):
         raise ValueError(
             "box_2d is [y1, x1, y2, x2] as Gemini writes it, and [x1, y1, x2, y2] elsewhere; name "
             "the box bbox_2d: [x1, y1, x2, y2]"
@@ -456,6 +486,12 @@ def _check_meaning(fields: Mapping[str, Any], box_format: str) -> None:
         raise ValueError(
             "Label Studio counts in hundredths of the picture; divide x, y, width and height by "
             "100, write box: [x, y, width, height] and declare frame: norm1, box_format: xywh"
+        )
+    is_detected = any(keys <= fields.keys() for keys in _ROBOFLOW)
+    if sides <= fields.keys() and is_detected and box_format == "xyxy":
+        raise ValueError(
+            "x and y are the middle of the box in what Roboflow detects; declare box_format: "
+            "cxcywh, or xywh if they are its corner"
         )
     coordinates = fields.get("coordinates")
     if isinstance(coordinates, Mapping) and sides <= coordinates.keys() and box_format == "xyxy":
@@ -471,8 +507,46 @@ def _check_meaning(fields: Mapping[str, Any], box_format: str) -> None:
         raise ValueError(f"a {_part(shape)} is no box, expected one of {', '.join(_SHAPES)}")
 
 
-def _list_of(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+def _check_numbers(fields: Mapping[str, Any], found: Sequence[_TrueBox], box_format: str) -> None:
+    """Check that what a record says of its numbers is what is declared.
+
+    Raises:
+        ValueError: detectron2's `bbox_mode` is another one, or the area is that of x, y, width,
+            height and not that of corners.
+    """
+    if "bbox" not in fields or box_format == "polygon":
+        return
+    mode = fields.get("bbox_mode")
+    if mode is not None and str(mode).rpartition(".")[2] not in _MODES.get(box_format, ()):
+        raise ValueError(
+            f"bbox_mode is {_part(mode)}, which is not box_format: {box_format}; in detectron2 0 is"
+            " xyxy and 1 is xywh"
+        )
+    areas: Any = fields.get("area")
+    if hasattr(areas, "tolist"):
+        areas = areas.tolist()
+    areas = cast(Sequence[Any], areas if isinstance(areas, list | tuple) else [areas])
+    if box_format != "xyxy" or isinstance(fields["bbox"], Mapping) or len(areas) != len(found):
+        return
+    for box, area in zip(found, areas, strict=True):
+        if is_area_of_sides(area, box.corners):
+            raise ValueError(
+                f"the area {_part(area)} is that of x, y, width, height, as in COCO; declare "
+                "box_format: xywh"
+            )
+
+
+def is_area_of_sides(area: Any, numbers: Sequence[Number]) -> bool:
+    """Return True if an area is that of x, y, width, height, and not that of two corners."""
+    x, y, third, fourth = numbers
+    return _is_about(area, third * fourth) and not _is_about(area, (third - x) * (fourth - y))
+
+
+def _is_about(given: Any, area: Number) -> bool:
+    """Return True for a number that is this area, but for rounding."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return False
+    return area > 0 and abs(given - area) <= _SAME_AREA * area
 
 
 def _of_drawn_rectangle(points: Any) -> _TrueBox:

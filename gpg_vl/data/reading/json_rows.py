@@ -185,9 +185,11 @@ def _rows_in(read: Any, path: Path) -> Iterator[Row | BadRow]:
     if len(values) > 1 and not any(name.lower() in LISTS_OF_ROWS for name in names):
         return _numbered_rows([values])  # lists of objects are parts of this one row
     if len(names) > 1:
+        advice = "write the one that is meant into a file of its own"
+        if {"images", "annotations"} <= set(names):
+            advice += "; a file of COCO is read by recipe: coco"
         raise UserError(
-            f"{path}: an object with several lists of rows: {', '.join(names)}; write the one that "
-            "is meant into a file of its own"
+            f"{path}: an object with several lists of rows: {', '.join(names)}; {advice}"
         )
     if names:
         return _numbered_rows(values[names[0]])

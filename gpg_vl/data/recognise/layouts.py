@@ -3,12 +3,14 @@
 Everything here is a table: `recognise` goes through it from the top and takes the first that fits.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from gpg_vl.data.columns import cells, chats, options, picture_cells
+from gpg_vl.parsing.boxes import EDGE_NAMES
 
 Columns = Mapping[str, Sequence[Any]]
 """Filled cells of each column, in order; fields of a mapping are columns by dotted name."""
@@ -153,6 +155,23 @@ def named(columns: Columns, names: Sequence[str], test: Test) -> str | None:
 def by_spellings(columns: Columns) -> dict[str, str]:
     """Return the names of columns by their spelling; the first of one spelling counts."""
     return {spelling(name): name for name in reversed(list(columns))}
+
+
+def edge_columns(columns: Columns) -> tuple[str, ...]:
+    """Return the four columns that hold the edges of one box each; empty = there are none."""
+    by_spelling = by_spellings(columns)
+    for names in EDGE_NAMES:
+        edges = [by_spelling.get(spelling(name), "") for name in names]
+        if all(edge and mostly(columns[edge], _is_number) for edge in edges):
+            return tuple(edges)
+    return ()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 # --- published layouts ----------------------------------------------------------------------------

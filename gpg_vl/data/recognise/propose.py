@@ -209,7 +209,12 @@ def _name_answer(table: Table, proposal: Proposal) -> None:
         proposal.columns["answer"] = found
         return
     chats = [table.chat(row) for row in table.rows]
-    if not any(chat is not None and chat.answer for chat in chats):
+    if any(chat is not None and chat.answer for chat in chats):
+        return
+    edges = layouts.edge_columns(_free(table, proposal))
+    if edges:
+        proposal.columns["answer"] = edges
+    else:
         proposal.questions.append(
             "no column looks like the true answer; name it: columns.answer=NAME"
         )
