@@ -167,11 +167,15 @@ class Experiment:
             why_unaskable=self.why_unaskable,
         )
 
-    def why_unaskable(self, sample: Sample) -> str:
-        """Return why the model cannot be asked a sample; empty = as far as is known, it can."""
+    def why_unaskable(self, sample: Sample, style: Style | None = None) -> str:
+        """Return why the model cannot be asked a sample; empty = as far as is known, it can.
+
+        Args:
+            style: None = the experiment's own.
+        """
         from gpg_vl.policy.askable import why_unaskable
 
-        return why_unaskable(sample, self.style, self.limits) if self.limits else ""
+        return why_unaskable(sample, style or self.style, self.limits) if self.limits else ""
 
     def benchmark_parts(self, spec: BenchmarkSpec) -> tuple[Style, VerifierSet]:
         """Return how a benchmark asks and scores.

@@ -88,15 +88,16 @@ class RunFolder:
         """Begin the list of what is left out, with the rows that reading left out (step 0).
 
         Args:
-            is_resumed: the rows that were lost in earlier steps stay in the list.
+            is_resumed: the rows that were lost in earlier steps stay in the list, each row once.
         """
         if self.rank:
             return
         earlier = left_out_rows(self.path) if is_resumed else []
         self.left_out_path.unlink(missing_ok=True)
         _append_left_out(self.left_out_path, 0, rows)
+        listed = {(row.source, row.id) for row in rows}
         for step, row in earlier:
-            if step:
+            if step and (row.source, row.id) not in listed:
                 _append_left_out(self.left_out_path, step, [row])
 
     def lost_rows(self, step: int, rows: Iterable[LeftOut]) -> list[LeftOut]:
@@ -144,7 +145,8 @@ class RunFolder:
             path.open("wb") as raw,
             gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file,
         ):
-            file.write("".join(lines).encode())
+            # the name of a picture need not be UTF-8
+            file.write("".join(lines).encode("utf-8", "backslashreplace"))
         for group in list(groups.values())[:IMAGES_PER_STEP]:
             self._keep_images(group)
 

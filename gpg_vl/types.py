@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from gpg_vl.errors import one_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -70,7 +72,7 @@ class LeftOut(NamedTuple):
     @classmethod
     def of(cls, sample: Sample, why: str) -> LeftOut:
         """Return a sample with the reason why it is left out, in which its id is not repeated."""
-        return cls(sample.id, why.removeprefix(f"{sample.id}: "), sample.source)
+        return cls(sample.id, why.removeprefix(f"{one_line(sample.id)}: "), sample.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,7 +238,7 @@ def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first():
             raise UnusableSampleError("gone")
         return prompt(index, images=index % 2, tokens=100 if index == 7 else 2)
 
-    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
+    engine: Any = SimpleNamespace(max_model_len=lambda: 10, max_images=lambda: 9)
     knobs = [
         "rollout.gate.every=3",
         "rollout.gate.prompts=4",
@@ -259,10 +259,10 @@ def test_the_gate_asks_early_questions_that_fit_those_with_pictures_first():
 
 
 def test_a_gate_that_nobody_wants_or_that_has_nothing_to_ask_is_none():
-    engine: Any = SimpleNamespace(max_model_len=lambda: 10)
+    engine: Any = SimpleNamespace(max_model_len=lambda: 10, max_images=lambda: 9)
     without_gate = parts_of(small("rollout.gate.every=0"))
     assert without_gate.gate(lambda index: pytest.fail("asked"), engine) is None
-    full: Any = SimpleNamespace(max_model_len=lambda: 8)
+    full: Any = SimpleNamespace(max_model_len=lambda: 8, max_images=lambda: 9)
     with_gate = parts_of(small("rollout.gate.every=1"))
     assert with_gate.gate(prompt, full) is None  # 1 + 8 tokens
 

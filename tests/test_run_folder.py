@@ -418,6 +418,12 @@ def test_a_run_that_goes_on_lists_what_reading_leaves_out_now(tmp_path):
     ]
 
 
+def test_a_row_that_a_step_lost_and_reading_leaves_out_now_is_listed_once(tmp_path):
+    RunFolder(tmp_path).lost_rows(3, [LeftOut("a", "gone", "x"), LeftOut("a", "gone", "y")])
+    RunFolder(tmp_path).unused_rows([LeftOut("a", "gone", "x")], is_resumed=True)
+    assert listed(tmp_path) == [(0, "x", "a", "gone"), (3, "y", "a", "gone")]
+
+
 def test_a_new_run_begins_its_list_anew_and_only_the_main_process_writes(tmp_path):
     (tmp_path / "left_out.jsonl").write_text("of a run that was killed\n")
     other = RunFolder(tmp_path, rank=1)

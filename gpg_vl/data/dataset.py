@@ -1,6 +1,7 @@
 """Hold the validated samples of several sources, in an endless order that an index addresses."""
 
 import hashlib
+import json
 import os
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from gpg_vl.config.schema import Source
 from gpg_vl.data.sources import name_of, num_rows, read_source
 from gpg_vl.data.validation_cache import ValidationCache
-from gpg_vl.errors import UserError, one_line
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
@@ -171,7 +172,11 @@ def validated(
                 reason = row._replace(source=name)
             else:
                 sample = _with_own_id(replace(row, source=name), ids)
-                why = cache.validation_error(sample) or why_unaskable(sample)
+                why = (
+                    _why_not_written(sample)
+                    or cache.validation_error(sample)
+                    or why_unaskable(sample)
+                )
                 if not why:
                     used += 1
                     yield sample
@@ -185,7 +190,22 @@ def validated(
         return
     if first is None:
         raise UserError(f"{key}: the data set is empty")
-    raise UserError(f"{key}: all {left_out} rows are unusable; {first.id}: {first.why}")
+    raise UserError(f"{key}: all {left_out} rows are unusable; {one_line(first.id)}: {first.why}")
+
+
+def _why_not_written(sample: Sample) -> str:
+    """Return why no file can hold a sample, which may be a recipe's; empty = it can."""
+    for name in ("id", "question", "answer", "choices", "solution", "tags"):
+        content = json.dumps(getattr(sample, name), ensure_ascii=False, default=str)
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            return (
+                f"half of a character ({content[error.start]!a}) is in its {name} "
+                f"{shown(getattr(sample, name))}, which cannot be written as UTF-8; write the "
+                "whole character"
+            )
+    return ""
 
 
 def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:

@@ -164,7 +164,7 @@ def _row_samples(
             left -= number
             if not left:  # the files after it are not opened
                 break
-    columns.check(name_of(source))
+    columns.check(one_line(name_of(source)))
 
 
 def _sample_or_reason(
@@ -176,7 +176,9 @@ def _sample_or_reason(
         why = str(error)
         if why.endswith("does not exist"):
             why += "; where the pictures are in another folder, set image_root"
-        return LeftOut(_id_of(row, source, origin), why)
+    except RecursionError:
+        why = "a value is nested too deep, list in list in list; write it flat"
+    return LeftOut(_id_of(row, source, origin), why)
 
 
 def _id_of(row: Row, source: Source, origin: str) -> str:
@@ -207,9 +209,10 @@ def parts(source: Source, base_dir: Path) -> Iterator[Rows]:
 
 
 def _file_name(path: Path, base_dir: Path) -> str:
+    """Return the name of a file as text; the bytes of one that is not UTF-8 are escaped."""
     if path.is_relative_to(base_dir):
-        return str(path.relative_to(base_dir))
-    return str(path)
+        path = path.relative_to(base_dir)
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _downloads(source: Source) -> Downloads | None:
@@ -252,7 +255,7 @@ def _addresses(rows: Iterable[Row | BadRow], source: Source) -> list[str]:
             continue
         try:
             addresses |= dict.fromkeys(addresses_of(row, source))
-        except ValueError:  # reading the sample gives the reason
+        except (ValueError, RecursionError):  # reading the sample gives the reason
             continue
     return list(addresses)
 

@@ -1,7 +1,9 @@
-"""Remember sizes of pictures and validation errors, so that a second start is quick.
+"""Remember sizes of pictures and rows that passed validation, so that a second start is quick.
 
-An entry is found by content: a picture by path, size and time of its file; an error by the row and
-by everything that judged it. Without a writable cache folder everything is computed again.
+An entry is found by content: a picture by path, size and times of its file; a row by all that it
+holds and by everything that judged it. A row that did not pass is judged anew at every start: the
+reason may have been a machine without memory or time. Without a writable cache folder everything is
+computed again.
 """
 
 import hashlib
@@ -28,12 +30,12 @@ MAX_BYTES = 500_000_000
 """Size of the cache file in bytes above which it is begun anew."""
 _JUDGES = ("parsing", "verifiers", "boxes.py", "prompts.py", "pictures.py", "types.py")
 """Parts of the package that an entry depends on."""
-_LIBRARIES = ("pillow", "math-verify", "sympy")
+_LIBRARIES = ("pillow", "math-verify", "latex2sympy2-extended", "sympy")
 """Packages that it depends on."""
 
 
 class ValidationCache:
-    """Sizes of pictures and validation errors, kept in a file between runs.
+    """Sizes of pictures and rows that passed validation, kept in a file between runs.
 
     Verifiers and prompt styles from outside the package are asked anew each time: they may depend
     on files that are not known here.
@@ -76,7 +78,9 @@ class ValidationCache:
             status = image.stat()
         except OSError:
             return picture_size(image)  # gives the reason
-        key = _digest(_code(), str(image), status.st_size, status.st_mtime_ns)
+        # a copy may keep size and time of the file in its place (rsync -t), not the time of change
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        key = _digest(_code(), str(image), *stamp)
         known = self._get(key)
         if known is None:
             width, height = picture_size(image)
@@ -91,10 +95,12 @@ class ValidationCache:
         if self._file is None or rules is None:
             return self.verifiers.validation_error(sample)
         key = _digest(rules, _judged(sample))
-        known = self._get(key)
-        if known is None:
-            known = self._new[key] = self.verifiers.validation_error(sample)
-        return known
+        if self._get(key) is not None:
+            return ""
+        found = self.verifiers.validation_error(sample)
+        if not found:
+            self._new[key] = found
+        return found
 
     def _get(self, key: bytes) -> str | None:
         if key in self._new:

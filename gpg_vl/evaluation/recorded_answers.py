@@ -55,9 +55,13 @@ def score_answers(benchmark: Benchmark, answers: Sequence[Answer], path: Path) -
         UserError: ids that are unknown, missing, or name several questions.
     """
     repeated = benchmark.repeated_ids
+    not_asked = {(row.source, row.id) for row in benchmark.left_out}
     answer_of: dict[tuple[str, str], str] = {}
     times = Counter[tuple[str, str]]()
     for answer in answers:
+        # else it would answer the question of another source that has the same id
+        if answer.source and (answer.source, answer.id) in not_asked:
+            continue
         key = _key(answer.source, answer.id, repeated)
         answer_of[key] = answer.text
         times[key] += 1
@@ -224,7 +228,9 @@ def _json_content(path: Path) -> Any:
 
     try:
         return json.loads(text_files.content(path), object_pairs_hook=unique)
-    except RecursionError as error:
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:  # the last is that of a very long number
         raise UserError(f"{path}: not JSON: {one_line(error)}") from None
 
 

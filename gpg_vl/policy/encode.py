@@ -4,6 +4,7 @@ A sample is encoded once; sampler and trainer use the same prompt.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 from PIL import Image
 
-from gpg_vl.errors import UnusableSampleError, UserError, one_line
+from gpg_vl.errors import UnusableSampleError, UserError, one_line, shown
 from gpg_vl.pictures import open_picture
 from gpg_vl.policy.askable import Limits, why_unaskable
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.processor import INSTALL_TORCHVISION
 from gpg_vl.policy.vision import digest, pictures
 from gpg_vl.prompts import Message, Style
-from gpg_vl.types import Prompt, Sample
+from gpg_vl.types import Prompt, Sample, Size
 
 _THOUGHT = re.compile(r"</?think>")
 
@@ -34,7 +35,7 @@ def encode(sample: Sample, style: Style, policy: Policy) -> Prompt:
     """
     why = why_unaskable(sample, style, Limits.of(policy.processor, policy.window))
     if why:
-        raise UnusableSampleError(f"{sample.id}: {why}")
+        raise UnusableSampleError(f"{one_line(sample.id)}: {why}")
     messages = style.messages(sample)
     if _contain_images(messages):  # a prompt style of your own may do that
         return encode_messages(messages, sample, policy, opening=style.opening)
@@ -75,8 +76,8 @@ def _sample_text(sample: Sample, style: Style, messages: list[Message], processo
     """
     if _have_words_first(messages) and not _keeps_places(processor):
         raise UnusableSampleError(
-            f"{sample.id}: an image has its place behind words, and the chat template of the model "
-            "puts all images first; leave the marks out if their places do not matter"
+            f"{one_line(sample.id)}: an image has its place behind words, and the chat template of "
+            "the model puts all images first; leave the marks out if their places do not matter"
         )
     try:
         return _chat_text(processor, messages, style.opening)
@@ -85,7 +86,9 @@ def _sample_text(sample: Sample, style: Style, messages: list[Message], processo
             raise
         bare = replace(sample, context=(), question="?", images=(), sizes=())
         _render(processor, style.messages(bare))
-        raise UnusableSampleError(f"{sample.id}: with its earlier turns, {error}") from error
+        raise UnusableSampleError(
+            f"{one_line(sample.id)}: with its earlier turns, {error}"
+        ) from error
 
 
 def _have_words_first(messages: list[Message]) -> bool:
@@ -181,20 +184,22 @@ def encode_text(text: str, images: list[Image.Image], sample: Sample, policy: Po
     placeholder = _placeholder(policy.processor)
     if text.count(placeholder) != len(images):
         raise UnusableSampleError(
-            f"{sample.id}: {len(images)} images, but the text holds {text.count(placeholder)} image"
-            " placeholders"
+            f"{one_line(sample.id)}: {len(images)} images, but the text holds "
+            f"{text.count(placeholder)} image placeholders"
         )
     try:
         features = _processed(policy.processor, text, images)
     except Exception as error:  # a processor may raise anything for a row that it cannot take
         _check_works(policy.processor)
         why = f"{type(error).__name__}: {one_line(error)}"
-        raise UnusableSampleError(f"{sample.id}: its processor cannot take it: {why}") from error
+        raise UnusableSampleError(
+            f"{one_line(sample.id)}: its processor cannot take it: {why}"
+        ) from error
     input_ids = features.pop("input_ids")
     if input_ids.shape[1] >= policy.window:
         raise UnusableSampleError(
-            f"{sample.id}: its prompt has {input_ids.shape[1]} tokens, the model's window is "
-            f"{policy.window}"
+            f"{one_line(sample.id)}: its prompt has {input_ids.shape[1]} tokens, the model's "
+            f"window is {policy.window}"
         )
     features.pop("attention_mask")
     return Prompt(
@@ -223,9 +228,22 @@ def open_images(sample: Sample) -> list[Image.Image]:
     """Open the images of a sample as RGB, in order.
 
     Raises:
-        UnusableSampleError: an image cannot be read.
+        UnusableSampleError: an image cannot be read, or is another one than when the rows were
+            read: boxes would be scored in its old size.
     """
-    return [open_picture(image) for image in sample.images]
+    images = [open_picture(image) for image in sample.images]
+    sizes = tuple(image.size for image in images)
+    if sample.sizes and sizes != sample.sizes:
+        raise UnusableSampleError(
+            f"{one_line(sample.id)}: its pictures have {_spelt(sizes)} pixels, and had "
+            f"{_spelt(sample.sizes)} when the rows were read; start anew with the right ones"
+        )
+    return images
+
+
+def _spelt(sizes: Iterable[Size]) -> str:
+    """Return sizes in pixels for a sentence."""
+    return shown(", ".join(f"{width} x {height}" for width, height in sizes)).strip("'")
 
 
 def read_images(messages: list[Message]) -> list[Image.Image]:

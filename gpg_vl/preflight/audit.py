@@ -313,7 +313,8 @@ def pictures(
         if bare and (len(bare) < len(rows) or names_images):
             yield Finding(
                 "mind",
-                f"pictures: {len(bare)} of {len(rows)} rows have no picture; {bare[0]} is one",
+                f"pictures: {len(bare)} of {len(rows)} rows have no picture; "
+                f"{one_line(bare[0])} is one",
             )
     if unreadable:
         too_many = _stops_a_run(config, len(unreadable), decoded, len(dataset.samples))
@@ -355,9 +356,13 @@ def overlap(
         return
     try:
         spec = load_benchmark(name, experiment.config.base_dir)
-        _, verifiers = experiment.benchmark_parts(spec)
+        style, verifiers = experiment.benchmark_parts(spec)
         held_out = read_dataset(
-            _first_rows(spec.data, head), verifiers, base_dir=spec.base_dir, seed=0
+            _first_rows(spec.data, head),
+            verifiers,
+            base_dir=spec.base_dir,
+            seed=0,
+            why_unaskable=lambda sample: experiment.why_unaskable(sample, style),
         )
     except UserError as error:
         yield Finding("stop", f"evaluation.benchmark: {error}")
@@ -396,9 +401,10 @@ def _shared_pictures(trained: Mapping[str, str], tested: Mapping[str, str], cut:
     if 2 * len(shared) > len(tested):
         return Finding(
             "mind",
-            f"{counts}, more than half: the benchmark measures mostly memory; {shared[0]} is one",
+            f"{counts}, more than half: the benchmark measures mostly memory; "
+            f"{one_line(shared[0])} is one",
         )
-    return Finding("mind", f"{counts}; {shared[0]} is one")
+    return Finding("mind", f"{counts}; {one_line(shared[0])} is one")
 
 
 def _pictures(samples: Sequence[Sample]) -> tuple[dict[str, str], list[str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain, product
 
 from gpg_vl.boxes import Box
+from gpg_vl.errors import one_line
 from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.types import Sample, Size
 from gpg_vl.verifiers.boxes import (
@@ -185,7 +186,7 @@ def findings(
             continue  # its row is left out with this sentence, and says nothing of its numbers
         if boxes:
             counts = by_frame.setdefault(sample.frame, _Counts((sample.frame, box_format)))
-            counts.add(sample.id, boxes, sample.boxed_size)
+            counts.add(one_line(sample.id), boxes, sample.boxed_size)
     found: list[Finding] = []
     prefix = f"boxes: {source}: " if source else "boxes: "
     for counts in by_frame.values():

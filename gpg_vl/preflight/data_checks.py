@@ -15,7 +15,7 @@ from gpg_vl.config.schema import Source
 from gpg_vl.data.columns import picture_cells, true_options
 from gpg_vl.data.columns.options import Options
 from gpg_vl.data.dataset import Dataset, source_names
-from gpg_vl.errors import UnusableSampleError, shown
+from gpg_vl.errors import UnusableSampleError, one_line, shown
 from gpg_vl.pictures import peculiarities
 from gpg_vl.preflight import box_checks, size_checks
 from gpg_vl.preflight.finding import Finding
@@ -46,13 +46,14 @@ def of_rows(
             kinds.append(kind)
     for number, (source, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         samples = dataset.sources[number]
-        yield from unused_columns(source, samples, name)
-        yield from places_of_options(source, samples, name)
+        shown_name = one_line(name)  # of a list of files it is all their names
+        yield from unused_columns(source, samples, shown_name)
+        yield from places_of_options(source, samples, shown_name)
         read = [*samples, *(sample for sample in dataset.rejected if sample.source == name)]
-        yield from box_checks.findings(read, source.box_format, source=name, kinds=kinds)
-        yield from size_checks.findings(read, source=name, kinds=kinds)
+        yield from box_checks.findings(read, source.box_format, source=shown_name, kinds=kinds)
+        yield from size_checks.findings(read, source=shown_name, kinds=kinds)
         if source.box_format == "xyxy":
-            yield from size_checks.areas(read, source=name, kinds=kinds)
+            yield from size_checks.areas(read, source=shown_name, kinds=kinds)
 
 
 def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iterator[Finding]:
@@ -107,7 +108,7 @@ def hidden_options(samples: Sequence[Sample], style: Style) -> Iterator[Finding]
         yield Finding(
             "stop" if 2 * len(hidden) > len(samples) else "mind",
             f"options: {len(hidden)} of {len(samples)} questions do not show what there is to "
-            f"choose from; {hidden[0].id} is one; set prompt.options to auto",
+            f"choose from; {one_line(hidden[0].id)} is one; set prompt.options to auto",
         )
 
 
@@ -125,8 +126,8 @@ def places_of_options(source: Source, samples: Sequence[Sample], name: str) -> I
             yield Finding(
                 "mind",
                 f"{name}: all true answers of choices are numbers, and so are options: answer "
-                f"{shown(sample.answer)} of {sample.id} is read as the words of an option; if it "
-                "is the place of one, set answer_index to 0 or 1",
+                f"{shown(sample.answer)} of {one_line(sample.id)} is read as the words of an "
+                "option; if it is the place of one, set answer_index to 0 or 1",
             )
             return
 
@@ -140,7 +141,7 @@ def odd_pictures(samples: Sequence[Sample]) -> Iterator[Finding]:
             for oddity in _peculiarities(image):
                 kind = _NUMBER.sub("", oddity)
                 times[kind] += 1
-                examples.setdefault(kind, f"{sample.id}: {oddity}")
+                examples.setdefault(kind, f"{one_line(sample.id)}: {oddity}")
     for kind, count in times.items():
         yield Finding("mind", f"pictures: {count} like that of {examples[kind]}")
 

@@ -46,7 +46,7 @@ def sample_and_score(
         for group in groups:
             row = run_folder.group_row(group, used=False)
             rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-        to.write_text("".join(rows))
+        to.write_text("".join(rows), encoding="utf-8", errors="backslashreplace")
         yield f"written: {to}"
 
 

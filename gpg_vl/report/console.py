@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from gpg_vl.config.schema import BenchmarkSpec
+from gpg_vl.errors import one_line
 from gpg_vl.evaluation import metrics as eval_metrics
 from gpg_vl.evaluation.compare import Comparison, compare
 from gpg_vl.evaluation.records import Record, by_tag
@@ -172,7 +173,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         justify = "right" if heading == "questions" else "left"
         table.add_column(escape(heading), justify=justify, overflow="fold")
     for name, questions, figures in rows:
-        first_cells = (escape(name), str(questions))
+        first_cells = (escape(one_line(name, 100)), str(questions))  # a tag may be any text
         for figure, value in figures:
             table.add_row(*first_cells, figure, escape(value))
             first_cells = ("", "")

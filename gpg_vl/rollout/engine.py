@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpg_vl.errors import UnusableSampleError
+from gpg_vl.errors import UnusableSampleError, one_line
 from gpg_vl.types import Completion, Prompt
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class RolloutEngine(ABC):
         """
         return sys.maxsize
 
+    def max_images(self) -> int:
+        """Return the maximum number of images of a prompt; prompts of more are left out, too."""
+        return sys.maxsize
+
     def release_memory(self) -> None:  # noqa: B027  # most engines have nothing to release
         """Release memory for the update, if possible; the next `generate` takes it back."""
 
@@ -71,12 +75,17 @@ def ensure_fits(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Promp
     """Return the prompt if it and its completions fit into the engine's window.
 
     Raises:
-        UnusableSampleError: they do not fit.
+        UnusableSampleError: they do not fit, or the prompt has too many images.
     """
+    if len(prompt.images) > engine.max_images():
+        raise UnusableSampleError(
+            f"{one_line(prompt.sample.id)}: it has {len(prompt.images)} images, "
+            f"rollout.engine.images is {engine.max_images()}; raise it"
+        )
     tokens = len(prompt.input_ids) + max_tokens
     if tokens > engine.max_model_len():
         raise UnusableSampleError(
-            f"{prompt.sample.id}: prompt and answer may have {tokens} tokens, the engine's window "
-            f"is {engine.max_model_len()}"
+            f"{one_line(prompt.sample.id)}: prompt and answer may have {tokens} tokens, the "
+            f"engine's window is {engine.max_model_len()}"
         )
     return prompt

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl.errors import raise_on_all_ranks
+from gpg_vl.errors import one_line, raise_on_all_ranks
 from gpg_vl.evaluation import evaluate, records
 from gpg_vl.policy.encode import template_thought
 from gpg_vl.report.model_card import model_card
@@ -76,7 +76,7 @@ def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> f
     parts: list[str] = []
     scores: list[float] = []
     for tag, rows in records.by_tag(evaluated).items():
-        parts.append(f"{tag} {100 * fmean(record.greedy for record in rows):.1f} %")
+        parts.append(f"{one_line(tag, 100)} {100 * fmean(record.greedy for record in rows):.1f} %")
         # The score is made of the same questions at every step, so that steps can be compared.
         scores += [record.greedy for record in rows[: run.config.evaluation.head]]
     run.log(f"held out, {when}: {', '.join(parts)}")

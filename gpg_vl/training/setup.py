@@ -5,6 +5,7 @@ the warmed-up weights before the vision gate checks it; a checkpoint is restored
 that are complete.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from gpg_vl import run_folder
 from gpg_vl.config.loading import dump, read_yaml
 from gpg_vl.config.schema import Config
+from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError, raise_on_all_ranks
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.experiment import Experiment, Log
@@ -29,6 +31,7 @@ from gpg_vl.preflight import data_checks
 from gpg_vl.preflight.learnability import learnability_warnings
 from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
 from gpg_vl.report import left_out
+from gpg_vl.report.left_out import described
 from gpg_vl.report.trackers import check_installed, open_tracker
 from gpg_vl.rollout.collect import RolloutContext
 from gpg_vl.rollout.engine import RolloutEngine
@@ -110,7 +113,9 @@ def set_up(
     policy = experiment.policy(newest / "policy" if newest else None, log=log)
     policy.model.to(processes.accelerator.device)
     experiment = experiment.for_policy(policy)
-    unused, benchmark = _read_data(experiment, policy, resume or config.run_folder, log)
+    with raise_on_all_ranks(processes.all_gather):
+        unused, benchmark = _read_data(experiment, policy, resume or config.run_folder, log)
+    _check_same_rows(experiment.train_data, processes)
     environment = _environment(policy, processes, config.base_dir)
     fingerprint = resume_check.run_fingerprint(experiment)
     is_unchanged = True
@@ -230,6 +235,29 @@ def _read_data(
     return unused, benchmark
 
 
+def _check_same_rows(data: Dataset, processes: Processes) -> None:
+    """Refuse processes that read different rows: each would train on another one at an index.
+
+    Raises:
+        UserError: a file is only on one machine, or a row took too long on one of them.
+    """
+    names = [(sample.source, sample.id) for sample in data.samples]
+    digest = hashlib.sha256(repr(names).encode()).hexdigest()
+    if len(set(processes.all_gather(digest))) == 1:
+        return
+    left_out = processes.all_gather({(row.source, row.id): row for row in data.left_out})
+    rows = processes.all_gather(len(names))
+    differing: list[str] = []
+    for rank, of_rank in enumerate(left_out):
+        for key, row in of_rank.items():
+            if any(key not in other for other in left_out):
+                differing.append(f"; process {rank} leaves out {described(row)}")
+    raise UserError(
+        f"data: the processes read different rows ({' and '.join(map(str, rows))} of them)"
+        f"{''.join(differing[:1])}; make the same files readable for all of them"
+    )
+
+
 def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[str, Any]:
     return run_folder.environment(
         threads=torch.get_num_threads(),
@@ -343,7 +371,7 @@ def _reference(experiment: Experiment, processes: Processes) -> Forward:
     """Load the policy as it was before the first step, also for a resumed run."""
     start = None
     if experiment.config.warmup.steps:
-        start = warmup_cache.cache_path(experiment.config)
+        start = _warmup_path(experiment, processes)
         if not warmup_cache.is_cached(start):
             raise UserError(
                 f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start "
@@ -356,8 +384,9 @@ def _reference(experiment: Experiment, processes: Processes) -> Forward:
 
 def _warmed_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> Policy:
     """Return the policy after the supervised warm-up, trained now or read from the cache."""
-    path = warmup_cache.cache_path(experiment.config)
-    if warmup_cache.is_cached(path):
+    path = _warmup_path(experiment, processes)
+    # another run may keep one just now, and all processes have to decide alike
+    if processes.all_gather(warmup_cache.is_cached(path))[0]:
         log(f"warm-up: read from {path}")
     else:
         warm_up(experiment, policy, processes, log)
@@ -367,6 +396,12 @@ def _warmed_up(experiment: Experiment, policy: Policy, processes: Processes, log
     warmed_up = experiment.policy(path)
     warmed_up.model.to(processes.accelerator.device)
     return warmed_up
+
+
+def _warmup_path(experiment: Experiment, processes: Processes) -> Path:
+    """Return where the warmed-up policy is kept, as the main process finds it."""
+    own = warmup_cache.cache_path(experiment.config, experiment.warmup_data)
+    return processes.all_gather(own)[0]
 
 
 def warm_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> None:

@@ -56,6 +56,9 @@ class Imitation:
             raise UnusableSampleError(
                 f"the solution of {one_line(sample.id)} would teach what earns nothing: {error}"
             )
+        why = _why_never_sampled(completion, self.policy)
+        if why:
+            raise UnusableSampleError(f"the solution of {one_line(sample.id)} {why}")
         if len(completion.token_ids) > self.max_tokens:
             raise UnusableSampleError(
                 f"the solution of {one_line(sample.id)} has {len(completion.token_ids)} tokens, "
@@ -199,6 +202,19 @@ def warm_up(
     for line in left_out.lines(list(lost.by_key.values())):
         log(f"warm-up: {line}")
     accelerator.free_memory()
+
+
+def _why_never_sampled(completion: Completion, policy: Policy) -> str:
+    """Return why the model could not sample a text; empty = it could.
+
+    Without this, one row would have a loss near infinity: placeholders have no probability.
+    """
+    *words, _ = completion.token_ids
+    never = {*policy.banned_ids, *policy.end_ids}.intersection(words)
+    if not never:
+        return ""
+    token = policy.processor.tokenizer.decode([min(never)])
+    return f"holds {token}, a special token that no answer can hold; write it in another way"
 
 
 def _completion(text: str, policy: Policy) -> Completion:

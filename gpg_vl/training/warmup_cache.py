@@ -12,21 +12,33 @@ from tempfile import mkdtemp
 from typing import Any
 
 from gpg_vl import __version__
+from gpg_vl.config.paths import expanded
 from gpg_vl.config.schema import Config
+from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.model_folder import is_here
 
 DEPENDS_ON = {"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"}
 """Sections of a config that change a warm-up."""
 
 
-def cache_path(config: Config) -> Path:
+def cache_path(config: Config, data: Dataset) -> Path:
     """Return where this config's warmed-up policy is kept.
 
-    The digest covers the knobs and the content of every file that they name.
+    The digest covers the knobs, the content of every file that they name, the rows with their
+    pictures, and the model's files.
+
+    Args:
+        data: samples of the warm-up.
     """
     knobs = config.model_dump(mode="json", include=DEPENDS_ON)
-    digest = hashlib.sha256(json.dumps([__version__, knobs], sort_keys=True).encode())
+    # a longer solution is left out
+    parts: list[Any] = [__version__, knobs, config.rollout.max_tokens, fingerprint(data.sources)]
     base_dir = config.base_dir
+    if is_here(config.policy.model):
+        for file in sorted(expanded(config.policy.model).iterdir()):
+            parts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(_strings(knobs)):
         # "./rewards.py:Stars" names a file before the colon
         for path in (base_dir / name.rpartition(":")[0], base_dir / name, Path(name)):

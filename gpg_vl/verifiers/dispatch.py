@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -74,17 +74,13 @@ class VerifierSet:
             )
         if not isinstance(verifier, RuleVerifier):
             return ""
-        try:
+
+        def check() -> str:
             answer = _without_reference_mode(verifier).perfect_answer(sample)
             # any thought that is not blank will do
-            completion = verifier.style.write(answer, thought="so")
-            return self.validation_error_of(completion, sample)
-        except UserError:  # math-verify is not installed: no row can be scored
-            raise
-        except ValueError as error:
-            return str(error)
-        except Exception as error:  # one row whose truth a verifier stumbles over ends no run
-            return f"{type(verifier).__name__} fails on it: {_place_of(error)}"
+            return _error_of(verifier.style.write(answer, thought="so"), sample, verifier)
+
+        return _told(check, verifier)
 
     def validation_error_of(self, text: str, sample: Sample) -> str:
         """Check that a text, written as a perfect completion, earns the full reward.
@@ -95,16 +91,33 @@ class VerifierSet:
         verifier = self.by_kind[sample.answer_kind]
         if not isinstance(verifier, RuleVerifier):
             return ""
-        verifier = _without_reference_mode(verifier)
-        verdict = verifier(text, sample)
-        full_reward = verifier.accuracy_weight + verifier.format_weight
-        required = full_reward - verifier.spelling_loss * verifier.accuracy_weight
-        if verdict.reward >= required:
-            return ""
-        return (
-            f"its own answer {shown(text)} earns {verdict.reward:.3g} of {full_reward:.3g} "
-            f"({verdict.reason})"
-        )
+        return _told(lambda: _error_of(text, sample, verifier), verifier)
+
+
+def _error_of(text: str, sample: Sample, verifier: RuleVerifier) -> str:
+    """Return why a text does not earn the full reward; empty = it does."""
+    verifier = _without_reference_mode(verifier)
+    verdict = verifier(text, sample)
+    full_reward = verifier.accuracy_weight + verifier.format_weight
+    required = full_reward - verifier.spelling_loss * verifier.accuracy_weight
+    if verdict.reward >= required:
+        return ""
+    return (
+        f"its own answer {shown(text)} earns {verdict.reward:.3g} of {full_reward:.3g} "
+        f"({verdict.reason})"
+    )
+
+
+def _told(check: Callable[[], str], verifier: RuleVerifier) -> str:
+    """Return what a check of one row finds, or what the verifier raised on it."""
+    try:
+        return check()
+    except UserError:  # math-verify is not installed: no row can be scored
+        raise
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # one row that a verifier stumbles over ends no run
+        return f"{type(verifier).__name__} fails on it: {_place_of(error)}"
 
 
 def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:

@@ -137,6 +137,25 @@ def test_a_row_that_is_left_out_takes_a_number_too(monkeypatch, tmp_path):
     assert found.left_out == (LeftOut("a#2", "unlucky", "0"),)
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"id": "a\ud800"}, "id"),
+        ({"answer": [{"box": [0, 0, 1, 1], "label": "\ud800"}]}, "answer"),
+        ({"choices": ("\ud800",)}, "choices"),
+        ({"tags": {"task": "\ud800"}}, "tags"),
+    ],
+)
+def test_a_row_that_no_file_can_hold_is_left_out_also_one_of_a_recipe(
+    change, name, monkeypatch, tmp_path
+):
+    """Else the first step that draws it ends the run, when its rollouts are written."""
+    sources = rows(monkeypatch, [replace(sample("a"), **change), sample("b")])
+    found = read_dataset(sources, CHECKS, base_dir=tmp_path, seed=0)
+    assert [it.id for it in found.samples] == ["b"]
+    assert found.left_out[0].why.startswith(f"half of a character ('\\ud800') is in its {name} ")
+
+
 def test_a_source_is_named_by_its_place(monkeypatch, tmp_path):
     sources = rows(monkeypatch, [sample("a")], [])
     with pytest.raises(UserError, match=r"warmup\.data\.1: the data set is empty"):

@@ -53,6 +53,13 @@ def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def test_a_file_beside_the_rows_may_have_a_name_that_is_not_utf_8(tmp_path):
+    (tmp_path / "set").mkdir()
+    put(tmp_path / "set", a=[1, 2])
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/set/caf\xe9.txt")).touch()
+    assert rows_of("set", tmp_path) == [{"a": 1}, {"a": 2}]
+
+
 # --- which folder a name means --------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -51,6 +52,24 @@ def test_rows_without_an_id_are_numbered_in_each_file(tmp_path):
 def test_an_id_that_cannot_be_written_is_replaced_by_the_place_of_its_row(tmp_path):
     lines(tmp_path / "rows.jsonl", {**ROW, "id": "\ud83d"}, {**ROW, "id": 7, "answer": None})
     assert [row.id for row in read(tmp_path, files="rows.jsonl")] == ["rows.jsonl row 1", "7"]
+
+
+def test_a_value_that_is_nested_too_deep_leaves_its_row_out(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    row = f'{{"question": "?", "answer_kind": "number", "answer": {deep}}}'
+    lines(tmp_path / "rows.jsonl", *answered(1), row, *answered(2))
+    first, left, last = read(tmp_path, files="rows.jsonl")
+    assert (first.answer, last.answer) == (1, 2)
+    assert left == LeftOut(
+        "rows.jsonl row 2", "a value is nested too deep, list in list in list; write it flat"
+    )
+
+
+def test_a_file_whose_name_is_not_utf_8_has_a_name_that_can_be_written(tmp_path):
+    """As archives from Windows leave them."""
+    lines(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r/donn\xe9es.jsonl")), *answered(1))
+    (row,) = read(tmp_path, files="r/*.jsonl")
+    assert row.id == "r/donn\\udce9es.jsonl row 1"
 
 
 def test_a_message_lists_no_more_columns_than_can_be_read(tmp_path):

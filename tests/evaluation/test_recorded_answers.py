@@ -16,7 +16,7 @@ from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.evaluation.recorded_answers import Answer
 from gpg_vl.prompts import AnswerOnly
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
 from tests.commands import gpg_vl
@@ -378,6 +378,7 @@ def test_an_answer_without_an_id_is_refused(name, tmp_path):
         ('{"a": ["x", "y"]}', "a.json: a: text: got a list of 2"),
         ('{"a": "x"', "a.json: not JSON"),
         ("[" * 200_000, "a.json: not JSON"),
+        ('{"a": ' + 5000 * "9" + "}", "a.json: not JSON: Exceeds the limit"),
     ],
 )
 def test_a_json_file_that_is_none_of_answers_is_refused(content, sentence, tmp_path):
@@ -416,6 +417,19 @@ def test_equal_ids_of_two_sources_need_a_column_that_says_whose_they_are():
         "answer every question of the benchmark once, and say in a column `source` whose question "
         "it is: one, two"
     )
+
+
+def test_an_answer_to_a_row_that_is_left_out_never_answers_another_source_s_question():
+    rows = benchmark_of(how_many("a", 4, "two"), how_many("b", 5, "two"))
+    small = replace(rows, left_out=(LeftOut("a", "no number", "one"),))
+    answers = [Answer("a", "3", "one"), Answer("a", "4", "two"), Answer("b", "5")]
+    scored = recorded_answers.score_answers(small, answers, Path("f"))
+    assert [(record.key, record.greedy) for record in scored] == [
+        (("two", "a"), 1.0),
+        (("two", "b"), 1.0),
+    ]
+    with pytest.raises(UserError, match=r"f: 1 id \(a\) not answered; nothing was scored"):
+        recorded_answers.score_answers(small, [answers[0], answers[2]], Path("f"))
 
 
 def test_questions_of_one_id_have_digests_of_their_own_and_others_that_of_their_content():

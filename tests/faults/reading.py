@@ -290,7 +290,7 @@ FAULTS: list[Fault] = [
             ),
             "a knob of rows is no matter for a recipe": ("    if given:\n", "    if False:\n"),
             "a column that no row has is missing in every row": (
-                "    columns.check(name_of(source))\n",
+                "    columns.check(one_line(name_of(source)))\n",
                 "",
             ),
         },
@@ -324,17 +324,14 @@ FAULTS: list[Fault] = [
         "data/test_validation_cache.py",
         {
             "a picture is known by its name": (
-                "_digest(_code(), str(image), status.st_size, status.st_mtime_ns)",
+                "_digest(_code(), str(image), *stamp)",
                 "_digest(_code(), str(image))",
             ),
-            "a picture is known whatever the time of its file": (
-                "status.st_size, status.st_mtime_ns)",
-                "status.st_size)",
-            ),
-            "a picture is known whatever its size": (
-                "status.st_size, status.st_mtime_ns)",
+            "a copy that keeps size and time is the file in its place": (
+                "status.st_mtime_ns, status.st_ctime_ns)",
                 "status.st_mtime_ns)",
             ),
+            "a row that did not pass is never judged again": ("if not found:", "if True:"),
             "options of a verifier do not count": (
                 "_digest(_code(), repr(verifier))",
                 "_digest(_code(), type(verifier).__name__)",

@@ -101,6 +101,22 @@ def test_what_cannot_be_asked_is_left_out_with_its_reason(sample, words, policy_
         encode(sample, AnswerOnly(), policy_of())
 
 
+def test_a_picture_that_was_replaced_by_one_of_another_size_is_left_out(policy_of, tmp_path):
+    """Its boxes would be scored in the size that it had when the rows were read."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png((56, 42)))
+    shown = Sample(
+        id="a", question="?", answer_kind="number", answer=3, images=(path,), sizes=((56, 42),)
+    )
+    encode(shown, Style(), policy_of())
+    path.write_bytes(png((42, 56)))
+    with pytest.raises(
+        UnusableSampleError,
+        match=r"^a: its pictures have 42 x 56 pixels, and had 56 x 42 when the rows were read",
+    ):
+        encode(shown, Style(), policy_of())
+
+
 def test_what_a_processor_raises_on_a_row_leaves_the_row_out(policy_of, monkeypatch):
     policy = policy_of()
     images = policy.processor.image_processor

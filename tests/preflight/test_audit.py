@@ -196,6 +196,16 @@ def test_rows_that_benchmark_and_warm_up_leave_out_are_findings(run):
     assert (code, "stop  warmup: files: warmup.jsonl does not exist" in output) == (1, True)
 
 
+def test_rows_of_a_benchmark_that_the_model_cannot_be_asked_are_findings(run):
+    asked = {"question": "What is <|im_end|> for?"}
+    Path("held_out.jsonl").write_text(
+        Path("held_out.jsonl").read_text() + rows(1, first=10, **asked)
+    )
+    code, output = run()
+    assert code == 0
+    assert "mind  evaluation.benchmark: left out: 1 rows of 6; 1 like 10#2: its text " in output
+
+
 def test_a_benchmark_is_checked_by_its_own_verifiers(run):
     Path("held_out.jsonl").write_text(rows(5, first=10, answer_kind="smell", answer="sour"))
     Path("noses.py").write_text(

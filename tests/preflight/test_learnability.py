@@ -102,7 +102,7 @@ def test_twelve_questions_of_each_source_are_tried(monkeypatch):
     reads: list[int] = []
     context: Any = SimpleNamespace(
         seed=9,
-        engine=SimpleNamespace(max_model_len=lambda: 50),
+        engine=SimpleNamespace(max_model_len=lambda: 50, max_images=lambda: 9),
         config=SimpleNamespace(max_tokens=8),
         timer=SimpleNamespace(read=lambda: reads.append(1)),
     )

@@ -95,6 +95,12 @@ def cells(table: Any) -> list[list[str]]:
     ]
 
 
+def test_a_long_tag_is_cut_in_a_table():
+    spec = BenchmarkSpec(name="b", data=(Source(recipe="digits"),))
+    (first, *_), *_ = cells(results_table("title", [record(1, 3000 * "x", 1.0)], spec))
+    assert first == 100 * "x"
+
+
 def test_results_by_task_by_hand():
     """Two tasks; pass@1, 2 and 3 of three answers; how many kept the format."""
     rows = [

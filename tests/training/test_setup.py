@@ -211,7 +211,7 @@ def test_why_answers_are_rows_of_their_own_is_logged(tmp_path):
 def test_a_divergence_is_from_the_warmed_up_policy_of_the_same_seed(tmp_path, made_parts):
     knobs = ("seed=5", "estimator={kind: grpo, kl: 0.01}")
     parts = parts_of(small(tmp_path, *knobs))
-    kept = warmup_cache.cache_path(parts.config)
+    kept = warmup_cache.cache_path(parts.config, parts.warmup_data)
     with pytest.raises(
         UserError,
         match=(
@@ -240,7 +240,7 @@ def test_a_warm_up_is_made_where_there_is_none_and_kept_by_the_main_process(
     done.model.to = lambda device: events.append(("to", device))
     accelerator = SimpleNamespace(device="here", wait_for_everyone=lambda: events.append("wait"))
     own = processes(2, rank=0 if main else 1, accelerator=accelerator)
-    kept = warmup_cache.cache_path(parts.config)
+    kept = warmup_cache.cache_path(parts.config, parts.warmup_data)
     monkeypatch.setattr(setup, "warm_up", lambda *given: events.append("warm up"))
     monkeypatch.setattr(
         warmup_cache, "store", lambda policy, place: events.append(("store", place))
@@ -611,3 +611,19 @@ def test_an_engine_that_nobody_will_close_is_closed(tmp_path, monkeypatch):
     noted.clear()
     setup.set_up(parts, log=noted.append)
     assert "close" not in noted
+
+
+def test_processes_that_read_different_rows_are_refused_and_the_row_is_named():
+    """Each would train on another row at an index, without a word."""
+    rows = [
+        Sample(id=name, question="?", answer_kind="number", answer=3, source="a") for name in "xyz"
+    ]
+    data = Dataset((rows,), (1,), 0)
+    setup._check_same_rows(data, processes(2, others=[]))
+    gone = LeftOut("y", "takes longer than 5 s", "a")
+    of_other = iter(["another digest", {("a", "y"): gone}, 2])
+    apart: Any = SimpleNamespace(all_gather=lambda own: [own, next(of_other)])
+    with pytest.raises(
+        UserError, match=r"different rows \(3 and 2 of them\); process 1 leaves out y: takes longer"
+    ):
+        setup._check_same_rows(data, apart)

@@ -23,7 +23,10 @@ from tests.hand_made import prompt
 
 
 def imitation(
-    monkeypatch: pytest.MonkeyPatch, max_tokens: int, validation_error: str = ""
+    monkeypatch: pytest.MonkeyPatch,
+    max_tokens: int,
+    validation_error: str = "",
+    banned: tuple[int, ...] = (7,),
 ) -> Imitation:
     """Solutions of the length that their index says, and an end."""
 
@@ -31,7 +34,9 @@ def imitation(
         return {"input_ids": [5] * len(text)}
 
     tokenizer.eos_token_id = 2
-    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
+    tokenizer.decode = lambda ids: f"<{ids[0]}>"
+    processor = SimpleNamespace(tokenizer=tokenizer)
+    policy: Any = SimpleNamespace(processor=processor, banned_ids=banned, end_ids=frozenset({2}))
     dataset: Any = [
         Sample(id=f"q{index}", question="?", answer_kind="number", answer=3, solution="x" * index)
         for index in range(9)
@@ -107,6 +112,8 @@ def test_what_could_not_be_said_or_would_earn_nothing_is_not_taught(monkeypatch)
         imitation(monkeypatch, max_tokens=2)(2)
     with pytest.raises(UserError, match="the solution of q2 would teach what earns nothing: wrong"):
         imitation(monkeypatch, max_tokens=9, validation_error="wrong")(2)
+    with pytest.raises(UserError, match="the solution of q2 holds <5>, a special token that no"):
+        imitation(monkeypatch, max_tokens=9, banned=(7, 5))(2)
 
 
 def test_what_cannot_be_imitated_is_left_out_with_its_reason(monkeypatch):

@@ -1,5 +1,6 @@
 """Where a warmed-up policy is kept: what belongs to its path, and that it is whole or absent."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import pytest
 
 from gpg_vl.config.schema import Config, Source
+from gpg_vl.data.dataset import Dataset
 from gpg_vl.training import warmup_cache
+from gpg_vl.types import Sample
+
+ROW = Sample(id="a", question="?", answer_kind="number", answer=3)
 
 
-def place(folder: Path, **more: Any) -> str:
+def place(folder: Path, row: Sample = ROW, **more: Any) -> str:
     knobs = {"data": (Source(recipe="digits"),), "warmup": {"steps": 3}, "folder": "runs", **more}
-    return warmup_cache.cache_path(Config(**knobs).at(folder)).name
+    return warmup_cache.cache_path(Config(**knobs).at(folder), Dataset(((row,),), (1,), 0)).name
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,9 @@ def place(folder: Path, **more: Any) -> str:
         {"warmup": {"steps": 3, "batch_size": 7}},
         {"warmup": {"steps": 3, "optimizer": {"lr": 0.5}}},
         {"warmup": {"steps": 3, "data": [{"recipe": "digits"}]}},
+        {"rollout": {"max_tokens": 7}},
+        {"row": replace(ROW, solution="<think>so</think><answer>3</answer>")},
+        {"row": replace(ROW, images=(b"picture",))},
     ],
     ids=str,
 )
@@ -45,7 +53,7 @@ def test_what_a_warm_up_does_not_depend_on_finds_the_kept_one(tmp_path):
     ):
         assert place(tmp_path, **change) == place(tmp_path)
     own = Config(data=(Source(recipe="digits"),), folder=str(tmp_path / "mine"))
-    found = warmup_cache.cache_path(own.at(tmp_path))
+    found = warmup_cache.cache_path(own.at(tmp_path), Dataset(((ROW,),), (1,), 0))
     assert found.parent == tmp_path / "mine" / "warmups"
     assert len(found.name) == 12
 
@@ -83,6 +91,21 @@ def test_a_file_that_is_named_anywhere_counts_by_its_content(named, tmp_path):
     assert before == place(tmp_path, **named)
     (tmp_path / "rows.jsonl").write_text("two")
     assert place(tmp_path, **named) != before
+
+
+def test_rows_of_a_pattern_and_a_model_that_is_trained_on_count_too(tmp_path):
+    """The knobs stay the same where files behind them change."""
+    (tmp_path / "a.png").write_bytes(b"one")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
+    shown = replace(ROW, images=(tmp_path / "a.png",))
+    named = {"row": shown, "policy": {"model": str(tmp_path / "model")}}
+    seen = {place(tmp_path, **named)}
+    (tmp_path / "a.png").write_bytes(b"another")
+    seen.add(place(tmp_path, **named))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"another")
+    seen.add(place(tmp_path, **named))
+    assert len(seen) == 3
 
 
 class Weights:

@@ -202,14 +202,15 @@ def _cache_dir(folder: Path) -> Path:
     `datasets` knows a folder by its last name, and an archive by its path, whatever is in it.
     """
     datasets: Any = import_module("datasets")
-    digest = hashlib.sha256(str(folder).encode())
+    digest = hashlib.sha256(os.fsencode(folder))
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             path = Path(parent, name)
             if path.is_file():
                 stat = path.stat()
-                digest.update(f"\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+                stamp = f"\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+                digest.update(os.fsencode(stamp))  # names of files need not be UTF-8
     return Path(datasets.config.HF_DATASETS_CACHE) / "gpg_vl" / digest.hexdigest()[:32]
 
 

@@ -117,6 +117,10 @@ class VllmEngine(RolloutEngine):
         """Return the maximum number of tokens of prompt and completion together."""
         return min(self.window, self.policy.window)
 
+    def max_images(self) -> int:
+        """Return the maximum number of images of a prompt."""
+        return self.images
+
     def release_memory(self) -> None:
         """Sleep until the next `generate`, if `sleep` is set."""
         if self.sleep and self._llm and not self._asleep:
@@ -197,17 +201,12 @@ class VllmEngine(RolloutEngine):
         return completions(self.policy, prompt, answers, count, sampling, self.version)
 
     def _check(self, prompt: Prompt, sampling: Sampling) -> None:
-        """Check that a prompt and its completions fit.
+        """Check that a prompt and its completions fit; the run leaves others out before.
 
         Raises:
             UserError: they do not.
         """
         ensure_fits(prompt, self, sampling.max_tokens)
-        if len(prompt.images) > self.images:
-            raise UserError(
-                f"{prompt.sample.id}: it has {len(prompt.images)} images, rollout.engine.images is "
-                f"{self.images}; raise it"
-            )
 
     def _prepare(self) -> None:
         """Start or wake vLLM, and send the weights unless it holds them."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
 
-from gpg_vl.errors import MismatchError, UserError
+from gpg_vl.errors import MismatchError, UserError, one_line
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.types import Completion, Prompt
@@ -158,7 +158,7 @@ def check_prompt_ids(policy: Policy, prompt: Prompt, got: Sequence[int]) -> None
         return
     placeholder = policy.banned_ids[0]
     problem = (
-        f"{prompt.sample.id}: the engine read {len(got)} prompt tokens, the trainer "
+        f"{one_line(prompt.sample.id)}: the engine read {len(got)} prompt tokens, the trainer "
         f"{len(prompt.input_ids)}"
     )
     if _collapsed(got, placeholder) != _collapsed(prompt.input_ids, placeholder):
@@ -202,7 +202,7 @@ def completions(
     """
     if len(answers) != count:
         raise MismatchError(
-            f"{prompt.sample.id}: asked for {count} completions, got {len(answers)}"
+            f"{one_line(prompt.sample.id)}: asked for {count} completions, got {len(answers)}"
         )
     return [completion(policy, prompt, answer, sampling, version) for answer in answers]
 

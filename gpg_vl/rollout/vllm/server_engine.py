@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 
 from PIL.Image import Image
 
-from gpg_vl.errors import EngineLostError, UserError
+from gpg_vl.errors import EngineLostError, UserError, one_line
 from gpg_vl.policy.load import Policy
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.vllm import plugin
@@ -358,7 +358,7 @@ class ServerEngine(RolloutEngine):
                 f"{self._weight_version}"
             )
         if any(choice["finish_reason"] == "abort" for choice in choices):
-            raise RetryableError(f"{server.url}: {prompt.sample.id} was aborted there")
+            raise RetryableError(f"{server.url}: {one_line(prompt.sample.id)} was aborted there")
         answers = list(map(_answer, choices))
         return completions(self.policy, prompt, answers, len(seeds), sampling, self.version)
 

@@ -376,7 +376,9 @@ def test_questions_with_pictures_come_first():
         )
         for index in range(8)
     ]
-    made = experiment.gate(asked.__getitem__, SimpleNamespace(max_model_len=lambda: 99))
+    made = experiment.gate(
+        asked.__getitem__, SimpleNamespace(max_model_len=lambda: 99, max_images=lambda: 9)
+    )
     assert [prompt.number for prompt in made.prompts] == [5, 6]
     assert [prompt.number for prompt in made.spare] == [7, 0, 1, 2, 3, 4]
 

@@ -291,7 +291,7 @@ def test_as_many_answers_are_taken_as_were_asked_for_in_their_order(count):
 @pytest.mark.parametrize(("window", "fine"), [(7, True), (8, True), (6, False)])
 def test_prompt_and_answer_must_fit_the_window(window, fine):
     """Three tokens and four."""
-    engine: Any = SimpleNamespace(max_model_len=lambda: window)
+    engine: Any = SimpleNamespace(max_model_len=lambda: window, max_images=lambda: 9)
     asked = asked_of(1, 2, 3)
     if fine:
         assert ensure_fits(asked, engine, 4) is asked
