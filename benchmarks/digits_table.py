@@ -69,7 +69,8 @@ def imitate(config: Config, control: str, sources: Sources | None, seconds: floa
     name = config.name.replace("gpg", f"sft-{control}")
     if (config.run_folder.with_name(name) / "checkpoints" / "000000").exists():
         return
-    start = str(warmup_cache.cache_path(config))
+    data = Experiment.resolve(config).warmup_data
+    start = str(warmup_cache.cache_path(config, data))
     policy = config.policy.model_copy(update={"model": start})
     per_step = sft(config, f"{name}-probe", policy, sources, PROBE_STEPS)
     sft(config, name, policy, sources, round(seconds / per_step))

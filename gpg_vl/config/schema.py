@@ -85,7 +85,8 @@ class Source(Section):
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Values of columns that the rows do not have, for example {answer_kind: choice}."""
     image_root: str | None = None
-    """Folder that image paths start at, and may not leave; empty = the folder of the file."""
+    """Folder that image paths start at, and may not leave but by links; empty = the folder of the
+    file, and no link leads out."""
     image_hosts: tuple[str, ...] = ()
     """Hosts that images may be downloaded from, where a row has an address instead of a path:
     example.org | .example.org = its subdomains | 127.0.0.1:8000 = a server on this machine."""

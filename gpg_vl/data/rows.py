@@ -70,6 +70,8 @@ class RowFormat:
     image_root: Path | None = None
     """Folder that image paths are relative to and must not leave; None = there is none, and only
     absolute paths are read."""
+    follow_links: bool = False
+    """Links inside that folder may lead out of it."""
     answer_index: Literal[0, 1] | None = None
     """Number of the first option, where truths are places of options."""
     box_format: str = "xyxy"
@@ -356,12 +358,13 @@ def _images(
         elif picture_cells.is_url(picture):
             images.append(_downloaded(str(picture), row_format))
         else:
-            images.append(_resolved(picture, row_format.image_root))
+            images.append(_resolved(picture, row_format))
     return tuple(images)
 
 
-def _resolved(picture: str | Path, root: Path | None) -> Path:
-    path = picture_cells.resolve(picture, root)
+def _resolved(picture: str | Path, row_format: RowFormat) -> Path:
+    root = row_format.image_root
+    path = picture_cells.resolve(picture, root, follow_links=row_format.follow_links)
     if root is None and not path.is_absolute():
         raise ValueError(
             f"picture {shown(str(picture))} is a relative path, and a data set of the hub has no "

@@ -141,6 +141,7 @@ def _row_samples(
     for part in parts(source, base_dir):
         row_format = RowFormat(
             image_root=part.image_root,
+            follow_links=source.image_root is not None,  # a person, not the rows, named the folder
             answer_index=source.answer_index,
             box_format=source.box_format,
             decimal=source.decimal,

@@ -388,8 +388,20 @@ def test_a_stray_quote_takes_no_other_row_with_it_unseen(read):
     assert first.where == "line 2"
     assert first.why.startswith("not a row of a table: ")
     assert after == {"question": "c", "answer": "4"}
-    (swallowed,) = read("a.csv", 'question,answer\n"a,3\nc,4\nd,5\n')
-    assert swallowed.where == "lines 2 to 4"
+
+
+def test_a_quote_that_never_closes_takes_one_line(read):
+    first, *others = read("a.csv", 'question,answer\n"a,3\nc,4\nd,5\n')
+    assert first.where == "line 2"
+    assert "unexpected end of data; double the quotes inside a cell" in first.why
+    assert others == [{"question": "c", "answer": "4"}, {"question": "d", "answer": "5"}]
+
+
+def test_what_may_be_the_end_of_a_broken_row_is_no_row(read):
+    rows = read("a.csv", 'question,answer\n"Look at "this".\nHow many?",3\nb,4\n5" wide,6\n')
+    assert [row.where for row in rows[:2]] == ["line 2", "line 3"]
+    assert rows[1].why == "it may be the end of the row above it, whose quotes are wrong"
+    assert rows[2:] == [{"question": "b", "answer": "4"}, {"question": '5" wide', "answer": "6"}]
 
 
 def test_rows_between_two_stray_quotes_are_not_the_words_of_one_cell(read):
@@ -400,6 +412,9 @@ def test_rows_between_two_stray_quotes_are_not_the_words_of_one_cell(read):
     # a cell of several lines has no separators in them, or not as many
     (row,) = read("a.csv", 'id,question,answer\n1,"one, two,\nthree, four\nor five",3\n')
     assert row["question"] == "one, two,\nthree, four\nor five"
+    # ... or commas of prose, with a blank behind each
+    (row,) = read("a.csv", 'question,answer\n"Which is larger, A or B?\nAnswer briefly.",A\n')
+    assert row == {"question": "Which is larger, A or B?\nAnswer briefly.", "answer": "A"}
 
 
 def test_quotes_may_stand_behind_a_blank(read):

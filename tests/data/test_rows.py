@@ -261,8 +261,26 @@ def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path):
     (data / "a.png").symlink_to(elsewhere / "a.png")
     (data / "folder").symlink_to(elsewhere)
     for path in ("a.png", "folder/a.png"):
-        with unreadable(leaves(path, data)):
+        with unreadable(
+            f"the picture {path!r} leaves the data folder {str(data)!r}; if the link is yours, "
+            "declare the folder in which it is: image_root: FOLDER"
+        ):
             checked(ROW | {"images": [path]}, data)
+
+
+def test_links_in_a_folder_that_the_config_names_are_followed(jsonl, tmp_path):
+    data, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    for folder in (data, elsewhere):
+        folder.mkdir()
+    (elsewhere / "a.png").write_bytes(png((5, 2)))
+    (data / "link.png").symlink_to(elsewhere / "a.png")
+    (data / "folder").symlink_to(elsewhere)
+    rows = [ROW | {"images": [path]} for path in ("link.png", "folder/a.png")]
+    for sample in jsonl(*rows, image_root="pictures"):
+        assert sample.images == (elsewhere / "a.png",)
+        assert sample.sizes == ((5, 2),)
+    (left_out,) = jsonl(ROW | {"images": ["../elsewhere/a.png"]}, image_root="pictures")
+    assert left_out.why == leaves("../elsewhere/a.png", data)
 
 
 def test_a_data_folder_may_be_a_link_itself_and_paths_may_go_up_and_down_inside(tmp_path):

@@ -10,6 +10,7 @@ import binascii
 import io
 import json
 import math
+import os
 import re
 import tokenize
 import unicodedata
@@ -119,7 +120,7 @@ def is_file_name(text: str) -> bool:
     return _FILE_NAME.fullmatch(text) is not None
 
 
-def resolve(picture: str | Path, root: Path | None) -> Path:
+def resolve(picture: str | Path, root: Path | None, *, follow_links: bool = False) -> Path:
     """Return the path of a picture, which must not leave its root.
 
     Backslashes of Windows are read as slashes, %20 as a blank, and letters with accents in the
@@ -128,6 +129,7 @@ def resolve(picture: str | Path, root: Path | None) -> Path:
     Args:
         picture: a path, or a file:// address.
         root: the folder that paths are relative to; None = the path is used as it is.
+        follow_links: allow links inside the root that lead out of it.
 
     Raises:
         ValueError: the path leads out of the root, or is an address.
@@ -141,9 +143,9 @@ def resolve(picture: str | Path, root: Path | None) -> Path:
     written = _spellings(_FILE_URL.sub("", text))
     has_drive = _WINDOWS_DRIVE.match(text) is not None
     if len(written) == 1 and not has_drive:
-        return _inside(written[0], root)
+        return _inside(written[0], root, follow_links)
     for name in written:
-        path = _inside(name, root)
+        path = _inside(name, root, follow_links)
         if _exists(path):
             return path
     if has_drive:
@@ -151,7 +153,7 @@ def resolve(picture: str | Path, root: Path | None) -> Path:
             f"the picture {shown(text)} is a path on a drive of Windows, which is not here; write "
             "paths that begin in the folder of the pictures, and set image_root to that folder"
         )
-    return _inside(written[0], root)
+    return _inside(written[0], root, follow_links)
 
 
 def _spellings(name: str) -> list[str]:
@@ -175,7 +177,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _inside(name: str, root: Path | None) -> Path:
+def _inside(name: str, root: Path | None, follow_links: bool) -> Path:
     """Return a path below a root, with every link followed."""
     if root is None:
         return Path(name)
@@ -186,11 +188,14 @@ def _inside(name: str, root: Path | None) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a zero in the name
         raise ValueError(f"the picture {shown(name)} is no path: {one_line(error)}") from None
     if not path.is_relative_to(folder):
-        if path.is_relative_to(_blobs(folder)):
+        is_link = Path(os.path.normpath(base / name)).is_relative_to(os.path.normpath(base))
+        if path.is_relative_to(_blobs(folder)) or (is_link and follow_links):
             return path
+        advice = "put it there, or name the folder of the pictures: image_root: FOLDER"
+        if is_link:
+            advice = "if the link is yours, declare the folder in which it is: image_root: FOLDER"
         raise ValueError(
-            f"the picture {shown(name)} leaves the data folder {shown(str(root))}; put it there, "
-            "or name the folder of the pictures: image_root: FOLDER"
+            f"the picture {shown(name)} leaves the data folder {shown(str(root))}; {advice}"
         )
     return path
 

@@ -19,6 +19,8 @@ ROWS_LOOKED_AT = 50
 """Number of rows for the same."""
 _STATED = re.compile(r"sep=(.)\r?\n")
 """First line with which Excel states the separator."""
+_UNCLOSED = "unexpected end of data"
+"""Sentence of `csv` on a quote that opens and never closes."""
 
 # the default limit is 128 KiB; C's long has 32 bits on Windows
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -84,32 +86,49 @@ def _records(
     file: Iterator[str], separator: str, first_line: int
 ) -> Iterator[tuple[str, list[str] | str]]:
     """Yield each record with its lines: its cells, or the reason why it cannot be read."""
-    # strict: a stray quote is an error of its row, instead of swallowing those after it unseen
     lines: list[str] = []
-    # a blank behind the separator would make a quote behind it a part of the words
-    reader = csv.reader(
-        _noted(file, lines), delimiter=separator, strict=True, skipinitialspace=True
-    )
-    count: int | None = None  # names in the header
+    reader = _reader(file, separator, lines)
+    joint: re.Pattern[str] | None = None
+    names = 0
+    is_torn = False  # the record before is broken, and may go on in this one
     while True:
-        start = reader.line_num + first_line
+        first_line += len(lines)
         lines.clear()
+        cells: list[str] | str
         try:
-            cells: list[str] | str = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             cells = f"not a row of a table: {one_line(error)}; double the quotes inside a cell"
-        if count is None:
-            count = len(cells)
-        elif _may_be_rows(lines, separator, count):
+            if str(error) == _UNCLOSED:  # it takes only its own line with it
+                rest, lines = lines[1:], lines[:1]
+                reader = _reader(iter(rest), separator, lines)
+            is_torn = True
+        else:
+            if is_torn and "".join(lines).count('"') % 2:
+                cells = "it may be the end of the row above it, whose quotes are wrong"
+            is_torn = False
+        if joint is None:  # this is the header
+            joint, names = _joint(separator, lines), len(cells)
+        elif _may_be_rows(lines, joint, names):
             cells = (
                 "a quote opens in the first of these lines and closes in the last, but each of "
                 "them may be a row; double the quotes inside a cell"
             )
-        end = reader.line_num + first_line - 1
+        last_line = first_line + len(lines) - 1
         if isinstance(cells, str) or any(cell.strip() for cell in cells):  # else an empty line
-            yield (f"line {start}" if end <= start else f"lines {start} to {end}"), cells
+            is_one = last_line == first_line
+            yield f"line {first_line}" if is_one else f"lines {first_line} to {last_line}", cells
+
+
+def _reader(file: Iterator[str], separator: str, lines: list[str]) -> Iterator[list[str]]:
+    """Return a reader of records that notes the lines of each.
+
+    It is strict: a stray quote is an error of its row, instead of swallowing those after it unseen.
+    A blank behind a separator is left out; it would make a quote behind it a part of the words.
+    """
+    return csv.reader(_noted(file, lines), delimiter=separator, strict=True, skipinitialspace=True)
 
 
 def _noted(file: Iterator[str], lines: list[str]) -> Iterator[str]:
@@ -119,11 +138,18 @@ def _noted(file: Iterator[str], lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _may_be_rows(lines: list[str], separator: str, count: int) -> bool:
+def _joint(separator: str, header: list[str]) -> re.Pattern[str]:
+    """Return a pattern of the sign between two cells; in prose a blank follows a comma."""
+    sign = re.escape(separator)
+    is_spaced = any(separator + " " in line for line in header)
+    return re.compile(sign if is_spaced else f"{sign}(?! )")
+
+
+def _may_be_rows(lines: list[str], joint: re.Pattern[str], names: int) -> bool:
     """Return True if the lines of one record would each be a row if their quotes were words."""
-    if len(lines) < 2 or count < 2:
+    if len(lines) < 2 or names < 2:
         return False
-    return all(line.count(separator) == count - 1 for line in lines)
+    return all(len(joint.findall(line)) == names - 1 for line in lines)
 
 
 def _names(path: Path, cells: list[str] | str) -> list[str]:

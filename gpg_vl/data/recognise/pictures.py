@@ -48,7 +48,9 @@ def sizes_of(row: Row, table: Table, proposal: Proposal) -> tuple[Size, ...]:
                 if picture_cells.is_url(picture):
                     return ()
                 root = proposal.keys.get("image_root")
-                picture = picture_cells.resolve(picture, Path(root) if root else table.folder)
+                picture = picture_cells.resolve(
+                    picture, Path(root) if root else table.folder, follow_links=bool(root)
+                )
             sizes.append(picture_size(picture))
         except ValueError:  # the row is left out with this reason when it is tried
             return ()
