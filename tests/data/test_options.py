@@ -370,6 +370,13 @@ def test_a_letter_that_is_the_words_of_another_option_is_refused(answer, cell):
         read_truth(answer, read_options(cell))
 
 
+@pytest.mark.parametrize("cell", [["A. cat", "A. dog"], ["(A) cat", "(A) dog", "(B) cow"]])
+def test_a_letter_that_stands_before_several_options_is_refused(cell):
+    with pytest.raises(ValueError, match="'A' stands before several options"):
+        read_truth("A", read_options(cell))
+    assert read_truth(cell[1], read_options(cell)) == cell[1]
+
+
 def test_without_options_nothing_is_checked():
     assert read_truth("cat", Options(())) == "cat"
     assert read_truth(3, Options(())) == 3

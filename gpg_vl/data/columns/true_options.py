@@ -191,6 +191,11 @@ def _check_text(answer: str, options: Options) -> None:
     labels = _labels_in_words(options.choices)
     # small letters may be names in the picture: among "(b)" and "(a)" the letter A is the first
     meant = {letter, letter.upper()}
+    if any(labels.count(label) > 1 for label in meant):
+        raise ValueError(
+            f"answer {shown(answer)} stands before several options; write the answer in words, or "
+            "another letter before each option"
+        )
     if labels[index] not in meant and meant.intersection(labels):
         labelled = next(place for place, label in enumerate(labels) if label in meant)
         raise ValueError(
