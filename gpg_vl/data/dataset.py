@@ -24,6 +24,9 @@ from gpg_vl.verifiers.dispatch import VerifierSet
 
 Row = TypeVar("Row")
 
+_WRITTEN = ("id", "question", "answer", "choices", "solution", "tags")
+"""Fields of a sample that run folders hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -195,17 +198,22 @@ def validated(
 
 def _why_not_written(sample: Sample) -> str:
     """Return why no file can hold a sample, which may be a recipe's; empty = it can."""
-    for name in ("id", "question", "answer", "choices", "solution", "tags"):
-        content = json.dumps(getattr(sample, name), ensure_ascii=False, default=str)
-        try:
-            content.encode()
-        except UnicodeEncodeError as error:
-            return (
-                f"half of a character ({content[error.start]!a}) is in its {name} "
-                f"{shown(getattr(sample, name))}, which cannot be written as UTF-8; write the "
-                "whole character"
-            )
-    return ""
+    contents = {name: getattr(sample, name) for name in _WRITTEN}
+    if _can_be_written(contents):
+        return ""
+    name = next(name for name, content in contents.items() if not _can_be_written(content))
+    return (
+        f"half of a character is in its {name} {shown(contents[name])}, which cannot be written as "
+        "UTF-8; write the whole character"
+    )
+
+
+def _can_be_written(content: Any) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:
