@@ -70,18 +70,22 @@ def last_answer(text: str) -> str:
     For answers of models that were not trained on the format. A thought, all before `</think>`,
     and turn-end tokens around the answer (`</s>`, `<|im_end|>`) are left out.
     """
-    behind_thought = text.rpartition("</think>")[2]
-    if not behind_thought.strip():
-        behind_thought = text
-    if _ANSWER_TAG.search(behind_thought):  # perhaps the block began before the thought
-        inside = _last_block(text)
-        if inside is not None:
-            behind_thought = inside.rpartition("</think>")[2]
-    return _without_end_tokens(behind_thought)
+    thought, _, behind = text.rpartition("</think>")
+    if not behind.strip():
+        thought, behind = "", text
+    inside = _last_block(text, len(thought))
+    if inside is None:
+        return _without_end_tokens(behind)
+    # the block may have begun before the thought
+    return _without_end_tokens(inside.rpartition("</think>")[2])
 
 
-def _last_block(text: str) -> str | None:
-    """Return the inside of the last complete `<answer>` block; None where there is none."""
+def _last_block(text: str, start: int) -> str | None:
+    """Return the inside of the last complete `<answer>` block; None where there is none.
+
+    Args:
+        start: blocks that end before this place do not count.
+    """
     opened: int | None = None
     inside: str | None = None
     for tag in _ANSWER_TAG.finditer(text):
@@ -89,7 +93,8 @@ def _last_block(text: str) -> str | None:
         if not is_closing:
             opened = tag.end()
         elif opened is not None:
-            inside = text[opened : tag.start()]
+            if tag.start() >= start:
+                inside = text[opened : tag.start()]
             opened = None
     return inside
 
@@ -191,10 +196,10 @@ def normalise(text: str) -> str:
 
 
 def stripped(text: str, marks: str) -> str:
-    """Remove marks at both ends of a text; the point of `.5` is none of them."""
+    """Remove marks at both ends of a text; the point of `.5` is none of them, that of `...5` is."""
     words = text.strip(marks)
-    start = len(text) - len(text.lstrip(marks))
-    is_decimal = start > 0 and text[start - 1] == "." and words[:1].isdecimal()
+    before = text[: len(text) - len(text.lstrip(marks))]
+    is_decimal = before.endswith(".") and not before.endswith("..") and words[:1].isdecimal()
     return "." + words if is_decimal else words
 
 

@@ -48,6 +48,7 @@ def test_the_only_answer_of_a_malformed_text(text, inside):
         ("<think>So 4.</think>\n\n3", "3"),
         ("So 4.</think>3<|im_end|>", "3"),
         ("<think><answer>4</answer>?</think>3", "3"),
+        ("<think><answer>4</answer>?</think><answer>3", "<answer>3"),  # it was cut off
         ("<answer><think>4</think>3</answer>", "3"),
         ("<think>4</think><answer>3</answer>", "3"),
         ("<think>It is 3.</think>\n", "<think>It is 3.</think>"),
@@ -118,6 +119,7 @@ def test_the_one_field_of_a_record(text, value):
 
 def test_normalised_texts_differ_only_in_their_words():
     assert markup.normalise("  The Ｃａｔ,\n sat! ") == "the cat, sat"
+    assert [markup.normalise(text) for text in (".5", ".5.", "...5")] == [".5", ".5", "5"]
 
 
 @pytest.mark.parametrize(
