@@ -55,7 +55,9 @@ def score_answers(benchmark: Benchmark, answers: Sequence[Answer], path: Path) -
         UserError: ids that are unknown, missing, or name several questions.
     """
     repeated = benchmark.repeated_ids
+    # a row may be left out before it is found that its id is another question's, too
     not_asked = {(row.source, row.id) for row in benchmark.left_out}
+    not_asked -= {(sample.source, sample.id) for sample in benchmark.questions}
     answer_of: dict[tuple[str, str], str] = {}
     times = Counter[tuple[str, str]]()
     for answer in answers:

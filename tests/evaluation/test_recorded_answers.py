@@ -432,6 +432,12 @@ def test_an_answer_to_a_row_that_is_left_out_never_answers_another_source_s_ques
         recorded_answers.score_answers(small, [answers[0], answers[2]], Path("f"))
 
 
+def test_an_answer_counts_though_a_broken_row_has_the_same_id():
+    broken = replace(benchmark_of(how_many("a", 4, "one")), left_out=(LeftOut("a", "?", "one"),))
+    (record,) = recorded_answers.score_answers(broken, [Answer("a", "4", "one")], Path("f"))
+    assert record.greedy == 1.0
+
+
 def test_questions_of_one_id_have_digests_of_their_own_and_others_that_of_their_content():
     alike = [how_many("a", 3, "one"), how_many("a", 3, "two"), how_many("b", 3, "two")]
     answers = [Answer("a", "3", "one"), Answer("a", "3", "two"), Answer("b", "3")]
