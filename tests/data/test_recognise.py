@@ -411,6 +411,13 @@ def test_columns_may_be_fields_of_one_column(tmp_path):
     assert columns == {"question": "json.question", "answer": "json.answer", "images": "png"}
 
 
+def test_vague_names_inside_another_column_are_no_true_answer(tmp_path):
+    rows = [{"question": "Is it?", "found": "yes", "metadata": {"category": "animals"}}]
+    found = recognised(tmp_path, rows)
+    assert found.source.columns == {}
+    assert "no column looks like the true answer" in found.questions[0]
+
+
 def test_missing_shards_are_told(tmp_path):
     for number in (0, 2):
         written(tmp_path / f"train-0000{number}-of-00003.jsonl", [{"question": "?", "answer": 3}])

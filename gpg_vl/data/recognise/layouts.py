@@ -97,15 +97,8 @@ ANSWERS = (
     *("gold", "target", "label", "labels", "final_answer", "correct_answer", "gt_answer"),
     "answer_key",
     *("correct_option", "correct_choice", "correct", "correct_choice_idx", "answer_idx"),
-    *(
-        "answer_index",
-        "label_idx",
-        "cop",
-        "multiple_choice_answer",
-        "response",
-        "output",
-        "completion",
-    ),
+    *("answer_index", "label_idx", "cop", "multiple_choice_answer"),
+    *("response", "output", "completion"),
     *("class", "class_name", "category", "species"),
 )
 BOXES = ("bbox", "box", "boxes", "bboxes", "objects.bbox", "bounding_box", "gt_bbox", "polygon")
@@ -130,6 +123,14 @@ PICTURE_COLUMNS = tuple(f"image_{number}" for number in range(1, 10))
 IDS = ("question_id", "questionid", "index", "pid", "qid", "uid", "sample_id", "image_id")
 
 
+_VAGUE = frozenset(
+    {"q", "input", "text", "prompt", "target", "label", "labels", "correct", "cop", "truth", "gold"}
+    | {"response", "output", "completion", "class", "classname", "category", "species"}
+    | {"url", "path", "file", "frame", "polygon"}
+)
+"""Names that mean something else inside another column: `metadata.category` is no true answer."""
+
+
 def spelling(name: str) -> str:
     """Return the name of a column without case, blanks, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name).casefold()
@@ -138,7 +139,8 @@ def spelling(name: str) -> str:
 def named(columns: Columns, names: Sequence[str], test: Test) -> str | None:
     """Return the first column of one of these names whose cells mostly pass a test.
 
-    Where there is none, a field of a mapping that is called so, if no other field is.
+    Where there is none, a field of a mapping that is called so, if no other field is; but for
+    names that are vague there.
     """
     by_spelling = by_spellings(columns)
     for name in names:
@@ -146,6 +148,8 @@ def named(columns: Columns, names: Sequence[str], test: Test) -> str | None:
         if found is not None and mostly(columns[found], test):
             return found
     for name in names:
+        if spelling(name) in _VAGUE:
+            continue
         fields = [each for each in columns if spelling(each.rpartition(".")[2]) == spelling(name)]
         if len(fields) == 1 and mostly(columns[fields[0]], test):
             return fields[0]
