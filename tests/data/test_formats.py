@@ -251,20 +251,20 @@ def test_the_forms_of_a_document(read, content):
     assert read("a.json", json.dumps(content)) == ROWS
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"data": {"rows": ROWS}},
-        {"dataset": {"7": ROWS[0], "x": ROWS[1]}},
-        {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", 3], ["b", 4]]},
-        {"columns": ["question", "answer", "x"], "index": [5], "data": [["a", 3, 0]]},
-    ],
-)
-def test_forms_of_pandas_and_of_documents_in_documents(read, content):
-    rows = read("a.json", json.dumps(content))
-    expected = ROWS if "columns" not in content else [{"question": "a", "answer": 3}]
-    for row, right in zip(rows, expected, strict="columns" not in content):
-        assert {name: row[name] for name in right} == right
+def test_documents_in_documents(read):
+    assert read("a.json", json.dumps({"data": {"rows": ROWS}})) == ROWS
+    by_id = [ROWS[0] | {"id": "7"}, ROWS[1] | {"id": "x"}]
+    assert read("a.json", json.dumps({"dataset": {"7": ROWS[0], "x": ROWS[1]}})) == by_id
+
+
+def test_names_and_cells_apart_as_pandas_writes_them(read):
+    split = {"columns": ["a", "b", "c"], "index": [5, 7], "data": [[1, 2, 3], [4, None, 6]]}
+    expected = [{"a": 1, "b": 2, "c": 3}, {"a": 4, "b": None, "c": 6}]
+    assert read("a.json", json.dumps(split)) == expected
+    del split["index"]
+    assert read("a.json", json.dumps(split)) == expected
+    with pytest.raises(UserError, match="two columns have the name 'a'; rename one"):
+        read("a.json", json.dumps({**split, "columns": ["a", "b", "a"]}))
 
 
 def test_lines_that_were_cut_out_of_a_list(read):

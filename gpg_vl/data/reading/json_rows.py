@@ -173,6 +173,9 @@ def _rows_in(read: Any, path: Path) -> Iterator[Row | BadRow]:
         raise UserError(f"{path}: two values have the name {shown(values.name)}; keep one")
     if _is_split(values):
         names = values["columns"]
+        doubled = next((name for name in names if names.count(name) > 1), None)
+        if doubled is not None:
+            raise UserError(f"{path}: two columns have the name {shown(doubled)}; rename one")
         return _numbered_rows([dict(zip(names, row, strict=True)) for row in values["data"]])
     inner = values.get("data", values.get("dataset")) if len(values) == 1 else None
     if isinstance(inner, dict):
