@@ -144,7 +144,7 @@ def _check_numbers(numbers: Sequence[int | None], count: int, first: str, start:
     if highest not in expected:
         raise ValueError(
             f"the text has marks of the pictures {min(named)} to {highest}, the row has {count} "
-            "pictures; expected numbers from 1 to their number"
+            f"pictures; expected one number for each, from {start} on"
         )
     if len(named) < count:
         missing = min(set(expected) - named)

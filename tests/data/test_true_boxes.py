@@ -270,6 +270,7 @@ def test_boxes_name_their_picture(value: Any, image: int):
         ("xyxy", {**SIDES, "class": "a", "confidence": 1}, "the middle of the box in what Robof"),
         ("xyxy", {**SIDES, "detection_id": "a"}, "the middle of the box in what Roboflow detects"),
         ("xyxy", {"bbox": ONE, "bbox_mode": 1}, "bbox_mode is 1, which is not box_format: xyxy"),
+        ("xyxy", {"bbox": ONE, "bbox_mode": 1.0}, "bbox_mode is 1.0, which is not box_format: x"),
         ("xywh", {"bbox": ONE, "bbox_mode": "BoxMode.XYXY_ABS"}, "not box_format: xywh"),
         ("xyxy", {"bbox": [1, 2, 30, 40], "area": 1200.0}, "declare box_format: xywh"),
         ("xyxy", {"bbox": [[1, 2, 3, 4]], "area": [12]}, "declare box_format: xywh"),

@@ -159,8 +159,7 @@ def _part(value: object) -> str:
 
 def _plain(value: Any) -> Any:
     """Return arrays, tuples and texts as lists of numbers; records stay as they are."""
-    if hasattr(value, "tolist"):  # numpy and torch
-        value = value.tolist()
+    value = _without_array(value)
     if isinstance(value, str):
         return _of_text(value)
     if isinstance(value, list | tuple):
@@ -168,6 +167,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return cast(Mapping[Any, Any], value)
     return _number(value)
+
+
+def _without_array(value: Any) -> Any:
+    """Return an array of numpy or torch as lists or as a number; other values as they are."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _number(value: Any) -> Number:
@@ -517,14 +521,14 @@ def _check_numbers(fields: Mapping[str, Any], found: Sequence[_TrueBox], box_for
     if "bbox" not in fields or box_format == "polygon":
         return
     mode = fields.get("bbox_mode")
-    if mode is not None and str(mode).rpartition(".")[2] not in _MODES.get(box_format, ()):
+    # 1, 1.0 of a column with empty cells, "BoxMode.XYWH_ABS"
+    name = str(mode).removesuffix(".0").rpartition(".")[2]
+    if mode is not None and name not in _MODES.get(box_format, ()):
         raise ValueError(
             f"bbox_mode is {_part(mode)}, which is not box_format: {box_format}; in detectron2 0 is"
             " xyxy and 1 is xywh"
         )
-    areas: Any = fields.get("area")
-    if hasattr(areas, "tolist"):
-        areas = areas.tolist()
+    areas = _without_array(fields.get("area"))
     areas = cast(Sequence[Any], areas if isinstance(areas, list | tuple) else [areas])
     if box_format != "xyxy" or isinstance(fields["bbox"], Mapping) or len(areas) != len(found):
         return
@@ -639,8 +643,7 @@ def _fields_of_place(others: Mapping[Any, Any], place: int, count: int) -> dict[
 
 def _of_place(value: Any, place: int, count: int, key: str) -> Any:
     """Return the part of a value that belongs to one box; a single value belongs to all."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = _without_array(value)
     if not isinstance(value, list | tuple):
         return value
     values = cast(Sequence[Any], value)
