@@ -166,27 +166,27 @@ def checked(
     images = _images(values, chat, row_format)
     sizes = tuple(row_format.size_of(image) for image in images)
     others = _of_other_meaning(values, kind)
-    row, values = values, {**values, **dict.fromkeys(others)}
+    ours = {name: value for name, value in values.items() if name not in others}
     if not sizes:
-        sizes = _declared_sizes(values.get("sizes"))
-    found = _options(values.get("choices"), kind)
-    question = _question(values, chat)
+        sizes = _declared_sizes(ours.get("sizes"))
+    found = _options(ours.get("choices"), kind)
+    question = _question(ours, chat)
     if kind == "choice":
         true_options.check_question(question, found)
-    answer, answer_image = _answer(values, kind, chat, found, row_format)
-    tags = _tags(values.get("tags"))
+    answer, answer_image = _answer(ours, kind, chat, found, row_format)
+    tags = _tags(ours.get("tags"))
     columns: dict[str, Any] = {}
-    taken = {*_FIELDS, *PICTURE_COLUMNS, _chat_column(values)} - others
+    taken = {*_FIELDS, *PICTURE_COLUMNS, _chat_column(ours)} - others
     if tags is None:
         taken.remove("tags")
-    context, question = _with_names(_context(values, chat), question, values)
+    context, question = _with_names(_context(ours, chat), question, ours)
     if context:
         taken.add("system")
-    for name, value in row.items():
+    for name, value in values.items():
         if name not in taken:
             columns[name] = value
     return Sample(
-        id=_text(values, "id", origin),
+        id=_text(ours, "id", origin),
         question=question,
         context=context,
         images=images,
@@ -195,9 +195,9 @@ def checked(
         answer=answer,
         choices=found.choices,
         letters=found.letters,
-        frame=_text(values, "frame", "pixels"),
+        frame=_text(ours, "frame", "pixels"),
         answer_image=answer_image,
-        solution=_text(values, "solution", ""),
+        solution=_text(ours, "solution", ""),
         tags=tags or {},
         columns=columns,
     )
@@ -393,7 +393,8 @@ def _of_other_meaning(values: Mapping[str, Any], kind: str) -> set[str]:
     others: set[str] = set()
     if kind not in _KINDS_WITHOUT_BOXES:
         return others
-    frame = values.get("frame")
+    frame = cells.plain(values.get("frame"))
+    # a list: what stands there need not be hashable
     if not cells.is_missing(frame) and frame not in list(DECLARED):
         others.add("frame")
     try:

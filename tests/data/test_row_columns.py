@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from gpg_vl.config.schema import Source
@@ -122,6 +123,7 @@ def test_a_column_that_is_called_as_ours_is_another_one_beside_no_box(name, tmp_
         sample = read({**ROW, name: value})
         assert (sample.frame, sample.answer_image) == ("pixels", 0)
         assert sample.columns == {name: value}
+    assert read({**ROW, name: np.array([1, 2])}).frame == "pixels"
     boxed = {"question": "Where?", "answer_kind": "boxes", "answer": [0, 0, 9, 9]}
     with pytest.raises(ValueError, match=name):
         read({**boxed, name: [1, 2]})
@@ -194,6 +196,11 @@ def test_names_of_objects_take_the_place_of_their_marks():
         with pytest.raises(ValueError, match=r"3 marks <ref-object>, but the row has [02] names"):
             read({**row, "objects": objects})
     assert read({**ROW, "objects": {"ref": ["cat"]}}).question == "How many?"
+    boxed = {**ROW, "question": "What is at <bbox>?", "objects": {"bbox": [[1, 2, 3, 4]]}}
+    with pytest.raises(ValueError, match="the mark <bbox> of a box in objects.bbox, which is not"):
+        read(boxed)
+    for changed in ({"objects": None}, {"question": "At <bbox>1, 2, 3, 4</bbox>?"}):
+        assert read({**boxed, **changed}).question == {**boxed, **changed}["question"]
 
 
 def test_a_system_message_may_stand_in_its_own_column():
