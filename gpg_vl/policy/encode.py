@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from gpg_vl.errors import UnusableSampleError, UserError, one_line, shown
+from gpg_vl.errors import UnusableSampleError, UserError, one_line
 from gpg_vl.pictures import open_picture
 from gpg_vl.policy.askable import Limits, why_unaskable
 from gpg_vl.policy.load import Policy
@@ -229,21 +229,26 @@ def open_images(sample: Sample) -> list[Image.Image]:
 
     Raises:
         UnusableSampleError: an image cannot be read, or is another one than when the rows were
-            read: boxes would be scored in its old size.
+            read: boxes would be scored in its old size. Or only its size is known.
     """
+    if sample.sizes and not sample.images:
+        raise UnusableSampleError(
+            f"{one_line(sample.id)}: it has sizes of pictures and no pictures; name them under "
+            "`columns: {images: ...}`, or take `sizes` out of a question that needs none"
+        )
     images = [open_picture(image) for image in sample.images]
     sizes = tuple(image.size for image in images)
     if sample.sizes and sizes != sample.sizes:
         raise UnusableSampleError(
-            f"{one_line(sample.id)}: its pictures have {_spelt(sizes)} pixels, and had "
-            f"{_spelt(sample.sizes)} when the rows were read; start anew with the right ones"
+            f"{one_line(sample.id)}: its pictures have {_in_words(sizes)} pixels, and had "
+            f"{_in_words(sample.sizes)} when the rows were read; start anew with the right ones"
         )
     return images
 
 
-def _spelt(sizes: Iterable[Size]) -> str:
-    """Return sizes in pixels for a sentence."""
-    return shown(", ".join(f"{width} x {height}" for width, height in sizes)).strip("'")
+def _in_words(sizes: Iterable[Size]) -> str:
+    """Return sizes for a sentence."""
+    return one_line(", ".join(f"{width} x {height}" for width, height in sizes))
 
 
 def read_images(messages: list[Message]) -> list[Image.Image]:

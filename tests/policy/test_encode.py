@@ -1,6 +1,7 @@
 """From a sample to a prompt: pictures at their places, and the line between a fault of one row and
 a fault of the model folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ def test_a_picture_that_was_replaced_by_one_of_another_size_is_left_out(policy_o
         id="a", question="?", answer_kind="number", answer=3, images=(path,), sizes=((56, 42),)
     )
     encode(shown, Style(), policy_of())
+    with pytest.raises(UnusableSampleError, match=r"^a: it has sizes of pictures and no pictures;"):
+        encode(replace(shown, images=()), Style(), policy_of())
     path.write_bytes(png((42, 56)))
     with pytest.raises(
         UnusableSampleError,
