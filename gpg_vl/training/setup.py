@@ -31,7 +31,6 @@ from gpg_vl.preflight import data_checks
 from gpg_vl.preflight.learnability import learnability_warnings
 from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
 from gpg_vl.report import left_out
-from gpg_vl.report.left_out import described
 from gpg_vl.report.trackers import check_installed, open_tracker
 from gpg_vl.rollout.collect import RolloutContext
 from gpg_vl.rollout.engine import RolloutEngine
@@ -245,13 +244,13 @@ def _check_same_rows(data: Dataset, processes: Processes) -> None:
     digest = hashlib.sha256(repr(names).encode()).hexdigest()
     if len(set(processes.all_gather(digest))) == 1:
         return
-    left_out = processes.all_gather({(row.source, row.id): row for row in data.left_out})
+    unused = processes.all_gather({(row.source, row.id): row for row in data.left_out})
     rows = processes.all_gather(len(names))
     differing: list[str] = []
-    for rank, of_rank in enumerate(left_out):
-        for key, row in of_rank.items():
-            if any(key not in other for other in left_out):
-                differing.append(f"; process {rank} leaves out {described(row)}")
+    for rank, own in enumerate(unused):
+        for key, row in own.items():
+            if any(key not in other for other in unused):
+                differing.append(f"; process {rank} leaves out {left_out.described(row)}")
     raise UserError(
         f"data: the processes read different rows ({' and '.join(map(str, rows))} of them)"
         f"{''.join(differing[:1])}; make the same files readable for all of them"

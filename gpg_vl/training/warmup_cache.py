@@ -37,7 +37,8 @@ def cache_path(config: Config, data: Dataset) -> Path:
     base_dir = config.base_dir
     if is_here(config.policy.model):
         for file in sorted(expanded(config.policy.model).iterdir()):
-            parts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
+            if file.is_file():  # no folder, and no link that leads nowhere
+                parts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(_strings(knobs)):
         # "./rewards.py:Stars" names a file before the colon
