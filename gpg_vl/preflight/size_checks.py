@@ -12,6 +12,7 @@ from typing import Any, cast
 from gpg_vl.boxes import Box
 from gpg_vl.data.columns import cells
 from gpg_vl.data.columns.true_boxes import is_area_of_sides
+from gpg_vl.errors import one_line
 from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.types import Sample, Size
 from gpg_vl.verifiers.boxes import DECLARED, cut_to_image, stored_boxes
@@ -47,8 +48,8 @@ def findings(
         if _differ(stated, sample):
             other += 1
             width, height = sample.sizes[0]
-            says = f"{sample.id}: {stated[0]} x {stated[1]}, but it has {width} x {height} pixels"
-            first = first or says
+            says = f"{stated[0]} x {stated[1]}, but it has {width} x {height} pixels"
+            first = first or f"{one_line(sample.id)}: {says}"
     if not other:
         return
     level: Level = "stop" if 2 * other > stating else "mind"
@@ -83,7 +84,7 @@ def areas(
         stating += 1
         if any(is_area_of_sides(area, box) for area, box in stated):
             other += 1
-            first = first or sample.id
+            first = first or one_line(sample.id)
     if not other:
         return
     level: Level = "stop" if 2 * other > stating else "mind"

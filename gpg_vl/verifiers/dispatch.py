@@ -80,7 +80,7 @@ class VerifierSet:
             # any thought that is not blank will do
             return _error_of(verifier.style.write(answer, thought="so"), sample, verifier)
 
-        return _told(check, verifier)
+        return _error_or_failure(check, verifier)
 
     def validation_error_of(self, text: str, sample: Sample) -> str:
         """Check that a text, written as a perfect completion, earns the full reward.
@@ -91,7 +91,7 @@ class VerifierSet:
         verifier = self.by_kind[sample.answer_kind]
         if not isinstance(verifier, RuleVerifier):
             return ""
-        return _told(lambda: _error_of(text, sample, verifier), verifier)
+        return _error_or_failure(lambda: _error_of(text, sample, verifier), verifier)
 
 
 def _error_of(text: str, sample: Sample, verifier: RuleVerifier) -> str:
@@ -108,8 +108,8 @@ def _error_of(text: str, sample: Sample, verifier: RuleVerifier) -> str:
     )
 
 
-def _told(check: Callable[[], str], verifier: RuleVerifier) -> str:
-    """Return what a check of one row finds, or what the verifier raised on it."""
+def _error_or_failure(check: Callable[[], str], verifier: RuleVerifier) -> str:
+    """Return the validation error that a check finds, or what the verifier raised on the row."""
     try:
         return check()
     except UserError:  # math-verify is not installed: no row can be scored

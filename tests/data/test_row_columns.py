@@ -197,7 +197,7 @@ def test_names_of_objects_take_the_place_of_their_marks():
             read({**row, "objects": objects})
     assert read({**ROW, "objects": {"ref": ["cat"]}}).question == "How many?"
     boxed = {**ROW, "question": "What is at <bbox>?", "objects": {"bbox": [[1, 2, 3, 4]]}}
-    with pytest.raises(ValueError, match="the mark <bbox> of a box in objects.bbox, which is not"):
+    with pytest.raises(ValueError, match=r"mark <bbox> of a box in objects\.bbox, which is not"):
         read(boxed)
     for changed in ({"objects": None}, {"question": "At <bbox>1, 2, 3, 4</bbox>?"}):
         assert read({**boxed, **changed}).question == {**boxed, **changed}["question"]

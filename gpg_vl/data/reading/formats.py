@@ -109,7 +109,7 @@ def num_rows(path: Path) -> int | None:
     kind = kind_of(path)
     if kind == ".parquet":
         return tables.num_rows(path)
-    if kind not in {".jsonl", ".ndjson", ".jsonlines", ".csv", ".tsv"}:
+    if kind not in _TEXT or kind == ".json":
         return None
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

@@ -172,11 +172,7 @@ def _rows_in(read: Any, path: Path) -> Iterator[Row | BadRow]:
     if isinstance(values, _Doubled):
         raise UserError(f"{path}: two values have the name {shown(values.name)}; keep one")
     if _is_split(values):
-        names = values["columns"]
-        doubled = next((name for name in names if names.count(name) > 1), None)
-        if doubled is not None:
-            raise UserError(f"{path}: two columns have the name {shown(doubled)}; rename one")
-        return _numbered_rows([dict(zip(names, row, strict=True)) for row in values["data"]])
+        return _numbered_rows(_joined(values["columns"], values["data"], path))
     inner = values.get("data", values.get("dataset")) if len(values) == 1 else None
     if isinstance(inner, dict):
         return _rows_in(inner, path)  # around the rows, or around their splits
@@ -239,6 +235,14 @@ def _is_split(values: Mapping[str, Any]) -> bool:
         isinstance(row, list) and len(cast(list[Any], row)) == count
         for row in cast(list[Any], rows)
     )
+
+
+def _joined(names: list[str], rows: list[list[Any]], path: Path) -> list[dict[str, Any]]:
+    """Give the cells of rows the names of their columns."""
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise UserError(f"{path}: two columns have the name {shown(doubled)}; rename one")
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _are_columns(values: Mapping[str, Any]) -> bool:
