@@ -338,6 +338,20 @@ def test_rewards_of_a_config_reach_every_verifier():
     assert boxes.frame.kind == "norm1000"
 
 
+@pytest.mark.parametrize(
+    ("knobs", "kind"),
+    [
+        (["policy.frame=norm1"], "norm1"),
+        (["policy.tiny.family=qwen2_5_vl"], "resized"),
+        (["policy.tiny.family=qwen2_vl"], "norm1000"),
+        (["policy.model=who/knows"], "norm1000"),
+        (["policy.model=who/knows", "policy.tiny.family=qwen2_5_vl"], "norm1000"),
+    ],
+)
+def test_the_frame_of_answers_is_known_without_the_model(knobs, kind):
+    assert Experiment.resolve(small(*knobs)).frame.kind == kind
+
+
 def test_an_engine_is_given_where_it_runs(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from gpg_vl.rollout.engine import RolloutEngine\n\n\n"

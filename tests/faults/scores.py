@@ -468,8 +468,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "preflight/audit.py",
-        "preflight/test_audit_findings.py::"
+        "preflight/model_checks.py",
+        "preflight/test_model_checks.py::"
         "test_a_prompt_and_the_longest_answer_must_fit_into_the_window_together",
         {
             "the answer needs no room in the window": (
@@ -479,8 +479,8 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "preflight/audit.py",
-        "preflight/test_audit_findings.py::test_pictures_are_equal_when_size_and_every_pixel_are",
+        "preflight/picture_checks.py",
+        "preflight/test_picture_checks.py::test_pictures_are_equal_when_size_and_every_pixel_are",
         {
             "pictures of equal bytes are equal": (
                 "str(image.size).encode() + image.tobytes()",

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.preflight import audit
+from gpg_vl.errors import UserError
+from gpg_vl.experiment import Experiment
+from gpg_vl.preflight import audit, model_checks
+from gpg_vl.preflight.finding import Finding
 from tests.commands import gpg_vl
 from tests.hand_made import png
+from tests.preflight.by_hand import config
 
 CONFIG = """# A config of the user's.
 name: mine
@@ -344,7 +348,68 @@ def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):
     assert "no group is informative, so there is no gradient" in output
 
 
-def test_the_histogram_by_hand():
-    assert audit.histogram([0, 0, 1, float("nan")]) == "0.00 [2 0 0 0 0 0 0 0 0 1] 1.00, mean 0.333"
-    assert audit.histogram([0.5, 0.5]) == "0.50 [2] 0.50, mean 0.500"
-    assert audit.histogram([float("nan")]) == "none, 1 faults"
+@pytest.mark.parametrize(
+    ("changed", "lost", "start"),
+    [
+        ({"rollout": {"engine": "vllm"}}, "vllm", "rollout.engine: vllm is not installed"),
+        (
+            {"rollout": {"engine": {"kind": "vllm"}}},
+            "vllm",
+            "rollout.engine: vllm is not installed",
+        ),
+        ({"rollout": {"engine": "transformers"}}, "vllm", None),
+        ({"trackers": ["wandb"]}, "wandb", "trackers: wandb is not installed"),
+        ({"trackers": ["wandb"]}, "trackio", None),
+        (
+            {"data": [{"hub": "who/what"}]},
+            "datasets",
+            "data: who/what is read with the package datasets",
+        ),
+        (
+            {"warmup": {"data": [{"hub": "warm/up"}]}},
+            "datasets",
+            "data: warm/up is read with the package datasets",
+        ),
+        (
+            {"evaluation": {"benchmark": "test.yaml"}},
+            "datasets",
+            "data: held/out is read with the package datasets",
+        ),
+        ({}, "datasets", None),
+    ],
+)
+def test_a_package_is_missed_only_where_it_is_needed(changed, lost, start, tmp_path, monkeypatch):
+    (tmp_path / "test.yaml").write_text("name: test\ndata: [{hub: held/out}]\n")
+    monkeypatch.setattr(
+        audit.importlib.util, "find_spec", lambda name: None if name == lost else name
+    )
+    given = config(**changed).at(tmp_path)
+    found = list(audit.packages(given, audit._benchmark_sources(given)))
+    assert [each.level for each in found] == (["stop"] if start else [])
+    assert all(each.text.startswith(str(start)) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UserError("the template thinks"), "the template thinks"),
+        (OSError("no\n  such file"), "no such file"),
+        (ValueError("no such class"), "no such class"),
+    ],
+)
+def test_a_template_that_does_not_fit_and_a_model_that_is_not_there_are_reported(
+    error, why, monkeypatch, tmp_path
+):
+    """The rows are checked all the same, without a model."""
+
+    def fails(given):
+        raise error
+
+    monkeypatch.setattr(model_checks, "reader_of", fails)
+    row = '{"question": "How many?", "answer_kind": "number", "answer": %d}\n'
+    (tmp_path / "a.jsonl").write_text("".join(row % answer for answer in range(9)))
+    given = Experiment.resolve(config(evaluation={"benchmark": None}).at(tmp_path))
+    found = list(audit.audit(given))
+    assert Finding("stop", f"prompts: not checked: {why}") in found
+    assert Finding("fine", "reference answers: 9 rows earn the full reward") in found
+    assert not [finding for finding in found if finding.text.startswith("lengths")]
