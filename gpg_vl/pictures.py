@@ -151,10 +151,11 @@ def peculiarities(image: Path | bytes) -> list[str]:
     except ValueError as error:
         raise UnusableSampleError(str(error)) from None
     extrema = cast(tuple[tuple[int, int], ...], picture.getextrema())
+    brightest = max(high for _, high in extrema)
     if all(low == high for low, high in extrema):
         found.append("all pixels have one colour")
-    elif max(high for _, high in extrema) < _NEARLY_BLACK:
-        found.append(f"nearly black, no value is above {max(high for _, high in extrema)} of 255")
+    elif brightest < _NEARLY_BLACK:
+        found.append(f"nearly black, no value is above {brightest} of 255")
     return found
 
 

@@ -259,6 +259,14 @@ def test_what_is_no_place_is_refused(answer, first, problem):
         truth_of_index(answer, ANIMALS, first)
 
 
+@pytest.mark.parametrize("answer", [[0, 1], [1, 0], "[0, 1]"])
+def test_places_of_both_options_may_be_marks_of_the_right_one(answer):
+    pair = read_options(["cat", "dog"])
+    with pytest.raises(ValueError, match="a list with 1 for the right options"):
+        truth_of_index(answer, pair, 0)
+    assert truth_of_index([1, 2], pair, 1) == ["A", "B"]
+
+
 def test_an_index_counts_empty_slots():
     options = read_options(["cat", None, "dog"])
     assert truth_of_index(2, options, 0) == "C"

@@ -116,7 +116,9 @@ def truth_of_index(answer: Any, options: Options, first: int) -> str | list[str]
     if items is None:
         return _truth_at(answer, options, first)
     truths = [_truth_at(item, options, first) for item in items]
-    if len(set(truths)) < len(truths):
+    # [0, 1] of two options: both, or only the second
+    may_be_flags = first == 0 and len(truths) == len(options.choices) == 2
+    if len(set(truths)) < len(truths) or may_be_flags:
         raise ValueError(
             f"answer is {shown(answer)}, expected the place of each right option once; a list with "
             "1 for the right options and 0 for the others is not read: write their places"
