@@ -140,7 +140,8 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\\pi\b|\bpi\b|(?<=\d)pi\b|ᴨ|∏"), "π"),  # 2pi -> 2π
     (re.compile(r"\*\*"), "^"),  # 2**3 -> 2^3
     (re.compile(r"[−–—]"), "-"),
-    (re.compile(r"\\(?=[%$])|~"), ""),  # 50\% -> 50%
+    (re.compile(r"\\(?=[%$])"), ""),  # 50\% -> 50%
+    (re.compile(r"~"), " "),  # 3~cm -> 3 cm, but 3~4 is no 34
     (re.compile(r"\^(\d)\^$|\^\{(\d)\}$"), _bare_power),  # cm^{2} and cm^2^ -> cm^2
 )
 """Spellings of one thing -> the one that the calculator reads; in this order, each sees the
@@ -166,11 +167,12 @@ def read(text: str) -> Quantity | None:
 
 
 def may_be_range(text: str) -> bool:
-    """Return True for plain numbers with hyphens or slashes between: `3-4 cm`, `1/2/2020`.
+    """Return True for plain numbers with signs between: `3-4 cm`, `3~4`, `1/2/2020`.
 
     They are a range or a date rather than a difference or a quotient.
     """
-    bare = _in_one_spelling(markup.unwrapped(text[:MAX_LENGTH]))
+    bare = re.sub("[~～〜]", "-", markup.unwrapped(text[:MAX_LENGTH]))
+    bare = _in_one_spelling(bare)
     expression, _, _ = _split_unit(markup.folded(bare).rstrip(" .,;。"))
     return _RANGE.fullmatch(expression.strip()) is not None
 

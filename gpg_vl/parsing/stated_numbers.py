@@ -55,7 +55,7 @@ _NOT_MORE = (
     r"(?!\s{0,2}(?:[-–—~+*/×÷:^=<>±]|to\b|or\b|and\b|until\b|through\b|或|至|到|比|/)\s{0,2}"
     rf"{_FURTHER_NUMBER})"
     # 1, 2, 3: counting is no statement
-    rf"(?!,\s{{1,2}}{_FURTHER_NUMBER}[^\s,]{{0,12}},\s{{1,2}}(?:and\s)?{_FURTHER_NUMBER})"
+    rf"(?!,\s{{1,2}}{_FURTHER_NUMBER}[^\s,]{{0,12}},\s{{1,2}}(?:(?:and|or)\s)?{_FURTHER_NUMBER})"
     # 10√2, 3π, 2\frac{1}{2}, 3 * 4
     r"(?!\s?(?:\\(?:frac|dfrac|sqrt|pi|times|cdot|pm|div)|[√π^²³×]|\*\s?\d))"
     # 14 thousand, two and a half, 一千, 三分之一

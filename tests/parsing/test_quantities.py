@@ -147,6 +147,7 @@ def test_units_that_are_read(text, quantity):
         "1" * 300,
         "+".join(["1"] * 150),
         "__import__('os')",
+        "3~4",
     ],
 )
 def test_texts_that_are_no_value(text):

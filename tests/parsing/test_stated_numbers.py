@@ -289,7 +289,13 @@ def test_a_megabyte_is_read_quickly(piece):
 
 
 @pytest.mark.parametrize(
-    "text", ["I count 1, 2, 3.", "There are 1, 2, 3 dogs.", "There are one, two, and three."]
+    "text",
+    [
+        "I count 1, 2, 3.",
+        "There are 1, 2, or 3.",
+        "There are 1, 2, 3 dogs.",
+        "There are one, two, and three.",
+    ],
 )
 def test_counting_is_no_statement(text):
     assert stated_numbers.number(text) is None

@@ -229,7 +229,9 @@ def test_another_truth_that_is_no_expression_leaves_its_row_out(truth, mode):
 
 
 @pytest.mark.parametrize("verifier", [Value(), Expression()])
-@pytest.mark.parametrize("truth", ["2010-2015", "18–29%", "3-4 cm", "2020-01-02", "1/2/2020"])
+@pytest.mark.parametrize(
+    "truth", ["2010-2015", "18–29%", "3-4 cm", "3~4", "3～4 cm", "2020-01-02", "1/2/2020"]
+)
 def test_a_range_or_a_date_is_no_difference(verifier, truth):
     with pytest.raises(ValueError, match="may be a range, a date or a difference"):
         verifier.perfect_answer(sample_of("value", answer=truth))
