@@ -70,12 +70,21 @@ _LETTER_RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OP
 _WHOLE_LETTER = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
 """A letter and its words, in strict mode: "B. big dog"; but not the number "B.5"."""
+_NUMBERED = re.compile(r"[(（]?(\d{1,2})[)）]?(?:[.:：、](?!\d))?\s*(.*)", re.DOTALL)
+"""A number and its words: "2. big dog"; but not 2.5."""
 _RUN = re.compile(r"[A-Z]{2,26}")
 """Several letters without a sign between them: "AC"."""
+_RUN_BEHIND_CUE = re.compile(rf"{_OPEN}([A-Z]{{2,26}})(?![A-Za-z0-9'’])")
+_LISTED_LETTERS = re.compile(
+    r"""(?:\{\s*"answers?"\s*:)?"""  # {"answer": ["A", "C"]}
+    r"(?:[\s\[\](){}\"'.,;/，；、&]{0,8}[A-Z](?![A-Za-z])){2,26}[\s\[\](){}\"'.]{0,8}"
+)
+"""Nothing but letters: "A/C", "A C", '["A", "C"]'."""
 _SEPARATORS = re.compile(r"[,;&，；、](?:\s*and(?=\s))?|(?<=\s)and(?=\s)", re.IGNORECASE)
 """Signs and words between two of several options: "A, C", "A and C", "cat, and dog"."""
 _ARTICLES = frozenset("AI")
 """Letters that are also English words: "A dog", "I think"."""
+_ARTICLE = re.compile(r"^\s*(?:an?|An|[Tt]he)\s+")
 
 # --- cues -----------------------------------------------------------------------------------------
 
@@ -85,7 +94,7 @@ _IS = (
 )
 _KIND = r"(?:\b(?:answers?|option|choice|selection|solution)\b(?:\s+(?:choice|option|letter)\b)?)"
 _KEYWORDS = re.compile(
-    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s"
+    r"answer|option|choice|selection|solution|correct|right|best|closest|final|\b(?:i|we)\s|\bi['’]d\s"
     r"|^choose|^select|^pick|it['’]s|it\s+is|it\s+must|hence|therefore|thus|\bso\b"
     r"|答案|正确|最终|选|应选|故|所以|因此",
     re.I,
@@ -111,6 +120,8 @@ _CUES = re.compile(
     # I would choose / we pick
     r"|\b(?:i|we)\s+(?:would\s+|will\s+|'d\s+|should\s+)?"
     r"(?:choose|select|pick|go\s+with|answer)\b"
+    # I'd say
+    r"|\bi(?:\s+would|['’]d)\s+(?:say|guess|choose|select|pick|go\s+with)\b"
     # 答案是 / 正确选项为 / 故选：
     r"|(?:答案|正确选项|正确答案|最终答案|选择|应选|故选|所以选|因此选|选)"
     r"\s*(?:应该|应)?\s*(?:是|为|选)?\s*[:：]?\s*(?:选项)?"
@@ -177,7 +188,8 @@ _BOLD_LABEL = re.compile(r"\*\*\s?\(?([A-Z])(?:\)|[.:：](?!\d)|\s?\*\*)")
 _FURTHER_LABEL = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])[.)]\s?")
 _PARENTHESISED = re.compile(r"(?<![A-Za-z0-9_^\\}])\(\s?([A-Z])\s?\)")
 _BEHIND_OPTION = re.compile(
-    rf"\b(?:option|choice)s?\b{_OPEN}{_LETTER}|选项\s*{_LETTER}", re.IGNORECASE
+    rf"(?:\b(?i:option|choice)s?\b|选项){_OPEN}(?P<letters>{_SAME_KIND}"
+    r"|[a-z](?=[)*_]{0,3}(?:[.,;:!?\s]{0,2}$|[.,;:!?\n]|\s(?:is|as|because|since)\b)))",
 )
 _SIGN_OF_LABEL = re.compile(r"(?:[)\]}:：*_ ]|\.(?!\d))*")
 """C | ). 12 cm; but not the point of C. | .5."""
@@ -269,10 +281,70 @@ def stated_set(
     whole = _whole_text(given, options)
     if whole is not None:
         return frozenset((whole,))
-    named = _exact_set(markup.unwrapped(given), options)
+    bare = markup.unwrapped(given)
+    named = _exact_set(bare, options)
+    if named is None and _LISTED_LETTERS.fullmatch(bare):
+        named = _distinct([_index(letter, options) for letter in re.findall("[A-Z]", bare)])
     if named is not None or field is not None:
         return named
-    return frozenset(_evidence(text, options)) or None
+    run = _run_behind_cue(text, options)
+    return run or frozenset(_evidence(text, options)) or None
+
+
+def _run_behind_cue(text: str, options: _Options) -> frozenset[int] | None:
+    """Return the options of letters without a sign between them behind a cue: 答案是AC.
+
+    Only in the order of the alphabet: "BAD" is a word.
+    """
+    runs: list[frozenset[int]] = []
+    for cue in islice(cues(text), MAX_STATEMENTS):
+        match = _RUN_BEHIND_CUE.match(text, cue.end())
+        if match is None or list(match[1]) != sorted(match[1]):
+            continue
+        named = _distinct([_index(letter, options) for letter in match[1]])
+        if named is not None:
+            runs.append(named)
+    return markup.agreed(runs)
+
+
+def numbers_options(question: str, choices: Sequence[str]) -> bool:
+    """Return True where a question lists its options in order by numbers: "1. cat 2. dog".
+
+    Where an option is a number itself, a number in the answer would be ambiguous.
+    """
+    if not choices or any(re.search(r"\d", option) for option in choices):
+        return False
+    listed: list[str] = []
+    for place, option in enumerate(choices, 1):
+        listed.append(rf"(?<![\w.]){place}\s?[.):：、]\s*{re.escape(option.strip())}(?!\w)")
+    return re.search(r"[\s,;，；(（|]{0,8}".join(listed), question, re.IGNORECASE) is not None
+
+
+def numbered(text: str, choices: Sequence[str], *, exactly: bool) -> int | None:
+    """Return the index of the option that a text names by its number: "2", "(2)", "2. dog".
+
+    Args:
+        exactly: the number is the whole text; otherwise it may stand in `\\boxed{}` or behind "the
+            answer is", too.
+    """
+    if is_question(text):
+        return None
+    phrases = [text.strip()]
+    if not exactly and len(text) <= markup.MAX_COMPARED:
+        bare = markup.unwrapped(text)
+        phrases = [bare, *markup.boxed(text), *(_phrase(text, cue.end()) for cue in cues(text))]
+    named: list[int] = []
+    for phrase in phrases:
+        label = _NUMBERED.match(phrase)
+        if label is None:
+            continue
+        index = int(label[1]) - 1
+        if not 0 <= index < len(choices):
+            return None
+        if normalise(label[2]) not in {"", normalise(choices[index])}:
+            return None  # another option's words, or a second number
+        named.append(index)
+    return markup.agreed(named)
 
 
 def same_words(text: str, choices: Sequence[str]) -> list[int]:
@@ -282,8 +354,8 @@ def same_words(text: str, choices: Sequence[str]) -> list[int]:
 
 
 def is_question(text: str) -> bool:
-    """Return True where a text ends in a question mark."""
-    return text.rstrip().endswith("?")
+    """Return True where a text ends in a question mark: "B?" and "B?!" are doubts."""
+    return text.rstrip(" \n\t!！").endswith(("?", "？"))
 
 
 def _exact(text: str, options: _Options) -> int | None:
@@ -423,7 +495,17 @@ def _whole_text(text: str, options: _Options) -> int | None:
     by_words = _by_words(bare, options)
     if by_words is not None:
         return by_words
-    return _exact(bare, options)
+    index = _exact(bare, options)
+    return _letter_and_words(bare, options) if index is None else index
+
+
+def _letter_and_words(text: str, options: _Options) -> int | None:
+    """Return the option of "B dog", where the dog is B."""
+    index = _index(text[:1], options)
+    if not text[:1].isupper() or text[1:2] != " " or index == _UNKNOWN:
+        return None
+    words = plain(options.texts[index])
+    return index if words and plain(text[2:]) == words else None
 
 
 def _is_option_text(text: str, letter: str, options: _Options) -> bool:
@@ -445,12 +527,22 @@ def _by_words(text: str, options: _Options) -> int | None:
     if not words:
         return None
     alike = [index for index, option in enumerate(options.texts) if plain(option) == words]
+    if not alike:
+        words = plain(_without_article(text))
+        for index, option in enumerate(options.texts):
+            if words and plain(_without_article(option)) == words:
+                alike.append(index)
     if len(alike) > 1:  # "AA" and "aa": only the same case decides
         alike = [index for index in alike if options.texts[index] == text]
     spellings = {options.texts[index] for index in alike}
     if len(spellings) != 1:
         return None
     return alike[0]
+
+
+def _without_article(text: str) -> str:
+    """Remove an article: "the dog" -> "dog". A capital "A" may be a letter, so it stays."""
+    return _ARTICLE.sub("", text)
 
 
 def _by_value(text: str, options: _Options) -> int | None:
@@ -636,6 +728,18 @@ def _undenied(pattern: "re.Pattern[str]", text: str, options: _Options) -> Itera
             yield _letter_index(match, options)
 
 
+def _behind_option(text: str, options: _Options) -> Iterator[int]:
+    """Read every letter behind "option": "Options A and C are right" names two."""
+    for match in _BEHIND_OPTION.finditer(text):
+        if _is_denied(text, match):
+            continue
+        if len(match["letters"]) == 1:  # also a small one: option b
+            yield _index(match["letters"], options)
+            continue
+        for letter in _LETTERS.finditer(match["letters"]):
+            yield _letter_index(letter, options)
+
+
 def _at_end(text: str, options: _Options) -> Iterator[int]:
     end = text[-120:]
     match = _AT_END.search(end)
@@ -660,7 +764,7 @@ _TIERS: tuple[Callable[[str, _Options], Iterable[int]], ...] = (
     partial(_undenied, _BEHIND_VERB),
     _labels,
     partial(_undenied, _PARENTHESISED),
-    partial(_undenied, _BEHIND_OPTION),
+    _behind_option,
     _at_end,
     _words,
 )

@@ -24,6 +24,10 @@ MAX_EXPONENT = 64
 """Largest absolute exponent; no answer needs more, and a larger one takes long to compute."""
 
 
+UNKNOWN_SCALE = 0.0
+"""Scale of a unit whose size is not known."""
+
+
 class Quantity(NamedTuple):
     """A value and its unit."""
 
@@ -32,7 +36,8 @@ class Quantity(NamedTuple):
     dimension: str = ""
     """Kind of the unit: length, area, volume, angle, time...; empty = no unit was written."""
     scale: float = 1.0
-    """Size of the written unit in basic units (metre, degree, second...)."""
+    """Size of the written unit in basic units (metre, degree, second...); 0 = not known, as that
+    of a square unit."""
 
 
 _LENGTHS = {
@@ -71,10 +76,22 @@ _OTHERS: dict[str, dict[float, str]] = {
     },
     "area": {1e4: "ha hectare hectares 公顷"},
     "speed": {
-        1.0: "m/s mps 米/秒",
-        1 / 3.6: "km/h kmh kph 千米/时 千米/小时 公里/小时",
-        0.44704: "mph",
+        1.0: "m/s mps meterspersecond metrespersecond 米/秒",
+        1 / 3.6: "km/h kmh kph kilometersperhour kilometresperhour 千米/时 千米/小时 公里/小时",
+        0.44704: "mph milesperhour",
     },
+    "acceleration": {1.0: "m/s^2 m/s2 米/秒^2"},
+    "force": {1.0: "newton newtons 牛 牛顿", 1e3: "kn"},
+    "energy": {1.0: "joule joules 焦耳", 1e3: "kj", 3.6e6: "kwh"},
+    "power": {1.0: "watt watts 瓦", 1e3: "kw"},
+    "voltage": {1.0: "volt volts 伏", 1e3: "kv"},
+    "current": {1.0: "ampere amperes amp amps 安", 1e-3: "ma"},
+    "resistance": {1.0: "ohm ohms \N{GREEK SMALL LETTER OMEGA} 欧 欧姆"},
+    "frequency": {1.0: "hz hertz 赫兹", 1e3: "khz"},
+    "pressure": {1.0: "pascal pascals", 1e3: "kpa"},
+    "celsius": {1.0: "°c degreescelsius 摄氏度"},
+    "fahrenheit": {1.0: "°f degreesfahrenheit"},
+    "kelvin": {1.0: "kelvin"},
     "share": {0.01: "% percent"},
     "money": {1.0: "dollar dollars 元", 0.01: "cent cents"},
     "count": {1.0: "unit units 个 单位"},
@@ -100,8 +117,12 @@ def _table() -> dict[str, tuple[str, float]]:
     return table | {
         "sqcm": ("area", 1e-4),
         "sqm": ("area", 1.0),
-        "squareunits": ("area", 1.0),
-        "cubicunits": ("volume", 1.0),
+        "squareunits": ("area", UNKNOWN_SCALE),
+        "squareunit": ("area", UNKNOWN_SCALE),
+        "units^2": ("area", UNKNOWN_SCALE),
+        "cubicunits": ("volume", UNKNOWN_SCALE),
+        "cubicunit": ("volume", UNKNOWN_SCALE),
+        "units^3": ("volume", UNKNOWN_SCALE),
     }
 
 
@@ -112,6 +133,8 @@ _MEGA = re.compile(r"(?<![A-Za-z])M(?:g|m|s|l|L)[\s.]*$")
 """Units with the prefix mega (Mm, Mg), which casefolding would turn into milli."""
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname|rm)\s*\{([^{}]*)\}")
+_CAPITALS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere", "K": "kelvin"}
+"""Units of one capital letter, which without case would be a variable: 3 N."""
 _Replacement = str | Callable[[re.Match[str]], str]
 
 
@@ -121,6 +144,10 @@ def _power_of_superscript(match: re.Match[str]) -> str:
 
 def _spelt_fraction(match: re.Match[str]) -> str:
     return " " + unicodedata.normalize("NFKC", match[0])
+
+
+def _unit_in_capitals(match: re.Match[str]) -> str:
+    return f" {_CAPITALS[match[1]]}"
 
 
 def _bare_power(match: re.Match[str]) -> str:
@@ -133,6 +160,8 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad| )"), " "),  # 3\,cm -> 3 cm
     (re.compile(r"\\(?:dfrac|tfrac|cfrac)"), r"\\frac"),
     (re.compile(r"\\(?:cdot|times|ast)|[×·∙⋅∗]|\*\*(?!\d)"), "*"),  # 2 \times 3 -> 2 * 3
+    (re.compile(r"(?<=\d)\{,\}(?=\d{3})"), ","),  # 1{,}234 -> 1,234
+    (re.compile(r"\bsq(?:\.|(?=\s))\s?(?=[a-z])"), "square "),  # sq. cm
     (re.compile(r"[¼½¾⅐-⅞]"), _spelt_fraction),  # 3½ -> 3 1⁄2
     (re.compile(r"\\frac\s?(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),  # \frac12 -> \frac{1}{2}
     (re.compile(r"\\div|÷|⁄|∕"), "/"),
@@ -140,6 +169,9 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\\pi\b|\bpi\b|(?<=\d)pi\b|ᴨ|∏"), "π"),  # 2pi -> 2π
     (re.compile(r"\*\*"), "^"),  # 2**3 -> 2^3
     (re.compile(r"[−–—]"), "-"),
+    (re.compile(r"(?<=[\d)}])\s*(?:\\(?:text|mathrm)\{\s*)?([NJWVAK])\}?\s*$"), _unit_in_capitals),
+    (re.compile(r"\\Omega(?![A-Za-z])"), "ω"),
+    (re.compile(r"[€£¥￥]\s?(?=\d)"), ""),  # €20 -> 20, as $20
     (re.compile(r"\\(?=[%$])"), ""),  # 50\% -> 50%
     (re.compile(r"~"), " "),  # 3~cm -> 3 cm, but 3~4 is no 34
     (re.compile(r"\^(\d)\^$|\^\{(\d)\}$"), _bare_power),  # cm^{2} and cm^2^ -> cm^2
@@ -197,8 +229,9 @@ def agree(a: Quantity, b: Quantity, tolerance: float, *, whole: bool = True) -> 
     if a.dimension and b.dimension and "count" not in (a.dimension, b.dimension):
         if a.dimension != b.dimension:
             return False
-        a = Quantity(a.value * a.scale)
-        b = Quantity(b.value * b.scale)
+        if UNKNOWN_SCALE not in (a.scale, b.scale):
+            a = Quantity(a.value * a.scale)
+            b = Quantity(b.value * b.scale)
     if whole and a.value.is_integer() and b.value.is_integer():  # the year 2017 is not 2016
         return a.value == b.value
     return abs(a.value - b.value) <= tolerance * max(abs(a.value), abs(b.value))

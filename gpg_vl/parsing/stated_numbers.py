@@ -100,7 +100,7 @@ _NOUN = re.compile(
     r"(?:\s{0,3}(?!(?:or|and|but|not|to|if|maybe|perhaps|is|are|than|no)\b)"
     r"[A-Za-z²³/]{1,20}){0,4}"
     # 14个
-    r"\s?[\u4e00-\u9fff]{0,5}\s?"
+    r"\s?(?:(?![一二两三四五六七八九十百共些样般定起直切也都没无多几余])[\u4e00-\u9fff]){0,5}\s?"
     # 14 objects! but not the factorial 14!
     r"(?:(?<=[a-z])!)?[.。)\]\"']{0,3}\s*"
 )
@@ -431,7 +431,7 @@ def _unicode_sign(match: "re.Match[str]") -> str:
 
 def _plain(text: str) -> Quantity | None:
     """Read a value as `quantities.read` does, also with a Chinese sign or classifier."""
-    signed = re.sub(r"^\s*负", "-", text)
+    signed = re.sub(r"^\s*(?:负|minus\s|negative\s)", "-", text)
     bare = re.sub(r"(?<=[\d)}π])\s?个(?=小时|月|单位)", "", signed)  # 3个小时 -> 3小时
     margin = " *_"
     if text.count("$") % 2:  # one half of a pair of dollar signs

@@ -86,13 +86,17 @@ class Choice(RuleVerifier):
 
     def _one_given(self, answer: str, sample: Sample) -> int | None:
         """Return the index of the option that an answer names; None for none or several."""
+        exactly = self.mode == "strict"
         if self.letters == "shown" and not lettered(sample, self.style):
-            if self.mode != "strict":
+            if not exactly:
                 answer = markup.unwrapped(answer)
-            return markup.agreed(choices.same_words(answer, sample.choices))
-        if self.mode == "strict":
-            return choices.exact(answer, sample.choices, sample.letters)
-        return choices.stated(answer, sample.choices, sample.letters)
+            given = markup.agreed(choices.same_words(answer, sample.choices))
+        else:
+            read = choices.exact if exactly else choices.stated
+            given = read(answer, sample.choices, sample.letters)
+        if given is None and choices.numbers_options(sample.question, sample.choices):
+            return choices.numbered(answer, sample.choices, exactly=exactly)
+        return given
 
     def _is_right(self, given: frozenset[int], sample: Sample) -> bool:
         truths = self._truths(sample)

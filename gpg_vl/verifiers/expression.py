@@ -1,11 +1,12 @@
 """Verify a mathematical expression with math-verify: algebra, sets, intervals, equations."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gpg_vl.errors import shown
-from gpg_vl.parsing import markup
+from gpg_vl.parsing import markup, numbers, quantities
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import math_worker, published_rules
 from gpg_vl.verifiers.base import Grade, MalformedTruthError, RuleVerifier
@@ -48,12 +49,41 @@ _HUGE = re.compile(
 _JOINED = re.compile(
     # 3 \vee 4, x \to 3, 3 \approx 4, 1, \ldots
     r"\\(?:vee|lor|wedge|land|to|(?:[Ll]ong)?[Rr]ightarrow|implies|iff|approx|sim|simeq|equiv|cong"
-    r"|propto|cup|cap|ldots|dots|cdots|mid|not|neg|lnot|prime)(?![A-Za-z])"
+    r"|propto|cup|cap|ldots|dots|cdots|mid|not|neg|lnot|prime|mp|tag|label)(?![A-Za-z])"
     # 3 \\ 4, 1..3, 3_2, 50%
-    r"|\\\\|\.\.|\d_|[∨∧→⇒≈∼≡∪∩…¬&@?#%'~]"
+    r"|\\\\|\.\.|//|\d_|[∨∧→⇒≈∼≡∪∩…¬&@?#%'~]"
 )
 """Signs that join a second answer to the first, or negate it: math-verify ignores one side of
 most of them."""
+_SPELLINGS = str.maketrans(
+    {
+        **str.maketrans("（）［］｛｝，：；＝＋－＜＞．∶–—−！％～", "()[]{},:;=+-<>.:---!%~"),
+        **str.maketrans("０１２３４５６７８９", "0123456789"),
+        "∠": "\\angle ",
+        "℃": "°C",
+        "∞": "\\infty ",
+        "∈": "\\in ",
+        "·": "\\cdot ",
+        "⩽": "\\leqslant ",
+        "⩾": "\\geqslant ",
+    }
+)
+"""Signs at which math-verify stops reading -> those that it reads: of 2：3 it would read 2."""
+_MATHEMATICAL = frozenset("√π°±×÷∙≤≥≠∅∨∧→⇒≈∼≡∪∩…¬")
+"""Signs beyond ASCII that math-verify reads, or that `_JOINED` has; behind most others it reads
+nothing."""
+_SUPERSCRIPTS = re.compile(r"⁻?[⁰¹²³⁴-⁹]+")
+_SUBSCRIPTS = re.compile(r"[₀-₉]+")
+_FRACTION = re.compile(r"[¼½¾⅐-⅞]")
+_POWER_OF_UNIT = re.compile(r"(?<=\d)\s*(mm|cm)\s*\^\s*\{?([23])\}?(?![\w^])")  # 36 cm^2
+_HAN_UNITS = (re.escape(unit) for unit in quantities.UNITS if "一" <= unit[0] <= "鿿")
+_HAN_UNIT = re.compile(rf"(?<=[\d)}}π])\s*(?:{'|'.join(_HAN_UNITS)})$")  # 5厘米
+_TEXTS = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s?\{([^{}]*)\}")
+_ENGLISH = "|".join(word for word in numbers.NUMBER_WORDS if word.isascii())
+_SECOND_ANSWER = re.compile(
+    rf"(?<![A-Za-z])\d|\b(?:or|and|not|if|maybe|perhaps|but|nor|{_ENGLISH})\b", re.IGNORECASE
+)
+"""Words in `\\text{}` that may be a second answer, which math-verify ignores."""
 _EQUALS = re.compile(r"(?<![<>!:])=")
 _SYMBOL = re.compile(
     r"\s*(?:\\?[A-Za-z]|\\[A-Za-z]+)"  # x, \alpha
@@ -65,7 +95,7 @@ _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,4})(?!\w)")  
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d{3}(?!\d))")  # 5\,000, 5{,}000
 _BASE = re.compile(r"\d_\{?(\d+)")  # 1010_2
 _NEEDS_LATEX = re.compile(
-    r"[A-Za-z\\√π^\[({<>:;]"
+    r"[A-Za-zα-ωΑ-Ω\\√π^\[({<>:;]"
     r"|,\s|,.*,"  # 1, 2 and 1,2,3 are several numbers, and 1,234 is one
 )
 """Signs of a truth that math-verify reads as LaTeX only: of a bare 3:4 it reads the 3."""
@@ -119,7 +149,14 @@ class Expression(RuleVerifier):
             )
         check_no_range(sample)
         # math-verify divides 3:4:5 twice, which is no ratio
-        if truth.count(":") > 1 or not _CONTENT.search(truth):
+        spelt = _HAN_UNIT.sub("", _spelt(truth))
+        unread = "".join(sorted(_unread_signs(spelt)))
+        if unread:
+            raise ValueError(
+                f"answer {shown(sample.answer)} has {shown(unread)}, which math-verify does not "
+                "read; write it in LaTeX, or answer_kind: label, which compares words"
+            )
+        if spelt.count(":") > 1 or not _CONTENT.search(truth):
             raise ValueError(f"answer {shown(sample.answer)} is not one expression")
         if self._expression(truth, truth) is None or not _is_mathematics(truth):
             raise ValueError(f"answer {shown(sample.answer)} is not one expression")
@@ -145,9 +182,33 @@ def _one_expression(answer: str, truth: str) -> str | None:
     if words - _FUNCTIONS or _TWO_NUMBERS.search(bare) or _MATH.search(bare):
         return None
     truth = _spelt(truth)
+    bare = _HAN_UNIT.sub("", bare)
+    if _hides_more(bare, truth):
+        return None
     if not _is_single(bare, truth):
         return None
     return f"${_latex(bare)}$"
+
+
+def _hides_more(text: str, truth: str) -> bool:
+    """Return True where a text has signs or words that math-verify ignores, unless the truth has.
+
+    `5或7`, `5、7` and `5 \\text{7}` are two answers where the truth is 5.
+    """
+    if _unread_signs(text) - set(truth):
+        return True
+    words = set(_TEXTS.findall(text)) - set(_TEXTS.findall(truth))
+    return any(map(_SECOND_ANSWER.search, words))
+
+
+def _unread_signs(text: str) -> set[str]:
+    """Return the signs of a text that math-verify does not read: Chinese words, for instance."""
+    unread: set[str] = set()
+    for sign in set(text) - _MATHEMATICAL:
+        is_read = sign.isascii() or sign.isspace()
+        if not is_read and not unicodedata.name(sign, "").startswith("GREEK"):
+            unread.add(sign)
+    return unread
 
 
 def _is_mathematics(truth: str) -> bool:
@@ -195,20 +256,47 @@ def _is_single(text: str, truth: str) -> bool:
 
 def _with_dollar_signs(text: str) -> str:
     """Put LaTeX into dollar signs: math-verify reads a bare `\\frac{3}{5}` as 5."""
-    if _MATH.search(text) or not re.search(r"[\\√π]", text):
+    if _MATH.search(text):
+        return text
+    text = _THOUSANDS.sub("", text)
+    if not re.search(r"[\\√π]", text):
         return text
     return f"${_latex(markup.unwrapped(text))}$"
 
 
 def _truth_for_parser(text: str) -> str:
-    if _MATH.search(text) or not _NEEDS_LATEX.search(text):
+    if _MATH.search(text):
         return text
-    return f"${_latex(_spelt(text))}$"
+    spelt = _spelt(text)
+    if not _NEEDS_LATEX.search(spelt):
+        return spelt
+    return f"${_latex(spelt)}$"
 
 
 def _spelt(text: str) -> str:
-    r"""Write `x in [1, 2]` and `1.5e-3` as LaTeX: of 1e3 math-verify makes the product 1·e·3."""
+    r"""Write what math-verify misreads as LaTeX.
+
+    `x in [1, 2]`, `1.5e-3` (of 1e3 it makes the product 1·e·3), `x²`, `3½`, `36 cm^2` (a product of
+    c and m²), and full-width signs.
+    """
+    text = _SUPERSCRIPTS.sub(_power, _FRACTION.sub(_latex_fraction, text.translate(_SPELLINGS)))
+    text = _SUBSCRIPTS.sub(_index, text)
+    text = _POWER_OF_UNIT.sub(r"\\text{ \1}^{\2}", text)
     return _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", _WRITTEN_MEMBER.sub(r" \\in ", text))
+
+
+def _power(match: "re.Match[str]") -> str:
+    exponent = unicodedata.normalize("NFKC", match[0]).replace("\N{MINUS SIGN}", "-")
+    return f"^{{{exponent}}}"
+
+
+def _index(match: "re.Match[str]") -> str:
+    return f"_{{{unicodedata.normalize('NFKC', match[0])}}}"
+
+
+def _latex_fraction(match: "re.Match[str]") -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", match[0]).partition("\u2044")
+    return f"\\frac{{{numerator}}}{{{denominator}}}"
 
 
 def _latex(text: str) -> str:

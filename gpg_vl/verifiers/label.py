@@ -150,5 +150,5 @@ def _only_mention(text: str, names: Mapping[str, str]) -> str | None:
 def _pattern(names: Sequence[str]) -> "re.Pattern[str]":
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     # 5 is no word of -5, 3.5, 1,500 and 10:50
-    before, behind = r"(?<![\w-])(?<!\d[.,:/](?=\d))(?<!\.(?=\d))", r"(?!\w|(?<=\d)[.,:/]\d)"
+    before, behind = r"(?<![\w-])(?<!\d[.,:/](?=\d))(?<!\.(?=\d))", r"(?![\w+#]|(?<=\d)[.,:/]\d)"
     return re.compile(rf"{before}(?:{'|'.join(longest_first)}){behind}")

@@ -535,3 +535,85 @@ def test_a_megabyte_is_read_quickly_where_several_may_be_named(piece):
     choices.exact_set(piece * (10**6 // len(piece)), THREE_ANIMALS)
     choices.stated_set(piece * (10**6 // len(piece)), THREE_ANIMALS)
     assert process_time() - start < 4
+
+
+PETS = ("cat", "dog", "bird", "fish")
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("The dog.", 1),
+        ("The answer is a dog.", 1),
+        ("B dog", 1),
+        ("B cat", None),
+        ("A dog", None),  # the letter A, or an article
+        ("I'd say B.", 1),
+        ("It is option b, because it barks.", 1),
+        ("Options A and C are correct.", None),
+        ("Option A or option B?", None),
+        ("B？", None),
+    ],
+)
+def test_articles_and_letters_with_words(text, index):
+    assert choices.stated(text, PETS) == index
+
+
+def test_options_that_differ_by_their_article_are_two():
+    assert choices.stated("the dog", ("cat", "a dog", "the dog")) == 2
+    assert choices.stated("dog", ("cat", "a dog", "the dog")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"),
+    [
+        ("答案：AC", {0, 2}),
+        ("The answer is AC.", {0, 2}),
+        ("Options A and C are correct.", {0, 2}),
+        ("A/C", {0, 2}),
+        ('{"answer": ["A", "C"]}', {0, 2}),
+        ("The answer is BAD.", None),  # a word: not in the order of the alphabet
+        ("The answer is ACE.", None),  # there is no E
+        ("The answer is AC. The answer is AB.", None),
+    ],
+)
+def test_letters_of_several_options_in_free_form(text, indices):
+    assert choices.stated_set(text, PETS) == (indices and frozenset(indices))
+
+
+NUMBERED = "Which animal is it?\n1. cat\n2. dog\n3. bird\n4. fish"
+
+
+@pytest.mark.parametrize(
+    ("text", "exactly", "index"),
+    [
+        ("2", True, 1),
+        ("(2)", True, 1),
+        ("2. dog", True, 1),
+        ("2. cat", True, None),
+        ("2?", True, None),
+        ("2.5", True, None),
+        ("2, 3", True, None),
+        ("0", True, None),
+        ("5", True, None),
+        ("The answer is 2.", False, 1),
+        ("\\boxed{2}", False, 1),
+        ("There are 2 cats.", False, None),
+        ("The answer is 2. The answer is 3.", False, None),
+    ],
+)
+def test_an_option_by_its_number(text, exactly, index):
+    assert choices.numbers_options(NUMBERED, PETS)
+    assert choices.numbered(text, PETS, exactly=exactly) == index
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("A cat, a dog, a bird or a fish?", PETS),
+        ("2. cat 3. dog 4. bird 5. fish", PETS),
+        ("1. 4\n2. 2\n3. 1", ("4", "2", "1")),  # a number would be an option's words
+    ],
+)
+def test_a_number_means_nothing_where_options_are_not_numbered(question, options):
+    assert not choices.numbers_options(question, options)

@@ -301,7 +301,12 @@ def test_what_cannot_be_worked_out(text):
         ("yards 码", "length", 0.9144),
         ("cm^2 cm2 squarecm 平方厘米 sqcm", "area", 1e-4),
         ("km^2 平方千米", "area", 1e6),
-        ("m^2 sqm squareunits", "area", 1),
+        ("m^2 sqm", "area", 1),
+        ("squareunits units^2", "area", 0),  # not known
+        ("hz", "frequency", 1),
+        ("newton 牛", "force", 1),
+        ("kJ", "energy", 1000),
+        ("kWh", "energy", 3.6e6),
         ("ha 公顷", "area", 1e4),
         ("m^3 cubicmeters 立方米", "volume", 1),
         ("cm^3 立方厘米", "volume", 1e-6),
@@ -371,3 +376,35 @@ def test_boxed_values_that_agree_are_one():
     assert quantities.read_lenient("\\boxed{2 cm} or \\boxed{2 m}") is None
     assert quantities.read_lenient("\\boxed{x}") is None
     assert quantities.read_lenient("\\boxed{x} and \\boxed{2}") is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("36 square units", "36 cm^2", True),  # the size of the unit is not known
+        ("36 square units", "36 cm", False),
+        ("36 square units", "37 cm^2", False),
+        ("36 sq. cm", "36 cm^2", True),
+        ("1{,}234", "1234", True),
+        ("20 N", "20", True),
+        ("20 N", "20 V", False),
+        ("2 kN", "2000 N", True),
+        ("25℃", "25 °C", True),
+        ("25 °C", "25 K", False),
+        ("25 °C", "25°", False),
+        ("9.8 m/s²", "9.8", True),
+        ("9.8 m/s^2", "9.8 m/s", False),
+        ("60 kilometers per hour", "60 km/h", True),
+        ("€20", "20", True),
+    ],
+)
+def test_units_of_physics(a, b, same):
+    one, other = quantities.read(a), quantities.read(b)
+    assert one is not None
+    assert other is not None
+    assert quantities.agree(one, other, 1e-3) is same
+
+
+@pytest.mark.parametrize("text", ["20n", "20 n", "20 NV", "N", "20 N 30"])
+def test_a_variable_is_no_unit(text):
+    assert quantities.read(text) is None

@@ -300,3 +300,20 @@ def test_a_megabyte_is_read_quickly(piece):
 def test_counting_is_no_statement(text):
     assert stated_numbers.number(text) is None
     assert stated_numbers.number("There are 5, 3 on the left and 2 on the right.") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("一共五个", 5),
+        ("一些", None),
+        ("一个也没有", None),
+        ("三四个", None),
+        ("五十多个", None),
+        ("两个", 2),
+        ("五只狗", 5),
+        ("14个", 14),
+    ],
+)
+def test_chinese_words_that_begin_with_a_numeral(text, expected):
+    assert stated_numbers.number(text) == expected

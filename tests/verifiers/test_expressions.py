@@ -11,10 +11,12 @@ from time import process_time
 import pytest
 
 from gpg_vl.errors import UserError
+from gpg_vl.prompts import Style
 from gpg_vl.verifiers import math_worker, published_rules
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.expression import Expression
 from tests.hand_made import completion
+from tests.recorded import sample
 from tests.verifiers.test_verifiers import reward, said, sample_of
 
 
@@ -287,3 +289,45 @@ def test_the_authors_evaluator_reads_the_end_of_a_long_text_and_the_truth_as_it_
         (10.0, {"answer": "y" * 20_000, "truth": "12 cm", "swapped": True}),
         (10.0, {"answer": "so 3", "truth": "3", "swapped": True}),
     ]
+
+
+@pytest.mark.parametrize(
+    "join", ["或", "和", "、", "，", "；", "★", "↔", "∴", "//", " \\tag", "：", "–"]
+)
+def test_a_second_answer_behind_a_sign_that_math_verify_does_not_read_earns_nothing(join):
+    text = Style().write(f"5{join}{{7}}" if join.isascii() else f"5{join}7", thought="so")
+    assert Expression()(text, sample("expression", "5")).reward == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "reward"),
+    [
+        ("5", "5 \\text{7}", 0),
+        ("5", "5 \\text{seven}", 0),
+        ("5", "5 \\text{ or } 7", 0),
+        ("5", "5 \\text{ cm}", 1),
+        ("5", "5厘米", 1),
+        ("5", "5·7", 0),
+        ("35", "5·7", 1),
+        ("x^2-1", "x²−1", 1),
+        ("2：3", "2:3", 1),  # a full-width colon
+        ("2：3", "2", 0),
+        ("3½", "3.5", 1),
+        ("10⁻³", "0.001", 1),
+        ("(1,2)", "（1，2）", 1),
+        ("36 cm^2", "36", 1),
+        ("36 cm^2", "36\\text{ cm}^2", 1),
+        ("36 cm^2", "37 cm^2", 0),
+        ("2m^2", "2", 0),  # a variable m
+        ("θ", "θ", 1),
+    ],
+)
+def test_signs_beyond_ascii(truth, answer, reward):
+    text = Style().write(answer, thought="so")
+    assert Expression()(text, sample("expression", truth)).reward == reward
+
+
+@pytest.mark.parametrize("truth", ["x<-1或x>2", "AB∥CD", "面积为5"])
+def test_a_truth_that_math_verify_reads_in_part_is_refused(truth):
+    with pytest.raises(ValueError, match="math-verify does not read; write it in LaTeX"):
+        Expression().reference_answer(sample("expression", truth))
