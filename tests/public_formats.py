@@ -309,6 +309,18 @@ def refcoco(folder: Path) -> None:
     parquet(folder / "refcoco.parquet", [row])
 
 
+def screenspot(folder: Path) -> None:
+    jpg(folder / "screenspotv2_image/pc_1.png")
+    row = {
+        "img_filename": "pc_1.png",
+        "bbox": [8, 6, 32, 24],
+        "instruction": "close this window",
+        "data_type": "icon",
+        "data_source": "windows",
+    }
+    written(folder / "screenspot_desktop_v2.json", [row])
+
+
 def coco(folder: Path) -> None:
     jpg(folder / "1.jpg")
     row = {"file_name": "1.jpg", "caption": "the red car", "bbox": [8, 6, 32, 24]}
@@ -489,6 +501,7 @@ FORMATS = {
     ),
     "VQAv2": Format(vqav2, [Expected("What is this photo taken looking through?", "net")]),
     "RefCOCO of lmms-lab": Format(refcoco, [Expected("the man in red", [BOX])]),
+    "ScreenSpot": Format(screenspot, [Expected("close this window", [BOX], images=("pc_1.png",))]),
     "COCO boxes in rows": Format(coco, [Expected("the red car", [BOX], images=("1.jpg",))]),
     "YOLO boxes": Format(yolo, [Expected("Where is the car?", [[0.1, 0.1, 0.5, 0.5]])]),
     "Open Images": Format(

@@ -31,6 +31,9 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _KNOWN_COLUMNS = {"sizes", "image_id", "category_id", "truth_file", "polygons"}
 """Columns that the package's own verifiers and recipes use, beside the fields of a sample."""
 
+_IMAGE_ID = re.compile(r"(?:image|img)_?id", re.IGNORECASE)
+"""Name of a column that numbers pictures, as in A-OKVQA and TextVQA."""
+
 
 def of_rows(
     sources: Sequence[Source], dataset: Dataset, verifiers: VerifierSet
@@ -78,6 +81,13 @@ def unused_columns(source: Source, samples: Sequence[Sample], name: str) -> Iter
                     f"set columns: {{images: {column}}}",
                 )
                 return
+        numbered = [column for column in columns if _IMAGE_ID.fullmatch(column)]
+        if numbered:
+            yield Finding(
+                "mind",
+                f"{name}: no row has a picture, but its column {shown(numbered[0])} may number "
+                "them; write the paths of their files into a column, or the model is asked without",
+            )
     if unused:
         yield Finding(
             "mind",

@@ -21,6 +21,10 @@ BEGINNINGS = ("", "image", "img", "original", "orig")
 """Beginnings of the names of columns for the size of a picture, in small letters alone."""
 ROUNDING = 1.0
 """Pixels by which a size that is stated may differ."""
+BEYOND = 0.05
+"""Share of the rows of another size whose boxes lie outside it, from which on the boxes are taken
+for those of the pictures as they are: sets such as VisionReasoner's state the size before they
+scaled both."""
 
 
 def findings(
@@ -36,13 +40,16 @@ def findings(
         source: name of the source, for the sentence; empty = there is only one.
         kinds: answer kinds whose answers are boxes.
     """
-    stating = other = 0
+    stating = other = beyond = 0
     first = ""
     for sample in samples:
         if sample.answer_kind not in kinds or len(sample.sizes) != 1:
             continue
         stated = stated_size(sample.columns)
-        if stated is None or not _may_be_of_picture(stated, sample):
+        if stated is None:
+            continue
+        if not _may_be_of_picture(stated, sample):
+            beyond += sample.frame in DECLARED and _differ(stated, sample)
             continue
         stating += 1
         if _differ(stated, sample):
@@ -52,14 +59,20 @@ def findings(
             first = first or f"{one_line(sample.id)}: {says}"
     if not other:
         return
-    level: Level = "stop" if 2 * other > stating else "mind"
+    are_of_picture = beyond >= BEYOND * (other + beyond)
+    level: Level = "stop" if 2 * other > stating and not are_of_picture else "mind"
     prefix = f"boxes: {source}: " if source else "boxes: "
-    yield Finding(
-        level,
+    text = (
         f"{prefix}{other} of {stating} rows state another size of their picture than it has "
         f"({first}). Boxes are those of the picture as it is shown, upright by its EXIF "
-        "orientation: scale or turn them, or use the pictures that they were drawn in",
+        "orientation: scale or turn them, or use the pictures that they were drawn in"
     )
+    if are_of_picture:
+        text += (
+            f"; they may be right, because those of {beyond} other rows lie outside the stated "
+            "size and inside their picture"
+        )
+    yield Finding(level, text)
 
 
 def areas(

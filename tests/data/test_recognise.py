@@ -423,3 +423,85 @@ def test_missing_shards_are_told(tmp_path):
         written(tmp_path / f"train-0000{number}-of-00003.jsonl", [{"question": "?", "answer": 3}])
     found = recognise("train-*.jsonl", tmp_path)
     assert found.questions[0].startswith("2 of the 3 files train-* are here")
+
+
+def test_answers_beside_the_correct_one_are_the_options(tmp_path):
+    row = {"answers": ["yes, it is", "no"], "correct_answer": "no"}  # SAT
+    found = recognised(tmp_path, [row])
+    assert found.source.columns == {"answer": "correct_answer", "choices": "answers"}
+    assert found.source.defaults == {"answer_kind": "choice"}
+    assert "if every one of them is right: columns.answer=answers" in found.questions[0]
+    repeated = {"answers": ["net", "net", "netting"], "correct_answer": "net"}
+    assert recognised(tmp_path, [repeated]).source.defaults == {"answer_kind": "label"}
+
+
+def test_options_in_one_text_of_a_column_option(tmp_path):
+    rows = [{"answer": "B", "option": "A. 1; B. 2; C. No correct answer"}]  # We-Math
+    assert recognised(tmp_path, rows).source.columns == {"choices": "option"}
+
+
+def test_a_box_may_be_a_record(tmp_path):
+    rows = [{"bbox": {"x1": 8, "y1": 6, "x2": 40, "y2": 30}, "meta": {"x1": 1}}] * 20
+    source = recognised(tmp_path, rows).source
+    assert source.columns == {"answer": "bbox"}
+    assert source.defaults == {"answer_kind": "boxes"}
+
+
+@pytest.mark.parametrize("name", ["img_filename", "filepath", "scan"])
+def test_a_column_of_pictures_is_found_by_its_name_or_its_cells(name, tmp_path):
+    picture(tmp_path / "a.png")
+    rows = [{name: "a.png", "link": "https://example.org/a.png", "question": "?", "answer": 3}]
+    written(tmp_path / "rows.jsonl", rows)
+    assert recognise("rows.jsonl", tmp_path).source.columns == {"images": name}
+
+
+def test_several_columns_that_may_hold_the_pictures_are_asked(tmp_path):
+    rows = [{"left_image": "a.png", "right_image": "b.png", "question": "?", "answer": 3}]  # NLVR2
+    written(tmp_path / "rows.jsonl", rows)
+    found = recognise("rows.jsonl", tmp_path)
+    assert found.source.columns == {}
+    assert "pictures may be in 'left_image', 'right_image'" in found.questions[0]
+    written(tmp_path / "rows.jsonl", [{"image_0": "a.png", "image_1": "b.png", "question": "?"}])
+    found = recognise("rows.jsonl", tmp_path)
+    assert found.source.columns == {"images": ("image_0", "image_1")}
+
+
+def test_pictures_may_start_above_the_folder_of_the_rows(tmp_path, monkeypatch):
+    picture(tmp_path / "train2014" / "1.png")
+    row = {"image": "train2014/1.png", "question": "?", "answer": 3}
+    written(tmp_path / "jsons" / "train.jsonl", [row])
+    monkeypatch.chdir(tmp_path)
+    assert recognise("jsons/train.jsonl", Path()).source.image_root == "."
+
+
+def test_pictures_of_another_set_beside_are_not_compared(tmp_path, monkeypatch):
+    for folder in ("mine/pictures", "others"):
+        picture(tmp_path / folder / "1.png")
+    written(tmp_path / "mine" / "rows.jsonl", [{"image": "1.png", "question": "?", "answer": 3}])
+    monkeypatch.chdir(tmp_path / "mine")
+    found = recognise("rows.jsonl", Path())
+    assert (found.source.image_root, found.questions) == ("pictures", ())
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": None, "caption": "A bed.", "answer": "yes"}, "taken from column 'caption'"),
+        ({"category": "biology"}, "taken from column 'category', which may be the subject"),
+        ({"answer": "(482, 512)"}, "if they are points in the picture"),
+        ({"elements": [{"text": "OK", "box": [1, 2, 3, 4]}]}, "each cell of 'elements' is a list"),
+    ],
+)
+def test_what_may_mean_something_else_is_asked(row, words, tmp_path):
+    assert words in recognised(tmp_path, [row]).questions[0]
+
+
+def test_zero_and_one_may_stand_for_words(tmp_path):
+    rows = [{"answer": answer} for answer in (0, 1, 1)]
+    assert "if they stand for no and yes" in recognised(tmp_path, rows).questions[0]
+    assert recognised(tmp_path, [*rows, {"answer": 2}]).questions == ()
+
+
+def test_markup_is_no_inequality(tmp_path):
+    found = recognised(tmp_path, [{"answer": "<step> Look. </step> <step> A cat. </step>"}])
+    assert found.source.defaults == {"answer_kind": "label"}

@@ -53,6 +53,7 @@ SIDES = {"x": 0, "y": 0, "width": 56, "height": 42}
         "array([ 0,  0, 56, 42])",
         "[array([0., 0., 56., 42.], dtype=float32)]",
         "<box>(0,0),(56,42)</box>",
+        "<box>(0,0),(56,42)</box><points>(10,12),(20,21)</points>",
         "<|box_start|>(0,0),(56,42)<|box_end|>",
         "<think>there</think><answer>[0, 0, 56, 42]</answer>",
         "```json\n[0, 0, 56, 42]\n```",

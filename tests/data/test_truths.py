@@ -34,6 +34,11 @@ from gpg_vl.data.columns.truths import read_truth, unwrapped
         ("\\text{blue}", "blue"),
         ("Half of 48 is 24 <<48/2=24>>.\n#### 1,234", "1,234"),
         ("#### -5", "-5"),
+        ("<REASONING> So B. </REASONING>\n\n<CONCLUSION> B </CONCLUSION>", "B"),
+        ("<CONCLUSION> B </CONCLUSION> or not", "<CONCLUSION> B </CONCLUSION> or not"),
+        ("Answer: B", "B"),
+        ("The final answer is: $3$.", "3"),
+        ("Answer: B\nbecause it is red", "Answer: B\nbecause it is red"),
         # what is no wrapping
         ("$5", "$5"),
         ("costs $3 and $4", "costs $3 and $4"),

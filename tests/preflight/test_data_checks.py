@@ -24,13 +24,13 @@ def asked(name="a", **fields):
 
 
 def test_columns_that_nobody_uses_are_told():
-    samples = [asked(columns={"photo_id": 7, "image_id": 1}), asked(columns={"note": "y"})]
+    samples = [asked(columns={"photo_id": 7, "category_id": 1}), asked(columns={"note": "y"})]
     assert list(unused_columns(ROWS, samples, "rows.jsonl")) == [
         Finding(
             "mind", "rows.jsonl: columns that only a verifier of your own sees: 'photo_id', 'note'"
         )
     ]
-    assert list(unused_columns(ROWS, [asked(columns={"image_id": 1})], "rows.jsonl")) == []
+    assert list(unused_columns(ROWS, [asked(columns={"category_id": 1})], "rows.jsonl")) == []
     assert list(unused_columns(Source(recipe="digits"), samples, "digits")) == []
     assert list(unused_columns(ROWS, [], "rows.jsonl")) == []
 
@@ -65,6 +65,15 @@ def test_a_column_of_pictures_is_told_where_no_row_has_one(cell, holds):
         )
     with_picture = [*samples, asked(images=(png(),))]
     assert [each.level for each in unused_columns(ROWS, with_picture, "rows.jsonl")] == ["mind"]
+
+
+@pytest.mark.parametrize("column", ["image_id", "imageId", "img_id"])
+def test_pictures_that_are_only_numbered_are_told(column):
+    (found, *_) = unused_columns(ROWS, [asked(columns={column: 17})], "rows.jsonl")
+    assert found.level == "mind"
+    assert f"its column '{column}' may number them" in found.text
+    seen = asked(columns={column: 17}, images=(png(),))
+    assert "may number" not in str(list(unused_columns(ROWS, [seen], "rows.jsonl")))
 
 
 def test_numbers_that_may_be_places_of_options_are_told():

@@ -52,6 +52,15 @@ def test_a_larger_copy_and_a_photo_on_its_side_are_found():
     assert list(findings([as_it_is])) == list(findings([])) == []
 
 
+def test_boxes_outside_the_stated_size_are_those_of_the_picture():
+    stated = row({"width": 60, "height": 40})
+    beyond = row({"width": 60, "height": 40}, answer=[[80, 10, 110, 30]])
+    (finding,) = findings([stated, stated, beyond])
+    assert finding.level == "mind"
+    assert "those of 1 other rows lie outside the stated size" in finding.text
+    assert [finding.level for finding in findings([stated] * 20 + [beyond])] == ["stop"]
+
+
 def test_shares_are_wrong_in_a_turned_picture_only():
     shares = {"frame": "norm1", "answer": [[0.1, 0.2, 0.3, 0.4]]}
     assert list(findings([row({"width": 240, "height": 160}, **shares)])) == []

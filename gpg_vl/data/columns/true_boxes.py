@@ -68,6 +68,8 @@ _SHAPES = ("rectangle", "polygon")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _TOKENS = re.compile(r"<\|?/?(?:box_start|box_end|box|bbox)\|?>")
 """Grounding tokens around boxes."""
+_POINTS = re.compile(r"</box>\s*<points>[^<>]*</points>")
+"""Points inside the boxes before them, as Seg-Zero writes them."""
 _LABELLED = re.compile(
     r"(?:<ref>|<\|object_ref_start\|>)([^<>]{1,200})(?:</ref>|<\|object_ref_end\|>)\s{0,8}"
     r"(?:<box>|<\|box_start\|>)([^<>|]{1,2000})(?:</box>|<\|box_end\|>)"
@@ -206,6 +208,7 @@ def _of_text(text: str) -> Any:
         bare = markup.only_answer(bare)
     if _LABELLED.search(bare):
         return _of_labelled(bare)
+    bare = _POINTS.sub("</box>", bare)
     bare = markup.unwrapped(_TOKENS.sub(" ", bare))
     if markup.normalise(bare) in _NO_OBJECTS:
         return []

@@ -1,8 +1,8 @@
 r"""Read the true answer of a row: take off what published sets write around it.
 
 R1 sets write `<think>...</think> <answer> 3 </answer>`, MATH `... = \boxed{3}.`, GSM8K
-`...\n#### 3`, LaTeX `$3$`. What is inside is the truth. Boxes are handed on: `verifiers.boxes` and
-its readers know them.
+`...\n#### 3`, LaTeX `$3$`, LLaVA-CoT `<CONCLUSION> 3 </CONCLUSION>`, The Cauldron `Answer: 3`.
+What is inside is the truth. Boxes are handed on: `verifiers.boxes` and its readers know them.
 """
 
 import re
@@ -24,6 +24,12 @@ _OURS = ONE_OF_SEVERAL | _OF_BOXES | {"choice"}
 _MAX_LAYERS = 8
 _WHOLE = re.compile(r"([-+]?\d+)\.0")  # 3.0, as pandas writes 3 beside empty cells
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_CONCLUSION = re.compile(r"<CONCLUSION>((?:(?!<CONCLUSION>).)*)</CONCLUSION>\s*", re.DOTALL)
+"""Last part of a solution of LLaVA-CoT."""
+_ANSWER_WORD = re.compile(
+    r"(?:(?:the|final|correct) ){0,3}answer(?: is)?\s*[:：]\s*(\S[^\n]*)", re.IGNORECASE
+)
+"""`Answer: B`, as The Cauldron writes it."""
 _HASHES = re.compile(r"(?:^|\n)[ \t]*####(?!#)[ \t]*([^\n]*?)\s*$")  # ...\n#### 72
 _DOLLARS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*(?=\{)")
@@ -183,7 +189,7 @@ def unwrapped(text: str) -> str:
 
 def _without_layer(text: str) -> str:
     """Remove the outermost wrapping."""
-    for remove in (_answer_block, _last_line, _boxed, _without_dollars, _without_command):
+    for remove in _LAYERS:
         inner = remove(text).strip()
         if inner != text:
             return inner
@@ -199,12 +205,22 @@ def _answer_block(text: str) -> str:
         return inside
     if "</think>" in text:
         return text.rpartition("</think>")[2]
+    if text.count("<CONCLUSION>") == 1:
+        conclusion = _CONCLUSION.search(text)
+        if conclusion is not None and conclusion.end() == len(text):
+            return conclusion[1]
     return text
 
 
 def _last_line(text: str) -> str:
     """Return what stands behind the #### of the last line, as in GSM8K."""
     match = _HASHES.search(text)
+    return match[1] if match else text
+
+
+def _without_word(text: str) -> str:
+    """Return what stands behind `Answer:`, where that is the whole."""
+    match = _ANSWER_WORD.fullmatch(text)
     return match[1] if match else text
 
 
@@ -256,3 +272,7 @@ def _inside_braces(text: str) -> str | None:
             is_whole = place == len(text) - 1 and character == "}"
             return text[1:place] if is_whole else None
     return None
+
+
+_LAYERS = (_answer_block, _last_line, _without_word, _boxed, _without_dollars, _without_command)
+"""What may be removed, each of which leaves a text without it as it is."""

@@ -108,7 +108,7 @@ def _what_exists(path: str, subset: str | None, split: str) -> str:
         return f"has no subset {shown(subset)}; there are {_listed(configs)}"
     splits: list[str] = datasets.get_dataset_split_names(path, subset)
     if split.partition("[")[0] not in splits:
-        return f"has no such split; there are {_listed(splits)}"
+        return f"has no such split; there are {_listed(splits)}; name one: `split: {splits[0]}`"
     return ""
 
 
@@ -130,7 +130,10 @@ def _load_saved(folder: Path, subset: str | None, split: str) -> Any:
     if isinstance(saved, Mapping):
         splits = cast(Mapping[str, Any], saved)
         if split not in splits:
-            raise UserError(f"has no such split; there are {_listed(list(splits))}")
+            raise UserError(
+                f"has no such split; there are {_listed(list(splits))}; name one: "
+                f"`split: {next(iter(splits))}`"
+            )
         return splits[split]
     if split not in ("train", str(saved.split)):  # train stands in every config that says nothing
         raise UserError(

@@ -21,6 +21,8 @@ FEW = 20
 WORDS_OF_A_LABEL = 6
 """Words of the longest answers that are names rather than sentences, in the median."""
 _MATHEMATICS = re.compile(r"\\[A-Za-z{]|[\^=<>√π∞]|\d\s*[a-z]\b|[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
+_TAG = re.compile(r"</?[A-Za-z]\w*>")
+_PAIR = re.compile(r"\(\s*-?\d+(?:\.\d+)?\s*,\s*-?\d+(?:\.\d+)?\s*\)")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})*,\d+|[-+]?\d+,\d+|[-+]?\d+")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
 _LETTER = re.compile(r"\(?[A-J]\)?\.?")
@@ -154,6 +156,7 @@ def _kind_of_texts(texts: Sequence[Sequence[str]], proposal: Proposal) -> str:
         proposal.keys.setdefault("decimal", ",")
         return "number"
     if _share_of_rows(texts, _is_mathematics) >= MOST:
+        _ask_about_points(texts, proposal)
         return "expression"
     _ask_about_words(texts, is_value, proposal)
     return "label"
@@ -191,6 +194,16 @@ def _ask_about_thousands(texts: Sequence[Sequence[str]], proposal: Proposal) -> 
         )
 
 
+def _ask_about_points(texts: Sequence[Sequence[str]], proposal: Proposal) -> None:
+    """Say that a pair of numbers is compared exactly, which a place in a picture should not be."""
+    if _share_of_rows(texts, lambda text: _PAIR.fullmatch(text) is not None) >= MOST:
+        proposal.questions.append(
+            f"the answers are pairs of numbers, such as {shown(texts[0][0], 60)}, which expression "
+            "compares exactly; if they are points in the picture, use boxes around them or a "
+            "verifier of your own"
+        )
+
+
 def _texts(answered: Sequence[Answered]) -> list[list[str]]:
     """Return the accepted answers of each row, without what is written around them."""
     texts: list[list[str]] = []
@@ -210,7 +223,10 @@ def _share_of_rows(texts: Sequence[Sequence[str]], test: Callable[[str], bool]) 
 
 
 def _is_mathematics(text: str) -> bool:
-    return quantities.read(text) is not None or _MATHEMATICS.search(text) is not None
+    is_marked_up = _TAG.search(text) is not None  # its < and > are no signs of an inequality
+    return quantities.read(text) is not None or (
+        not is_marked_up and _MATHEMATICS.search(text) is not None
+    )
 
 
 def _share(values: Sequence[Any], test: Callable[[Any], bool]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from gpg_vl.data.columns import cells, chats, options, picture_cells
+from gpg_vl.data.columns import cells, chats, options, picture_cells, true_boxes
 from gpg_vl.parsing.boxes import EDGE_NAMES
 
 Columns = Mapping[str, Sequence[Any]]
@@ -50,6 +50,19 @@ def is_picture(value: Any) -> bool:
     return bool(found) and all(map(_names_picture, found))
 
 
+def is_local_picture(value: Any) -> bool:
+    """Return True for what holds or names pictures on this machine."""
+    return is_picture(value) and not any(
+        map(picture_cells.is_url, picture_cells.pictures_of(value))
+    )
+
+
+def is_records(value: Any) -> bool:
+    """Return True for a list of mappings."""
+    members = cast(Sequence[Any], value) if isinstance(value, list | tuple) else ()
+    return bool(members) and all(isinstance(member, Mapping) for member in members)
+
+
 def _names_picture(picture: picture_cells.Picture) -> bool:
     """Return True for encoded bytes, an address, or the name of a file with pictures."""
     if not isinstance(picture, str) or picture_cells.is_url(picture):
@@ -58,12 +71,22 @@ def _names_picture(picture: picture_cells.Picture) -> bool:
 
 
 def is_truth(value: Any) -> bool:
-    """Return True for what may be a true answer: text, a number, a list of those, or a turn."""
-    if isinstance(value, bytes | bool | Mapping):
+    """Return True for what may be a true answer: text, a number, a list, a box or a turn."""
+    if isinstance(value, Mapping):
+        return _is_box(value)
+    if isinstance(value, bytes | bool):
         return False
     try:
         return not is_picture(chats.read_answer(value))
     except ValueError:  # a chat of other turns
+        return False
+
+
+def _is_box(value: Any) -> bool:
+    """Return True for a record that names the numbers of a box."""
+    try:
+        return len(true_boxes.read_boxes(value, "xyxy").answer) == 1
+    except ValueError:
         return False
 
 
@@ -73,6 +96,20 @@ def is_options(value: Any) -> bool:
         return len(options.read_options(value).choices) >= 2
     except ValueError:
         return False
+
+
+def are_options_of(values: Sequence[Any], truths: Sequence[Any]) -> bool:
+    """Return True if each truth is one of the texts beside it, which all differ.
+
+    Such a column of `answers` holds options, as in SAT; accepted answers would repeat themselves.
+    """
+    if len(values) != len(truths) or not mostly(values, is_options):
+        return False
+    for value, truth in zip(values, truths, strict=True):
+        texts = options.read_options(value).choices
+        if truth not in texts or len(set(texts)) < len(texts):
+            return False
+    return True
 
 
 def is_referring(value: Any) -> bool:
@@ -92,21 +129,27 @@ QUESTIONS = (
 """Names of the column with the question, the surest first."""
 EXPRESSIONS = ("expression", "referring", "sentence", "sent", "phrase", "caption", "sentences")
 """Names of the column that says which object a box is around."""
+CLASSES = ("class", "class_name", "category", "species")
+"""Names of columns that are as often the subject of a question as its answer."""
 ANSWERS = (
-    *("answer", "ground_truth", "reward_model.ground_truth", "solution", "gt", "answers", "truth"),
-    *("gold", "target", "label", "labels", "final_answer", "correct_answer", "gt_answer"),
+    *("answer", "ground_truth", "reward_model.ground_truth", "solution", "gt", "correct_answer"),
+    *("answers", "truth", "gold", "target", "label", "labels", "final_answer", "gt_answer"),
     "answer_key",
     *("correct_option", "correct_choice", "correct", "correct_choice_idx", "answer_idx"),
     *("answer_index", "label_idx", "cop", "multiple_choice_answer"),
     *("response", "output", "completion"),
-    *("class", "class_name", "category", "species"),
+    *CLASSES,
 )
 BOXES = ("bbox", "box", "boxes", "bboxes", "objects.bbox", "bounding_box", "gt_bbox", "polygon")
-CHOICES = ("choices", "options", "answer_choices", "candidates", "mc_options", "answer_options")
+CHOICES = (
+    *("choices", "options", "option", "answer_choices", "candidates", "mc_options"),
+    "answer_options",
+)
 PICTURES = (
     *("decoded_image", "images", "image", "img", "imgs", "image_path", "img_path", "image_paths"),
     *("image_file", "image_name", "imgname", "image_filename", "picture", "pictures", "photo"),
     *("photos", "file_name", "filename", "image_bytes", "image_base64", "image_url", "image_urls"),
+    *("img_filename", "img_file", "image_filepath", "filepath", "file_path"),
     *("images_file_names", "image_file_names", "file_names", "image_file_name"),
     *("url", "path", "file", "screenshot", "frame", "imageid", "image_id", "img_id"),
     *("png", "jpg", "jpeg", "webp"),
@@ -118,8 +161,8 @@ for _name in _OPTION_NAMES:
     for _ends in _OPTION_ENDS:
         OPTION_COLUMNS.append(tuple(_name + end for end in _ends))
 """Columns that hold one option each: at least the first two must be there."""
-PICTURE_COLUMNS = tuple(f"image_{number}" for number in range(1, 10))
-"""Columns that hold one picture each, as in MMMU."""
+PICTURE_COLUMNS = tuple(f"image_{number}" for number in range(10))
+"""Columns that hold one picture each, as in MMMU; some count from 0."""
 IDS = ("question_id", "questionid", "index", "pid", "qid", "uid", "sample_id", "image_id")
 
 

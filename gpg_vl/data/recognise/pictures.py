@@ -82,15 +82,17 @@ def declare(table: Table, proposal: Proposal) -> None:
 def _declare_root(names: Sequence[str], folder: Path, proposal: Proposal) -> None:
     """Propose the folder in which most of the pictures are, if there is only one."""
     best, most, other = folder, _found(names, folder), None
-    candidates = _folders(folder) if 2 * most < len(names) else iter(())
-    for candidate in candidates:
-        found = _found(names, candidate)
-        if found > most:
-            best, most, other = candidate, found, None
-        elif found == most and other is None:
-            other = candidate
-        if other is not None and found == len(names):
-            break
+    for candidates in (_below(folder), _around(folder)):
+        if 2 * most >= len(names):
+            break  # other data sets beside this one often have names such as images/1.jpg, too
+        for candidate in candidates:
+            found = _found(names, candidate)
+            if found > most:
+                best, most, other = candidate, found, None
+            elif found == most and other is None:
+                other = candidate
+            if other is not None and found == len(names):
+                break
     if best != folder and other is not None:
         # such as train/1/image.png and train/2/image.png: the name alone does not tell them apart
         proposal.questions.append(
@@ -101,7 +103,7 @@ def _declare_root(names: Sequence[str], folder: Path, proposal: Proposal) -> Non
     elif 2 * most < len(names):
         proposal.questions.append(
             f"the pictures, such as {shown(names[0], 60)}, are neither under {folder} nor in a "
-            "folder below or beside it; name the folder that their paths start at: "
+            "folder below, beside or above it; name the folder that their paths start at: "
             "image_root=FOLDER"
         )
     elif best != folder:
@@ -119,11 +121,22 @@ def _found(names: Sequence[str], folder: Path) -> int:
     return count
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    """Yield the folders below a folder and beside it, the nearest first."""
-    waiting = [(folder, 0)]
-    if folder.resolve().parent != folder.resolve():
-        waiting.append((folder.resolve().parent, DEPTH - 1))
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the folders below a folder, the nearest first."""
+    yield from _first_folders([(folder, 0)])
+
+
+def _around(folder: Path) -> Iterator[Path]:
+    """Yield the two folders above a folder, and those beside it, the nearest first."""
+    above = folder.resolve().parent
+    if above != folder.resolve():
+        yield above  # annotations/train.json names pictures from there: train2017/1.jpg
+        yield above.parent
+        yield from _first_folders([(above, DEPTH - 1)])
+
+
+def _first_folders(waiting: list[tuple[Path, int]]) -> Iterator[Path]:
+    """Yield the folders in some folders of a known depth, and those in them."""
     count = 0
     while waiting and count < MAX_FOLDERS:
         current, depth = waiting.pop(0)

@@ -19,7 +19,7 @@ from gpg_vl.data.reading.raw_rows import Row
 from gpg_vl.data.recognise import answers, layouts, pictures
 from gpg_vl.data.recognise.first_rows import Proposal, Table, cell
 from gpg_vl.data.recognise.layouts import LAYOUTS, Columns, Layout
-from gpg_vl.data.rows import CHAT_COLUMNS, PICTURE_COLUMNS, pictures_in_words
+from gpg_vl.data.rows import BOX_KINDS, CHAT_COLUMNS, PICTURE_COLUMNS, pictures_in_words
 from gpg_vl.errors import UserError, shown
 
 OWN = Layout(name="rows of gpg_vl's own format", needs={})
@@ -83,6 +83,7 @@ def recognise(names: str, base_dir: Path, given: Mapping[str, Any] | None = None
         table, proposal, lambda row: pictures.sizes_of(row, table, proposal)
     )
     answers.declare(answered, proposal)
+    _tell_of_guesses(table, proposal)
     if layout is PLAIN:
         layout = _plain(table, proposal)
     return Recognised(
@@ -122,9 +123,15 @@ def _is_one_table(names: str, folder: Path, base_dir: Path) -> bool:
 
 def _layout(columns: Columns) -> Layout:
     for layout in LAYOUTS:
-        if layout.fits(columns):
+        has_options = layout.columns.get("answer") == "answers" and _options_among(columns)
+        if layout.fits(columns) and not has_options:
             return layout
     return PLAIN
+
+
+def _options_among(columns: Columns) -> bool:
+    """Return True if the column `answers` holds options, one of which is the correct answer."""
+    return layouts.are_options_of(columns.get("answers", ()), columns.get("correct_answer", ()))
 
 
 def _plain(table: Table, proposal: Proposal) -> Layout:
@@ -211,12 +218,42 @@ def _name_answer(table: Table, proposal: Proposal) -> None:
     chats = [table.chat(row) for row in table.rows]
     if any(chat is not None and chat.answer for chat in chats):
         return
-    edges = layouts.edge_columns(_free(table, proposal))
+    free = _free(table, proposal)
+    edges = layouts.edge_columns(free)
+    records = [name for name in free if layouts.mostly(free[name], layouts.is_records)]
     if edges:
         proposal.columns["answer"] = edges
+    elif records:
+        fields = list(free[records[0]][0][0])
+        proposal.questions.append(
+            f"no column looks like the true answer, but each cell of {records[0]!r} is a list of "
+            f"records with {shown(fields)}; write a row with its picture for each of them"
+        )
     else:
         proposal.questions.append(
             "no column looks like the true answer; name it: columns.answer=NAME"
+        )
+
+
+def _tell_of_guesses(table: Table, proposal: Proposal) -> None:
+    """Ask about a question or an answer from a column that often holds something else."""
+    question, answer = proposal.columns.get("question"), proposal.columns.get("answer")
+    is_expression = str(question).removesuffix(".0") in layouts.EXPRESSIONS
+    if is_expression and proposal.defaults.get("answer_kind") not in BOX_KINDS:
+        proposal.questions.append(
+            f"the question is taken from column {question!r}, which is none by its name; if "
+            "another column asks: columns.question=NAME"
+        )
+    if isinstance(answer, str) and answer in layouts.CLASSES and question is not None:
+        proposal.questions.append(
+            f"the true answer is taken from column {answer!r}, which may be the subject of the "
+            "question; if another column answers it: columns.answer=NAME"
+        )
+    texts = {str(value) for value in table.columns.get(str(answer or "answer"), ())}
+    if texts == {"0", "1"} and proposal.defaults.get("answer_kind") == "number":
+        proposal.questions.append(
+            "all answers are 0 or 1; if they stand for no and yes, no question says so: write the "
+            "words into the rows, or what the numbers mean into the questions"
         )
 
 
@@ -256,6 +293,12 @@ def _name_choices(table: Table, proposal: Proposal) -> None:
         return
     free = _free(table, proposal)
     found = _own(table, "choices") or layouts.named(free, layouts.CHOICES, layouts.is_options)
+    if found is None and "answers" in free and _options_among(table.columns):
+        found = "answers"
+        proposal.questions.append(
+            "column 'answers' is taken for the options, because 'correct_answer' is one of them; "
+            "if every one of them is right: columns.answer=answers"
+        )
     if found is not None:
         proposal.columns["choices"] = found
         return
@@ -285,6 +328,16 @@ def _name_pictures(table: Table, proposal: Proposal) -> None:
         return
     if _own(table, "images") or _own(table, "image"):
         return  # the rows that hold something else are left out with the reason
+    others = [name for name in free if layouts.mostly(free[name], layouts.is_local_picture)]
+    if len(others) == 1:
+        proposal.columns["images"] = others[0]
+        return
+    if others:
+        proposal.questions.append(
+            f"pictures may be in {', '.join(map(repr, others))}; name the column: "
+            "columns.images=NAME, or several: columns.images=[NAME, NAME]"
+        )
+        return
     like = layouts.named(free, layouts.PICTURES, lambda value: True)
     if like is not None:
         proposal.questions.append(
