@@ -218,7 +218,7 @@ def serve(
     _silence_libraries()
     from gpg_vl.rollout.vllm.launch import server_options, vllm_command
 
-    transfer, handover, sleeping = server_options(loaded.rollout.engine)
+    options = server_options(loaded.rollout.engine)
     command = vllm_command(
         loaded.policy,
         seed=loaded.seed,
@@ -226,9 +226,10 @@ def serve(
         host=host,
         port=port,
         window=window,
-        transfer=transfer,
-        handover=handover,
-        more=[*sleeping, *shlex.split(vllm)],
+        transfer=options.transfer,
+        handover=options.handover,
+        images=options.images,
+        more=[*options.sleeping, *shlex.split(vllm)],
     )
     if show:
         print(command)

@@ -19,7 +19,13 @@ def cache_dir(what: str) -> Path:
     """
     # an empty or relative value does not count, by the XDG specification
     stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base_dir = stated if stated.is_absolute() else Path.home() / ".cache"
+    try:
+        base_dir = stated if stated.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        raise UserError(
+            "there is no home folder for a cache; set XDG_CACHE_HOME to a folder that can be "
+            "written"
+        ) from None
     folder = base_dir / "gpg_vl" / what
     try:
         folder.mkdir(parents=True, exist_ok=True)

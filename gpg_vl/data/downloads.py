@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from time import monotonic
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from gpg_vl.errors import one_line, shown
+from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.pictures import picture_size
 
 PORTS = {"http": 80, "https": 443}
@@ -29,6 +30,8 @@ REDIRECTS = {301, 302, 303, 307, 308}
 """Statuses that name another address."""
 MAX_REDIRECTS = 5
 """Largest number of redirects that are followed."""
+MAX_SILENT = 32
+"""Number of pictures after which a host that never answered is not asked any more."""
 WORKERS = 8
 """Number of pictures that are downloaded at a time."""
 LOCAL = "127.0.0.1"
@@ -107,16 +110,18 @@ class Downloads:
         self.cache_dir = cache_dir
         self.seconds = seconds
         self.max_bytes = max_bytes
+        self._silent: dict[tuple[str, int], int] = {}
 
     def fetch(self, url: str) -> Path:
         """Return the file of a picture; it is downloaded if it is not in the cache.
 
         Raises:
             ValueError: its host is not listed, or does not send a picture in time.
+            UserError: the cache folder cannot be written.
         """
         target = self._target(url)
         path = self.cache_dir / hashlib.sha256(url.encode()).hexdigest()
-        if path.is_file():
+        if path.is_file() and path.stat().st_size:  # after a power cut a file may be empty
             return path
         try:
             content = self._download(url, target)
@@ -124,7 +129,10 @@ class Downloads:
         except TimeoutError:
             why = f"it took more than {self.seconds:g} seconds"
             raise ValueError(f"the picture {shown(url)} cannot be downloaded: {why}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except http.client.HTTPException as error:
+            why = f"the server's answer is broken: {type(error).__name__} {one_line(error, 100)}"
+            raise ValueError(f"the picture {shown(url)} cannot be downloaded: {why}") from None
+        except (OSError, ValueError) as error:
             why = one_line(error) or type(error).__name__
             raise ValueError(f"the picture {shown(url)} cannot be downloaded: {why}") from None
         self._keep(content, path)
@@ -144,14 +152,24 @@ class Downloads:
             return error
 
     def _keep(self, content: bytes, path: Path) -> None:
-        """Write a file aside and rename it, so that nothing half is ever found."""
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        """Write a file aside and rename it, so that nothing half is ever found.
+
+        Raises:
+            UserError: the folder cannot be written: no row is at fault.
+        """
         unfinished = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"downloaded pictures cannot be kept in {self.cache_dir} ({error.strerror}); make "
+                "room there, or set XDG_CACHE_HOME to a folder that can be written"
+            ) from None
 
     def _target(self, url: str) -> Target:
         """Check an address: its form, and that its host is listed."""
@@ -205,8 +223,7 @@ class Downloads:
         for _ in range(MAX_REDIRECTS + 1):
             connection = _Connection(target, deadline)
             try:
-                connection.request("GET", target.path, headers=_HEADERS)
-                response = connection.getresponse()
+                response = self._answer(connection, target)
                 location = response.getheader("Location")
                 if response.status not in REDIRECTS or not location:
                     return self._content(response)
@@ -215,6 +232,24 @@ class Downloads:
             url = urljoin(url, location)
             target = self._target(url)
         raise ValueError(f"it is redirected more than {MAX_REDIRECTS} times")
+
+    def _answer(self, connection: "_Connection", target: Target) -> http.client.HTTPResponse:
+        """Return the start of an answer; a host that never answers costs no hours."""
+        place = (target.host, target.port)
+        silent = self._silent.get(place, 0)
+        if silent >= MAX_SILENT:
+            raise ValueError(
+                f"its host {shown(target.host)} gave no answer for {silent} pictures; it is not "
+                "asked any more until the next start"
+            )
+        try:
+            connection.request("GET", target.path, headers=_HEADERS)
+            response = connection.getresponse()
+        except OSError:
+            self._silent[place] = self._silent.get(place, 0) + 1
+            raise
+        self._silent[place] = -sys.maxsize  # it is there
+        return response
 
     def _content(self, response: http.client.HTTPResponse) -> bytes:
         """Read the content of an answer, within the limit of bytes."""

@@ -108,27 +108,44 @@ class ValidationCache:
         assert self._file is not None
         try:
             found = self._file.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error:  # the file was damaged or is written to: it is computed again
+        except sqlite3.Error:  # it is damaged, or another process keeps it: do without, for each
+            self._file.close()  # further row might wait as long
+            self._file = None
             return None
         return None if found is None else str(found[0])
 
 
 def _opened() -> sqlite3.Connection | None:
-    """Open the cache file; None where that is not possible, for instance on a read-only disk."""
+    """Open the cache file; None where that is not possible, for instance on a read-only disk.
+
+    A file that is too large or damaged is begun anew.
+    """
     try:
         path = cache_dir("validated") / "entries.sqlite"
         if path.exists() and path.stat().st_size > MAX_BYTES:
             path.unlink()
-        file = sqlite3.connect(path, timeout=10)
+        try:
+            return _connected(path)
+        except sqlite3.OperationalError:  # locked, or a disk that cannot be written
+            return None
+        except sqlite3.DatabaseError:
+            path.unlink()
+            return _connected(path)
     except (OSError, UserError, sqlite3.Error):
         return None
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Open a cache file, and make its table in a new one."""
+    file = sqlite3.connect(path, timeout=10)
     try:
         file.execute(
             "CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID"
         )
+        file.execute("SELECT key, value FROM entries LIMIT 1")
     except sqlite3.Error:
         file.close()
-        return None
+        raise
     return file
 
 

@@ -80,7 +80,8 @@ def ensure_fits(prompt: Prompt, engine: RolloutEngine, max_tokens: int) -> Promp
     if len(prompt.images) > engine.max_images():
         raise UnusableSampleError(
             f"{one_line(prompt.sample.id)}: it has {len(prompt.images)} images, "
-            f"rollout.engine.images is {engine.max_images()}; raise it"
+            f"rollout.engine.images is {engine.max_images()}; raise it, also where servers are "
+            "started"
         )
     tokens = len(prompt.input_ids) + max_tokens
     if tokens > engine.max_model_len():

@@ -12,6 +12,7 @@ import pytest
 
 from gpg_vl.data import downloads
 from gpg_vl.data.downloads import Downloads, is_public
+from gpg_vl.errors import UserError
 from tests.hand_made import png
 
 PNG = png((9, 5))
@@ -174,8 +175,40 @@ def test_many_are_fetched_at_a_time_and_failures_are_values(server, loads):
 def test_a_full_disk_is_no_fault_of_the_picture(server, loads):
     server.pages["/a.png"] = sends(PNG)
     loads.cache_dir.write_bytes(b"a file where the folder should be")
-    with pytest.raises(OSError, match="exists"):
+    with pytest.raises(UserError, match=r"cannot be kept in .* \(File exists\); make room there"):
         loads.fetch(server.url("/a.png"))
+    with pytest.raises(UserError, match="make room there"):
+        loads.fetch_all([server.url("/a.png")])
+
+
+def test_an_empty_file_in_the_cache_is_downloaded_again(server, loads):
+    """A machine that lost its power may leave one."""
+    server.pages["/a.png"] = sends(PNG)
+    path = loads.fetch(server.url("/a.png"))
+    path.write_bytes(b"")
+    assert loads.fetch(server.url("/a.png")).read_bytes() == PNG
+
+
+def test_a_host_that_never_answers_is_not_asked_for_hours(server, loads, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_SILENT", 2)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    dead = Downloads((host, server.host), loads.cache_dir)
+    for number in range(2):
+        assert "refused" in refused(dead, f"http://{host}/{number}")
+    assert "gave no answer for 2 pictures" in refused(dead, f"http://{host}/2")
+    server.pages["/a.png"] = sends(PNG)
+    assert dead.fetch(server.url("/a.png")).read_bytes() == PNG, "another one is asked"
+
+
+def test_a_host_that_answered_once_is_asked_again(server, loads, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_SILENT", 2)
+    server.pages |= {"/a.png": sends(PNG), "/b": lambda request: None, "/c.png": sends(PNG)}
+    loads.fetch(server.url("/a.png"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="Remote end closed"):
+            loads.fetch(server.url("/b"))
+    assert loads.fetch(server.url("/c.png")).read_bytes() == PNG
 
 
 # --- whom nobody may be led to --------------------------------------------------------------------

@@ -1,13 +1,16 @@
 """Files of rows as people save and publish them: what is read, and which row is broken and why."""
 
 import bz2
+import csv
 import datetime
 import gzip
+import io
 import json
 import lzma
 import re
 from decimal import Decimal
 from pathlib import Path
+from time import monotonic
 
 import pyarrow
 import pytest
@@ -415,6 +418,30 @@ def test_rows_between_two_stray_quotes_are_not_the_words_of_one_cell(read):
     # ... or commas of prose, with a blank behind each
     (row,) = read("a.csv", 'question,answer\n"Which is larger, A or B?\nAnswer briefly.",A\n')
     assert row == {"question": "Which is larger, A or B?\nAnswer briefly.", "answer": "A"}
+
+
+def test_between_quotes_far_apart_only_the_first_row_is_broken(read):
+    rows = read("a.csv", 'id,question\n1,"open\n2,b\n3,c\n4,"open, too\n5,e\n6,f\n7,"ok"\n')
+    broken = [row.where for row in rows if isinstance(row, BadRow)]
+    assert broken == ["line 2", "line 5"]
+    assert [row["id"] for row in rows if not isinstance(row, BadRow)] == ["2", "3", "5", "6", "7"]
+    # each of them is read once more, not all of them for each
+    start = monotonic()
+    assert len(read("b.csv", "id,question\n" + '1,"open\n2,b\n3,c\n' * 20_000)) == 60_000
+    assert monotonic() - start < 10
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_a_cell_of_lines_with_a_comma_in_each_is_read_as_programs_write_it(read, quoting):
+    """Its lines could each be a row, but these programs end rows with \\r\\n, or quote names."""
+    question = "There are 1,200 birds.\nHow many legs?"
+    for end in ["\r\n"] if quoting == csv.QUOTE_MINIMAL else ["\r\n", "\n"]:
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, quoting=quoting, lineterminator=end)
+        writer.writerows([("question", "answer"), (question, "2,400"), (question, 5)])
+        first, second = read("a.csv", file.getvalue())
+        assert first == {"question": question, "answer": "2,400"}
+        assert second == {"question": question, "answer": "5"}
 
 
 def test_quotes_may_stand_behind_a_blank(read):

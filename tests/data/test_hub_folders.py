@@ -121,9 +121,19 @@ def test_a_set_of_the_hub_has_no_folder_for_pictures(tmp_path, monkeypatch):
     assert asked == [("owner/name", {"name": "b", "split": "test"})]
 
 
-def test_a_set_of_the_hub_that_cannot_be_reached_is_named(tmp_path):
-    with refused("hub: 'owner/name' (split 'train') cannot be loaded: Couldn't reach 'owner/name'"):
+def test_a_set_of_the_hub_that_cannot_be_reached_is_named(tmp_path, monkeypatch):
+    told = "hub: 'owner/name' (split 'train') cannot be loaded: Couldn't reach 'owner/name'"
+    with refused(told):
         rows_of("owner/name", tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set, so only .* load it once with the"):
+        rows_of("owner/name", tmp_path)
+
+
+@pytest.mark.parametrize("page", ["https://huggingface.co/datasets/a/b-c", "datasets/a/b-c"])
+def test_the_page_of_a_set_tells_its_name(tmp_path, page):
+    with pytest.raises(UserError, match=r"a data set of the hub is named a/b-c$"):
+        rows_of(page, tmp_path)
 
 
 # --- what is in a folder now ----------------------------------------------------------------------

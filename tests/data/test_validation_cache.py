@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from gpg_vl.boxes import Frame
 from gpg_vl.config.schema import Source
 from gpg_vl.data import validation_cache
+from gpg_vl.data.caches import cache_dir
 from gpg_vl.data.dataset import read_dataset
+from gpg_vl.errors import UserError
 from gpg_vl.prompts import Style
 from gpg_vl.types import Sample, Turn
 from gpg_vl.verifiers.base import Grade, RuleVerifier
@@ -279,11 +282,58 @@ def test_no_folder_that_can_be_written_is_no_harm(folder, computed, monkeypatch)
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + b"\xff" * 500, b""])
-def test_a_broken_file_is_no_harm(folder, content):
+def test_a_broken_file_is_begun_anew(folder, computed, content):
     first = read(folder)
     file_of(folder).write_bytes(content)
     assert read(folder) == first
+    computed.clear()
     assert read(folder) == first
+    assert computed == ["b"], "the broken file was replaced"
+
+
+def test_a_file_that_another_process_keeps_is_waited_for_once(folder, computed, monkeypatch):
+    """A process that was stopped in the middle of writing may keep it for hours."""
+    first = read(folder)
+    waits = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        validation_cache.sqlite3,
+        "connect",
+        lambda path, timeout: connect(path, timeout=0.01, factory=counted(waits)),
+    )
+    with closing(connect(file_of(folder))) as other:
+        with validation_cache.ValidationCache(NUMBERS) as cache:
+            other.execute("BEGIN EXCLUSIVE")
+            computed.clear()
+            for _ in range(3):
+                assert cache.size_of(folder / "a.png") == (4, 3)
+            assert computed == ["size"] * 3
+        assert waits == ["SELECT value FROM entries WHERE key = ?"]
+        other.rollback()
+    assert read(folder) == first
+
+
+def counted(waits):
+    class Counted(sqlite3.Connection):
+        def execute(self, words, *values):
+            try:
+                return super().execute(words, *values)
+            except sqlite3.OperationalError:
+                waits.append(words)
+                raise
+
+    return Counted
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    with pytest.raises(UserError, match="no home folder for a cache; set XDG_CACHE_HOME"):
+        cache_dir("validated")
+    assert validation_cache.ValidationCache(NUMBERS)._file is None
 
 
 def test_a_file_that_is_damaged_inside_is_no_harm(folder):

@@ -359,8 +359,8 @@ FAULTS: list[Fault] = [
                 "    except KeyError:\n        file.close()",
             ),
             "a damaged page ends the run": (
-                "except sqlite3.Error:  # the file was damaged",
-                "except KeyError:  # the file was damaged",
+                "except sqlite3.Error:  # it is damaged",
+                "except KeyError:  # it is damaged",
             ),
             "recipes are remembered": ("if is_used else None", "if True else None"),
             "every process writes": (

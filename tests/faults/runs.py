@@ -826,7 +826,7 @@ FAULTS: list[Fault] = [
         "test_command_options.py::test_serve_shows_the_command_that_it_would_become",
         {
             "a server that is to sleep is not told that it will": (
-                "more=[*sleeping, *shlex",
+                "more=[*options.sleeping, *shlex",
                 "more=[*shlex",
             )
         },

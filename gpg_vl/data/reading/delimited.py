@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ ROWS_LOOKED_AT = 50
 """Number of rows for the same."""
 _STATED = re.compile(r"sep=(.)\r?\n")
 """First line with which Excel states the separator."""
+_SURELY_ROWS = 4
+"""Number of lines from which on lines that may each be a row are no cell of several lines."""
 _UNCLOSED = "unexpected end of data"
 """Sentence of `csv` on a quote that opens and never closes."""
 
@@ -87,9 +90,11 @@ def _records(
 ) -> Iterator[tuple[str, list[str] | str]]:
     """Yield each record with its lines: its cells, or the reason why it cannot be read."""
     lines: list[str] = []
-    reader = _reader(file, separator, lines)
+    again: deque[str] = deque()  # lines behind a broken one, to be read once more
+    reader = _reader(file, again, separator, lines)
     joint: re.Pattern[str] | None = None
     names = 0
+    is_quoted = False  # each name is
     is_torn = False  # the record before is broken, and may go on in this one
     while True:
         first_line += len(lines)
@@ -102,8 +107,9 @@ def _records(
         except csv.Error as error:
             cells = f"not a row of a table: {one_line(error)}; double the quotes inside a cell"
             if str(error) == _UNCLOSED:  # it takes only its own line with it
-                rest, lines = lines[1:], lines[:1]
-                reader = _reader(iter(rest), separator, lines)
+                again.extendleft(reversed(lines[1:]))
+                del lines[1:]
+                reader = _reader(file, again, separator, lines)
             is_torn = True
         else:
             if is_torn and "".join(lines).count('"') % 2:
@@ -111,29 +117,38 @@ def _records(
             is_torn = False
         if joint is None:  # this is the header
             joint, names = _joint(separator, lines), len(cells)
-        elif _may_be_rows(lines, joint, names):
+            is_quoted = lines[0].startswith('"') and lines[-1].rstrip("\r\n").endswith('"')
+        elif _may_be_rows(lines, joint, names, is_quoted=is_quoted):
             cells = (
                 "a quote opens in the first of these lines and closes in the last, but each of "
                 "them may be a row; double the quotes inside a cell"
             )
+            if len(lines) >= _SURELY_ROWS:  # only the first is broken
+                cells = "a quote opens and does not close in this row; double the quotes in a cell"
+                again.extendleft(reversed(lines[1:]))
+                del lines[1:]
+                reader = _reader(file, again, separator, lines)
         last_line = first_line + len(lines) - 1
         if isinstance(cells, str) or any(cell.strip() for cell in cells):  # else an empty line
             is_one = last_line == first_line
             yield f"line {first_line}" if is_one else f"lines {first_line} to {last_line}", cells
 
 
-def _reader(file: Iterator[str], separator: str, lines: list[str]) -> Iterator[list[str]]:
+def _reader(
+    file: Iterator[str], again: deque[str], separator: str, lines: list[str]
+) -> Iterator[list[str]]:
     """Return a reader of records that notes the lines of each.
 
     It is strict: a stray quote is an error of its row, instead of swallowing those after it unseen.
     A blank behind a separator is left out; it would make a quote behind it a part of the words.
     """
-    return csv.reader(_noted(file, lines), delimiter=separator, strict=True, skipinitialspace=True)
+    noted = _noted(file, again, lines)
+    return csv.reader(noted, delimiter=separator, strict=True, skipinitialspace=True)
 
 
-def _noted(file: Iterator[str], lines: list[str]) -> Iterator[str]:
-    """Yield the lines of a file, and note each of them."""
-    for line in file:
+def _noted(file: Iterator[str], again: deque[str], lines: list[str]) -> Iterator[str]:
+    """Yield the lines that are to be read again, then those of a file, and note each of them."""
+    while line := again.popleft() if again else next(file, ""):
         lines.append(line)
         yield line
 
@@ -145,10 +160,18 @@ def _joint(separator: str, header: list[str]) -> re.Pattern[str]:
     return re.compile(sign if is_spaced else f"{sign}(?! )")
 
 
-def _may_be_rows(lines: list[str], joint: re.Pattern[str], names: int) -> bool:
-    """Return True if the lines of one record would each be a row if their quotes were words."""
+def _may_be_rows(lines: list[str], joint: re.Pattern[str], names: int, *, is_quoted: bool) -> bool:
+    """Return True if the lines of one record would each be a row if their quotes were words.
+
+    Args:
+        is_quoted: every name of the header is in quotes: so would be every row.
+    """
+    if is_quoted and not all(line.startswith('"') for line in lines):
+        return False
     if len(lines) < 2 or names < 2:
         return False
+    if lines[-1].endswith("\r\n") and not lines[0].endswith("\r\n"):
+        return False  # Excel and csv.writer end rows so, and lines inside a cell with \n
     return all(len(joint.findall(line)) == names - 1 for line in lines)
 
 

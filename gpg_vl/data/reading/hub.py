@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -65,9 +66,15 @@ def _folder(name: str, base_dir: Path) -> Path | None:
     if not owner or owner[0] in ".~" or not rest or "/" in rest or "\\" in name:
         raise UserError(
             f"hub: {one_line(name)} is no folder, neither beside the config ({base_dir}) "
-            "nor in the working directory; a data set of the hub is named OWNER/NAME"
+            f"nor in the working directory; a data set of the hub is named {_on_the_hub(name)}"
         )
     return None
+
+
+def _on_the_hub(name: str) -> str:
+    """Return the name of a data set whose page was named."""
+    page = re.search(r"(?:^|/)datasets/([\w.-]+/[\w.-]+)", name)
+    return page[1] if page else "OWNER/NAME"
 
 
 def _load(path: str, subset: str | None, split: str, cache_dir: Path | None) -> Any:
@@ -90,6 +97,12 @@ def _load(path: str, subset: str | None, split: str, cache_dir: Path | None) -> 
             advice = _what_exists(path, subset, split)
         except failures:
             advice = ""  # the first error tells more
+        if not advice and cache_dir is None and datasets.config.HF_HUB_OFFLINE:
+            advice = (
+                f"cannot be loaded: {one_line(error)}; HF_HUB_OFFLINE is set, so only what was "
+                "loaded before is read: load it once with the network, or copy its files here and "
+                "name them under `files:`"
+            )
         if not advice and isinstance(error, datasets.exceptions.DatasetGenerationError):
             advice = (
                 f"cannot be loaded: {one_line(error.__cause__ or error)}; name its files under "

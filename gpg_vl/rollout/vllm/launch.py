@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -53,6 +53,7 @@ def vllm_command(
     window: int,
     transfer: str,
     handover: str,
+    images: int = MAX_IMAGES,
     more: Sequence[str] = (),
 ) -> Command:
     """Return the command that serves a config's policy.
@@ -62,6 +63,7 @@ def vllm_command(
         window: maximum tokens of prompt and completion together.
         transfer: file | nccl, as in the trainer's engine.
         handover: the folder of weight files.
+        images: maximum number of images of one prompt.
         more: further arguments for vLLM.
     """
     backend = BACKEND if transfer == "file" else transfer
@@ -71,7 +73,7 @@ def vllm_command(
         "port": port,
         "dtype": policy.dtype,
         "max_model_len": window,
-        **shared_options(MAX_IMAGES),
+        **shared_options(images),
         "enable_scale_out": True,
         "weight_transfer_config": {"backend": backend},
     }
@@ -113,14 +115,24 @@ def _pixel_limits(policy: PolicyConfig) -> dict[str, int]:
     return limits
 
 
-def server_options(engine: Part) -> tuple[str, str, tuple[str, ...]]:
+class ServerOptions(NamedTuple):
+    """Options that the servers of a config need to be started with."""
+
+    transfer: str = "file"
+    """file | nccl."""
+    handover: str = HANDOVER
+    """Folder of weight files."""
+    images: int = MAX_IMAGES
+    """Maximum number of images of one prompt."""
+    sleeping: tuple[str, ...] = ()
+    """Arguments of vLLM for sleeping."""
+
+
+def server_options(engine: Part) -> ServerOptions:
     """Return what the servers of a config need to be started with.
 
     Args:
         engine: `rollout.engine` of the config.
-
-    Returns:
-        The transfer (file | nccl), the folder of weight files, and vLLM's arguments for sleeping.
     """
     options: dict[str, Any] = {}
     if isinstance(engine, dict) and engine.get("kind") == "server":
@@ -128,7 +140,8 @@ def server_options(engine: Part) -> tuple[str, str, tuple[str, ...]]:
     sleeping: tuple[str, ...] = ()
     if options.get("sleep"):
         sleeping = ("--enable-sleep-mode",)
-    return options.get("transfer", "file"), options.get("handover", HANDOVER), sleeping
+    names = {"transfer", "handover", "images"} & options.keys()
+    return ServerOptions(**{name: options[name] for name in names}, sleeping=sleeping)
 
 
 def _model(policy: PolicyConfig, seed: int, folder: Path) -> str:

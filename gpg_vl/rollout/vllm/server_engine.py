@@ -30,6 +30,7 @@ from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.vllm import plugin
 from gpg_vl.rollout.vllm.http_client import RetryableError, Server, server_at
 from gpg_vl.rollout.vllm.protocol import (
+    MAX_IMAGES,
     Answer,
     check_policy,
     check_prompt_ids,
@@ -105,6 +106,8 @@ class ServerEngine(RolloutEngine):
     """Seconds to wait for one answer."""
     at_once: int = 64
     """Maximum number of concurrent requests to one server."""
+    images: int = MAX_IMAGES
+    """Maximum number of images of one prompt, for which `gpg-vl serve` starts the servers."""
     sleep: Literal[0, 1, 2] = 0
     """Memory during the update, for a server on the trainer's GPU: 0 keep everything | 1 weights
     moved to the CPU | 2 weights dropped."""
@@ -158,6 +161,10 @@ class ServerEngine(RolloutEngine):
         """Return the maximum tokens of prompt and completion together, of the smallest server."""
         self._wait_for(gather_all(*map(self._connect, self.own_servers)))
         return min(server.window for server in self.own_servers)
+
+    def max_images(self) -> int:
+        """Return the maximum number of images of a prompt: a server refuses those of more."""
+        return self.images
 
     def release_memory(self) -> None:
         """Put the servers to sleep until the next `generate`, if `sleep` is set."""

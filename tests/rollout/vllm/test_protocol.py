@@ -501,21 +501,22 @@ def test_without_vllm_no_server_can_be_started(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("engine", "wishes"),
     [
-        ("server", ("file", HANDOVER, ())),
-        ("vllm", ("file", HANDOVER, ())),
-        ({"kind": "server"}, ("file", HANDOVER, ())),
-        ({"kind": "server", "transfer": "nccl"}, ("nccl", HANDOVER, ())),
-        ({"kind": "server", "handover": "/a"}, ("file", "/a", ())),
-        ({"kind": "server", "sleep": 1}, ("file", HANDOVER, ("--enable-sleep-mode",))),
-        ({"kind": "server", "sleep": 2}, ("file", HANDOVER, ("--enable-sleep-mode",))),
-        ({"kind": "server", "sleep": 0}, ("file", HANDOVER, ())),
+        ("server", ("file", HANDOVER, 8, ())),
+        ("vllm", ("file", HANDOVER, 8, ())),
+        ({"kind": "server"}, ("file", HANDOVER, 8, ())),
+        ({"kind": "server", "transfer": "nccl"}, ("nccl", HANDOVER, 8, ())),
+        ({"kind": "server", "handover": "/a"}, ("file", "/a", 8, ())),
+        ({"kind": "server", "images": 20}, ("file", HANDOVER, 20, ())),
+        ({"kind": "server", "sleep": 1}, ("file", HANDOVER, 8, ("--enable-sleep-mode",))),
+        ({"kind": "server", "sleep": 2}, ("file", HANDOVER, 8, ("--enable-sleep-mode",))),
+        ({"kind": "server", "sleep": 0}, ("file", HANDOVER, 8, ())),
         (
             {"kind": "server", "sleep": 2, "transfer": "nccl", "handover": "/a"},
-            ("nccl", "/a", ("--enable-sleep-mode",)),
+            ("nccl", "/a", 8, ("--enable-sleep-mode",)),
         ),
         (
-            {"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a"},
-            ("file", HANDOVER, ()),
+            {"kind": "vllm", "sleep": 1, "transfer": "nccl", "handover": "/a", "images": 20},
+            ("file", HANDOVER, 8, ()),
         ),
     ],
 )

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gpg_vl.errors import EngineLostError, MismatchError, UserError
-from gpg_vl.rollout.engine import Sampling
+from gpg_vl.errors import EngineLostError, MismatchError, UnusableSampleError, UserError
+from gpg_vl.rollout.engine import Sampling, ensure_fits
 from gpg_vl.rollout.vllm import plugin, server_engine
 from gpg_vl.rollout.vllm.http_client import RetryableError, Server, server_at
 from gpg_vl.rollout.vllm.server_engine import ServerEngine, data_url, gather_all
@@ -185,6 +185,17 @@ def ask(engine: ServerEngine, count: int = 1, answers: int = 2) -> list[list[tup
         [[number] * answers for number in range(count)],
     )
     return [[said.token_ids for said in group] for group in groups]
+
+
+def test_a_prompt_of_more_images_than_its_servers_take_is_left_out(engine_of):
+    """A server refuses it, which would end the run."""
+    engine, _ = engine_of()
+    eight = asked_of(1, images=8)
+    assert ensure_fits(eight, engine, max_tokens=1) is eight
+    with pytest.raises(UnusableSampleError, match=r"it has 9 images, rollout\.engine\.images is 8"):
+        ensure_fits(asked_of(1, images=9), engine, max_tokens=1)
+    more, _ = engine_of(images=9)
+    ensure_fits(asked_of(1, images=9), more, max_tokens=1)
 
 
 WEIGHT_SYNC = [
@@ -741,6 +752,7 @@ def test_what_is_not_said_of_servers_is_the_safe_thing():
         "deadline": 900.0,
         "timeout": 600.0,
         "at_once": 64,
+        "images": 8,
         "sleep": 0,
         "remote": False,
     }
