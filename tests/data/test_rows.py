@@ -613,6 +613,7 @@ def test_why_a_data_set_cannot_be_loaded_is_reported_on_one_line_and_shortly(tmp
         raise ValueError("no\n  such " + "x" * 400)
 
     monkeypatch.setattr(datasets, "load_dataset", failing)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     message = (
         f"hub: 'who/what' (split 'train') cannot be loaded: no such {'x' * 292}"  # 300 letters
     )
