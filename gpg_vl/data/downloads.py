@@ -11,7 +11,6 @@ import ipaddress
 import os
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +110,7 @@ class Downloads:
         self.seconds = seconds
         self.max_bytes = max_bytes
         self._silent: dict[tuple[str, int], int] = {}
+        self._answering: set[tuple[str, int]] = set()
 
     def fetch(self, url: str) -> Path:
         """Return the file of a picture; it is downloaded if it is not in the cache.
@@ -237,7 +237,7 @@ class Downloads:
         """Return the start of an answer; a host that never answers costs no hours."""
         place = (target.host, target.port)
         silent = self._silent.get(place, 0)
-        if silent >= MAX_SILENT:
+        if silent >= MAX_SILENT and place not in self._answering:
             raise ValueError(
                 f"its host {shown(target.host)} gave no answer for {silent} pictures; it is not "
                 "asked any more until the next start"
@@ -248,7 +248,7 @@ class Downloads:
         except OSError:
             self._silent[place] = self._silent.get(place, 0) + 1
             raise
-        self._silent[place] = -sys.maxsize  # it is there
+        self._answering.add(place)
         return response
 
     def _content(self, response: http.client.HTTPResponse) -> bytes:

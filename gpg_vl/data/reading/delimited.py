@@ -89,16 +89,17 @@ def _records(
     file: Iterator[str], separator: str, first_line: int
 ) -> Iterator[tuple[str, list[str] | str]]:
     """Yield each record with its lines: its cells, or the reason why it cannot be read."""
-    lines: list[str] = []
-    again: deque[str] = deque()  # lines behind a broken one, to be read once more
-    reader = _reader(file, again, separator, lines)
+    lines = _Lines(file)
+    # strict: a stray quote is an error of its row, instead of swallowing those after it unseen;
+    # a blank behind a separator would make a quote behind it a part of the words
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     joint: re.Pattern[str] | None = None
     names = 0
     is_quoted = False  # each name is
     is_torn = False  # the record before is broken, and may go on in this one
     while True:
-        first_line += len(lines)
-        lines.clear()
+        first_line += len(lines.of_record)
+        lines.of_record.clear()
         cells: list[str] | str
         try:
             cells = next(reader)
@@ -107,50 +108,52 @@ def _records(
         except csv.Error as error:
             cells = f"not a row of a table: {one_line(error)}; double the quotes inside a cell"
             if str(error) == _UNCLOSED:  # it takes only its own line with it
-                again.extendleft(reversed(lines[1:]))
-                del lines[1:]
-                reader = _reader(file, again, separator, lines)
+                lines.put_back()
             is_torn = True
         else:
-            if is_torn and "".join(lines).count('"') % 2:
+            if is_torn and "".join(lines.of_record).count('"') % 2:
                 cells = "it may be the end of the row above it, whose quotes are wrong"
             is_torn = False
         if joint is None:  # this is the header
-            joint, names = _joint(separator, lines), len(cells)
-            is_quoted = lines[0].startswith('"') and lines[-1].rstrip("\r\n").endswith('"')
-        elif _may_be_rows(lines, joint, names, is_quoted=is_quoted):
+            header = lines.of_record
+            joint, names = _joint(separator, header), len(cells)
+            is_quoted = header[0].startswith('"') and header[-1].rstrip("\r\n").endswith('"')
+        elif _may_be_rows(lines.of_record, joint, names, is_quoted=is_quoted):
             cells = (
                 "a quote opens in the first of these lines and closes in the last, but each of "
                 "them may be a row; double the quotes inside a cell"
             )
-            if len(lines) >= _SURELY_ROWS:  # only the first is broken
+            if len(lines.of_record) >= _SURELY_ROWS:  # only the first is broken
                 cells = "a quote opens and does not close in this row; double the quotes in a cell"
-                again.extendleft(reversed(lines[1:]))
-                del lines[1:]
-                reader = _reader(file, again, separator, lines)
-        last_line = first_line + len(lines) - 1
+                lines.put_back()
+        last_line = first_line + len(lines.of_record) - 1
         if isinstance(cells, str) or any(cell.strip() for cell in cells):  # else an empty line
             is_one = last_line == first_line
             yield f"line {first_line}" if is_one else f"lines {first_line} to {last_line}", cells
 
 
-def _reader(
-    file: Iterator[str], again: deque[str], separator: str, lines: list[str]
-) -> Iterator[list[str]]:
-    """Return a reader of records that notes the lines of each.
+class _Lines:
+    """Lines of a file, of which those behind the first of a record may be read once more."""
 
-    It is strict: a stray quote is an error of its row, instead of swallowing those after it unseen.
-    A blank behind a separator is left out; it would make a quote behind it a part of the words.
-    """
-    noted = _noted(file, again, lines)
-    return csv.reader(noted, delimiter=separator, strict=True, skipinitialspace=True)
+    def __init__(self, file: Iterator[str]) -> None:
+        self.of_record: list[str] = []
+        """Lines of the record that is read."""
+        self._file = file
+        self._again: deque[str] = deque()
 
+    def __iter__(self) -> Iterator[str]:
+        return self
 
-def _noted(file: Iterator[str], again: deque[str], lines: list[str]) -> Iterator[str]:
-    """Yield the lines that are to be read again, then those of a file, and note each of them."""
-    while line := again.popleft() if again else next(file, ""):
-        lines.append(line)
-        yield line
+    def __next__(self) -> str:
+        """Return the next line, and note it."""
+        line = self._again.popleft() if self._again else next(self._file)
+        self.of_record.append(line)
+        return line
+
+    def put_back(self) -> None:
+        """Leave the record its first line; the others are the next ones again."""
+        self._again.extendleft(reversed(self.of_record[1:]))
+        del self.of_record[1:]
 
 
 def _joint(separator: str, header: list[str]) -> re.Pattern[str]:
