@@ -70,8 +70,6 @@ _LETTER_RUN = re.compile(rf"{_OPEN}(?:(?:(?i:option|choice|letter)\b|选项){_OP
 _WHOLE_LETTER = re.compile(r"[(\[（{【]?([A-Z])[)\]）}】]?[.:。：、]?")
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?!\d))\s*(.*)", re.DOTALL)
 """A letter and its words, in strict mode: "B. big dog"; but not the number "B.5"."""
-_NUMBERED = re.compile(r"[(（]?(\d{1,2})[)）]?(?:[.:：、](?!\d))?\s*(.*)", re.DOTALL)
-"""A number and its words: "2. big dog"; but not 2.5."""
 _RUN = re.compile(r"[A-Z]{2,26}")
 """Several letters without a sign between them: "AC"."""
 _RUN_BEHIND_CUE = re.compile(rf"{_OPEN}([A-Z]{{2,26}})(?![A-Za-z0-9'’])")
@@ -305,46 +303,6 @@ def _run_behind_cue(text: str, options: _Options) -> frozenset[int] | None:
         if named is not None:
             runs.append(named)
     return markup.agreed(runs)
-
-
-def numbers_options(question: str, choices: Sequence[str]) -> bool:
-    """Return True where a question lists its options in order by numbers: "1. cat 2. dog".
-
-    Where an option is a number itself, a number in the answer would be ambiguous.
-    """
-    if not choices or any(re.search(r"\d", option) for option in choices):
-        return False
-    listed: list[str] = []
-    for place, option in enumerate(choices, 1):
-        listed.append(rf"(?<![\w.]){place}\s?[.):：、]\s*{re.escape(option.strip())}(?!\w)")
-    return re.search(r"[\s,;，；(（|]{0,8}".join(listed), question, re.IGNORECASE) is not None
-
-
-def numbered(text: str, choices: Sequence[str], *, exactly: bool) -> int | None:
-    """Return the index of the option that a text names by its number: "2", "(2)", "2. dog".
-
-    Args:
-        exactly: the number is the whole text; otherwise it may stand in `\\boxed{}` or behind "the
-            answer is", too.
-    """
-    if is_question(text):
-        return None
-    phrases = [text.strip()]
-    if not exactly and len(text) <= markup.MAX_COMPARED:
-        bare = markup.unwrapped(text)
-        phrases = [bare, *markup.boxed(text), *(_phrase(text, cue.end()) for cue in cues(text))]
-    named: list[int] = []
-    for phrase in phrases:
-        label = _NUMBERED.match(phrase)
-        if label is None:
-            continue
-        index = int(label[1]) - 1
-        if not 0 <= index < len(choices):
-            return None
-        if normalise(label[2]) not in {"", normalise(choices[index])}:
-            return None  # another option's words, or a second number
-        named.append(index)
-    return markup.agreed(named)
 
 
 def same_words(text: str, choices: Sequence[str]) -> list[int]:
@@ -630,7 +588,7 @@ def _behind_cues(text: str, options: _Options) -> Iterator[int]:
 
 def _behind_cue(text: str, start: int, options: _Options) -> Iterator[int]:
     """Read the words of an option, or letters, that stand behind a cue."""
-    by_words = _by_words(_phrase(text, start), options)
+    by_words = _by_words(phrase_behind(text, start), options)
     if by_words is not None:
         yield by_words
         return
@@ -651,7 +609,7 @@ def _behind_cue(text: str, start: int, options: _Options) -> Iterator[int]:
             yield words
 
 
-def _phrase(text: str, start: int) -> str:
+def phrase_behind(text: str, start: int) -> str:
     """Return the phrase behind a cue, on its own line or on the next one."""
     line = text[start : start + 300].lstrip(" *_:：\n").partition("\n")[0]
     return markup.unwrapped(markup.stripped(line, " *_:：.。"))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal, cast
 
 from gpg_vl.errors import UserError, shown
-from gpg_vl.parsing import choices, markup
+from gpg_vl.parsing import choices, markup, numbered_options
 from gpg_vl.parsing.image_marks import has_marks
 from gpg_vl.prompts import Style
 from gpg_vl.types import Sample
@@ -94,8 +94,8 @@ class Choice(RuleVerifier):
         else:
             read = choices.exact if exactly else choices.stated
             given = read(answer, sample.choices, sample.letters)
-        if given is None and choices.numbers_options(sample.question, sample.choices):
-            return choices.numbered(answer, sample.choices, exactly=exactly)
+        if given is None and numbered_options.are_numbered(sample.question, sample.choices):
+            return numbered_options.named_option(answer, sample.choices, exactly=exactly)
         return given
 
     def _is_right(self, given: frozenset[int], sample: Sample) -> bool:

@@ -41,6 +41,7 @@ LOOSE = [
     "xmin=1 ymin=2 xmax=3 ymax=4",
     "from (1, 2) to (3, 4)",
     "top-left (1, 2), bottom-right (3, 4)",
+    "左上角(1, 2)，右下角(3, 4)",
     "the top left is (1, 2) and the bottom right corner is (3, 4)",
     "[[1, 2], [3, 4]]",
     "目标在 [1, 2, 3, 4] 处。",
