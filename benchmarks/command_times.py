@@ -18,6 +18,12 @@ from statistics import median
 
 COMMANDS = (
     ("--help",),
+    ("-h",),
+    ("--version",),
+    ("configs",),
+    ("show", "digits"),
+    ("knobs",),
+    ("knobs", "rollout"),
     ("train", "--help"),
     ("evaluate", "counts.yaml", "--answers", "right.jsonl", "--to", "records.jsonl"),
     ("compare", "wrong_records.jsonl", "right_records.jsonl"),

@@ -10,7 +10,6 @@ parts are read, not repeated.
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +24,7 @@ from gpg_vl.evaluation.evaluate import evaluate
 from gpg_vl.evaluation.records import Record, by_tag
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.experiment import Experiment
+from gpg_vl.run_folder import metric_rows
 from gpg_vl.training import warmup_cache
 from gpg_vl.training.loop import train
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 def measure(config: Config) -> None:
     """Train and evaluate one seed and its controls."""
-    run = config.run_folder
+    run = config.run_path
     name = config.evaluation.benchmark or ""
     if not (run / "evaluation" / f"{name}-after.jsonl").exists():
         train(Experiment.resolve(config))
@@ -67,7 +67,7 @@ def measure(config: Config) -> None:
 def imitate(config: Config, control: str, sources: Sources | None, seconds: float) -> None:
     """Train supervised from the same warm-up for so many seconds."""
     name = config.name.replace("gpg", f"sft-{control}")
-    if (config.run_folder.with_name(name) / "checkpoints" / "000000").exists():
+    if (config.run_path.with_name(name) / "checkpoints" / "000000").exists():
         return
     data = Experiment.resolve(config).warmup_data
     start = str(warmup_cache.cache_path(config, data))
@@ -144,7 +144,7 @@ def percent(records: list[Record]) -> str:
 
 def steps(run: Path) -> list[dict[str, float]]:
     """Read the metrics of each step of a run."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return metric_rows(run)
 
 
 if __name__ == "__main__":

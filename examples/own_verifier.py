@@ -17,7 +17,7 @@ class Near(RuleVerifier):
         given = number(answer)
         if given is None:
             return Grade(0.0, answer, "unreadable: not one number")
-        off = abs(given - sample.answer)
+        off = abs(given - float(sample.answer))
         if off == 0:
             return Grade(1.0, answer, "right")
         return Grade(0.5 if off <= self.slack else 0.0, answer, "wrong")

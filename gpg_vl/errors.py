@@ -4,8 +4,10 @@ A `UserError` is advice: what was got, what was expected, what to do. It is show
 traceback; any other exception is a bug and keeps its traceback.
 """
 
+import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +32,16 @@ class MismatchError(UserError):
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and has saved its last step."""
+
+
+def command(*words: object) -> str:
+    """Return a command that works in any folder: paths are absolute, blanks are quoted.
+
+    Example:
+        command("gpg-vl", "train", "--resume", Path("my runs/digits"))
+        == "gpg-vl train --resume '/home/me/my runs/digits'"
+    """
+    return shlex.join(str(word.absolute() if isinstance(word, Path) else word) for word in words)
 
 
 SHOWN_CHARACTERS = 500

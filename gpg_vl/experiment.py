@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from gpg_vl import prompts, rollout, run_folder, verifiers
+from gpg_vl import prompts, rollout, verifiers
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import plugins
 from gpg_vl.config.loading import load_benchmark
 from gpg_vl.config.schema import BenchmarkSpec, Config, Part, RewardConfig
 from gpg_vl.data.dataset import Dataset, read_dataset
-from gpg_vl.errors import UnusableSampleError, UserError
+from gpg_vl.errors import UnusableSampleError, UserError, one_line, shown
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.methods import ESTIMATORS
 from gpg_vl.methods.estimator import Estimator
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
+from gpg_vl.types import Mode
+from gpg_vl.verifiers.base import Verifier
 from gpg_vl.verifiers.dispatch import VerifierSet
 
 if TYPE_CHECKING:
@@ -148,6 +151,7 @@ class Experiment:
             self.verifiers,
             base_dir=config.base_dir,
             seed=config.seed,
+            phase="training data",
             why_unaskable=self.why_unaskable,
         )
 
@@ -164,6 +168,7 @@ class Experiment:
             seed=config.seed,
             key="warmup.data",
             purpose="warmup",
+            phase="warm-up data",
             why_unaskable=self.why_unaskable,
         )
 
@@ -212,14 +217,11 @@ class Experiment:
         return load_policy(self.config.policy, seed=self.config.seed, path=checkpoint, log=log)
 
     def policy_of(self, model: str, *, log: Log = print) -> Policy:
-        """Load another model: the newest policy of a run, a checkpoint folder, or a hub id."""
-        of_run = run_folder.newest_policy(Path(model))
-        if of_run is not None:
-            return self.policy(of_run, log=log)
+        """Load another model: a run's newest, a checkpoint, a folder of a model, or a hub id."""
         from gpg_vl.policy.load import load_policy
 
         policy_config = self.config.policy.model_copy(update={"model": model})
-        return load_policy(policy_config, seed=self.config.seed, log=log)
+        return load_policy(policy_config, seed=self.config.seed, log=log, key="model")
 
     def prompt_at(
         self, policy: Policy, dataset: Dataset, style: Style | None = None
@@ -304,12 +306,7 @@ def benchmark_for_recorded_answers(name: str, overrides: Sequence[str] = ()) -> 
     spec = load_benchmark(name, overrides=overrides)
     if spec.average_precision:
         average_precision.check_installed()
-    frame = frame_named(spec.frame)
-    if frame is None:
-        raise UserError(
-            f"frame: got {spec.frame!r}, expected pixels, norm1, norm1000, resized or a family: "
-            f"{', '.join(FAMILIES)}"
-        )
+    frame = build_frame(spec.frame)
     style = build_style(spec.prompt or "think", spec.base_dir)
     return read_benchmark(spec, style, benchmark_verifiers(spec, style, frame), seed=0)
 
@@ -325,7 +322,9 @@ def read_benchmark(
     spec: BenchmarkSpec, style: Style, verifiers: VerifierSet, *, seed: int
 ) -> Benchmark:
     """Read the questions of a benchmark."""
-    questions = read_dataset(spec.data, verifiers, base_dir=spec.base_dir, seed=seed)
+    questions = read_dataset(
+        spec.data, verifiers, base_dir=spec.base_dir, seed=seed, phase="held-out questions"
+    )
     return Benchmark(
         spec=spec,
         questions=questions.samples,
@@ -348,6 +347,17 @@ def declared_frame(config: Config) -> Frame:
     return Frame(kind="norm1000")
 
 
+def build_frame(name: str) -> Frame:
+    """Make a coordinate frame by its own name or that of a model family."""
+    frame = frame_named(name)
+    if frame is None:
+        raise UserError(
+            f"frame: got {shown(name)}, expected pixels, norm1, norm1000, resized or a family: "
+            f"{', '.join(FAMILIES)}"
+        )
+    return frame
+
+
 def build_style(part: Part, base_dir: Path) -> Style:
     """Make a prompt style."""
     return plugins.build(part, prompts.ALIASES, base_dir=base_dir, key="prompt", given={})
@@ -357,6 +367,23 @@ def build_verifiers(
     parts: Mapping[str, Part], style: Style, frame: Frame, reward: RewardConfig, base_dir: Path
 ) -> VerifierSet:
     """Make one verifier per answer kind: the shipped ones, and those that a config names."""
+    specs: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
+    by_kind: dict[str, Verifier] = {}
+    for kind, part in specs.items():
+        if isinstance(part, dict) and "kind" not in part and kind in verifiers.ALIASES:
+            part = {"kind": kind, **part}  # verifiers.boxes.measure=giou alone
+        by_kind[kind] = build_verifier(part, f"verifiers.{kind}", style, frame, reward, base_dir)
+    return VerifierSet(by_kind=by_kind, truncated=reward.truncated)
+
+
+def build_verifier(
+    part: Part, key: str, style: Style, frame: Frame, reward: RewardConfig, base_dir: Path
+) -> Verifier:
+    """Make one verifier.
+
+    Args:
+        key: key of the part in the config, for messages.
+    """
     given = {
         "style": style,
         "frame": frame,
@@ -365,13 +392,86 @@ def build_verifiers(
         "accuracy_weight": reward.accuracy,
         "format_weight": reward.format,
     }
-    specs: dict[str, Part] = {kind: kind for kind in verifiers.ALIASES} | dict(parts)
-    by_kind: dict[str, Any] = {}
-    for kind, part in specs.items():
-        by_kind[kind] = plugins.build(
-            part, verifiers.ALIASES, base_dir=base_dir, key=f"verifiers.{kind}", given=given
-        )
-    return VerifierSet(by_kind=by_kind, truncated=reward.truncated)
+    return plugins.build(part, verifiers.ALIASES, base_dir=base_dir, key=key, given=given)
+
+
+def kind_of(sample: Sample) -> str:
+    """Return the kind of a sample's answer, for which there is a shipped verifier.
+
+    Raises:
+        UserError: there is none; the message contains the nearest.
+    """
+    kind = sample.answer_kind
+    if kind in verifiers.ALIASES:
+        return kind
+    nearest = get_close_matches(kind, verifiers.ALIASES, n=1)
+    hint = f"known: {', '.join(verifiers.ALIASES)}. For"
+    if nearest:
+        hint = f"did you mean {nearest[0]}? For"
+    raise UserError(
+        f"answer_kind: got {shown(kind)}, which no shipped verifier scores; {hint} a kind of your "
+        "own, name its verifier: verifier='./rewards.py:Stars'"
+    )
+
+
+def lone_verifier(
+    given: Part | Verifier,
+    *,
+    mode: Mode | None = None,
+    style: Part | Style | None = None,
+    frame: str | Frame | None = None,
+    base_dir: Path = Path(),
+) -> Verifier:
+    """Make a verifier outside of any config.
+
+    Args:
+        given: "boxes", "./rewards.py:Stars", a mapping {"kind": "boxes", "measure": "giou"}, or a
+            verifier, which keeps its own mode, style and frame where none is named here.
+        mode: None = strict.
+        style: prompt style; None = think.
+        frame: coordinate frame of the boxes in answers, or a model family; None = pixels.
+
+    Raises:
+        UserError: there is no such verifier, mode, style or frame, or the verifier takes none.
+    """
+    if mode not in (None, *get_args(Mode)):
+        nearest = get_close_matches(str(mode), get_args(Mode), n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise UserError(f"mode: got {shown(mode)}, expected {', '.join(get_args(Mode))}{hint}")
+    if not isinstance(style, Style):
+        style = build_style(style, base_dir) if style else None
+    if not isinstance(frame, Frame):
+        frame = build_frame(frame) if frame else None
+    if not isinstance(given, str | Mapping):
+        if isinstance(given, type) or not callable(given):
+            raise UserError(
+                f"verifier: got {shown(given)}, expected a name such as 'boxes', or a verifier "
+                "such as Boxes()"
+            )
+        asked = {"mode": mode, "style": style, "frame": frame}
+        return _with_fields(given, {key: value for key, value in asked.items() if value})
+    style, frame = style or build_style("think", base_dir), frame or Frame()
+    reward = RewardConfig(mode=mode or "strict")
+    return build_verifier(given, "verifier", style, frame, reward, base_dir)
+
+
+def _with_fields(given: Verifier, asked: Mapping[str, Any]) -> Verifier:
+    """Return a verifier with other values of its own fields.
+
+    Raises:
+        UserError: it has no such field.
+    """
+    if not asked:
+        return given
+    part: Any = given
+    own = {field.name for field in fields(part)} if is_dataclass(given) else set[str]()
+    for key in asked:
+        if key not in own:
+            name = getattr(given, "__name__", type(given).__name__)
+            raise UserError(
+                f"verifier: {one_line(name)} has no field {key} that {key}= could set; leave it out"
+            )
+    return replace(part, **asked)
 
 
 def build_estimator(config: Config) -> Estimator:

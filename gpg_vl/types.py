@@ -11,13 +11,16 @@ whose image placeholders are expanded.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from gpg_vl.errors import one_line
+from gpg_vl import short_repr
+from gpg_vl.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+Corners = tuple[float, float, float, float]
+"""Left, upper, right and lower edge of a box, in pixels of a picture as a person sees it."""
 
 AnswerKind = str
 """Kind of an answer: choice, number, value, expression, boxes, detection, label, or your own."""
@@ -79,14 +85,17 @@ class LeftOut(NamedTuple):
 class Sample:
     """One question, the images it is about, and its true answer.
 
+    Lists are taken as tuples. A value of a type that a field does not hold is a `UserError`.
+
     Example:
         Sample(id="digits/7", question="Where is the digit 3?", images=(Path("7.png"),),
                sizes=((56, 56),), answer_kind="boxes", answer=[[12, 5, 44, 37]],
                tags={"task": "box"})
     """
 
-    id: str
-    """Unique in its source; seeds, run folders and reports name the sample by it."""
+    id: str = ""
+    """Unique in its source; seeds, run folders and reports name the sample by it. Without one, a
+    digest of the question, its pictures and its answer takes its place."""
     question: str
     """Words of the question, without answer format or chat template. A mark such as <image> or
     <image 2> is the place of a picture; without marks the pictures come first."""
@@ -119,6 +128,26 @@ class Sample:
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Every other column of the row, for verifiers of your own."""
 
+    __repr__ = short_repr.of_fields
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            _check(isinstance(getattr(self, name), str), self, name, "a text")
+        for name in ("tags", "columns"):
+            _check(isinstance(getattr(self, name), Mapping), self, name, "a mapping by name")
+        _check(
+            type(self.answer_image) is int,
+            self,
+            "answer_image",
+            "the number of an image, 1 for the first",
+        )
+        for name, (read_item, expected) in _SEQUENCES.items():
+            items = _items(getattr(self, name), read_item)
+            _check(items is not None, self, name, expected)
+            object.__setattr__(self, name, items)
+        if not self.id:
+            object.__setattr__(self, "id", _digest(self))
+
     @property
     def boxed_size(self) -> Size:
         """Width and height in pixels of the image that the true boxes are in."""
@@ -149,6 +178,8 @@ class Prompt:
     """Images given to the processor, in order, as RGB; engines with their own processor get
     the same."""
 
+    __repr__ = short_repr.of_fields
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
@@ -171,6 +202,8 @@ class Completion:
     version: int
     """Number of updates that the sampling policy had seen."""
 
+    __repr__ = short_repr.of_fields
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -190,6 +223,9 @@ class Verdict:
     reason: str = ""
     """Reason: first word of a closed set (right, wrong, malformed, truncated, fault...), details
     after a colon."""
+    boxes: tuple[Corners, ...] = ()
+    """Boxes of the answer that were scored, in pixels of the picture, to draw them; empty = it has
+    none, or none that lies in the picture."""
 
     @property
     def verifier_error(self) -> str:
@@ -210,6 +246,8 @@ class Group:
     """[G] aligned with completions."""
     prompt_index: int
     """Index of the prompt in the endless order of the data; addresses the random streams."""
+
+    __repr__ = short_repr.of_fields
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -247,6 +285,8 @@ class Batch:
     own_rows: slice
     """Rows of the two matrices that belong to this process."""
 
+    __repr__ = short_repr.of_fields
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
@@ -267,3 +307,76 @@ class Update:
     def is_non_finite(self) -> bool:
         """True if the loss or its gradient was not finite."""
         return self.skipped.startswith(NON_FINITE)
+
+
+# --- the fields of a sample -----------------------------------------------------------------------
+
+
+_TEXTS = ("id", "question", "answer_kind", "frame", "solution", "source")
+
+
+def _check(holds: bool, sample: Sample, name: str, expected: str) -> None:
+    """Raise a `UserError` on a field of a sample that does not hold what it should."""
+    if holds:
+        return
+    value = getattr(sample, name)
+    raise UserError(
+        f"Sample: {name}: got {short_repr.of(value)} ({type(value).__name__}), expected {expected}"
+    )
+
+
+def _items(value: Any, read_item: Any) -> tuple[Any, ...] | None:
+    """Read the items of a tuple or list; None where it is neither, or has another kind of item."""
+    if not isinstance(value, tuple | list):
+        return None
+    items: tuple[Any, ...] = tuple(map(read_item, value))  # pyright: ignore[reportUnknownArgumentType]
+    return None if None in items else items
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _picture(value: Any) -> Path | bytes | None:
+    return value if isinstance(value, Path | bytes) else None
+
+
+def _size(value: Any) -> Size | None:
+    """Read width and height in pixels; None where they are no two positive whole numbers."""
+    try:
+        width, height = map(index, value)
+    except (TypeError, ValueError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _turn(value: Any) -> Turn | None:
+    """Read a turn of a chat; None where it is no (role, text)."""
+    if isinstance(value, Turn):
+        return value
+    parts = _items(value, _text)
+    return Turn(*parts) if parts is not None and len(parts) == 2 else None
+
+
+_SEQUENCES = {
+    "context": (_turn, "turns such as (Turn('system', 'You count.'),)"),
+    "images": (_picture, "paths or encoded bytes such as (Path('7.png'),)"),
+    "sizes": (_size, "width and height of each image in pixels, such as ((640, 480),)"),
+    "choices": (_text, "texts such as ('cat', 'dog')"),
+    "letters": (_text, "texts such as ('A', 'B')"),
+}
+"""Field -> how one item is read, and what is expected."""
+
+
+def _digest(sample: Sample) -> str:
+    """Return a short digest of what makes a sample another one than its neighbours."""
+    asked = (sample.question, sample.context, sample.answer_kind, sample.answer, sample.choices)
+    try:
+        written = repr(asked)
+    except Exception:  # an answer of the user's own type whose `repr` fails, or a number too long
+        written = short_repr.of(asked)
+    digest = hashlib.sha256(written.encode("utf-8", "surrogatepass"))
+    for image in sample.images:
+        content = image if isinstance(image, bytes) else b"path:" + bytes(image)
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]

@@ -36,7 +36,10 @@ def gpg_vl(*arguments: object, cwd: Path = HERE) -> Result:
     """
     with chdir(cwd):
         done = CliRunner().invoke(
-            app, [str(argument) for argument in arguments], catch_exceptions=False
+            app,
+            [str(argument) for argument in arguments],
+            prog_name="gpg-vl",
+            catch_exceptions=False,
         )
     result = Result(done.exit_code, done.stdout, done.stderr)
     assert "Traceback" not in result.printed

@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpg_vl"
 
 FLOORS = {
-    7: ["cli", "__main__"],
-    6: ["training", "preflight", "report"],
+    7: ["cli", "__main__", "integrations"],
+    6: ["training", "preflight", "report", "api"],
     5: ["evaluation.evaluate"],
     4: ["experiment"],
     3: ["rollout", "policy", "data", "verifiers", "prompts", "methods", "evaluation"],
     2: ["parsing", "config", "run_folder", "boxes", "pictures"],
-    1: ["types", "errors", "randomness"],
+    1: ["types", "errors", "randomness", "progress", "short_repr"],
 }
 """Files and folders of gpg_vl from the top floor down; the longest name counts."""
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
@@ -46,8 +46,12 @@ WITHOUT_TORCH = [
     "prompts",
     "run_folder",
     "experiment",
+    "api",
     "cli",
+    "integrations",
     "report.console",
+    "report.display",
+    "report.last_screen",
     "evaluation.records",
     "evaluation.statistics",
     "evaluation.metrics",
@@ -55,10 +59,12 @@ WITHOUT_TORCH = [
     "evaluation.benchmark",
     "evaluation.average_precision",
     "evaluation.recorded_answers",
+    "evaluation.results",
     "preflight.plan",
     "preflight.memory",
     "preflight.prepare_data",
     "preflight.propose_config",
+    "preflight.starting_settings",
 ]
 """Importing these loads neither torch nor transformers."""
 
@@ -67,14 +73,15 @@ HEAVY = {"torch", "transformers"}
 ROOT_FILES = {
     "__init__",
     "__main__",
+    "api",
     "boxes",
-    "cli",
     "errors",
     "experiment",
     "pictures",
+    "progress",
     "prompts",
     "randomness",
-    "run_folder",
+    "short_repr",
     "types",
 }
 

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "misspelt override": (
         nothing,
         ["optimizer.rl=1e-5"],
-        "optimizer.rl: no such key; known here: lr, betas",
+        "optimizer.rl=1e-5: no such key; known here: lr, betas",
     ),
     "wrong type": (
         config("steps: 1", "steps: soon"),

@@ -2,14 +2,17 @@
 by fakes of one line."""
 
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from gpg_vl import cli, run_folder
+from gpg_vl import run_folder
+from gpg_vl.cli import application, evaluate, train
 from gpg_vl.config import loading, resources
 from gpg_vl.errors import UserError
 from tests.commands import HERE, gpg_vl
@@ -24,7 +27,7 @@ from tests.commands import HERE, gpg_vl
     ],
 )
 def test_options_that_go_together_are_taken(names, model, answers, columns, blank):
-    cli._check_evaluation(names, model, answers, columns, blank)
+    evaluate._check_evaluation(names, model, answers, columns, blank)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +59,13 @@ def test_options_that_do_not_go_together_are_reported(
     names, model, answers, columns, blank, message
 ):
     with pytest.raises(UserError, match=message):
-        cli._check_evaluation(names, model, answers, columns, blank)
+        evaluate._check_evaluation(names, model, answers, columns, blank)
 
 
 def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tmp_path):
-    assert cli._record_paths(["a", "b"], None)("a") is None
-    assert cli._record_paths(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
-    several = cli._record_paths(["a", "dir/b.yaml"], tmp_path / "new")
+    assert evaluate._record_paths(["a", "b"], None)("a") is None
+    assert evaluate._record_paths(["a"], tmp_path / "x.jsonl")("a") == tmp_path / "x.jsonl"
+    several = evaluate._record_paths(["a", "dir/b.yaml"], tmp_path / "new")
     assert [several("a"), several("dir/b.yaml")] == [
         tmp_path / "new" / "a.jsonl",
         tmp_path / "new" / "b.jsonl",
@@ -79,43 +82,29 @@ def test_records_of_one_benchmark_are_a_file_and_of_several_a_folder_of_files(tm
         (["a", "dir/a.yaml"], tmp_path, r"several benchmarks would be written to a\.jsonl"),
     ):
         with pytest.raises(UserError, match=message):
-            cli._record_paths(names, to)
+            evaluate._record_paths(names, to)
 
 
 def test_a_config_is_named_or_left_out_or_that_of_the_run(tmp_path):
     shipped = resources.folder("configs")
-    config = cli._load("", ["steps=7"], None)
+    config = application.load_config("", ["steps=7"], None)
     assert (config.name, config.steps, config.base_dir) == ("digits", 7, shipped)
-    config = cli._load("steps=7", ["seed=3"], None)
+    config = application.load_config("steps=7", ["seed=3"], None)
     assert (config.name, config.steps, config.seed) == ("digits", 7, 3)
-    config = cli._load(str(HERE / "small.yaml"), [], None)
+    config = application.load_config(str(HERE / "small.yaml"), [], None)
     assert (config.name, config.base_dir) == ("small", HERE)
     with pytest.raises(
         UserError, match=r"--resume .*: no config\.yaml there, so it is not a run folder"
     ):
-        cli._load("", [], tmp_path)
+        application.load_config("", [], tmp_path)
     run_folder.write_header(tmp_path, loading.dump(config), {"config_folder": str(HERE)})
-    config = cli._load("", ["steps=9"], tmp_path)
+    config = application.load_config("", ["steps=9"], tmp_path)
     assert (config.name, config.steps, config.base_dir) == ("small", 9, HERE)
     with pytest.raises(
         UserError,
         match=r"got both CONFIG 'digits' and --resume .*; a run goes on with its own config",
     ):
-        cli._load("digits", [], tmp_path)
-
-
-def test_how_to_go_on_is_reported_by_the_last_whole_checkpoint(tmp_path):
-    assert (
-        cli._how_to_resume(tmp_path)
-        == "stopped before the first checkpoint; start again with the same command"
-    )
-    for step in (2, 10):
-        (tmp_path / "checkpoints" / f"{step:06d}").mkdir(parents=True)
-        (tmp_path / "checkpoints" / f"{step:06d}" / "state.json").write_text("{}")
-    assert (
-        cli._how_to_resume(tmp_path)
-        == f"stopped; go on from step 10 with: gpg-vl train --resume {tmp_path}"
-    )
+        application.load_config("digits", [], tmp_path)
 
 
 def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
@@ -126,12 +115,12 @@ def test_a_mistake_is_a_sentence_and_a_bug_keeps_its_trace(capsys):
         raise KeyError("bug")
 
     with pytest.raises(typer.Exit) as left:
-        cli.with_sentences(mistaken)()
+        application.with_sentences(mistaken)()
     assert left.value.exit_code == 2
     assert capsys.readouterr().err == "gpg-vl: [a] mistake\n"
     with pytest.raises(KeyError):
-        cli.with_sentences(broken)()
-    assert cli.with_sentences(lambda number: number + 1)(2) == 3
+        application.with_sentences(broken)()
+    assert application.with_sentences(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -141,12 +130,12 @@ def test_results_are_reported_by_the_main_process(rank, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     printed: list[Any] = []
     asked: list[Any] = []
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
-    monkeypatch.setattr(cli, "_print_results", printed.append)
+    monkeypatch.setattr(train, "silence_libraries", lambda: None)
+    monkeypatch.setattr(train, "_print_results", lambda run, config: printed.append(run))
     monkeypatch.setattr(
         loop, "train", lambda *given, **more: asked.append((given, more)) or tmp_path
     )
-    cli.train(str(HERE / "small.yaml"), ["steps=3"], None, True)
+    train.train(str(HERE / "small.yaml"), ["steps=3"], allow_changed=True)
     assert printed == [tmp_path] * (rank == "0")
     ((experiment,), more) = asked[0]
     assert (experiment.config.steps, experiment.config.base_dir) == (3, HERE)
@@ -163,7 +152,8 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
         "gpg_vl.report.console.comparison_table",
         lambda before, after: compared.append((before, after)) or "table",
     )
-    cli._print_results(tmp_path)
+    monkeypatch.setattr("gpg_vl.report.last_screen.last_lines", lambda run, config: [])
+    train._print_results(tmp_path, loading.load(str(HERE / "small.yaml")))
     assert compared == [("a-before", "a-after")]
 
 
@@ -171,21 +161,23 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
 def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_path, monkeypatch):
     from gpg_vl.training import loop
 
+    run = tmp_path / "other" if resumed else tmp_path / "small"
+
     def stopped(*given: Any, **more: Any) -> Path:
+        (run / "checkpoints" / "000003").mkdir(parents=True)
+        (run / "checkpoints" / "000003" / "state.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr(train, "silence_libraries", lambda: None)
     monkeypatch.setattr(loop, "train", stopped)
-    run = tmp_path / "other" if resumed else tmp_path / "small"
-    (run / "checkpoints" / "000003").mkdir(parents=True)
-    (run / "checkpoints" / "000003" / "state.json").write_text("{}")
     run_folder.write_header(
         run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)}
     )
     how = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
     done = gpg_vl("train", *how)
     assert done.returncode == 130
-    assert f"stopped; go on from step 3 with: gpg-vl train --resume {run}\n" in done.stdout
+    assert "stopped; step 3 is saved. Go on with:\n" in done.stdout
+    assert f"  gpg-vl train --resume {run}\n" in done.stdout
 
 
 def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):
@@ -197,10 +189,13 @@ def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):
         "train",
         lambda experiment, **more: asked.append(experiment.config) or tmp_path,
     )
+    saved = tmp_path / "checkpoints" / "000000"
+    saved.mkdir(parents=True)
+    (saved / "state.json").write_text("{}")
     done = gpg_vl("sft", HERE / "small.yaml", "steps=9")
     assert done.returncode == 0
     assert [(config.steps, config.base_dir) for config in asked] == [(0, HERE)]
-    assert done.stdout == f"policy: {tmp_path / 'checkpoints' / '000000' / 'policy'}\n"
+    assert f"\n  {saved / 'policy'}\n" in done.stdout
 
 
 def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_path, monkeypatch):
@@ -221,11 +216,11 @@ def test_rollout_does_not_look_at_the_configs_model_where_another_is_asked(tmp_p
         "--to",
         tmp_path / "a.jsonl",
     )
-    other, own = gpg_vl(*command, "--model", "other"), gpg_vl(*command)
+    other, own = gpg_vl(*command, "--model", "tiny"), gpg_vl(*command)
     assert (other.returncode, other.stdout) == (0, "a line\n")
     assert own.returncode == 2
     assert f"{tmp_path / 'nowhere'}" in own.stderr
-    assert asked == [{"model": "other", "count": 3, "to": tmp_path / "a.jsonl"}]
+    assert asked == [{"model": "tiny", "count": 3, "to": tmp_path / "a.jsonl"}]
 
 
 @pytest.mark.parametrize("command", [("rollout", "small.yaml"), ("compare", "a.jsonl", "b.jsonl")])
@@ -270,8 +265,12 @@ def test_serve_shows_the_command_that_it_would_become(tmp_path):
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
-        (("--model", "m"), "nothing is kept without --to; start again"),
-        (("--model", "m", "--to", "out.jsonl"), "the same command goes on from there"),
+        (("--model", "tiny"), "nothing is kept without --to; start again"),
+        (
+            ("--model", "tiny", "steps=2", "--blank", "--to", "out of 2.jsonl"),
+            "the same command goes on from there: gpg-vl evaluate digits --model tiny steps=2 "
+            "--blank --to '{folder}/out of 2.jsonl'",
+        ),
         (("--answers", "a.jsonl"), "nothing is kept; start again"),
         (("--answers", "a.jsonl", "--to", "out.jsonl"), "nothing is kept; start again"),
     ],
@@ -287,7 +286,55 @@ def test_an_evaluation_that_is_stopped_says_what_is_kept_and_ends_with_130(
     monkeypatch.chdir(tmp_path)
     done = gpg_vl("evaluate", "digits", *words, cwd=Path())
     assert done.returncode == 130
-    assert done.stdout.endswith(f"stopped; {kept}\n")
+    assert done.stdout.endswith(f"stopped; {kept.format(folder=tmp_path)}\n")
+
+
+def test_ctrl_c_is_answered_before_an_evaluation_has_closed_its_parts(monkeypatch):
+    def closing_slowly(*given: Any, **more: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            yield from ()
+        finally:
+            print("closed")
+
+    monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", closing_slowly)
+    before = signal.getsignal(signal.SIGINT)
+    done = gpg_vl("evaluate", "digits", "--model", "tiny")
+    assert done.returncode == 130
+    sentence = "stopped; nothing is kept without --to; start again"
+    assert done.stdout.splitlines() == [sentence, "closed"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_is_answered_while_an_evaluation_loads(monkeypatch):
+    def loading_slowly() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr("gpg_vl.cli.evaluate.silence_libraries", loading_slowly)
+    done = gpg_vl("evaluate", "digits", "--model", "tiny")
+    assert done.returncode == 130
+    assert done.stdout == "stopped; nothing is kept without --to; start again\n"
+
+
+def test_a_command_that_goes_on_can_be_pasted_anywhere(tmp_path, monkeypatch):
+    def stopped(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", stopped)
+    monkeypatch.setattr("gpg_vl.cli.evaluate.check_named_model", lambda name, key: None)
+    folder = tmp_path / "my runs"
+    (folder / "a run").mkdir(parents=True)
+    (folder / "own one.yaml").write_text("name: own")
+    monkeypatch.chdir(folder)
+    words = ["own one.yaml", "digits", "benchmark.data=[{files: a b}]", "--model", "a run"]
+    done = gpg_vl("evaluate", *words, "--to", "out", cwd=Path())
+    _, command = done.stdout.splitlines()[-1].split("there: ")
+    assert shlex.split(command) == [
+        *("gpg-vl", "evaluate", str(folder / "own one.yaml"), "digits"),
+        *("--model", str(folder / "a run"), "benchmark.data=[{files: a b}]"),
+        *("--to", str(folder / "out")),
+    ]
 
 
 def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
@@ -295,9 +342,9 @@ def test_a_benchmark_that_is_named_twice_is_taken_once(monkeypatch):
         raise UserError(f"asked {model} for {names} with {knobs}")
 
     monkeypatch.setattr("gpg_vl.evaluation.evaluate.evaluate_benchmarks", asked)
-    done = gpg_vl("evaluate", "b", "a", "b", "steps=3", "--model", "m")
+    done = gpg_vl("evaluate", "geoqa", "digits", "geoqa", "steps=3", "--model", "tiny")
     assert done.returncode == 2
-    assert done.stderr == "gpg-vl: asked m for ['b', 'a'] with ['steps=3']\n"
+    assert done.stderr == "gpg-vl: asked tiny for ['geoqa', 'digits'] with ['steps=3']\n"
 
 
 def test_data_is_read_with_what_was_told(tmp_path, monkeypatch):

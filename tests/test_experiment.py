@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpg_vl import experiment as experiments
+from gpg_vl import progress
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
 from gpg_vl.config.schema import BenchmarkSpec, Config, Source
@@ -115,6 +116,8 @@ def test_the_config_in_a_run_folder_knows_where_the_run_was_started(tmp_path):
     (run / "environment.json").write_text(f'{{"config_folder": "{own}"}}')
     assert loading.load(str(run / "config.yaml")).base_dir == own
     assert loading.load_run(run).base_dir == own
+    (run / "checkpoints" / "000000").mkdir(parents=True)
+    (run / "checkpoints" / "000000" / "state.json").write_text("{}")
     assert loading.load_for_model(str(run)).base_dir == own
 
 
@@ -161,7 +164,7 @@ def test_a_benchmark_is_the_named_one_or_that_of_the_config(tmp_path, monkeypatc
     monkeypatch.setattr(
         experiments,
         "read_dataset",
-        lambda data, verifiers, *, base_dir, seed: (
+        lambda data, verifiers, *, base_dir, seed, phase: (
             calls.append((data, verifiers, base_dir, seed)) or found
         ),
     )
@@ -303,6 +306,13 @@ def test_a_method_must_bear_what_is_asked_of_it(knobs, message):
     assert hasattr(made, "groups_per_step") == (type(made).__name__ == "Gpg")
 
 
+def test_a_knob_of_a_verifier_needs_no_kind_beside_it():
+    made = parts_of(small("verifiers.boxes.measure=giou")).verifiers.by_kind["boxes"]
+    assert (type(made).__name__, made.measure) == ("Boxes", "giou")
+    with pytest.raises(UserError, match="expected a name or a mapping with `kind: NAME`"):
+        parts_of(small("verifiers.stars.best=5")).verifiers  # noqa: B018
+
+
 def test_rewards_of_a_config_reach_every_verifier():
     config = small(
         "reward={mode: lenient, combine: sum, accuracy: 0.75, format: 0.25, truncated: drop}",
@@ -366,3 +376,31 @@ def test_an_engine_is_given_where_it_runs(tmp_path, monkeypatch):
     config = small("rollout.engine={kind: './mine.py:Mine', depth: 3}").at(tmp_path)
     made: Any = parts_of(config).engine(policy, rank=1, ranks=2, log=print)
     assert made.given == ("policy", 1, 2, print, 3)
+
+
+def test_what_is_read_is_named_for_its_use_and_a_recipe_says_how_much(monkeypatch):
+    phases: list[tuple[str, int | None]] = []
+
+    def noted(rows: Any, name: str, total: Any) -> Any:
+        phases.append((name, total()))
+        return rows
+
+    monkeypatch.setattr(progress, "is_shown", lambda: True)
+    monkeypatch.setattr(progress, "counted", noted)
+
+    def digits(count: int, head: int | None = None) -> Source:
+        return Source(recipe="digits", options={"task": "count", "count": count}, head=head)
+
+    config = small()
+    warmup = config.warmup.model_copy(update={"steps": 1, "data": (digits(9, head=5),)})
+    config = config.model_copy(update={"data": (digits(3), digits(4)), "warmup": warmup})
+    experiment = Experiment.of(config)
+    spec = BenchmarkSpec(name="b", data=(digits(2),))
+    _ = experiment.train_data, experiment.warmup_data
+    experiments.read_benchmark(spec, *experiment.benchmark_parts(spec), seed=0)
+    assert phases == [
+        ("training data 1/2", 3),
+        ("training data 2/2", 4),
+        ("warm-up data", 5),
+        ("held-out questions", 2),
+    ]

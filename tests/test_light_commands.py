@@ -8,10 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HEAVY = ("accelerate", "datasets", "pandas", "pyarrow", "scipy.stats", "torch", "transformers")
+OF_DATA = ("PIL", "httpx", "numpy", "gpg_vl.data", "gpg_vl.experiment", "gpg_vl.verifiers.base")
+"""What commands need that read data, and pages about configs do not."""
+OF_CONFIGS = ("pydantic", "yaml", "gpg_vl.config", "gpg_vl.types")
+"""What commands need that read a config, and pages of --help do not."""
 
 PROGRAM = f"""
 import json, sys
@@ -21,7 +26,7 @@ try:
     app(sys.argv[1:], prog_name="gpg-vl")
 except SystemExit as left:
     code = left.code or 0
-loaded = [name for name in {HEAVY!r} if name in sys.modules]
+loaded = [name for name in {(*HEAVY, *OF_DATA, *OF_CONFIGS)!r} if name in sys.modules]
 report = {{"code": code, "loaded": loaded}}
 print(json.dumps(report), file=sys.stderr)
 """
@@ -61,8 +66,14 @@ def scenes(folder: str):
 """A recipe of a user's own."""
 
 
-def report(cwd: Path, *arguments: object) -> tuple[dict[str, object], str]:
+def report(cwd: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     """Run a command in a process of its own; return its code and what it loaded, and its output."""
+    facts, printed, _ = outcome(cwd, *arguments)
+    return facts, printed
+
+
+def outcome(cwd: Path, *arguments: object) -> tuple[dict[str, Any], str, str]:
+    """Run a command as `report` does; return its messages on stderr, too."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         cwd=cwd,
@@ -71,13 +82,11 @@ def report(cwd: Path, *arguments: object) -> tuple[dict[str, object], str]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stderr.splitlines()[-1]), done.stdout
+    *told, facts = done.stderr.splitlines()
+    return json.loads(facts), done.stdout, "\n".join(told)
 
 
 COMMANDS = {
-    "help": (["--help"], "Usage: gpg-vl"),
-    "help of train": (["train", "--help"], "rollout.group_size"),
-    "help of evaluate": (["evaluate", "--help"], "shipped benchmarks"),
     "compare": (
         ["compare", "wrong_records.jsonl", "right_records.jsonl"],
         "q0: 0.00 '4' -> 1.00 '3'",
@@ -96,5 +105,111 @@ COMMANDS = {
 def test_it_loads_nothing_heavy(name, folder):
     arguments, expected = COMMANDS[name]
     facts, printed = report(folder, *arguments)
+    assert facts["code"] == 0
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert expected in printed
+
+
+PAGES = {
+    "help": (["--help"], "Usage: gpg-vl"),
+    "short option": (["-h"], "Usage: gpg-vl"),
+    "version": (["--version"], "gpg-vl 0.1.0"),
+}
+PAGES_OF_COMMANDS = {
+    "help of train": (["train", "--help"], "gpg-vl knobs"),
+    "help of evaluate": (["evaluate", "--help"], "gpg-vl configs --benchmarks"),
+    "help of data": (["data", "-h"], "./scenes.py:scenes"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_page_loads_nothing_but_typer(name, tmp_path):
+    arguments, expected = PAGES[name]
+    facts, printed = report(tmp_path, *arguments)
     assert facts == {"code": 0, "loaded": []}
     assert expected in printed
+
+
+@pytest.mark.parametrize("name", PAGES_OF_COMMANDS)
+def test_the_page_of_a_command_loads_nothing_of_the_package(name, tmp_path):
+    """Typer itself loads pydantic to read the words behind a command."""
+    arguments, expected = PAGES_OF_COMMANDS[name]
+    facts, printed = report(tmp_path, *arguments)
+    assert facts == {"code": 0, "loaded": ["pydantic"]}
+    assert expected in printed
+
+
+ABOUT_CONFIGS = {
+    "configs": (["configs"], "digits"),
+    "benchmarks": (["configs", "--benchmarks"], "cv_bench"),
+    "show": (["show", "digits"], "name: digits"),
+    "everything shown": (["show", "digits", "--all"], "group_size: 8"),
+    "knobs": (["knobs"], "rollout.gate"),
+    "knobs of a section": (["knobs", "rollout"], "rollout.group_size=8"),
+    "knobs of an engine": (["knobs", "vllm"], "rollout.engine.window=8192"),
+    "every knob": (["knobs", "--all"], "verifiers.boxes.measure=iou"),
+    "schema": (["schema"], "additionalProperties"),
+}
+
+
+@pytest.mark.parametrize("name", ABOUT_CONFIGS)
+def test_a_page_about_configs_loads_neither_data_nor_models(name, tmp_path):
+    arguments, expected = ABOUT_CONFIGS[name]
+    facts, printed = report(tmp_path, *arguments)
+    assert facts["code"] == 0
+    assert not set(facts["loaded"]) & {*HEAVY, *OF_DATA}
+    assert expected in printed
+
+
+def test_the_list_of_configs_reads_no_config(tmp_path):
+    facts, _ = report(tmp_path, "configs")
+    assert facts["loaded"] == ["pydantic", "gpg_vl.config"]
+
+
+MISTAKES = {
+    "verifier": (["train", "digits", "verifiers.number=numbr"], "verifiers.number"),
+    "benchmark": (["train", "digits", "evaluation.benchmark=none.yaml"], "none.yaml: no such"),
+    "taken folder": (["train", "digits", "folder=.", "name=taken"], "holds a run already"),
+    "warm-up in a taken folder": (["sft", "digits", "folder=.", "name=taken"], "holds a run"),
+    "evaluated": (["evaluate", "geoq", "--model", "tiny"], "geoq"),
+    "knob of one evaluated": (
+        ["evaluate", "counts.yaml", "--model", "tiny", "benchmark.mode=strct"],
+        "mode: got 'strct'",
+    ),
+}
+"""Mistakes in parts and folders of commands that load a model."""
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_before_anything_heavy_is_loaded(name, folder):
+    arguments, expected = MISTAKES[name]
+    (folder / "taken").mkdir(exist_ok=True)
+    (folder / "taken" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    facts, _, told = outcome(folder, *arguments)
+    assert facts["code"] == 2
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert expected in told
+
+
+INTERRUPTED = """
+import runpy, sys
+
+class CtrlC:
+    def find_spec(self, name, path, target=None):
+        if name == "gpg_vl.cli.train":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+runpy.run_module("gpg_vl", run_name="__main__")
+"""
+
+
+def test_ctrl_c_before_any_command_is_quiet(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -4,6 +4,8 @@ somewhere, and the tree is the tree."""
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,13 +158,22 @@ def test_exactly_two_commands_install():
     assert all(f"\n{line}\n" in text for line in installs)  # .ci/run looks for them there
 
 
-def test_the_program_in_the_readme_runs(tmp_path, monkeypatch):
-    (program,) = [block for block in blocks("python") if "Experiment.resolve" in block]
-    assert '["steps=50"]' in program
-    settings = [*QUICK["train"], *few_questions("digits"), *TINY]
+def test_the_program_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (program,) = blocks("python", [ROOT / "README.md"])
+    shortened = {
+        "steps=50": [*QUICK["train"], *few_questions("digits"), *TINY],
+        "run))": QUICK["evaluate"],
+    }
+    for written, settings in shortened.items():
+        assert written in program
+        short = f"overrides={settings!r}"
+        program = program.replace(written, f"run, {short}))" if written == "run))" else short)
     monkeypatch.chdir(tmp_path)
-    exec(program.replace('["steps=50"]', repr(settings)), {"__name__": "program"})
+    exec(program, {"__name__": "program"})
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "000001").is_dir()
+    evaluated, scored = capsys.readouterr().out.splitlines()[-2:]
+    assert evaluated.startswith("digits: ")
+    assert scored.startswith("Verdict(reward=1.0, ")
 
 
 def test_every_config_on_the_pages_is_valid():
@@ -179,7 +190,8 @@ def test_the_page_shows_the_files_as_they_are():
     files = {path.name: path.read_text() for path in sorted(EXAMPLES.glob("own*"))}
     assert sorted(shown) == sorted(files.values())
     assert set(files) == {
-        *("own.yaml", "own_data.py", "own_engine.py", "own_method.py", "own_verifier.py")
+        *("own.yaml", "own_data.py", "own_engine.py", "own_method.py", "own_verifier.py"),
+        *("own_scores.py", "own_trl.py"),  # the latter is run by tests/integrations
     }
     for name, text in files.items():
         before, _, _ = EXTENDING.read_text().partition(text)
@@ -202,6 +214,15 @@ def test_own_parts_train(more, tmp_path):
     done = gpg_vl("train", "own.yaml", *short, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "own" / "checkpoints" / "000004").is_dir()
+
+
+def test_the_own_scores_are_printed():
+    done = subprocess.run(
+        [sys.executable, "-B", "own_scores.py"], cwd=EXAMPLES, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    earned = [line.partition(",")[0] for line in done.stdout.splitlines()]
+    assert earned == ["Verdict(reward=1.0", "Verdict(reward=1.0", "Verdict(reward=0.5"]
 
 
 def test_the_own_verifier_by_hand():

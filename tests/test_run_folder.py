@@ -14,12 +14,13 @@ from gpg_vl import run_folder
 from gpg_vl.errors import UserError
 from gpg_vl.rollout import timer as timing
 from gpg_vl.rollout.timer import Timer
-from gpg_vl.run_folder import RunFolder
+from gpg_vl.run_folder import RunFolder, log, machine
 from gpg_vl.training import metrics
 from gpg_vl.training.metrics import StepStatistics
 from gpg_vl.types import Group, LeftOut, Sample, Update, Verdict
 from tests.hand_made import completion, prompt
 
+TIME = "2026-11-30T08:22:05.117+00:00"
 PNG, JPG, WEBP, GIF = b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF1234WEBP", b"GIF89a"
 
 
@@ -163,6 +164,15 @@ def test_a_step_that_sampled_nothing_has_a_row():
     ) == (0, 0, 1.0, 0, 0)
 
 
+def strict(path: Path) -> Any:
+    """Read a file as parsers of JSON do that take no token NaN."""
+
+    def refuse(token: str) -> None:
+        raise AssertionError(f"{path}: {token}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
 # --- the files ------------------------------------------------------------------------------------
 
 
@@ -191,7 +201,17 @@ def test_a_group_is_written_word_for_word():
         ),
         used=True,
     )
-    assert made.keys() == {"draw", "used", "id", "question", "truth", "tags", "images", "answers"}
+    assert made.keys() == {
+        "draw",
+        "used",
+        "id",
+        "source",
+        "question",
+        "truth",
+        "tags",
+        "images",
+        "answers",
+    }
     assert (
         made["draw"],
         made["used"],
@@ -200,8 +220,10 @@ def test_a_group_is_written_word_for_word():
         made["truth"],
         made["tags"],
     ) == (4, True, "q4", "1 + 1?", 2, {"task": "add"})
-    assert made["images"][0] == "a/b.png"
-    assert re.fullmatch(r"[0-9a-f]{16}\.png", made["images"][1])
+    assert made["images"] == [
+        {"file": None, "original": str(Path.cwd() / "a" / "b.png")},
+        {"file": None},
+    ]
     first, second = made["answers"]
     assert first == {
         "text": "0",
@@ -229,11 +251,13 @@ def test_the_same_step_makes_the_same_bytes(tmp_path):
     assert one[3:8] == b"\0\0\0\0\0"  # no flags, so no name; and four bytes of no time
 
 
-def test_no_number_is_null_in_every_file(tmp_path):
+def test_no_number_is_null_in_every_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "now", lambda: TIME)
     written = RunFolder(tmp_path)
     written.metrics(1, {"reward": math.nan, "loss": math.inf, "lr": -math.inf, "alpha": 0.5})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+    assert strict(tmp_path / "metrics.jsonl") == {
         "step": 1,
+        "time": TIME,
         "reward": None,
         "loss": None,
         "lr": None,
@@ -244,10 +268,11 @@ def test_no_number_is_null_in_every_file(tmp_path):
         answer["reward"] for answer in rows(tmp_path / "rollouts" / "000001.jsonl.gz")[0]["answers"]
     ] == [None] * 3
     path = written.dump(1, "non-finite loss", [UNSCORED])
-    assert json.loads(path.read_text())["groups"][0]["answers"][0]["reward"] is None
+    assert strict(path)["groups"][0]["answers"][0]["reward"] is None
 
 
-def test_metrics_are_appended_and_every_callback_is_called(tmp_path):
+def test_metrics_are_appended_and_every_callback_is_called(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "now", lambda: TIME)
     calls: list[Any] = []
     written = RunFolder(
         tmp_path,
@@ -259,8 +284,8 @@ def test_metrics_are_appended_and_every_callback_is_called(tmp_path):
     written.metrics(1, {"reward": 0.5})
     written.metrics(2, {"reward": 0.75})
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
-        {"step": 1, "reward": 0.5},
-        {"step": 2, "reward": 0.75},
+        {"step": 1, "time": TIME, "reward": 0.5},
+        {"step": 2, "time": TIME, "reward": 0.75},
     ]
     assert calls == [
         (1, 1, {"reward": 0.5}),
@@ -321,26 +346,8 @@ def test_a_picture_is_named_after_its_content(start, kind):
     assert name == run_folder.image_name(start + b"1") != run_folder.image_name(start + b"2")
 
 
-def test_pictures_of_two_groups_are_kept_where_they_came_as_bytes(tmp_path):
-    shown = [
-        group(draw, [1.0], images=(PNG + bytes([draw]), Path("there.png"), JPG + bytes([draw])))
-        for draw in range(3)
-    ]
-    RunFolder(tmp_path).rollouts(1, [], shown)
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
-    assert kept == {
-        run_folder.image_name(kind + bytes([draw])): kind + bytes([draw])
-        for draw in (0, 1)
-        for kind in (PNG, JPG)
-    }
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
-    RunFolder(tmp_path).rollouts(2, [], shown[:1])
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == before, (
-        "equal pictures are written once"
-    )
-
-
-def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
+def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "now", lambda: "T")
     written = RunFolder(tmp_path)
     for step in (1, 2, 3):
         written.metrics(step, {"reward": 0.5})
@@ -351,7 +358,7 @@ def test_a_run_goes_back_to_a_step_and_not_beyond(tmp_path):
     RunFolder(tmp_path, rank=1).rewind(2)
     assert len(list((tmp_path / "rollouts").iterdir())) == 6, "the main process does"
     written.rewind(2)
-    rewound = '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.5}\n'
+    rewound = '{"step": 1, "time": "T", "reward": 0.5}\n{"step": 2, "time": "T", "reward": 0.5}\n'
     assert (tmp_path / "metrics.jsonl").read_text() == rewound
     assert {path.name for path in (tmp_path / "rollouts").iterdir()} == {
         f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
@@ -453,7 +460,10 @@ def test_a_run_is_written_over_by_nobody(tmp_path):
     (run / "checkpoints" / "000000.part").mkdir(parents=True)
     (run / "rollouts").mkdir()
     run_folder.refuse_to_overwrite(run)  # killed before it had saved anything
-    (run / "metrics.jsonl").write_text("")
+    (run / "metrics.jsonl").write_text('{"step": 0, "time": "T", "warmup/step": 1}\n')
+    run_folder.refuse_to_overwrite(run)  # killed after its warm-up
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "time": "T"}\n')
     with pytest.raises(
         UserError, match=r"holds a run already; continue it with `gpg-vl train --resume .*run`"
     ):
@@ -480,18 +490,20 @@ def test_what_runs_and_where_is_written_down_also_when_a_run_goes_on(tmp_path):
         assert run_folder.read_environment(tmp_path / "run") == {
             "threads": 1,
             "config_folder": f"/{words}",
+            "starts": [],
         }
         assert run_folder.config_folder(tmp_path / "run") == Path(f"/{words}")
 
 
 def test_the_environment_names_versions_and_what_it_is_reported(monkeypatch):
     environment = run_folder.environment(threads=3, device="cpu")
-    assert environment.keys() == {"python", "platform", "packages", "threads", "device"}
+    machine_facts = {"python", "platform", "packages", "cpu", "cores", "memory_gb", "driver"}
+    assert environment.keys() == machine_facts | {"threads", "device", "starts"}
     assert re.fullmatch(r"3\.\d+\.\d+\S*", environment["python"])
     installed = environment["packages"]
     required = {"torch", "transformers", "accelerate", "numpy", "pillow", "tokenizers"}
     assert required <= installed.keys()
-    monkeypatch.setattr(run_folder, "version", lambda name: "1")  # as if all of them were there
+    monkeypatch.setattr(machine, "version", lambda name: "1")  # as if all of them were there
     every = {
         "gpg_vl",
         "torch",
@@ -506,7 +518,7 @@ def test_the_environment_names_versions_and_what_it_is_reported(monkeypatch):
     assert set(run_folder.environment()["packages"]) == every
     monkeypatch.undo()
     assert all(installed.values()), "what is not installed is not named"
-    monkeypatch.setattr(run_folder, "PACKAGES", ("torch", "no-such-package-anywhere"))
+    monkeypatch.setattr(machine, "PACKAGES", ("torch", "no-such-package-anywhere"))
     assert run_folder.environment()["packages"].keys() == {"torch"}
 
 

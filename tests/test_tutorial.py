@@ -1,15 +1,13 @@
 """The tutorial, word for word, on a folder of pictures made here; and `gpg-vl data` from
 published files to a trained model."""
 
-import csv
 import json
 import re
+import runpy
 import shlex
-from itertools import combinations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from gpg_vl.evaluation import records
 from tests import published
@@ -17,7 +15,6 @@ from tests.commands import gpg_vl
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
-COLOURS = ("red", "green", "blue", "yellow")
 QUICK = [
     "steps=2",
     "warmup.steps=30",
@@ -34,21 +31,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def pictures(folder: Path) -> None:
-    """Pictures of one or two stripes of colour, one in four of them to be tested on."""
-    (folder / "pictures").mkdir(parents=True)
-    tables = {"train": list[list[str]](), "test": list[list[str]]()}
-    shown = [pair for count in (1, 2) for pair in combinations(COLOURS, count)]
-    for number in range(24):
-        picture, colours = Image.new("RGB", (56, 56), "black"), shown[number % len(shown)]
-        for place, colour in enumerate(colours):
-            picture.paste(colour, (4, 4 + 20 * place, 52 - number, 20 + 20 * place))
-        picture.save(folder / "pictures" / f"{number:03d}.png")
-        row = [f"pictures/{number:03d}.png", "Which colours are in the picture?", " ".join(colours)]
-        tables["test" if number % 4 == 3 else "train"].append(row)
-    for name, rows in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["picture", "question", "truth"], *rows])
+def programs(folder: Path) -> None:
+    """Write the page's programs into a folder, and make the pictures and the table."""
+    for block in blocks("python"):
+        (named,) = re.findall(r"\A# (\S+\.py)\n", block)
+        (folder / named).write_text(block)
+    runpy.run_path(str(folder / "pictures.py"))
 
 
 def command(*words: str) -> str:
@@ -57,31 +45,31 @@ def command(*words: str) -> str:
     return done.stdout
 
 
-def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypatch):
-    pictures(tmp_path / "mine")
-    monkeypatch.chdir(tmp_path / "mine")
-    for block in [*blocks("python"), *blocks("yaml")]:
-        (named,) = re.findall(r"\A# (\S+\.(?:py|yaml))\n", block)
-        Path(named).write_text(block)
-    outputs = {}
+def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    programs(tmp_path)
+    outputs: dict[str, list[str]] = {}
     for line in "".join(blocks("bash")).splitlines():
-        words = shlex.split(line)[1:]
-        outputs[tuple(words[:1])] = command(*words, *(QUICK if words[0] == "train" else []))
-    assert "colours: the exploit suite earns what it may" in outputs["audit",]
-    assert re.search(
-        r"mind  colours: best constant of those tried, '(red|green|blue|yellow)', earns",
-        outputs["audit",],
-    )
-    assert "none of 6 test pictures is among 18 training pictures" in outputs["audit",]
-    assert "30 steps of 8 prompts x 8 answers" in outputs["plan",]
-    assert "held-out greedy accuracy" in outputs["train",]
-    assert "difference" in outputs["compare",]
-    assert "on blank images" in outputs["evaluate",]
+        # a run of two steps, which is made one step longer, stands for one of a hundred
+        words = shlex.split(line.replace("steps=150", "steps=3"))[1:]
+        is_new_run = words[0] == "train" and "--resume" not in words
+        printed = command(*words, *(QUICK if is_new_run else []))
+        outputs.setdefault(words[0], []).append(printed)
+    (told,) = outputs["init"]
+    (shown,) = blocks("text")
+    for line in shown.splitlines():
+        assert line.replace("/home/me/mine", str(tmp_path)) in told, line
+    first, second = outputs["audit"]
+    assert re.search("none of [0-9]+ test pictures is among [0-9]+ training pictures", first)
+    assert "label: the exploit suite earns what it may" in second
+    assert re.search(r"mind  label: best constant of those tried, '[a-z ]+', earns", second)
+    assert "100 steps of 8 prompts x 8 answers" in outputs["plan"][0]
+    assert "held-out greedy accuracy" in outputs["train"][0]
+    assert (tmp_path / "runs/colours/checkpoints/000003/policy/README.md").is_file()
+    assert all("difference" in printed for printed in outputs["compare"])
+    assert "on blank images" in outputs["evaluate"][1]
     after = records.load(Path("after.jsonl"))
-    assert [record.greedy for record in after] == [
-        record.greedy
-        for record in records.load(Path("runs/colours/evaluation/held_out-after.jsonl"))
-    ]
+    assert {record.tag for record in after} == {"label"}
     assert {record.reason.split(":")[0] for record in after} <= {
         "right",
         "wrong",
@@ -89,6 +77,12 @@ def test_the_tutorial_runs_from_pictures_to_a_compared_model(tmp_path, monkeypat
         "malformed",
         "truncated",
     }
+    asked = Path("ask.py").read_text()
+    assert "000150" in asked
+    Path("ask.py").write_text(asked.replace("000150", "000003"))
+    capsys.readouterr()
+    runpy.run_path("ask.py")
+    assert capsys.readouterr().out.endswith("\n"), "transformers answers"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +96,7 @@ def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
     from gpg_vl.config import plugins
     from gpg_vl.types import Sample
 
-    (tmp_path / "rewards.py").write_text(blocks("python")[0])
+    (tmp_path / "rewards.py").write_text(blocks("python")[1])
     verifier = plugins.build(
         "./rewards.py:Colours", {}, base_dir=tmp_path, key="verifiers.colours", given={}
     )
@@ -111,10 +105,9 @@ def test_the_tutorials_verifier_gives_part_marks(answer, earned, tmp_path):
 
 
 def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypatch):
-    pictures(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for block in [*blocks("python"), *blocks("yaml")]:
-        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    programs(tmp_path)
+    command("init", "rows.csv")
     mended = (
         "marks = len(true & set(named)) / len(true) - len(others & set(named)) / max(1, "
         "len(others))"
@@ -124,10 +117,9 @@ def test_the_verifier_that_the_tutorial_warns_of_is_found_out(tmp_path, monkeypa
     Path("rewards.py").write_text(
         code.replace(mended, "marks = len(true & set(named)) / len(true | set(named))")
     )
-    (answer,) = re.findall(
-        r"best constant of those tried, '([a-z ]+)', earns", command("audit", "colours.yaml")
-    )
-    assert set(answer.split()) == set(COLOURS)
+    audited = command("audit", "mine.yaml", "verifiers.label=./rewards.py:Colours")
+    (answer,) = re.findall(r"best constant of those tried, '([a-z ]+)', earns", audited)
+    assert set(answer.split()) == {"red", "green", "blue", "yellow"}
 
 
 def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
@@ -165,10 +157,12 @@ def test_published_files_become_rows_that_a_config_reads(tmp_path, monkeypatch):
 
 
 def test_rows_of_a_kind_of_ones_own_are_checked_by_the_configs_verifier(tmp_path, monkeypatch):
-    pictures(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for block in [*blocks("python"), *blocks("yaml")]:
-        Path(re.findall(r"\A# (\S+)\n", block)[0]).write_text(block)
+    programs(tmp_path)
+    Path("colours.yaml").write_text(
+        "data: [{files: rows.csv, columns: {image: picture, answer: truth}}]\nprompt: answer\n"
+        "verifiers: {colours: './rewards.py:Colours'}\n"
+    )
     Path("scenes.py").write_text(
         "from gpg_vl.types import Sample\n\n\n"
         "def scenes():\n"

@@ -1,21 +1,30 @@
 """Read a config from YAML files and `key=value`; every mistake becomes a sentence with its key."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from gpg_vl import run_folder
-from gpg_vl.config import resources
+from gpg_vl.config import models, resources
+from gpg_vl.config.knobs import knobs_of
 from gpg_vl.config.plugins import own_steps, unknown_key
 from gpg_vl.config.schema import BenchmarkSpec, Config, PolicyConfig, Section, Source
 from gpg_vl.errors import UserError, one_line, shown
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _BOOL, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 BENCHMARK_PREFIX = "benchmark."
 """Start of a knob of the benchmark, among the knobs of the run."""
+
+MAX_MISTAKES = 5
+"""Largest number of mistakes that a message lists."""
 
 Kind = TypeVar("Kind", bound=Section)
 
@@ -47,10 +56,19 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
             sentence names file and key.
     """
     path = resources.find("configs", name)
-    config = parse(Config, override(Config, read_yaml(path), overrides), str(path))
+    config = parse(Config, override(Config, read_yaml(path), overrides), str(path), overrides)
     if (path.parent / "environment.json").is_file():  # RUN/config.yaml: a copy in a run folder
-        return config.at(run_folder.config_folder(path.parent))
-    return config.at(path.parent)
+        from gpg_vl import run_folder
+
+        return _with_model(config.at(run_folder.config_folder(path.parent)))
+    return _with_model(config.at(path.parent))
+
+
+def _with_model(config: Config) -> Config:
+    """Return a config whose model is found from the working directory, also one beside the file."""
+    name = models.beside(config.policy.model, config.base_dir)
+    policy = config.policy.model_copy(update={"model": name})
+    return config.model_copy(update={"policy": policy})
 
 
 def load_run(run: Path, overrides: Sequence[str] = ()) -> Config:
@@ -62,15 +80,17 @@ def load_for_model(model: str, overrides: Sequence[str] = ()) -> Config:
     """Load the config that belongs to a model: a run's own, else defaults around a checkpoint.
 
     Args:
-        model: a run folder, the policy folder of one of its checkpoints, any checkpoint folder, or
-            a hub id.
+        model: a run folder, one of its checkpoints, any folder of a model, or a hub id.
+
+    Raises:
+        UserError: it is a path that leads nowhere, or a mistake as in `load`.
     """
-    path = Path(model)
-    for run in (path, *path.parents[1:3]):  # a policy is RUN/checkpoints/STEP/policy
-        if (run / "config.yaml").is_file() and (run / "environment.json").is_file():
-            return load_run(run, overrides)
-    bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=model))
-    return parse(Config, override(Config, bare.model_dump(mode="json"), overrides), model)
+    found = models.find(model, "model")
+    if found.run is not None:
+        return load_run(found.run, overrides)
+    bare = Config(data=(Source(recipe="digits"),), policy=PolicyConfig(model=found.name))
+    values = override(Config, bare.model_dump(mode="json"), overrides)
+    return parse(Config, values, model, overrides)
 
 
 def load_benchmark(
@@ -83,7 +103,15 @@ def load_benchmark(
     """
     path = resources.find("evaluation", name, base_dir)
     values = override(BenchmarkSpec, read_yaml(path), overrides)
-    return parse(BenchmarkSpec, values, str(path)).at(path.parent)
+    return parse(BenchmarkSpec, values, str(path), overrides).at(path.parent)
+
+
+def split_knobs(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the knobs of a run, and without their `benchmark.` those of its benchmark."""
+    prefix = BENCHMARK_PREFIX
+    of_run = [item for item in overrides if not item.startswith(prefix)]
+    of_benchmark = [item.removeprefix(prefix) for item in overrides if item.startswith(prefix)]
+    return of_run, of_benchmark
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -99,16 +127,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return dict(content)  # pyright: ignore[reportUnknownArgumentType]
 
 
-def parse(kind: type[Kind], values: Mapping[str, Any], origin: str) -> Kind:
+def parse(
+    kind: type[Kind], values: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()
+) -> Kind:
     """Check plain values and make a section of them.
 
     Args:
         origin: names the file in messages.
+        overrides: `key=value` that have been put over the file; it is not blamed for them.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{origin}: {_first_message(kind, error)}") from None
+        sentences = _in_sentences(kind, error, origin, overrides)
+    if len(sentences) == 1:
+        raise UserError(sentences[0])
+    lines = [f"{origin}: {len(sentences)} mistakes", *sentences[:MAX_MISTAKES]]
+    if len(sentences) > MAX_MISTAKES:
+        lines.append(f"and {len(sentences) - MAX_MISTAKES} more")
+    raise UserError("\n  ".join(lines))
 
 
 def dump(config: Section) -> str:
@@ -204,23 +241,77 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _first_message(kind: type[Section], error: ValidationError) -> str:
-    """Return pydantic's first error as `key: got, expected`."""
-    first = error.errors()[0]
-    steps = own_steps(first["loc"])
-    key = ".".join(map(str, steps))
+def _in_sentences(
+    kind: type[Section], error: ValidationError, origin: str, overrides: Sequence[str]
+) -> list[str]:
+    """Return each of pydantic's errors as `key: got, expected`.
+
+    The only one begins with the file, or with the `key=value` if that was at fault.
+    """
+    # A knob that takes a word or a number has one error per alternative.
+    mistakes: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for found in error.errors():
+        mistakes.setdefault(tuple(own_steps(found["loc"])), []).append(found)
+    # a list without its wrong items is too short: that follows from the mistake inside it
+    for steps in list(mistakes):
+        inner = [other for other in mistakes if other[: len(steps)] == steps and other != steps]
+        if inner:
+            del mistakes[steps]
+    sentences: list[str] = []
+    for steps, found in mistakes.items():
+        sentence, typed = _in_a_sentence(kind, steps, found), _typed(steps, overrides)
+        if typed and found[0]["type"] == "extra_forbidden":
+            sentence = f"{one_line(typed)}: {sentence.partition(': ')[2]}"
+        elif len(mistakes) == 1 and not typed.startswith(".".join(map(str, steps)) + "="):
+            sentence = f"{origin}: {sentence}"
+        sentences.append(sentence)
+    return sentences
+
+
+def _typed(steps: Sequence[int | str], overrides: Sequence[str]) -> str:
+    """Return the last `key=value` that sets a key or what is below it; empty = none does."""
+    key = [str(step) for step in steps]
+    for item in reversed(overrides):
+        if key and item.partition("=")[0].split(".")[: len(key)] == key:
+            return item
+    return ""
+
+
+def _in_a_sentence(
+    kind: type[Section], steps: Sequence[int | str], found: Sequence[ErrorDetails]
+) -> str:
+    """Return one mistake as `key: got, expected`.
+
+    Args:
+        kind: the section that was read.
+        steps: the way to the key.
+        found: the errors of the key.
+    """
+    key, first = ".".join(map(str, steps)), found[0]
     if first["type"] == "extra_forbidden":
-        return unknown_key(key, str(steps[-1]), _known_keys(kind, steps[:-1]))
+        return _unknown_key(kind, key, steps)
     if first["type"] == "missing":
         return f"{key}: missing; this key must be set"
-    # A knob that takes a word or a number has one error per alternative.
-    alternatives = [other["msg"] for other in error.errors() if own_steps(other["loc"]) == steps]
+    alternatives = [other["msg"] for other in found]
     expected = [alternatives[0]]
     expected += [text.removeprefix("Input should be ") for text in alternatives[1:]]
     message = " or ".join(expected).removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: got {shown(first['input'])}, expected: {message[0].lower()}{message[1:]}"
+
+
+def _unknown_key(kind: type[Section], key: str, steps: Sequence[int | str]) -> str:
+    """Return the message for a key that does not exist, with the nearest or the one meant."""
+    known = _known_keys(kind, steps[:-1])
+    option = str(steps[-1])
+    if not get_close_matches(option, known, n=1):
+        # group_size for rollout.group_size: the section is missing
+        elsewhere = {knob.key.rpartition(".")[2]: knob.key for knob in reversed([*knobs_of(kind)])}
+        nearest = get_close_matches(option, elsewhere, n=1)
+        if nearest:
+            return f"{one_line(key)}: no such key; did you mean {elsewhere[nearest[0]]}?"
+    return unknown_key(key, option, known)
 
 
 def _known_keys(kind: type[Section], steps: Sequence[int | str]) -> list[str]:

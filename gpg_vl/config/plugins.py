@@ -6,7 +6,6 @@ of a part that is a frozen dataclass is the dataclass itself: the keys beside `k
 which pydantic checks.
 """
 
-import ast
 import hashlib
 import importlib
 import importlib.util
@@ -22,7 +21,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, validate_call
 
-from gpg_vl.config.paths import is_file
+from gpg_vl.config.paths import is_file, nearest_path
 from gpg_vl.errors import UserError, one_line, shown
 
 _PACKAGE = Path(__file__).parents[1]
@@ -97,9 +96,6 @@ def build(
         part: Any = resolve(kind, aliases, base_dir)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    if inspect.isabstract(part):
-        missing = ", ".join(sorted(part.__abstractmethods__))
-        raise UserError(f"{key}: {part.__name__} does not define {missing}")
     if inspect.isabstract(part):
         missing = ", ".join(sorted(part.__abstractmethods__))
         raise UserError(f"{key}: {part.__name__} does not define {missing}")
@@ -239,9 +235,10 @@ def _belongs_to(name: str, file: Path) -> bool:
 def _load_file(path: Path) -> ModuleType:
     """Import a file of the user as a module; the same file gives the same module."""
     if not is_file(path):
-        raise UserError(
-            f"{one_line(path)}: no such file; a path with ./ is looked for beside the config"
-        )
+        near = nearest_path(path, "*.py")
+        where = "a path with ./ is looked for beside the config"
+        hint = f"did you mean {one_line(near)}?" if near else where
+        raise UserError(f"{one_line(path)}: no such file; {hint}")
     file = path.resolve()
     if str(file.parent) not in sys.path:
         # the file may import its neighbours, and worker processes import it by name
@@ -262,43 +259,3 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise with_file_and_line(error, path) from error
     return module
-
-
-def fields_of(path: str) -> list[tuple[str, str, str]]:
-    """Return the fields of a shipped class as (name, default, description), for `--help`.
-
-    The class is read from its source and not imported: some parts import torch or vLLM, which
-    takes seconds, and Python does not keep the strings below the fields. Fields of base classes in
-    the same file come first.
-    """
-    module, _, name = path.rpartition(":")
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    classes: dict[str, ast.ClassDef] = {}
-    for node in ast.parse(Path(spec.origin).read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            classes[node.name] = node
-    rows: dict[str, tuple[str, str, str]] = {}
-    for base in classes[name].bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            rows |= _fields_in(classes[base.id])
-    rows |= _fields_in(classes[name])
-    return list(rows.values())
-
-
-def _fields_in(class_def: ast.ClassDef) -> dict[str, tuple[str, str, str]]:
-    """Return the annotated fields in the body of a class; the string below one describes it."""
-    rows: dict[str, tuple[str, str, str]] = {}
-    body = class_def.body
-    for field, following in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        if "ClassVar" in ast.unparse(field.annotation):
-            continue
-        default = ast.unparse(field.value) if field.value else "required"
-        description = ""
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            description = str(following.value.value)
-        rows[field.target.id] = (field.target.id, default, description)
-    return rows

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from gpg_vl.config.paths import is_file
+from gpg_vl.config.paths import is_file, is_folder
 from gpg_vl.errors import UserError, one_line, shown
 
 ResourceKind = Literal["configs", "evaluation", "data"]
+ENDINGS = (".yaml", ".yml")
+"""Endings of the files that users write."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -30,7 +32,8 @@ def names(kind: ResourceKind) -> list[str]:
 
 def summary_line(kind: ResourceKind, name: str) -> str:
     """Return the first line of a shipped file, which is a comment that describes it."""
-    return find(kind, name).read_text().partition("\n")[0].removeprefix("# ")
+    with find(kind, name).open() as file:
+        return file.readline().strip().removeprefix("# ")
 
 
 def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
@@ -45,17 +48,40 @@ def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
     Raises:
         UserError: there is neither; the message contains the nearest name.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ENDINGS):
         for path in (beside / name, Path(name)):
             if is_file(path):
                 return path
-        raise UserError(f"{one_line(name)}: no such file. Shipped {kind}: {', '.join(names(kind))}")
+        raise UserError(f"{one_line(name)}: no such file. {_instead_of_file(kind, name)}")
     path = folder(kind) / f"{name}.yaml"
     if is_file(path):
         return path
+    raise UserError(
+        f"{kind}: got {shown(name)}, which is neither shipped nor a file. "
+        f"{_instead_of_name(kind, name)}"
+    )
+
+
+def _instead_of_file(kind: ResourceKind, name: str) -> str:
+    """Return a hint for a YAML file that does not exist."""
+    path, shipped = Path(name), names(kind)
+    if path.stem in shipped:
+        return f"{path.stem} is shipped; its name is written without {path.suffix}"
+    here = [other.name for other in path.parent.glob("*.y*ml")] if is_folder(path.parent) else []
+    nearest = get_close_matches(path.name, here, n=1)
+    if nearest:
+        return f"Did you mean {path.with_name(nearest[0])}?"
+    return f"Shipped {kind}: {', '.join(shipped)}"
+
+
+def _instead_of_name(kind: ResourceKind, name: str) -> str:
+    """Return a hint for a name that is not shipped."""
+    for ending in ENDINGS:
+        if is_file(Path(name + ending)):
+            return f"Did you mean {one_line(name + ending)}?"
+    if is_file(Path(name) / "config.yaml"):
+        return f"The config of a run folder is {one_line(Path(name) / 'config.yaml')}"
     nearest = get_close_matches(name, names(kind), n=1)
     if nearest:
-        hint = f"Did you mean {nearest[0]}?"
-    else:
-        hint = f"Shipped: {', '.join(names(kind))}; a file of your own ends in .yaml."
-    raise UserError(f"{kind}: got {shown(name)}, which is neither shipped nor a file. {hint}")
+        return f"Did you mean {nearest[0]}?"
+    return f"Shipped: {', '.join(names(kind))}; a file of your own ends in .yaml."

@@ -7,17 +7,22 @@ a `kind` (estimator, verifiers, prompt, engine) are the fields of the class of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from gpg_vl.config.paths import expanded
+from gpg_vl.errors import shown
 from gpg_vl.types import Mode
 
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
 Training = Literal["frozen", "full"]
+LONGEST_NAME = 200
+"""Bytes of the name of a run folder: file systems take 255."""
+SHARED_FOLDERS = ("warmups", "served")
+"""Folders beside the runs: warmed-up policies, tiny models that are served."""
 TrackerName = Literal[
     "tensorboard",
     "trackio",
@@ -35,7 +40,7 @@ class Section(BaseModel):
     """A group of config keys."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
     )
 
 
@@ -100,6 +105,12 @@ class Source(Section):
     """Decimal sign of numbers in the answers; many countries write a comma in their .csv files."""
     head: int | None = Field(default=None, ge=1)
     """Number of rows to use, from the first; empty = all."""
+    part: Literal["all", "train", "test"] = "all"
+    """Rows that are used. all | test: a share of them | train: the others. A row is in its part by
+    the name of its first picture (without pictures: by its question), whatever rows are beside it.
+    """
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the rows that part: test has."""
     weight: int = Field(default=1, ge=1)
     """Number of samples from this source among every sum(weights) samples."""
 
@@ -135,8 +146,8 @@ class PolicyConfig(Section):
     """The model that is trained."""
 
     model: str = "tiny"
-    """Checkpoint: tiny, a folder, or a hub id: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL,
-    SmolVLM, Idefics3, LLaVA, Gemma 3."""
+    """Checkpoint: tiny, a folder of a model, a run (its newest checkpoint), RUN/checkpoints/STEP,
+    or a hub id: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, LLaVA, Gemma 3."""
     tiny: Tiny = Tiny()
     """Shape of the tiny model; ignored for any other."""
     language: Training = "full"
@@ -273,6 +284,15 @@ class LearnerConfig(Section):
         return "auto" not in (self.tokens_per_microbatch, self.checkpointing)
 
 
+class WarmupOptimizerConfig(OptimizerConfig):
+    """AdamW of the warm-up."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=30, ge=0)
+    """Number of steps in which the learning rate rises linearly."""
+
+
 class WarmupConfig(Section):
     """Supervised fine-tuning before RL, so that the model learns the answer format.
 
@@ -285,7 +305,7 @@ class WarmupConfig(Section):
     """Number of samples per step."""
     data: tuple[Source, ...] = ()
     """Sources of the samples; empty = the training data."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, warmup_steps=30)
+    optimizer: WarmupOptimizerConfig = WarmupOptimizerConfig()
     """Optimizer of the warm-up."""
 
 
@@ -311,6 +331,27 @@ class CheckpointConfig(Section):
     """Number of checkpoints with the best evaluation that are kept too."""
 
 
+class RunFolderConfig(Section):
+    """Contents of the run folder that take much room."""
+
+    pictures: Literal["all", "informative", "sample"] = "sample"
+    """Groups whose pictures are kept beside their answers. all: every group | informative: those
+    whose rewards differ | sample: the first two of each step."""
+    pictures_mb: int = Field(default=1000, ge=0)
+    """Largest size of all kept pictures of a run, in MB; further ones are not kept."""
+
+
+class TrackingConfig(Section):
+    """Names under which trackers list the run."""
+
+    project: str = Field(default="gpg_vl", coerce_numbers_to_str=True)
+    """Project, or experiment, that the run belongs to."""
+    entity: str | None = None
+    """User or team that owns the project; empty = the tracker's default."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run."""
+
+
 class HardwareConfig(Section):
     """Hardware that a run has to fit on.
 
@@ -329,9 +370,9 @@ class Config(Located):
     """An experiment."""
 
     name: str = Field(default="run", coerce_numbers_to_str=True)
-    """Name of the run folder."""
+    """Name of the run folder; with a slash, of a folder in a folder: sweep/lr1."""
     folder: str = Field(default="runs", coerce_numbers_to_str=True)
-    """Folder in which run folders are created."""
+    """Folder in which run folders are created, from the working directory, with ~ for home."""
     seed: int = 0
     """Seed of all randomness: the tiny model, the order of the data, every sampled token."""
     steps: int = Field(default=100, ge=0)
@@ -352,15 +393,47 @@ class Config(Located):
     learner: LearnerConfig = LearnerConfig()
     trackers: tuple[TrackerName, ...] = ()
     """Experiment trackers that receive the metrics of each step, beside metrics.jsonl."""
+    tracking: TrackingConfig = TrackingConfig()
     warmup: WarmupConfig = WarmupConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    run_folder: RunFolderConfig = RunFolderConfig()
     hardware: HardwareConfig = HardwareConfig()
 
     @property
-    def run_folder(self) -> Path:
+    def run_path(self) -> Path:
         """Folder that this run writes into."""
-        return Path(self.folder) / self.name
+        return self.runs_path / self.name
+
+    @property
+    def runs_path(self) -> Path:
+        """Folder of the run folders, and of what they share."""
+        return expanded(self.folder)
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        """Check that a name leads to a folder below `folder`, and that it can be typed again."""
+        for part in name.split("/"):
+            if not part or part in (".", ".."):
+                raise ValueError(
+                    f"got {shown(name)}, expected the name of a folder, or several with a slash "
+                    "between them; another place is set by folder="
+                )
+            if not part.isprintable() or part != part.strip() or part[0] in "-~":
+                raise ValueError(
+                    f"got {shown(name)}, expected names without control characters, blanks at an "
+                    "end, and - or ~ at the beginning: it will be part of commands"
+                )
+            if len(part.encode()) > LONGEST_NAME:
+                raise ValueError(
+                    f"got a name of {len(part.encode())} bytes, expected at most {LONGEST_NAME}"
+                )
+        if name.split("/")[0] in SHARED_FOLDERS:
+            raise ValueError(
+                f"got {shown(name)}, a folder that all runs of `folder` share; choose another"
+            )
+        return name
 
 
 class BenchmarkSpec(Located):
@@ -397,41 +470,3 @@ class BenchmarkSpec(Located):
     """Largest length of an answer in tokens."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the sampled answers."""
-
-
-def knobs(
-    kind: type[Section], prefix: str = "", given: Section | None = None
-) -> Iterator[tuple[str, str, str]]:
-    """Yield every config key as (key, default, description), sections flattened: rows of `--help`.
-
-    Args:
-        kind: the section whose keys are listed.
-        prefix: the key of that section, with a dot behind it.
-        given: a section whose values are the defaults, where an outer section sets other defaults
-            than `kind` does.
-    """
-    for name, field in kind.model_fields.items():
-        if given is not None:
-            value = getattr(given, name)
-        else:
-            value = field.get_default(call_default_factory=True)
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            defaults = value if isinstance(value, Section) else None
-            yield from knobs(section, f"{prefix}{name}.", defaults)
-            continue
-        default = "required" if field.is_required() else _shown(value)
-        yield prefix + name, default, field.description or ""
-
-
-def _shown(value: Any) -> str:
-    """Return a default as `--help` shows it; of a section only what differs from its defaults."""
-    if isinstance(value, Section):
-        changed: list[str] = []
-        for key, inner in value:
-            if inner != type(value).model_fields[key].default:
-                changed.append(f"{key}={_shown(inner)}")
-        return ", ".join(changed)
-    if value in (None, (), {}):
-        return ""
-    return str(value)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from gpg_vl import progress as display
 from gpg_vl.config.schema import Source
 from gpg_vl.data.sources import name_of, num_rows, read_source
 from gpg_vl.data.validation_cache import ValidationCache
@@ -91,6 +92,7 @@ def read_dataset(
     seed: int,
     key: str = "data",
     purpose: str = "data",
+    phase: str = "",
     why_unaskable: Callable[[Sample], str] = lambda sample: "",
 ) -> Dataset:
     """Read every source, without the rows that cannot be used.
@@ -98,6 +100,7 @@ def read_dataset(
     Args:
         base_dir: folder of the config; relative files and plug-ins are looked for there.
         key: place of the sources in the config, for messages.
+        phase: name of what is read, for a progress display; several sources are numbered.
         why_unaskable: returns the reason why a model cannot be asked a sample; empty = it can.
 
     Raises:
@@ -116,6 +119,7 @@ def read_dataset(
             on_rejected=rejected.append,
             why_unaskable=why_unaskable,
             name=name,
+            phase=f"{phase} {number + 1}/{len(sources)}" if phase and len(sources) > 1 else phase,
         )
         validated_sources.append(list(rows))
     return Dataset(
@@ -149,6 +153,7 @@ def validated(
     on_rejected: Callable[[Sample], None] = lambda sample: None,
     why_unaskable: Callable[[Sample], str] = lambda sample: "",
     name: str = "",
+    phase: str = "",
 ) -> Iterator[Sample]:
     """Yield the rows of one source that can be used.
 
@@ -161,6 +166,7 @@ def validated(
         on_rejected: called with its sample, where it could be read.
         why_unaskable: as in `read_dataset`.
         name: name of the source in its samples.
+        phase: as in `read_dataset`; empty = the name says it.
 
     Raises:
         UserError: at the end, if no row can be used.
@@ -170,7 +176,7 @@ def validated(
     used = left_out = 0
     with ValidationCache(verifiers, is_used=source.recipe is None) as cache:
         rows = read_source(source, base_dir=base_dir, key=key, size_of=cache.size_of)
-        for row in progress(rows, name or key, lambda: num_rows(source, base_dir)):
+        for row in progress(rows, name or key, lambda: num_rows(source, base_dir), phase):
             if isinstance(row, LeftOut):
                 reason = row._replace(source=name)
             else:
@@ -230,19 +236,28 @@ def _with_own_id(sample: Sample, ids: Counter[str]) -> Sample:
 
 
 def progress(
-    rows: Iterable[Row], name: str, count: Callable[[], int | None] = lambda: None
+    rows: Iterable[Row],
+    name: str,
+    count: Callable[[], int | None] = lambda: None,
+    phase: str = "",
 ) -> Iterable[Row]:
-    """Return rows that show a bar on a terminal where reading them takes more than a second.
+    """Return rows that show how many of them are read.
 
-    Of several processes only the main one shows it.
+    They show it on the display that is open, else by a bar on a terminal where reading takes more
+    than a second. Of several processes only the main one shows it.
 
     Args:
-        count: returns the number of rows, or None where it is not known; called only if there is
-            a bar, because it may read files.
+        count: returns the number of rows, or None where it is not known; called only if it is
+            shown, because it may read files.
+        phase: name on the display; empty = made of the name.
     """
-    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
-        return rows
     what = f"reading {one_line(name, 40)}"
+    if os.environ.get("RANK", "0") != "0":
+        return rows
+    if display.is_shown():
+        return display.counted(rows, phase or what, count)
+    if not sys.stderr.isatty():
+        return rows
     return tqdm(rows, what, count(), unit=" rows", delay=1, leave=False)
 
 

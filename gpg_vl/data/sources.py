@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gpg_vl.data.recipes import ALIASES
 from gpg_vl.data.rows import RowFormat, addresses_of, sample_of
 from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.pictures import picture_size
+from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.types import LeftOut, Sample, Size
 
 Recipe = Callable[..., Iterator[Sample | LeftOut]]
@@ -95,13 +97,53 @@ def read_source(
     Raises:
         UserError: the source cannot be read at all; the sentence names file and column.
     """
+    if source.part != "all":
+        whole = source.model_copy(update={"part": "all", "head": None})
+        rows = read_source(whole, base_dir=base_dir, key=key, size_of=size_of)
+        return islice(_of_part(rows, source), source.head)
     if source.recipe is not None:
         return islice(_recipe_samples(source, base_dir, key), source.head)
     return _row_samples(source, base_dir, size_of)
 
 
+def is_test_row(row: Sample | LeftOut, share: float) -> bool:
+    """Return True if a row is in the part `test` of its source.
+
+    Rows of one picture are in one part, on every machine and beside any other rows. A picture is
+    known by its name and that of its folder: reading the pictures of a large set takes minutes.
+
+    Args:
+        share: expected share of the rows in that part.
+    """
+    if isinstance(row, LeftOut):
+        content = row.id
+    elif not row.images:
+        content = "\n".join([*(turn.text for turn in row.context), row.question])
+    elif isinstance(row.images[0], Path):
+        content = "/".join(row.images[0].parts[-2:])
+    else:
+        content = sha256(row.images[0]).hexdigest()
+    # a half of a surrogate pair has no bytes of its own
+    digest = sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return addressed_seed("part", digest) < share * 2**63
+
+
+def _of_part(rows: Iterator[Sample | LeftOut], source: Source) -> Iterator[Sample | LeftOut]:
+    """Yield the rows of a source's part; one that cannot be read is in one part, too."""
+    wants_test = source.part == "test"
+    for row in rows:
+        if is_test_row(row, source.test_share) == wants_test:
+            yield row
+
+
 def num_rows(source: Source, base_dir: Path) -> int | None:
-    """Return about how many rows a source has, for a progress bar; None = not known beforehand."""
+    """Return about how many rows a source has, for a progress bar; None = not known beforehand.
+
+    Of a recipe, what its option `count` says.
+    """
+    count = source.options.get("count")
+    if source.recipe is not None and isinstance(count, int):
+        return min(count, source.head or count)
     if source.files is None:
         return None
     total = 0

@@ -9,17 +9,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+from gpg_vl import __version__
 from gpg_vl.config.schema import BenchmarkSpec
 from gpg_vl.errors import one_line
 from gpg_vl.evaluation.records import Record, Settings
-from gpg_vl.prompts import Style
+from gpg_vl.prompts import ALIASES, Style
+from gpg_vl.run_folder import image_name
 from gpg_vl.types import Completion, LeftOut, Sample, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.verifiers.format_advice import Answer, Knobs, format_advice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +110,55 @@ class Benchmark:
             id=sample.id,
             source=sample.source,
             tag=self.tag(sample),
+            question=sample.question,
+            context=sample.context,
+            choices=sample.choices,
+            letters=sample.letters,
+            kind=sample.answer_kind,
+            truth=sample.answer,
+            frame=sample.frame,
+            images=_image_names(sample),
             greedy=_accuracy(verdict),
             sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
             text=greedy.text,
+            finish=greedy.finish,
             answer=verdict.answer,
             reason=verdict.reason,
             well_formed=verdict.parts.get("format", math.nan),
             beside=beside,
             each=sampled_accuracies,
+            texts=[completion.text for completion in sampled],
             tags=sample.tags,
             digest=self._digest_of(sample),
             pictures=_pictures_digest(sample),
             fault=_first_verifier_error(judged),
         )
+
+    def format_advice(
+        self, records: Sequence[Record], prefix: str = "", *, is_trained: bool = False
+    ) -> str:
+        """Return why nearly all greedy answers are malformed and what to do; empty = they are not.
+
+        Args:
+            prefix: what a user writes before the knobs of the benchmark, for instance `benchmark.`.
+            is_trained: the answers are those of a run in progress, which has the knobs in a file.
+        """
+        by_key = {(sample.source, sample.id): sample for sample in self.questions}
+        answers: list[Answer] = []
+        for record in records:
+            completion = Completion(
+                token_ids=(), logprobs=(), text=record.text, finish=record.finish, version=0
+            )
+            answers.append(Answer(completion, by_key[record.key], record.well_formed))
+        knobs = Knobs(
+            max_tokens=f"{prefix}max_tokens (now {self.spec.max_tokens})",
+            prompt=f"{prefix}prompt",
+            mode=f"{prefix}mode=lenient",
+            where=f" in the file of the benchmark {self.spec.name}" if is_trained else "",
+            trains=is_trained,
+        )
+        advice = format_advice(answers, self.verifiers, knobs)
+        return f"{self.spec.name}: {advice}" if advice else ""
 
     def _digest_of(self, sample: Sample) -> str:
         """Return a digest of a question; where its id names several, of its source and id too."""
@@ -133,9 +173,40 @@ def settings_of(spec: BenchmarkSpec) -> Settings:
     return {"benchmark": spec.name, "mode": spec.mode}
 
 
+def style_settings(style: Style) -> Settings:
+    """Return the prompt style by name, and each of its knobs.
+
+    Example:
+        {"prompt": "answer", "prompt.think": "absent", "prompt.instruction": "", ...}
+    """
+    kind = type(style)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    names = {path: name for name, path in ALIASES.items()}
+    settings: dict[str, str | int | float | bool] = {"prompt": names.get(path, path)}
+    for knob in fields(style):
+        value = getattr(style, knob.name)
+        if isinstance(value, str | int | float | bool):
+            settings[f"prompt.{knob.name}"] = value
+    return settings
+
+
+def facts_of(**facts: str | float) -> Settings:
+    """Return facts of an evaluation that begins now, with this version and the time in UTC."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**facts, "gpg_vl": __version__, "time": started}
+
+
+def _image_names(sample: Sample) -> list[str]:
+    """Return the path of each picture, or a name made of its content if it lies inside the data."""
+    names: list[str] = []
+    for image in sample.images:
+        names.append(image_name(image) if isinstance(image, bytes) else str(image))
+    return names
+
+
 def _accuracy(verdict: Verdict) -> float:
     """Return 0 for a question whose verifier failed; the reason of the record says so."""
-    return 0.0 if math.isnan(verdict.reward) else verdict.reward
+    return verdict.reward if math.isfinite(verdict.reward) else 0.0
 
 
 def _first_verifier_error(verdicts: Sequence[Verdict]) -> str:

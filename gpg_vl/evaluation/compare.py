@@ -1,14 +1,17 @@
 """Compare two evaluations of the same questions, paired by question."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from gpg_vl.config.loading import read_yaml
+from gpg_vl.config.models import is_run
+from gpg_vl.config.paths import nearest_path
 from gpg_vl.errors import UserError, one_line
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record, some_ids
@@ -17,6 +20,10 @@ from gpg_vl.evaluation.statistics import Interval, difference, interval
 EXACT = 12
 """Largest number of changed questions for which the sign test of graded values tries every
 combination of signs (4096); for more it draws `DRAWS` random ones."""
+LISTED = 5
+"""Largest number of settings that are named."""
+SHOWN = 60
+"""Largest number of characters of a setting."""
 DRAWS = 10_000
 """Number of random combinations of signs."""
 
@@ -237,7 +244,7 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
         second: the same.
 
     Raises:
-        UserError: there are no records, or nothing in common.
+        UserError: there are no records, a run without evaluations, or nothing in common.
     """
     if first.is_file() and second.is_file():
         return {first.stem: (records.load(first), records.load(second))}
@@ -250,16 +257,49 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
     return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
 
 
+def config_differences(first: Path, second: Path) -> str:
+    """Return the settings in which two runs differ: `seed: 0 -> 1; steps: 4 -> 8 and 3 more`.
+
+    Empty = the same settings, or not two run folders.
+    """
+    if not (is_run(first) and is_run(second)):
+        return ""
+    before, after = (dict(_leaves(read_yaml(run / "config.yaml"))) for run in (first, second))
+    named: list[str] = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if key not in {"name", "folder"} and old != new:
+            named.append(f"{key}: {one_line(old, SHOWN)} -> {one_line(new, SHOWN)}")
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return "; ".join(named[:LISTED]) + more
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting of a config by its key, as ("rollout.engine.kind", "server")."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(cast(Mapping[str, Any], value), f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
 def _evaluations(path: Path) -> dict[str, Path]:
     """Return benchmark -> file of records; of a run those after training."""
     if path.is_file():
         return {path.stem.removesuffix("-after"): path}
-    folder = path / "evaluation" if (path / "evaluation").is_dir() else path
-    if not folder.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder; expected records written by `gpg-vl evaluate --to`, "
-            "or a run folder"
-        )
+    if not path.is_dir():
+        near = nearest_path(path)
+        expected = "expected records written by `gpg-vl evaluate --to`, or a run folder"
+        hint = f"did you mean {near}?" if near else expected
+        raise UserError(f"{path}: no such file or folder; {hint}")
+    folder = path
+    if is_run(path) or (path / "evaluation").is_dir():  # other .jsonl of a run are no evaluations
+        folder = path / "evaluation"
+        if not records.files_in(folder):
+            raise UserError(
+                f"{path}: it is a run without evaluation: its config names no benchmark, or "
+                "its first evaluation is still to come"
+            )
     found: dict[str, Path] = {}
     after_training: dict[str, Path] = {}
     for file in records.files_in(folder):

@@ -12,12 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from gpg_vl import __version__, run_folder
-from gpg_vl.config import loading, plugins
+from gpg_vl import __version__, progress
+from gpg_vl.config import loading, models, plugins
 from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.errors import UnusableSampleError, UserError, shown
 from gpg_vl.evaluation import average_precision
-from gpg_vl.evaluation.benchmark import Benchmark, settings_of
+from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of, style_settings
 from gpg_vl.evaluation.records import EvalLog, Record, save_left_out
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import encode
@@ -73,10 +73,10 @@ def evaluate_benchmarks(
         UserError: a benchmark cannot be asked, or records of another evaluation are in its file;
             before anything is asked.
     """
-    prefix = loading.BENCHMARK_PREFIX
-    run_overrides = [item for item in overrides if not item.startswith(prefix)]
-    knobs = [item.removeprefix(prefix) for item in overrides if item.startswith(prefix)]
+    run_overrides, knobs = loading.split_knobs(overrides)
     config = loading.load_for_model(model, run_overrides)
+    model = models.find(model, "model").name  # a run may save another checkpoint meanwhile
+    progress.phase("loading the model")
     policy = Experiment.of(config).policy_of(model, log=log)
     experiment = Experiment.of(config, policy.frame)
     prepared: list[tuple[str, Benchmark, EvalLog | None]] = []
@@ -98,6 +98,7 @@ def evaluate_benchmarks(
         questions = Dataset((first.questions,), (1,), experiment.config.seed, "gate")
         prompt_at = experiment.prompt_at(policy, questions, first.style)
         verify = partial(experiment.verify_engine, engine, policy, prompt_at)
+        progress.phase("checking the engine")
         verify()
         for name, benchmark, eval_log in prepared:
             unusable: list[LeftOut] = []
@@ -105,6 +106,7 @@ def evaluate_benchmarks(
                 benchmark,
                 policy,
                 engine,
+                model=model,
                 blank=blank,
                 on_progress=partial(on_progress, name),
                 on_left_out=unusable.append,
@@ -123,8 +125,9 @@ def run_benchmark(
     policy: Policy,
     engine: RolloutEngine,
     *,
+    model: str = "",
     blank: bool = False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = progress.count,
     on_left_out: Callable[[LeftOut], None] = lambda left_out: None,
     eval_log: EvalLog | None = None,
 ) -> list[Record]:
@@ -133,8 +136,10 @@ def run_benchmark(
     A question that cannot be asked has no record. An evaluation that goes on tries it again.
 
     Args:
+        model: name of the model, for the records.
         blank: show grey pictures of the same size instead: what is left is guessing.
-        on_progress: called with the number of questions done so far, and of all.
+        on_progress: called with the number of questions done so far, and of all; the display that
+            is open shows them by default.
         on_left_out: called with each question that cannot be asked.
         eval_log: file where records are kept on the way; its questions are not asked again.
 
@@ -148,7 +153,15 @@ def run_benchmark(
         records = {record.key: record for record in eval_log.records()}
     open_questions = [sample for sample in benchmark.questions if _key(sample) not in records]
     spec = benchmark.spec
-    settings = {**settings_of(spec), "max_tokens": spec.max_tokens, "blank": blank}
+    settings = {
+        **settings_of(spec),
+        "max_tokens": spec.max_tokens,
+        "blank": blank,
+        **style_settings(benchmark.style),
+    }
+    about = facts_of(model=model, seed=benchmark.seed, temperature=spec.temperature)
+    for record in records.values():  # one that goes on is known by the time when it began
+        about = record.about or about
     evaluation = eval_log.fingerprint if eval_log is not None else ""
     on_progress(len(records), len(benchmark.questions))
     for start in range(0, len(open_questions), QUESTIONS_AT_ONCE):
@@ -156,7 +169,7 @@ def run_benchmark(
         fresh: list[Record] = []
         asked = _encoded(questions, benchmark, policy, engine, blank, unusable)
         for record in _ask(asked, benchmark, engine):
-            fresh.append(replace(record, settings=settings, evaluation=evaluation))
+            fresh.append(replace(record, settings=settings, evaluation=evaluation, about=about))
             records[record.key] = fresh[-1]
         if eval_log is not None:
             eval_log.add(fresh)
@@ -263,13 +276,13 @@ def _fingerprint(
     It is the same at every start. The options of prompt and verifiers are in spec and config; what
     they do with them is in their source files.
     """
-    path = run_folder.newest_policy(Path(model)) or Path(model)
-    files: list[Any] = []
-    for file in sorted(path.glob("*")):
-        if file.is_file():
-            files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
-    if files:
-        weights = [str(path.resolve()), files]
+    folder = models.find(model).folder
+    if folder is not None:
+        files: list[Any] = []
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+        weights = [str(folder.resolve()), files]
     else:  # a hub id
         weights = [model, getattr(policy.model.config, "_commit_hash", None)]
     config = experiment.config

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from gpg_vl.config.paths import nearest_path
 from gpg_vl.data.columns import cells
 from gpg_vl.data.reading import formats, text_files
 from gpg_vl.data.reading.json_rows import LISTS_OF_ROWS
 from gpg_vl.data.reading.raw_rows import sound
 from gpg_vl.errors import UserError, one_line, shown
-from gpg_vl.evaluation.benchmark import Benchmark, settings_of
+from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of
 from gpg_vl.evaluation.records import Record, load, some_ids
 from gpg_vl.types import Completion
 
@@ -74,12 +75,13 @@ def score_answers(benchmark: Benchmark, answers: Sequence[Answer], path: Path) -
         )
     _check_ids(answer_of, benchmark, repeated, path)
     settings = settings_of(benchmark.spec)
+    about = facts_of(answers=str(path))
     records: list[Record] = []
     for sample in benchmark.questions:
         text = answer_of[_key(sample.source, sample.id, repeated)]
         completion = Completion(token_ids=(), logprobs=(), text=text, finish="stop", version=0)
         record = benchmark.score(sample, completion, [])
-        records.append(replace(record, settings=settings))
+        records.append(replace(record, settings=settings, about=about))
     return records
 
 
@@ -119,7 +121,9 @@ def read_answers(path: Path, columns: Sequence[str] = ()) -> list[Answer]:
     """
     source_column = _column_names(columns)
     if not path.is_file():
-        raise UserError(f"--answers {path}: no such file")
+        near = nearest_path(path)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UserError(f"--answers {path}: no such file{hint}")
     answers: list[Answer] = []
     times: Counter[tuple[str, str]] = Counter()
     for where, row in _rows(path, source_column):

@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from gpg_vl.config.plugins import first_error
 from gpg_vl.errors import UserError, one_line
+from gpg_vl.run_folder import json_value
 from gpg_vl.types import LeftOut
 
 SHOWN = 5
@@ -18,13 +20,20 @@ ID_CHARACTERS = 100
 """Largest number of characters of one id in such a list."""
 LEFT_OUT_SUFFIX = ".left_out.jsonl"
 """Ending of the file beside a file of records that lists the questions without a record."""
-Settings = Mapping[str, str | int | bool]
+Settings = Mapping[str, str | int | float | bool]
 """Settings of prompt and scoring that two evaluations should have in common."""
+SHARED = ("settings", "evaluation", "about")
+"""Columns that all questions of an evaluation have in common. A line has one of them only where it
+differs from the line above, so that files stay small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A question with its answer and score."""
+    """A question with its answer and score.
+
+    A record says all that is needed to read it without the benchmark. In a file, a column that is
+    missing has its default.
+    """
 
     id: str
     """Id of the question; it is unique in its source."""
@@ -32,12 +41,31 @@ class Record:
     """Name of the source that the question was read from; empty = not recorded."""
     tag: str
     """Row of the table that it counts in."""
+    question: str = ""
+    """Words of the question, without the instruction of the prompt style."""
+    context: Sequence[Sequence[str]] = ()
+    """Turns before the question, each as [role, text]."""
+    choices: Sequence[str] = ()
+    """Options of the question, without letters."""
+    letters: Sequence[str] = ()
+    """Letter of each option, where they are not A, B, C..."""
+    kind: str = ""
+    """Kind of its answer: choice, number, boxes...; empty = not recorded."""
+    truth: Any = None
+    """True answer, as in the data."""
+    frame: str = "pixels"
+    """Coordinate frame of true boxes: pixels | norm1 | norm1000."""
+    images: Sequence[str] = ()
+    """Its pictures, in order: the path of a file; of a picture that lies inside the data, the name
+    `<first 16 digits of its SHA-256>.<kind>`: it is picture 1, 2... of the row `id` of `source`."""
     greedy: FiniteFloat
     """Accuracy of the greedy answer."""
-    sampled: float
+    sampled: float = math.nan
     """Mean accuracy of the sampled answers; NaN = there are none."""
     text: str
     """Greedy completion."""
+    finish: Literal["stop", "length"] = "stop"
+    """stop: the greedy completion ended by itself | length: at the length limit."""
     answer: str
     """Answer that was parsed from it."""
     reason: str
@@ -48,6 +76,8 @@ class Record:
     """Accuracy of the greedy completion by the spec's second parsing; NaN = there is none."""
     each: Sequence[float] = ()
     """Accuracies of the sampled answers."""
+    texts: Sequence[str] = ()
+    """Sampled completions, in the order of `each`."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     """Tags of the question."""
     digest: str = ""
@@ -57,11 +87,14 @@ class Record:
     """Digest of its images; empty = it has none, or they were not available."""
     fault: str = ""
     """First error of a verifier on one of its answers, which then score 0; empty = none."""
-    settings: Settings = field(default_factory=dict[str, str | int | bool])
-    """Settings of the evaluation."""
+    settings: Settings = field(default_factory=dict[str, str | int | float | bool])
+    """Settings of the evaluation, the prompt style among them: two evaluations that are compared
+    should agree in them."""
     evaluation: str = ""
     """Fingerprint of the evaluation that it belongs to; empty = recorded answers, or an evaluation
     within a run."""
+    about: Settings = field(default_factory=dict[str, str | int | float | bool])
+    """Facts of the evaluation that may differ: model or file of answers, version, start, seed."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -101,7 +134,7 @@ def save(records: Sequence[Record], path: Path) -> None:
     """Write one JSON line per question; the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".new")
-    aside.write_text("".join(map(_line, records)), encoding="utf-8")
+    aside.write_text("".join(_lines(records)), encoding="utf-8", errors="replace")
     aside.replace(path)
 
 
@@ -198,8 +231,8 @@ class EvalLog:
     def add(self, records: Sequence[Record]) -> None:
         """Append records."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        with self.part.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, records)))
+        with self.part.open("a", encoding="utf-8", errors="replace") as file:
+            file.write("".join(_lines(records)))
 
     def finish(self, records: Sequence[Record]) -> None:
         """Write the final result and remove the file of the evaluation in progress."""
@@ -208,25 +241,67 @@ class EvalLog:
 
 
 _RECORD = TypeAdapter(Record)
+_ROW = TypeAdapter(dict[str, Any])
 
 
 def _read(lines: bytes, path: Path) -> list[Record]:
-    """Parse records, one on each line."""
+    """Parse records, one on each line.
+
+    Older files hold the token NaN, which JSON does not have, and repeat the shared columns.
+    """
     records: list[Record] = []
+    shared: dict[str, Any] = {}
     # not splitlines(): answers contain other line separators of Unicode, such as U+2028
     for number, line in enumerate(lines.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            records.append(_RECORD.validate_json(line, strict=True))
+            record = _RECORD.validate_json(line, strict=True)
+            row = _ROW.validate_json(line)
         except ValidationError as error:
             raise UserError(
                 f"{path} line {number}: not a file of evaluation records: {first_error(error)}"
             ) from None
+        for name in SHARED:
+            if name in row:
+                shared[name] = getattr(record, name)
+        records.append(replace(record, **shared))
     return records
 
 
-def _line(record: Record) -> str:
-    """Return the JSON line of a record."""
-    columns = {name: getattr(record, name) for name in Record.__slots__}
-    return json.dumps(columns, ensure_ascii=False) + "\n"
+def _defaults() -> dict[str, Any]:
+    """Return the default of each column that has one."""
+    defaults: dict[str, Any] = {}
+    for column in fields(Record):
+        if column.default is not MISSING:
+            defaults[column.name] = column.default
+        elif column.default_factory is not MISSING:
+            defaults[column.name] = column.default_factory()
+    return defaults
+
+
+_DEFAULTS = _defaults()
+
+
+def _lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield the JSON line of each record; the first one has all columns that are shared."""
+    above = _DEFAULTS
+    for record in records:
+        columns = {name: getattr(record, name) for name in Record.__slots__}
+        left_out = {**_DEFAULTS, **{name: above[name] for name in SHARED}}
+        row: dict[str, Any] = {}
+        for name, value in columns.items():
+            if name not in left_out or not _is_same(value, left_out[name]):
+                row[name] = json_value(value)
+        # a truth may be what no JSON has, such as a date of a table
+        yield json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        above = columns
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Return True for equal values; NaN is equal to NaN, and an empty list to an empty tuple."""
+    if value != value:
+        return other != other
+    if value == other:
+        return type(value) is type(other)
+    return isinstance(value, list | tuple) and not value and other == ()

@@ -9,7 +9,7 @@ Huang & Zhang, Computational Statistics & Data Analysis 53, 2009).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from statistics import NormalDist, fmean, stdev
 from typing import Any
@@ -49,11 +49,15 @@ def _percent(value: float) -> str:
 def interval(values: Sequence[float]) -> Interval:
     """Compute the mean of independent values: Wilson's interval if all are 0 or 1, else Student's.
 
-    A single value has no interval.
+    A single value has no interval. That of shares, values from 0 to 1, ends at 0 and 1.
     """
     if len(values) > 1 and {*values} <= {0, 1}:
         return _wilson(fmean(values), len(values))
-    return _student(values)
+    own = _student(values)
+    is_share = min(values) >= 0 and max(values) <= 1
+    if not is_share or math.isinf(own.high):
+        return own
+    return replace(own, low=max(0.0, own.low), high=min(1.0, own.high))
 
 
 def _wilson(share: float, count: int) -> Interval:

@@ -96,7 +96,12 @@ def compute_dtype(states: torch.Tensor) -> torch.dtype:
 
 
 def load_policy(
-    config: PolicyConfig, *, seed: int, path: Path | None = None, log: Callable[[str], None] = print
+    config: PolicyConfig,
+    *,
+    seed: int,
+    path: Path | None = None,
+    log: Callable[[str], None] = print,
+    key: str = "policy.model",
 ) -> Policy:
     """Load the policy of a config, or the same policy with the weights of a checkpoint.
 
@@ -104,6 +109,7 @@ def load_policy(
         seed: seed of the tiny model's weights.
         path: a checkpoint folder to read instead of `config.model`.
         log: receives a line if the files hold tensors that the model does not use.
+        key: config key or option that messages on `config.model` begin with.
 
     Raises:
         UserError: the checkpoint cannot be found, is not complete, or is of a family that is not
@@ -119,7 +125,8 @@ def load_policy(
         model = tiny.build_model(tokenizer, config.tiny, seed).to(weights_type)
         processor = tiny.build_processor(tokenizer, config.tiny.family, backend)
     else:
-        key = "policy.model" if path is None else "checkpoint"
+        if path is not None:
+            key = "checkpoint"
         folder = find_model(str(path or config.model), key)
         processor = load_processor(folder, backend, key)
         model = _load_model(folder, weights_type, key, log)

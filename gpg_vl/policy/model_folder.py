@@ -6,13 +6,12 @@ reported by `load`.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
-from gpg_vl.config.paths import expanded, is_file, is_folder
+from gpg_vl.config.models import find, hint
 from gpg_vl.errors import UserError, one_line, shown
 
 SUPPORTED = (
@@ -27,8 +26,9 @@ SUPPORTED = (
 )
 """Families whose gradients the tests compare with those of plain rows."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-"""Pattern of a hub id: gpt2, Qwen/Qwen2.5-VL-3B-Instruct."""
+HUB_SECONDS = 8.0
+"""Seconds without a byte after which the hub is given up. The hub's own client would wait for
+ever."""
 _POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has not replaced by its content."""
 _OLD_PICKLE = b"\x80\x02"
@@ -68,8 +68,8 @@ def find_model(name: str, key: str = "policy.model") -> Path:
     """Return the folder of a model after checking its files.
 
     Args:
-        name: a folder, or a hub id, which is fetched (or read from the hub's cache where the
-            machine is offline).
+        name: a run, a checkpoint, a folder, or a hub id, which is fetched (or read from the hub's
+            cache where the machine is offline).
         key: config key that messages begin with.
 
     Raises:
@@ -84,7 +84,7 @@ def find_model(name: str, key: str = "policy.model") -> Path:
 
 def is_here(name: str) -> bool:
     """Return True if a model's name is a folder on this machine, and not a hub id."""
-    return bool(name) and is_folder(expanded(name))
+    return find(name).folder is not None
 
 
 def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Path:
@@ -96,23 +96,15 @@ def locate(name: str, key: str = "policy.model", *, weights: bool = True) -> Pat
     Raises:
         UserError: there is no such model.
     """
-    folder = expanded(name)
-    if name and is_folder(folder):
+    folder = find(name, key).folder
+    if folder is not None:
         return folder
-    if is_file(folder):
-        raise UserError(
-            f"{key}: {shown(name)} is a file; expected the folder that holds it with its "
-            "config.json, or a hub id"
-        )
-    if not _HUB_ID.fullmatch(name):
-        raise UserError(f"{key}: {shown(name)} cannot be loaded: there is no such folder")
     try:
         return _fetch(name, weights)
     except (OSError, ValueError) as error:
-        why = one_line(error)
         raise UserError(
-            f"{key}: {shown(name)} cannot be loaded: no folder of that name is here, and the hub "
-            f"says: {why}"
+            f"{key}: {shown(name)} cannot be loaded: no folder of that name is here, "
+            f"and {_answer_of_hub(error)}{hint(Path(name))}"
         ) from None
 
 
@@ -125,7 +117,7 @@ def config_file(name: str, key: str = "policy.model") -> Path:
         UserError: there is no such model, or the file is not there, or is no JSON mapping.
     """
     file = None
-    if not is_here(name) and _HUB_ID.fullmatch(name):
+    if not is_here(name):
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(name, "config.json")
@@ -147,14 +139,22 @@ def _fetch(name: str, weights: bool) -> Path:
     Weights are fetched as safetensors if there are any.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    unreachable = _unreachable_hub(name)
 
     def fetch(*patterns: str) -> Path:
-        # Without folders inside, and without Mistral's own format of the same weights.
-        return Path(
-            snapshot_download(
-                name, allow_patterns=[*patterns], ignore_patterns=["*/*", "consolidated*"]
+        try:
+            # Without folders inside, and without Mistral's own format of the same weights.
+            folder = snapshot_download(
+                name,
+                allow_patterns=[*patterns],
+                ignore_patterns=["*/*", "consolidated*"],
+                local_files_only=unreachable is not None,
             )
-        )
+        except LocalEntryNotFoundError as error:
+            raise error from (unreachable or error.__cause__)
+        return Path(folder)
 
     settings = ("*.json", "*.jinja", "*.txt", "*.model")
     if not weights:
@@ -163,6 +163,42 @@ def _fetch(name: str, weights: bool) -> Path:
     if any(folder.glob("*.safetensors")):
         return folder
     return fetch("*.bin")
+
+
+def _unreachable_hub(name: str) -> Exception | None:
+    """Ask the hub for a model; return why nothing answers, None = something does.
+
+    An answer such as "no such model", and a machine that must not ask, are left to the download.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except (OSError, ValueError):  # an answer
+        return None
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):  # httpx or httpx2, by the hub's version
+            raise
+        return error
+    return None
+
+
+def _answer_of_hub(error: OSError | ValueError) -> str:
+    """Return what a hub says that did not give a model, or why it says nothing."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cause = error.__cause__
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "it is not in the hub's cache; the hub was not asked, because HF_HUB_OFFLINE is set"
+    if not isinstance(error, LocalEntryNotFoundError) or cause is None:
+        return f"the hub says: {one_line(error)}"
+    if isinstance(cause, HfHubHTTPError):
+        return f"the hub says: {one_line(cause)}"
+    return (
+        f"it is not in the hub's cache, and the hub at {constants.ENDPOINT} cannot be reached: "
+        f"{type(cause).__name__}: {one_line(cause)}"
+    )
 
 
 def _problems(folder: Path) -> Iterator[str]:
@@ -198,11 +234,9 @@ def _describe_other_folder(folder: Path) -> str:
     """Describe a folder without config.json, and where the model may be."""
     if (folder / ADAPTER).exists():
         return f"is a LoRA adapter without its model. {_how_to_merge(folder)}"
-    checkpoints = sorted(folder.glob("checkpoints/*/policy/config.json"))
-    if checkpoints:
-        return f"is a run folder, not a model; its newest checkpoint is {checkpoints[-1].parent}"
-    if (folder / "policy" / "config.json").exists():
-        return f"is a checkpoint of a run; its model is {folder / 'policy'}"
+    checkpoints = [*folder.glob("*/policy/config.json"), *folder.glob("*/*/policy/config.json")]
+    if checkpoints:  # checkpoints/ of a run, or a run folder of which a file is missing
+        return f"is no model, it holds some; its newest checkpoint is {max(checkpoints).parents[1]}"
     if any(folder.glob("*.gguf")):
         return (
             "holds GGUF files, which are quantised and cannot be trained; use the checkpoint that "

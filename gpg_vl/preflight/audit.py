@@ -25,7 +25,7 @@ from gpg_vl.preflight import (
 from gpg_vl.preflight.finding import Finding
 from gpg_vl.preflight.memory import Workload
 from gpg_vl.preflight.plan import workload_of
-from gpg_vl.report.trackers import not_installed
+from gpg_vl.report.tracker_checks import not_installed
 from gpg_vl.types import Sample
 
 INSPECTED_ROWS = 64

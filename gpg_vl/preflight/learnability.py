@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from statistics import fmean
 
 from gpg_vl.data.dataset import Dataset
@@ -11,6 +12,7 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.rollout.collect import RolloutContext, sample_groups
 from gpg_vl.rollout.engine import ensure_fits
 from gpg_vl.types import Group, Prompt, Sample
+from gpg_vl.verifiers.format_advice import answers_of, format_advice, training_knobs
 
 PROMPTS_PER_SOURCE = 12
 """Prompts of each source that are sampled."""
@@ -34,6 +36,10 @@ def learnability_warnings(
         warning = warning_for(groups)
         if warning:
             yield warning
+    answers = answers_of(chain.from_iterable(by_task.values()))
+    advice = format_advice(answers, context.verifiers, training_knobs(context.config.max_tokens))
+    if advice:
+        yield advice
     context.timer.read()  # these seconds belong to no step
 
 

@@ -24,6 +24,8 @@ from gpg_vl.preflight.memory import (
 
 WIDTH, INDENT = 80, 10
 """Columns of a line, and of its label."""
+MIN_WIDTH = 60
+"""Columns of a line on the narrowest terminal."""
 
 ASSUMED_TFLOPS = {"bfloat16": 125.0, "float32": 7.8, "float64": 3.9}
 """TFLOP/s that a GPU is assumed to reach in forward and backward: 40 % of an A100's data sheet."""
@@ -39,36 +41,40 @@ class Plan:
     """Why it does not fit, then what would mend it; empty = it fits, or no hardware is known."""
 
 
-def plan(experiment: Experiment) -> Plan:
+def plan(experiment: Experiment, width: int = WIDTH) -> Plan:
     """Return the run in numbers.
 
     Sources, prompt, verifiers, method and benchmark are resolved, so a mistake in them shows here.
+
+    Args:
+        width: columns of the terminal; no more than 80 are used, and no fewer than 60.
 
     Raises:
         UserError: a part cannot be resolved, or nothing would be trained.
     """
     config = experiment.config
+    width = max(MIN_WIDTH, min(width, WIDTH))
     _check_sources(experiment)
     lines: list[str] = []
     for label, text in _facts(experiment):
-        lines += _lines(label, text)
+        lines += _lines(label, text, width)
     try:
         workload = workload_of(experiment)
     except UserError as error:
         unknown = f"unknown until {config.policy.model} can be read ({error})"
-        return Plan((*lines, *_lines("memory", unknown)), ())
+        return Plan((*lines, *_lines("memory", unknown, width)), ())
     if not workload.trained:
         raise UserError(
             "policy.language, policy.projector and policy.vision are all frozen: nothing would be "
             "trained; set one to full"
         )
-    lines += _memory(workload)
-    lines += _lines("disk", _disk(workload))
-    lines += _lines("time", _time(workload, settle(workload)))
+    lines += _memory(workload, width)
+    lines += _lines("disk", _disk(workload), width)
+    lines += _lines("time", _time(workload, settle(workload)), width)
     found = problems(workload)
     labels = ["too much", "change"] + ["or"] * len(found)
     for label, problem in zip(labels, found, strict=False):
-        lines += _lines(label, problem)
+        lines += _lines(label, problem, width)
     return Plan(tuple(lines), tuple(found))
 
 
@@ -96,7 +102,7 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
         modes.add(getattr(verifier, "mode", "own"))
     yield (
         "run",
-        f"{config.run_folder}, {config.steps} steps of {rollout.groups_per_step} prompts x "
+        f"{config.run_path}, {config.steps} steps of {rollout.groups_per_step} prompts x "
         f"{rollout.group_size} answers",
     )
     yield (
@@ -128,10 +134,10 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     )
 
 
-def _lines(label: str, text: str) -> list[str]:
+def _lines(label: str, text: str, width: int) -> list[str]:
     return wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=f"{label + ':':{INDENT}}",
         subsequent_indent=" " * INDENT,
         break_on_hyphens=False,
@@ -151,25 +157,33 @@ def _check_sources(experiment: Experiment) -> None:
             check_source(source, base_dir=spec.base_dir, key=key)
 
 
-def _memory(workload: Workload) -> Iterator[str]:
-    """Yield the table: a line for each item, a column for each phase of a step."""
+def _memory(workload: Workload, width: int = WIDTH) -> Iterator[str]:
+    """Yield the table: a line for each item, a column for each phase of a step.
+
+    On a narrow terminal its names are broken and the numbers stand closer.
+    """
     limits, gpu = settle(workload), workload.machine.gb
     all_items = items(workload, limits)
     unit, name = (GB, "GB") if peak(all_items) >= 10 * GB else (1e6, "MB")
     where = f"{name} in a process" if gpu is None else f"{name} on a GPU of {gpu:g} GB"
-    heading = "".join(f"{phase:>11}" for phase in ("rollout", "update", "step"))
-    yield f"{'memory:':{INDENT}}{where:<37}{heading}"
+    cell = 11 if width == WIDTH else 9
+    names = width - INDENT - 3 * cell
+    heading = "".join(f"{phase:>{cell}}" for phase in ("rollout", "update", "step"))
+    yield f"{'memory:':{INDENT}}{where:<{names}}{heading}"
     for item in [*all_items, total(all_items)]:
         cells = ""
         for count in (item.rollout, item.update, item.step):
-            cells += f"{count / unit:11,.2f}" if count else " " * 11
-        yield f"{'':{INDENT}}{item.name:<37}{cells}".rstrip()
+            cells += f"{count / unit:{cell},.2f}" if count else " " * cell
+        first, *others = wrap(item.name, names - 1, subsequent_indent="  ")
+        yield f"{'':{INDENT}}{first:<{names}}{cells}".rstrip()
+        for line in others:
+            yield f"{'':{INDENT}}{line}"
     frozen = workload.size.total - workload.trained
     model = f"{workload.trained:,} parameters trained, {frozen:,} frozen"
     if gpu is not None:
         model += ", whole on every GPU"
-    yield from _lines("model", model)
-    yield from _lines("budget", _budget(workload, limits))
+    yield from _lines("model", model, width)
+    yield from _lines("budget", _budget(workload, limits), width)
 
 
 def _budget(workload: Workload, limits: Limits) -> str:

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpg_vl.boxes import Frame
 from gpg_vl.config.loading import load, override
+from gpg_vl.config.paths import NO_SPACE, check_writable, folder_aside, is_file, is_folder
 from gpg_vl.config.schema import RewardConfig, Source
 from gpg_vl.data import rows
 from gpg_vl.data.dataset import validated
@@ -79,16 +80,14 @@ def prepare_source(
         UserError: as `prepare`.
     """
     if to is not None:
-        _check_target(to)
+        check_target(to)
     left_out: list[LeftOut] = []
     samples = validated(source, verifiers, base_dir=Path(), key=name, on_left_out=left_out.append)
     seen = _Seen()
     if to is not None:
-        count = rows.write(seen.counted(samples), to)
+        count = _write(seen.counted(samples), left_out, to)
     else:
-        count = 0
-        for _ in seen.counted(samples):
-            count += 1
+        count = sum(1 for _ in seen.counted(samples))
     kinds = ", ".join(f"{kind} {number}" for kind, number in seen.kinds.items())
     yield f"{name}: {count} rows earn the full reward with their own answer ({kinds})"
     yield f"example: {seen.example}"
@@ -96,17 +95,57 @@ def prepare_source(
     for line in by_reason(left_out):
         yield f"  {line}"
     if to is not None:
-        _write_left_out(left_out, to / "left_out.jsonl")
         written = to / "samples.jsonl"
         yield f"written: {written} (a config reads it with data: [{{files: {written}}}])"
 
 
-def _check_target(to: Path) -> None:
+def check_target(to: Path) -> None:
+    """Check that rows can be written into a folder that is new or empty.
+
+    Raises:
+        UserError: it holds something, the folder that it is made in does not exist, or is
+            read-only.
+    """
+    for path in (to, *to.parents):
+        if is_file(path):
+            raise UserError(f"--to {to}: {path} is a file, expected a folder")
+    if not is_folder(to.parent):
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
+    check_writable(to, "--to")
     if (to / "samples.jsonl").exists():
         raise UserError(f"--to {to}: holds rows already; choose another folder")
-    for path in (to, *to.parents):
-        if path.is_file():
-            raise UserError(f"--to {to}: {path} is a file, expected a folder")
+    if to.is_dir() and any(to.iterdir()):
+        raise UserError(f"--to {to}: holds other files; choose a new folder, or an empty one")
+
+
+def _write(samples: Iterable[Sample], left_out: Sequence[LeftOut], to: Path) -> int:
+    """Write rows, pictures and what is left out, and return the number of rows.
+
+    They are written aside and renamed at the end: what fails in the middle leaves nothing behind.
+
+    Args:
+        left_out: filled while the samples are read.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        with folder_aside(to if to.is_dir() else to.parent) as aside:
+            complete = aside / "rows"
+            count = rows.write(samples, complete)
+            _write_left_out(left_out, complete / "left_out.jsonl")
+            if not to.is_dir():
+                complete.rename(to)
+                return count
+            for path in sorted(complete.iterdir()):  # the rows last: images, left_out, samples
+                path.rename(to / path.name)
+            return count
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise UserError(
+            f"--to {to}: no space left on that disk; nothing is kept. Make room, or choose another"
+        ) from None
 
 
 def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:

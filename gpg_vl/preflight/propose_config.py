@@ -1,7 +1,8 @@
-"""Tell what some rows are, try to read the first of them, and propose a config to start from."""
+"""Tell what some rows are, try to read the first of them, and propose the source of a config."""
 
 import glob
 import os
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,10 @@ from gpg_vl.config.schema import Source
 from gpg_vl.data.reading import formats
 from gpg_vl.data.recipes import ALIASES
 from gpg_vl.data.recognise.propose import Recognised, recognise
-from gpg_vl.data.sources import name_of, read_source
-from gpg_vl.errors import UserError, one_line, shown
+from gpg_vl.data.sources import read_source
+from gpg_vl.errors import one_line, shown
 from gpg_vl.parsing.choices import letters_of
-from gpg_vl.preflight.prepare_data import prepare_source, verifiers_of
+from gpg_vl.preflight.prepare_data import check_target, prepare_source, verifiers_of
 from gpg_vl.prompts import Style
 from gpg_vl.report.left_out import by_reason
 from gpg_vl.types import LeftOut, Sample
@@ -34,7 +35,6 @@ TRIED_ROWS = 200
 SHOWN_SAMPLES = 3
 SHOWN_TEXT = 200
 """Characters of a question or an answer that are shown."""
-_CONFIG_ENDINGS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,50 @@ def names_rows(name: str) -> bool:
     return is_file_name or is_file(path) or is_folder(path) or "/" in name
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Rows that were recognised, and the first of them as they were read."""
+
+    names: str
+    """The name that the user gave them."""
+    recognised: Recognised
+    trial: Trial
+    verifiers: VerifierSet
+    """Verifiers that checked the rows."""
+
+    @classmethod
+    def of(
+        cls, names: str, options: Sequence[str], *, head: int | None, config: str | None
+    ) -> "Proposal":
+        """Recognise rows, and try to read the first of them.
+
+        Args:
+            names: a file, a folder, a pattern, or a data set of the hub.
+            options: KEY=VALUE of the source that the user settles, such as columns.answer=gold.
+            head: rows that are tried; None = the first 200.
+            config: a config by name or file whose verifiers check the rows; None = the shipped
+                ones.
+
+        Raises:
+            UserError: there are no such rows, or none of the first can be read.
+        """
+        recognised = recognise(names, Path(), _given(names, options))
+        verifiers = verifiers_of(config)
+        trial = Trial.of(recognised.source, head or TRIED_ROWS, verifiers)
+        return cls(names, recognised, trial, verifiers)
+
+    def report(self) -> Iterator[str]:
+        """Yield lines that tell what the rows are and which of them can be used."""
+        yield from wrapped("recognised: ", f"{self.recognised.layout} ({self.names})")
+        yield from _report(self.recognised, self.trial)
+
+    def samples(self) -> Iterator[str]:
+        """Yield lines that show the first samples."""
+        for sample in self.trial.samples[:SHOWN_SAMPLES]:
+            yield ""
+            yield from _of_sample(sample)
+
+
 def propose_config(
     names: str,
     options: Sequence[str],
@@ -101,79 +145,31 @@ def propose_config(
     head: int | None = None,
     config: str | None = None,
 ) -> Iterator[str]:
-    """Yield lines that tell what rows are, what they hold, and which config reads them.
+    """Yield lines that tell what rows are, what they hold, and which lines of a config read them.
 
     Args:
-        names: a file, a folder, a pattern, or a data set of the hub.
-        options: KEY=VALUE of the source that the user settles, such as columns.answer=gold.
-        to: a new .yaml file for the config, or a new folder for the rows.
+        names, options, config: as in `Proposal.of`.
+        to: a new folder for the rows.
         head: only so many rows.
-        config: a config by name or file whose verifiers check the rows; None = the shipped ones.
 
     Raises:
-        UserError: there are no such rows, none of the first can be used, or `to` exists.
+        UserError: there are no such rows, or none of the first can be used.
     """
-    is_config = to is not None and to.suffix in _CONFIG_ENDINGS
-    if to is not None and is_config:
-        _check_new(to)
-    recognised = recognise(names, Path(), _given(names, options))
-    verifiers = verifiers_of(config)
-    trial = Trial.of(recognised.source, head or TRIED_ROWS, verifiers)
-    yield from _wrapped("recognised: ", f"{recognised.layout} ({names})")
-    yield from _report(recognised, trial)
-    if to is not None and not is_config:
-        source = recognised.source.model_copy(update={"head": head})
-        yield from prepare_source(source, names, to=to, verifiers=verifiers)
-        return
-    text = config_text(recognised, trial, to)
-    yield ""
-    yield f"{to}:" if to is not None else "a config to start from:"
-    for line in text.splitlines():
-        yield f"  {line}"
     if to is not None:
-        to.write_text(text, encoding="utf-8")
-        yield ""
-        yield f"written: {to}; next: gpg-vl audit {to}"
-
-
-def config_text(recognised: Recognised, trial: Trial, to: Path | None) -> str:
-    """Return a config that reads the rows, as YAML with a first line that says what it trains.
-
-    Args:
-        to: file that it is for; paths in it are relative to its folder.
-    """
-    source = _source_in(recognised.source, to.parent if to is not None else Path())
-    used, count = len(trial.samples), trial.count
-    rows = one_line(name_of(recognised.source), 60)
-    lines = [
-        f"# A tiny model answers {rows}: {trial.kinds or 'no row'}.",
-        f"# {recognised.layout}; {used} of the first {count} rows earn the full reward.",
-    ]
-    for question in recognised.questions:
-        lines += textwrap.wrap(
-            f"To decide: {question}.",
-            WIDTH - 4,
-            initial_indent="# ",
-            subsequent_indent="#   ",
-            break_long_words=False,
-        )
-    content: dict[str, Any] = {
-        "name": to.stem if to is not None else "mine",
-        "steps": 100,
-        "data": [source],
-    }
-    lines.append(_yaml(content).rstrip())
-    lines.append(
-        "policy: {model: tiny}  # then a real one, for instance Qwen/Qwen2.5-VL-3B-Instruct"
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _check_new(to: Path) -> None:
-    if to.exists():
-        raise UserError(f"--to {to}: exists already; choose another name")
-    if not to.parent.is_dir():
-        raise UserError(f"--to {to}: there is no folder {to.parent}")
+        check_target(to)
+    proposal = Proposal.of(names, options, head=head, config=config)
+    yield from proposal.report()
+    yield from proposal.samples()
+    if to is not None:
+        source = proposal.recognised.source.model_copy(update={"head": head})
+        yield from prepare_source(source, names, to=to, verifiers=proposal.verifiers)
+        return
+    yield ""
+    yield "lines of a config that read them:"
+    for line in as_yaml({"data": [source_in(proposal.recognised.source, Path())]}).splitlines():
+        yield f"  {line}"
+    yield ""
+    yield f"next, a whole config: gpg-vl init {shlex.join([names, *options])}"
 
 
 def _given(names: str, options: Sequence[str]) -> dict[str, Any]:
@@ -202,36 +198,33 @@ def _misplaced_pictures(sample: Sample) -> str:
 def _report(recognised: Recognised, trial: Trial) -> Iterator[str]:
     used, count = len(trial.samples), trial.count
     kinds = f" ({trial.kinds})" if used else ""
-    yield from _wrapped(
+    yield from wrapped(
         "tried:      ",
         f"{used} of the first {count} rows earn the full reward with their own answer{kinds}",
     )
     if trial.left_out:
         yield f"left out:   {len(trial.left_out)}"
     for line in by_reason(trial.left_out):
-        yield from _wrapped("  ", line)
+        yield from wrapped("  ", line)
     for question in recognised.questions:
-        yield from _wrapped("to decide:  ", question)
+        yield from wrapped("to decide:  ", question)
     if recognised.unused:
-        yield from _wrapped("not used:   ", ", ".join(recognised.unused))
-    for sample in trial.samples[:SHOWN_SAMPLES]:
-        yield ""
-        yield from _of_sample(sample)
+        yield from wrapped("not used:   ", ", ".join(recognised.unused))
 
 
 def _of_sample(sample: Sample) -> Iterator[str]:
-    yield from _wrapped("sample ", one_line(sample.id, 60))
+    yield from wrapped("sample ", one_line(sample.id, 60))
     for turn in sample.context:
-        yield from _wrapped(f"  {turn.role:9} ", _text(turn.text))
-    yield from _wrapped("  question  ", _text(sample.question))
+        yield from wrapped(f"  {turn.role:9} ", _text(turn.text))
+    yield from wrapped("  question  ", _text(sample.question))
     if sample.choices:
         letters = letters_of(sample.choices, sample.letters)
         # options after the 26th have no letter
         options = map(" ".join, zip_longest(letters, map(_text, sample.choices), fillvalue=""))
-        yield from _wrapped("  options   ", ", ".join(options))
-    yield from _wrapped("  answer    ", f"{_text(sample.answer)} ({sample.answer_kind})")
+        yield from wrapped("  options   ", ", ".join(options))
+    yield from wrapped("  answer    ", f"{_text(sample.answer)} ({sample.answer_kind})")
     sizes = [f"{width} x {height}" for width, height in sample.sizes]
-    yield from _wrapped("  pictures  ", ", ".join(sizes) if sample.images else "none")
+    yield from wrapped("  pictures  ", ", ".join(sizes) if sample.images else "none")
 
 
 def _text(value: Any) -> str:
@@ -240,7 +233,7 @@ def _text(value: Any) -> str:
     return cut if len(cut) < SHOWN_TEXT else f"{cut}..."
 
 
-def _wrapped(label: str, text: str) -> list[str]:
+def wrapped(label: str, text: str) -> list[str]:
     """Return a text in lines of the report's width, under its label."""
     return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)) or [
         label
@@ -250,7 +243,7 @@ def _wrapped(label: str, text: str) -> list[str]:
 # --- the config -----------------------------------------------------------------------------------
 
 
-def _source_in(source: Source, folder: Path) -> dict[str, Any]:
+def source_in(source: Source, folder: Path) -> dict[str, Any]:
     """Return the keys of a source that differ from the defaults, with paths from a folder."""
     values = source.model_dump(mode="json", exclude_defaults=True)
     for key in ("files", "hub", "image_root"):
@@ -268,7 +261,7 @@ def _path_from(folder: Path, name: str) -> str:
     return os.path.relpath(path, folder)
 
 
-def _yaml(content: dict[str, Any]) -> str:
+def as_yaml(content: dict[str, Any]) -> str:
     """Return YAML whose innermost mappings and lists are on one line."""
     return yaml.safe_dump(
         content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=WIDTH

@@ -11,6 +11,7 @@ from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.report.left_out import by_reason
 from gpg_vl.rollout.collect import MIN_LOST, too_many_lost
 from gpg_vl.types import Sample
+from gpg_vl.verifiers.dispatch import FAILS
 
 
 def reference_answers(dataset: Dataset, cut: str = "") -> Iterator[Finding]:
@@ -38,6 +39,12 @@ def unused_rows(dataset: Dataset, where: str = "") -> Iterator[Finding]:
     yield Finding(level, f"{where}left out: {len(left_out)} rows of {rows}; {first}")
     for line in others:
         yield Finding(level, f"{where}left out: {line}")
+    failed = {(row.source, row.id) for row in left_out if FAILS in row.why}
+    kinds = {each.answer_kind for each in dataset.rejected if (each.source, each.id) in failed}
+    for kind in sorted(kinds - {sample.answer_kind for sample in dataset.samples}):
+        yield Finding(
+            "stop", f"{where}left out: all rows of kind {kind}, as their verifier fails; mend it"
+        )
 
 
 def warmup_rows(experiment: Experiment, head: int | None) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl import run_folder
+from gpg_vl import progress, run_folder
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import SHOWN_CHARACTERS, UserError, one_line
 from gpg_vl.experiment import Experiment
@@ -15,6 +15,7 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.report.left_out import described
 from gpg_vl.rollout.collect import LostDraw, RolloutContext, sample_round
 from gpg_vl.types import Group, LeftOut
+from gpg_vl.verifiers.format_advice import answers_of, format_advice, training_knobs
 
 
 def sample_and_score(
@@ -27,6 +28,7 @@ def sample_and_score(
         count: number of groups.
         to: file that gets every answer with its verdict; None = not written.
     """
+    progress.phase("loading the model")
     policy = experiment.policy_of(model) if model else experiment.policy()
     experiment = experiment.for_policy(policy)
     groups, unusable = sample_questions(experiment, policy, experiment.train_data, count)
@@ -41,6 +43,10 @@ def sample_and_score(
     share = fmean(group.informative for group in groups)
     mean = fmean(rewards) if rewards else math.nan
     yield f"mean reward {mean:.3f}, informative {100 * share:.0f} % of {len(groups)} groups"
+    knobs = training_knobs(experiment.config.rollout.max_tokens)
+    advice = format_advice(answers_of(groups), experiment.verifiers, knobs)
+    if advice:
+        yield advice
     if to:
         rows: list[str] = []
         for group in groups:
@@ -69,7 +75,9 @@ def sample_questions(
             min_informative_groups=0,
             seed=experiment.config.seed,
         )
+        progress.phase("checking the engine")
         experiment.verify_engine(engine, policy, prompt_at)
+        progress.phase("sampling answers")
         groups = sample_round(context, 0, lost)
     unusable = [LeftOut.of(dataset[prompt_index], why) for prompt_index, why in lost]
     return groups, unusable

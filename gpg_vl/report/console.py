@@ -1,20 +1,10 @@
-"""Show a run: a progress bar on a terminal, plain lines elsewhere, and tables of results."""
+"""Tables of results."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from types import TracebackType
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from gpg_vl.config.schema import BenchmarkSpec
@@ -24,118 +14,21 @@ from gpg_vl.evaluation.compare import Comparison, compare
 from gpg_vl.evaluation.records import Record, by_tag
 from gpg_vl.evaluation.statistics import Interval, interval
 
-PLAIN_LINES = 20
-"""Approximate number of progress lines of a run whose output is not a terminal."""
 Row = tuple[str, int, Sequence[tuple[str, str]]]
 """Rows of a table with one heading: name, number of questions, and its figures (name, value)."""
-
-
-class Display:
-    """Progress display of a training run; `log` prints a line above the bar.
-
-    The bar begins with the first step: before it, the bars of reading are on the terminal.
-    """
-
-    def __init__(self, console: Console, total: int) -> None:
-        self.console = console
-        self.total = total
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("training", total=total, numbers="")
-
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
-
-    def log(self, line: str) -> None:
-        """Print a line."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of one step."""
-        line = summary(metrics)
-        self.bar.start()
-        self.bar.update(self.task, completed=step, numbers=line)
-        if self.console.is_terminal:
-            return
-        every = max(1, self.total // PLAIN_LINES)
-        if step % every == 0 or step in {1, self.total}:
-            self.log(f"step {step}/{self.total}  {line}")
-
-
-class Counting:
-    """Progress display of an evaluation: the number of answered questions.
-
-    It begins with the first question: before it, the bars of reading are on the terminal.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.status = console.status("evaluating")
-        self.shown = 0
-
-    def __enter__(self) -> "Counting":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.status.stop()
-
-    def progress(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` questions of a benchmark are answered."""
-        line = f"{name}: {done} of {total} questions"
-        parts = done * PLAIN_LINES // max(1, total)
-        self.status.update(escape(line))
-        if self.console.is_terminal:
-            self.status.start()
-        if not self.console.is_terminal and parts != self.shown:
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self.shown = parts
-
-
-def summary(metrics: Mapping[str, float]) -> str:
-    """Return one step as one line: reward, share of informative groups, alpha, seconds."""
-    phases: list[str] = []
-    for name, seconds in metrics.items():
-        if name.startswith("seconds/"):
-            phases.append(f"{name.removeprefix('seconds/')} {seconds:.2f}")
-    line = (
-        f"reward {metrics['reward']:.3f}  informative {100 * metrics['informative']:.0f} %"
-        f"  alpha {metrics['alpha']:.2f}  {' '.join(phases)} s"
-    )
-    if metrics.get("skipped"):
-        return f"skipped  {line}"
-    return line
 
 
 def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec) -> Table:
     """Return a table of the accuracy per task with 95 % intervals, then the totals of the spec.
 
-    It contains pass@k if there are sampled answers.
+    Several tasks without totals end in a row over all questions. It contains pass@k if there are
+    sampled answers.
     """
     rows: list[Row] = []
     for tag, of_task in by_tag(records).items():
         rows.append((tag, len(of_task), list(_figures(of_task, spec))))
-    for name, tags in spec.totals.items():
+    totals = spec.totals or ({"all": []} if len(rows) > 1 else {})
+    for name, tags in totals.items():
         figure = ("greedy", str(eval_metrics.total(records, tags)))
         rows.append((name, len(records), [figure]))
     return _table(title, rows)

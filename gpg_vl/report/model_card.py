@@ -1,6 +1,8 @@
 """Write the model card (README.md) of a checkpoint: training, data, accuracy and how to use it."""
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,13 +21,26 @@ HEAD = {
     "pipeline_tag": "image-text-to-text",
     "tags": ["gpg_vl", "reinforcement-learning"],
 }
+NEUTRAL_QUESTION = "Your question about the picture"
+"""Question of the program where the training data have none that can stand there."""
+MOST_CHARACTERS = 200
+"""Longest question of the data that stands in the program."""
+_UNCLEAR = re.compile(r"[\n\r\"\\`{}<>]")
+"""Signs that JSON or Markdown writes otherwise, and those of marks."""
 SNIPPET = """\
 from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "."  # the folder of this file, or the name of the model on a hub
 model = AutoModelForImageTextToText.from_pretrained(folder)
-processor = AutoProcessor.from_pretrained(folder)
+try:
+    processor = AutoProcessor.from_pretrained(folder)
+except ImportError:  # without torchvision transformers builds no Qwen-VL processor, gpg_vl does
+    from pathlib import Path
+
+    from gpg_vl.policy.processor import load_processor
+
+    processor = load_processor(Path(folder), "pil")
 messages = {messages}
 text = processor.apply_chat_template(messages, add_generation_prompt=True){opening}
 image = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")
@@ -33,11 +48,28 @@ inputs = processor(text=[text], images=[image], return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens={max_tokens}, do_sample=False)
 answer = output[0, inputs["input_ids"].shape[1] :]
 print(processor.decode(answer, skip_special_tokens=True))"""
-"""Program that asks a checkpoint with plain transformers."""
+"""Program that asks a checkpoint with plain transformers, or with gpg_vl's processor beside it."""
+
+
+def question_of(samples: Iterable[Sample]) -> str:
+    """Return the first question that can stand alone in a program; neutral words if none can."""
+    for sample in samples:
+        text = sample.question
+        alone = len(sample.images) == 1 and not sample.choices and not sample.context
+        if alone and len(text) <= MOST_CHARACTERS and not _UNCLEAR.search(text):
+            return text
+    return NEUTRAL_QUESTION
 
 
 def model_card(
-    config: Config, step: int, run: Path, style: Style, frame: Frame, *, opened: bool = False
+    config: Config,
+    step: int,
+    run: Path,
+    style: Style,
+    frame: Frame,
+    *,
+    opened: bool = False,
+    question: str = NEUTRAL_QUESTION,
 ) -> str:
     """Return Markdown with the metadata block that model hubs read.
 
@@ -48,8 +80,11 @@ def model_card(
         style: the prompt style of the run.
         frame: the coordinate frame of the model's boxes.
         opened: True if the chat template itself writes the text that opens an answer.
+        question: an example, which the program asks.
     """
-    base = {} if config.policy.model == "tiny" else {"base_model": config.policy.model}
+    name = config.policy.model
+    is_on_hub = name != "tiny" and not Path(name).is_absolute()  # a folder is one of this machine
+    base = {"base_model": name} if is_on_hub else {}
     metadata = yaml.safe_dump({**HEAD, **base}, sort_keys=False).strip()
     method = [f"| {name} | {value} |" for name, value in _method(config).items()]
     data = [f"- `{_short(source.model_dump(exclude_defaults=True))}`" for source in config.data]
@@ -79,17 +114,17 @@ def model_card(
         "",
         "## How to ask it",
         "",
-        *_use(style, frame, config.rollout.max_tokens, opened),
+        *_use(style, frame, config.rollout.max_tokens, opened, question),
         "",
     ]
     return "\n".join(lines)
 
 
-def _use(style: Style, frame: Frame, max_tokens: int, opened: bool) -> list[str]:
+def _use(style: Style, frame: Frame, max_tokens: int, opened: bool, question: str) -> list[str]:
     """Return the lines on the prompt, the form of an answer, and a program that asks the model."""
     example = Sample(
         id="",
-        question="How many digits are there in the image?",
+        question=question,
         images=(Path("picture.png"),),
         sizes=((56, 56),),
         answer_kind="",
@@ -116,8 +151,11 @@ def _use(style: Style, frame: Frame, max_tokens: int, opened: bool) -> list[str]
         "```",
         "",
         (
-            "The processor of a Qwen-VL model needs torchvision, also where no video is shown: "
-            "transformers builds none without."
+            "Write your question in the place of "
+            f"`{example.question}`, and the name of your picture for `picture.png`. Plain "
+            "transformers is enough where torchvision is installed: it builds no processor of a "
+            "Qwen-VL model without, also where no video is shown. Where it is not, as after the "
+            "install command of gpg_vl's README, the program takes gpg_vl's processor."
         ),
     ]
 

@@ -2,50 +2,40 @@
 
 Each package is imported only where a config names it. TensorBoard, trackio and DVCLive write local
 files; W&B does so with WANDB_MODE=offline.
+
+There are two axes: the step of the run, for its own figures and for those of held-out questions,
+and the step of the warm-up. A resumed run sends the steps after its checkpoint once more.
 """
 
+import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from queue import Empty, Full, Queue
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, NamedTuple
 
-from gpg_vl.errors import UserError
+from gpg_vl.config.schema import TrackingConfig
+from gpg_vl.report.tracker_checks import check_installed
 
-PROJECT = "gpg_vl"
-"""Name of the project under which a tracker lists all runs."""
 MAX_WAITING = 1000
 """Steps that may wait for a slow tracker; then it is switched off."""
 POLL_SECONDS = 0.1
 """Longest time until an idle tracker notices the end of the run."""
 FINISH_SECONDS = 30.0
 """Longest wait at the end of a run for what a tracker still has to send."""
-_IN_EXTRA = ("tensorboard", "trackio", "wandb")
-
-
-def check_installed(names: Sequence[str]) -> None:
-    """Check that every tracker can be imported, before anything is trained.
-
-    Raises:
-        UserError: one cannot; the message contains the command that installs it.
-    """
-    for name in names:
-        try:
-            import_module(name)
-        except ModuleNotFoundError:
-            raise UserError(not_installed(name)) from None
-
-
-def not_installed(name: str) -> str:
-    """Return the sentence that says how to install a tracker."""
-    package = "'gpg-vl[trackers]'" if name in _IN_EXTRA else name
-    return f"trackers: {name} is not installed; pip install {package}, or leave it out"
+STEP, WARMUP_STEP = "step", "warmup/step"
+"""Names of the two axes."""
 
 
 def open_tracker(
-    name: str, run: Path, config: Mapping[str, Any], *, log: Callable[[str], None] = print
+    name: str,
+    run: Path,
+    config: Mapping[str, Any],
+    *,
+    tracking: TrackingConfig | None = None,
+    log: Callable[[str], None] = print,
 ) -> "QueuedTracker":
     """Start a tracker and return the callback that sends it the metrics of a step.
 
@@ -55,52 +45,125 @@ def open_tracker(
     Args:
         name: a name of the config key `trackers`.
         run: the run folder; its name is the name of the run in the tracker.
-        config: the resolved config.
+        config: what the tracker shows beside the run: the resolved config, and where it runs.
+        tracking: project, entity and tags; None = the defaults.
         log: receives the warning.
 
     Raises:
         UserError: the package is not installed; the message contains the command that installs it.
     """
     check_installed([name])
-    tracking: Any = import_module("accelerate.tracking")
-    tracking.PartialState()  # accelerate's trackers need it; a training process has it already
-    tracker_class = tracking.LOGGER_TYPE_TO_CLASS[name]
-    return QueuedTracker(name, lambda: _start(tracker_class, name, run, dict(config)), log)
+    tracking = tracking or TrackingConfig()
+    library: Any = import_module("accelerate.tracking")
+    library.PartialState()  # accelerate's trackers need it; a training process has it already
+    tracker_class = library.LOGGER_TYPE_TO_CLASS[name]
+    return QueuedTracker(
+        name, lambda: _start(tracker_class, name, run, dict(config), tracking), log
+    )
 
 
-def _start(tracker_class: Any, name: str, run: Path, config: dict[str, Any]) -> Any:
+def _start(
+    tracker_class: Any, name: str, run: Path, config: dict[str, Any], tracking: TrackingConfig
+) -> Any:
     """Start accelerate's tracker for a run, and send it the config."""
-    tracker = tracker_class(**_arguments(name, run, config))
+    tracker = tracker_class(**_arguments(name, run, config, tracking))
     tracker.start()
     if name == "comet_ml":
-        tracker.tracker.set_name(run.name)
+        tracker.tracker.set_name(_label(run, config))
+        if tracking.tags:
+            tracker.tracker.add_tags(list(tracking.tags))
+    if name == "aim":
+        for tag in tracking.tags:
+            tracker.tracker.add_tag(tag)
+    if name == "wandb":
+        for axis in (STEP, WARMUP_STEP):
+            tracker.tracker.define_metric(axis)
+        tracker.tracker.define_metric("*", step_metric=STEP)
     if name in ("comet_ml", "aim", "mlflow", "clearml", "dvclive"):
         tracker.store_init_configuration(config)
     return tracker
 
 
-def _arguments(name: str, run: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _arguments(
+    name: str, run: Path, config: dict[str, Any], tracking: TrackingConfig
+) -> dict[str, Any]:
     """Return the constructor arguments of a tracker; accelerate names the project `run_name`."""
-    resumable = {"name": run.name, "config": config, "resume": "allow"}
+    project = tracking.project
+    label = _label(run, config)
+    resumable = {"name": label, "config": config, "resume": "allow"}
     arguments: dict[str, dict[str, Any]] = {
         # writes into run/tensorboard; config.yaml lies beside that folder
         "tensorboard": {"run_name": "tensorboard", "logging_dir": str(run)},
-        "trackio": {"run_name": PROJECT, **resumable},
-        "wandb": {"run_name": PROJECT, **resumable, "dir": str(run), "id": run.name},
-        "comet_ml": {"run_name": PROJECT},
+        "trackio": {"run_name": project, **resumable},
+        "wandb": {"run_name": project, **resumable, "dir": str(run), "id": label},
+        "comet_ml": {"run_name": project},
         # None: the repository of the environment variable AIM or of the working directory
-        "aim": {"run_name": run.name, "logging_dir": None, "experiment": PROJECT},
-        "mlflow": {"experiment_name": PROJECT, "run_name": run.name},
-        "clearml": {"run_name": PROJECT, "task_name": run.name},
-        "dvclive": {"dir": str(run / "dvclive")},
+        "aim": {"run_name": label, "logging_dir": None, "experiment": project},
+        "mlflow": {"experiment_name": project, "run_name": label},
+        # a task that is used again loses what it holds
+        "clearml": {"run_name": project, "task_name": label, "reuse_last_task_id": False},
+        # a tracker that does not resume deletes what lies there
+        "dvclive": {"dir": str(run / "dvclive"), "resume": (run / "dvclive").is_dir()},
         "swanlab": {
-            "run_name": PROJECT,
-            "experiment_name": run.name,
+            "run_name": project,
+            "experiment_name": label,
             "config": config,
             "logdir": str(run / "swanlab"),
         },
     }
-    return arguments[name]
+    return arguments[name] | _entity_and_tags(name, tracking)
+
+
+def _label(run: Path, config: Mapping[str, Any]) -> str:
+    """Return the name of a run in a tracker: `sweep-lr1` for `name=sweep/lr1`."""
+    return str(config.get("name", run.name)).replace("/", "-")
+
+
+def _entity_and_tags(name: str, tracking: TrackingConfig) -> dict[str, Any]:
+    """Return the arguments for the knobs that are set and that a tracker takes when it starts."""
+    arguments: dict[str, Any] = {}
+    entity_argument = {"wandb": "entity", "comet_ml": "workspace", "swanlab": "workspace"}
+    if tracking.entity and name in entity_argument:
+        arguments[entity_argument[name]] = tracking.entity
+    if tracking.tags and name in ("wandb", "swanlab", "clearml"):
+        arguments["tags"] = list(tracking.tags)
+    if tracking.tags and name == "mlflow":
+        # its tags are pairs, and their names may not hold every character
+        arguments["tags"] = {"tags": ", ".join(tracking.tags)}
+    return arguments
+
+
+class Row(NamedTuple):
+    """Figures that wait for a tracker.
+
+    Example:
+        Row(12, {"reward": 0.5})
+    """
+
+    step: int
+    """Step of the run, or of the warm-up."""
+    metrics: Mapping[str, float]
+    is_warmup: bool = False
+
+
+def _send(name: str, tracker: Any, row: Row, warmup_names: set[str]) -> None:
+    """Send figures under their step.
+
+    W&B drops a row whose step is below one that it has seen, and has one counter for all figures.
+    So it counts by itself, and the step is a figure that the others are drawn over.
+
+    Args:
+        warmup_names: figures that W&B draws over the step of the warm-up; new ones are added.
+    """
+    if name != "wandb":
+        tracker.log(dict(row.metrics), step=row.step)
+        return
+    axis = WARMUP_STEP if row.is_warmup else STEP
+    if row.is_warmup:
+        for figure in row.metrics.keys() - warmup_names:
+            tracker.tracker.define_metric(figure, step_metric=WARMUP_STEP)
+            warmup_names.add(figure)
+    tracker.log({axis: row.step, **row.metrics})
 
 
 class QueuedTracker:
@@ -113,7 +176,8 @@ class QueuedTracker:
     def __init__(self, name: str, start: Callable[[], Any], log: Callable[[str], None]) -> None:
         self._name = name
         self._log = log
-        self._steps: Queue[tuple[int, dict[str, float]]] = Queue(MAX_WAITING)
+        self._rows: Queue[Row] = Queue()
+        self._room = MAX_WAITING
         self._closing = threading.Event()
         self._error = ""
         self._is_on = True
@@ -123,14 +187,22 @@ class QueuedTracker:
         self._thread.start()
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Queue the metrics of a step."""
+        """Queue the metrics of a step, or the figures of held-out questions after it."""
         self._report_error()
         if not self._is_on:
             return
-        try:
-            self._steps.put_nowait((step, dict(metrics)))
-        except Full:
+        if self._rows.qsize() >= self._room:
             self._switch_off(f"it is {MAX_WAITING} steps behind")
+        else:
+            self._rows.put(Row(step, _numbers(metrics)))
+
+    def warmup(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Queue the figures of a step of the warm-up, which is done: all its steps come at once."""
+        self._report_error()
+        if self._is_on:
+            self._room += 1
+            own = {name: value for name, value in metrics.items() if name != WARMUP_STEP}
+            self._rows.put(Row(step, _numbers(own), is_warmup=True))
 
     def close(self) -> None:
         """Let the tracker send what it still has, for a limited time."""
@@ -145,10 +217,11 @@ class QueuedTracker:
         """Start the tracker and send it each step, until the end or its first error."""
         try:
             tracker = start()
-            while not (self._closing.is_set() and self._steps.empty()):
+            warmup_names: set[str] = set()
+            while not (self._closing.is_set() and self._rows.empty()):
                 with suppress(Empty):
-                    step, metrics = self._steps.get(timeout=POLL_SECONDS)
-                    tracker.log(metrics, step=step)
+                    row = self._rows.get(timeout=POLL_SECONDS)
+                    _send(self._name, tracker, row, warmup_names)
             tracker.finish()
         # also SystemExit: some trackers exit the program when a login fails
         except BaseException as error:
@@ -165,3 +238,12 @@ class QueuedTracker:
         self._log(
             f"warning: tracker {self._name} is switched off, the run is not affected: {reason}"
         )
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is a number: no time stamp, and no NaN, which some trackers refuse."""
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            numbers[name] = value
+    return numbers

@@ -5,6 +5,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
 
+from gpg_vl import progress
+
 
 class Timer:
     """Sums wall seconds per phase.
@@ -21,7 +23,8 @@ class Timer:
 
     @contextmanager
     def __call__(self, phase: str) -> Generator[None, None, None]:
-        """Add the seconds of the `with` block to `phase`."""
+        """Add the seconds of the `with` block to `phase`, and show it as a part of the step."""
+        progress.part_of_step(phase)
         start = perf_counter()
         try:
             yield

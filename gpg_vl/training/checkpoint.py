@@ -4,6 +4,7 @@ checkpoints/000050/  policy/ (plain `from_pretrained`)  learner/optimizer.pt  st
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 
 from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.policy.load import Policy
-from gpg_vl.run_folder import complete_checkpoints
+from gpg_vl.run_folder import complete_checkpoints, json_text
 from gpg_vl.training.learner import Learner
 from gpg_vl.training.processes import Processes
 from gpg_vl.types import Completion, Group, Prompt, Verdict
@@ -59,19 +60,33 @@ def save(
     folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner, card: str
 ) -> Path:
     """Write `checkpoints/<step>`, with the model card beside the weights, and return its path."""
-    path = folder / "checkpoints" / f"{step:06d}"
+    path = path_of(folder, step)
     aside = path.with_name(path.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "learner").mkdir(parents=True)
     policy.save(aside / "policy")
     (aside / "policy" / "README.md").write_text(card)
     torch.save(learner.state_dict(), aside / "learner" / "optimizer.pt")
-    (aside / "state.json").write_text(json.dumps(state))
+    (aside / "state.json").write_text(json_text(state))
     _sync(aside)
-    shutil.rmtree(path, ignore_errors=True)
+    delete(path)
     aside.rename(path)
     _sync(path.parent)
     return path
+
+
+def delete(path: Path) -> None:
+    """Delete a checkpoint, if it exists. Its name goes first, so that no half of one is used."""
+    dropped = path.with_name(path.name + ".dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    if path.exists():
+        path.rename(dropped)
+        shutil.rmtree(dropped)
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is."""
+    return run / "checkpoints" / f"{step:06d}"
 
 
 def load_state(
@@ -121,12 +136,17 @@ def load_learner(path: Path, learner: Learner, *, unchanged: bool) -> None:
     learner.load_state_dict(saved, unchanged=unchanged)
 
 
+def score_of(path: Path) -> float | None:
+    """Return the score of the evaluation that belongs to a checkpoint; None = there was none."""
+    return json.loads((path / "state.json").read_text())["score"]
+
+
 def prune(run: Path, keep_last: int, keep_best: int) -> None:
     """Delete all but the newest and the best-scored checkpoints."""
     checkpoints = complete_checkpoints(run)
     scored: list[tuple[float, str, Path]] = []
     for path in checkpoints:
-        score = json.loads((path / "state.json").read_text())["score"]
+        score = score_of(path)
         if score is not None:
             scored.append((score, path.name, path))
     kept = set(checkpoints[-keep_last:])
@@ -134,7 +154,9 @@ def prune(run: Path, keep_last: int, keep_best: int) -> None:
         kept |= {path for _, _, path in sorted(scored)[-keep_best:]}
     for path in checkpoints:
         if path not in kept:
-            shutil.rmtree(path)
+            delete(path)
+    for left in (run / "checkpoints").glob("*.dropped"):  # by a run that was killed just then
+        shutil.rmtree(left)
 
 
 def _group_row(group: Group) -> dict[str, Any]:
@@ -149,14 +171,27 @@ def _group_row(group: Group) -> dict[str, Any]:
 def _group(row: dict[str, Any], prompt_at: Callable[[int], Prompt]) -> Group:
     completions: list[Completion] = []
     for plain in row["completions"]:
-        lists = {name: tuple(plain[name]) for name in ("token_ids", "logprobs")}
+        logprobs = tuple(_number(value) for value in plain["logprobs"])
+        lists = {"token_ids": tuple(plain["token_ids"]), "logprobs": logprobs}
         completions.append(Completion(**{**plain, **lists}))
+    verdicts = tuple(_verdict(plain) for plain in row["verdicts"])
     return Group(
         prompt=prompt_at(row["draw"]),
         completions=tuple(completions),
-        verdicts=tuple(Verdict(**plain) for plain in row["verdicts"]),
+        verdicts=verdicts,
         prompt_index=row["draw"],
     )
+
+
+def _verdict(plain: dict[str, Any]) -> Verdict:
+    boxes = tuple(tuple(box) for box in plain.get("boxes", ()))
+    parts = {name: _number(value) for name, value in plain["parts"].items()}
+    return Verdict(**{**plain, "reward": _number(plain["reward"]), "parts": parts, "boxes": boxes})
+
+
+def _number(value: float | None) -> float:
+    """Return a number as it was: NaN is null in JSON."""
+    return math.nan if value is None else value
 
 
 def _sync(folder: Path) -> None:

@@ -1,17 +1,15 @@
 """Turn failures that a user can mend into a sentence: a full disk, an engine that is gone."""
 
-import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpg_vl.errors import EngineLostError, MismatchError, UserError, one_line
+from gpg_vl.config.paths import NO_SPACE
+from gpg_vl.errors import EngineLostError, MismatchError, UserError, command, one_line
 from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training.milestones import save
 from gpg_vl.training.setup import TrainingRun
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Error numbers of a full disk, a full quota, a file that is too large."""
 NO_SPACE_MESSAGES = (
     "os error 28",
     "os error 27",
@@ -63,7 +61,8 @@ def lost_engine_explained(run: TrainingRun) -> Generator[None, None, None]:
         if run.processes.any(run.processes.is_main and step not in saved_steps):
             save(run)
         raise UserError(
-            f"stopped after step {step}: {error}. Then go on with gpg-vl train --resume {path}"
+            f"stopped after step {step}: {error}. Then go on with "
+            f"{command('gpg-vl', 'train', '--resume', path)}"
         ) from None
 
 
@@ -72,4 +71,5 @@ def _resume_command(run: Path) -> str:
     saved = complete_checkpoints(run)
     if not saved:
         return ""
-    return f"go on from step {int(saved[-1].name)} with gpg-vl train --resume {run}"
+    resume = command("gpg-vl", "train", "--resume", run)
+    return f"go on from step {int(saved[-1].name)} with {resume}"

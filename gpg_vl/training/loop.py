@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from gpg_vl import progress
 from gpg_vl.errors import Stopped, raise_on_all_ranks
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.report.left_out import described
@@ -32,6 +33,7 @@ def train(
     experiment: Experiment,
     *,
     resume: Path | None = None,
+    from_step: int | None = None,
     callbacks: Sequence[Callback] = (),
     log: Log = print,
     allow_changed: bool = False,
@@ -40,18 +42,25 @@ def train(
 
     Args:
         resume: run folder to continue from its newest checkpoint.
+        from_step: step of an earlier checkpoint to continue from; what came after it is dropped.
         callbacks: called with the number and the metrics of each step.
         log: called with a line for the user.
         allow_changed: resume although config, data or verifiers have changed.
 
     Raises:
         UserError: a mistake in config or data, or a reason to stop that only the user can mend.
-        Stopped: Ctrl-C or SIGTERM; the step has been finished and saved.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; the step has been finished and saved.
         KeyboardInterrupt: a second one, or one before the first step.
     """
-    with stop_request() as request:
+    with stop_request(log) as request:
         run = set_up(
-            experiment, resume=resume, callbacks=callbacks, log=log, allow_changed=allow_changed
+            experiment,
+            resume=resume,
+            from_step=from_step,
+            callbacks=callbacks,
+            log=log,
+            allow_changed=allow_changed,
+            stop=request,
         )
         with (
             closing(run.engine),
@@ -59,22 +68,40 @@ def train(
             disk_full_explained(run.folder.path),
             lost_engine_explained(run),
         ):
+            progress.phase("checking the engine")
             compare_forwards(run)
             log_gate_figures(run, check_gate(run))
             if run.state.step == 0:
                 evaluate_held_out(run, "before")
+                request.can_wait = True
                 save(run)
             request.can_wait = True
-            if evaluation_is_missing(run):
-                after_step(run, leaving=False)
-            while run.state.step < run.config.steps:
-                train_step(run)
-                leaving = run.processes.any(request.asked) and run.state.step < run.config.steps
-                after_step(run, leaving=leaving)
-                if leaving:
-                    raise Stopped
+            _take_steps(run)
             request.can_wait = False  # nothing is left to save: Ctrl-C leaves at once
     return run.folder.path
+
+
+def _take_steps(run: TrainingRun) -> None:
+    """Take the steps that are left, evaluate and save where it is due.
+
+    Raises:
+        Stopped: the run was asked to stop; its last step is saved.
+    """
+    total = run.config.steps
+    progress.steps(run.state.step, total)
+    is_saved = True
+    if evaluation_is_missing(run):
+        after_step(run, leaving=False)
+    while True:
+        is_done = run.state.step == total and not evaluation_is_missing(run)
+        if is_saved and not is_done and run.processes.any(run.stop.asked):
+            raise Stopped
+        if run.state.step == total:
+            return
+        run.stop.doing = f"finishing step {run.state.step + 1}, then saving"
+        train_step(run)
+        leaving = run.processes.any(run.stop.asked) and run.state.step < total
+        is_saved = after_step(run, leaving=leaving)
 
 
 def train_step(run: TrainingRun) -> Update:

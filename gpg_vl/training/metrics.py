@@ -1,9 +1,12 @@
-"""Compute the metrics of one step from its groups and its update."""
+"""Compute the metrics of one step from its groups and its update, and those of an evaluation."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
+from gpg_vl.evaluation.records import Record, by_tag
+from gpg_vl.evaluation.statistics import interval
 from gpg_vl.types import Group, Update
 
 StepStatistics = Counter[str]
@@ -92,3 +95,33 @@ def step_metrics(
     row["seconds"] = sum(seconds.values())
     row["tokens_per_second"] = sums["length"] / max(row["seconds"], 1e-9)
     return row
+
+
+# --- held-out questions ---------------------------------------------------------------------------
+
+
+def held_out_figures(evaluated: Sequence[Record], head: int | None) -> dict[str, float]:
+    """Make the row of an evaluation from the records of its questions.
+
+    Args:
+        evaluated: a record of each question; there is at least one.
+        head: number of questions of each task that every evaluation of the run asks; None = all.
+    """
+    accuracy = interval([record.greedy for record in evaluated])
+    figures = {"held_out": accuracy.mean, "held_out/questions": float(accuracy.count)}
+    if math.isfinite(accuracy.high - accuracy.low):
+        figures |= {"held_out/low": accuracy.low, "held_out/high": accuracy.high}
+    formats = [record.well_formed for record in evaluated if not math.isnan(record.well_formed)]
+    if formats:
+        figures["held_out/well_formed"] = fmean(formats)
+    # The score is made of the same questions at every step, so that steps can be compared.
+    scores: list[float] = []
+    tasks: dict[str, float] = {}
+    for task, records in by_tag(evaluated).items():
+        tasks[f"held_out/{task}"] = fmean(record.greedy for record in records)
+        scores += [record.greedy for record in records[:head]]
+    figures["held_out/score"] = fmean(scores)
+    for name, share in tasks.items():
+        # a task may have the name of another figure
+        figures[name if name not in figures else f"{name} (task)"] = share
+    return figures

@@ -1,22 +1,25 @@
 """Evaluate and save a run at the steps where it is due."""
 
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
+from gpg_vl import progress
 from gpg_vl.errors import one_line, raise_on_all_ranks
 from gpg_vl.evaluation import evaluate, records
 from gpg_vl.policy.encode import template_thought
-from gpg_vl.report.model_card import model_card
-from gpg_vl.training import checkpoint
+from gpg_vl.report.model_card import model_card, question_of
+from gpg_vl.training import checkpoint, metrics
 from gpg_vl.training.setup import TrainingRun
+from gpg_vl.training.signals import EvaluationDroppedError
 from gpg_vl.types import LeftOut
 
 
-def after_step(run: TrainingRun, *, leaving: bool) -> None:
-    """Evaluate and save where it is due.
+def after_step(run: TrainingRun, *, leaving: bool) -> bool:
+    """Evaluate and save where it is due; return whether the step is saved.
 
     A run that is left is saved. An evaluated step is saved too, so that the best of them can be
-    kept.
+    kept. A request to stop ends the evaluation, which a resumed run then makes.
     """
     step, config = run.state.step, run.config
     due = "" if leaving else evaluation_due(run)
@@ -24,8 +27,10 @@ def after_step(run: TrainingRun, *, leaving: bool) -> None:
     if due:
         is_last = step == config.steps
         score = evaluate_held_out(run, due, head=None if is_last else config.evaluation.head)
-    if due or leaving or step % config.checkpoint.every == 0:
+    is_due = bool(due or leaving or step % config.checkpoint.every == 0)
+    if is_due:
         save(run, score)
+    return is_due
 
 
 def evaluation_due(run: TrainingRun) -> str:
@@ -39,12 +44,20 @@ def evaluation_due(run: TrainingRun) -> str:
 
 
 def evaluation_is_missing(run: TrainingRun) -> bool:
-    """Return True if a run was left between a step and the evaluation that belongs to it."""
+    """Return True if a run was left between a step and the evaluation that belongs to it.
+
+    It was if there are no records, or if the checkpoint of the step does not have their score.
+    """
     is_missing = False
-    if run.state.step and run.benchmark and run.processes.is_main:
-        due = evaluation_due(run)
-        is_missing = bool(due) and not _evaluation_path(run, due).exists()
+    due = evaluation_due(run)
+    if due and run.state.step and run.benchmark and run.processes.is_main:
+        is_missing = not _evaluation_path(run, due).exists() or _is_unscored(run)
     return run.processes.any(is_missing)
+
+
+def _is_unscored(run: TrainingRun) -> bool:
+    saved = checkpoint.path_of(run.folder.path, run.state.step)
+    return (saved / "state.json").exists() and checkpoint.score_of(saved) is None
 
 
 def _evaluation_path(run: TrainingRun, when: str) -> Path:
@@ -55,6 +68,8 @@ def _evaluation_path(run: TrainingRun, when: str) -> Path:
 def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> float | None:
     """Return the mean greedy accuracy on held-out questions; None without a benchmark.
 
+    None also if a request to stop ended the evaluation. Nothing of it is kept then.
+
     Args:
         head: only so many questions of each row of the table.
     """
@@ -62,28 +77,41 @@ def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> f
         if run.benchmark is None or not run.processes.is_main:
             return None
         benchmark = run.benchmark.shortened(head) if head else run.benchmark
+        name = f"step {run.state.step}" if when.isdigit() else when
+        progress.phase(f"evaluating, {name}", len(benchmark.questions), "questions")
         unusable: list[LeftOut] = []
-        evaluated = evaluate.run_benchmark(
-            benchmark, run.policy, run.engine, on_left_out=unusable.append
-        )
-        if run.engine.needs_verification and run.gate:
-            run.gate.check(run.engine, run.policy, run.state.version)
+        try:
+            with run.stop.droppable(f"leaving the evaluation, saving step {run.state.step}"):
+                evaluated = evaluate.run_benchmark(
+                    benchmark,
+                    run.policy,
+                    run.engine,
+                    model=f"{run.config.name}, step {run.state.step}",
+                    on_left_out=unusable.append,
+                )
+                if run.engine.needs_verification and run.gate:
+                    run.gate.check(run.engine, run.policy, run.state.version)
+        except EvaluationDroppedError:
+            run.log(f"the evaluation ({name}) is left; it is made when the run goes on")
+            return None
     asked = benchmark.without(unusable)
     records.save(evaluated, _evaluation_path(run, when))
     records.save_left_out(asked.left_out, _evaluation_path(run, when))
     if asked.not_asked:
         run.log(f"warning: {asked.not_asked}")
     parts: list[str] = []
-    scores: list[float] = []
     for tag, rows in records.by_tag(evaluated).items():
         parts.append(f"{one_line(tag, 100)} {100 * fmean(record.greedy for record in rows):.1f} %")
-        # The score is made of the same questions at every step, so that steps can be compared.
-        scores += [record.greedy for record in rows[: run.config.evaluation.head]]
     run.log(f"held out, {when}: {', '.join(parts)}")
+    advice = asked.format_advice(evaluated, is_trained=True)
+    if advice:
+        run.log(f"warning: held out: {advice}")
     failures = records.failures(evaluated)
     if failures:
         run.log(f"warning: {failures}")
-    return fmean(scores)
+    figures = metrics.held_out_figures(evaluated, run.config.evaluation.head)
+    run.folder.held_out(run.state.step, figures)
+    return figures["held_out/score"]
 
 
 def save(run: TrainingRun, score: float | None = None) -> None:
@@ -92,6 +120,8 @@ def save(run: TrainingRun, score: float | None = None) -> None:
     Args:
         score: of the evaluation that belongs to this step, if there is one.
     """
+    progress.part_of_step("save")
+    run.stop.doing = f"saving step {run.state.step}, then leaving"
     state = checkpoint.state_row(run.state, run.processes)
     if run.processes.is_main:
         path, config = run.folder.path, run.config
@@ -102,6 +132,7 @@ def save(run: TrainingRun, score: float | None = None) -> None:
             run.experiment.style,
             run.policy.frame,
             opened=template_thought(run.policy.processor) == "<think>",
+            question=question_of(chain.from_iterable(run.experiment.train_data.sources)),
         )
         row = {**state, "score": score}
         checkpoint.save(path, run.state.step, row, run.policy, run.learner, card)

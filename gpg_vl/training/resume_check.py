@@ -27,6 +27,9 @@ MAY_CHANGE = (
     "evaluation.every",
     "evaluation.head",
     "rollout.gate.",
+    "run_folder.",
+    "trackers",
+    "tracking.",
     "hardware.",
     *(f"rollout.engine.{knob}" for knob in _SERVER_KNOBS),
 )
@@ -43,16 +46,17 @@ def run_fingerprint(experiment: Experiment) -> dict[str, Any]:
     for kind, verifier in experiment.verifiers.by_kind.items():
         sources[f"verifiers.{kind}"] = plugins.source_hash(verifier)
     data = experiment.train_data
-    return {
+    own = {
         "config": experiment.config.model_dump(mode="json"),
         "data": fingerprint(data.sources, repr(data.weights)),
         "sources": sources,
     }
+    return run_folder.json_value(own)  # as it is read again: an infinite number is null
 
 
 def write(run: Path, own: Mapping[str, Any]) -> None:
     """Write the fingerprint into a run folder."""
-    (run / "identity.json").write_text(json.dumps(own, indent=1) + "\n")
+    (run / "identity.json").write_text(run_folder.json_text(own, indent=1) + "\n")
 
 
 def check(
@@ -66,7 +70,7 @@ def check(
     Raises:
         UserError: there are some, and they were not allowed.
     """
-    begun = json.loads((run / "identity.json").read_text())
+    begun = run_folder.json_value(json.loads((run / "identity.json").read_text()))
     differences = list(config_differences(begun["config"], own["config"]))
     if begun["data"] != own["data"]:
         differences.append(f"the data: rows or images differ{_newly_unused(run, unused)}")

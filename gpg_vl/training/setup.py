@@ -6,7 +6,7 @@ that are complete.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
-from gpg_vl import run_folder
+from gpg_vl import progress, run_folder
 from gpg_vl.config.loading import dump, read_yaml
+from gpg_vl.config.models import checkpoint_of, find, find_run, is_run, is_same
+from gpg_vl.config.paths import check_writable
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError, raise_on_all_ranks
@@ -31,7 +33,8 @@ from gpg_vl.preflight import data_checks
 from gpg_vl.preflight.learnability import learnability_warnings
 from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
 from gpg_vl.report import left_out
-from gpg_vl.report.trackers import check_installed, open_tracker
+from gpg_vl.report.tracker_checks import check_ready
+from gpg_vl.report.trackers import open_tracker
 from gpg_vl.rollout.collect import RolloutContext
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.gate.vision_gate import VisionGate
@@ -41,11 +44,16 @@ from gpg_vl.training import checkpoint, resume_check, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.learner import Forward, Learner
 from gpg_vl.training.processes import Processes, start_accelerator
+from gpg_vl.training.rewind import Rewind
+from gpg_vl.training.signals import StopRequest
 from gpg_vl.types import LeftOut, Update
 
 MIN_MEMORY_SHARE = 0.9
 """A GPU with less than this share of hardware.gb is another GPU: the size printed on its box and
 the size it reports differ by less than a tenth."""
+
+Losses = Sequence[Mapping[str, Any]]
+"""A row of each step of a warm-up."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +70,8 @@ class TrainingRun:
     gate: VisionGate | None
     log: Log
     state: State = field(default_factory=State)
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Request to stop, which may come at any time."""
     gate_figures: dict[str, float] = field(default_factory=dict[str, float])
     """Figures of the last check of the vision gate, until the weights change."""
 
@@ -90,51 +100,56 @@ def set_up(
     experiment: Experiment,
     *,
     resume: Path | None = None,
+    from_step: int | None = None,
     callbacks: Sequence[Callback] = (),
     log: Log = print,
     allow_changed: bool = False,
+    stop: StopRequest | None = None,
 ) -> TrainingRun:
     """Make every part of a run.
 
     Args:
         resume: run folder to continue from its newest checkpoint.
+        from_step: step of an earlier checkpoint to continue from; what came after it is dropped.
+        stop: request to stop; None = there is never one.
     """
     processes = Processes(start_accelerator())
     if not processes.is_main:
         log = _no_log
     _check_divisible(experiment.config, processes)
-    check_installed(experiment.config.trackers)
-    if resume is None:
-        run_folder.refuse_to_overwrite(experiment.config.run_folder)
-    config = _settled(experiment, resume, processes, log)
-    experiment = experiment.with_config(config)
-    newest = run_folder.newest_checkpoint(resume) if resume else None
-    policy = experiment.policy(newest / "policy" if newest else None, log=log)
+    _check_trackers(experiment.config, processes, log)
+    start = _start(experiment.config, resume, from_step)
+    experiment = _with_plain_values(experiment, start, processes, log)
+    config = experiment.config
+    progress.phase("loading the model")
+    policy = experiment.policy(start.saved / "policy" if start.saved else None, log=log)
     policy.model.to(processes.accelerator.device)
     experiment = experiment.for_policy(policy)
     with raise_on_all_ranks(processes.all_gather):
-        unused, benchmark = _read_data(experiment, policy, resume or config.run_folder, log)
+        unused, benchmark = _read_data(experiment, policy, start.run, log)
     _check_same_rows(experiment.train_data, processes)
     environment = _environment(policy, processes, config.base_dir)
     fingerprint = resume_check.run_fingerprint(experiment)
     is_unchanged = True
-    if resume is None:
-        run_folder.make_parent(config.run_folder)
+    if start.saved is None:
+        run_folder.make_parent(start.run)
     else:
         is_unchanged = _report_differences(
-            resume, fingerprint, environment, unused, allow_changed=allow_changed, log=log
+            start.run, fingerprint, environment, unused, allow_changed=allow_changed, log=log
         )
+    progress.phase("starting the engine")
     with raise_on_all_ranks(processes.all_gather):
         engine = experiment.engine(policy, rank=processes.rank, ranks=processes.count, log=log)
     with ExitStack() as on_failure:
         on_failure.callback(engine.close)
-        if config.warmup.steps and not resume:
-            policy = _warmed_up(experiment, policy, processes, log)
+        losses: Losses | None = None if start.saved else ()
+        if config.warmup.steps and not start.saved:
+            policy, losses = _warmed_up(experiment, policy, processes, log)
         folder = _open_folder(
-            config, resume or config.run_folder, fingerprint, environment, callbacks, processes, log
+            experiment, start.run, fingerprint, environment, callbacks, processes, log, losses
         )
         on_failure.callback(folder.close)
-        folder.unused_rows(unused, is_resumed=resume is not None)
+        folder.unused_rows(unused, is_resumed=start.saved is not None)
         engine.update_weights(policy, 0)
         rollouts = _rollout_context(experiment, policy, engine, processes)
         with raise_on_all_ranks(processes.all_gather):
@@ -149,13 +164,60 @@ def set_up(
             benchmark=benchmark,
             gate=gate,
             log=log,
+            stop=stop or StopRequest(),
         )
-        if newest:
-            _restore(run, newest, is_unchanged)
+        if start.saved:
+            _restore(run, start.saved, is_unchanged, start.rewind)
         elif config.steps:
             _warn_about_weak_tasks(run)
         on_failure.pop_all()  # from here on, the caller closes the engine
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Place that a run begins at."""
+
+    run: Path
+    """Run folder."""
+    saved: Path | None = None
+    """Checkpoint that it continues from; None = a new run."""
+    rewind: Rewind | None = None
+    """Drops what came after the checkpoint; None = it is the newest."""
+
+
+def _start(config: Config, resume: Path | None, from_step: int | None) -> _Start:
+    """Find the place that a run begins at, before anything is loaded.
+
+    Raises:
+        UserError: the run folder is taken or cannot be written, or there is no such checkpoint.
+    """
+    if resume is not None:
+        run = find_run(resume)
+        check_writable(run, "--resume")
+        if from_step is None:
+            return _Start(run, run_folder.newest_checkpoint(run))
+        return _Start(run, checkpoint_of(run, from_step), Rewind.to(run, from_step))
+    if from_step is not None:
+        raise UserError(
+            f"--from {from_step} names a checkpoint of a run that goes on: give --resume RUN too"
+        )
+    run = config.run_path
+    for above in run.parents:
+        if above.is_relative_to(config.runs_path) and is_run(above):
+            raise UserError(f"{run} is inside the run {above}; choose another `name=`")
+    check_writable(run, "folder")
+    run_folder.refuse_to_overwrite(run)
+    return _Start(run)
+
+
+def _with_plain_values(
+    experiment: Experiment, start: _Start, processes: Processes, log: Log
+) -> Experiment:
+    """Return the experiment whose config names a model that stays the same, and has no `auto`."""
+    resume = start.run if start.saved else None
+    experiment = experiment.with_config(_with_model(experiment.config, resume, processes, log))
+    return experiment.with_config(_settled(experiment, resume, processes, log))
 
 
 def _no_log(line: str) -> None:
@@ -169,6 +231,13 @@ def _check_divisible(config: Config, processes: Processes) -> None:
             f"rollout.groups_per_step: {groups} cannot be shared by {processes.count} processes; "
             "make it a multiple"
         )
+
+
+def _check_trackers(config: Config, processes: Processes, log: Log) -> None:
+    """Refuse trackers that are not installed or not logged in; the main process uses them."""
+    with raise_on_all_ranks(processes.all_gather):
+        if processes.is_main:
+            check_ready(config.trackers, config.tracking, log)
 
 
 def _settled(experiment: Experiment, resume: Path | None, processes: Processes, log: Log) -> Config:
@@ -212,6 +281,29 @@ def _settled(experiment: Experiment, resume: Path | None, processes: Processes, 
     return config.model_copy(update={"learner": settled})
 
 
+def _with_model(config: Config, resume: Path | None, processes: Processes, log: Log) -> Config:
+    """Return the config with the name of its model as the run folder keeps it.
+
+    A run as a model is its newest checkpoint, now; a resumed run keeps to that one, though the
+    other run may have saved more.
+    """
+    name = config.policy.model
+    begun = None
+    if resume is not None:
+        begun = read_yaml(resume / "config.yaml").get("policy", {}).get("model", name)
+    if name != begun:
+        found = find(name)
+        if begun is not None and is_same(begun, found, config.base_dir):
+            name = begun
+        else:
+            name = found.name
+            if found.run is not None:
+                log(f"policy.model: {config.policy.model} means {name}")
+    # the main process decides: a run may save a checkpoint between two looks
+    policy = config.policy.model_copy(update={"model": processes.all_gather(name)[0]})
+    return config.model_copy(update={"policy": policy})
+
+
 def _read_data(
     experiment: Experiment, policy: Policy, run: Path, log: Log
 ) -> tuple[Sequence[LeftOut], Benchmark | None]:
@@ -220,6 +312,7 @@ def _read_data(
     Returns:
         The rows that are left out of the training data, and the benchmark.
     """
+    progress.phase("reading the data")
     unused = experiment.train_data.left_out
     for line in left_out.lines(unused, run / "left_out.jsonl"):
         log(line)
@@ -258,12 +351,18 @@ def _check_same_rows(data: Dataset, processes: Processes) -> None:
 
 
 def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[str, Any]:
+    """Return where this run runs, with the name of each process's GPU."""
+    on_gpu = torch.device(policy.device).type == "cuda"
+    names = processes.all_gather(torch.cuda.get_device_name(policy.device) if on_gpu else None)
+    gpus = [name for name in names if name]
     return run_folder.environment(
         threads=torch.get_num_threads(),
         device=str(policy.device),
         processes=processes.count,
         image_backend=policy.image_backend,
         config_folder=str(base_dir.resolve()),
+        gpus=gpus,
+        cuda=torch.version.cuda if gpus else None,
     )
 
 
@@ -295,24 +394,44 @@ def _report_differences(
 
 
 def _open_folder(
-    config: Config,
+    experiment: Experiment,
     path: Path,
     fingerprint: dict[str, Any],
     environment: dict[str, Any],
     callbacks: Sequence[Callback],
     processes: Processes,
     log: Log,
+    losses: Losses | None,
 ) -> RunFolder:
-    """Begin the run folder and open the trackers, on the main process."""
+    """Begin the run folder and open the trackers, on the main process.
+
+    Args:
+        losses: those of the warm-up of a new run; None = the run goes on.
+    """
+    config = experiment.config
     trackers: list[Tracker] = []
     if processes.is_main:
-        run_folder.write_header(path, dump(config), environment)
+        run_folder.write_header(path, dump(config), environment, is_resumed=losses is None)
         resume_check.write(path, fingerprint)
-        knobs = config.model_dump(mode="json")
+        known = {**config.model_dump(mode="json"), "environment": environment}
         for name in config.trackers:  # all are installed: that was checked before
-            trackers.append(open_tracker(name, path, knobs, log=log))
+            tracker = open_tracker(name, path, known, tracking=config.tracking, log=log)
+            trackers.append(tracker)
     processes.accelerator.wait_for_everyone()
-    return RunFolder(path, callbacks, rank=processes.rank, trackers=trackers)
+    folder = RunFolder(
+        path,
+        callbacks,
+        rank=processes.rank,
+        trackers=trackers,
+        pictures=config.run_folder.pictures,
+        pictures_mb=config.run_folder.pictures_mb,
+        true_boxes=experiment.verifiers.true_boxes,
+        all_gather=processes.all_gather,
+        log=log,
+    )
+    if losses is not None:
+        folder.begin(losses)
+    return folder
 
 
 def _rollout_context(
@@ -381,20 +500,26 @@ def _reference(experiment: Experiment, processes: Processes) -> Forward:
     return forward.to(processes.accelerator.device).requires_grad_(False)
 
 
-def _warmed_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> Policy:
-    """Return the policy after the supervised warm-up, trained now or read from the cache."""
+def _warmed_up(
+    experiment: Experiment, policy: Policy, processes: Processes, log: Log
+) -> tuple[Policy, Losses]:
+    """Return the policy after the supervised warm-up, trained now or read from the cache.
+
+    Returns:
+        The policy, and a row of each step of the warm-up.
+    """
     path = _warmup_path(experiment, processes)
     # another run may keep one just now, and all processes have to decide alike
     if processes.all_gather(warmup_cache.is_cached(path))[0]:
         log(f"warm-up: read from {path}")
     else:
-        warm_up(experiment, policy, processes, log)
+        losses = warm_up(experiment, policy, processes, log)
         if processes.is_main:
-            warmup_cache.store(policy, path)
+            warmup_cache.store(policy, path, losses)
         processes.accelerator.wait_for_everyone()
     warmed_up = experiment.policy(path)
     warmed_up.model.to(processes.accelerator.device)
-    return warmed_up
+    return warmed_up, warmup_cache.losses(path)
 
 
 def _warmup_path(experiment: Experiment, processes: Processes) -> Path:
@@ -403,47 +528,81 @@ def _warmup_path(experiment: Experiment, processes: Processes) -> Path:
     return processes.all_gather(own)[0]
 
 
-def warm_up(experiment: Experiment, policy: Policy, processes: Processes, log: Log) -> None:
-    """Train the policy on solutions, so that it learns the answer format."""
+def warm_up(
+    experiment: Experiment, policy: Policy, processes: Processes, log: Log
+) -> list[dict[str, Any]]:
+    """Train the policy on solutions, so that it learns the answer format.
+
+    Returns:
+        A row of each step, with its time and loss.
+    """
     config = experiment.config
+    data = experiment.warmup_data  # read before the warm-up is shown
+    progress.phase("warm-up", config.warmup.steps)
     if config.warmup.data:
-        for line in left_out.lines(experiment.warmup_data.left_out):
+        for line in left_out.lines(data.left_out):
             log(f"warm-up: {line}")
     imitation = sft.Imitation(
-        dataset=experiment.warmup_data,
+        dataset=data,
         style=experiment.style,
         policy=policy,
         verifiers=experiment.verifiers,
         max_tokens=config.rollout.max_tokens,
         max_lost=config.rollout.max_lost,
     )
+    rows: list[dict[str, Any]] = []
+    show = _log_about_ten_times(config.warmup.steps, log)
+
+    def on_step(step: int, update: Update) -> None:
+        rows.append(_warmup_row(step, update))
+        show(step, update)
+
     sft.warm_up(
         imitation,
         config.warmup,
         processes.accelerator,
         default_limits(config.learner),
-        _log_about_ten_times(config.warmup.steps, log),
+        on_step,
         log,
     )
+    return rows
+
+
+def _warmup_row(step: int, update: Update) -> dict[str, Any]:
+    """Return what is written down of a step of the warm-up."""
+    shown = ("loss", "grad_norm", "lr")
+    figures = {f"warmup/{name}": value for name, value in update.metrics.items() if name in shown}
+    return {"time": run_folder.now(), "warmup/step": step, **figures}
 
 
 def _log_about_ten_times(steps: int, log: Log) -> Callable[[int, Update], None]:
-    """Return a function that logs a step's loss, about ten times during the warm-up."""
+    """Return a function that shows a step's loss.
+
+    It logs the last one, or about ten of them where there is no display.
+    """
     start = perf_counter()
 
     def on_step(step: int, update: Update) -> None:
-        if step % max(1, steps // 10) == 0 or step == steps:
-            seconds = perf_counter() - start
-            log(f"warm-up {step}/{steps}: loss {update.metrics['loss']:.3f}, {seconds:.1f} s")
+        loss = f"loss {update.metrics['loss']:.3f}"
+        progress.count(step, note=loss)
+        often = step % max(1, steps // 10) == 0 and not progress.is_shown()
+        if often or step == steps:
+            log(f"warm-up {step}/{steps}: {loss}, {perf_counter() - start:.1f} s")
 
     return on_step
 
 
-def _restore(run: TrainingRun, saved: Path, is_unchanged: bool) -> None:
+def _restore(
+    run: TrainingRun, saved: Path, is_unchanged: bool, rewind: Rewind | None = None
+) -> None:
     """Bring a run to where a checkpoint left it."""
+    progress.phase("resuming")
     run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes, run.log)
     checkpoint.load_learner(saved, run.learner, unchanged=is_unchanged)
     run.engine.update_weights(run.policy, run.state.version)
+    if rewind is not None and run.processes.is_main:
+        run.log(f"dropped, because later than step {rewind.step}: {rewind.described()}")
+        rewind.drop()
     run.folder.rewind(run.state.step)
     run.log(
         f"resumed from step {run.state.step} of {run.config.steps} (weights, optimizer, schedule, "
@@ -452,6 +611,7 @@ def _restore(run: TrainingRun, saved: Path, is_unchanged: bool) -> None:
 
 
 def _warn_about_weak_tasks(run: TrainingRun) -> None:
+    progress.phase("trying the tasks")
     with raise_on_all_ranks(run.processes.all_gather):
         warnings = list(learnability_warnings(run.rollouts, run.experiment, run.policy))
     for warning in warnings:

@@ -8,6 +8,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.rollout.collect import LostDraw, SampledBatch, too_many_lost
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.types import Verdict
+from gpg_vl.verifiers.format_advice import answers_of, format_advice, training_knobs
 
 
 def stop_if_hopeless(run: TrainingRun, batch: SampledBatch) -> None:
@@ -62,7 +63,10 @@ def _nothing_informative(run: TrainingRun, batch: SampledBatch) -> str:
         return ""
     reward = run.config.reward
     why = why_not_informative(batch, reward.accuracy + reward.format)
-    return f"{run.state.idle} steps in a row without an informative group; {why}"
+    knobs = training_knobs(run.config.rollout.max_tokens)
+    advice = format_advice(answers_of(batch.fresh), run.experiment.verifiers, knobs)
+    causes = "; ".join(filter(None, (why, advice)))
+    return f"{run.state.idle} steps in a row without an informative group; {causes}"
 
 
 def _not_finite(run: TrainingRun, batch: SampledBatch) -> str:

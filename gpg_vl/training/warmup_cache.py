@@ -6,20 +6,22 @@ A policy is found by a digest of everything that its warm-up depends on.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from gpg_vl import __version__
-from gpg_vl.config.paths import expanded
+from gpg_vl.config import models
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.policy.load import Policy
-from gpg_vl.policy.model_folder import is_here
+from gpg_vl.run_folder.json_lines import json_text, read_rows
 
 DEPENDS_ON = {"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"}
 """Sections of a config that change a warm-up."""
+LOSSES = "warmup.jsonl"
+"""Name of the file beside a policy that holds the losses of its warm-up."""
 
 
 def cache_path(config: Config, data: Dataset) -> Path:
@@ -35,8 +37,9 @@ def cache_path(config: Config, data: Dataset) -> Path:
     # a longer solution is left out
     parts: list[Any] = [__version__, knobs, config.rollout.max_tokens, fingerprint(data.sources)]
     base_dir = config.base_dir
-    if is_here(config.policy.model):
-        for file in sorted(expanded(config.policy.model).iterdir()):
+    folder = models.find(config.policy.model).folder
+    if folder is not None:
+        for file in sorted(folder.iterdir()):
             if file.is_file():  # no folder, and no link that leads nowhere
                 parts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -45,7 +48,7 @@ def cache_path(config: Config, data: Dataset) -> Path:
         for path in (base_dir / name.rpartition(":")[0], base_dir / name, Path(name)):
             if path.is_file():
                 digest.update(path.read_bytes())
-    return Path(config.folder) / "warmups" / digest.hexdigest()[:12]
+    return config.runs_path / "warmups" / digest.hexdigest()[:12]
 
 
 def is_cached(path: Path) -> bool:
@@ -53,11 +56,21 @@ def is_cached(path: Path) -> bool:
     return (path / "config.json").exists()
 
 
-def store(policy: Policy, path: Path) -> None:
-    """Write a policy aside, then rename it; another run may have been faster."""
+def losses(path: Path) -> list[dict[str, Any]]:
+    """Return the losses of the warm-up that a policy was made by; none if they were not kept."""
+    return read_rows(path / LOSSES)
+
+
+def store(policy: Policy, path: Path, losses: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write a policy aside, then rename it; another run may have been faster.
+
+    Args:
+        losses: a row of each step of the warm-up, kept beside the policy.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(mkdtemp(prefix=f"{path.name}.", dir=path.parent))
     policy.save(aside)
+    (aside / LOSSES).write_text("".join(json_text(row) + "\n" for row in losses))
     try:
         aside.rename(path)
     except OSError:

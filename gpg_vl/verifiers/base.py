@@ -4,16 +4,17 @@ The format of an answer belongs to the prompt style, its accuracy to the verifie
 """
 
 import math
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
-from gpg_vl.errors import shown
+from gpg_vl.errors import UserError, shown
 from gpg_vl.parsing.markup import last_answer, only_answer
 from gpg_vl.prompts import Style
-from gpg_vl.types import Mode, Sample, Verdict
+from gpg_vl.types import Corners, Mode, Sample, Verdict
 from gpg_vl.verifiers.chance import largest_share
 
 
@@ -35,6 +36,15 @@ class MalformedTruthError(ValueError):
     """
 
 
+def fault(error: Exception) -> Verdict:
+    """Return the verdict of an answer on which a verifier failed: NaN, with the error's trace.
+
+    An error of a verifier or of the row is counted and reported; it is never the answer's.
+    """
+    trace = "".join(traceback.format_exception(error))
+    return Verdict(reward=math.nan, reason=f"fault: {type(error).__name__}: {error}\n{trace}")
+
+
 class Grade(NamedTuple):
     """The accuracy of an answer."""
 
@@ -44,6 +54,8 @@ class Grade(NamedTuple):
     """The answer as it was read."""
     reason: str
     """right | wrong | unreadable, and more words after a colon."""
+    boxes: tuple[Corners, ...] = ()
+    """Boxes of the answer that were scored, in pixels of the picture."""
 
     @classmethod
     def of(cls, right: bool, answer: str) -> "Grade":
@@ -106,6 +118,19 @@ class RuleVerifier(ABC):
         return self.grade(last_answer(text), sample)
 
     def __call__(self, text: str, sample: Sample) -> Verdict:
+        try:
+            return self.verdict_of(text, sample)
+        except UserError:  # something that only the user can mend: math-verify is not installed
+            raise
+        except Exception as error:  # the row's truth cannot be read, or `grade` has a bug
+            return fault(error)
+
+    def verdict_of(self, text: str, sample: Sample) -> Verdict:
+        """Score a text as calling the verifier does, but raise what goes wrong.
+
+        Raises:
+            ValueError: the sample's truth cannot be scored; the message gives the reason.
+        """
         answer, problem = self.style.read(text)
         well_formed = 0.0 if problem else 1.0
         if self.mode == "reference":
@@ -144,7 +169,17 @@ class RuleVerifier(ABC):
             parts={"accuracy": grade.accuracy, "format": well_formed},
             answer=grade.answer,
             reason=grade.reason,
+            boxes=grade.boxes,
         )
+
+    def true_boxes(self, sample: Sample) -> Sequence[Corners] | None:
+        """Return the true boxes in pixels of the picture, to draw them; None = there are none.
+
+        Raises:
+            ValueError: this verifier cannot score the sample's truth.
+        """
+        del sample
+        return None
 
     # --- several accepted answers -----------------------------------------------------------------
 

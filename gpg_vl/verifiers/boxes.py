@@ -11,7 +11,7 @@ from gpg_vl.boxes import Box, Frame
 from gpg_vl.errors import shown
 from gpg_vl.parsing import boxes as answer_boxes
 from gpg_vl.parsing.boxes import Found
-from gpg_vl.types import Mode, Sample, Size
+from gpg_vl.types import Corners, Mode, Sample, Size
 from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier, right_or_wrong
 
@@ -79,13 +79,13 @@ class Boxes(RuleVerifier):
             return Grade(0.0, answer, "wrong: reversed, empty or outside the image")
         overlap = boxes.iou(box, truths[0])
         reason = f"{right_or_wrong(overlap >= 0.5)}: IoU {overlap:.2f}"
-        return Grade(self.score(box, truths[0]), boxes.write(box), reason)
+        shown = in_pixels([box], sample)
+        return Grade(self.score(box, truths[0]), boxes.write(box), reason, shown)
 
     def reference(self, text: str, sample: Sample) -> Grade:
         truth = self._truths(sample)[0]
         if self.measure == "giou":
-            if not sample.sizes:  # the authors' rule is in thousandths of the image
-                raise ValueError("a box needs an image")
+            check_size(sample)  # the authors' rule is in thousandths of the image
             normed_truth = DECLARED["norm1"].from_pixels(truth, sample.boxed_size)
             raw = published_rules.lisa_reward(text, normed_truth)
             return Grade(
@@ -99,13 +99,19 @@ class Boxes(RuleVerifier):
         box = self._to_pixels(given, sample)
         overlap = published_rules.vlm_r1_iou(box, truth)
         reason = f"{right_or_wrong(overlap > 0.5)}: IoU {overlap:.2f}"
-        return Grade(float(overlap > 0.5), boxes.write(box), reason)
+        shown = in_pixels([box], sample)
+        return Grade(float(overlap > 0.5), boxes.write(box), reason, shown)
 
     def reference_answer(self, sample: Sample) -> str:
+        if self.mode == "strict":
+            check_size(sample)
         spelt = [self.spelt(truth, sample) for truth in self._truths(sample)]
         if self.policy == "all":
             return f"[{','.join(spelt)}]"
         return spelt[0]
+
+    def true_boxes(self, sample: Sample) -> Sequence[Corners] | None:
+        return in_pixels(self._truths(sample), sample)
 
     def placed(self, box: Box, sample: Sample) -> Box | None:
         """Convert an answer's box to original pixels.
@@ -148,10 +154,10 @@ class Boxes(RuleVerifier):
         return [record.box for record in records]
 
     def _grade_all(self, given: Sequence[Box], truths: Sequence[Box], sample: Sample) -> Grade:
-        in_pixels = [self.placed(box, sample) for box in given]
+        placed = [self.placed(box, sample) for box in given]
 
         def score(row: int, column: int) -> float:
-            box = in_pixels[row]
+            box = placed[row]
             if box is None:
                 return 0.0
             return self.score(box, truths[column])
@@ -161,18 +167,25 @@ class Boxes(RuleVerifier):
         accuracy = 1.0  # no boxes where none are to be found
         if given or truths:
             accuracy = total / max(len(given), len(truths))
-        written = [boxes.write(box) for box in in_pixels if box is not None]
-        reason = f"{len(given)} boxes for {len(truths)}, mean {accuracy:.2f}"
+        written = [boxes.write(box) for box in placed if box is not None]
+        reason = f"{right_or_wrong(accuracy >= 0.5)}: {len(given)} boxes for {len(truths)}, mean "
         return Grade(
-            accuracy, f"[{','.join(written)}]", f"{right_or_wrong(accuracy >= 0.5)}: {reason}"
+            accuracy,
+            f"[{','.join(written)}]",
+            f"{reason}{accuracy:.2f}",
+            in_pixels(placed, sample),
         )
 
     def _clipped(self, box: Box, sample: Sample) -> Box:
         """Cut off what lies outside the image.
 
-        A box that leaves the image by more than the tolerance is returned without area.
+        A box that leaves the image by more than the tolerance is returned without area. Of an image
+        in pixels whose size is not known only the left and the upper edge are.
         """
-        width, height = self.frame.units(sample.boxed_size)
+        if not sample.sizes and self.frame.kind == "pixels":
+            return box if min(box.x1, box.y1) >= 0 else Box(0, 0, 0, 0)
+        # shares and thousandths are the same of every size
+        width, height = self.frame.units(sample.boxed_size if sample.sizes else (1, 1))
         excess = max(
             -box.x1 / width, -box.y1 / height, (box.x2 - width) / width, (box.y2 - height) / height
         )
@@ -184,7 +197,7 @@ class Boxes(RuleVerifier):
         return self.frame.to_pixels(box, sample.boxed_size) if sample.sizes else box
 
     def _truths(self, sample: Sample) -> list[Box]:
-        truths = truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
+        truths = truth_boxes(sample, sizeless=needs_no_size(self.frame, sample))
         if self.policy != "all" and len(truths) != 1:
             raise ValueError(
                 f"answer {shown(sample.answer)} is not one box [[x1, y1, x2, y2]]; any number of "
@@ -227,14 +240,29 @@ def read_boxes(answer: str, mode: Mode) -> list[Found] | None:
     return None
 
 
-def needs_no_size(mode: Mode, frame: Frame, sample: Sample) -> bool:
+def needs_no_size(frame: Frame, sample: Sample) -> bool:
     """Return True where boxes can be compared although the image's size is not known.
 
     That is, where the truth is stored in the frame of the answer.
     """
-    if mode == "strict" or sample.sizes:
-        return False
-    return frame.kind == sample.frame and frame.kind != "resized"
+    return not sample.sizes and frame.kind == sample.frame and frame.kind != "resized"
+
+
+def check_size(sample: Sample) -> None:
+    """Check that a sample says how large its image is.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not sample.sizes:
+        raise ValueError("a box needs an image: width and height in pixels, sizes=((640, 480),)")
+
+
+def in_pixels(placed: Sequence[Box | None], sample: Sample) -> tuple[Corners, ...]:
+    """Return the boxes that could be placed in the picture; none where its size is not known."""
+    if not sample.sizes:
+        return ()
+    return tuple(box for box in placed if box is not None)
 
 
 def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
@@ -248,8 +276,8 @@ def truth_boxes(sample: Sample, *, sizeless: bool = False) -> list[Box]:
         ValueError: no image, or none of several named; an unknown frame; no boxes, or one that is
             empty or outside the image.
     """
-    if not sample.sizes and not sizeless:
-        raise ValueError("a box needs an image")
+    if not sizeless:
+        check_size(sample)
     if sample.frame not in DECLARED:
         raise ValueError(
             f"frame {shown(sample.frame)} is none of {', '.join(DECLARED)}; if the column is not "

@@ -9,14 +9,16 @@ from gpg_vl import boxes
 from gpg_vl.boxes import Box, Frame
 from gpg_vl.parsing import markup
 from gpg_vl.parsing.boxes import Found
-from gpg_vl.types import Sample
+from gpg_vl.types import Corners, Sample
 from gpg_vl.verifiers import published_rules
 from gpg_vl.verifiers.base import Grade, RuleVerifier, right_or_wrong
 from gpg_vl.verifiers.boxes import (
     Boxes,
     assign,
     best_mean_overlap,
+    check_size,
     constant_boxes,
+    in_pixels,
     needs_no_size,
     read_boxes,
     truth_boxes,
@@ -58,7 +60,8 @@ class Detection(RuleVerifier):
         if not truths or not given:
             right = not truths and not given
             reason = f"{right_or_wrong(right)}: {len(given)} boxes for {len(truths)}"
-            return Grade(float(right), f"{len(given)} boxes", reason)
+            shown = in_pixels([box for box, _ in self.placed(answer, sample)], sample)
+            return Grade(float(right), f"{len(given)} boxes", reason, shown)
         return self._grade_boxes(given, truths, sample)
 
     def reference(self, text: str, sample: Sample) -> Grade:
@@ -69,6 +72,8 @@ class Detection(RuleVerifier):
         return Grade(accuracy, published_rules.reading(text), reason)
 
     def reference_answer(self, sample: Sample) -> str:
+        if self.mode == "strict":
+            check_size(sample)
         writer = Boxes(frame=self.frame)
         records: list[str] = []
         for truth, label in zip(self._truths(sample), _labels(sample), strict=True):
@@ -78,6 +83,9 @@ class Detection(RuleVerifier):
         if not records:
             return "No Objects"
         return f"[{', '.join(records)}]"
+
+    def true_boxes(self, sample: Sample) -> Sequence[Corners] | None:
+        return in_pixels(self._truths(sample), sample)
 
     def placed(self, answer: str, sample: Sample) -> list[tuple[Box, float]]:
         """Return the boxes of an answer in original pixels with their confidence.
@@ -95,10 +103,10 @@ class Detection(RuleVerifier):
     def _grade_boxes(self, given: Sequence[Found], truths: Sequence[Box], sample: Sample) -> Grade:
         labels = _labels(sample)
         placer = Boxes(frame=self.frame, mode=self.mode)
-        in_pixels = [placer.placed(item.box, sample) for item in given]
+        placed = [placer.placed(item.box, sample) for item in given]
 
         def overlap(row: int, column: int) -> float:
-            box = in_pixels[row]
+            box = placed[row]
             if box is None or not _is_same_class(given[row].label, labels[column]):
                 return 0.0
             iou = boxes.iou(box, truths[column])
@@ -118,13 +126,13 @@ class Detection(RuleVerifier):
             f"{right_or_wrong(accuracy >= 0.5)}: {len(pairs)} of {len(truths)} found by "
             f"{len(given)} boxes, localisation {localised:.2f}, confidence {sure:.2f}"
         )
-        return Grade(accuracy, f"{len(given)} boxes", reason)
+        return Grade(accuracy, f"{len(given)} boxes", reason, in_pixels(placed, sample))
 
     def _from_pixels(self, box: Box, sample: Sample) -> Box:
         return self.frame.from_pixels(box, sample.boxed_size) if sample.sizes else box
 
     def _truths(self, sample: Sample) -> list[Box]:
-        return truth_boxes(sample, sizeless=needs_no_size(self.mode, self.frame, sample))
+        return truth_boxes(sample, sizeless=needs_no_size(self.frame, sample))
 
     # --- the exploit suite ------------------------------------------------------------------------
 

@@ -2,14 +2,17 @@
 
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from gpg_vl.errors import UserError, one_line, shown
-from gpg_vl.types import Completion, Mode, Sample, Verdict
-from gpg_vl.verifiers.base import RuleVerifier, Verifier
+from gpg_vl.types import Completion, Corners, Mode, Sample, Verdict
+from gpg_vl.verifiers.base import RuleVerifier, Verifier, fault
+
+FAILS = " fails on it: "
+"""Words by which the reason is told that a verifier raised an error on a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +42,8 @@ class VerifierSet:
         """Score a completion, also where it is unfinished or the verifier raises an error."""
         try:
             return self._judge(completion, sample)
-        except Exception as error:
-            # an error in a plug-in must not end the run: NaN, counted, with its trace as the reason
-            trace = "".join(traceback.format_exception(error))
-            return Verdict(
-                reward=math.nan, reason=f"fault: {type(error).__name__}: {error}\n{trace}"
-            )
+        except Exception as error:  # an error in a plug-in must not end the run
+            return fault(error)
 
     def _judge(self, completion: Completion, sample: Sample) -> Verdict:
         if completion.finish == "stop" or self.whole:
@@ -59,6 +58,20 @@ class VerifierSet:
             parts={"accuracy": 0.0, "format": 0.0},
             reason="truncated",
         )
+
+    def true_boxes(self, sample: Sample) -> Sequence[Corners] | None:
+        """Return the true boxes of a sample in pixels of its picture, to draw them.
+
+        None = its answers are no boxes, or its verifier cannot read them: then every answer to it
+        is a fault already.
+        """
+        verifier = self.by_kind.get(sample.answer_kind)
+        if not isinstance(verifier, RuleVerifier):
+            return None
+        try:
+            return verifier.true_boxes(sample)
+        except ValueError:
+            return None
 
     def validation_error(self, sample: Sample) -> str:
         """Check that a sample can be trained on: its reference answer earns the full reward.
@@ -97,7 +110,7 @@ class VerifierSet:
 def _error_of(text: str, sample: Sample, verifier: RuleVerifier) -> str:
     """Return why a text does not earn the full reward; empty = it does."""
     verifier = _without_reference_mode(verifier)
-    verdict = verifier(text, sample)
+    verdict = verifier.verdict_of(text, sample)
     full_reward = verifier.accuracy_weight + verifier.format_weight
     required = full_reward - verifier.spelling_loss * verifier.accuracy_weight
     if verdict.reward >= required:
@@ -117,7 +130,7 @@ def _error_or_failure(check: Callable[[], str], verifier: RuleVerifier) -> str:
     except ValueError as error:
         return str(error)
     except Exception as error:  # one row that a verifier stumbles over ends no run
-        return f"{type(verifier).__name__} fails on it: {_place_of(error)}"
+        return f"{type(verifier).__name__}{FAILS}{_place_of(error)}"
 
 
 def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:

@@ -139,6 +139,9 @@ def test_a_missing_file(folder):
         f"{folder / 'missing.py'}: no such file; a path with ./ is looked for beside the config"
     ):
         plugins.resolve("./missing.py:Stars", ALIASES, folder)
+    (folder / "neighbours.py").write_text("")
+    with refused(f"{folder / 'neighbour.py'}: no such file; did you mean {folder}/neighbours.py?"):
+        plugins.resolve("./neighbour.py:Close", ALIASES, folder)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_a_recipes_options_are_checked():
         )
 
 
-# --- the source and the fields of a part ----------------------------------------------------------
+# --- the source of a part ------------------------------------------------------------------------
 
 
 def test_a_source_hash_follows_the_file(folder):
@@ -266,20 +269,6 @@ def test_a_source_hash_follows_the_file(folder):
     assert first == plugins.source_hash(stars())
     (folder / "my_rewards.py").write_text(STARS + "\n# changed\n")
     assert plugins.source_hash(stars) != first
-
-
-@pytest.mark.parametrize("path", sorted(ALIASES.values()))
-def test_fields_of_a_shipped_part_have_sentences(path):
-    own = {name: sentence for name, _, sentence in plugins.fields_of(path)}
-    assert all(own.values()), (
-        f"{path}: no sentence under {[name for name, sentence in own.items() if not sentence]}"
-    )
-
-
-def test_fields_are_read_with_those_of_the_base():
-    fields = {name: default for name, default, _ in plugins.fields_of("gpg_vl.methods.grpo:DrGrpo")}
-    assert fields["scale"] == "'none'"
-    assert fields["clip_low"] == "0.2"
 
 
 @pytest.mark.parametrize(

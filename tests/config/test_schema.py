@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpg_vl.config import loading, resources
-from gpg_vl.config.schema import BenchmarkSpec, Config, Source, Tiny, knobs
+from gpg_vl.config.knobs import knobs_of
+from gpg_vl.config.schema import BenchmarkSpec, Config, Source, Tiny
 from gpg_vl.errors import UserError
 
 
@@ -52,6 +53,26 @@ def test_a_benchmark_may_stand_beside_its_config(tmp_path):
 def test_an_unknown_name_gets_its_neighbour():
     with refused("configs: got 'digit', which is neither shipped nor a file. Did you mean digits?"):
         loading.load("digit")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("digits.yaml", "digits is shipped; its name is written without .yaml"),
+        ("configs/digits.yml", "digits is shipped; its name is written without .yml"),
+        ("mnie.yaml", "Did you mean mine.yaml?"),
+        ("mine.yml", "Did you mean mine.yaml?"),
+        ("mine", "Did you mean mine.yaml?"),
+        ("run", "The config of a run folder is run/config.yaml"),
+    ],
+)
+def test_a_name_that_is_almost_a_file_gets_it(tmp_path, monkeypatch, name, hint):
+    (tmp_path / "mine.yaml").write_text(DATA)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(DATA)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"{re.escape(hint)}$"):
+        loading.load(name)
 
 
 def test_a_missing_file_gets_the_shipped_names():
@@ -126,6 +147,52 @@ def test_a_mistake_names_file_key_got_and_expected(written, text, sentence):
     name = written(text)
     with refused(f"{name}: {sentence}"):
         loading.load(name)
+
+
+def test_each_mistake_has_its_line_up_to_five(written):
+    text = DATA + "optimizer: {lrr: 3}\nsteps: many\n"
+    name = written(text)
+    lines = [
+        f"{name}: 2 mistakes",
+        (
+            "steps: got 'many', expected: input should be a valid integer, unable to parse string "
+            "as an integer"
+        ),
+        "optimizer.lrr: no such key; did you mean lr?",
+    ]
+    with refused("\n  ".join(lines)):
+        loading.load(name)
+    name = written(text + "".join(f"zzz{number}: 1\n" for number in range(5)))
+    with pytest.raises(UserError, match=r": 7 mistakes\n") as raised:
+        loading.load(name)
+    given = str(raised.value).splitlines()
+    assert len(given) == 7
+    assert given[-1] == "  and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("group_size: 3", "rollout.group_size"),
+        ("grop_size: 3", "rollout.group_size"),
+        ("lr: 3", "optimizer.lr"),
+        ("optimizer: {temperature: 3}", "rollout.temperature"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_told_its_own(written, text, meant):
+    name = written(DATA + text)
+    with pytest.raises(UserError, match=rf": no such key; did you mean {re.escape(meant)}\?$"):
+        loading.load(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["warmup: {optimizer: {lr: 2.0e-3}}", "warmup: {steps: 3}", "warmup: {optimizer: {}}"],
+)
+def test_a_section_keeps_its_own_defaults_beside_a_key_that_is_set(written, text):
+    optimizer = loading.load(written(DATA + text)).warmup.optimizer
+    assert optimizer.warmup_steps == 30
+    assert optimizer.lr == (2e-3 if "lr" in text else 1e-3)
 
 
 @pytest.mark.parametrize("key", ["prompt", "estimator"])
@@ -236,11 +303,26 @@ def test_an_override_without_key_or_value_is_refused(item):
         overridden(item)
 
 
-def test_an_override_of_an_unknown_key_is_refused():
-    with pytest.raises(
-        UserError, match=r"digits\.yaml: optimizer\.lrr: no such key; did you mean lr\?$"
-    ):
-        overridden("optimizer.lrr=1")
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("optimizer.lrr=1", "optimizer.lrr=1: no such key; did you mean lr?"),
+        ("stepps.every=4", "stepps.every=4: no such key; did you mean steps?"),
+        (
+            "policy.vision=froze",
+            "policy.vision: got 'froze', expected: input should be 'frozen' or 'full'",
+        ),
+    ],
+)
+def test_a_typed_mistake_is_not_blamed_on_the_file(item, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        overridden(item)
+
+
+def test_a_mistake_of_the_file_is_not_blamed_on_what_was_typed(written):
+    name = written(DATA + "optimizer: {lrr: 3}")
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: optimizer.lrr: no such key"):
+        loading.load(name, ["optimizer.lr=1", "steps=2"])
 
 
 @pytest.mark.parametrize("item", ["steps.many=1", "optimizer.lr.peak=1"])
@@ -262,7 +344,7 @@ def test_an_override_into_something_that_is_no_section_is_refused(item):
         (
             "warmup.optimizer.lr=0.5",
             lambda it: (it.warmup.optimizer.lr, it.warmup.optimizer.warmup_steps),
-            (0.5, 10),
+            (0.5, 30),  # the default of its own section, not that of `optimizer`
         ),
         ("verifiers.number.kind=value", lambda it: it.verifiers["number"], {"kind": "value"}),
         ("verifiers.number=value", lambda it: it.verifiers["number"], "value"),
@@ -332,17 +414,8 @@ def test_letters_stay_letters_in_what_a_run_keeps():
 
 @pytest.mark.parametrize("kind", [Config, Source, BenchmarkSpec, Tiny])
 def test_every_knob_has_a_sentence(kind):
-    dumb = [key for key, _, sentence in knobs(kind) if not sentence.strip()]
+    dumb = [knob.key for knob in knobs_of(kind) if not knob.sentence.strip()]
     assert not dumb, f"no sentence under {dumb}"
-
-
-def test_knobs_are_flat_and_show_their_defaults():
-    rows = {key: default for key, default, _ in knobs(Config)}
-    assert rows["data"] == "required"
-    assert rows["optimizer.lr"] == "1e-06"
-    assert rows["policy.tiny.hidden"] == "128"
-    assert rows["evaluation.benchmark"] == ""
-    assert len(rows) == sum(1 for _ in knobs(Config))
 
 
 def test_the_folder_of_a_config_is_no_key_of_it(tmp_path):
@@ -352,9 +425,9 @@ def test_the_folder_of_a_config_is_no_key_of_it(tmp_path):
     assert (moved.base_dir, config.base_dir) == (tmp_path, resources.folder("configs"))
     assert moved.model_dump() == config.model_dump()
     assert moved != config
-    assert "base_dir" not in {key for key, _, _ in knobs(Config)}
+    assert "base_dir" not in {knob.key for knob in knobs_of(Config)}
     assert moved.model_copy(update={"steps": 3}).base_dir == tmp_path
-    with pytest.raises(UserError, match="base_dir: no such key"):
+    with pytest.raises(UserError, match=r"^base_dir=/: no such key"):
         loading.load("digits", ["base_dir=/"])
 
 

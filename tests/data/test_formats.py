@@ -596,3 +596,12 @@ def test_a_description_of_another_program_is_not_followed(tmp_path, metadata):
     table = pyarrow.table({"a": [1]}).replace_schema_metadata({"huggingface": metadata})
     parquet.write_table(table, tmp_path / "a.parquet")
     assert list(formats.read(Path(tmp_path / "a.parquet"))) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(("name", "count"), [("a.csv", 2), ("a.tsv", 2), ("a.jsonl", 3)])
+def test_the_header_of_a_table_is_not_counted_as_a_row(name, count, end, tmp_path):
+    (tmp_path / name).write_text("first\nsecond\nthird" + end)
+    assert formats.num_rows(tmp_path / name) == count
+    (tmp_path / name).write_text("")
+    assert formats.num_rows(tmp_path / name) == 0

@@ -153,6 +153,7 @@ def test_an_empty_cell_has_no_options(cell):
     ("cell", "advice"),
     [
         ("cat; dog", "expected a JSON list of texts or options"),
+        ("yes; no", 'a list in a cell of a CSV file is ["yes", "no"]'),
         ("cat|dog", "write a list of texts or a mapping"),
         ("ABCD", "columns: {choices: [A, B, C, D]}"),
         ("[cat, dog]", "expected a JSON list"),

@@ -170,8 +170,8 @@ def test_rows_without_options_beside_rows_with_them_are_told(tmp_path):
     rows = [{"answer": "A", "choices": CHOICES}] * 3 + [{"answer": "4", "choices": None}]
     found = recognised(tmp_path, rows)
     assert found.questions == (
-        "1 of 4 rows have no options and are left out; a second source of the same file with "
-        "another answer_kind can read them",
+        "1 of 4 rows have no options and are left out; a column answer_kind in the rows says the "
+        "kind of each, or a second source of the same file with another answer_kind can read them",
     )
 
 
@@ -268,6 +268,7 @@ def test_rows_without_an_answer_are_told(tmp_path):
     ("answers", "words"),
     [
         (["3", "4", "cat", "dog"], "2 of 4 answers are numbers and the others are words"),
+        (["3", "4", "cat", "dog"], "add a column answer_kind to the rows"),
         (["A", "B", "A"], "the answers are letters, but no column holds the options"),
         (["It is a large red bus on a road in town."], "the answers are sentences"),
         (["1,234", "2,500"], "is read as that of thousands"),

@@ -172,9 +172,9 @@ def test_the_last_turn_of_a_chat_is_the_truth_of_a_row_without_one():
     chat = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "<answer>3</answer>"}]
     row = {"answer_kind": "number", "conversations": chat}
     sample = read(row)
-    assert (sample.question, sample.context, sample.answer) == ("How many?", (), "3")
+    assert (sample.question, sample.context, sample.answer) == ("How many?", (), 3)
     assert read({**row, "answer": 4}).answer == 4
-    assert read({**row, "answer": None}).answer == "3"
+    assert read({**row, "answer": None}).answer == 3
     with pytest.raises(ValueError, match=r"^column 'answer' is missing or empty"):
         read({**row, "conversations": chat[:1]})
 
@@ -222,7 +222,7 @@ def test_turns_that_are_no_chat_are_told():
 
 def test_an_answer_of_trl_is_a_turn():
     turn = [{"role": "assistant", "content": "3"}]
-    assert read({**ROW, "completion": turn}, columns={"answer": "completion"}).answer == "3"
+    assert read({**ROW, "completion": turn}, columns={"answer": "completion"}).answer == 3
 
 
 def test_a_question_that_letters_the_options_otherwise_leaves_its_row_out():

@@ -139,7 +139,7 @@ def test_a_renamed_column_no_longer_counts_under_its_own_name(jsonl):
     text to imitate."""
     row = {"problem": "How many?", "solution": "3", "answer_kind": "number"}
     (sample,) = jsonl(row, columns={"question": "problem", "answer": "solution"})
-    assert sample.answer == "3"
+    assert sample.answer == 3
     assert sample.solution == ""
 
 

@@ -123,7 +123,7 @@ def test_a_broken_row_of_any_file_is_left_out_with_file_and_line(tmp_path):
         read(tmp_path, files="b.csv"),
     )
     assert (left.id, first.answer, third.answer) == ("a.jsonl line 2", 3, 3)
-    assert fourth.answer == "4"
+    assert fourth.answer == 4
     assert isinstance(short, LeftOut)
     assert short.id.startswith("b.csv line 3")
 

@@ -63,7 +63,7 @@ from gpg_vl.data.columns.truths import read_truth, unwrapped
 )
 def test_the_wrapping_of_published_sets_is_taken_off(text, truth):
     for kind in ("number", "value", "expression", "label", "choice"):
-        assert read_truth(text, kind) == truth
+        assert str(read_truth(text, kind)) == truth
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_wrapping_that_is_cut_off_empty_or_double_is_refused(text, words):
     [
         (["sofa", "couch"], "label", ["sofa", "couch"]),
         (["sofa", None, "couch", float("nan"), "", "sofa"], "label", ["sofa", "couch"]),
-        (np.array(["7", "seven"]), "number", ["7", "seven"]),
+        (np.array(["7", "seven"]), "number", [7, "seven"]),
         ([3, "3", 3.0], "number", 3),
         ([3], "number", 3),
         (["$x$", "<answer>y</answer>"], "expression", ["x", "y"]),
@@ -209,13 +209,31 @@ def test_a_written_null_is_a_missing_truth(text):
         (float(np.float32(0.1)), 0.1),
         (1e-7, "0.0000001"),
         (2.5, 2.5),
-        ("3.0", "3"),
-        ("-3.0", "-3"),
+        ("3.0", 3),
+        ("-3.0", -3),
         ("3.10", "3.10"),
     ],
 )
 def test_a_number_has_the_digits_that_are_sure(value, truth):
     assert read_truth(value, "number") == truth
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [("2", 2), (" -7 ", -7), ("0", 0), ("12.5", 12.5), ("-0.25", -0.25), ("\\boxed{3}", 3)],
+)
+def test_a_text_that_is_a_plain_number_is_one_for_kind_number_alone(text, truth):
+    read = read_truth(text, "number")
+    assert (type(read), read) == (type(truth), truth)
+    for kind in ("label", "value", "expression"):
+        assert isinstance(read_truth(text, kind), str)
+
+
+@pytest.mark.parametrize(
+    "text", ["007", "+3", "-0", "2.50", "1e5", "1,234", "3/4", "1_000", "٣", "9" * 30, "0.1" * 2]
+)
+def test_a_text_that_a_number_would_change_stays_a_text(text):
+    assert read_truth(text, "number") == text
 
 
 def test_words_of_an_option_are_not_unwrapped():

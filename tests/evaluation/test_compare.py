@@ -22,6 +22,7 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, difference, interval, weighted
 from gpg_vl.report.console import paired_table, results_table, tries
 from tests.commands import gpg_vl
+from tests.strict_json import strict_rows
 
 
 def records(values, tag="a", prefix="q", **fields) -> list[Record]:
@@ -177,7 +178,7 @@ def test_bonett_and_prices_interval_by_hand():
 
 
 def test_graded_values_have_students_interval_as_scipy_has_it():
-    values = [0.1, 0.4, 0.35, 0.9]
+    values = [0.3, 0.4, 0.35, 0.6]
     known = stats.ttest_1samp(values, 0).confidence_interval()
     assert (interval(values).low, interval(values).high) == pytest.approx((known.low, known.high))
     steps = [0.0, 0.5, 0.5, 1.0]  # graded scores whose differences are all 0 or 1
@@ -281,7 +282,16 @@ def test_the_command_compares_files_and_runs(tmp_path):
 @pytest.mark.parametrize(("count", "shown"), [(0, []), (1, ["q0"]), (9, ["q0", "q2"])])
 def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tmp_path):
     for name, values in (("a", [0, 1, 1]), ("b", [1, 1, 0])):
-        made = [replace(record, text=f"{name} says {record.id}") for record in records(values)]
+        made = [
+            replace(
+                record,
+                text=f"{name} says {record.id}",
+                question=f"What is {record.id}?",
+                truth=[1.5],
+                images=["7.png"],
+            )
+            for record in records(values)
+        ]
         eval_records.save(made, tmp_path / f"{name}.jsonl")
     done = gpg_vl(
         "compare",
@@ -294,11 +304,21 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
     )
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^  (q\d): \d", done.stdout, re.MULTILINE) == shown
-    assert [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()] == [
+    asked = re.findall(
+        r"^    What is (q\d)\?  \(truth: \[1.5\]; 7.png\)$", done.stdout, re.MULTILINE
+    )
+    assert asked == shown
+    more = re.findall(r"^  (.* shows all)$", done.stdout, re.MULTILINE)
+    sentences = {0: ["2 changed; --changed 2 shows all"], 9: []}
+    assert more == sentences.get(count, ["1 more changed; --changed 2 shows all"])
+    assert strict_rows(tmp_path / "changed.jsonl") == [
         {
             "benchmark": "a",
             "id": "q0",
             "source": "",
+            "question": "What is q0?",
+            "truth": [1.5],
+            "images": ["7.png"],
             "first": 0,
             "second": 1,
             "texts": ["a says q0", "b says q0"],
@@ -307,6 +327,9 @@ def test_as_many_changes_are_shown_as_asked_and_all_are_written(count, shown, tm
             "benchmark": "a",
             "id": "q2",
             "source": "",
+            "question": "What is q2?",
+            "truth": [1.5],
+            "images": ["7.png"],
             "first": 1,
             "second": 0,
             "texts": ["a says q2", "b says q2"],
@@ -320,6 +343,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
     written = (tmp_path / "words.jsonl").read_text()
     (tmp_path / "words.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": "1"'))
     (tmp_path / "nan.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": NaN'))
+    (tmp_path / "empty").mkdir()
     (tmp_path / "runs" / "evaluation").mkdir(parents=True)
     for pair, sentence in (
         ((tmp_path / "x.jsonl", tmp_path / "x.jsonl"), "not a file of evaluation records"),
@@ -334,8 +358,13 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
             (tmp_path / "nan.jsonl", tmp_path / "nan.jsonl"),
             "nan.jsonl line 1: not a file of evaluation records: greedy: got nan; input should be",
         ),
-        ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder"),
-        ((tmp_path / "runs", tmp_path / "x.jsonl"), "no benchmark that both have run"),
+        ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder; expected records"),
+        ((tmp_path / "word.json", tmp_path / "x.jsonl"), "or folder; did you mean"),
+        ((tmp_path / "empty", tmp_path / "x.jsonl"), "no benchmark that both have run"),
+        (
+            (tmp_path / "runs", tmp_path / "x.jsonl"),
+            "it is a run without evaluation: its",
+        ),
     ):
         done = gpg_vl("compare", *pair)
         assert done.returncode == 2
@@ -464,13 +493,13 @@ def test_the_interval_of_a_mean_by_hand():
     own = interval([1.0, 0.0, 1.0, 1.0])
     assert (own.mean, own.count) == (0.75, 4)
     assert (own.low, own.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
-    # graded: 0.5 and 1, standard deviation 0.3536, over the root of 2 0.25; Student's 12.706 at one
-    # degree of freedom
-    own = interval([0.5, 1.0])
+    # graded: 0.5 and 0.54, standard deviation 0.02828, over the root of 2 0.02; Student's 12.706 at
+    # one degree of freedom
+    own = interval([0.5, 0.54])
     assert (own.low, own.mean, own.high, own.count) == (
-        pytest.approx(0.75 - 3.1766, abs=1e-4),
-        0.75,
-        pytest.approx(0.75 + 3.1766, abs=1e-4),
+        pytest.approx(0.52 - 0.2541, abs=1e-4),
+        0.52,
+        pytest.approx(0.52 + 0.2541, abs=1e-4),
         2,
     )
 
@@ -493,6 +522,12 @@ def test_what_has_no_interval():
 def test_an_interval_never_leaves_what_is_possible():
     assert (interval([1.0, 1.0]).high, interval([0.0, 0.0]).low) == (1.0, 0.0)
     assert interval([1.0, 1.0]).low == pytest.approx(0.3424, abs=1e-4)  # 2 of 2: 1 / (1 + z2/2)
+    # graded: Student's would be 0.1 +- 0.3182 (3.182 * 0.2 / 2) and its mirror image
+    few, many = interval([0.0, 0.0, 0.0, 0.4]), interval([1.0, 1.0, 1.0, 0.6])
+    assert (few.low, few.high) == pytest.approx((0.0, 0.1 + 0.3182), abs=1e-4)
+    assert (many.low, many.high) == pytest.approx((0.9 - 0.3182, 1.0), abs=1e-4)
+    assert interval([0.0, 0.0, 2.0]).low < 0  # no share
+    assert difference([0.0, 0.5], [0.5, 0.75]).high > 1  # nor is a difference
     assert (difference([0.0] * 3, [1.0] * 3).high, difference([1.0] * 3, [0.0] * 3).low) == (
         1.0,
         -1.0,
@@ -602,6 +637,41 @@ def test_questions_known_by_their_ids_alone_and_settings_are_remarked():
     assert compare.remarks(first, second) == ["k differs: 1 in the first, 2 in the second"]
     assert compare.remarks(second, first) == ["k differs: 2 in the first, 1 in the second"]
     assert compare.remarks(first, records([1], digest="a", settings={})) == []
+
+
+def test_only_files_of_its_folder_evaluation_are_the_evaluations_of_a_run(tmp_path):
+    """Metrics and pictures of a run are files of lines too."""
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "pictures.jsonl"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}\n")
+    eval_records.save(records([1]), tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="run: it is a run without evaluation: its config names no"):
+        compare.read(tmp_path / "metrics.jsonl", tmp_path / "run")
+    eval_records.save(records([1]), tmp_path / "run" / "evaluation" / "a-after.jsonl")
+    with pytest.raises(UserError, match=r"metrics.jsonl has metrics; .*run has a$"):
+        compare.read(tmp_path / "metrics.jsonl", tmp_path / "run")
+
+
+def test_settings_in_which_two_runs_differ_are_named(tmp_path):
+    configs = {
+        "a": "name: a\nfolder: x\nsteps: 4\nrollout: {engine: {kind: hf}, at: 1}\nold: true\n",
+        "b": "name: b\nfolder: y\nsteps: 8\nrollout: {engine: {kind: hf}, at: 2}\nnew: [1, 2]\n",
+        "c": "".join(f"k{number}: {number}\n" for number in range(7)),
+    }
+    for name, written in configs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(written)
+        (tmp_path / name / "environment.json").write_text("{}")
+        eval_records.save(records([1]), tmp_path / name / "evaluation" / "small-after.jsonl")
+    a, b, c = (tmp_path / name for name in configs)
+    differ = "steps: 4 -> 8; rollout.at: 1 -> 2; old: True -> None; new: None -> [1, 2]"
+    assert compare.config_differences(a, b) == differ
+    assert compare.config_differences(a, a) == ""
+    assert compare.config_differences(a, b / "evaluation" / "small-after.jsonl") == ""
+    assert compare.config_differences(c, a).count(" -> ") == 5
+    assert compare.config_differences(c, a).endswith("; k4: 4 -> None and 6 more")
+    done = gpg_vl("compare", a, b)
+    assert f"settings that differ: {differ}\n" in done.stdout, done.stderr
 
 
 def test_what_two_paths_have_in_common(tmp_path):

@@ -30,6 +30,7 @@ from tests import published
 from tests.commands import gpg_vl
 from tests.hand_made import completion
 from tests.recorded import home, needed, read, reference
+from tests.strict_json import strict_rows
 
 SMALL = [
     "policy.tiny.hidden=32",
@@ -136,6 +137,11 @@ def test_every_kind_of_benchmark_runs_on_real_pictures(tmp_path):
     assert " pass@2 " in output
     records = eval_records.load(tmp_path / "out.jsonl")
     assert [record.id for record in records] == [sample.id for sample in rows]
+    assert [record.truth for record in records] == [sample.answer for sample in rows]
+    for line, sample in zip(strict_rows(tmp_path / "out.jsonl"), rows, strict=True):
+        assert (line["question"], line["kind"]) == (sample.question, sample.answer_kind)
+        assert len(line["texts"]) == 2
+        assert all(Path(picture).is_file() for picture in line["images"])
     assert all(record.reason for record in records)
     assert not list(tmp_path.glob("*.part"))
 
@@ -180,6 +186,8 @@ def test_several_benchmarks_are_taken_with_one_model(tmp_path, monkeypatch):
     assert code == 0, output
     assert loads == [1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"first.jsonl", "second.jsonl"}
+    for name in ("first", "second"):
+        assert f"records: {tmp_path / 'out' / name}.jsonl" in output
 
 
 class Stop(BaseException):
@@ -192,6 +200,8 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, monkeypat
         "2\nmax_tokens: 3\n"
     )
     monkeypatch.setattr(evaluating, "QUESTIONS_AT_ONCE", 2)
+    starts = iter("abcdef")
+    monkeypatch.setattr(evaluating, "facts_of", lambda **facts: {**facts, "time": next(starts)})
     whole = (tmp_path / "add.yaml", "--model", "tiny", *SMALL)
     assert evaluate(*whole, "--to", tmp_path / "whole.jsonl")[0] == 0
     asked = []
@@ -220,7 +230,12 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, monkeypat
     asked.append(0)
     assert evaluate(*whole, "--to", tmp_path / "cut.jsonl")[0] == 0
     assert asked == [0, 2]  # of three batches only the last was asked again
-    assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    at_any_time = re.compile(r'"time": "[^"]*"')
+    cut, uncut = (
+        at_any_time.subn("", (tmp_path / name).read_text()) for name in ("cut.jsonl", "whole.jsonl")
+    )
+    assert cut == uncut
+    assert cut[1] == 1, "one that goes on is known by the time when it began"
     assert not kept.exists()
 
 
@@ -286,7 +301,10 @@ def test_any_letters_are_read_back_and_a_file_cut_inside_one_goes_on(letters, tm
     kept.part.write_bytes(written[: written.rindex(letters[-1].encode()) + 1])
     assert [read.id for read in kept.records()] == ["a"]
     kept.add([replace(record, id="b")])
-    assert kept.part.read_bytes() == written
+    assert [(read.id, read.text, read.evaluation) for read in kept.records()] == [
+        ("a", letters, "e"),
+        ("b", letters, "e"),
+    ]
 
 
 def test_of_several_benchmarks_the_finished_ones_are_not_asked_again(tmp_path, asking, monkeypatch):
@@ -316,8 +334,8 @@ def test_of_several_benchmarks_the_finished_ones_are_not_asked_again(tmp_path, a
     monkeypatch.setattr(evaluating, "_ask", ask)
     code, output = evaluate(*whole)
     assert (code, asking) == (0, [2, 2, 2, 2])
-    assert "first.yaml: 4 of 4 questions" in output  # not on a terminal: plain lines
-    assert "second.yaml: 2 of 4 questions\n" in output
+    for name in ("first.yaml", "second.yaml"):  # not on a terminal: plain lines
+        assert f"{name}: 4 questions\n" in output
 
 
 def test_a_foreign_file_in_the_place_of_the_second_is_reported_before_the_first_is_asked(

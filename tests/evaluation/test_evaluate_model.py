@@ -14,6 +14,7 @@ import pytest
 from gpg_vl import experiment, run_folder
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
+from gpg_vl.config.models import find
 from gpg_vl.config.schema import BenchmarkSpec, Config, PolicyConfig, Source
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
@@ -59,6 +60,7 @@ def test_a_run_and_a_policy_of_it_bring_the_runs_own_config(below, run):
 
 @pytest.mark.parametrize("below", ["checkpoints", "checkpoints/000002/policy/deeper", "elsewhere"])
 def test_anything_else_is_a_checkpoint_with_defaults_around_it(below, run):
+    (run / below).mkdir(exist_ok=True)
     config = loading.load_for_model(str(run / below), ["rollout.max_tokens=9"])
     assert config == Config(
         data=(Source(recipe="digits"),),
@@ -79,7 +81,7 @@ def test_the_newest_policy_of_a_run_is_taken_or_the_named_checkpoint(run, monkey
     monkeypatch.setattr(
         load,
         "load_policy",
-        lambda config, *, seed, path=None, log: made.append((config.model, seed, path)),
+        lambda config, *, seed, log, key: made.append((find(config.model, key).name, seed)),
     )
     experiment = Experiment.resolve(loading.load_run(run))
     experiment.policy_of(str(run))
@@ -87,9 +89,9 @@ def test_the_newest_policy_of_a_run_is_taken_or_the_named_checkpoint(run, monkey
     experiment.policy_of(str(run / "checkpoints" / "000002" / "policy"))
     named = str(run / "checkpoints" / "000002" / "policy")
     assert made == [
-        ("tiny", 5, run / "checkpoints" / "000010" / "policy"),
-        ("some/hub", 5, None),
-        (named, 5, None),
+        (str(run / "checkpoints" / "000010" / "policy"), 5),
+        ("some/hub", 5),
+        (named, 5),
     ]
 
 
@@ -337,6 +339,7 @@ def events(monkeypatch) -> list[Any]:
         policy: Any,
         engine: Any,
         *,
+        model: str,
         blank: bool,
         on_progress: Any,
         on_left_out: Any,

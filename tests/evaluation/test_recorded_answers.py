@@ -3,6 +3,7 @@ that does not fit is refused in one sentence."""
 
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
 from tests.commands import gpg_vl
 from tests.recorded import needed, read, reference
+from tests.strict_json import strict_rows
 
 ROWS = [
     {
@@ -85,6 +87,7 @@ def evaluate(folder, *words, answers="answers.jsonl"):
 def records(folder, *words):
     code, output = evaluate(folder, "--to", str(folder / "out.jsonl"), *words)
     assert code == 0, output
+    strict_rows(folder / "out.jsonl")
     return {record.id: record for record in eval_records.load(folder / "out.jsonl")}
 
 
@@ -139,6 +142,25 @@ def test_leniently_foreign_answers_count_and_each_says_why(folder):
     assert given["d"].reason == "right: IoU 1.00"
     assert given["a"].tag == "count"
     assert given["c"].text == ANSWERS["c"]
+
+
+def test_answers_that_nearly_all_lack_the_format_are_explained(folder):
+    foreign = {"a": "3", "b": "The answer is $2\\sqrt{3}$ cm.", "c": "(B)", "d": "Nowhere."}
+    write(folder, [{"id": name, "text": text} for name, text in foreign.items()])
+    code, output = evaluate(folder)
+    assert code == 0
+    assert (
+        "four: 4 of 4 answers do not have the format of the prompt style; lenient mode would read "
+        "75 % as right: set mode=lenient" in output
+    )
+    for knob in ("mode=lenient", "mode=reference"):
+        assert "do not have the format" not in evaluate(folder, knob)[1]
+    write(
+        folder, [{"id": name, "text": f"<answer>{text}</answer>"} for name, text in foreign.items()]
+    )
+    assert "set prompt=answer" in evaluate(folder)[1]
+    assert "do not have the format" not in evaluate(folder, "prompt=answer")[1]
+    assert "do not have" not in evaluate(folder, "prompt.kind=think", "prompt.think=absent")[1]
 
 
 def test_knobs_may_begin_as_they_do_with_a_model(folder):
@@ -229,6 +251,7 @@ def test_other_mistakes_are_reported(folder):
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8" in evaluate(folder, answers="binary.jsonl")[1]
     assert "no such file" in evaluate(folder, answers="nowhere.jsonl")[1]
+    assert "did you mean" in evaluate(folder, answers="answer.json")[1]
     assert (
         "--map words=x: expected id=COLUMN or text=COLUMN"
         in evaluate(folder, "--map", "words=x")[1]
@@ -517,7 +540,16 @@ def test_what_was_recorded_is_scored_as_if_it_had_ended_and_says_how(folder):
         '{"benchmark": "four", "mode": "lenient"}'
     }
     assert {each.evaluation for each in given.values()} == {""}
-    assert [each.each for each in given.values()] == [[]] * 4
+    assert [each.each for each in given.values()] == [()] * 4
+
+
+def test_the_end_says_where_the_records_are(folder):
+    out = folder / "made" / "out.jsonl"
+    relative = os.path.relpath(out, Path(__file__).parents[1])  # commands of tests run there
+    code, output = evaluate(folder, "mode=lenient", "--to", relative)
+    assert code == 0, output
+    assert output.endswith(f"records: {out.resolve()}")
+    assert "records:" not in evaluate(folder, "mode=lenient")[1]
 
 
 def test_recorded_scores_are_written_over_and_a_models_are_not(folder):

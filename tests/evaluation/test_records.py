@@ -1,29 +1,33 @@
 """Records of an evaluation: how questions are asked, what is kept of the answers, and that a
 file of them is whole or not there."""
 
+import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from gpg_vl import __version__
 from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.errors import UnusableSampleError, UserError
-from gpg_vl.evaluation import evaluate
+from gpg_vl.evaluation import compare, evaluate
 from gpg_vl.evaluation import records as eval_records
-from gpg_vl.evaluation.benchmark import Benchmark
+from gpg_vl.evaluation.benchmark import Benchmark, style_settings
 from gpg_vl.evaluation.records import EvalLog, Record
-from gpg_vl.prompts import Style
-from gpg_vl.types import Completion, LeftOut, Sample, Verdict
+from gpg_vl.prompts import AnswerOnly, Style
+from gpg_vl.types import Completion, LeftOut, Sample, Turn, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
 from tests.hand_made import completion
+from tests.strict_json import strict_rows
 
 SPEC = BenchmarkSpec(
     name="b", data=(Source(recipe="digits"),), samples=3, max_tokens=7, temperature=0.5
@@ -138,13 +142,70 @@ def test_a_record_holds_the_greedy_answer_and_the_mean_of_the_others():
 def test_records_say_how_they_were_taken():
     for blank in (False, True):
         (record,) = evaluated(benchmark_of(question("a"), mode="lenient"), blank=blank)[0]
+        style = Style()
         assert record.settings == {
             "benchmark": "b",
             "mode": "lenient",
             "max_tokens": 7,
             "blank": blank,
+            "prompt": "think",
+            "prompt.think": "required",
+            "prompt.instruction": style.instruction,
+            "prompt.template": "{question} {instruction}",
+            "prompt.system": "",
+            "prompt.options": "auto",
         }
         assert record.evaluation == ""
+        assert record.about.items() >= {"model": "", "seed": 0, "temperature": 0.5}.items()
+        assert record.about["gpg_vl"] == __version__
+        assert datetime.fromisoformat(str(record.about["time"])).tzinfo is not None
+
+
+def test_a_record_is_read_without_its_benchmark(tmp_path):
+    png = b"\x89PNG..."
+    sample = question(
+        "a",
+        answer=[[1, 2, 3, 4]],
+        choices=("cat", "dog"),
+        letters=("P", "Q"),
+        context=(Turn("system", "Be kind."),),
+        frame="norm1000",
+        images=(tmp_path / "7.png", png),
+        source="rows.jsonl",
+    )
+    result = benchmark_of().score(
+        sample, completion(text="3", finish="length"), [completion(text="4"), completion(text="3")]
+    )
+    eval_records.save([result], tmp_path / "a.jsonl")
+    (line,) = strict_rows(tmp_path / "a.jsonl")
+    name = f"{hashlib.sha256(png).hexdigest()[:16]}.png"
+    assert (
+        line.items()
+        >= {
+            "question": "How many?",
+            "truth": [[1, 2, 3, 4]],
+            "choices": ["cat", "dog"],
+            "letters": ["P", "Q"],
+            "context": [["system", "Be kind."]],
+            "kind": "number",
+            "frame": "norm1000",
+            "images": [str(tmp_path / "7.png"), name],
+            "source": "rows.jsonl",
+            "finish": "length",
+            "texts": ["4", "3"],
+        }.items()
+    )
+
+
+def test_a_plugin_style_is_named_by_its_place():
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Style):
+        shots: int = 2
+
+    settings = style_settings(Mine(system="Be kind."))
+    assert settings.items() >= {"prompt.shots": 2, "prompt.system": "Be kind."}.items()
+    assert str(settings["prompt"]).startswith("tests.evaluation.test_records:")
+    assert style_settings(AnswerOnly())["prompt"] == "answer"
 
 
 def test_questions_go_out_in_batches_and_come_back_in_their_order(monkeypatch):
@@ -417,21 +478,71 @@ def record(name: str, **fields: Any) -> Record:
     return Record(id=name, **given | fields)
 
 
-UNWRITABLE = "\ud800"
-"""Half a letter, which no file can hold: writing fails when the file is open already."""
+def test_a_letter_that_no_file_can_hold_becomes_a_question_mark(tmp_path):
+    eval_records.save([record("a", question="half \ud800", truth="\udc80")], tmp_path / "a.jsonl")
+    (read,) = eval_records.load(tmp_path / "a.jsonl")
+    assert (read.question, read.truth) == ("half ?", "?")
 
 
-def test_a_writer_that_fails_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "out" / "records.jsonl"
-    with pytest.raises(UnicodeEncodeError):
-        eval_records.save([record("a", text=UNWRITABLE)], path)
-    assert not path.exists()
-    eval_records.save([record("a"), record("b")], path)
-    before = path.read_bytes()
-    with pytest.raises(UnicodeEncodeError):
-        eval_records.save([record("c"), record("d", text=UNWRITABLE)], path)
-    assert path.read_bytes() == before
-    assert [each.id for each in eval_records.load(path)] == ["a", "b"]
+def test_files_are_valid_json_whatever_a_question_lacks(tmp_path):
+    truth = {"low": -math.inf, "all": [math.nan, 1.5], "day": date(2026, 11, 30)}
+    kept = EvalLog(tmp_path / "out.jsonl", "")
+    kept.add([record("a"), record("b", truth=truth, each=[0.0, 1.0], sampled=0.5)])
+    rows = strict_rows(kept.part)
+    assert "sampled" not in rows[0]
+    assert "beside" not in rows[0]
+    assert rows[1]["truth"] == {"low": None, "all": [None, 1.5], "day": "2026-11-30"}
+    kept.finish(kept.records())
+    assert strict_rows(kept.path) == rows
+    first, second = eval_records.load(kept.path)
+    assert math.isnan(first.sampled)
+    assert math.isnan(first.beside)
+    assert (second.each, second.sampled) == ([0.0, 1.0], 0.5)
+
+
+def test_what_questions_share_is_written_where_it_changes(tmp_path):
+    one, other = {"benchmark": "b", "mode": "strict"}, {"benchmark": "b", "mode": "lenient"}
+    made = [
+        record("a", settings=one, evaluation="e", about={"model": "m"}),
+        record("b", settings=one, evaluation="e", about={"model": "m"}),
+        record("c", settings=other, evaluation="e", about={"model": "m"}),
+        record("d"),
+    ]
+    eval_records.save(made, tmp_path / "a.jsonl")
+    shared = [row.keys() & set(eval_records.SHARED) for row in strict_rows(tmp_path / "a.jsonl")]
+    assert shared == [
+        {"settings", "evaluation", "about"},
+        set(),
+        {"settings"},
+        {"settings", "evaluation", "about"},
+    ]
+    read = eval_records.load(tmp_path / "a.jsonl")
+    assert [(it.settings, it.evaluation, it.about) for it in read] == [
+        (it.settings, it.evaluation, it.about) for it in made
+    ]
+
+
+OLD_LINE = (
+    '{"id": "a", "source": "s", "tag": "t", "greedy": 1.0, "sampled": NaN, "text": "3", "answer": '
+    '"3", "reason": "right", "well_formed": 1.0, "beside": NaN, "each": [], "tags": {}, "digest": '
+    '"d", "pictures": "", "fault": "", "settings": {"benchmark": "b", "mode": "strict"}, '
+    '"evaluation": "e"}\n'
+)
+"""A line of an earlier version: it holds the token NaN, and nothing of the question."""
+
+
+def test_files_of_earlier_versions_are_read_and_compared_with_new_ones(tmp_path):
+    (tmp_path / "old.jsonl").write_text(OLD_LINE + OLD_LINE.replace('"a"', '"b"'))
+    old = eval_records.load(tmp_path / "old.jsonl")
+    assert [(it.id, it.evaluation, it.question, it.truth) for it in old] == [
+        ("a", "e", "", None),
+        ("b", "e", "", None),
+    ]
+    assert math.isnan(old[0].sampled)
+    new = [record(name, source="s", digest="d", question="How many?") for name in "ab"]
+    assert compare.compare(old, new)[0].difference.mean == 0
+    eval_records.save(old, tmp_path / "again.jsonl")
+    assert len(strict_rows(tmp_path / "again.jsonl")) == 2
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file_whole(tmp_path, monkeypatch):
@@ -452,6 +563,18 @@ def test_a_disk_that_fills_up_leaves_the_old_file_whole(tmp_path, monkeypatch):
 def test_every_part_of_a_record_is_read_back(tmp_path):
     full = record(
         "a",
+        source="s",
+        question="How many?",
+        context=[["user", "Hello."]],
+        choices=["3", "4"],
+        letters=["P", "Q"],
+        kind="number",
+        truth={"low": 1, "high": 2.5},
+        frame="norm1",
+        images=["7.png"],
+        finish="length",
+        texts=["3", "4"],
+        about={"model": "m", "seed": 1, "temperature": 0.5},
         greedy=0.25,
         sampled=0.5,
         well_formed=1.0,

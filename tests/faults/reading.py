@@ -149,6 +149,78 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "data/sources.py",
+        "preflight/test_first_config.py::test_no_row_is_in_both_parts_and_none_is_lost",
+        {
+            "rows that are held out are trained on": (
+                "if is_test_row(row, source.test_share) == wants_test:",
+                "if is_test_row(row, source.test_share) or not wants_test:",
+            ),
+        },
+    ),
+    *within(
+        "data/sources.py",
+        "preflight/test_first_config.py::test_rows_of_one_picture_are_in_one_part_wherever_it_lies",
+        {
+            "the part of a row depends on the folder of the user": (
+                'content = "/".join(row.images[0].parts[-2:])',
+                'content = "/".join(row.images[0].parts)',
+            ),
+        },
+    ),
+    *within(
+        "preflight/first_config.py",
+        "preflight/test_first_config.py::test_nothing_is_overwritten",
+        {
+            "only the config itself is looked for before it is written": (
+                "for path in (to, _benchmark_beside(to)):",
+                "for path in (to,):",
+            ),
+        },
+    ),
+    *within(
+        "preflight/first_config.py",
+        "preflight/test_first_config.py::"
+        "test_data_that_cannot_be_learnt_are_told_and_the_command_fails",
+        {
+            "a config that cannot learn is called ready": (
+                'has_problem=any(finding.level == "stop" for finding in findings),',
+                "has_problem=False,",
+            ),
+        },
+    ),
+    *within(
+        "preflight/starting_settings.py",
+        "preflight/test_first_config.py::test_the_style_fits_the_chat_template",
+        {
+            "a template that opens a thought gets a style without one": (
+                'if model.thought == "<think>":\n        return [think]',
+                'if model.thought == "<think>":\n        return [answer]',
+            ),
+        },
+    ),
+    *within(
+        "preflight/starting_settings.py",
+        "preflight/test_first_config.py::test_worked_solutions_decide_the_style_and_the_warm_up",
+        {
+            "solutions in another form are imitated, and the run stops": (
+                "fitting += not verifiers.validation_error_of(sample.solution, sample)",
+                "fitting += 1",
+            ),
+        },
+    ),
+    *within(
+        "cli/prepare.py",
+        "test_prepare_commands.py::"
+        "test_a_closed_pipe_ends_a_command_quietly_and_nothing_is_half_written",
+        {
+            "a closed pipe leaves rows without their list of those left out": (
+                "lines = list(lines)",
+                "lines = iter(lines)",
+            ),
+        },
+    ),
+    *within(
         "preflight/propose_config.py",
         "preflight/test_propose_config.py::test_a_truth_that_its_own_verifier_cannot_read_is_left_out",
         {

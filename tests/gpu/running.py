@@ -1,6 +1,5 @@
 """Check the GPU itself, and the default run in both precisions."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from time import perf_counter
 import torch
 from case import Case, Figures, gigabytes
 from profiler import matrix_rate
+
+from gpg_vl.run_folder import metric_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +60,7 @@ def train(case: Case, *, dtype: str) -> Figures:
     if done.returncode:
         last_lines = " ".join(done.stdout.splitlines()[-3:])
         raise RuntimeError(f"gpg-vl train ended with {done.returncode}: {last_lines}")
-    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = metric_rows(run)
     yield {
         "steps": len(steps),
         "last step s": round(steps[-1]["seconds"], 2),

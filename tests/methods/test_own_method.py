@@ -1,6 +1,5 @@
 """A method of a user's own, in a file beside the config: it writes `weights` and nothing else."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from gpg_vl.config import loading
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.run_folder import metric_rows
 from gpg_vl.training.loop import train
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -50,7 +50,7 @@ def experiment_with(method: str, folder: Path) -> Experiment:
 
 def test_a_method_of_ten_lines_trains(tmp_path):
     run = train(experiment_with("Centred", tmp_path), log=lambda line: None)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = metric_rows(run)
     assert [row["step"] for row in rows] == [1, 2]
     assert [row["alpha"] for row in rows] == [1.0, 1.0], "the default"
     assert [row["rounds"] for row in rows] == [1.0, 1.0], "it waits for no informative group"

@@ -293,7 +293,7 @@ DAMAGES = {
         lambda folder: (remove("config.json")(folder), write("model.gguf", b"GGUF")(folder)),
         "holds GGUF files",
     ),
-    "a run": (a_step_of_a_run, "is a run folder, not a model; its newest checkpoint is "),
+    "half a run": (a_step_of_a_run, "is no model, it holds some; its newest checkpoint is "),
     "weights are a pointer": (
         write("model.safetensors", POINTER),
         "model.safetensors is a Git LFS pointer",
@@ -602,8 +602,8 @@ def test_a_hub_that_cannot_be_asked_is_one_sentence():
     with pytest.raises(
         UserError,
         match=(
-            r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and the "
-            r"hub says: "
+            r"policy.model: 'lab/tiny' cannot be loaded: no folder of that name is here, and it is "
+            r"not in the hub's cache; the hub was not asked, because HF_HUB_OFFLINE is set"
         ),
     ):
         find_model("lab/tiny")

@@ -413,3 +413,20 @@ def test_a_template_that_does_not_fit_and_a_model_that_is_not_there_are_reported
     assert Finding("stop", f"prompts: not checked: {why}") in found
     assert Finding("fine", "reference answers: 9 rows earn the full reward") in found
     assert not [finding for finding in found if finding.text.startswith("lengths")]
+
+
+def test_a_verifier_that_fails_on_every_row_of_a_kind_stops_the_run(run):
+    Path("own.py").write_text(
+        "from gpg_vl import Grade, RuleVerifier\n"
+        "class Own(RuleVerifier):\n"
+        "    def grade(self, answer, sample):\n"
+        "        return Grade.of(abs(sample.answer) < 1, answer)\n"
+        "    def reference_answer(self, sample):\n"
+        "        return sample.answer\n"
+    )
+    with Path("samples.jsonl").open("a") as file:
+        file.write(rows(3, first=10, answer_kind="label", answer="cat"))
+    code, output = run('verifiers={label: "./own.py:Own"}', "evaluation.benchmark=null")
+    assert code == 1, output
+    assert "mind  left out: 3 rows of 13; 3 like 10: Own fails on it: TypeError" in output
+    assert "cannot learn: left out: all rows of kind label, as their verifier fails" in output

@@ -1,6 +1,7 @@
 """The warnings before the first step: which tasks reinforcement has little to learn from."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UnusableSampleError
 from gpg_vl.preflight import learnability
 from gpg_vl.types import Group, Prompt, Sample
-from tests.hand_made import group, prompt
+from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.verifiers.number import Number
+from tests.hand_made import completion, group, prompt
 
 
 def sample(name: str) -> Sample:
@@ -104,6 +107,7 @@ def test_twelve_questions_of_each_source_are_tried(monkeypatch):
         seed=9,
         engine=SimpleNamespace(max_model_len=lambda: 50, max_images=lambda: 9),
         config=SimpleNamespace(max_tokens=8),
+        verifiers=VerifierSet(by_kind={}),
         timer=SimpleNamespace(read=lambda: reads.append(1)),
     )
     data = Dataset(([sample("a")], [sample("b")], [sample("c")]), (5, 6, 7), seed=0)
@@ -113,3 +117,21 @@ def test_twelve_questions_of_each_source_are_tried(monkeypatch):
     assert asked == [[-1, -2, *range(-4, -13, -1)], list(range(-1, -13, -1))]
     assert [line.partition(":")[0] for line in warnings] == ["a", "c"]
     assert reads == [1], "these seconds belong to no step"
+
+
+def test_answers_without_the_format_are_explained_before_the_first_step(monkeypatch):
+    asked = replace(prompt(), sample=sample("a"))
+    said = [completion(text="The answer is 3.")] * 2
+    malformed = group(WRONG, said, asked=asked, parts=[{"format": 0.0}] * 2)
+    monkeypatch.setattr(learnability, "sample_groups", lambda context, given: [malformed])
+    monkeypatch.setattr(learnability, "_prompts", lambda *given: ["a prompt"])
+    context: Any = SimpleNamespace(
+        config=SimpleNamespace(max_tokens=8),
+        timer=SimpleNamespace(read=lambda: None),
+        verifiers=VerifierSet(by_kind={"number": Number()}),
+    )
+    data = Dataset(([sample("a")],), (1,), seed=0)
+    parts: Any = SimpleNamespace(train_data=data)
+    policy: Any = None
+    _, advice = learnability.learnability_warnings(context, parts, policy)
+    assert advice.startswith("2 of 2 answers do not have the format of the prompt style; lenient")

@@ -66,12 +66,13 @@ def test_rows_are_told_in_eighty_columns(folder):
         "  pictures  80 x 60\n"
     ) in printed
     assert printed.count("\nsample ") == 3
-    assert max(map(len, printed.split("a config to start from:")[0].splitlines())) <= COLUMNS
+    assert max(map(len, printed.split("lines of a config")[0].splitlines())) <= COLUMNS
 
 
 def test_the_config_that_is_written_reads_the_rows(folder):
     printed = output("rows.jsonl", "--to", "mine.yaml")
-    assert printed.endswith("written: mine.yaml; next: gpg-vl audit mine.yaml\n")
+    assert f"written:    {folder}/mine.yaml\n" in printed
+    assert f"next:       gpg-vl audit {folder}/mine.yaml\n" in printed
     text = Path("mine.yaml").read_text()
     assert text.startswith("# A tiny model answers rows.jsonl: number with picture 9.\n")
     assert yaml.safe_load(text)["data"] == [
@@ -113,7 +114,7 @@ def test_rows_are_written_in_our_own_format(folder):
     assert "rows.jsonl: 9 rows earn the full reward with their own answer" in printed
     lines = Path("rows/samples.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
-    assert (len(lines), first["answer"]) == (9, "0")
+    assert (len(lines), first["answer"]) == (9, 0)
     assert first["question"] == "How many squares are in picture 0?"
     assert Path("rows", first["images"][0]).is_file()
     assert "recognised: rows of gpg_vl's own format" in output("rows/samples.jsonl")
@@ -122,12 +123,12 @@ def test_rows_are_written_in_our_own_format(folder):
 def test_what_a_person_must_decide_is_in_the_config_too(folder):
     rows = [{"question": "?", "choices": ["cat", "dog"], "answer": 1, "image": "0.png"}]
     written(Path("options.jsonl"), rows)
-    printed = output("options.jsonl", "--to", "mine.yaml")
+    printed = output("options.jsonl")
     assert "to decide:  the truths are whole numbers up to 1 beside options" in printed
     assert "tried:      0 of the first 1 rows" in printed
-    assert "# To decide: the truths are whole numbers up to 1 beside options" in (
-        Path("mine.yaml").read_text()
-    )
+    refused = refusal("options.jsonl", "--to", "mine.yaml")
+    assert "to decide: the truths are whole numbers up to 1 beside options" in refused
+    assert not Path("mine.yaml").exists(), "no row could be used"
     assert "tried:      1 of the first 1 rows" in output("options.jsonl", "answer_index=1")
 
 

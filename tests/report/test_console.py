@@ -1,73 +1,17 @@
-"""What a person sees: lines of progress and tables."""
+"""Tables of results."""
 
 import math
 from typing import Any
-
-import pytest
-from rich.console import Console
 
 from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.evaluation.compare import Comparison
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval
 from gpg_vl.report.console import (
-    Counting,
-    Display,
     paired_table,
     precision_table,
     results_table,
-    summary,
 )
-
-METRICS = {
-    "reward": 0.5,
-    "informative": 0.25,
-    "alpha": 1.5,
-    "seconds/sample": 1.25,
-    "seconds/update": 0.5,
-    "loss": 3.0,
-}
-SHOWN = "reward 0.500  informative 25 %  alpha 1.50  sample 1.25 update 0.50 s"
-
-# --- progress -------------------------------------------------------------------------------------
-
-
-def test_a_step_is_shown_as_one_line_and_a_skipped_one_says_so():
-    assert summary(METRICS) == SHOWN
-    assert summary({**METRICS, "skipped": 1.0}) == f"skipped  {SHOWN}"
-    assert summary({**METRICS, "skipped": 0.0}) == SHOWN
-
-
-@pytest.mark.parametrize(
-    ("total", "steps"),
-    [
-        (4, [1, 2, 3, 4]),
-        (40, [1, *range(2, 41, 2)]),
-        (45, [1, *range(2, 46, 2), 45]),
-        (3000, [1, *range(150, 3001, 150)]),
-    ],
-)
-def test_elsewhere_than_on_a_terminal_about_twenty_steps_are_reported(total, steps, capsys):
-    shown = Console(width=100, force_terminal=False)
-    with Display(shown, total) as display:
-        for step in range(1, total + 1):
-            display.step(step, METRICS)
-        display.log("[a] line")
-    printed = capsys.readouterr().out.splitlines()
-    assert [line for line in printed if line.startswith("step")] == [
-        f"step {step}/{total}  {SHOWN}" for step in steps
-    ]
-    assert printed[-1] == "[a] line"
-
-
-def test_questions_are_counted_in_about_twenty_lines(capsys):
-    with Counting(Console(width=100, force_terminal=False)) as counting:
-        for done in range(101):
-            counting.progress("small", done, 100)
-        counting.progress("empty", 0, 0)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[:20] == [f"small: {done} of 100 questions" for done in range(5, 101, 5)]
-
 
 # --- tables ---------------------------------------------------------------------------------------
 
@@ -137,6 +81,23 @@ def test_results_by_task_by_hand():
     ]
 
 
+def test_several_tasks_end_in_a_row_over_all_questions():
+    """1, 0 and 1 of two tasks: 66.7 %. One task needs no such row, nor does a spec with totals."""
+    spec = BenchmarkSpec(name="small", data=(Source(recipe="digits"),))
+    rows = [record(1, "a", 1.0), record(2, "a", 0.0), record(3, "b", 1.0)]
+    made = cells(results_table("title", rows, spec))
+    assert [row[:3] for row in made] == [
+        ["a", "2", "greedy"],
+        ["b", "1", "greedy"],
+        ["all", "3", "greedy"],
+    ]
+    assert made[-1][3].startswith("66.7 ")
+    assert [row[0] for row in cells(results_table("title", rows[:2], spec))] == ["a"]
+    own = spec.model_copy(update={"totals": {"every question": []}})
+    names = [row[0] for row in cells(results_table("title", rows, own))]
+    assert names == ["a", "b", "every question"]
+
+
 def test_a_second_reading_stands_beside_where_there_is_one():
     spec = BenchmarkSpec(name="small", data=(Source(recipe="digits"),), beside="reference")
     both = cells(
@@ -172,23 +133,3 @@ def test_two_evaluations_stand_side_by_side():
         "3, 1 questions, p = 0.031",
     ]
     assert cells(precision_table("title", {"AP": first}))[0][:2] == ["AP", "4"]
-
-
-def test_on_a_terminal_a_bar_shows_the_step_and_no_line_is_reported(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    shown = Console(width=160, force_terminal=True, record=True)
-    with Display(shown, 40) as display:
-        display.log("left out: 1 row")
-        assert not display.bar.live.is_started  # the bars of reading would break in two
-        display.step(7, METRICS)
-        assert display.bar.live.is_started
-    (task,) = display.bar.tasks
-    assert (task.completed, task.total, task.fields["numbers"]) == (7, 40, SHOWN)
-    assert "step 7" not in shown.export_text()
-    assert not display.bar.disable
-    assert Display(Console(force_terminal=False), 40).bar.disable
-    with Counting(shown) as counting:
-        assert shown.export_text() == ""
-        counting.progress("[a]", 50, 100)
-        assert counting.status.status == "\\[a]: 50 of 100 questions"
-    assert "100 questions\n[a]" not in shown.export_text()

@@ -12,7 +12,8 @@ from gpg_vl.config import loading
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record
 from gpg_vl.prompts import AnswerOnly, Style
-from gpg_vl.report.model_card import model_card
+from gpg_vl.report.model_card import NEUTRAL_QUESTION, model_card, question_of
+from gpg_vl.types import Sample
 
 
 def card(
@@ -45,7 +46,11 @@ def answered(tag: str, *scores: float) -> list[Record]:
 
 @pytest.mark.parametrize(
     ("model", "base"),
-    [("tiny", {}), ("Qwen/Qwen2.5-VL-3B-Instruct", {"base_model": "Qwen/Qwen2.5-VL-3B-Instruct"})],
+    [
+        ("tiny", {}),
+        ("/models/mine", {}),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", {"base_model": "Qwen/Qwen2.5-VL-3B-Instruct"}),
+    ],
 )
 def test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none(
     model, base, tmp_path
@@ -176,3 +181,19 @@ def test_it_does_not_open_a_thought_that_the_template_opens(tmp_path):
 )
 def test_it_says_what_the_coordinates_of_a_box_are(frame, words, tmp_path):
     assert f"\nCoordinates of boxes are {words}\n" in card(tmp_path, frame=frame)
+
+
+def test_the_example_is_a_question_of_the_data_that_can_stand_alone():
+    def asked(question: str, **given: Any) -> Sample:
+        fields: dict[str, Any] = {"images": (b"",), "sizes": ((8, 8),), **given}
+        return Sample(id="a", question=question, answer_kind="label", answer="x", **fields)
+
+    unfit = [
+        asked("Which?", choices=("a", "b")),
+        asked("Two?", images=(b"", b""), sizes=((8, 8), (8, 8))),
+        asked('Is it "x"?'),
+        asked("<image> What?"),
+        asked("x" * 201),
+    ]
+    assert question_of([*unfit, asked("What colour?"), asked("Why?")]) == "What colour?"
+    assert question_of(unfit) == NEUTRAL_QUESTION

@@ -24,9 +24,10 @@ from gpg_vl.evaluation import evaluate
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy import load
 from gpg_vl.rollout import collect, transformers_engine
+from gpg_vl.run_folder import kept_pictures
 from gpg_vl.training import checkpoint, learner, loop, sft
 from gpg_vl.verifiers import dispatch
-from tests.training.test_train import CARRYING, HERE, metrics, rollouts, run, same
+from tests.training.test_train import CARRYING, HERE, metrics, rollouts, run, same, timeless
 
 PHASES: dict[str, tuple[object, str]] = {
     "imitate": (sft.Imitation, "__call__"),
@@ -35,7 +36,11 @@ PHASES: dict[str, tuple[object, str]] = {
     "sample": (transformers_engine.TransformersEngine, "_draw"),
     "score": (dispatch.VerifierSet, "judge"),
     "update": (learner.Learner, "_step"),
+    "begin logs": (run_folder.RunFolder, "begin"),
     "write metrics": (run_folder.RunFolder, "metrics"),
+    "write held out": (run_folder.RunFolder, "held_out"),
+    "keep pictures": (kept_pictures.KeptPictures, "_write"),
+    "save": (checkpoint, "save"),
     "write rollouts": (run_folder.RunFolder, "rollouts"),
     "write weights": (load.Policy, "save"),
     "write optimizer": (torch, "save"),
@@ -121,8 +126,24 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, t
     assert same(whole / "checkpoints" / "000004", resumed / "checkpoints" / "000004"), moment
     for step in range(1, 5):
         assert rollouts(whole, step) == rollouts(resumed, step), (moment, step)
-    timeless = [
+    kept = [
         [{key: row[key] for key in row if "second" not in key} for row in metrics(run)]
         for run in (whole, resumed)
     ]
-    assert timeless[0] == timeless[1], moment
+    assert kept[0] == kept[1], moment
+    for kind in ("held_out", "warmup"):
+        assert timeless(whole, kind) == timeless(resumed, kind), (moment, kind)
+    # a run that was killed while it pruned may have more
+    assert scores(whole).items() <= scores(resumed).items(), moment
+    for name in ("pictures.jsonl", "images"):
+        assert contents(whole / name) == contents(resumed / name), (moment, name)
+
+
+def scores(run: Path) -> dict[str, float | None]:
+    saved = run_folder.complete_checkpoints(run)
+    return {path.name: checkpoint.score_of(path) for path in saved}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = path.iterdir() if path.is_dir() else [path]
+    return {file.name: file.read_bytes() for file in files}

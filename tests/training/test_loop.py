@@ -9,7 +9,7 @@ import json
 import math
 import re
 import signal
-import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,9 +37,11 @@ from gpg_vl.training import (
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.processes import Processes
-from gpg_vl.training.signals import StopRequest, stop_request
+from gpg_vl.training.signals import StopRequest
 from gpg_vl.types import Group, LeftOut, Update
-from tests.hand_made import answers, group, names, prompt
+from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.verifiers.number import Number
+from tests.hand_made import answers, completion, group, names, prompt
 
 HERE = Path(__file__).parents[1]
 
@@ -235,6 +237,7 @@ class Rows:
     """Data of four rows, of two sources."""
 
     samples = (1, 2, 3, 4)
+    sources = ()
 
     def __getitem__(self, index: int) -> Any:
         return SimpleNamespace(id=f"q{index % 4}", source="one" if index % 4 < 2 else "two")
@@ -250,7 +253,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         wait_for_everyone=lambda: events.append("wait"),
     )
     accelerated: Any = accelerator
-    written = ("metrics", "rollouts", "dump")
+    written = ("metrics", "rollouts", "dump", "held_out")
     folder = SimpleNamespace(
         path=tmp_path / "run",
         left_out_path=tmp_path / "run" / "left_out.jsonl",
@@ -279,7 +282,9 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
     )
     rollouts = SimpleNamespace(engine=Engine(events), timer=Timer())
     made = {
-        "experiment": SimpleNamespace(style="style", train_data=Rows()),
+        "experiment": SimpleNamespace(
+            style="style", train_data=Rows(), verifiers=VerifierSet(by_kind={})
+        ),
         "config": loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null", *knobs]),
         "processes": Processes(accelerated),
         "policy": "policy",
@@ -296,6 +301,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         "log": lambda line: events.append(("log", line)),
         "state": State(),
         "gate_figures": {},
+        "stop": StopRequest(),
         "events": events,
     }
     return SimpleNamespace(**made | more)
@@ -594,6 +600,20 @@ def test_a_verifier_that_fails_in_another_process_stops_this_one_too(tmp_path, r
         stop_rules.stop_if_hopeless(run, scored(3, 2))
 
 
+def test_a_run_that_stops_for_its_format_says_so(tmp_path):
+    run = run_of(tmp_path, "rollout.idle_steps=1", state=State(step=1, idle=1))
+    asked = replace(prompt(), sample=replace(prompt().sample, answer_kind="number", answer=3))
+    run.experiment.verifiers = VerifierSet(by_kind={"number": Number()})
+    said = [completion(text="The answer is 3.")] * 2
+    malformed = group([0.0, 0.0], said, asked=asked, parts=[{"format": 0.0}] * 2)
+    with pytest.raises(
+        UserError,
+        match=r"everything is wrong: .*; 2 of 2 answers do not have the format of the prompt "
+        r"style; lenient mode would read 100 % as right: set reward.mode=lenient, or raise warmup",
+    ):
+        stop_rules.stop_if_hopeless(run, sampled(malformed))
+
+
 @pytest.mark.parametrize(
     ("rewards", "full_reward", "message"),
     [
@@ -720,6 +740,21 @@ def test_a_run_that_was_left_before_an_evaluation_makes_it(
     assert milestones.evaluation_is_missing(run), "and tells the others"
 
 
+@pytest.mark.parametrize(("score", "missing"), [(0.5, False), (None, True)])
+def test_an_evaluation_that_the_checkpoint_does_not_know_is_made_again(score, missing, tmp_path):
+    """The run was killed after its records were written, before their score was saved."""
+    benchmark = SimpleNamespace(spec=SimpleNamespace(name="small"))
+    run = run_of(
+        tmp_path, "steps=4", "evaluation.every=2", state=State(step=2), benchmark=benchmark
+    )
+    (tmp_path / "run" / "evaluation").mkdir(parents=True)
+    (tmp_path / "run" / "evaluation" / "small-000002.jsonl").write_text("")
+    (tmp_path / "run" / "checkpoints" / "000002").mkdir(parents=True)
+    saved = tmp_path / "run" / "checkpoints" / "000002" / "state.json"
+    saved.write_text(json.dumps({"score": score}))
+    assert milestones.evaluation_is_missing(run) == missing
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkeypatch):
     run = run_of(
@@ -739,7 +774,7 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     monkeypatch.setattr(
         milestones,
         "model_card",
-        lambda config, step, path, style, frame, *, opened: (
+        lambda config, step, path, style, frame, *, opened, question: (
             ("card", step, path, style, frame, opened)
         ),
     )
@@ -781,14 +816,18 @@ def test_checkpoints_are_compared_by_the_same_questions_at_every_evaluation(
     ]
     kept: list[Any] = []
     monkeypatch.setattr(
-        evaluating, "run_benchmark", lambda benchmark, policy, engine, on_left_out: rows
+        evaluating, "run_benchmark", lambda benchmark, policy, engine, model, on_left_out: rows
     )
     monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
     benchmark = benchmark_of("all")
     run = run_of(tmp_path, f"evaluation.head={head}", benchmark=benchmark)
     assert milestones.evaluate_held_out(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
-    assert run.events == [("log", "held out, after: a 50.0 %, b 75.0 %")]
+    assert run.events[0] == ("log", "held out, after: a 50.0 %, b 75.0 %")
+    kind, step, figures = run.events[1]
+    assert (kind, step, figures["held_out"]) == ("held_out", 0, pytest.approx(4 / 6))
+    assert (figures["held_out/a"], figures["held_out/b"]) == (0.5, 0.75)
+    assert figures["held_out/score"] == pytest.approx(score)
 
 
 def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_that_came_back(
@@ -798,7 +837,7 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
     benchmark = benchmark_of("all")
     run = run_of(tmp_path, benchmark=benchmark, state=State(version=3))
 
-    def evaluate(given, policy, engine, on_left_out):
+    def evaluate(given, policy, engine, model, on_left_out):
         asked.append(given.questions)
         engine.needs_verification = len(asked) == 2
         return [record(1, "a", 1.0)]
@@ -806,7 +845,7 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
     monkeypatch.setattr(evaluating, "run_benchmark", evaluate)
     monkeypatch.setattr(eval_records, "save", lambda records, path: run.events.append("kept"))
     milestones.evaluate_held_out(run, "000002", 3)
-    assert names(run.events) == ["kept", "log"]
+    assert names(run.events) == ["kept", "log", "held_out"]
     run.events.clear()
     milestones.evaluate_held_out(run, "after")
     assert asked == ["first 3", "all"]
@@ -814,7 +853,7 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
 
 
 def test_questions_that_cannot_be_asked_are_reported_and_listed(tmp_path, monkeypatch):
-    def evaluate(given, policy, engine, on_left_out):
+    def evaluate(given, policy, engine, model, on_left_out):
         on_left_out(LeftOut("q9", "gone", "rows.jsonl"))
         return [record(1, "a", 1.0)]
 
@@ -826,13 +865,22 @@ def test_questions_that_cannot_be_asked_are_reported_and_listed(tmp_path, monkey
     assert run.events[0] == ("log", "warning: 1 not asked")
 
 
-def benchmark_of(questions: str) -> Any:
+def test_held_out_answers_without_the_format_are_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluating, "run_benchmark", lambda *given, **more: [record(1, "a", 0.0)])
+    run = run_of(tmp_path, benchmark=benchmark_of("all", advice="small: all are cut off"))
+    milestones.evaluate_held_out(run, "after")
+    assert ("log", "warning: held out: small: all are cut off") in run.events
+
+
+def benchmark_of(questions: str, advice: str = "") -> Any:
     return SimpleNamespace(
         spec=SimpleNamespace(name="small"),
         questions=questions,
         shortened=lambda head: benchmark_of(f"first {head}"),
         without=lambda unusable: SimpleNamespace(
-            left_out=unusable, not_asked=f"{len(unusable)} not asked" if unusable else ""
+            left_out=unusable,
+            not_asked=f"{len(unusable)} not asked" if unusable else "",
+            format_advice=lambda records, **how: advice,
         ),
     )
 
@@ -858,21 +906,24 @@ def whole(run: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None
     request: list[StopRequest] = []
 
     @contextlib.contextmanager
-    def listening():
-        request.append(StopRequest())
-        yield request[0]
+    def listening(log):
+        run.stop = StopRequest()
+        request.append(run.stop)
+        yield run.stop
 
     monkeypatch.setattr(loop, "stop_request", listening)
 
     def step(it):
         it.state = State(step=it.state.step + 1)
-        it.events.append(("step", it.state.step, request[0].can_wait))
+        it.events.append(("step", it.state.step, request[-1].can_wait))
         if it.state.step == asked_at:
-            request[0].receive(2, None)
+            assert request[-1].doing == f"finishing step {asked_at}, then saving"
+            request[-1].receive(signal.SIGINT, 0.0)
 
     monkeypatch.setattr(loop, "train_step", step)
     options: Any = {
         "resume": Path("run"),
+        "from_step": 2,
         "callbacks": ["callback"],
         "log": print,
         "allow_changed": True,
@@ -881,7 +932,14 @@ def whole(run: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None
     assert loop.train(run.experiment) == run.folder.path, (
         "a run that has reached its last step is done"
     )
-    no_options = {"resume": None, "callbacks": (), "log": print, "allow_changed": False}
+    no_options = {
+        "resume": None,
+        "from_step": None,
+        "callbacks": (),
+        "log": print,
+        "allow_changed": False,
+    }
+    assert [more.pop("stop") for _, more in asked] == request
     assert asked == [((run.experiment,), options), ((run.experiment,), no_options)]
     return run.events[: run.events.index("close engine") + 1]
 
@@ -963,10 +1021,7 @@ def test_before_the_first_step_engine_and_trainer_are_compared(tmp_path, noted, 
     assert names(events)[:5] == ["generate", "compare", "check", "log", "evaluate"]
     assert events[0] == ("generate", ["q3"], Sampling(max_tokens=32, temperature=0.5), [[0, 1]])
     assert events[1] == ("compare", (run.gate.prompts[2], ["answer", "answer"]), 6)
-    assert events[3][1].startswith(
-        "vision gate: engine and trainer differ by mean 1.5e+00, worst 1.5e+00 nat a token; "
-        "rounding alone: mean"
-    )
+    assert events[3][1].startswith("engine check: fine (difference 1.5e+00 nat a token")
     run.gate.sampling = Sampling(max_tokens=5, temperature=0.5)
     run.events.clear()
     engine_checks.compare_forwards(run)
@@ -984,18 +1039,14 @@ def test_words_are_compared_where_there_is_no_picture_and_nothing_without_a_gate
     assert engine_checks.check_gate(without) == {}
 
 
-def test_what_the_first_look_told_is_reported_number_by_number(tmp_path):
+def test_what_the_first_look_told_is_one_line(tmp_path):
     run = run_of(tmp_path)
     seen = {"mean": 1, "worst": 2, "noise": 3, "noise_worst": 4, "allowed": 5, "allowed_worst": 6}
     engine_checks.log_gate_figures(
         run, {f"gate/{name}": number / 10 for name, number in seen.items()}
     )
     (event,) = run.events
-    assert (
-        event[1]
-        == "vision gate: engine and trainer differ by mean 1.0e-01, worst 2.0e-01 nat a token; "
-        "rounding alone: mean 3.0e-01, worst 4.0e-01; allowed: mean 5.0e-01, worst 6.0e-01"
-    )
+    assert event[1] == "engine check: fine (difference 1.0e-01 nat a token, allowed 5.0e-01)"
     engine_checks.log_gate_figures(run, {})
     assert len(run.events) == 1
 
@@ -1105,43 +1156,3 @@ def test_a_run_whose_engine_samples_from_something_else_saves_nothing(tmp_path, 
     ):
         raise MismatchError("wrong weights")
     assert run.events == []
-
-
-# --- requests to stop -----------------------------------------------------------------------------
-
-
-def test_a_request_waits_for_the_step_once_and_only_once_there_is_one():
-    request = StopRequest()
-    with pytest.raises(KeyboardInterrupt):
-        request.receive(signal.SIGINT, None)
-    assert not request.asked
-    request.can_wait = True
-    request.receive(signal.SIGTERM, None)
-    assert request.asked
-    with pytest.raises(KeyboardInterrupt):
-        request.receive(signal.SIGINT, None)
-
-
-def test_handlers_are_set_while_a_run_lasts_and_put_back(monkeypatch):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with contextlib.suppress(RuntimeError), stop_request() as request:
-        now = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        assert now == [request.receive, request.receive]
-        request.can_wait = True
-        signal.raise_signal(signal.SIGTERM)
-        assert request.asked
-        raise RuntimeError
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_in_another_thread_nothing_is_listened_to():
-    before, seen = signal.getsignal(signal.SIGINT), []
-
-    def work() -> None:
-        with stop_request() as request:
-            seen.append((request.asked, signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [(False, before)]

@@ -1,5 +1,7 @@
 """Two processes are one: the same prompts, the same update, the same numbers in the log."""
 
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -93,6 +95,22 @@ def test_every_rank_keeps_its_rollouts(two):
     assert {path.name for path in (two / "small" / "rollouts").iterdir()} == {
         f"00000{step}{rank}.jsonl.gz" for step in (1, 2) for rank in ("", ".rank1")
     }
+
+
+def test_the_rows_of_all_ranks_name_pictures_that_are_there_and_those_of_one(one, two):
+    assert images_of(one / "small") == images_of(two / "small")
+    names = [image["file"] for images in images_of(two / "small").values() for image in images]
+    assert any(names)
+    assert all((two / "small" / name).is_file() for name in names if name)
+
+
+def images_of(run: Path) -> dict[tuple[str, int], list[dict[str, str]]]:
+    images: dict[tuple[str, int], list[dict[str, str]]] = {}
+    for path in (run / "rollouts").iterdir():
+        for line in gzip.decompress(path.read_bytes()).splitlines():
+            row = json.loads(line)
+            images[path.name.split(".")[0], row["draw"]] = row["images"]
+    return images
 
 
 @pytest.mark.parametrize("tokens", BUDGETS)

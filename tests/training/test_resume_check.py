@@ -10,7 +10,7 @@ import pytest
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
-from gpg_vl.run_folder import RunFolder
+from gpg_vl.run_folder import RunFolder, json_value
 from gpg_vl.training import resume_check
 from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import VerifierSet
@@ -61,10 +61,12 @@ BOUND = {
     "learner.tokens_per_microbatch": {"learner": {"tokens_per_microbatch": 5}},
     "warmup.steps": {"warmup": {"steps": 5}},
     "evaluation.benchmark": {"evaluation": {"benchmark": "digits"}},
-    "trackers": {"trackers": ["wandb"]},
 }
 """Knobs that bind a run, among them every one of which somebody may think that it does not."""
 FREE = {
+    "trackers": {"trackers": ["wandb"]},
+    "tracking": {"tracking": {"project": "mine"}},
+    "run_folder": {"run_folder": {"pictures": "all"}},
     "name": {"name": "other"},
     "folder": {"folder": "elsewhere"},
     "steps": {"steps": 7},
@@ -247,6 +249,18 @@ def test_rows_that_can_no_longer_be_used_are_named(tmp_path):
         "(2 rows are left out now that had been used; bad:"
         in differences(bad._replace(source="y"), gone)[0]
     )
+
+
+@pytest.mark.parametrize("as_once", [False, True])
+def test_a_number_that_is_infinite_is_no_difference(as_once, tmp_path):
+    """JSON has no infinity: it is null, which an older release wrote as a token."""
+    own = {"config": config(optimizer={"clip_norm": float("inf")}), "data": "", "sources": {}}
+    if as_once:
+        (tmp_path / "identity.json").write_text(json.dumps(own))
+    else:
+        resume_check.write(tmp_path, own)
+        assert "Infinity" not in (tmp_path / "identity.json").read_text()
+    assert resume_check.check(tmp_path, json_value(own), allow_changed=False) == []
 
 
 def test_the_fingerprint_is_of_config_rows_weights_and_source_files():

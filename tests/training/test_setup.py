@@ -13,6 +13,7 @@ import torch
 from gpg_vl import experiment, run_folder
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
+from gpg_vl.config.models import RUN_FILES
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
@@ -241,18 +242,20 @@ def test_a_warm_up_is_made_where_there_is_none_and_kept_by_the_main_process(
     accelerator = SimpleNamespace(device="here", wait_for_everyone=lambda: events.append("wait"))
     own = processes(2, rank=0 if main else 1, accelerator=accelerator)
     kept = warmup_cache.cache_path(parts.config, parts.warmup_data)
-    monkeypatch.setattr(setup, "warm_up", lambda *given: events.append("warm up"))
+    losses = [{"time": "now", "warmup/step": 1, "warmup/loss": 0.5}]
+    monkeypatch.setattr(setup, "warm_up", lambda *given: events.append("warm up") or losses)
     monkeypatch.setattr(
-        warmup_cache, "store", lambda policy, place: events.append(("store", place))
+        warmup_cache, "store", lambda policy, place, rows: events.append(("store", place, rows))
     )
+    monkeypatch.setattr(warmup_cache, "losses", lambda place: [("kept in", place)])
     monkeypatch.setattr(
         "gpg_vl.policy.load.load_policy",
         lambda config, *, seed, path, log: events.append(("load", seed, path)) or done,
     )
-    assert setup._warmed_up(parts, POLICY, own, print) is done
+    assert setup._warmed_up(parts, POLICY, own, print) == (done, [("kept in", kept)])
     assert events == [
         "warm up",
-        *([("store", kept)] if main else []),
+        *([("store", kept, losses)] if main else []),
         "wait",
         ("load", 5, kept),
         ("to", "here"),
@@ -295,7 +298,9 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
         "learner.tokens_per_microbatch=77",
     )
     parts = parts_of(config)
-    setup.warm_up(parts, POLICY, processes(), lines.append)
+    rows = setup.warm_up(parts, POLICY, processes(), lines.append)
+    assert [row["warmup/step"] for row in rows] == [*range(1, steps + 1)]
+    assert {row["warmup/loss"] for row in rows} == {0.5}
     begins = [line.partition(":")[0] for line in lines]
     assert begins == [f"warm-up {step}/{steps}" for step in logged]
     assert "loss 0.500" in lines[0]
@@ -339,18 +344,30 @@ def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
 def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path, monkeypatch):
     events: list[Any] = []
     monkeypatch.setattr(
-        setup, "open_tracker", lambda name, run, knobs, *, log: (name, run, knobs["steps"])
+        setup,
+        "open_tracker",
+        lambda name, run, known, **more: (name, run, known["steps"], known["environment"]),
     )
-    monkeypatch.setattr(run_folder, "write_header", lambda *given: events.append("header"))
+    monkeypatch.setattr(
+        run_folder,
+        "write_header",
+        lambda *given, is_resumed: events.append(("header", is_resumed)),
+    )
     monkeypatch.setattr(resume_check, "write", lambda *given: events.append("fingerprint"))
     accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
     own = processes(2, rank, accelerator=accelerator)
-    config = small(tmp_path, "trackers=[wandb]")
+    parts: Any = SimpleNamespace(
+        config=small(tmp_path, "trackers=[wandb]"), verifiers=VerifierSet(by_kind={})
+    )
     callback: Any = "own"
-    made: Any = setup._open_folder(config, tmp_path, {}, {}, [callback], own, print)
-    assert events == (["wait"] if rank else ["header", "fingerprint", "wait"])
+    here = {"gpu": "H100"}
+    made: Any = setup._open_folder(parts, tmp_path, {}, here, [callback], own, print, None)
+    assert events == (["wait"] if rank else [("header", True), "fingerprint", "wait"])
+    assert not (tmp_path / "metrics.jsonl").exists(), "a run that goes on keeps its logs"
+    setup._open_folder(parts, tmp_path, {}, {}, [], own, print, ())
+    assert (tmp_path / "metrics.jsonl").exists() == (not rank)
     assert made.callbacks == ["own"]
-    assert made.trackers == ([] if rank else [("wandb", tmp_path, 4)])
+    assert made.trackers == ([] if rank else [("wandb", tmp_path, 4, {"gpu": "H100"})])
     assert (made.path, made.rank) == (tmp_path, rank)
 
 
@@ -411,15 +428,18 @@ def test_how_groups_are_drawn_on_a_process(tmp_path):
     assert made.timer.read() == {}
 
 
-def test_the_environment_is_that_of_this_run(tmp_path):
+def test_the_environment_is_that_of_this_run(tmp_path, monkeypatch):
     policy: Any = SimpleNamespace(device="cuda:0", image_backend="pil")
-    environment = setup._environment(policy, processes(3), tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"H200 of {device}")
+    environment = setup._environment(policy, processes(3, others=["L4", None]), tmp_path)
     own = {
         "threads": torch.get_num_threads(),
         "device": "cuda:0",
         "processes": 3,
         "image_backend": "pil",
         "config_folder": str(tmp_path),
+        "gpus": ["H200 of cuda:0", "L4"],
+        "cuda": torch.version.cuda,
     }
     assert own.items() <= environment.items()
     assert {"python", "platform", "packages"} <= environment.keys()
@@ -493,11 +513,13 @@ def test_the_parts_are_put_together_in_this_order(
     monkeypatch.setattr(run_folder, "newest_checkpoint", lambda run: Newest())
     monkeypatch.setattr(resume_check, "run_fingerprint", lambda *given: {})
     monkeypatch.setattr(run_folder, "refuse_to_overwrite", lambda run: noted.append("refuse"))
+    for name in RUN_FILES if resume else ():
+        (tmp_path / name).write_text("{}")
     parts: Any = Parts(small(tmp_path, f"steps={steps}", f"warmup.steps={warmup}"), noted)
     run: Any = setup.set_up(parts, resume=tmp_path if resume else None, log=noted.append)
     refused = ["trackers checked"] if resume else ["trackers checked", "refuse"]
     loaded = [("policy", "newest policy" if resume else None), "template checked"]
-    listed_in = (tmp_path if resume else parts.config.run_folder) / "left_out.jsonl"
+    listed_in = (tmp_path if resume else parts.config.run_path) / "left_out.jsonl"
     reported = [f"left out: 1 row, listed in {listed_in}", "  1 like q9: unlucky"]
     place = events.index("folder") + 1
     events = [*events[:place], ("unused rows", ["q9"], resume), *events[place:]]
@@ -577,14 +599,14 @@ def replace_parts(monkeypatch: pytest.MonkeyPatch, noted: list[Any]) -> None:
 
     replaced = {
         "start_accelerator": lambda: accelerator,
-        "check_installed": note("trackers checked", None),
+        "_check_trackers": note("trackers checked", None),
         "_settled": lambda parts, *given: parts.config,
         "_environment": lambda *given: {},
         "_report_differences": note("differences", "same"),
-        "_warmed_up": note("warm up", named_policy("warmed")),
+        "_warmed_up": note("warm up", (named_policy("warmed"), [])),
         "_open_folder": note("folder", named_folder(noted)),
         "_learner": note("learner", "learner"),
-        "_restore": lambda run, saved, is_unchanged: noted.append(
+        "_restore": lambda run, saved, is_unchanged, rewind: noted.append(
             ("restore", "newest", is_unchanged)
         ),
         "_warn_about_weak_tasks": note("warn", None),

@@ -1,16 +1,13 @@
 """Whole runs: what a run folder holds, what stops a run, and that a resumed run goes on where it
 was."""
 
-import contextlib
 import gzip
 import json
-import os
-import sqlite3
-import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -27,6 +24,7 @@ from gpg_vl.evaluation import records as eval_records
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.training import loop, setup
 from gpg_vl.training.processes import Processes
+from tests.strict_json import strict_rows
 
 HERE = Path(__file__).parents[1]
 
@@ -63,7 +61,13 @@ def whole(warmups) -> tuple[Path, list[str]]:
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """Return the rows of the training steps, without the time of day."""
+    return timeless(run, "step")
+
+
+def timeless(run: Path, kind: Literal["step", "held_out", "warmup"]) -> list[dict[str, float]]:
+    rows = run_folder.metric_rows(run, kind)
+    return [{key: row[key] for key in row if key != "time"} for row in rows]
 
 
 def rollouts(run: Path, step: int) -> list[dict[str, object]]:
@@ -123,6 +127,12 @@ def test_run_folder_holds_all_there_is_to_know(warmups, whole):
         "small-000002.jsonl",
         "small-after.jsonl",
     }
+    for when, step in (("before", 0), ("000002", 2), ("after", 4)):
+        records = strict_rows(done / "evaluation" / f"small-{when}.jsonl")
+        assert records[0]["about"]["model"] == f"whole, step {step}"
+        assert records[0]["settings"]["prompt"] == "answer"
+        assert all({"question", "truth", "kind"} <= record.keys() for record in records)
+        assert [record["id"] for record in records if record.get("images")], "of choices"
     assert "step 4" in lines
     assert any(line.startswith("held out, after: add ") for line in lines)
 
@@ -661,51 +671,17 @@ def test_tensorboard_is_reported_every_step(warmups):
     assert events.Scalars("reward")[1].value == pytest.approx(metrics(done)[1]["reward"])
 
 
-TRACK = """
-import sys
-from pathlib import Path
-from gpg_vl.report.trackers import open_tracker
-
-knobs = {"steps": 2, "data": [{"recipe": "digits"}]}
-callback = open_tracker(sys.argv[1], Path(sys.argv[2]), knobs)
-callback(1, {"reward": 0.25})
-callback(2, {"reward": 0.5})
-callback.close()
-"""
-
-
-def track(name: str, folder: Path) -> None:
-    """Give a real tracker two steps, offline, in a process of its own."""
-    (folder / "mine").mkdir()
-    offline = {
-        **os.environ,
-        "WANDB_MODE": "offline",
-        "TRACKIO_DIR": str(folder / "trackio"),
-        "HOME": str(folder),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", TRACK, name, str(folder / "mine")],
-        capture_output=True,
-        text=True,
-        env=offline,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_wandb_is_reported_offline(tmp_path):
-    track("wandb", tmp_path)
-    (kept,) = tmp_path.glob("mine/wandb/offline-run-*-mine/run-mine.wandb")
-    assert b"reward" in kept.read_bytes()
-
-
-def test_trackio_is_reported_offline(tmp_path):
-    track("trackio", tmp_path)
-    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "gpg_vl.db")) as kept:
-        rows = kept.execute("select step, metrics from metrics order by step").fetchall()
-    assert [(step, json.loads(numbers)["reward"]) for step, numbers in rows] == [
-        (1, 0.25),
-        (2, 0.5),
-    ]
+def test_a_tracker_that_is_not_logged_in_is_found_before_weights_are_loaded(
+    monkeypatch, warmups, tmp_path
+):
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(Experiment, "policy", lambda *given, **more: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="trackers: wandb is not logged in; run `wandb login`, or"):
+        run(warmups, "name=untracked", "trackers=[wandb]")
+    assert not (warmups / "untracked").exists()
 
 
 def test_a_missing_tracker_says_which_extra_to_install(monkeypatch, warmups):

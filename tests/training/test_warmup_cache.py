@@ -149,6 +149,16 @@ def test_a_warm_up_is_kept_whole_or_not_at_all(tmp_path):
     assert (kept / "model.safetensors").read_text() == "new"
 
 
+def test_the_losses_of_a_warm_up_are_kept_with_it(tmp_path):
+    kept = tmp_path / "warmups" / "abc"
+    rows = [{"time": "T", "warmup/step": 1, "warmup/loss": float("nan")}]
+    policy: Any = Weights()
+    warmup_cache.store(policy, kept, rows)
+    assert warmup_cache.losses(kept) == [{"time": "T", "warmup/step": 1, "warmup/loss": None}]
+    (kept / "warmup.jsonl").unlink()
+    assert warmup_cache.losses(kept) == [], "kept by an older release"
+
+
 def test_of_two_runs_the_faster_one_keeps_its_warm_up(tmp_path):
     kept = tmp_path / "warmups" / "abc"
     keep(kept, "first")

@@ -95,7 +95,10 @@ def test_where_none_can_be_read_the_first_says_why(verifier, truth, sentence):
     error = VerifierSet(by_kind={sample.answer_kind: verifier}).validation_error(sample)
     assert error.startswith(sentence)
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        verifier(said("3"), sample)
+        verifier.verdict_of(said("3"), sample)
+    verdict = verifier(said("3"), sample)
+    assert math.isnan(verdict.reward)
+    assert verdict.verifier_error.startswith(f"fault: ValueError: {sentence}")
 
 
 def test_the_closed_set_of_labels_stays_that_of_the_row():
@@ -131,7 +134,7 @@ def test_a_truth_that_turns_out_to_be_unreadable_is_ignored_beside_others():
     assert reward(Stumbling(), "4", sample) == 1
     assert reward(Stumbling(), "5", sample) == 0
     with pytest.raises(MalformedTruthError, match="broken truth"):
-        reward(Stumbling(), "4", replace(sample, answer=["broken", "broken"]))
+        Stumbling().verdict_of(said("4"), replace(sample, answer=["broken", "broken"]))
 
 
 # --- chance and exploits --------------------------------------------------------------------------

@@ -472,8 +472,8 @@ def test_a_value_is_read_out_of_a_longer_text_only_leniently_and_on_request():
     assert [
         verifier(f"<think>so</think><answer>{text}</answer>", sample).reward for verifier in given
     ] == [1, 0, 0]
-    assert Value().grade("x", sample) == (0.0, "x", "unreadable: not one value")
-    assert Value().grade("40.0", sample) == (1.0, "40", "right")
+    assert Value().grade("x", sample)[:3] == (0.0, "x", "unreadable: not one value")
+    assert Value().grade("40.0", sample)[:3] == (1.0, "40", "right")
     with pytest.raises(ValueError, match="answer 'x' is not a value such as 12"):
         Value().reference_answer(replace(sample, answer="x"))
 
@@ -972,7 +972,10 @@ def test_a_good_sample_has_no_validation_error(kind):
             sample_of("choice", choices=("big dog", "Big dog")),
             "answer 'big dog' is not one of the choices ['big dog', 'Big dog']",
         ),
-        (sample_of("boxes", sizes=()), "a box needs an image"),
+        (
+            sample_of("boxes", sizes=()),
+            "a box needs an image: width and height in pixels, sizes=((640, 480),)",
+        ),
         (
             sample_of("boxes", answer=[[1, 2, 3]]),
             "answer [[1, 2, 3]] is not one box [[x1, y1, x2, y2]]",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from gpg_vl.run_folder import metric_rows
 from tests.commands import gpg_vl, gpg_vl_process
 from tests.conftest import ROOT
 from tests.test_readme import QUICK, commands, few_questions, needs_vllm
@@ -20,7 +21,7 @@ SHORT = [*QUICK["train"], *few_questions("digits"), *SMALL]
 
 
 def rows(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return metric_rows(run)
 
 
 def test_every_printed_command_that_needs_vllm_is_one_of_these():

@@ -6,7 +6,6 @@ needs a server of its own runs nightly.
 """
 
 import inspect
-import json
 import os
 import signal
 import threading
@@ -52,7 +51,7 @@ def config(folder: Path, engine: dict[str, Any], *knobs: str) -> Any:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return run_folder.metric_rows(run)
 
 
 @pytest.fixture(scope="module")

@@ -395,7 +395,8 @@ def _of_text(text: str, *, lettered: bool) -> Options:
     if not any(slot.words for slot in slots):
         raise ValueError(
             f"choices is the text {shown(text)}, expected a JSON list of texts or options that "
-            f"are labelled A, B, C in order; {_ADVICE}"
+            'are labelled A, B, C in order; a list in a cell of a CSV file is ["yes", "no"]; '
+            f"else {_ADVICE}"
         )
     return _options(slots)
 

@@ -22,7 +22,7 @@ ONE_OF_SEVERAL = frozenset({"number", "value", "expression", "label"})
 _OF_BOXES = frozenset({"boxes", "detection"})
 _OURS = ONE_OF_SEVERAL | _OF_BOXES | {"choice"}
 _MAX_LAYERS = 8
-_WHOLE = re.compile(r"([-+]?\d+)\.0")  # 3.0, as pandas writes 3 beside empty cells
+_PLAIN = re.compile(r"([-+]?[0-9]+)(\.[0-9]+)?")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _CONCLUSION = re.compile(r"<CONCLUSION>((?:(?!<CONCLUSION>).)*)</CONCLUSION>\s*", re.DOTALL)
 """Last part of a solution of LLaVA-CoT."""
@@ -36,7 +36,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*(?=\{
 
 
 def read_truth(value: Any, kind: str, words: Sequence[str] = ()) -> Any:
-    """Return the true answer that a cell holds, as JSON.
+    """Return the true answer that a cell holds, as JSON; for kind number the text 2 is the number.
 
     For a number, value, expression or label, a list of several is any one of them; a list of one is
     that one. For a kind of the user's own the value is not interpreted.
@@ -142,8 +142,7 @@ def _one(value: Any, kind: str) -> Any:
         )
     if isinstance(value, str):
         text = unwrapped(value)
-        whole = _WHOLE.fullmatch(text) if kind == "number" else None
-        return whole[1] if whole else text
+        return _plain_number(text) if kind == "number" else text
     if isinstance(value, float):
         return _written(value)
     if isinstance(value, int):
@@ -152,6 +151,21 @@ def _one(value: Any, kind: str) -> Any:
         f"answer is a {type(value).__name__}, {shown(value)}, expected the truth of a {kind}: text "
         "or a number"
     )
+
+
+def _plain_number(text: str) -> int | float | str:
+    """Return the number that a text is, as a cell of a CSV file.
+
+    A text of which a digit or a sign would be lost stays as it is, such as 3.10 or 1,234.
+    """
+    plain = _PLAIN.fullmatch(text)
+    if plain is None or len(text) > sys.float_info.dig:
+        return text
+    whole, decimals = plain.groups()
+    if decimals == ".0":  # 3.0, as pandas writes 3 beside empty cells
+        text, decimals = whole, None
+    exact = float(text) if decimals else int(text)
+    return exact if str(exact) == text else text
 
 
 def _written(number: float) -> float | str:

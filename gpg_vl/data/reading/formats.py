@@ -111,8 +111,12 @@ def num_rows(path: Path) -> int | None:
         return tables.num_rows(path)
     if kind not in _TEXT or kind == ".json":
         return None
+    count, last = 0, b"\n"
     with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        for block in iter(lambda: file.read(1 << 20), b""):
+            count, last = count + block.count(b"\n"), block
+    count += not last.endswith(b"\n")
+    return max(0, count - (_TEXT[kind] is delimited.table))  # its header is no row
 
 
 def kind_of(path: Path) -> str | None:

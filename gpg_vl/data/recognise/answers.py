@@ -121,8 +121,9 @@ def _kind(answered: Sequence[Answered], proposal: Proposal) -> str:
         others = len(answered) - len(with_options)
         if others:
             proposal.questions.append(
-                f"{others} of {len(answered)} rows have no options and are left out; a second "
-                "source of the same file with another answer_kind can read them"
+                f"{others} of {len(answered)} rows have no options and are left out; a column "
+                "answer_kind in the rows says the kind of each, or a second source of the same "
+                "file with another answer_kind can read them"
             )
         return "choice"
     if _share(answered, lambda each: _is_boxes(each.value)) >= MOST:
@@ -168,8 +169,8 @@ def _ask_about_words(texts: Sequence[Sequence[str]], is_value: float, proposal: 
         count = round(is_value * len(texts))
         proposal.questions.append(
             f"{count} of {len(texts)} answers are numbers and the others are words; label compares "
-            "all of them as words (14 is not 14.0): make a file for each kind, or a verifier of "
-            "your own"
+            "all of them as words (14 is not 14.0): add a column answer_kind to the rows, with "
+            "number or label in each, or make a file for each kind"
         )
     elif _share_of_rows(texts, lambda text: bool(_LETTER.fullmatch(text))) >= MOST:
         proposal.questions.append(

@@ -149,6 +149,6 @@ def _model(policy: PolicyConfig, seed: int, folder: Path) -> str:
     if policy.model == "tiny":
         load_policy(policy, seed=seed).save(folder)
         return str(folder)
-    if is_here(policy.model):
+    if is_here(policy.model):  # a hub id is left to vLLM
         return str(find_model(policy.model))
     return policy.model

@@ -21,6 +21,7 @@ from gpg_vl.rollout.gate import rounding
 from gpg_vl.rollout.gate.altered_prompts import with_grey_pictures
 from gpg_vl.rollout.gate.vision_gate import GateCheck, VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
+from gpg_vl.run_folder import metric_rows
 from gpg_vl.training.loop import train
 from tests.asking import prompts
 from tests.conftest import FAMILIES
@@ -267,7 +268,7 @@ def test_a_run_logs_the_curve_and_a_wrong_engine_stops_it_before_the_first_step(
     ]
     with pytest.raises(UserError, match=r"vision gate, weights 0: .* Cause: image lost"):
         train(small(blind), log=lambda line: None)
-    assert not (tmp_path / "blind" / "metrics.jsonl").exists()
+    assert metric_rows(tmp_path / "blind") == []
 
 
 def test_a_kernel_that_fails_leaves_the_gate_another_way_to_measure_rounding(tmp_path, monkeypatch):

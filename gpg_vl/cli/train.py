@@ -1,0 +1,243 @@
+"""The commands that train or sample: train, sft, rollout, serve."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpg_vl.cli.application import (
+    ConfigName,
+    Overrides,
+    app,
+    check_model,
+    check_parent,
+    console,
+    load_config,
+    print_line,
+    silence_libraries,
+    with_sentences,
+)
+from gpg_vl.errors import UserError
+
+if TYPE_CHECKING:
+    from gpg_vl.config.schema import Config
+
+
+@app.command()
+@with_sentences
+def train(
+    config: ConfigName = "",
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run folder from its newest checkpoint.")
+    ] = None,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            "--from",
+            metavar="STEP",
+            min=0,
+            help="With --resume: from this earlier checkpoint. What came after it is dropped.",
+        ),
+    ] = None,
+    allow_changed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed", help="Resume although config, data or verifiers have changed."
+        ),
+    ] = False,
+) -> None:
+    """Train a policy. Without arguments: the offline digits run."""
+    if from_step is not None and resume is None:
+        raise UserError(
+            f"--from {from_step} names a checkpoint of a run that goes on: give --resume RUN too"
+        )
+    loaded = load_config(config, overrides, resume)
+    if resume is None:
+        check_model(loaded)
+    elif from_step is not None:
+        from gpg_vl.config.models import checkpoint_of, find_run
+
+        checkpoint_of(find_run(resume), from_step)
+    _check_before_loading(loaded, resume)
+    written = _run(loaded, resume=resume, from_step=from_step, allow_changed=allow_changed)
+    if os.environ.get("RANK", "0") == "0":
+        _print_results(written, loaded)
+
+
+def _check_before_loading(config: "Config", resume: Path | None = None) -> None:
+    """Refuse parts that cannot be made and a folder that is taken before torch is imported.
+
+    Raises:
+        UserError: as `Experiment.resolve`, or for the benchmark or the run folder.
+    """
+    from gpg_vl import run_folder
+    from gpg_vl.config.loading import load_benchmark
+    from gpg_vl.config.paths import check_writable
+    from gpg_vl.experiment import Experiment
+
+    if resume is None:
+        check_writable(config.run_path, "folder")
+        run_folder.refuse_to_overwrite(config.run_path)
+    experiment = Experiment.resolve(config)
+    if config.evaluation.benchmark:
+        spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
+        experiment.benchmark_parts(spec)
+
+
+def _run(
+    config: "Config",
+    *,
+    resume: Path | None = None,
+    from_step: int | None = None,
+    allow_changed: bool = False,
+) -> Path:
+    """Train with a display and return the run folder.
+
+    Raises:
+        Exit: the run was asked to stop; how it goes on is printed.
+    """
+    from gpg_vl.report.display import Display
+
+    with Display(console) as display:
+        try:
+            display.phase("loading libraries")
+            silence_libraries()
+            from gpg_vl.experiment import Experiment
+            from gpg_vl.training.loop import train as run
+
+            return run(
+                Experiment.resolve(config),
+                resume=resume,
+                from_step=from_step,
+                callbacks=[display.step],
+                log=display.log,
+                allow_changed=allow_changed,
+            )
+        except KeyboardInterrupt:
+            from gpg_vl.report.last_screen import how_to_go_on
+
+            warms_up = config.warmup.steps > 0
+            run_path = resume or config.run_path
+            for line in how_to_go_on(run_path, display.phases, warms_up=warms_up):
+                display.log(line)
+            raise typer.Exit(130) from None
+
+
+def _print_results(run: Path, config: "Config") -> None:
+    from gpg_vl.evaluation.records import load
+    from gpg_vl.report.console import comparison_table
+    from gpg_vl.report.last_screen import last_lines
+
+    for before in sorted((run / "evaluation").glob("*-before.jsonl")):
+        after = before.with_name(before.name.replace("-before", "-after"))
+        if after.exists():
+            try:
+                console.print(comparison_table(load(before), load(after)))
+            except UserError as error:  # the run is done all the same
+                print_line(f"{before.stem} and {after.stem} are not compared: {error}")
+    for line in last_lines(run, config):
+        print_line(line)
+
+
+@app.command()
+@with_sentences
+def sft(config: ConfigName = "digits", overrides: Overrides = None) -> None:
+    """Run only the supervised warm-up of a config, and evaluate it."""
+    loaded = load_config(config, overrides)
+    if not loaded.warmup.steps:
+        raise UserError("warmup.steps: got 0, expected at least 1; nothing would be trained")
+    check_model(loaded)
+    only_warmup = loaded.model_copy(update={"steps": 0})
+    _check_before_loading(only_warmup)
+    written = _run(only_warmup)
+    if os.environ.get("RANK", "0") == "0":
+        _print_results(written, only_warmup)
+
+
+@app.command("rollout")
+@with_sentences
+def try_rollout(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A run, a checkpoint, a folder of a model or a hub id instead of the config's."
+        ),
+    ] = None,
+    groups: Annotated[int, typer.Option(min=1, help="How many questions to ask.")] = 4,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Also write every answer with its verdict to this .jsonl file."),
+    ] = None,
+) -> None:
+    """Sample and score groups without training: what does the policy answer and earn?"""
+    loaded = load_config(config, overrides)
+    check_parent(to)
+    check_model(loaded, model)
+    from gpg_vl.report.display import Display
+
+    with Display(console, lines=False) as display:
+        display.phase("loading libraries")
+        silence_libraries()
+        from gpg_vl.experiment import Experiment
+        from gpg_vl.preflight.try_rollout import sample_and_score
+
+        experiment = Experiment.of(loaded)
+        for line in sample_and_score(experiment, model=model, count=groups, to=to):
+            print_line(line)
+
+
+@app.command()
+@with_sentences
+def serve(
+    config: ConfigName = "digits",
+    overrides: Overrides = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Who may connect: whoever reaches the server can change its weights."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where it listens.")] = 8000,
+    window: Annotated[
+        int,
+        typer.Option(min=1, help="Longest prompt and completion together, in tokens."),
+    ] = 8192,
+    vllm: Annotated[
+        str,
+        typer.Option(help="Further arguments for vLLM, for instance '--tensor-parallel-size 2'."),
+    ] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only print the command.")] = False,
+) -> None:
+    """Serve a config's policy with vLLM, for `rollout.engine: {kind: server}`. Extra `vllm`."""
+    from gpg_vl.config.models import TINY, find
+    from gpg_vl.config.paths import check_writable
+
+    loaded = load_config(config, overrides)
+    served = loaded.runs_path / "served" / loaded.name
+    if loaded.policy.model == TINY:
+        check_writable(served, "folder")
+    elif find(loaded.policy.model).folder is not None:  # a hub id is left to vLLM
+        check_model(loaded)
+    silence_libraries()
+    from gpg_vl.rollout.vllm.launch import server_options, vllm_command
+
+    options = server_options(loaded.rollout.engine)
+    command = vllm_command(
+        loaded.policy,
+        seed=loaded.seed,
+        folder=served,
+        host=host,
+        port=port,
+        window=window,
+        transfer=options.transfer,
+        handover=options.handover,
+        images=options.images,
+        more=[*options.sleeping, *shlex.split(vllm)],
+    )
+    if show:
+        print(command)
+    else:
+        command.replace_this_process()

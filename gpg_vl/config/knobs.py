@@ -1,0 +1,244 @@
+"""List knobs with their defaults, allowed values and sentences: of a config, and of a shipped part.
+
+A section of the config is read from its class. A part is read from its source and not imported:
+some parts import torch or vLLM, which takes seconds, and Python does not keep the strings below
+fields.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from gpg_vl.config.schema import Part, Section
+
+_WORDS: dict[Any, str] = {int: "whole number", float: "number", bool: "true | false", str: "text"}
+_WORDS_IN_SOURCE = {kind.__name__: word for kind, word in _WORDS.items()}
+_SET_BY_THE_RUN = ("Set by the run.", "Filled from")
+"""Beginnings of the sentences of fields that no user sets."""
+
+
+class Knob(NamedTuple):
+    """One key of a config.
+
+    Example:
+        Knob("rollout.group_size", "8", "whole number >= 2", "Number of completions per prompt.")
+    """
+
+    key: str
+    default: str
+    """As it is written behind `key=`; empty = none."""
+    allowed: str
+    """Values that the key takes."""
+    sentence: str
+    required: bool = False
+
+
+# --- sections of a config -------------------------------------------------------------------------
+
+
+def knobs_of(kind: type[Section], prefix: str = "") -> Iterator[Knob]:
+    """Yield the knobs of a section, those of its own sections among them.
+
+    Args:
+        prefix: the key of the section, with a dot behind it.
+    """
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            yield from knobs_of(section, f"{prefix}{name}.")
+            continue
+        required = field.is_required()
+        default = "" if required else _written(field.get_default(call_default_factory=True))
+        yield Knob(prefix + name, default, _allowed(field), field.description or "", required)
+
+
+def sections_of(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Yield the sections inside a section, with their keys: ("rollout.gate", GateConfig)."""
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            yield prefix + name, section
+            yield from sections_of(section, f"{prefix}{name}.")
+
+
+def _written(value: Any) -> str:
+    """Return a default as it is written in YAML; empty for none."""
+    if value is None or value in ((), {}):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"  # pyright: ignore[reportUnknownArgumentType]
+    return str(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Return the values that a field takes: "number > 0", "frozen | full"."""
+    if field.annotation in (Part, Part | None):
+        return "name | {kind: NAME, ...}"
+    return _kind_in_words(field.annotation) + _limits(field.metadata)
+
+
+def _kind_in_words(kind: Any) -> str:
+    """Return a type as a reader of YAML calls it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " | ".join(map(_written, arguments))
+    if origin is Annotated:
+        return _kind_in_words(arguments[0]) + _limits(arguments[1:])
+    if origin in (Union, UnionType):
+        kinds = [argument for argument in arguments if argument is not NoneType]
+        return " | ".join(map(_kind_in_words, kinds))
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"list of {_kind_in_words(arguments[0])}"
+        return f"[{', '.join(map(_kind_in_words, arguments))}]"
+    if origin is dict or kind is dict:
+        return "{key: value, ...}"
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return f"{{...}} (gpg-vl knobs {kind.__name__.lower()})"
+    return _WORDS.get(kind, "any")
+
+
+def _limits(metadata: Any) -> str:
+    """Return the limits of a number: " >= 1", " >= 0, <= 1", " >= 32, a multiple of 32"."""
+    words: list[str] = []
+    for limit in metadata:
+        if isinstance(limit, FieldInfo):  # Annotated[int, Field(ge=1)]
+            words.append(_limits(limit.metadata))
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            if hasattr(limit, name):
+                words.append(f" {sign} {getattr(limit, name)}")
+        multiple = getattr(limit, "multiple_of", None)
+        if multiple is not None:
+            words.append(f", a multiple of {multiple}")
+    return "".join(words).replace(" <=", ", <=")
+
+
+# --- shipped parts, read from their source --------------------------------------------------------
+
+
+def knobs_of_part(path: str, prefix: str = "") -> list[Knob]:
+    """Return the fields of a shipped class that a user may set.
+
+    Fields of base classes in the same file come first; a field without a sentence has that of the
+    base class.
+
+    Args:
+        path: `module:Name`.
+        prefix: written in front of each name.
+    """
+    module, _, name = path.rpartition(":")
+    tree = _tree(module)
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
+    fields: dict[str, Knob] = {}
+    for owner in (*bases, name):
+        if owner in classes:
+            for knob in _fields_in(classes[owner], module):
+                inherited = fields.get(knob.key)
+                sentence = knob.sentence or (inherited.sentence if inherited else "")
+                fields[knob.key] = knob._replace(sentence=sentence)
+    return [
+        knob._replace(key=prefix + knob.key)
+        for knob in fields.values()
+        if not knob.sentence.startswith(_SET_BY_THE_RUN) and "; filled from " not in knob.sentence
+    ]
+
+
+def summary_of_part(path: str) -> str:
+    """Return the first line of the docstring of a shipped class."""
+    module, _, name = path.rpartition(":")
+    for node in _tree(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    """Return the parsed source of a module of the package, without importing it."""
+    # find_spec imports the packages above a module, which are light
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text())
+
+
+def _fields_in(class_def: ast.ClassDef, module: str) -> Iterator[Knob]:
+    """Yield the annotated fields in the body of a class; the string below one describes it."""
+    body = class_def.body
+    for field, following in zip(body, [*body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if "ClassVar" in ast.unparse(field.annotation):
+            continue
+        sentence = ""
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            sentence = " ".join(str(following.value.value).split())
+        default = _value_in_source(field.value, module)
+        allowed = _allowed_in_source(field.annotation, module)
+        yield Knob(field.target.id, default, allowed, sentence, field.value is None)
+
+
+def _value_in_source(node: ast.expr | None, module: str) -> str:
+    """Return the default that an expression stands for; empty where there is none to show."""
+    if isinstance(node, ast.Constant):
+        return _written(node.value)
+    if isinstance(node, ast.Tuple):
+        parts = [_value_in_source(part, module) for part in node.elts]
+        return f"[{', '.join(parts)}]" if parts else ""
+    if isinstance(node, ast.JoinedStr):  # a name that depends on the user
+        texts = [str(part.value) for part in node.values if isinstance(part, ast.Constant)]
+        return "...".join([*texts, ""])
+    if isinstance(node, ast.Name):
+        found, home = _definition(node.id, module)
+        return _value_in_source(found, home)
+    return ""  # field(default_factory=dict): an empty mapping
+
+
+def _allowed_in_source(node: ast.expr, module: str) -> str:
+    """Return the values that an annotation allows, in the words of `_kind_in_words`."""
+    if isinstance(node, ast.BinOp):
+        kinds = [_allowed_in_source(side, module) for side in (node.left, node.right)]
+        return " | ".join(filter(None, kinds))
+    if isinstance(node, ast.Subscript):
+        name, inner = ast.unparse(node.value), node.slice
+        parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+        if name == "Literal":
+            return " | ".join(_value_in_source(part, module) for part in parts)
+        if name in ("tuple", "list", "Sequence"):
+            return f"list of {_allowed_in_source(parts[0], module)}"
+        return "{key: value, ...}"
+    if isinstance(node, ast.Name) and node.id in _WORDS_IN_SOURCE:
+        return _WORDS_IN_SOURCE[node.id]
+    if isinstance(node, ast.Name | ast.Attribute):
+        found, home = _definition(ast.unparse(node), module)
+        return _allowed_in_source(found, home) if found else ""
+    return ""
+
+
+def _definition(name: str, module: str) -> tuple[ast.expr | None, str]:
+    """Return the expression that a name stands for at the top of a module, and its module.
+
+    Args:
+        name: `Scale`, or `published_rules.ChoiceRule` of an imported module.
+    """
+    owner, _, attribute = name.partition(".")
+    for node in _tree(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return node.value, module
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpg_vl"):
+            for alias in node.names:
+                if (alias.asname or alias.name) != owner:
+                    continue
+                if attribute:
+                    return _definition(attribute, f"{node.module}.{alias.name}")
+                return _definition(alias.name, str(node.module))
+    return None, module

@@ -1,0 +1,1 @@
+"""Parts of gpg_vl for other libraries."""

@@ -1,0 +1,107 @@
+"""Say at the end of a run what was gained and what to do next, or how a stopped run goes on.
+
+Every command is on a line of its own and works in any folder.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from gpg_vl.config import resources
+from gpg_vl.config.schema import Config
+from gpg_vl.errors import UserError, command
+from gpg_vl.evaluation import records
+from gpg_vl.evaluation.compare import compare
+from gpg_vl.run_folder import complete_checkpoints
+
+AFTER_WARMUP = {"trying the tasks", "checking the engine"}
+"""Phases of which one at least follows the warm-up, before the first step."""
+SHARE = 10
+"""The first and the last of so many parts of a run are compared where there is no benchmark."""
+
+
+def last_lines(run: Path, config: Config) -> Iterator[str]:
+    """Yield what a run has gained and what can be done with it."""
+    name = config.evaluation.benchmark
+    yield from held_out_gain(run) or reward_course(run)
+    policy = complete_checkpoints(run)[-1].absolute() / "policy"
+    yield "the model, for plain transformers; its README.md has a program that asks it:"
+    yield f"  {policy}"
+    yield "see what it answers to training questions:"
+    yield f"  {command('gpg-vl', 'rollout', run / 'config.yaml', '--model', run)}"
+    if name:
+        benchmark: str | Path = name
+        if name.endswith((".yaml", ".yml")):
+            benchmark = resources.find("evaluation", name, config.base_dir)
+        yield "ask it the held-out questions, or those of another benchmark:"
+        yield f"  {command('gpg-vl', 'evaluate', benchmark, '--model', run)}"
+    for before, after in _before_and_after(run):
+        yield "see which answers have changed:"
+        yield f"  {command('gpg-vl', 'compare', before, after)}"
+    yield "every answer, metric and evaluation is in the run folder:"
+    yield f"  {run.absolute()}"
+
+
+def how_to_go_on(run: Path, phases: Sequence[str], *, warms_up: bool = False) -> Iterator[str]:
+    """Yield what is kept of a run that was stopped, and how it goes on.
+
+    Args:
+        phases: that the program has gone through, the last one being where it was stopped.
+        warms_up: the run has a warm-up, whose result is kept.
+    """
+    saved = complete_checkpoints(run)
+    if saved:
+        yield f"stopped; step {int(saved[-1].name)} is saved. Go on with:"
+        yield f"  {command('gpg-vl', 'train', '--resume', run)}"
+        return
+    kept = "nothing is kept"
+    if warms_up and AFTER_WARMUP.intersection(phases):
+        kept = "the warm-up is kept and will not be repeated"
+    where = f" ({phases[-1]})" if phases else ""
+    yield f"stopped before the first step{where}; {kept}: start again with the same command"
+
+
+def held_out_gain(run: Path) -> list[str]:
+    """Return the accuracy on held-out questions before and after the run; empty if not known."""
+    for before, after in _before_and_after(run):
+        try:
+            whole, *_ = compare(records.load(before), records.load(after))
+        except UserError:  # the table says why
+            continue
+        course = f"{100 * whole.first.mean:.1f} % -> {100 * whole.second.mean:.1f} %"
+        if whole.difference.low <= 0 <= whole.difference.high:
+            sentence = f"held-out accuracy: {course}, no difference seen"
+        else:
+            verb = "gained" if whole.difference.mean > 0 else "lost"
+            sentence = f"{verb}: held-out accuracy {course}"
+        return [
+            sentence,
+            f"  difference {whole.difference} (95 % interval, {whole.difference.count} questions)",
+        ]
+    return []
+
+
+def _before_and_after(run: Path) -> Iterator[tuple[Path, Path]]:
+    for before in sorted((run / "evaluation").glob("*-before.jsonl")):
+        after = before.with_name(before.name.replace("-before", "-after"))
+        if after.exists():
+            yield before, after
+
+
+def reward_course(run: Path) -> list[str]:
+    """Return the mean reward at the beginning and at the end; empty without two steps."""
+    rewards: list[tuple[int, float]] = []
+    path = run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(line)
+        if row.get("reward") is not None:
+            rewards.append((row["step"], row["reward"]))
+    count = max(1, len(rewards) // SHARE)
+    if len(rewards) < 2:
+        return []
+    parts: list[str] = []
+    for some in (rewards[:count], rewards[-count:]):
+        steps = f"step {some[0][0]}" if count == 1 else f"steps {some[0][0]} to {some[-1][0]}"
+        parts.append(f"{fmean(reward for _, reward in some):.3f} ({steps})")
+    return [f"gained: mean reward {' -> '.join(parts)}"]

@@ -1,0 +1,45 @@
+"""Write a run folder, and find things in it again. No torch.
+
+    runs/<name>/  config.yaml  environment.json  identity.json  metrics.jsonl  left_out.jsonl
+                  rollouts/000051.jsonl.gz  pictures.jsonl  images/  bad_steps/
+                  checkpoints/  evaluation/
+
+Logs are append-only; there is one rollouts file per step. Every file is JSON as the standard has
+it: a number that is NaN or infinite is null.
+"""
+
+from gpg_vl.run_folder.find import (
+    complete_checkpoints,
+    config_folder,
+    make_parent,
+    newest_checkpoint,
+    refuse_to_overwrite,
+)
+from gpg_vl.run_folder.journal import group_row
+from gpg_vl.run_folder.json_lines import json_text, json_value, now
+from gpg_vl.run_folder.kept_pictures import image_name
+from gpg_vl.run_folder.left_out import left_out_rows
+from gpg_vl.run_folder.log import Callback, RunFolder, Tracker
+from gpg_vl.run_folder.machine import environment, read_environment, write_header
+from gpg_vl.run_folder.metric_rows import metric_rows
+
+__all__ = [
+    "Callback",
+    "RunFolder",
+    "Tracker",
+    "complete_checkpoints",
+    "config_folder",
+    "environment",
+    "group_row",
+    "image_name",
+    "json_text",
+    "json_value",
+    "left_out_rows",
+    "make_parent",
+    "metric_rows",
+    "newest_checkpoint",
+    "now",
+    "read_environment",
+    "refuse_to_overwrite",
+    "write_header",
+]

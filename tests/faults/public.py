@@ -1,0 +1,96 @@
+"""Faults in what `import gpg_vl` offers, in samples by hand, and in rewards for TRL."""
+
+from tests.faults.fault import Fault, within
+
+FAULTS: list[Fault] = [
+    *within(
+        "types.py",
+        "test_types.py",
+        {
+            "samples that differ in their pictures share an id": (
+                "    for image in sample.images:\n",
+                "    for image in tuple[bytes | Path]():\n",
+            ),
+            "a text is taken as a list of options": (
+                "if not isinstance(value, tuple | list):",
+                "if not isinstance(value, tuple | list | str):",
+            ),
+        },
+    ),
+    *within(
+        "short_repr.py",
+        "test_types.py",
+        {
+            "a mapping of another type shows its bytes": (
+                "if isinstance(x, Mapping):",
+                "if isinstance(x, dict):",
+            ),
+        },
+    ),
+    *within(
+        "verifiers/base.py",
+        "verifiers/test_lone_verifiers.py",
+        {
+            "an error of a verifier is the answer's": (
+                'return Verdict(reward=math.nan, reason=f"fault',
+                'return Verdict(reward=0.0, reason=f"fault',
+            ),
+            "a missing library is an answer that cannot be scored": (
+                "except UserError:  # something that only the user can mend",
+                "except ZeroDivisionError:  # something that only the user can mend",
+            ),
+        },
+    ),
+    *within(
+        "verifiers/boxes.py",
+        "verifiers/test_lone_verifiers.py",
+        {
+            "a box that leaves an image of unknown size is paid for": (
+                "return box if min(box.x1, box.y1) >= 0 else Box(0, 0, 0, 0)",
+                "return box",
+            ),
+            "rows of boxes without pictures are trained on": (
+                '        if self.mode == "strict":\n            check_size(sample)\n        spelt',
+                "        spelt",
+            ),
+        },
+    ),
+    *within(
+        "verifiers/exploits.py",
+        "verifiers/test_lone_verifiers.py",
+        {
+            "a verifier that fails on an exploit looks safe": (
+                "return verifier.verdict_of(text, sample).parts",
+                "return verifier(text, sample).parts",
+            ),
+        },
+    ),
+    *within(
+        "config/python_values.py",
+        "test_public_face.py::test_knobs_of_a_program_are_those_of_the_command_line",
+        {
+            "a section of a program takes the place of the config's": (
+                'if isinstance(value, Mapping) and value and "kind" not in value:',
+                "if False:",
+            ),
+        },
+    ),
+    *within(
+        "integrations/trl.py",
+        "integrations/test_trl.py",
+        {
+            "a row that cannot be scored is a wrong answer": (
+                "return [None if math.isnan(each.reward)",
+                "return [0.0 if math.isnan(each.reward)",
+            ),
+            "a missing column costs every reward": (
+                "if unreadable and len(unreadable) == len(verdicts):",
+                "if False:",
+            ),
+            "pictures of a chat are in the order of the sample": (
+                "return [images[number - 1] for number in numbers]",
+                "return list(images)",
+            ),
+        },
+    ),
+]

@@ -1,0 +1,150 @@
+"""The last screen of a run: what was gained, what to do next, how a stopped run goes on."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gpg_vl.config import loading
+from gpg_vl.errors import command
+from gpg_vl.evaluation import records
+from gpg_vl.evaluation.records import Record
+from gpg_vl.report.last_screen import held_out_gain, how_to_go_on, last_lines, reward_course
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder with a blank in its name and checkpoints of two steps."""
+    folder = tmp_path / "my runs" / "small"
+    for step in (2, 10):
+        (folder / "checkpoints" / f"{step:06d}").mkdir(parents=True)
+        (folder / "checkpoints" / f"{step:06d}" / "state.json").write_text("{}")
+    return folder
+
+
+def evaluated(run: Path, when: str, *scores: float) -> None:
+    rows: list[Record] = []
+    for place, score in enumerate(scores):
+        record = Record(
+            id=f"q{place}", tag="a", greedy=score, sampled=math.nan, text="", answer="", reason=""
+        )
+        rows.append(record)
+    records.save(rows, run / "evaluation" / f"small-{when}.jsonl")
+
+
+def rewarded(run: Path, *rewards: float | None) -> None:
+    rows = [{"step": step, "reward": reward} for step, reward in enumerate(rewards, 1)]
+    rows.insert(1, {"step": 1, "held_out": 0.5})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_command_has_absolute_paths_and_quotes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        command("gpg-vl", "train", "--resume", Path("my runs/it's"))
+        == f"""gpg-vl train --resume '{tmp_path}/my runs/it'"'"'s'"""
+    )
+
+
+def test_what_was_gained_on_held_out_questions(run):
+    assert held_out_gain(run) == []
+    evaluated(run, "before", 0, 0, 0, 1)
+    assert held_out_gain(run) == []
+    evaluated(run, "after", 1, 1, 0, 1)
+    first, second = held_out_gain(run)
+    assert first == "held-out accuracy: 25.0 % -> 75.0 %, no difference seen", "4 are too few"
+    assert second.startswith("  difference 50.0 [")
+    assert second.endswith("] (95 % interval, 4 questions)")
+    evaluated(run, "after", 1)
+    assert held_out_gain(run) == [], "they are not the same questions"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (5, 15, "gained: held-out accuracy 25.0 % -> 75.0 %"),
+        (15, 5, "lost: held-out accuracy 75.0 % -> 25.0 %"),
+        (10, 10, "held-out accuracy: 50.0 % -> 50.0 %, no difference seen"),
+        (10, 11, "held-out accuracy: 50.0 % -> 55.0 %, no difference seen"),
+    ],
+)
+def test_a_difference_is_gained_or_lost_only_where_it_is_seen(run, before, after, sentence):
+    """Of 20 questions."""
+    for when, right in (("before", before), ("after", after)):
+        evaluated(run, when, *right * [1], *(20 - right) * [0])
+    assert held_out_gain(run)[0] == sentence
+
+
+def test_the_course_of_the_reward_by_hand(run):
+    assert reward_course(run) == []
+    rewarded(run, 0.5)
+    assert reward_course(run) == []
+    rewarded(run, 0.25, None, 0.75)
+    assert reward_course(run) == ["gained: mean reward 0.250 (step 1) -> 0.750 (step 3)"]
+    rewarded(run, 0.0, 0.5, *16 * [9.0], 0.75, 1.25)
+    assert reward_course(run) == [
+        "gained: mean reward 0.250 (steps 1 to 2) -> 1.000 (steps 19 to 20)"
+    ]
+
+
+def test_what_to_do_next_is_commands_for_any_folder(run, monkeypatch):
+    config = loading.load(str(HERE / "small.yaml"))
+    evaluated(run, "before", 0, 1)
+    evaluated(run, "after", 1, 1)
+    monkeypatch.chdir(run.parent)
+    lines = list(last_lines(Path("small"), config))
+    commands = [shlex.split(line) for line in lines if line.startswith("  gpg-vl")]
+    assert commands == [
+        ["gpg-vl", "rollout", f"{run}/config.yaml", "--model", str(run)],
+        ["gpg-vl", "evaluate", f"{HERE}/small_benchmark.yaml", "--model", str(run)],
+        [
+            "gpg-vl",
+            "compare",
+            f"{run}/evaluation/small-before.jsonl",
+            f"{run}/evaluation/small-after.jsonl",
+        ],
+    ]
+    assert f"  {run}/checkpoints/000010/policy" in lines
+    assert lines[-1] == f"  {run}"
+    assert max(len(line) for line in lines if not line.startswith("  ")) < 80
+
+
+def test_without_a_benchmark_nothing_is_said_about_one(run):
+    config = loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null"])
+    rewarded(run, 0.25, 0.75)
+    lines = list(last_lines(run, config))
+    assert lines[0] == "gained: mean reward 0.250 (step 1) -> 0.750 (step 2)"
+    assert not any("evaluate" in line or "compare" in line for line in lines)
+    shipped = loading.load("digits")
+    assert f"  gpg-vl evaluate digits --model '{run}'" in list(last_lines(run, shipped))
+
+
+def test_a_stopped_run_says_what_is_saved_and_how_it_goes_on(run):
+    assert list(how_to_go_on(run, ["loading libraries"])) == [
+        "stopped; step 10 is saved. Go on with:",
+        f"  gpg-vl train --resume '{run}'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phases", "warms_up", "kept"),
+    [
+        (["loading the model"], True, "nothing is kept"),
+        (["loading the model", "warm-up"], True, "nothing is kept"),
+        (["warm-up", "trying the tasks"], True, "the warm-up is kept and will not be repeated"),
+        (
+            ["trying the tasks", "checking the engine", "evaluating, before"],
+            True,
+            "the warm-up is kept and will not be repeated",
+        ),
+        (["trying the tasks"], False, "nothing is kept"),
+    ],
+)
+def test_before_the_first_step_it_says_what_is_kept(phases, warms_up, kept, tmp_path):
+    assert list(how_to_go_on(tmp_path, phases, warms_up=warms_up)) == [
+        f"stopped before the first step ({phases[-1]}); {kept}: start again with the same command"
+    ]

@@ -1,0 +1,76 @@
+"""Output whose reader leaves: in processes of their own, whose standard output is led elsewhere."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+PROGRAM = """
+import signal, sys, time
+from rich.console import Console
+from gpg_vl.report.output import lasting
+
+hung_up = []
+signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))
+console = Console()
+with lasting(console):
+    console.print("first")
+    sys.stdin.readline()
+    console.print("second")
+    print("third, of a plug-in", flush=True)
+    console.print("fourth")
+with open(sys.argv[1], "w") as report:
+    report.write(f"{len(hung_up)} {console.file is sys.stdout}")
+"""
+
+
+def started(report, **streams) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", PROGRAM, str(report)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
+
+
+def test_what_the_reader_of_a_pipe_has_not_read_goes_to_the_errors(tmp_path):
+    report = tmp_path / "report"
+    with started(report, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        process.stdout.close()  # as `head -1` does
+        _, errors = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert errors.decode().splitlines() == ["second", "third, of a plug-in", "fourth"]
+    assert report.read_text() == "1 True"
+
+
+def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
+    report = tmp_path / "report"
+    terminal, end = pty.openpty()
+    with started(report, stdout=end, stderr=end) as process:
+        os.close(end)
+        assert os.read(terminal, 100) == b"first\r\n"
+        os.close(terminal)
+        process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert report.read_text() == "1 True"
+
+
+def test_a_run_that_ignores_that_its_terminal_is_closed_goes_on(tmp_path):
+    """`nohup`: the program that it starts inherits that SIGHUP is ignored."""
+    report = tmp_path / "report"
+    program = PROGRAM.replace(
+        "signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))", ""
+    )
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(report)],
+        stdin=subprocess.PIPE,
+        stdout=end,
+        stderr=end,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        os.close(end)
+        assert os.read(terminal, 100) == b"first\r\n"
+        os.close(terminal)
+        process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert report.read_text() == "0 True"
