@@ -3,7 +3,6 @@
 Every command is on a line of its own and works in any folder.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +12,7 @@ from gpg_vl.config.schema import Config
 from gpg_vl.errors import UserError, command
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.compare import compare
-from gpg_vl.run_folder import complete_checkpoints
+from gpg_vl.run_folder import complete_checkpoints, metric_rows
 
 AFTER_WARMUP = {"trying the tasks", "checking the engine"}
 """Phases of which one at least follows the warm-up, before the first step."""
@@ -92,9 +91,7 @@ def _before_and_after(run: Path) -> Iterator[tuple[Path, Path]]:
 def reward_course(run: Path) -> list[str]:
     """Return the mean reward at the beginning and at the end; empty without two steps."""
     rewards: list[tuple[int, float]] = []
-    path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        row = json.loads(line)
+    for row in metric_rows(run):
         if row.get("reward") is not None:
             rewards.append((row["step"], row["reward"]))
     count = max(1, len(rewards) // SHARE)
