@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -151,7 +152,7 @@ class Display:
         self._in_step = False
         self._opened = ExitStack()
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         self._opened.enter_context(progress.shown_by(self))
         if not self.is_main:
             return self
@@ -382,28 +383,16 @@ def figures(metrics: Mapping[str, float]) -> list[str]:
     return items
 
 
-class Counting:
+class Counting(Display):
     """Progress display of an evaluation: the number of answered questions."""
 
     def __init__(self, console: Console) -> None:
-        self.display = Display(console)
+        super().__init__(console)
         self.benchmark = ""
-
-    def __enter__(self) -> "Counting":
-        self.display.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.display.__exit__(kind, error, trace)
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Show that `done` of `total` questions of a benchmark are answered."""
         if name != self.benchmark:
             self.benchmark = name
-            self.display.phase(f"evaluating {name}", total, "questions")
-        self.display.count(done, total)
+            self.phase(f"evaluating {name}", total, "questions")
+        self.count(done, total)

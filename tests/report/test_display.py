@@ -336,4 +336,4 @@ def test_questions_are_counted(capsys):
         "evaluating small: 100 questions",
         "evaluating other: 100 questions",
     ]
-    assert counting.display.amount == "100/100 questions"
+    assert counting.amount == "100/100 questions"
