@@ -28,7 +28,7 @@ def test_every_printed_command_that_needs_vllm_is_one_of_these():
     assert [command for command in commands() if needs_vllm(command)] == [
         ["train", "digits", "rollout.engine=vllm"],
         ["serve", "digits", "--port", "8000"],
-        ["train", "digits", "name=served", "rollout.engine=server"],
+        ["train", "digits", "name=from_server", "rollout.engine=server"],
     ]
 
 
@@ -58,14 +58,14 @@ def test_a_server_and_a_trainer(tmp_path):
         server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=environment)
         try:
             done = gpg_vl_process(
-                "train", "digits", "name=served", "rollout.engine=server", *SHORT, cwd=tmp_path
+                "train", "digits", "name=from_server", "rollout.engine=server", *SHORT, cwd=tmp_path
             )
         finally:
             server.terminate()
             server.wait(30)
     assert done.returncode == 0, (done.stderr, (tmp_path / "log").read_text()[-2000:])
     assert "waiting for a server" in done.stdout
-    assert rows(tmp_path / "runs" / "served")[0]["gate/worst"] <= 2e-5
+    assert rows(tmp_path / "runs" / "from_server")[0]["gate/worst"] <= 2e-5
 
 
 def test_many_processes_with_a_server_each(tmp_path, fork_server):
