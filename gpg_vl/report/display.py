@@ -6,6 +6,7 @@ last step, and about one line a minute are printed, each with the time of day.
 """
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -151,12 +152,17 @@ class Display:
         self._began = self._printed = clock()
         self._in_step = False
         self._opened = ExitStack()
+        self._over = threading.Event()
+        self._printing = threading.Lock()
 
     def __enter__(self) -> Self:
         self._opened.enter_context(progress.shown_by(self))
         if not self.is_main:
             return self
         self._opened.enter_context(lasting(self.console))
+        if self.prints:
+            threading.Thread(target=self._print_each_minute, daemon=True).start()
+            self._opened.callback(self._over.set)
         if self.is_live:
             live = Live(
                 self,
@@ -239,9 +245,9 @@ class Display:
         self.run.reach(step, self.clock())
         self.current = step
         self.notes = self._figures = figures(metrics)
-        is_end = len(self.run.seen) == 2 or step == self.run.total
-        self._print_now_and_then(always=is_end)
         self._in_step = False
+        is_end = len(self.run.seen) == 2 or step == self.run.total
+        self._print_now_and_then(name="", always=is_end)
 
     def _leave_phase(self) -> None:
         """Remember how fast a phase counted, for the next one that counts the same."""
@@ -254,13 +260,26 @@ class Display:
         self._printed = self.clock()
         self.log(line)
 
-    def _print_now_and_then(self, *, always: bool = False) -> None:
+    def _print_now_and_then(self, *, name: str | None = None, always: bool = False) -> None:
+        """Print how far it is, if a minute has passed since the last line.
+
+        Args:
+            name: of the phase; None = the present one.
+            always: also where less time has passed.
+        """
         if not self.prints:
             return
-        if always or self.clock() - self._printed >= SECONDS_BETWEEN_LINES:
-            name = "" if self._in_step else f"{self.name} "
-            amount, left = self.amount, self.time_left
-            self._print("  ".join([f"{name}{amount}", left, *self.notes]))
+        with self._printing:
+            if always or self.clock() - self._printed >= SECONDS_BETWEEN_LINES:
+                amount, left = self.amount, self.time_left
+                name = self.name if name is None else name
+                notes = [] if self._in_step else self.notes  # those of the step before
+                self._print("  ".join([f"{name} {amount}".strip(), left, *notes]))
+
+    def _print_each_minute(self) -> None:
+        """Print a line where nothing has been counted for a minute; the work of a thread."""
+        while not self._over.wait(self._printed + SECONDS_BETWEEN_LINES - self.clock()):
+            self._print_now_and_then()
 
     @property
     def _track(self) -> Track:

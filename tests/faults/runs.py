@@ -1035,6 +1035,10 @@ FAULTS: list[Fault] = [
                 "if taken > width:",
             ),
             "a figure is cut": ("if len(longer) > width:", "if len(line) > width:"),
+            "a long step looks dead in a file": (
+                "threading.Thread(target=self._print_each_minute, daemon=True).start()",
+                "pass",
+            ),
             "a line for each step goes into a file": (
                 "if always or self.clock() - self._printed >= SECONDS_BETWEEN_LINES:",
                 "if True:",

@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -276,6 +277,20 @@ def test_elsewhere_a_line_a_minute_and_the_first_and_the_last_step(capsys):
         left = "0:25 so far" if step == 1 else f"{duration(25 * (20 - step))} left"
         expected.append(f"step {step}/20  {left}  {shown}")
     assert lines_of(capsys) == [*expected, "[a] line"]
+
+
+def test_elsewhere_a_long_part_of_a_step_prints_lines_too(capsys, monkeypatch):
+    monkeypatch.setattr("gpg_vl.report.display.SECONDS_BETWEEN_LINES", 0.01)
+    with Display(Console(width=60, force_terminal=False)) as display:
+        display.steps(0, 2)
+        display.step(1, METRICS)
+        display.part_of_step("sample")
+        printed: list[str] = []
+        deadline = time.monotonic() + 30
+        while len(printed) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            printed += [line for line in lines_of(capsys) if line.startswith("sampling")]
+    assert printed[:2] == ["sampling answers step 2/2  0:00 so far"] * 2
 
 
 def test_elsewhere_phases_are_reported_with_their_amounts(capsys):
