@@ -47,6 +47,7 @@ def train(
     overrides: Overrides = (),
     *,
     resume: str | Path | None = None,
+    from_step: int | None = None,
     callbacks: Sequence[Callback] = (),
     log: Callable[[str], None] | None = None,
     allow_changed: bool = False,
@@ -59,6 +60,7 @@ def train(
             with `resume`: the run's own config.
         overrides: knobs that differ: ["steps=50"] or {"steps": 50, "optimizer.lr": 1e-5}.
         resume: run folder that goes on from its newest checkpoint.
+        from_step: with `resume`: from this earlier checkpoint; what came after it is dropped.
         callbacks: called with the number and the metrics of each step.
         log: called with each line for the user; None = lines and progress are printed.
         allow_changed: resume although config, data or verifiers have changed.
@@ -75,7 +77,7 @@ def train(
     chosen = _experiment(experiment, folder, as_key_values(overrides, knobs))
     from gpg_vl.training.loop import train as run
 
-    run_it = partial(run, chosen, resume=folder, allow_changed=allow_changed)
+    run_it = partial(run, chosen, resume=folder, from_step=from_step, allow_changed=allow_changed)
     if log is not None:
         return run_it(callbacks=callbacks, log=log)
     from rich.console import Console

@@ -124,6 +124,21 @@ def test_a_run_goes_on_by_its_folder_and_shows_its_progress(trained, capsys):
     assert "reward" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_from_an_earlier_checkpoint(tmp_path):
+    knobs = {**SHORT, "steps": 2, "checkpoint": {"every": 1}}
+    run = gpg_vl.train(HERE / "small.yaml", knobs, folder=tmp_path, log=lambda line: None)
+    seen: list[int] = []
+    gpg_vl.train(
+        resume=run,
+        from_step=1,
+        callbacks=[lambda step, metrics: seen.append(step)],
+        log=lambda line: None,
+    )
+    assert seen == [2]
+    with pytest.raises(gpg_vl.UserError, match="checkpoint"):
+        gpg_vl.train(resume=run, from_step=7, log=lambda line: None)
+
+
 def test_a_run_is_evaluated_and_its_figures_are_one_line(trained, tmp_path):
     knobs = {f"benchmark.data.{place}.options.count": 4 for place in range(3)}
     records = tmp_path / "digits.jsonl"
