@@ -392,7 +392,17 @@ def build_verifier(
         "accuracy_weight": reward.accuracy,
         "format_weight": reward.format,
     }
-    return plugins.build(part, verifiers.ALIASES, base_dir=base_dir, key=key, given=given)
+    built = plugins.build(
+        part, verifiers.ALIASES, base_dir=base_dir, key=key, given=given, what=_A_VERIFIER
+    )
+    if not callable(built):
+        raise UserError(f"{key}: {shown(part)} makes {shown(built)}, expected {_A_VERIFIER}")
+    return built
+
+
+_A_VERIFIER = (
+    "a class derived from gpg_vl.RuleVerifier, or a function that makes one (docs/extending.md)"
+)
 
 
 def kind_of(sample: Sample) -> str:

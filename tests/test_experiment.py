@@ -1,5 +1,6 @@
 """An experiment makes each part once, and says early what does not fit."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -311,6 +312,24 @@ def test_a_knob_of_a_verifier_needs_no_kind_beside_it():
     assert (type(made).__name__, made.measure) == ("Boxes", "giou")
     with pytest.raises(UserError, match="expected a name or a mapping with `kind: NAME`"):
         parts_of(small("verifiers.stars.best=5")).verifiers  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            "def own(completions, answer, **more): return [1.0]",
+            "verifiers.number: the function ./own.py:own needs completions, answer, which is not "
+            "given here; expected a class derived from gpg_vl.RuleVerifier",
+        ),
+        ("def own(**more): return [1.0]", "'./own.py:own' makes [1.0], expected a class derived"),
+    ],
+)
+def test_a_reward_function_of_another_library_is_no_verifier(function, message, tmp_path):
+    (tmp_path / "own.py").write_text(function)
+    config = loading.load("digits", ["verifiers.number=./own.py:own"]).at(tmp_path)
+    with pytest.raises(UserError, match=re.escape(message)):
+        Experiment.resolve(config)
 
 
 def test_rewards_of_a_config_reach_every_verifier():

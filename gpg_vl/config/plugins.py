@@ -73,6 +73,7 @@ def build(
     base_dir: Path,
     key: str,
     given: Mapping[str, Any],
+    what: str = "",
 ) -> Any:
     """Build a part from its spec: `{"kind": name, **fields}` or just the name.
 
@@ -83,6 +84,7 @@ def build(
         key: the key of the spec in the config, for messages.
         given: values of the run (prompt style, coordinate frame, group size...); each is passed if
             the part has a field of that name which the spec does not set.
+        what: object that is expected, for the message about a function that is none.
 
     Raises:
         UserError: no such part, no such field, or a value of the wrong type.
@@ -107,6 +109,13 @@ def build(
     for name, value in given.items():
         if name in accepted and name not in options:
             inherited[name] = value
+    if what and not isinstance(part, type):
+        missing = [name for name in _required(part) if name not in options | inherited]
+        if missing:
+            raise UserError(
+                f"{key}: the function {one_line(kind)} needs {', '.join(missing)}, which is not "
+                f"given here; expected {what}"
+            )
     try:
         return _call(part, options | inherited)
     except ValidationError as error:
@@ -118,6 +127,16 @@ def _parameters(part: Any) -> list[str]:
     if is_dataclass(part):
         return [field.name for field in fields(part)]
     return list(inspect.signature(part).parameters)
+
+
+def _required(function: Any) -> list[str]:
+    """Return the names of the parameters that a function cannot be called without."""
+    required: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        is_rest = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and not is_rest:
+            required.append(name)
+    return required
 
 
 def _call(part: Any, arguments: dict[str, Any]) -> Any:

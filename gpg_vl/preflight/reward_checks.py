@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from gpg_vl.errors import UserError
 from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import exploits
 from gpg_vl.verifiers.base import RuleVerifier
-from gpg_vl.verifiers.dispatch import VerifierSet
+from gpg_vl.verifiers.dispatch import VerifierSet, place_of
 
 EXPLOITED_QUESTIONS = 50
 """Questions of each kind that hostile answers are tried on."""
@@ -22,8 +23,24 @@ def rewards(kind: str, samples: Sequence[Sample], verifiers: VerifierSet) -> Ite
             "nothing was checked",
         )
         return
-    yield _exploits(kind, samples, verifier)
-    yield _constant(kind, samples, verifier)
+    try:
+        yield _exploits(kind, samples, verifier)
+        yield _constant(kind, samples, verifier)
+    except UserError:  # math-verify is not installed
+        raise
+    except Exception as error:
+        if _is_shipped(verifier):
+            raise
+        yield Finding(
+            "stop",
+            f"{kind}: {type(verifier).__name__} fails on answers that a model may give: "
+            f"{place_of(error, verifier)}; an answer that cannot be read earns Grade(0.0, answer, "
+            "'unreadable')",
+        )
+
+
+def _is_shipped(verifier: RuleVerifier) -> bool:
+    return type(verifier).__module__.startswith("gpg_vl.")
 
 
 def _hole_level(verifier: RuleVerifier) -> Level:
@@ -63,7 +80,7 @@ def _constant(kind: str, samples: Sequence[Sample], verifier: RuleVerifier) -> F
         return Finding(
             level, f"{kind}: one answer is always right, whatever the truth is: {constant}"
         )
-    if not type(verifier).__module__.startswith("gpg_vl."):
+    if not _is_shipped(verifier):
         text = f"{kind}: {constant}; part marks can do that, a hole in the verifier too"
         return Finding("mind", text)
     return Finding(level, f"{kind}: a constant beats chance: {constant}")

@@ -10,8 +10,11 @@ from gpg_vl.experiment import Experiment
 from gpg_vl.preflight.finding import Finding, Level
 from gpg_vl.report.left_out import by_reason
 from gpg_vl.rollout.collect import MIN_LOST, too_many_lost
-from gpg_vl.types import Sample
+from gpg_vl.types import LeftOut, Sample
 from gpg_vl.verifiers.dispatch import FAILS
+
+TASK_SHARE = 0.05
+"""Share of the rows above which a kind of answers is a task of its own."""
 
 
 def reference_answers(dataset: Dataset, cut: str = "") -> Iterator[Finding]:
@@ -39,12 +42,35 @@ def unused_rows(dataset: Dataset, where: str = "") -> Iterator[Finding]:
     yield Finding(level, f"{where}left out: {len(left_out)} rows of {rows}; {first}")
     for line in others:
         yield Finding(level, f"{where}left out: {line}")
-    failed = {(row.source, row.id) for row in left_out if FAILS in row.why}
-    kinds = {each.answer_kind for each in dataset.rejected if (each.source, each.id) in failed}
-    for kind in sorted(kinds - {sample.answer_kind for sample in dataset.samples}):
-        yield Finding(
-            "stop", f"{where}left out: all rows of kind {kind}, as their verifier fails; mend it"
+    yield from _lost_kinds(dataset, lost, where)
+
+
+def _lost_kinds(dataset: Dataset, lost: Sequence[LeftOut], where: str) -> Iterator[Finding]:
+    """Yield kinds of answers of which no row is used.
+
+    Args:
+        lost: rows that no source uses.
+    """
+    why = {(row.source, row.id): row.why for row in lost}
+    reasons: dict[str, list[str]] = {}
+    for sample in dataset.rejected:
+        if (sample.source, sample.id) in why:
+            reasons.setdefault(sample.answer_kind, []).append(why[sample.source, sample.id])
+    for sample in dataset.samples:
+        reasons.pop(sample.answer_kind, None)
+    rows = len(dataset.samples) + len(lost)
+    for kind in sorted(reasons):
+        count = len(reasons[kind])
+        level: Level = "mind"  # a stray row is no task
+        advice = "mend them or their verifier, or the run trains without them"
+        if any(FAILS in reason for reason in reasons[kind]):
+            level, advice = "stop", "their verifier fails; mend it"
+        elif count > TASK_SHARE * rows:
+            level = "stop"
+        of_kind = (
+            f"all {count} rows of kind {kind}" if count > 1 else f"the only row of kind {kind}"
         )
+        yield Finding(level, f"{where}left out: {of_kind}: {advice}")
 
 
 def warmup_rows(experiment: Experiment, head: int | None) -> Iterator[Finding]:

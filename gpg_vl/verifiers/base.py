@@ -63,6 +63,19 @@ class Grade(NamedTuple):
         return cls(float(right), answer, right_or_wrong(right))
 
 
+def _checked(grade: Any) -> Grade:
+    """Return what `grade` of a subclass returned.
+
+    Raises:
+        TypeError: it is no grade, or its accuracy is not in [0, 1]; the message says what it is.
+    """
+    if not isinstance(grade, Grade):
+        raise TypeError(f"grade returned {shown(grade)}, expected Grade(accuracy, answer, reason)")
+    if not 0 <= grade.accuracy <= 1:  # also NaN
+        raise TypeError(f"grade returned accuracy {shown(grade.accuracy)}, expected 0 to 1")
+    return grade
+
+
 def right_or_wrong(right: bool) -> str:
     """Return the first word of a grade's reason."""
     return "right" if right else "wrong"
@@ -242,7 +255,7 @@ class RuleVerifier(ABC):
         malformed: MalformedTruthError | None = None
         for one in self.accepted(sample):
             try:
-                grade = grade_of(text, one)
+                grade = _checked(grade_of(text, one))
             except MalformedTruthError as error:
                 malformed = malformed or error
                 continue

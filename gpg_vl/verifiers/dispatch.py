@@ -1,6 +1,7 @@
 """Send each answer to the verifier of its kind; handle unfinished answers and verifier errors."""
 
 import math
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,19 +131,24 @@ def _error_or_failure(check: Callable[[], str], verifier: RuleVerifier) -> str:
     except ValueError as error:
         return str(error)
     except Exception as error:  # one row that a verifier stumbles over ends no run
-        return f"{type(verifier).__name__}{FAILS}{_place_of(error)}"
+        return f"{type(verifier).__name__}{FAILS}{place_of(error, verifier)}"
 
 
 def _in_mode(verifier: Verifier, mode: Mode) -> Verifier:
     return replace(verifier, mode=mode) if isinstance(verifier, RuleVerifier) else verifier
 
 
-def _place_of(error: Exception) -> str:
-    """Return an error and the line that raised it, for a sentence."""
+def place_of(error: Exception, verifier: RuleVerifier) -> str:
+    """Return an error and the line of the verifier that raised it, for a sentence.
+
+    The line is the last one in the verifier's own file; where there is none, the last of all.
+    """
     text = f"{type(error).__name__}: {one_line(error)}"
     frames = traceback.extract_tb(error.__traceback__)
-    if frames:
-        text += f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})"
+    own_file = getattr(sys.modules.get(type(verifier).__module__), "__file__", None)
+    own = [frame for frame in frames if frame.filename == own_file] or list(frames)
+    if own:
+        text += f" ({Path(own[-1].filename).name} line {own[-1].lineno})"
     return text
 
 

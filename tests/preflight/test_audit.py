@@ -429,4 +429,52 @@ def test_a_verifier_that_fails_on_every_row_of_a_kind_stops_the_run(run):
     code, output = run('verifiers={label: "./own.py:Own"}', "evaluation.benchmark=null")
     assert code == 1, output
     assert "mind  left out: 3 rows of 13; 3 like 10: Own fails on it: TypeError" in output
-    assert "cannot learn: left out: all rows of kind label, as their verifier fails" in output
+    assert "left out: all 3 rows of kind label: their verifier fails; mend it" in output
+    assert "cannot learn" in output
+
+
+OWN = """from gpg_vl import Grade, RuleVerifier
+class Own(RuleVerifier):
+    def grade(self, answer, sample):
+        return {grade}
+    def reference_answer(self, sample):
+        return str(sample.answer)
+"""
+
+
+def test_a_verifier_that_fails_on_some_answers_is_a_sentence_and_stops(run):
+    Path("own.py").write_text(OWN.format(grade="Grade.of(int(answer) == sample.answer, answer)"))
+    code, output = run("verifiers.number=./own.py:Own", "evaluation.benchmark=null")
+    assert code == 1, output
+    assert "number: Own fails on answers that a model may give: ValueError: invalid " in output
+    assert "(own.py line 4)" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("grade", "why"),
+    [
+        ("1.0", "TypeError: grade returned 1.0, expected Grade(accuracy, answer, reason)"),
+        ("Grade(2, answer, 'right')", "TypeError: grade returned accuracy 2, expected 0 to 1"),
+    ],
+)
+def test_what_is_no_grade_is_said_in_words(grade, why, run):
+    Path("own.py").write_text(OWN.format(grade=grade))
+    code, output = run("verifiers.number=./own.py:Own", "evaluation.benchmark=null")
+    assert code == 1
+    assert f"Own fails on it: {why}" in " ".join(output.split())
+
+
+def test_a_task_whose_rows_all_miss_the_full_reward_stops_the_run_and_a_stray_row_does_not(run):
+    Path("own.py").write_text(OWN.format(grade="Grade(0.5, answer, 'right')"))
+    with Path("samples.jsonl").open("a") as file:
+        file.write(rows(1, first=10, answer_kind="label", answer="cat"))
+    own = 'verifiers={label: "./own.py:Own"}'
+    code, output = run(own, "evaluation.benchmark=null")
+    assert code == 1, output
+    assert "cannot learn: left out: the only row of kind label: mend them" in output
+    with Path("samples.jsonl").open("a") as file:
+        file.write(rows(30, first=11, images=[]))
+    code, output = run(own, "evaluation.benchmark=null")
+    assert code == 0, output
+    assert "mind  left out: the only row of kind label: mend them" in output
