@@ -102,8 +102,12 @@ FAULTS: list[Fault] = [
                 "return [0.0 if math.isnan(each.reward)",
             ),
             "a missing column costs every reward": (
-                "if unreadable and len(unreadable) == len(verdicts):",
+                "if unreadable and not self._has_read:",
                 "if False:",
+            ),
+            "one broken row ends a training": (
+                "self._has_read |= len(unreadable) < len(verdicts)",
+                "self._has_read = len(unreadable) < len(verdicts)",
             ),
             "pictures of a chat are in the order of the sample": (
                 "return [images[number - 1] for number in numbers]",
