@@ -42,6 +42,11 @@ def load_config(config: str | Path, overrides: Overrides = (), **knobs: Any) -> 
     Raises:
         UserError: no such config or knob, or a value of the wrong type.
     """
+    if not isinstance(config, str | Path):
+        raise UserError(
+            f"load_config: got {shown(config, 80)} ({type(config).__name__}), expected the name of "
+            "a shipped config or a YAML file"
+        )
     return loading.load(str(config), as_key_values(overrides, knobs))
 
 

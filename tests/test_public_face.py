@@ -221,6 +221,7 @@ def test_knobs_mean_what_their_values_are():
         (lambda: gpg_vl.load_config("digits", steps={1}), r"steps: got \{1\} \(set\), expected"),
         (lambda: gpg_vl.load_config("digits", step=5), "step=5: no such key; did you mean steps?"),
         (lambda: gpg_vl.load_config("digts"), "Did you mean digits?"),
+        (lambda: gpg_vl.load_config(None), r"load_config: got None \(NoneType\), expected"),
         (lambda: gpg_vl.train(), "train: got no config, expected a name, a file or a config"),
         (lambda: gpg_vl.train(5), "train: got 5, expected the name of a config"),
         (lambda: gpg_vl.train("digits", steps="many"), "steps: got 'many', expected"),
