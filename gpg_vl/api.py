@@ -259,8 +259,8 @@ def score(
         frame: coordinate frame of the boxes in the answer: pixels | norm1 | norm1000 | resized, or
             a model family such as qwen2_5_vl; None = pixels.
         verifier: "boxes", "./rewards.py:Stars", {"kind": "boxes", "measure": "giou"}, or a
-            verifier, which keeps its own mode, style and frame where none is named here; None =
-            that of the sample's answer_kind.
+            verifier; the last two keep their own mode, style and frame where none is named here;
+            None = that of the sample's answer_kind.
 
     Raises:
         UserError: the text is none, or the sample's true answer cannot be scored.

@@ -441,7 +441,7 @@ def lone_verifier(
 
     Args:
         given: "boxes", "./rewards.py:Stars", a mapping {"kind": "boxes", "measure": "giou"}, or a
-            verifier, which keeps its own mode, style and frame where none is named here.
+            verifier; the last two keep their own mode, style and frame where none is named here.
         mode: None = strict.
         style: prompt style; None = think.
         frame: coordinate frame of the boxes in answers, or a model family; None = pixels.
@@ -457,14 +457,17 @@ def lone_verifier(
         style = build_style(style, base_dir) if style else None
     if not isinstance(frame, Frame):
         frame = build_frame(frame) if frame else None
+    asked = {"mode": mode, "style": style, "frame": frame}
+    asked = {key: value for key, value in asked.items() if value}
     if not isinstance(given, str | Mapping):
         if isinstance(given, type) or not callable(given):
             raise UserError(
                 f"verifier: got {shown(given)}, expected a name such as 'boxes', or a verifier "
                 "such as Boxes()"
             )
-        asked = {"mode": mode, "style": style, "frame": frame}
-        return _with_fields(given, {key: value for key, value in asked.items() if value})
+        return _with_fields(given, asked)
+    if isinstance(given, Mapping):
+        given = {key: value for key, value in given.items() if key not in asked}
     style, frame = style or build_style("think", base_dir), frame or Frame()
     reward = RewardConfig(mode=mode or "strict")
     return build_verifier(given, "verifier", style, frame, reward, base_dir)

@@ -307,6 +307,9 @@ def test_a_given_verifier_takes_what_is_named_beside_it_and_keeps_the_rest():
     tagged = {"mode": "strict", "verifier": close}
     assert gpg_vl.score("<answer>4</answer>", THREE, style="answer", **tagged).reward == 1.0
     assert gpg_vl.score("<answer>4</answer>", THREE, style="think", **tagged).reward == 0.0
+    described = {"kind": "number", "tolerance": 1, "mode": "lenient"}
+    assert gpg_vl.score("It is 4.", THREE, verifier=described).reward == 1.0
+    assert gpg_vl.score("It is 4.", THREE, mode="strict", verifier=described).reward == 0.0
     shares = {"mode": "lenient", "frame": "norm1", "verifier": Boxes()}
     box = replace(BOX, answer=[[0.1, 0.2, 0.5, 0.6]], frame="norm1")
     assert gpg_vl.score("[0.1,0.2,0.5,0.6]", box, **shares).reward == pytest.approx(1.0)
