@@ -16,11 +16,11 @@ from statistics import fmean
 
 from transformers.utils import logging
 
+from gpg_vl.api import evaluate
 from gpg_vl.config import loading
 from gpg_vl.config.schema import Config, PolicyConfig, Source
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.compare import compare
-from gpg_vl.evaluation.evaluate import evaluate
 from gpg_vl.evaluation.records import Record, by_tag
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.experiment import Experiment
@@ -58,7 +58,7 @@ def measure(config: Config) -> None:
         train(Experiment.resolve(config))
     blank = run / "evaluation" / f"{name}-blank.jsonl"
     if not blank.exists():
-        eval_records.save(evaluate(name, str(run), blank=True), blank)
+        eval_records.save(evaluate(name, run, blank=True), blank)
     seconds = fmean(row["seconds"] for row in steps(run)) * config.steps
     imitate(config, "few", config.warmup.data, seconds)
     imitate(config, "all", config.data, seconds)

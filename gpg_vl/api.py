@@ -7,7 +7,8 @@
 Nothing heavy is imported before a function needs it: `score` and `load_config` need no torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
+from gpg_vl.config.models import find_run
+from gpg_vl.config.paths import check_writable, expanded
 from gpg_vl.config.python_values import Overrides, as_key_values
 from gpg_vl.config.schema import Config, Part
 from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.evaluation.results import Results
-from gpg_vl.experiment import Experiment, kind_of, lone_verifier
+from gpg_vl.experiment import Experiment, check_benchmarks, kind_of, lone_verifier
 from gpg_vl.pictures import picture_size
 from gpg_vl.prompts import Style
 from gpg_vl.run_folder import Callback
@@ -39,6 +42,11 @@ def load_config(config: str | Path, overrides: Overrides = (), **knobs: Any) -> 
     Raises:
         UserError: no such config or knob, or a value of the wrong type.
     """
+    if not isinstance(config, str | Path):
+        raise UserError(
+            f"load_config: got {shown(config, 80)} ({type(config).__name__}), expected the name of "
+            "a shipped config or a YAML file"
+        )
     return loading.load(str(config), as_key_values(overrides, knobs))
 
 
@@ -73,11 +81,11 @@ def train(
     Example:
         train("digits", steps=50)
     """
-    folder = None if resume is None else Path(resume)
-    chosen = _experiment(experiment, folder, as_key_values(overrides, knobs))
-    from gpg_vl.training.loop import train as run
-
-    run_it = partial(run, chosen, resume=folder, from_step=from_step, allow_changed=allow_changed)
+    folder = None if resume is None else find_run(Path(resume), "resume")
+    chosen = experiment_of(experiment, folder, as_key_values(overrides, knobs))
+    run_it = partial(
+        _trained, chosen, resume=folder, from_step=from_step, allow_changed=allow_changed
+    )
     if log is not None:
         return run_it(callbacks=callbacks, log=log)
     from rich.console import Console
@@ -85,10 +93,33 @@ def train(
     from gpg_vl.report.display import Display
 
     with Display(Console()) as display:
+        display.phase("loading libraries")
         return run_it(callbacks=[*callbacks, display.step], log=display.log)
 
 
-def _experiment(
+def _trained(experiment: Experiment, **how: Any) -> Path:
+    """Train without the bars of other libraries."""
+    from gpg_vl.training.loop import train as run
+
+    with _no_foreign_bars():
+        return run(experiment, **how)
+
+
+@contextmanager
+def _no_foreign_bars() -> Generator[None, None, None]:
+    """Hide the progress bars of transformers, which would break ours, while the block lasts."""
+    from transformers.utils import logging
+
+    were_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            logging.enable_progress_bar()
+
+
+def experiment_of(
     given: Experiment | Config | str | Path | None, resume: Path | None, key_values: Sequence[str]
 ) -> Experiment:
     """Return the experiment that was named, with its overrides."""
@@ -127,7 +158,7 @@ def evaluate(
     *,
     blank: bool = False,
     to: str | Path | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] | None = None,
     **knobs: Any,
 ) -> Results:
     """Ask a model the questions of a benchmark, and return a record of each.
@@ -139,25 +170,67 @@ def evaluate(
             {"benchmark.samples": 0}.
         blank: show grey pictures instead: what is left is guessing.
         to: file (.jsonl) for the records; the same call again goes on from it.
-        log: called with what of the benchmark is left out.
+        log: called with each line for the user, such as what of the benchmark is left out; None =
+            lines and progress are printed.
         knobs: knobs as keywords; they win.
 
     Raises:
-        UserError: the benchmark or the model cannot be used.
+        UserError: the benchmark or the model cannot be used, or `to` cannot be written.
 
     Example:
         print(evaluate("digits", "runs/digits"))
     """
     key_values = as_key_values(overrides, knobs)
-    path = None if to is None else Path(to)
+    path = None if to is None else _record_file(to)
+    check_benchmarks([str(benchmark)], str(model), key_values)
+    ask = partial(_evaluated, str(benchmark), str(model), key_values, blank, path)
+    if log is not None:
+        return ask(log)
+    from rich.console import Console
+
+    from gpg_vl.report.display import Counting
+
+    with Counting(Console()) as counting:
+        counting.phase("loading libraries")
+        return ask(counting.log, on_progress=counting.progress)
+
+
+def _record_file(to: str | Path) -> Path:
+    """Return the file of the records; refuse what cannot be written before anything is asked."""
+    path = expanded(str(to))
+    if path.is_dir():
+        raise UserError(f"to: {path} is a folder, expected a file such as records.jsonl")
+    check_writable(path.parent, "to")
+    return path
+
+
+def _evaluated(
+    benchmark: str,
+    model: str,
+    key_values: Sequence[str],
+    blank: bool,
+    path: Path | None,
+    log: Callable[[str], None],
+    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Results:
+    """Evaluate without the bars of other libraries, and say what the figures do not."""
     from gpg_vl.evaluation.evaluate import evaluate_benchmarks
 
-    name = str(benchmark)
-    evaluated = evaluate_benchmarks(
-        [name], str(model), key_values, blank=blank, path_of=lambda _: path, log=log
-    )
-    # to its end: the engine is closed there
-    ((asked, records),) = evaluated
+    with _no_foreign_bars():
+        evaluated = evaluate_benchmarks(
+            [benchmark],
+            model,
+            key_values,
+            blank=blank,
+            on_progress=on_progress,
+            path_of=lambda _: path,
+            log=log,
+        )
+        # to its end: the engine is closed there
+        ((asked, records),) = evaluated
+    for line in (asked.not_asked, asked.format_advice(records, loading.BENCHMARK_PREFIX)):
+        if line:
+            log(line)
     return Results(asked.spec.name, records, blank=blank)
 
 
@@ -182,8 +255,8 @@ def score(
         frame: coordinate frame of the boxes in the answer: pixels | norm1 | norm1000 | resized, or
             a model family such as qwen2_5_vl; None = pixels.
         verifier: "boxes", "./rewards.py:Stars", {"kind": "boxes", "measure": "giou"}, or a
-            verifier, which keeps its own mode, style and frame where none is named here; None =
-            that of the sample's answer_kind.
+            verifier; the last two keep their own mode, style and frame where none is named here;
+            None = that of the sample's answer_kind.
 
     Raises:
         UserError: the text is none, or the sample's true answer cannot be scored.
@@ -211,7 +284,8 @@ def _judge(
     frame: str | Frame | None,
 ) -> Verifier:
     """Return the verifier that was chosen; a shipped one is made once."""
-    if isinstance(chosen, str) and chosen in ALIASES and not isinstance(style, dict):
+    names = all(isinstance(each, str | None) for each in (mode, frame))
+    if isinstance(chosen, str) and chosen in ALIASES and isinstance(style, str | None) and names:
         return _shipped(chosen, mode=mode, style=style, frame=frame)
     return lone_verifier(chosen, mode=mode, style=style, frame=frame)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gpg_vl import prompts, rollout, verifiers
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
 from gpg_vl.config import plugins
-from gpg_vl.config.loading import load_benchmark
+from gpg_vl.config.loading import load_benchmark, load_for_model, split_knobs
 from gpg_vl.config.schema import BenchmarkSpec, Config, Part, RewardConfig
 from gpg_vl.data.dataset import Dataset, read_dataset
 from gpg_vl.errors import UnusableSampleError, UserError, one_line, shown
@@ -296,6 +296,21 @@ class Experiment:
             gate.check(engine, policy, 0)
 
 
+def check_benchmarks(names: Sequence[str], model: str, overrides: Sequence[str]) -> None:
+    """Refuse benchmarks that do not exist or cannot be scored, before a model is loaded.
+
+    Args:
+        model: a run, a checkpoint, a folder of a model or a hub id.
+        overrides: key=value knobs of the run's config; those of the benchmarks begin with
+            `benchmark.`.
+    """
+    run_overrides, knobs = split_knobs(overrides)
+    experiment = Experiment.of(load_for_model(model, run_overrides))
+    for name in names:
+        spec = load_benchmark(name, experiment.config.base_dir, knobs)
+        experiment.benchmark_parts(spec)
+
+
 def benchmark_for_recorded_answers(name: str, overrides: Sequence[str] = ()) -> Benchmark:
     """Read a benchmark whose answers were recorded elsewhere: no config and no model.
 
@@ -349,7 +364,7 @@ def declared_frame(config: Config) -> Frame:
 
 def build_frame(name: str) -> Frame:
     """Make a coordinate frame by its own name or that of a model family."""
-    frame = frame_named(name)
+    frame = frame_named(name) if isinstance(name, str) else None  # a program may give anything
     if frame is None:
         raise UserError(
             f"frame: got {shown(name)}, expected pixels, norm1, norm1000, resized or a family: "
@@ -436,7 +451,7 @@ def lone_verifier(
 
     Args:
         given: "boxes", "./rewards.py:Stars", a mapping {"kind": "boxes", "measure": "giou"}, or a
-            verifier, which keeps its own mode, style and frame where none is named here.
+            verifier; the last two keep their own mode, style and frame where none is named here.
         mode: None = strict.
         style: prompt style; None = think.
         frame: coordinate frame of the boxes in answers, or a model family; None = pixels.
@@ -452,14 +467,17 @@ def lone_verifier(
         style = build_style(style, base_dir) if style else None
     if not isinstance(frame, Frame):
         frame = build_frame(frame) if frame else None
+    asked = {"mode": mode, "style": style, "frame": frame}
+    asked = {key: value for key, value in asked.items() if value}
     if not isinstance(given, str | Mapping):
         if isinstance(given, type) or not callable(given):
             raise UserError(
                 f"verifier: got {shown(given)}, expected a name such as 'boxes', or a verifier "
                 "such as Boxes()"
             )
-        asked = {"mode": mode, "style": style, "frame": frame}
-        return _with_fields(given, {key: value for key, value in asked.items() if value})
+        return _with_fields(given, asked)
+    if isinstance(given, Mapping):
+        given = {key: value for key, value in given.items() if key not in asked}
     style, frame = style or build_style("think", base_dir), frame or Frame()
     reward = RewardConfig(mode=mode or "strict")
     return build_verifier(given, "verifier", style, frame, reward, base_dir)

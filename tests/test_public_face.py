@@ -6,11 +6,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import gpg_vl
 from gpg_vl import Sample, UserError
+from gpg_vl.api import experiment_of
 from gpg_vl.config.python_values import as_key_values
 from gpg_vl.evaluation.records import Record, load
 from gpg_vl.evaluation.results import Results
@@ -139,7 +141,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(tmp_path):
         gpg_vl.train(resume=run, from_step=7, log=lambda line: None)
 
 
-def test_a_run_is_evaluated_and_its_figures_are_one_line(trained, tmp_path):
+def test_a_run_is_evaluated_and_its_figures_are_one_line(trained, tmp_path, capsys):
     knobs = {f"benchmark.data.{place}.options.count": 4 for place in range(3)}
     records = tmp_path / "digits.jsonl"
     results = gpg_vl.evaluate("digits", trained, {**knobs, "benchmark.samples": 0}, to=records)
@@ -148,17 +150,44 @@ def test_a_run_is_evaluated_and_its_figures_are_one_line(trained, tmp_path):
     assert repr(results).startswith("digits: ")
     assert "12 questions; count " in repr(results)
     assert "\n" not in repr(results)
+    printed = capsys.readouterr()
+    phases = ("loading libraries", "loading the model", "evaluating digits: 12 questions")
+    assert [phase for phase in phases if phase not in printed.out] == []
+    assert "Loading weights" not in printed.err, "the bar of transformers is hidden"
+
+
+def test_what_the_figures_do_not_say_is_logged(monkeypatch):
+    asked = SimpleNamespace(
+        spec=SimpleNamespace(name="own"),
+        not_asked="own: 1 of 2 questions could not be asked",
+        format_advice=lambda records, prefix: f"own: set {prefix}mode=lenient",
+    )
+    monkeypatch.setattr(
+        "gpg_vl.evaluation.evaluate.evaluate_benchmarks",
+        lambda *given, **more: iter([(asked, [record("count", 1)])]),
+    )
+    lines: list[str] = []
+    results = gpg_vl.evaluate("digits", "tiny", log=lines.append)
+    assert lines == [asked.not_asked, "own: set benchmark.mode=lenient"]
+    assert len(results) == 1
+
+
+def test_a_wrong_benchmark_is_refused_before_torch_is_imported():
+    printed = in_a_new_process(
+        "import sys, gpg_vl\n"
+        "try:\n    gpg_vl.evaluate('digts', 'tiny')\n"
+        "except gpg_vl.UserError as error:\n    print(error, 'torch' in sys.modules)\n"
+    )
+    assert printed.endswith("Did you mean digits? False\n")
 
 
 def test_an_experiment_and_a_loaded_config_take_overrides_too(tmp_path):
     config = gpg_vl.load_config(HERE / "small.yaml", "seed=3")
-    from gpg_vl.api import _experiment
-
     for given in (config, gpg_vl.Experiment.of(config)):
-        changed = _experiment(given, None, ["steps=7"]).config
+        changed = experiment_of(given, None, ["steps=7"]).config
         assert (changed.steps, changed.seed, changed.base_dir) == (7, 3, config.base_dir)
     same = gpg_vl.Experiment.of(config)
-    assert _experiment(same, None, []) is same
+    assert experiment_of(same, None, []) is same
 
 
 @pytest.mark.parametrize(
@@ -207,11 +236,16 @@ def test_knobs_mean_what_their_values_are():
         (lambda: gpg_vl.load_config("digits", steps={1}), r"steps: got \{1\} \(set\), expected"),
         (lambda: gpg_vl.load_config("digits", step=5), "step=5: no such key; did you mean steps?"),
         (lambda: gpg_vl.load_config("digts"), "Did you mean digits?"),
+        (lambda: gpg_vl.load_config(None), r"load_config: got None \(NoneType\), expected"),
         (lambda: gpg_vl.train(), "train: got no config, expected a name, a file or a config"),
         (lambda: gpg_vl.train(5), "train: got 5, expected the name of a config"),
         (lambda: gpg_vl.train("digits", steps="many"), "steps: got 'many', expected"),
+        (lambda: gpg_vl.train(resume="nowhere"), "resume nowhere: there is no such folder"),
+        (lambda: gpg_vl.evaluate("digits", "tiny", to=HERE), "to: .*tests is a folder, expected a"),
+        (lambda: gpg_vl.evaluate("digits", "tiny", to=HERE / "small.yaml" / "a.jsonl"),
+         "to: .*small.yaml cannot be made: .* is a file; choose another"),
     ],
-)
+)  # fmt: skip
 def test_wrong_calls_are_sentences(wrong, sentence):
     with pytest.raises(UserError, match=sentence):
         wrong()
@@ -288,6 +322,9 @@ def test_a_given_verifier_takes_what_is_named_beside_it_and_keeps_the_rest():
     tagged = {"mode": "strict", "verifier": close}
     assert gpg_vl.score("<answer>4</answer>", THREE, style="answer", **tagged).reward == 1.0
     assert gpg_vl.score("<answer>4</answer>", THREE, style="think", **tagged).reward == 0.0
+    described = {"kind": "number", "tolerance": 1, "mode": "lenient"}
+    assert gpg_vl.score("It is 4.", THREE, verifier=described).reward == 1.0
+    assert gpg_vl.score("It is 4.", THREE, mode="strict", verifier=described).reward == 0.0
     shares = {"mode": "lenient", "frame": "norm1", "verifier": Boxes()}
     box = replace(BOX, answer=[[0.1, 0.2, 0.5, 0.6]], frame="norm1")
     assert gpg_vl.score("[0.1,0.2,0.5,0.6]", box, **shares).reward == pytest.approx(1.0)
@@ -326,6 +363,10 @@ def test_the_size_of_a_box_s_picture_is_read_from_the_picture():
         ("3", THREE, {"style": "thnk"}, "prompt: got 'thnk'.*did you mean think?"),
         ("3", THREE, {"frame": "mm"}, "frame: got 'mm', expected pixels, norm1"),
         ("3", THREE, {"verifier": Boxes}, "verifier: got <class .*or a verifier such as Boxes"),
+        ("3", THREE, {"mode": ["strict"]}, r"mode: got \['strict'\], expected strict, lenient"),
+        ("3", THREE, {"style": ["think"]}, r"prompt: got \['think'\], expected a name or a mapp"),
+        ("3", THREE, {"style": 5}, "prompt: got 5, expected a name or a mapping"),
+        ("3", THREE, {"frame": ["pixels"]}, r"frame: got \['pixels'\], expected pixels, norm1"),
         ("3", THREE, {"mode": "lenint"}, "mode: got 'lenint', .*; did you mean lenient?"),
         ("3", THREE, {"verifier": Number(), "frame": "pixels"}, "Number has no field frame"),
         ("3", THREE, {"verifier": print, "style": "think"}, "verifier: print has no field style"),

@@ -176,6 +176,15 @@ def test_the_program_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert scored.startswith("Verdict(reward=1.0, ")
 
 
+def test_the_program_that_reads_a_run_runs(workplace, monkeypatch, capsys):
+    (program,) = blocks("python", [ROOT / "docs" / "reading_a_run.md"])
+    monkeypatch.chdir(workplace)
+    exec(program, {"__name__": "program"})
+    steps = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert steps[0] == "1"
+    assert "0" in steps, "the evaluation before the first step"
+
+
 def test_every_config_on_the_pages_is_valid():
     for block in blocks("yaml", [page for page in PAGES if page != DATA]):
         assert block.startswith("# "), "line 1 of a config says what it promises"

@@ -140,7 +140,9 @@ def _evaluate_model(
 ) -> list[str]:
     """Evaluate a model and print the figures; return a sentence per benchmark that failed."""
     check_named_model(model, "--model")
-    _check_benchmarks(names, model, overrides)
+    from gpg_vl.experiment import check_benchmarks
+
+    check_benchmarks(names, model, overrides)  # before torch is imported
     silence_libraries()
     from gpg_vl.config.loading import BENCHMARK_PREFIX
     from gpg_vl.evaluation.evaluate import evaluate_benchmarks
@@ -162,18 +164,6 @@ def _evaluate_model(
             failed += _print_figures(name, title, benchmark, records, BENCHMARK_PREFIX)
             _print_not_asked(benchmark, path_of(name))
     return failed
-
-
-def _check_benchmarks(names: Sequence[str], model: str, overrides: Sequence[str]) -> None:
-    """Refuse benchmarks that do not exist or cannot be scored before torch is imported."""
-    from gpg_vl.config import loading
-    from gpg_vl.experiment import Experiment
-
-    run_knobs, knobs = loading.split_knobs(overrides)
-    experiment = Experiment.of(loading.load_for_model(model, run_knobs))
-    for name in names:
-        spec = loading.load_benchmark(name, experiment.config.base_dir, knobs)
-        experiment.benchmark_parts(spec)
 
 
 def _score_recorded(

@@ -90,7 +90,7 @@ def build(
         UserError: no such part, no such field, or a value of the wrong type.
     """
     key = one_line(key)
-    options: dict[str, Any] = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
     kind = options.pop("kind", None)
     if not isinstance(kind, str):
         raise UserError(f"{key}: got {shown(spec)}, expected a name or a mapping with `kind: NAME`")

@@ -317,7 +317,8 @@ class EvaluationConfig(Section):
     every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 = only before the first step and after the last."""
     head: int | None = Field(default=None, ge=1)
-    """Number of questions of each task during training; before and after it all are used."""
+    """Number of questions of each task in evaluations between the steps; those before the first
+    step and after the last ask all."""
 
 
 class CheckpointConfig(Section):

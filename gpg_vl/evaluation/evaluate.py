@@ -18,7 +18,7 @@ from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.errors import UnusableSampleError, UserError, shown
 from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of, style_settings
-from gpg_vl.evaluation.records import EvalLog, Record, save_left_out
+from gpg_vl.evaluation.records import EvalLog, Record, Settings, save_left_out
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
@@ -31,20 +31,6 @@ QUESTIONS_AT_ONCE = 64
 
 OnProgress = Callable[[str, int, int], None]
 """Called with benchmark, questions done, questions in all."""
-
-
-def evaluate(
-    benchmark: str, model: str, overrides: Sequence[str] = (), *, blank: bool = False
-) -> list[Record]:
-    """Evaluate a run's newest policy, a checkpoint or a hub model on one benchmark.
-
-    Args:
-        overrides: key=value knobs of the run's config; those of the benchmark begin with
-            `benchmark.`.
-        blank: show grey pictures instead: what is left is guessing.
-    """
-    _, records = next(evaluate_benchmarks([benchmark], model, overrides, blank=blank))
-    return records
 
 
 def evaluate_benchmarks(
@@ -152,14 +138,8 @@ def run_benchmark(
     if eval_log is not None:
         records = {record.key: record for record in eval_log.records()}
     open_questions = [sample for sample in benchmark.questions if _key(sample) not in records]
-    spec = benchmark.spec
-    settings = {
-        **settings_of(spec),
-        "max_tokens": spec.max_tokens,
-        "blank": blank,
-        **style_settings(benchmark.style),
-    }
-    about = facts_of(model=model, seed=benchmark.seed, temperature=spec.temperature)
+    settings = _settings(benchmark, blank)
+    about = facts_of(model=model, seed=benchmark.seed, temperature=benchmark.spec.temperature)
     for record in records.values():  # one that goes on is known by the time when it began
         about = record.about or about
     evaluation = eval_log.fingerprint if eval_log is not None else ""
@@ -176,11 +156,22 @@ def run_benchmark(
         on_progress(len(records) + len(unusable), len(benchmark.questions))
     if unusable and not records:
         raise UserError(
-            f"{spec.name}: none of {len(unusable)} questions can be asked; {unusable[0].why}"
+            f"{benchmark.spec.name}: none of {len(unusable)} questions can be asked; "
+            f"{unusable[0].why}"
         )
     for left_out in unusable:
         on_left_out(left_out)
     return [records[_key(sample)] for sample in benchmark.questions if _key(sample) in records]
+
+
+def _settings(benchmark: Benchmark, blank: bool) -> Settings:
+    """Return the settings in which evaluations of a model should agree to be compared."""
+    return {
+        **settings_of(benchmark.spec),
+        "max_tokens": benchmark.spec.max_tokens,
+        "blank": blank,
+        **style_settings(benchmark.style),
+    }
 
 
 def _key(sample: Sample) -> tuple[str, str]:

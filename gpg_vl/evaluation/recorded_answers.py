@@ -23,7 +23,7 @@ from gpg_vl.data.reading import formats, text_files
 from gpg_vl.data.reading.json_rows import LISTS_OF_ROWS
 from gpg_vl.data.reading.raw_rows import sound
 from gpg_vl.errors import UserError, one_line, shown
-from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of
+from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of, style_settings
 from gpg_vl.evaluation.records import Record, load, some_ids
 from gpg_vl.types import Completion
 
@@ -74,8 +74,11 @@ def score_answers(benchmark: Benchmark, answers: Sequence[Answer], path: Path) -
             f"{path}: {some_ids(answered_twice)} answered more than once; keep one answer each"
         )
     _check_ids(answer_of, benchmark, repeated, path)
-    settings = settings_of(benchmark.spec)
-    about = facts_of(answers=str(path))
+    settings = dict(settings_of(benchmark.spec))
+    if benchmark.spec.mode == "strict":  # how they were asked is not known, but how they are read
+        style = style_settings(benchmark.style)
+        settings |= {name: style[name] for name in ("prompt", "prompt.think")}
+    about = facts_of(answers=str(path.absolute()))
     records: list[Record] = []
     for sample in benchmark.questions:
         text = answer_of[_key(sample.source, sample.id, repeated)]

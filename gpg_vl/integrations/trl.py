@@ -17,24 +17,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.api import load_config
+from gpg_vl.api import experiment_of
 from gpg_vl.boxes import Frame
 from gpg_vl.config import loading
-from gpg_vl.config.schema import Part, Source
+from gpg_vl.config.plugins import unknown_key
+from gpg_vl.config.python_values import Overrides, as_key_values
+from gpg_vl.config.schema import Config, Part, Source
 from gpg_vl.data.columns import cells
 from gpg_vl.data.rows import PICTURE_COLUMNS, RowFormat, checked, renamed
-from gpg_vl.errors import UserError, one_line, shown
+from gpg_vl.errors import UnusableSampleError, UserError, one_line, shown
 from gpg_vl.experiment import Experiment, build_style, kind_of, lone_verifier
 from gpg_vl.pictures import open_picture
 from gpg_vl.prompts import Message, Style
 from gpg_vl.types import Mode, Sample, Verdict
 from gpg_vl.verifiers import ALIASES
-from gpg_vl.verifiers.base import Verifier
+from gpg_vl.verifiers.base import Verifier, fault
 
 TRUTHS = ("solution", "ground_truth", "truth", "target", "label")
 """Columns that hold the true answer where there is no column `answer`, the surest first."""
 SAMPLE = "gpg_vl_sample"
 """Column of `dataset` that holds the fields of a sample as JSON."""
+DECLARATIONS = ("columns", "defaults", "image_root", "answer_index", "box_format", "decimal")
+"""What of a source is about one row, so that it can be declared here."""
 _OF_TRL = {"trainer_state", "log_extra", "log_metric", "environments"}
 """What TRL gives a reward function beside the columns of the data set."""
 _LOG = logging.getLogger("gpg_vl")
@@ -53,7 +57,7 @@ def reward(
 
     Args:
         verifier: "boxes", "./rewards.py:Stars", {"kind": "boxes", "measure": "giou"}, or a verifier
-            object; None = that of each row's column `answer_kind`.
+            object; None = that of each row's column `answer_kind`, which is needed only then.
         mode: strict (a well-formed answer) | lenient (answers in any format) | reference (the
             authors' published rule); None = strict.
         style: prompt style, which says what is well-formed: "think" (`<think>...</think>
@@ -61,8 +65,9 @@ def reward(
         frame: coordinate frame of the boxes that the model writes: pixels | norm1 | norm1000 |
             resized, or a model family such as qwen2_5_vl; None = pixels.
         name: name in TRL's logs; empty = that of the verifier.
-        declarations: what a source under `data:` of a config declares: columns={"answer":
-            "solution"}, defaults={"answer_kind": "boxes"}, box_format="xywh", decimal=","...
+        declarations: what a source under `data:` of a config declares of its rows: columns={
+            "answer": "gold"}, defaults={"answer_kind": "boxes"}, image_root="pictures",
+            answer_index=0, box_format="xywh", decimal=",".
 
     Raises:
         UserError: there is no such verifier, mode, style, frame or declaration.
@@ -71,6 +76,9 @@ def reward(
         reward("number", style="answer")(completions=["<answer>3</answer>"], prompts=["?"],
                                          answer=[3]) == [1.0]
     """
+    for key in declarations:
+        if key not in DECLARATIONS:
+            raise UserError(unknown_key(f"reward: {key}", key, list(DECLARATIONS)))
     values = {"recipe": "trl", **declarations}  # a source has an origin, which is not read here
     source = loading.parse(Source, values, "reward")
     how = _Settings(verifier, mode, style, frame)
@@ -104,6 +112,8 @@ class Reward:
         self._kind = _kind_named(settings.verifier)
         self._verifiers: dict[str, Verifier] = {}
         self._reported = set[str]()
+        self._has_read = False
+        """True as soon as a row could be read: then no column is missing."""
 
     def __repr__(self) -> str:
         return f"<reward {self.__name__} of gpg_vl>"
@@ -127,7 +137,7 @@ class Reward:
             Rewards; None = the row or the answer could not be scored, which is logged.
 
         Raises:
-            UserError: none of the rows can be read: a column has another name, or is missing.
+            UserError: no row could be read so far: a column has another name, or is missing.
         """
         del completion_ids
         given = {key: values for key, values in columns.items() if key not in _OF_TRL}
@@ -141,8 +151,10 @@ class Reward:
                 unreadable.append(str(error))
                 verdicts.append(Verdict(reward=math.nan, reason=f"fault: {one_line(error)}"))
             else:
-                verdicts.append(self._verifier(sample)(_text(completion), sample))
-        if unreadable and len(unreadable) == len(verdicts):
+                verdicts.append(self._scored(_text(completion), sample))
+        self._has_read |= len(unreadable) < len(verdicts)
+        # a later call may be about a single row, and one broken row ends no training
+        if unreadable and not self._has_read:
             raise UserError(f"reward {self.__name__}: no row can be scored: {unreadable[0]}")
         self._log(verdicts, columns)
         return [None if math.isnan(each.reward) else each.reward for each in verdicts]
@@ -158,6 +170,8 @@ class Reward:
         values = renamed(row, self.source)
         if self._kind:
             values["answer_kind"] = self._kind
+        elif self.settings.verifier is not None and cells.is_missing(values.get("answer_kind")):
+            values["answer_kind"] = "own"  # the verifier is named, whatever the kind is called
         if cells.is_missing(values.get("question")):
             values["question"] = _question(prompt)
         if cells.is_missing(values.get("answer")):
@@ -176,6 +190,16 @@ class Reward:
         )
         sample = checked(values, origin="row", row_format=row_format)
         return replace(sample, columns={**sample.columns, **shown_pictures})
+
+    def _scored(self, text: str, sample: Sample) -> Verdict:
+        """Score a text; as in a run, an error of a verifier is counted and reported."""
+        verifier = self._verifier(sample)
+        try:
+            return verifier(text, sample)
+        except UserError:  # something that only the user can mend: math-verify is not installed
+            raise
+        except Exception as error:
+            return fault(error)
 
     def _verifier(self, sample: Sample) -> Verifier:
         """Return the verifier of a sample, made at its first use."""
@@ -271,15 +295,16 @@ def _take_pictures(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def dataset(
-    data: str | Path | Experiment | Iterable[Sample],
-    overrides: Any = (),
+    data: str | Path | Config | Experiment | Iterable[Sample],
+    overrides: Overrides = (),
     *,
     style: Part | Style | None = None,
 ) -> Any:
     """Return samples as a `datasets.Dataset` for TRL: prompts, pictures and what `reward` reads.
 
     Args:
-        data: a config by name or file, whose training data are taken; an experiment; or samples.
+        data: a config by name or file, a loaded config, or an experiment, whose training data are
+            taken; or samples.
         overrides: knobs of the config that differ.
         style: how questions are asked; None = as the config says, for samples "think".
 
@@ -288,12 +313,14 @@ def dataset(
     """
     from datasets import Dataset
 
-    experiment = data if isinstance(data, Experiment) else None
-    if isinstance(data, str | Path):
-        experiment = Experiment.resolve(load_config(data, overrides))
-    samples: Iterable[Sample] = data  # type: ignore[assignment]
-    if experiment is not None:
+    samples: Any = data
+    if isinstance(data, str | Path | Config | Experiment):
+        experiment = experiment_of(data, None, as_key_values(overrides))
         samples, style = experiment.train_data.samples, style or experiment.style
+    elif overrides:
+        raise UserError("dataset: overrides are knobs of a config, got samples; leave them out")
+    elif not isinstance(data, Iterable):
+        raise _no_samples(data)
     if not isinstance(style, Style):
         style = build_style(style or "think", Path())
     rows = [_row(sample, style) for sample in samples]
@@ -305,13 +332,22 @@ def dataset(
     return Dataset.from_list(rows)
 
 
+def _no_samples(given: object) -> UserError:
+    return UserError(
+        f"dataset: got {shown(given)} ({type(given).__name__}), expected a config by name or file, "
+        "a config of load_config, an Experiment, or samples [gpg_vl.Sample(...), ...]"
+    )
+
+
 def _row(sample: Sample, style: Style) -> dict[str, Any]:
     """Return the row of one sample."""
+    if not isinstance(sample, Sample):
+        raise _no_samples(sample)
     try:
         messages = style.messages(sample)
-    except ValueError as error:
+        images = [open_picture(image) for image in sample.images]
+    except (ValueError, UnusableSampleError) as error:
         raise UserError(f"dataset: {one_line(sample.id)}: {error}") from None
-    images = [open_picture(image) for image in sample.images]
     fields = asdict(replace(sample, images=(), columns={}))
     return {
         "prompt": [_turn(message) for message in messages],

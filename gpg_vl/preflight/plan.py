@@ -228,14 +228,15 @@ def _time(workload: Workload, limits: Limits) -> str:
     patches = workload.picture * size.patches
     tower_work = patches * tower_passes * size.parameters["vision"]
     work = workload.groups * (language_work + tower_work) / 1e12
-    text = (
-        f"{work:,.1f} TFLOP of the update in a step and process, were all answers as long as they "
-        "may be"
-    )
+    amount = f"{work:,.1f} TFLOP" if work >= 1 else f"{1000 * work:,.1f} GFLOP"
+    text = f"{amount} of the update in a step and process, were all answers as long as they may be"
     if workload.machine.gb is None:
-        return f"{text}; no GPU is named (hardware.gb), so no time is given"
+        return (
+            f"{text}; seconds are estimated for a GPU alone (hardware.gb=80), the first steps of "
+            "the run show them"
+        )
     rate = ASSUMED_TFLOPS[policy.dtype]
     return (
-        f"{text}: about {work / rate:,.1f} s at an assumed {rate:g} TFLOP/s (40 % of an A100); an "
-        "estimate, and sampling adds to it"
+        f"{text}: about {max(work / rate, 0.1):,.1f} s at an assumed {rate:g} TFLOP/s (40 % of an "
+        "A100); an estimate, and sampling adds to it"
     )

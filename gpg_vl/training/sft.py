@@ -160,21 +160,8 @@ def warm_up(
         UserError: the loss is not finite (the learning rate is too high), too many samples cannot
             be imitated, or there are more processes than samples in a step.
     """
-
-    def log_warning(line: str) -> None:
-        if line.startswith("warning"):
-            log(line)
-
     estimator = Likelihood()
-    learner = Learner(
-        GroupForward(imitation.policy, temperature=1.0, checkpointing=limits.checkpointing),
-        estimator,
-        config.optimizer,
-        accelerator,
-        total_steps=config.steps,
-        tokens_per_microbatch=limits.tokens,
-        log=log_warning,
-    )
+    learner = _learner(imitation.policy, estimator, config, accelerator, limits, log)
     processes = learner.processes
     if config.batch_size < processes.count:
         raise UserError(
@@ -202,6 +189,31 @@ def warm_up(
     for line in left_out.lines(list(lost.by_key.values())):
         log(f"warm-up: {line}")
     accelerator.free_memory()
+
+
+def _learner(
+    policy: Policy,
+    estimator: Likelihood,
+    config: WarmupConfig,
+    accelerator: Accelerator,
+    limits: Limits,
+    log: Callable[[str], None],
+) -> Learner:
+    """Return the learner of a warm-up, of which only warnings are logged."""
+
+    def log_warning(line: str) -> None:
+        if line.startswith("warning"):
+            log(line)
+
+    return Learner(
+        GroupForward(policy, temperature=1.0, checkpointing=limits.checkpointing),
+        estimator,
+        config.optimizer,
+        accelerator,
+        total_steps=config.steps,
+        tokens_per_microbatch=limits.tokens,
+        log=log_warning,
+    )
 
 
 def _why_never_sampled(completion: Completion, policy: Policy) -> str:

@@ -37,9 +37,10 @@ class Boxes(RuleVerifier):
     Strictly, the answer is boxes and nothing else in one of the spellings of
     `parsing.boxes.records` (a family's own grounding tokens and `<box>` tags are for lenient
     reading); a reversed or empty box earns 0, and so does one that leaves the image by more than a
-    hundredth of its side; a smaller excess is cut off. Leniently, boxes are picked out of any text,
-    and where answer and truth are in the same frame no image is needed. There is no best-of: the
-    policy chooses the box that counts before the truth is compared.
+    hundredth of its side; a smaller excess is cut off. Leniently, boxes are picked out of any text.
+    Where answer and truth are in the same frame no size of the image is needed; in pixels, of its
+    edges only the left and the upper one are known then. There is no best-of: the policy chooses
+    the box that counts before the truth is compared.
 
     Reference mode is VLM-R1's evaluator (IoU above 0.5 by its own pixel rule), or with `measure:
     giou` Visual-RFT's reward GIoU + 1 in thousandths, clamped to [0, 2] and halved.
@@ -83,6 +84,7 @@ class Boxes(RuleVerifier):
         return Grade(self.score(box, truths[0]), boxes.write(box), reason, shown)
 
     def reference(self, text: str, sample: Sample) -> Grade:
+        """Score by the authors' rule for the measure; see the class."""
         truth = self._truths(sample)[0]
         if self.measure == "giou":
             check_size(sample)  # the authors' rule is in thousandths of the image

@@ -51,6 +51,7 @@ class Detection(RuleVerifier):
     """Frame of the model's numbers; filled from the policy."""
 
     def grade(self, answer: str, sample: Sample) -> Grade:
+        """Score boxes with confidences against the true ones; 0 where one has none."""
         truths = self._truths(sample)
         given = read_boxes(answer, self.mode)
         if given is None or not all(map(_has_confidence, given)):
@@ -65,6 +66,7 @@ class Detection(RuleVerifier):
         return self._grade_boxes(given, truths, sample)
 
     def reference(self, text: str, sample: Sample) -> Grade:
+        """Score by the authors' rule; see the class."""
         truths = [self._from_pixels(truth, sample) for truth in self._truths(sample)]
         overlap, confidence = published_rules.virft_detection(text, truths)
         accuracy = (overlap + confidence) / 2

@@ -490,14 +490,6 @@ def test_groups_that_are_tried_out_are_reported_and_written(tmp_path, monkeypatc
     assert [answer["reward"] for answer in second["answers"]] == [None, None]
 
 
-def test_one_benchmark_is_taken_like_several(events):
-    assert evaluate.evaluate("words", "model", ["steps=3"]) == ["records"]
-    assert ("config", ["steps=3"]) in events
-    assert ("run", False, None) in events
-    assert evaluate.evaluate("words", "model", [], blank=True) == ["records"]
-    assert ("run", True, None) in events
-
-
 def test_answers_of_another_evaluation_are_reported_before_an_engine_is_built(events, monkeypatch):
     def foreign(self: Any) -> Any:
         raise UserError("answers of another evaluation")

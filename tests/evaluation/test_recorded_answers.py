@@ -15,6 +15,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.evaluation import recorded_answers
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.benchmark import Benchmark
+from gpg_vl.evaluation.compare import remarks
 from gpg_vl.evaluation.recorded_answers import Answer
 from gpg_vl.prompts import AnswerOnly
 from gpg_vl.types import LeftOut, Sample
@@ -161,6 +162,24 @@ def test_answers_that_nearly_all_lack_the_format_are_explained(folder):
     assert "set prompt=answer" in evaluate(folder)[1]
     assert "do not have the format" not in evaluate(folder, "prompt=answer")[1]
     assert "do not have" not in evaluate(folder, "prompt.kind=think", "prompt.think=absent")[1]
+
+
+def test_a_strict_record_says_by_which_grammar_it_was_read(folder):
+    by_default = records(folder)
+    answer_only = records(folder, "prompt=answer")
+    assert by_default["a"].settings["prompt.think"] == "required"
+    assert remarks([*by_default.values()], [*answer_only.values()]) == [
+        "prompt differs: think in the first, answer in the second",
+        "prompt.think differs: required in the first, absent in the second",
+    ]
+    # another mode reads every style, and how the model was asked is not known
+    assert "prompt" not in records(folder, "mode=lenient")["a"].settings
+
+
+def test_a_record_names_its_file_of_answers_for_any_folder():
+    asked = benchmark_of(how_many("a", 3, "s"))
+    (scored,) = recorded_answers.score_answers(asked, [Answer("a", "3")], Path("answers.jsonl"))
+    assert scored.about["answers"] == str(Path.cwd() / "answers.jsonl")
 
 
 def test_knobs_may_begin_as_they_do_with_a_model(folder):

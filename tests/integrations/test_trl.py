@@ -5,11 +5,20 @@ import json
 import logging
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from gpg_vl import Grade, RuleVerifier, Sample, UserError, Verdict
+from gpg_vl import (
+    Experiment,
+    Grade,
+    RuleVerifier,
+    Sample,
+    UserError,
+    Verdict,
+    load_config,
+)
 from gpg_vl.integrations.trl import SAMPLE, dataset, reward
 from gpg_vl.verifiers.boxes import Boxes
 from tests.hand_made import png
@@ -77,6 +86,7 @@ def test_a_verifier_of_ones_own_sees_the_other_columns():
     rows = {"answer": ["", ""], "answer_kind": ["own", "own"], "most": [3, 2]}
     assert scored(reward(Short()), "abc", "abc", **rows | {"answer": ["x", "x"]}) == [1.0, 0.0]
     assert scored(reward(politeness), "please", answer=[1], answer_kind=["own"]) == [1.0]
+    assert scored(reward(politeness), "please", answer=[1]) == [1.0]  # no kind is needed
 
 
 def test_the_name_in_the_logs_is_that_of_the_verifier():
@@ -103,6 +113,7 @@ def test_the_name_in_the_logs_is_that_of_the_verifier():
             {"box_fromat": "xywh"},
             "reward: box_fromat: no such key; did you mean box_",
         ),
+        (("boxes",), {"part": "test"}, "reward: part: no such key; known here: columns, defaults,"),
         ((Boxes,), {}, "verifier: got <class .*, expected a name such as 'boxes', or a verifier"),
         ((politeness,), {"mode": "lenient"}, "verifier: politeness has no field mode that mode="),
     ],
@@ -205,6 +216,25 @@ def test_columns_that_no_row_can_be_read_by_end_the_training():
         scored(reward(), 3, answer=[3], answer_kind=["poem"])
 
 
+def test_an_error_of_a_verifier_of_ones_own_ends_no_training(caplog):
+    def fragile(text: str, sample: Sample) -> Verdict:
+        return Verdict(reward=1 / len(text))
+
+    with caplog.at_level(logging.WARNING):
+        assert scored(reward(fragile), "a", "", said="{}", answer=[1, 1]) == [1.0, None]
+    assert "reward fragile: not scored: fault: ZeroDivisionError: division by zero" in caplog.text
+
+
+def test_a_broken_row_ends_no_training(caplog):
+    """TRL may ask for the completions of a single row at a time."""
+    function = reward("number")
+    assert scored(function, 3, 4, answer=[3, 3]) == [1.0, 0.0]
+    with caplog.at_level(logging.WARNING):
+        assert scored(function, 3, 3, answer=[None, None]) == [None, None]
+    assert "reward number: not scored: fault: column 'answer' is missing" in caplog.text
+    assert scored(function, 3, 4, answer=[3, 3]) == [1.0, 0.0]
+
+
 def test_parts_and_reasons_go_to_the_logs_of_trl():
     metrics: dict[str, float] = {}
     extra: dict[str, list[str]] = {}
@@ -260,6 +290,27 @@ def test_a_config_becomes_rows_without_pictures_where_it_has_none(tmp_path):
     assert scored(reward(style="answer"), 3, said="<answer>{}</answer>", **columns) == [1.0]
     with pytest.raises(UserError, match="dataset: got no samples"):
         dataset([])
+
+
+def test_data_are_a_config_an_experiment_or_samples(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "rows.jsonl").write_text(
+        '{"question": "2+1?", "answer_kind": "number", "answer": 3}\n' * 3
+    )
+    (tmp_path / "own.yaml").write_text("prompt: answer\ndata: [{files: rows.jsonl}]\n")
+    config = load_config(tmp_path / "own.yaml")
+    for given in (config, Experiment.resolve(config)):
+        assert len(dataset(given)) == 3
+        assert len(dataset(given, {"data.0.head": 2})) == 2
+    sample = Sample(question="2+1?", answer_kind="number", answer=3)
+    for wrong in (None, 5, sample, [sample, {"question": "2+1?"}]):
+        with pytest.raises(UserError, match=r"dataset: got .*, expected a config by name or file"):
+            dataset(wrong)
+    with pytest.raises(UserError, match="overrides are knobs of a config, got samples"):
+        dataset([sample], ["data.0.head=2"])
+    lost = Sample(id="a", question="?", answer_kind="number", answer=3, images=(Path("no.png"),))
+    with pytest.raises(UserError, match=r"dataset: a: image no\.png does not exist"):
+        dataset([lost])
 
 
 def test_nothing_of_trl_and_no_torch_is_imported():

@@ -413,11 +413,19 @@ def test_small_checkpoints_are_reported_in_mb():
         ),
         ([], 80.0, False, "about 10.3 s at an assumed 7.8 TFLOP/s"),
         (["policy.dtype=float64"], 80.0, False, "about 20.7 s at an assumed 3.9 TFLOP/s"),
-        ([], None, False, "no GPU is named (hardware.gb), so no time is given"),
+        ([], None, False, "; seconds are estimated for a GPU alone (hardware.gb=80), the first "),
     ],
 )
 def test_the_time_by_hand(knobs, gb, checkpointing, expected):
     assert expected in plan._time(run_of(*knobs, gb=gb), Limits(1000, checkpointing))
+
+
+def test_the_time_of_a_small_model_is_no_row_of_zeros():
+    """32 x 500 x 6 x 1e6 = 96 GFLOP, which an A100 does in a hundredth of a second."""
+    small = replace(MODEL, parameters={"language": 1_000_000, "projector": 0, "vision": 0})
+    on_a_cpu = plan._time(run_of(size=small), Limits(1000, False))
+    assert on_a_cpu.startswith("96.0 GFLOP of the update")
+    assert "about 0.1 s" in plan._time(run_of(size=small, gb=80.0), Limits(1000, False))
 
 
 def test_an_embedding_of_its_own_is_looked_up_and_not_multiplied():

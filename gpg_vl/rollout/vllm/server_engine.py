@@ -193,6 +193,7 @@ class ServerEngine(RolloutEngine):
         """Check once that a server is a supported vLLM, and read its window."""
 
         async def attempt() -> None:
+            """Check the version, let a paused server go on, and read its window."""
             check_version((await server.get("/version")).get("version", "?"), server.url)
             await server.get("/get_world_size")
             # An earlier trainer may have stopped in the middle of a weight sync.
@@ -283,6 +284,7 @@ class ServerEngine(RolloutEngine):
         done: dict[int, list[Completion]] = {}
 
         async def attempt() -> None:
+            """Sample the groups that no earlier attempt has finished."""
             await self._make_ready(server)
             missing: list[int] = []
             work: list[Awaitable[list[Completion]]] = []

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gpg_vl.api import evaluate
 from gpg_vl.config import loading
 from gpg_vl.errors import EngineLostError, MismatchError, UserError
-from gpg_vl.evaluation.evaluate import evaluate
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.plain_forward import allowed_logits
 from gpg_vl.preflight.try_rollout import sample_and_score
