@@ -98,7 +98,8 @@ def _kind_in_words(kind: Any) -> str:
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of {_kind_in_words(arguments[0])}"
-        return f"[{', '.join(map(_kind_in_words, arguments))}]"
+        kinds = list(dict.fromkeys(map(_kind_in_words, arguments)))
+        return f"list of {len(arguments)}, each {' or '.join(kinds)}"
     if origin is dict or kind is dict:
         return "{key: value, ...}"
     if isinstance(kind, type) and issubclass(kind, Section):
@@ -108,17 +109,21 @@ def _kind_in_words(kind: Any) -> str:
 
 def _limits(metadata: Any) -> str:
     """Return the limits of a number: " >= 1", " >= 0, <= 1", " >= 32, a multiple of 32"."""
-    words: list[str] = []
+    limits = [*_each_limit(metadata)]
+    return f" {', '.join(limits)}" if limits else ""
+
+
+def _each_limit(metadata: Any) -> Iterator[str]:
+    """Yield the limits of a number."""
     for limit in metadata:
         if isinstance(limit, FieldInfo):  # Annotated[int, Field(ge=1)]
-            words.append(_limits(limit.metadata))
+            yield from _each_limit(limit.metadata)
         for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
             if hasattr(limit, name):
-                words.append(f" {sign} {getattr(limit, name)}")
+                yield f"{sign} {getattr(limit, name)}"
         multiple = getattr(limit, "multiple_of", None)
         if multiple is not None:
-            words.append(f", a multiple of {multiple}")
-    return "".join(words).replace(" <=", ", <=")
+            yield f"a multiple of {multiple}"
 
 
 # --- shipped parts, read from their source --------------------------------------------------------

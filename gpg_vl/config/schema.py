@@ -19,6 +19,8 @@ from gpg_vl.types import Mode
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
 Training = Literal["frozen", "full"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of an estimate."""
 LONGEST_NAME = 200
 """Bytes of the name of a run folder: file systems take 255."""
 SHARED_FOLDERS = ("warmups", "served")
@@ -248,7 +250,7 @@ class OptimizerConfig(Section):
 
     lr: float = Field(default=1e-6, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay rates of the two moment estimates."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
