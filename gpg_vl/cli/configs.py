@@ -56,10 +56,12 @@ def show(
     What is printed is a config itself: gpg-vl show digits > mine.yaml
     """
     from gpg_vl.config.commented import with_sentences as commented
+    from gpg_vl.config.loading import load_run
+    from gpg_vl.config.paths import is_file
 
     run = Path(config)
-    is_run = (run / "config.yaml").is_file()
-    loaded = load_config(str(run / "config.yaml") if is_run else config, overrides)
+    is_run = is_file(run / "config.yaml")
+    loaded = load_run(run, overrides or ()) if is_run else load_config(config, overrides)
     for line in _heading(config, is_run, everything):
         print_line(f"# {line}")
     print()
