@@ -101,8 +101,10 @@ def schema(
 
 
 def json_schema(*, benchmark: bool = False) -> dict[str, Any]:
-    """Return the JSON schema of a config or a benchmark, with the names of the shipped parts."""
+    """Return the JSON schema of a config or a benchmark: sentences, names of the shipped parts."""
     from gpg_vl import methods, prompts, rollout
+    from gpg_vl.config import schema as sections
+    from gpg_vl.config.knobs import sentences_of
     from gpg_vl.config.schema import BenchmarkSpec, Config
 
     kind = BenchmarkSpec if benchmark else Config
@@ -113,6 +115,8 @@ def json_schema(*, benchmark: bool = False) -> dict[str, Any]:
         "engine": rollout.ALIASES,
     }
     for section in (made, *made["$defs"].values()):
+        for key, sentence in sentences_of(getattr(sections, section["title"])).items():
+            section["properties"][key]["description"] = sentence
         for key, names in offered.items():
             knob = section["properties"].get(key)
             if knob:
