@@ -239,11 +239,12 @@ def _enter(parent: Any, steps: Sequence[str], default: Any, item: str) -> Any:
     `estimator.scale=std` on top of `estimator: gpg` gives {kind: gpg, scale: std}.
     """
     step = steps[-1]
-    place: Any = _index(parent, step, item) if isinstance(parent, list) else step
-    section: Any = parent[place] if isinstance(parent, list) else parent.get(step)
+    is_list = isinstance(parent, list)
+    place: Any = _index(parent, step, item) if is_list else step
+    section: Any = parent[place] if is_list else parent.get(step)  # pyright: ignore[reportUnknownVariableType]
     if section is None:
         section = default
-    if isinstance(section, str) and isinstance(parent, dict):
+    if isinstance(section, str) and not is_list:
         section = {"kind": section}
     if isinstance(section, tuple):
         section = [_plain(part) for part in section]  # pyright: ignore[reportUnknownVariableType]
@@ -252,7 +253,7 @@ def _enter(parent: Any, steps: Sequence[str], default: Any, item: str) -> Any:
     if not isinstance(section, dict | list):
         key = one_line(".".join(steps))
         raise UserError(
-            f"{one_line(item)}: {key} is {shown(section)}, which has no keys; set {key} itself"
+            f"{one_line(item)}: {key} is {shown(section)}, which has no keys; set {key} itself"  # pyright: ignore[reportUnknownArgumentType]
         )
     parent[place] = section
     return section  # pyright: ignore[reportUnknownVariableType]

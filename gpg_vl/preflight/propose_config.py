@@ -179,7 +179,7 @@ def _given(names: str, options: Sequence[str]) -> dict[str, Any]:
         UserError: a source has no such key.
     """
     given = override(Source, {}, options)
-    parse(Source, {"files": names, **given}, "data")  # names the nearest known key
+    parse(Source, {"files": names, **given}, "data", options)  # names the nearest known key
     return given
 
 

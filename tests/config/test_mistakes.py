@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ KEYS = [knob.key for knob in knobs_of(Config)]
 def test_no_knob_answers_in_the_words_of_pydantic(key):
     messages: list[str] = []
     for odd in ODD:
-        values = {"data": [{"recipe": "digits"}]}
+        values: dict[str, Any] = {"data": [{"recipe": "digits"}]}
         section = values["data"][0] if key.startswith("data.0.") else values
         *sections, last = key.removeprefix("data.0.").split(".")
         for step in sections:
