@@ -175,6 +175,14 @@ class PolicyConfig(Section):
     feature_folder: str | None = None
     """Folder that stores such features between runs; empty = they are not stored."""
 
+    @model_validator(mode="after")
+    def _ordered_areas(self) -> PolicyConfig:
+        """Check that the smallest area of an image is not above the largest."""
+        smallest, largest = self.min_pixels, self.max_pixels
+        if smallest is not None and largest is not None and smallest > largest:
+            raise ValueError(f"got min_pixels {smallest} above max_pixels {largest}; exchange them")
+        return self
+
 
 class RewardConfig(Section):
     """Rule that combines accuracy and format into one reward."""

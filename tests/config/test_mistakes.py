@@ -52,6 +52,9 @@ TYPED = {
         "data.0.columns.answer.1: got 3, expected a text; in quotes it is one: '3'"
     ),
     "data.0.options={1: 2}": ("data.0.options.1: got 1, expected a text; in quotes it is one: '1'"),
+    "policy={min_pixels: 9, max_pixels: 4}": (
+        "policy: got min_pixels 9 above max_pixels 4; exchange them"
+    ),
     "rollout=5": (
         "rollout: got 5, expected keys with their values; gpg-vl knobs rollout lists them"
     ),
