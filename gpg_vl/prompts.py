@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from gpg_vl.parsing import image_marks
-from gpg_vl.parsing.choices import letters_of
 from gpg_vl.parsing.image_marks import Pieces
+from gpg_vl.parsing.letters import letters_of
 from gpg_vl.parsing.markup import SPECIAL_TOKEN
 from gpg_vl.types import Sample
 

@@ -110,17 +110,17 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "wrong type": (
         config("steps: 1", "steps: soon"),
         [],
-        "mine.yaml: steps: got 'soon', expected: input should be a valid integer",
+        "mine.yaml: steps: got 'soon', expected a whole number",
     ),
     "out of range": (
         nothing,
         ["rollout.temperature=0"],
-        "rollout.temperature: got 0, expected: input should be greater than 0",
+        "rollout.temperature: got 0, expected a number above 0",
     ),
     "unknown word": (
         nothing,
         ["policy.vision=melted"],
-        "policy.vision: got 'melted', expected: input should be 'frozen' or 'full'",
+        "policy.vision: got 'melted', expected 'frozen' or 'full'",
     ),
     "two origins": (
         config("files: samples.jsonl", "files: samples.jsonl, recipe: digits"),
@@ -214,7 +214,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no such benchmark": (
         nothing,
         ["evaluation.benchmark=digit"],
-        "evaluation: got 'digit', which is neither shipped nor a file. Did you mean digits",
+        "evaluation: got 'digit', which is neither shipped nor a YAML file. Did you mean digits",
     ),
     "no such tracker": (nothing, ["trackers=[wandbee]"], "trackers.0: got 'wandbee'"),
 }

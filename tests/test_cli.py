@@ -169,10 +169,10 @@ def test_rollout_says_why_no_answer_has_the_format():
     [
         (
             ("train", "digist"),
-            "configs: got 'digist', which is neither shipped nor a file. Did you mean digits?",
+            "configs: got 'digist', which is neither shipped nor a YAML file. Did you mean digits?",
         ),
         (("train", "stpes=3"), "stpes=3: no such key; did you mean steps?"),
-        (("train", "steps=many"), "steps: got 'many', expected: input should be a valid integer"),
+        (("train", "steps=many"), "steps: got 'many', expected a whole number"),
         (
             ("train", "small.yaml", "steps"),
             "got 'steps', expected key=value, for instance steps=100 or optimizer.lr=1e-5",

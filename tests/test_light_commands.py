@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 HEAVY = ("accelerate", "datasets", "pandas", "pyarrow", "scipy.stats", "torch", "transformers")
-OF_DATA = ("PIL", "httpx", "numpy", "gpg_vl.data", "gpg_vl.experiment", "gpg_vl.verifiers.base")
+OF_DATA = (
+    *("PIL", "httpx", "numpy", "gpg_vl.data", "gpg_vl.experiment", "gpg_vl.verifiers.base"),
+    *("gpg_vl.parsing.choices", "gpg_vl.run_folder"),
+)
 """What commands need that read data, and pages about configs do not."""
 OF_CONFIGS = ("pydantic", "yaml", "gpg_vl.config", "gpg_vl.types")
 """What commands need that read a config, and pages of --help do not."""

@@ -6,6 +6,7 @@ The modules of `gpg_vl/cli/` import nothing of the package but `errors` at their
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -163,6 +164,8 @@ def silence_libraries() -> None:
 
 def main() -> None:
     """Run `gpg-vl`."""
+    # imports make many objects and no garbage; to look for it so often takes a tenth of their time
+    gc.set_threshold(20_000)
     try:
         app(prog_name="gpg-vl")
     except KeyboardInterrupt:

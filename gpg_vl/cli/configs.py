@@ -56,10 +56,12 @@ def show(
     What is printed is a config itself: gpg-vl show digits > mine.yaml
     """
     from gpg_vl.config.commented import with_sentences as commented
+    from gpg_vl.config.loading import load_run
+    from gpg_vl.config.paths import is_file
 
     run = Path(config)
-    is_run = (run / "config.yaml").is_file()
-    loaded = load_config(str(run / "config.yaml") if is_run else config, overrides)
+    is_run = is_file(run / "config.yaml")
+    loaded = load_run(run, overrides or ()) if is_run else load_config(config, overrides)
     for line in _heading(config, is_run, everything):
         print_line(f"# {line}")
     print()
@@ -99,8 +101,10 @@ def schema(
 
 
 def json_schema(*, benchmark: bool = False) -> dict[str, Any]:
-    """Return the JSON schema of a config or a benchmark, with the names of the shipped parts."""
+    """Return the JSON schema of a config or a benchmark: sentences, names of the shipped parts."""
     from gpg_vl import methods, prompts, rollout
+    from gpg_vl.config import schema as sections
+    from gpg_vl.config.knobs import sentences_of
     from gpg_vl.config.schema import BenchmarkSpec, Config
 
     kind = BenchmarkSpec if benchmark else Config
@@ -111,6 +115,8 @@ def json_schema(*, benchmark: bool = False) -> dict[str, Any]:
         "engine": rollout.ALIASES,
     }
     for section in (made, *made["$defs"].values()):
+        for key, sentence in sentences_of(getattr(sections, section["title"])).items():
+            section["properties"][key]["description"] = sentence
         for key, names in offered.items():
             knob = section["properties"].get(key)
             if knob:

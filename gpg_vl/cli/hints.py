@@ -24,11 +24,23 @@ def in_a_sentence(error: Any, ctx: Any, words: Sequence[str]) -> str:
     if isinstance(error, typer.BadParameter) and error.param is not None:
         option = error.param.opts[0]
         name = option if option.startswith("-") else str(error.param.metavar or option.upper())
-        reason = f": {error.message[:1].lower()}{error.message[1:]}"
-        message = f"{name}{reason if error.message else ' is missing'}"
+        message = f"{name}{_reason(error)}"
     else:
         message = f"{message[:1].lower()}{message[1:]}".replace("(s)", "")
     return f"{message.rstrip('.')}; see {ctx.command_path} --help"
+
+
+def _reason(error: Any) -> str:
+    """Return why typer refuses a value, as the end of a sentence about its option."""
+    from pydantic import ValidationError
+
+    from gpg_vl.config.mistakes import got_and_expected
+
+    if isinstance(error.__cause__, ValidationError):
+        return f": {got_and_expected(error.__cause__.errors()[:1])}"
+    if not error.message:
+        return " is missing"
+    return f": {error.message[:1].lower()}{error.message[1:]}"
 
 
 def _no_such_option(option: str, ctx: Any, words: Sequence[str]) -> str:

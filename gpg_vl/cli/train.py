@@ -19,7 +19,7 @@ from gpg_vl.cli.application import (
     silence_libraries,
     with_sentences,
 )
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, one_line, shown
 
 if TYPE_CHECKING:
     from gpg_vl.config.schema import Config
@@ -200,7 +200,7 @@ def serve(
         str,
         typer.Option(help="Who may connect: whoever reaches the server can change its weights."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where it listens.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 8000,
     window: Annotated[
         int,
         typer.Option(min=1, help="Longest prompt and completion together, in tokens."),
@@ -235,9 +235,19 @@ def serve(
         transfer=options.transfer,
         handover=options.handover,
         images=options.images,
-        more=[*options.sleeping, *shlex.split(vllm)],
+        more=[*options.sleeping, *_words(vllm)],
     )
     if show:
         print(command)
     else:
         command.replace_this_process()
+
+
+def _words(vllm: str) -> list[str]:
+    """Return the further arguments for vLLM, taken apart as a shell does."""
+    try:
+        return shlex.split(vllm)
+    except ValueError as error:
+        raise UserError(
+            f"--vllm: got {shown(vllm)}, expected words as in a shell: {one_line(error).lower()}"
+        ) from None

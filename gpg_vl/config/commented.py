@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from gpg_vl.config.knobs import sentences_of
 from gpg_vl.config.schema import Section
 
 
@@ -24,8 +25,9 @@ def _lines(section: Section, indent: str, everything: bool, width: int) -> Itera
     """Yield the lines of a section; the knobs of the outermost one are set apart by empty lines."""
     values = section.model_dump(mode="json", exclude_defaults=not everything)
     short = section.model_dump(mode="json", exclude_defaults=True)
+    sentences = sentences_of(type(section))
     is_first = True
-    for name, field in type(section).model_fields.items():
+    for name in type(section).model_fields:
         if name not in values:
             continue
         if not is_first and not indent:
@@ -33,9 +35,9 @@ def _lines(section: Section, indent: str, everything: bool, width: int) -> Itera
         is_first = False
         inner = getattr(section, name)
         # no sentence of its own: the first line of the section's
-        sentence = field.description or (type(inner).__doc__ or "").partition("\n")[0]
+        sentence = sentences.get(name) or (type(inner).__doc__ or "").partition("\n")[0]
         yield from textwrap.wrap(
-            " ".join(sentence.split()),
+            sentence,
             width,
             initial_indent=f"{indent}# ",
             subsequent_indent=f"{indent}# ",

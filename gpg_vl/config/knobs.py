@@ -1,8 +1,8 @@
 """List knobs with their defaults, allowed values and sentences: of a config, and of a shipped part.
 
-A section of the config is read from its class. A part is read from its source and not imported:
-some parts import torch or vLLM, which takes seconds, and Python does not keep the strings below
-fields.
+A section of the config is read from its class, its sentences from the source: Python does not keep
+the strings below fields. A part is read from its source alone and not imported: some parts import
+torch or vLLM, which takes seconds.
 """
 
 import ast
@@ -48,6 +48,7 @@ def knobs_of(kind: type[Section], prefix: str = "") -> Iterator[Knob]:
     Args:
         prefix: the key of the section, with a dot behind it.
     """
+    sentences = sentences_of(kind)
     for name, field in kind.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
@@ -55,7 +56,21 @@ def knobs_of(kind: type[Section], prefix: str = "") -> Iterator[Knob]:
             continue
         required = field.is_required()
         default = "" if required else _written(field.get_default(call_default_factory=True))
-        yield Knob(prefix + name, default, _allowed(field), field.description or "", required)
+        yield Knob(prefix + name, default, _allowed(field), sentences.get(name, ""), required)
+
+
+def sentences_of(kind: type[Section]) -> dict[str, str]:
+    """Return the sentences of the fields of a section, by their names.
+
+    Pydantic would keep the strings below fields too, but it reads the file anew for each class when
+    the classes are made, which takes a tenth of the time of `gpg-vl knobs`.
+    """
+    sentences: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        if issubclass(owner, Section):
+            described = _described(_classes(owner.__module__)[owner.__name__])
+            sentences |= {ast.unparse(field.target): text for field, text in described if text}
+    return sentences
 
 
 def sections_of(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
@@ -98,7 +113,8 @@ def _kind_in_words(kind: Any) -> str:
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of {_kind_in_words(arguments[0])}"
-        return f"[{', '.join(map(_kind_in_words, arguments))}]"
+        kinds = list(dict.fromkeys(map(_kind_in_words, arguments)))
+        return f"list of {len(arguments)}, each {' or '.join(kinds)}"
     if origin is dict or kind is dict:
         return "{key: value, ...}"
     if isinstance(kind, type) and issubclass(kind, Section):
@@ -108,17 +124,21 @@ def _kind_in_words(kind: Any) -> str:
 
 def _limits(metadata: Any) -> str:
     """Return the limits of a number: " >= 1", " >= 0, <= 1", " >= 32, a multiple of 32"."""
-    words: list[str] = []
+    limits = [*_each_limit(metadata)]
+    return f" {', '.join(limits)}" if limits else ""
+
+
+def _each_limit(metadata: Any) -> Iterator[str]:
+    """Yield the limits of a number."""
     for limit in metadata:
         if isinstance(limit, FieldInfo):  # Annotated[int, Field(ge=1)]
-            words.append(_limits(limit.metadata))
+            yield from _each_limit(limit.metadata)
         for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
             if hasattr(limit, name):
-                words.append(f" {sign} {getattr(limit, name)}")
+                yield f"{sign} {getattr(limit, name)}"
         multiple = getattr(limit, "multiple_of", None)
         if multiple is not None:
-            words.append(f", a multiple of {multiple}")
-    return "".join(words).replace(" <=", ", <=")
+            yield f"a multiple of {multiple}"
 
 
 # --- shipped parts, read from their source --------------------------------------------------------
@@ -135,8 +155,7 @@ def knobs_of_part(path: str, prefix: str = "") -> list[Knob]:
         prefix: written in front of each name.
     """
     module, _, name = path.rpartition(":")
-    tree = _tree(module)
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = _classes(module)
     bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
     fields: dict[str, Knob] = {}
     for owner in (*bases, name):
@@ -155,10 +174,12 @@ def knobs_of_part(path: str, prefix: str = "") -> list[Knob]:
 def summary_of_part(path: str) -> str:
     """Return the first line of the docstring of a shipped class."""
     module, _, name = path.rpartition(":")
-    for node in _tree(module).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+    return (ast.get_docstring(_classes(module)[name]) or "").partition("\n")[0]
+
+
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Return the classes at the top of a module by their names."""
+    return {node.name: node for node in _tree(module).body if isinstance(node, ast.ClassDef)}
 
 
 @cache
@@ -172,19 +193,25 @@ def _tree(module: str) -> ast.Module:
 
 
 def _fields_in(class_def: ast.ClassDef, module: str) -> Iterator[Knob]:
-    """Yield the annotated fields in the body of a class; the string below one describes it."""
+    """Yield the annotated fields in the body of a class as knobs."""
+    for field, sentence in _described(class_def):
+        if "ClassVar" in ast.unparse(field.annotation):
+            continue
+        default = _value_in_source(field.value, module)
+        allowed = _allowed_in_source(field.annotation, module)
+        yield Knob(ast.unparse(field.target), default, allowed, sentence, field.value is None)
+
+
+def _described(class_def: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
+    """Yield the annotated fields of a class, each with the string below it; empty = none."""
     body = class_def.body
     for field, following in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        if "ClassVar" in ast.unparse(field.annotation):
+        if not isinstance(field, ast.AnnAssign):
             continue
         sentence = ""
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             sentence = " ".join(str(following.value.value).split())
-        default = _value_in_source(field.value, module)
-        allowed = _allowed_in_source(field.annotation, module)
-        yield Knob(field.target.id, default, allowed, sentence, field.value is None)
+        yield field, sentence
 
 
 def _value_in_source(node: ast.expr | None, module: str) -> str:

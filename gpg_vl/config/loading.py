@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from gpg_vl.config import models, resources
 from gpg_vl.config.knobs import knobs_of
-from gpg_vl.config.plugins import own_steps, unknown_key
+from gpg_vl.config.mistakes import got_and_expected, own_steps
+from gpg_vl.config.plugins import unknown_key
 from gpg_vl.config.schema import BenchmarkSpec, Config, PolicyConfig, Section, Source
 from gpg_vl.errors import UserError, one_line, shown
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _BOOL, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
 BENCHMARK_PREFIX = "benchmark."
 """Start of a knob of the benchmark, among the knobs of the run."""
 
@@ -29,12 +31,39 @@ MAX_MISTAKES = 5
 Kind = TypeVar("Kind", bound=Section)
 
 
+class _Mistake(NamedTuple):
+    """One wrong key of a config."""
+
+    sentence: str
+    is_typed: bool
+    """True if a `key=value` is at fault, not the file."""
+
+
 class _Yaml(yaml.SafeLoader):
-    """YAML in which only true and false are truth values, as in YAML 1.2.
+    """YAML as in its version 1.2: only true and false are truth values, a key stands once.
 
     In YAML 1.1 the words yes, no, on and off are, too, so that `choices: [yes, no]` would hold no
-    words.
+    words. The library takes the last of two equal keys and says nothing.
     """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping as it is written.
+
+        Raises:
+            MarkedYAMLError: a key stands twice.
+        """
+        composer: Any = super()
+        node: yaml.MappingNode = composer.compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return node
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
         """Return the tag of a value; a truth value of YAML 1.1 alone is text."""
@@ -107,19 +136,40 @@ def load_benchmark(
 
 
 def split_knobs(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the knobs of a run, and without their `benchmark.` those of its benchmark."""
+    """Return the knobs of a run, and without their `benchmark.` those of its benchmark.
+
+    Raises:
+        UserError: a knob of the benchmark alone is written without `benchmark.`.
+    """
     prefix = BENCHMARK_PREFIX
     of_run = [item for item in overrides if not item.startswith(prefix)]
+    for item in of_run:
+        section = item.partition("=")[0].partition(".")[0]
+        if section in BenchmarkSpec.model_fields and section not in Config.model_fields:
+            raise UserError(
+                f"{one_line(item)}: no such key of a run; did you mean {prefix}{section}?"
+            )
     of_benchmark = [item.removeprefix(prefix) for item in overrides if item.startswith(prefix)]
     return of_run, of_benchmark
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping from a file."""
+    """Read a YAML mapping from a file.
+
+    Raises:
+        UserError: the file cannot be read, or is no YAML mapping.
+    """
     try:
-        content: object = yaml.load(path.read_text(), _Yaml)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        content: object = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a day such as 2026-02-30
+        message = one_line(error).replace('in "<unicode string>", ', "at ")
+        raise UserError(f"{path}: not YAML: {message}") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: got {type(content).__name__}, expected a mapping of keys to values"
@@ -139,12 +189,17 @@ def parse(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        sentences = _in_sentences(kind, error, origin, overrides)
-    if len(sentences) == 1:
-        raise UserError(sentences[0])
-    lines = [f"{origin}: {len(sentences)} mistakes", *sentences[:MAX_MISTAKES]]
-    if len(sentences) > MAX_MISTAKES:
-        lines.append(f"and {len(sentences) - MAX_MISTAKES} more")
+        mistakes = _in_sentences(kind, error, overrides)
+    head = f"{len(mistakes)} mistakes"
+    of_file = not any(mistake.is_typed for mistake in mistakes)
+    lines = [f"{origin}: {head}" if of_file else head]
+    for mistake in mistakes[:MAX_MISTAKES]:
+        is_placed = mistake.is_typed or (of_file and len(mistakes) > 1)
+        lines.append(mistake.sentence if is_placed else f"{origin}: {mistake.sentence}")
+    if len(mistakes) == 1:
+        raise UserError(lines[1])
+    if len(mistakes) > MAX_MISTAKES:
+        lines.append(f"and {len(mistakes) - MAX_MISTAKES} more")
     raise UserError("\n  ".join(lines))
 
 
@@ -170,37 +225,43 @@ def override(
             )
         *sections, last = key.split(".")
         parent: Any = values
-        for depth, section in enumerate(sections):
+        for depth in range(len(sections)):
             default = _default_of(kind, sections[: depth + 1])
-            parent = _enter(parent, section, default, item)
+            parent = _enter(parent, sections[: depth + 1], default, item)
         _set(parent, last, _scalar(text), item)
     return values
 
 
-def _enter(parent: Any, step: str, default: Any, item: str) -> Any:
-    """Return the section under a step, making it if it is missing.
+def _enter(parent: Any, steps: Sequence[str], default: Any, item: str) -> Any:
+    """Return the section under the last of some steps, making it if it is missing.
 
     A part that is given by its name alone becomes a mapping with its kind:
     `estimator.scale=std` on top of `estimator: gpg` gives {kind: gpg, scale: std}.
     """
-    if isinstance(parent, list):
-        return parent[_index(parent, step, item)]  # pyright: ignore[reportUnknownVariableType]
-    section: Any = parent.get(step)
+    step = steps[-1]
+    is_list = isinstance(parent, list)
+    place: Any = _index(parent, step, item) if is_list else step
+    section: Any = parent[place] if is_list else parent.get(step)  # pyright: ignore[reportUnknownVariableType]
     if section is None:
         section = default
-    if isinstance(section, str):
+    if isinstance(section, str) and not is_list:
         section = {"kind": section}
     if isinstance(section, tuple):
-        section = [part.model_dump(mode="json") for part in section]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        section = [_plain(part) for part in section]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(section, Section) or section is None:
         section = {}
     if not isinstance(section, dict | list):
+        key = one_line(".".join(steps))
         raise UserError(
-            f"{one_line(item)}: {one_line(step)} is {shown(section)}, which has no keys; set "
-            f"{one_line(step)} itself"
+            f"{one_line(item)}: {key} is {shown(section)}, which has no keys; set {key} itself"  # pyright: ignore[reportUnknownArgumentType]
         )
-    parent[step] = section
+    parent[place] = section
     return section  # pyright: ignore[reportUnknownVariableType]
+
+
+def _plain(part: Any) -> Any:
+    """Return an item of a list as YAML holds it."""
+    return part.model_dump(mode="json") if isinstance(part, Section) else part
 
 
 def _set(parent: Any, last: str, value: Any, item: str) -> None:
@@ -242,39 +303,43 @@ def _scalar(text: str) -> Any:
 
 
 def _in_sentences(
-    kind: type[Section], error: ValidationError, origin: str, overrides: Sequence[str]
-) -> list[str]:
-    """Return each of pydantic's errors as `key: got, expected`.
-
-    The only one begins with the file, or with the `key=value` if that was at fault.
-    """
+    kind: type[Section], error: ValidationError, overrides: Sequence[str]
+) -> list[_Mistake]:
+    """Return each of pydantic's errors as `key: got, expected`."""
     # A knob that takes a word or a number has one error per alternative.
-    mistakes: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    errors: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for found in error.errors():
-        mistakes.setdefault(tuple(own_steps(found["loc"])), []).append(found)
+        steps = own_steps(found["loc"])
+        if found["type"] == "missing" and isinstance(steps[-1], int):
+            del steps[-1]  # an item of a list: the list is too short
+        errors.setdefault(tuple(steps), []).append(found)
     # a list without its wrong items is too short: that follows from the mistake inside it
-    for steps in list(mistakes):
-        inner = [other for other in mistakes if other[: len(steps)] == steps and other != steps]
+    for steps in list(errors):
+        inner = [other for other in errors if other[: len(steps)] == steps and other != steps]
         if inner:
-            del mistakes[steps]
-    sentences: list[str] = []
-    for steps, found in mistakes.items():
+            del errors[steps]
+    mistakes: list[_Mistake] = []
+    for steps, found in errors.items():
         sentence, typed = _in_a_sentence(kind, steps, found), _typed(steps, overrides)
-        if typed and found[0]["type"] == "extra_forbidden":
+        if found[0]["type"] == "extra_forbidden" and _leads_to(typed, steps):
             sentence = f"{one_line(typed)}: {sentence.partition(': ')[2]}"
-        elif len(mistakes) == 1 and not typed.startswith(".".join(map(str, steps)) + "="):
-            sentence = f"{origin}: {sentence}"
-        sentences.append(sentence)
-    return sentences
+        mistakes.append(_Mistake(sentence, bool(typed)))
+    return mistakes
 
 
 def _typed(steps: Sequence[int | str], overrides: Sequence[str]) -> str:
-    """Return the last `key=value` that sets a key or what is below it; empty = none does."""
-    key = [str(step) for step in steps]
+    """Return the last `key=value` that sets a key, what is below it or around it; empty = none."""
     for item in reversed(overrides):
-        if key and item.partition("=")[0].split(".")[: len(key)] == key:
+        own = item.partition("=")[0].split(".")
+        if steps and (_leads_to(item, steps) or own == [str(step) for step in steps[: len(own)]]):
             return item
     return ""
+
+
+def _leads_to(item: str, steps: Sequence[int | str]) -> bool:
+    """Return True if a `key=value` sets a key or what is below it."""
+    key = [str(step) for step in steps]
+    return item.partition("=")[0].split(".")[: len(key)] == key
 
 
 def _in_a_sentence(
@@ -287,18 +352,19 @@ def _in_a_sentence(
         steps: the way to the key.
         found: the errors of the key.
     """
-    key, first = ".".join(map(str, steps)), found[0]
-    if first["type"] == "extra_forbidden":
+    key, first = one_line(".".join(map(str, steps))), found[0]
+    if first["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(kind, key, steps)
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not isinstance(first["input"], tuple | list):
         return f"{key}: missing; this key must be set"
-    alternatives = [other["msg"] for other in found]
-    expected = [alternatives[0]]
-    expected += [text.removeprefix("Input should be ") for text in alternatives[1:]]
-    message = " or ".join(expected).removeprefix("Value error, ")
     if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
-    return f"{key}: got {shown(first['input'])}, expected: {message[0].lower()}{message[1:]}"
+    sentence = f"{key}: {got_and_expected(found)}"
+    if first["type"] == "model_type" and first["input"] is not None:
+        page = "source" if first.get("ctx", {}).get("class_name") == Source.__name__ else key
+        sentence += f"; gpg-vl knobs {page} lists them"
+    return sentence
 
 
 def _unknown_key(kind: type[Section], key: str, steps: Sequence[int | str]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from gpg_vl.config.paths import expanded, is_file, is_folder
 from gpg_vl.errors import UserError, shown
-from gpg_vl.run_folder import complete_checkpoints
 
 TINY = "tiny"
 """Name of the model that is made on the spot."""
@@ -64,7 +63,7 @@ def find(name: str, key: str = "policy.model") -> NamedModel:
         _refuse_path(name, path, key)
         return NamedModel(name)
     if is_run(path):
-        saved = complete_checkpoints(path)
+        saved = _checkpoints(path)
         if not saved:
             raise UserError(
                 f"{key}: {shown(name)} is a run that has saved no checkpoint yet; its first one is "
@@ -189,7 +188,7 @@ def _why_no_run(folder: Path) -> str:
 def _inside_run(path: Path, run: Path) -> str:
     """Return what a path inside a run is, and the commands that go on from there."""
     quoted = shlex.quote(str(run))
-    for saved in complete_checkpoints(run):
+    for saved in _checkpoints(run):
         if path == saved or saved in path.parents:
             return (
                 f"is a checkpoint of the run {run}. gpg-vl train --resume {quoted} goes on from "
@@ -199,13 +198,20 @@ def _inside_run(path: Path, run: Path) -> str:
     return f"is inside the run {run}; gpg-vl train --resume {quoted} continues it"
 
 
+def _checkpoints(run: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, the oldest first."""
+    from gpg_vl.run_folder import complete_checkpoints  # most configs name no run
+
+    return complete_checkpoints(run)
+
+
 def checkpoint_of(run: Path, step: int) -> Path:
     """Return the complete checkpoint of a step.
 
     Raises:
         UserError: there is none; the sentence names those that exist.
     """
-    saved = {int(path.name): path for path in complete_checkpoints(run)}
+    saved = {int(path.name): path for path in _checkpoints(run)}
     if step not in saved:
         steps = ", ".join(map(str, saved)) or "none"
         raise UserError(f"--from {step}: {run} holds no checkpoint of that step; it holds {steps}")
@@ -223,7 +229,7 @@ def hint(path: Path) -> str:
     while not is_folder(existing) and existing.parent != existing:
         existing, wanted = existing.parent, existing.name
     if existing.name == "checkpoints" and is_run(existing.parent):
-        saved = [path.name for path in complete_checkpoints(existing.parent)]
+        saved = [path.name for path in _checkpoints(existing.parent)]
         return f"; {existing} holds {_listed(saved)}" if saved else ""
     nearest = get_close_matches(wanted, _folders_in(existing), n=1)
     if nearest:

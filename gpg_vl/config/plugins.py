@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, validate_call
 
+from gpg_vl.config.mistakes import got_and_expected, own_steps
 from gpg_vl.config.paths import is_file, nearest_path
 from gpg_vl.errors import UserError, one_line, shown
 
@@ -161,28 +162,20 @@ def unknown_key(key: str, option: str, known: list[str]) -> str:
 
 def first_error(error: ValidationError) -> str:
     """Return the first error of pydantic as `key: got, expected`."""
-    first = error.errors()[0]
-    key = ".".join(map(str, own_steps(first["loc"])))
+    errors = error.errors()
+    first, steps = errors[0], own_steps(errors[0]["loc"])
+    key = ".".join(map(str, steps))
+    own_words = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {own_words}" if key else own_words
     if first["type"].startswith("missing"):
         return f"{key}: missing; this key must be set"
-    message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if not key:
-        return message
-    return f"{key}: got {shown(first['input'])}; {message}"
-
-
-def own_steps(steps: Sequence[int | str]) -> list[int | str]:
-    """Return the way to a value without pydantic's names of types and validators.
-
-    `int` or `function-after[...]` stands in the way where a value may be one of several kinds.
-    """
-    types = {"str", "int", "float", "bool"}
-    validators = ("function-", "dict[", "list[", "literal[", "constrained-")
-    own: list[int | str] = []
-    for step in steps:
-        if isinstance(step, int) or not (step in types or step.startswith(validators)):
-            own.append(step)
-    return own
+        return f"{own_words[0].lower()}{own_words[1:]}"
+    # a field that takes several kinds of values has one error for each
+    return (
+        f"{key}: {got_and_expected([each for each in errors if own_steps(each['loc']) == steps])}"
+    )
 
 
 def source_hash(part: Any) -> str:

@@ -4,6 +4,7 @@
 them under `gpg_vl/_resources/`.
 """
 
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -57,7 +58,7 @@ def find(kind: ResourceKind, name: str, beside: Path = Path()) -> Path:
     if is_file(path):
         return path
     raise UserError(
-        f"{kind}: got {shown(name)}, which is neither shipped nor a file. "
+        f"{kind}: got {shown(name)}, which is neither shipped nor a YAML file. "
         f"{_instead_of_name(kind, name)}"
     )
 
@@ -81,6 +82,8 @@ def _instead_of_name(kind: ResourceKind, name: str) -> str:
             return f"Did you mean {one_line(name + ending)}?"
     if is_file(Path(name) / "config.yaml"):
         return f"The config of a run folder is {one_line(Path(name) / 'config.yaml')}"
+    if kind == "configs" and is_file(Path(name)):
+        return f"Of rows, gpg-vl init {shlex.quote(one_line(name))} writes a config"
     nearest = get_close_matches(name, names(kind), n=1)
     if nearest:
         return f"Did you mean {nearest[0]}?"

@@ -19,6 +19,8 @@ from gpg_vl.types import Mode
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
 Training = Literal["frozen", "full"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of an estimate."""
 LONGEST_NAME = 200
 """Bytes of the name of a run folder: file systems take 255."""
 SHARED_FOLDERS = ("warmups", "served")
@@ -39,9 +41,7 @@ TrackerName = Literal[
 class Section(BaseModel):
     """A group of config keys."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
-    )
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Located(Section):
@@ -175,6 +175,14 @@ class PolicyConfig(Section):
     feature_folder: str | None = None
     """Folder that stores such features between runs; empty = they are not stored."""
 
+    @model_validator(mode="after")
+    def _ordered_areas(self) -> PolicyConfig:
+        """Check that the smallest area of an image is not above the largest."""
+        smallest, largest = self.min_pixels, self.max_pixels
+        if smallest is not None and largest is not None and smallest > largest:
+            raise ValueError(f"got min_pixels {smallest} above max_pixels {largest}; exchange them")
+        return self
+
 
 class RewardConfig(Section):
     """Rule that combines accuracy and format into one reward."""
@@ -248,7 +256,7 @@ class OptimizerConfig(Section):
 
     lr: float = Field(default=1e-6, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay rates of the two moment estimates."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""

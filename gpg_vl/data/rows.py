@@ -30,7 +30,7 @@ from gpg_vl.data.columns.options import Options
 from gpg_vl.data.columns.picture_cells import Picture
 from gpg_vl.errors import shown
 from gpg_vl.parsing import image_marks
-from gpg_vl.parsing.choices import letters_of
+from gpg_vl.parsing.letters import letters_of
 from gpg_vl.pictures import picture_size
 from gpg_vl.types import Sample, Size, Turn
 from gpg_vl.verifiers.boxes import DECLARED

@@ -34,13 +34,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from gpg_vl.parsing import markup, quantities
+from gpg_vl.parsing.letters import letters_of
 from gpg_vl.parsing.markup import normalise
 
 MAX_STATEMENTS = 200
 """Statements that are read in one text; a text with more states no option."""
-MAX_LETTERS = 26
-"""Options that have a letter of their own."""
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _UNKNOWN = -1
 """Index of a letter that stands for no option, as `str.find` returns it."""
 
@@ -207,20 +205,6 @@ class _Options(NamedTuple):
     """Words of each option."""
     letters: str
     """Letter of each option, in capitals."""
-
-
-def letters_of(choices: Sequence[str], letters: Sequence[str] = ()) -> str:
-    """Return the letters of all options: their own, else A, B, C... for the first 26."""
-    if letters:
-        return "".join(letters).upper()
-    return _ALPHABET[: len(choices)]
-
-
-def letter_of(index: int, letters: Sequence[str] = ()) -> str:
-    """Return the letter of an option: its own, else A for the first."""
-    if letters:
-        return letters[index].upper()
-    return chr(ord("A") + index)
 
 
 def exact(text: str, choices: Sequence[str], letters: Sequence[str] = ()) -> int | None:

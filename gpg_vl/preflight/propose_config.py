@@ -21,7 +21,7 @@ from gpg_vl.data.recipes import ALIASES
 from gpg_vl.data.recognise.propose import Recognised, recognise
 from gpg_vl.data.sources import read_source
 from gpg_vl.errors import one_line, shown
-from gpg_vl.parsing.choices import letters_of
+from gpg_vl.parsing.letters import letters_of
 from gpg_vl.preflight.prepare_data import check_target, prepare_source, verifiers_of
 from gpg_vl.prompts import Style
 from gpg_vl.report.left_out import by_reason
@@ -179,7 +179,7 @@ def _given(names: str, options: Sequence[str]) -> dict[str, Any]:
         UserError: a source has no such key.
     """
     given = override(Source, {}, options)
-    parse(Source, {"files": names, **given}, "data")  # names the nearest known key
+    parse(Source, {"files": names, **given}, "data", options)  # names the nearest known key
     return given
 
 

@@ -74,7 +74,7 @@ class Model:
 
         found = models.find(name, "--model")
         if found.folder is not None:
-            find_model(found.name)
+            find_model(found.name, "--model")
         policy = PolicyConfig(model=found.name)
         experiment = Experiment.of(Config(data=(Source(recipe="digits"),), policy=policy))
         reader = reader_of(experiment)

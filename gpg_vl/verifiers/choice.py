@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from gpg_vl.errors import UserError, shown
 from gpg_vl.parsing import choices, markup, numbered_options
 from gpg_vl.parsing.image_marks import has_marks
+from gpg_vl.parsing.letters import letter_of, letters_of
 from gpg_vl.prompts import Style
 from gpg_vl.types import Sample
 from gpg_vl.verifiers import published_rules
@@ -161,7 +162,7 @@ class Choice(RuleVerifier):
         letters: set[str] = set()
         sets: set[str] = set()
         for sample in samples:
-            letters.update(choices.letters_of(sample.choices, sample.letters))
+            letters.update(letters_of(sample.choices, sample.letters))
             if self.several == "all":
                 sets.add(", ".join(_letters(self._right_sets(sample)[0], sample)))
         return sorted(letters) + sorted(sets - letters)
@@ -213,7 +214,7 @@ def lettered(sample: Sample, style: Style) -> bool:
     """Return True where a prompt shows the letters of its options, or the truth is a letter."""
     if style.option_text(sample):
         return True
-    letters = list(choices.letters_of(sample.choices, sample.letters))
+    letters = list(letters_of(sample.choices, sample.letters))
     answers = _listed(sample.answer)
     text = str(sample.answer)
     if _SEVERAL_LETTERS.fullmatch(text) and not choices.same_words(text, sample.choices):
@@ -229,7 +230,7 @@ def _shows(question: str, shown: str) -> bool:
 
 
 def _letters(indices: Sequence[int], sample: Sample) -> list[str]:
-    return [choices.letter_of(index, sample.letters) for index in indices]
+    return [letter_of(index, sample.letters) for index in indices]
 
 
 def _listed(answer: Any) -> Sequence[Any]:

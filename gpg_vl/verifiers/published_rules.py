@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gpg_vl import boxes
 from gpg_vl.boxes import Box
 from gpg_vl.parsing import markup
-from gpg_vl.parsing.choices import letters_of
+from gpg_vl.parsing.letters import letters_of
 from gpg_vl.verifiers import math_worker
 from gpg_vl.verifiers.base import Grade
 

@@ -92,6 +92,14 @@ def test_the_config_of_a_run_folder_is_shown_too(tmp_path):
     assert "temperature" not in text, "at its default"
 
 
+def test_a_run_with_a_sign_in_its_name_is_shown(tmp_path):
+    run = tmp_path / "lr=1e-4"
+    run.mkdir()
+    (run / "config.yaml").write_text(loading.dump(loading.load("digits", ["steps=7"])))
+    assert shown(tmp_path, run, "seed=3").seed == 3
+    assert shown(tmp_path, run).steps == 7
+
+
 def test_only_what_differs_is_shown_each_with_its_sentence():
     text = gpg_vl("show", "digits_count", "steps=9").stdout
     assert text.startswith(f"# {resources.summary_line('configs', 'digits_count')}\n")
@@ -119,10 +127,11 @@ def test_a_config_of_ones_own_keeps_its_promise_and_one_without_has_none(tmp_pat
     assert gpg_vl("show", "steps=3").stdout.startswith(first)
 
 
-def test_show_refuses_what_load_refuses():
-    done = gpg_vl("show", "digist")
+@pytest.mark.parametrize("name", ["digist", "x" * 300])
+def test_show_refuses_what_load_refuses(name):
+    done = gpg_vl("show", name)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("Did you mean digits?\n")
+    assert done.stderr.startswith(f"gpg-vl: configs: got '{name}', which is neither shipped")
 
 
 # --- schema ---------------------------------------------------------------------------------------

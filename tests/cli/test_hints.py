@@ -48,8 +48,12 @@ MEANT = {
     "fly": "'fly' is no command; gpg-vl --help lists them",
     "compare a": "SECOND is missing; see gpg-vl compare --help",
     "train --resume": "option '--resume' requires an argument; see gpg-vl train --help",
-    "audit --head 0": (
-        "--head: input should be greater than or equal to 1; see gpg-vl audit --help"
+    "audit --head 0": "--head: got '0', expected at least 1; see gpg-vl audit --help",
+    "audit --head ten": "--head: got 'ten', expected a whole number; see gpg-vl audit --help",
+    "serve --port 70000": "--port: got '70000', expected at most 65535; see gpg-vl serve --help",
+    "serve --vllm 'a": ('--vllm: got "\'a", expected words as in a shell: no closing quotation'),
+    "evaluate digits --model tiny samples=2": (
+        "samples=2: no such key of a run; did you mean benchmark.samples?"
     ),
     "configs digits": "got unexpected extra argument (digits); see gpg-vl configs --help",
     "train digits.yaml": (
@@ -90,7 +94,7 @@ def test_two_mistakes_in_a_config_are_both_named(tmp_path):
     done = gpg_vl("train", "mine.yaml", "rollout.gruop_size=3", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "gpg-vl: mine.yaml: 2 mistakes",
+        "gpg-vl: 2 mistakes",
         "  rollout.gruop_size=3: no such key; did you mean group_size?",
-        "  stepz: no such key; did you mean steps?",
+        "  mine.yaml: stepz: no such key; did you mean steps?",
     ]

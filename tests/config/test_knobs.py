@@ -45,7 +45,7 @@ def test_a_default_is_shown_as_it_would_be_written(key):
         ("warmup.optimizer.lr", "0.001", "number > 0"),
         ("warmup.optimizer.warmup_steps", "30", "whole number >= 0"),
         ("optimizer.lr", "1e-06", "number > 0"),
-        ("optimizer.betas", "[0.9, 0.99]", "[number, number]"),
+        ("optimizer.betas", "[0.9, 0.99]", "list of 2, each number >= 0, < 1"),
         ("optimizer.schedule", "constant", "constant | linear | cosine"),
         ("policy.tiny.hidden", "128", "whole number >= 32, a multiple of 32"),
         ("policy.vision", "frozen", "frozen | full"),

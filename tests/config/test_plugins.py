@@ -194,25 +194,19 @@ def test_classes_and_functions_of_the_users_are_built_like_ours(folder):
         ({"kind": 5}, "got {'kind': 5}, expected a name or a mapping with `kind: NAME`"),
         (
             {"kind": "boxes", "threshold": "high"},
-            (
-                "threshold: got 'high'; input should be a valid number, unable to parse string as a"
-                " number"
-            ),
+            "threshold: got 'high', expected a number",
         ),
         (
             {"kind": "boxes", "measure": "iuo"},
-            "measure: got 'iuo'; input should be 'iou' or 'giou'",
+            "measure: got 'iuo', expected 'iou' or 'giou'; did you mean iou?",
         ),
         (
             {"kind": "./my_rewards.py:counted", "start": "two"},
-            (
-                "start: got 'two'; input should be a valid integer, unable to parse string as an "
-                "integer"
-            ),
+            "start: got 'two', expected a whole number",
         ),
         (
             {"kind": "./my_rewards.py:counted", "start": 1, "most": [1]},
-            "most: got [1]; input should be a valid integer",
+            "most: got [1], expected a whole number or a text",
         ),
         ({"kind": "./my_rewards.py:Unfinished"}, "Unfinished does not define rate"),
     ],
@@ -252,8 +246,8 @@ def test_a_forgotten_argument_is_reported_in_words_of_the_config():
 
 def test_a_recipes_options_are_checked():
     with refused(
-        "data.0: task: got 'cuont'; input should be 'count', 'count_of', 'choice', 'box', 'compare'"
-        " or 'add'"
+        "data.0: task: got 'cuont', expected 'count', 'count_of', 'choice', 'box', 'compare'"
+        " or 'add'; did you mean count?"
     ):
         plugins.build(
             {"kind": "digits", "task": "cuont"}, RECIPES, base_dir=Path(), key="data.0", given={}

@@ -87,7 +87,7 @@ def test_every_experiment_fits_the_hardware_that_it_names(name, tmp_path):
         (["warmup.data=[{recipe: nonsense}]"], "warmup.data.0: got 'nonsense'"),
         (
             ["evaluation.benchmark=nonsense"],
-            "evaluation: got 'nonsense', which is neither shipped nor a file",
+            "evaluation: got 'nonsense', which is neither shipped nor a YAML file",
         ),
         (
             ["evaluation.benchmark=wrong.yaml"],

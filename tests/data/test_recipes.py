@@ -518,7 +518,7 @@ def test_the_published_classes_are_asked_about_the_published_pairs(benchmark, co
 
 
 def test_a_wrong_split_or_another_file_is_reported(made, tmp_path):
-    with refused(r"split: got 'testa'; input should be 'train' or 'test'"):
+    with refused(r"split: got 'testa', expected 'train' or 'test'"):
         read("geoqa", tmp_path, split="testa")
     with refused(r"refcoco: got split 'testC', published are train, val, testA, testB"):
         read("refcoco", tmp_path, split="testC")

@@ -349,14 +349,11 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
         ((tmp_path / "x.jsonl", tmp_path / "x.jsonl"), "not a file of evaluation records"),
         (
             (tmp_path / "words.jsonl", tmp_path / "words.jsonl"),
-            (
-                "words.jsonl line 1: not a file of evaluation records: greedy: got '1'; input "
-                "should be"
-            ),
+            "words.jsonl line 1: not a file of evaluation records: greedy: got '1', expected",
         ),
         (
             (tmp_path / "nan.jsonl", tmp_path / "nan.jsonl"),
-            "nan.jsonl line 1: not a file of evaluation records: greedy: got nan; input should be",
+            "nan.jsonl line 1: not a file of evaluation records: greedy: got nan, expected",
         ),
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder; expected records"),
         ((tmp_path / "word.json", tmp_path / "x.jsonl"), "or folder; did you mean"),

@@ -882,8 +882,8 @@ FAULTS: list[Fault] = [
         "test_command_options.py::test_serve_shows_the_command_that_it_would_become",
         {
             "a server that is to sleep is not told that it will": (
-                "more=[*options.sleeping, *shlex",
-                "more=[*shlex",
+                "more=[*options.sleeping, *_words",
+                "more=[*_words",
             )
         },
     ),

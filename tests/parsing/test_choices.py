@@ -431,14 +431,6 @@ def test_a_megabyte_is_read_quickly_where_it_must_be_one_option(piece):
     assert process_time() - start < 2
 
 
-def test_letters_stand_for_options_in_their_order():
-    assert [choices.letter_of(index) for index in (0, 1, choices.MAX_LETTERS - 1)] == [
-        "A",
-        "B",
-        "Z",
-    ]
-
-
 # --- letters of their own, and several options ----------------------------------------------------
 
 
@@ -467,9 +459,6 @@ def test_a_free_answer_is_read_with_the_options_own_letters():
     assert choices.stated("\\boxed{\\text{A}}", THREE_ANIMALS, ("B", "A", "F")) == 1
     # a letter of no option contradicts
     assert choices.stated("The answer is C or F.", THREE_ANIMALS, ("B", "A", "F")) is None
-    assert choices.letters_of(THREE_ANIMALS, ("b", "a", "f")) == "BAF"
-    assert choices.letters_of(THREE_ANIMALS) == "ABC"
-    assert choices.letter_of(1, ("b", "c")) == "C"
 
 
 @pytest.mark.parametrize(

@@ -260,10 +260,14 @@ def test_nothing_is_overwritten(words, folder):
     [
         (["nowhere.csv"], "nowhere.csv does not exist"),
         (["rows.csv", "--model", "./nowhere"], "nowhere"),
-        (["rows.csv", "--model", "pictures"], "has no config.json"),
+        (["rows.csv", "--model", "pictures"], "gpg-vl: --model: "),
         (["rows.csv", "--to", "mine.yml/x.yaml"], "there is no folder"),
         (["rows.csv", "--to", "mine.json"], "expected a name that ends in .yaml"),
         (["rows.csv", "columns.anser=truth"], "anser"),
+        (
+            ["rows.csv", "colums.answer=x"],
+            "gpg-vl: colums.answer=x: no such key; did you mean columns?",
+        ),
     ],
 )
 def test_a_problem_is_told_and_nothing_is_written(words, sentence, folder):

@@ -9,6 +9,7 @@ import pytest
 from gpg_vl.boxes import Frame
 from gpg_vl.parsing import choices as answer_choices
 from gpg_vl.parsing import markup
+from gpg_vl.parsing.letters import letter_of
 from gpg_vl.prompts import Style
 from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.choice import Choice
@@ -263,7 +264,7 @@ def letters_given(texts, choices):
         answer_choices.stated(markup.last_answer(text), options)
         for text, options in zip(texts, choices, strict=True)
     ]
-    return ["" if index is None else answer_choices.letter_of(index) for index in given]
+    return ["" if index is None else letter_of(index) for index in given]
 
 
 @pytest.mark.parametrize("model", ["GPT4o", "QwenVLMax", "MiniGPT-4-v2", "llava_v1.5_13b"])

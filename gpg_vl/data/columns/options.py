@@ -18,7 +18,7 @@ import numpy as np
 
 from gpg_vl.data.columns import cells
 from gpg_vl.errors import shown
-from gpg_vl.parsing.choices import MAX_LETTERS, letter_of, letters_of
+from gpg_vl.parsing.letters import MAX_LETTERS, letter_of, letters_of
 
 
 class Options(NamedTuple):

@@ -12,7 +12,8 @@ from gpg_vl.data.columns import cells
 from gpg_vl.data.columns.options import PREFIXES, Options, items_of, number_text
 from gpg_vl.errors import shown
 from gpg_vl.parsing import markup
-from gpg_vl.parsing.choices import exact, letter_of, letters_of
+from gpg_vl.parsing.choices import exact
+from gpg_vl.parsing.letters import letter_of, letters_of
 
 # Option B, choice_b
 _CALLED = re.compile(r"(?:option|choice)[ _-]?\(?([A-Z])\)?\.?", re.IGNORECASE)
