@@ -117,9 +117,11 @@ def split_knobs(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping from a file."""
     try:
-        content: object = yaml.load(path.read_text(), _Yaml)
+        content: object = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error}; save it as UTF-8") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: got {type(content).__name__}, expected a mapping of keys to values"
