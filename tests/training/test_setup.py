@@ -331,7 +331,7 @@ def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
     monkeypatch.setattr(resume_check, "environment_differences", lambda begun, now: iter(differs))
     run_folder.write_header(tmp_path, "", {})
     is_unchanged = setup._report_differences(
-        tmp_path, {}, {}, [], allow_changed=True, log=lines.append
+        tmp_path, setup._Origin({}, {}), [], allow_changed=True, log=lines.append
     )
     assert is_unchanged == unchanged
     assert lines == [
@@ -351,7 +351,7 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     monkeypatch.setattr(
         run_folder,
         "write_header",
-        lambda *given, is_resumed: events.append(("header", is_resumed)),
+        lambda *given, is_resumed: events.append(("header", is_resumed)) or given[2],
     )
     monkeypatch.setattr(resume_check, "write", lambda *given: events.append("fingerprint"))
     accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
@@ -360,11 +360,11 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
         config=small(tmp_path, "trackers=[wandb]"), verifiers=VerifierSet(by_kind={})
     )
     callback: Any = "own"
-    here = {"gpu": "H100"}
-    made: Any = setup._open_folder(parts, tmp_path, {}, here, [callback], own, print, None)
+    here = setup._Origin({}, {"gpu": "H100"})
+    made: Any = setup._open_folder(parts, tmp_path, here, [callback], own, print, None)
     assert events == (["wait"] if rank else [("header", True), "fingerprint", "wait"])
     assert not (tmp_path / "metrics.jsonl").exists(), "a run that goes on keeps its logs"
-    setup._open_folder(parts, tmp_path, {}, {}, [], own, print, ())
+    setup._open_folder(parts, tmp_path, here, [], own, print, ())
     assert (tmp_path / "metrics.jsonl").exists() == (not rank)
     assert made.callbacks == ["own"]
     assert made.trackers == ([] if rank else [("wandb", tmp_path, 4, {"gpu": "H100"})])
@@ -390,7 +390,7 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
         learner="learner",
         rollouts=SimpleNamespace(prompt_at="prompt_at"),
         engine=engine,
-        folder=SimpleNamespace(rewind=lambda step: events.append(("rewind", step))),
+        folder=SimpleNamespace(path=tmp_path, rewind=lambda step: events.append(("rewind", step))),
         log=events.append,
     )
     setup._restore(run, tmp_path, False)
