@@ -448,10 +448,11 @@ def _open_folder(
     trackers: list[Tracker] = []
     if processes.is_main:
         run_folder.make_parent(path)
-        is_resumed = losses is None
-        run_folder.write_header(path, dump(config), origin.environment, is_resumed=is_resumed)
+        environment = run_folder.write_header(
+            path, dump(config), origin.environment, is_resumed=losses is None
+        )
         resume_check.write(path, origin.fingerprint)
-        known = {**config.model_dump(mode="json"), "environment": origin.environment}
+        known = {**config.model_dump(mode="json"), "environment": environment}
         for name in config.trackers:  # all are installed: that was checked before
             tracker = open_tracker(name, path, known, tracking=config.tracking, log=log)
             trackers.append(tracker)
