@@ -129,15 +129,13 @@ def _run(
 def _print_results(run: Path, config: "Config") -> None:
     from gpg_vl.evaluation.records import load
     from gpg_vl.report.console import comparison_table
-    from gpg_vl.report.last_screen import last_lines
+    from gpg_vl.report.last_screen import before_and_after, last_lines
 
-    for before in sorted((run / "evaluation").glob("*-before.jsonl")):
-        after = before.with_name(before.name.replace("-before", "-after"))
-        if after.exists():
-            try:
-                console.print(comparison_table(load(before), load(after)))
-            except UserError as error:  # the run is done all the same
-                print_line(f"{before.stem} and {after.stem} are not compared: {error}")
+    for before, after in before_and_after(run):
+        try:
+            console.print(comparison_table(load(before), load(after)))
+        except UserError as error:  # the run is done all the same
+            print_line(f"{before.stem} and {after.stem} are not compared: {error}")
     for line in last_lines(run, config):
         print_line(line)
 
