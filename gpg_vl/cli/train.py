@@ -117,10 +117,11 @@ def _run(
                 allow_changed=allow_changed,
             )
         except KeyboardInterrupt:
+            from gpg_vl.config.models import find_run
             from gpg_vl.report.last_screen import how_to_go_on
 
             warms_up = config.warmup.steps > 0
-            run_path = resume or config.run_path
+            run_path = find_run(resume) if resume else config.run_path
             for line in how_to_go_on(run_path, display.phases, warms_up=warms_up):
                 display.log(line)
             raise typer.Exit(130) from None
