@@ -654,6 +654,12 @@ def _restore(
     run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes, run.log)
     checkpoint.load_learner(saved, run.learner, unchanged=is_unchanged)
     run.engine.update_weights(run.policy, run.state.version)
+    idle = run_folder.idle_steps_at_end(run.folder.path) if is_unchanged else 0
+    if idle >= run.config.rollout.idle_steps:
+        run.log(
+            f"warning: this run stopped after {idle} steps without an informative group; nothing "
+            "has changed since, so it will take the same steps again"
+        )
     if rewind is not None and run.processes.is_main:
         run.log(f"dropped, because later than step {rewind.step}: {rewind.described()}")
         rewind.drop()

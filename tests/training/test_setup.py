@@ -407,6 +407,42 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
     )
 
 
+@pytest.mark.parametrize(
+    ("used", "is_unchanged", "warns"),
+    [
+        ([1, 0, 0], True, True),
+        ([1, 0, 0], False, False),
+        ([0, 0, 1], True, False),
+        ([0, 1, 0], True, False),
+        ([], True, False),
+    ],
+)
+def test_a_run_that_would_stop_again_for_want_of_groups_is_warned(
+    used, is_unchanged, warns, tmp_path, monkeypatch
+):
+    """Two steps in a row are the limit; the logs of them are still there."""
+    folder = run_folder.RunFolder(tmp_path)
+    for step, informative in enumerate(used, 1):
+        row = {"used_informative": float(informative), "skipped": float(not informative)}
+        folder.metrics(step, row)
+    monkeypatch.setattr(checkpoint, "load_state", lambda *given: State())
+    monkeypatch.setattr(checkpoint, "load_learner", lambda *given, **more: None)
+    lines: list[str] = []
+    run: Any = SimpleNamespace(
+        config=small(tmp_path, "rollout.idle_steps=2"),
+        policy="policy",
+        processes="processes",
+        learner="learner",
+        rollouts=SimpleNamespace(prompt_at="prompt_at"),
+        engine=SimpleNamespace(update_weights=lambda *given: None),
+        folder=folder,
+        log=lines.append,
+    )
+    setup._restore(run, tmp_path, is_unchanged)
+    assert any("will take the same steps again" in line for line in lines) == warns
+    assert run_folder.metric_rows(tmp_path) == [], "it is looked for before they are dropped"
+
+
 def test_how_groups_are_drawn_on_a_process(tmp_path):
     """With six groups a step and a share of 0.4 of them that must be informative: 2.4, so 3."""
     config = small(tmp_path, "rollout.groups_per_step=6", "seed=3")
