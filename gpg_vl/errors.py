@@ -4,6 +4,7 @@ A `UserError` is advice: what was got, what was expected, what to do. It is show
 traceback; any other exception is a bug and keeps its traceback.
 """
 
+import os
 import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -35,13 +36,43 @@ class Stopped(KeyboardInterrupt):
 
 
 def command(*words: object) -> str:
-    """Return a command that works in any folder: paths are absolute, blanks are quoted.
+    """Return a command that works in any folder: paths are whole, blanks are quoted.
 
     Example:
         command("gpg-vl", "train", "--resume", Path("my runs/digits"))
-        == "gpg-vl train --resume '/home/me/my runs/digits'"
+        == "gpg-vl train --resume ~/'my runs/digits'"
     """
-    return shlex.join(str(word.absolute() if isinstance(word, Path) else word) for word in words)
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: object) -> str:
+    """Return a word as a shell takes it; a path below the home folder begins with ~."""
+    if not isinstance(word, Path):
+        return shlex.quote(str(word))
+    path = word.absolute()
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.expanduser raises without a home
+    if home in path.parents:
+        return f"~/{shlex.quote(str(path.relative_to(home)))}"
+    return shlex.quote(str(path))
+
+
+def train_command(*words: object) -> str:
+    """Return the command that trains, for as many processes as this one was launched with.
+
+    The launcher's options are known to the user alone: three dots stand for them.
+
+    Example:
+        train_command("--resume", Path("runs/digits"))
+        == "accelerate launch ... -m gpg_vl train --resume ~/runs/digits"
+    """
+    if is_launched():
+        return f"accelerate launch ... {command('-m', 'gpg_vl', 'train', *words)}"
+    return command("gpg-vl", "train", *words)
+
+
+def is_launched() -> bool:
+    """Return True if a launcher (accelerate, torchrun) started several processes for the run."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 SHOWN_CHARACTERS = 500

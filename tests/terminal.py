@@ -1,5 +1,6 @@
 """Run a command in a terminal of its own: what is on its screen, its keys, and closing it."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -20,7 +21,10 @@ ROWS = 50
 SECONDS = 240
 """Longest time to wait for something, after which a test fails."""
 CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|[\r\n]|[^\x1b\r\n]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 CTRL_C = b"\x03"
+SIZED = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
+"""Variables of the environment that would count more than the terminal."""
 
 
 class Screen:
@@ -88,24 +92,25 @@ class Terminal:
     """A program that runs in a terminal."""
 
     def __init__(
-        self, command: list[str], columns: int = 100, before: Callable[[], object] = lambda: None
+        self, command: list[str], columns: int, before: Callable[[], object], cwd: Path
     ) -> None:
         self.master, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         self.screen = Screen(columns)
         self.output = ""
         self.seen = 0
+        # a letter may be cut where one piece of output ends
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
         def at_start() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that keys and closing send signals
             before()
 
-        environment = {**os.environ, "TERM": "xterm-256color"}
-        environment.pop("COLUMNS", None)  # it would count more than the size of the terminal
+        environment = {key: value for key, value in os.environ.items() if key not in SIZED}
         self.process = subprocess.Popen(
             command,
-            cwd=HERE,
-            env=environment,
+            cwd=cwd,
+            env={**environment, "TERM": "xterm-256color", "PYTHONPATH": str(HERE.parent)},
             stdin=end,
             stdout=end,
             stderr=end,
@@ -122,8 +127,9 @@ class Terminal:
             piece = os.read(self.master, 65536)
         except OSError:  # the other end is closed
             return False
-        self.output += piece.decode(errors="replace")
-        self.screen.feed(piece.decode(errors="replace"))
+        text = self.decoder.decode(piece)
+        self.output += text
+        self.screen.feed(text)
         return bool(piece)
 
     def until(self, pattern: str) -> None:
@@ -160,6 +166,7 @@ def in_terminal(
     columns: int = 100,
     program: str = "",
     before: Callable[[], object] = lambda: None,
+    cwd: Path = HERE,
 ) -> Iterator[Terminal]:
     """Start `gpg-vl` in a terminal.
 
@@ -168,7 +175,7 @@ def in_terminal(
         before: called in the new process before it begins.
     """
     how = ["-c", program] if program else ["-m", "gpg_vl"]
-    terminal = Terminal([sys.executable, *how, *map(str, arguments)], columns, before)
+    terminal = Terminal([sys.executable, *how, *map(str, arguments)], columns, before, cwd)
     try:
         yield terminal
     finally:
@@ -177,6 +184,13 @@ def in_terminal(
             terminal.process.wait()
         if terminal.master >= 0:
             terminal.close()
+
+
+def on_terminal(*arguments: object, columns: int, cwd: Path = HERE.parent) -> tuple[int, str]:
+    """Run `gpg-vl` to its end; return its exit code, and what it prints, without colours."""
+    with in_terminal(*arguments, columns=columns, cwd=cwd) as terminal:
+        code = terminal.end()
+    return code, COLOURS.sub("", terminal.output).replace("\r", "")
 
 
 def steps_of(run: Path) -> list[int]:

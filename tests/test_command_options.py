@@ -157,11 +157,13 @@ def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatc
     assert compared == [("a-before", "a-after")]
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("resume", ["", "{}/other", "~/other"])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resume, tmp_path, monkeypatch):
+    """A shell leaves the ~ of `--resume=~/other` as it is."""
     from gpg_vl.training import loop
 
-    run = tmp_path / "other" if resumed else tmp_path / "small"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = tmp_path / "other" if resume else tmp_path / "small"
 
     def stopped(*given: Any, **more: Any) -> Path:
         (run / "checkpoints" / "000003").mkdir(parents=True)
@@ -173,11 +175,13 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130(resumed, tmp_
     run_folder.write_header(
         run, loading.dump(loading.load(str(HERE / "small.yaml"))), {"config_folder": str(HERE)}
     )
-    how = ("--resume", run) if resumed else ("small.yaml", f"folder={tmp_path}")
+    how = ("small.yaml", f"folder={tmp_path}")
+    if resume:
+        how = (f"--resume={resume.format(tmp_path)}",)
     done = gpg_vl("train", *how)
     assert done.returncode == 130
     assert "stopped; step 3 is saved. Go on with:\n" in done.stdout
-    assert f"  gpg-vl train --resume {run}\n" in done.stdout
+    assert f"  gpg-vl train --resume ~/{run.name}\n" in done.stdout
 
 
 def test_sft_makes_no_step_and_says_where_the_policy_is(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.rollout import timer as timing
 from gpg_vl.rollout.timer import Timer
 from gpg_vl.run_folder import RunFolder, log, machine
-from gpg_vl.training import metrics
+from gpg_vl.training import metrics, resume_check
 from gpg_vl.training.metrics import StepStatistics
 from gpg_vl.types import Group, LeftOut, Sample, Update, Verdict
 from tests.hand_made import completion, prompt
@@ -493,6 +493,24 @@ def test_what_runs_and_where_is_written_down_also_when_a_run_goes_on(tmp_path):
             "starts": [],
         }
         assert run_folder.config_folder(tmp_path / "run") == Path(f"/{words}")
+
+
+def test_a_run_that_is_killed_while_it_is_resumed_keeps_its_header(tmp_path, monkeypatch):
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    run_folder.write_header(tmp_path, "name: é\n", {"threads": 1})
+    resume_check.write(tmp_path, {"data": "a"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for write in (
+            lambda: run_folder.write_header(tmp_path, "name: b\n", {"threads": 2}),
+            lambda: resume_check.write(tmp_path, {"data": "b"}),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_environment_names_versions_and_what_it_is_reported(monkeypatch):

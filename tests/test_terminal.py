@@ -155,7 +155,7 @@ def test_ctrl_c_answers_saves_and_what_it_prints_can_be_pasted_elsewhere(tmp_pat
     elsewhere.mkdir()
     printed = pasted(f"{resume} steps={step + 1}", elsewhere)
     assert f"resumed from step {step}" in printed
-    assert "gained: mean reward" in printed
+    assert "mean reward of sampled answers: " in printed
     commands = re.findall(r"^  (gpg-vl .*)$", printed, re.MULTILINE)
     assert [shlex.split(command)[1] for command in commands] == ["rollout"]
     assert "mean reward" in pasted(commands[0], elsewhere)

@@ -117,10 +117,11 @@ def _run(
                 allow_changed=allow_changed,
             )
         except KeyboardInterrupt:
+            from gpg_vl.config.models import find_run
             from gpg_vl.report.last_screen import how_to_go_on
 
             warms_up = config.warmup.steps > 0
-            run_path = resume or config.run_path
+            run_path = find_run(resume) if resume else config.run_path
             for line in how_to_go_on(run_path, display.phases, warms_up=warms_up):
                 display.log(line)
             raise typer.Exit(130) from None
@@ -129,15 +130,13 @@ def _run(
 def _print_results(run: Path, config: "Config") -> None:
     from gpg_vl.evaluation.records import load
     from gpg_vl.report.console import comparison_table
-    from gpg_vl.report.last_screen import last_lines
+    from gpg_vl.report.last_screen import before_and_after, last_lines
 
-    for before in sorted((run / "evaluation").glob("*-before.jsonl")):
-        after = before.with_name(before.name.replace("-before", "-after"))
-        if after.exists():
-            try:
-                console.print(comparison_table(load(before), load(after)))
-            except UserError as error:  # the run is done all the same
-                print_line(f"{before.stem} and {after.stem} are not compared: {error}")
+    for before, after in before_and_after(run):
+        try:
+            console.print(comparison_table(load(before), load(after)))
+        except UserError as error:  # the run is done all the same
+            print_line(f"{before.stem} and {after.stem} are not compared: {error}")
     for line in last_lines(run, config):
         print_line(line)
 

@@ -17,6 +17,9 @@ from gpg_vl.evaluation.statistics import Interval, interval
 Row = tuple[str, int, Sequence[tuple[str, str]]]
 """Rows of a table with one heading: name, number of questions, and its figures (name, value)."""
 
+SAMPLED = "greedy: the likeliest answer; pass@k: the best of k sampled answers"
+"""Words below a table that has figures of both kinds."""
+
 
 def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec) -> Table:
     """Return a table of the accuracy per task with 95 % intervals, then the totals of the spec.
@@ -31,7 +34,10 @@ def results_table(title: str, records: Sequence[Record], spec: BenchmarkSpec) ->
     for name, tags in totals.items():
         figure = ("greedy", str(eval_metrics.total(records, tags)))
         rows.append((name, len(records), [figure]))
-    return _table(title, rows)
+    table = _table(title, rows)
+    if any(record.each for record in records):
+        table.caption = SAMPLED
+    return table
 
 
 def _figures(records: Sequence[Record], spec: BenchmarkSpec) -> Iterator[tuple[str, str]]:

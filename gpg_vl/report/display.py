@@ -56,8 +56,8 @@ class Track:
     Example:
         track = Track(total=10)
         track.reach(0, now=100.0)
-        track.reach(2, now=110.0)
-        track.left(now=111.0)  # 8 more at 5 seconds each, of which one second has passed: 39.0
+        track.reach(4, now=120.0)
+        track.left(now=121.0)  # 6 more at 5 seconds each, of which one second has passed: 29.0
     """
 
     total: int | None = None

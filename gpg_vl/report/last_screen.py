@@ -9,7 +9,7 @@ from statistics import fmean
 
 from gpg_vl.config import resources
 from gpg_vl.config.schema import Config
-from gpg_vl.errors import UserError, command
+from gpg_vl.errors import UserError, command, is_launched, train_command
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.compare import compare
 from gpg_vl.run_folder import complete_checkpoints, metric_rows
@@ -22,24 +22,24 @@ SHARE = 10
 
 def last_lines(run: Path, config: Config) -> Iterator[str]:
     """Yield what a run has gained and what can be done with it."""
-    name = config.evaluation.benchmark
     yield from held_out_gain(run) or reward_course(run)
-    policy = complete_checkpoints(run)[-1].absolute() / "policy"
-    yield "the model, for plain transformers; its README.md has a program that asks it:"
-    yield f"  {policy}"
-    yield "see what it answers to training questions:"
-    yield f"  {command('gpg-vl', 'rollout', run / 'config.yaml', '--model', run)}"
-    if name:
-        benchmark: str | Path = name
-        if name.endswith((".yaml", ".yml")):
-            benchmark = resources.find("evaluation", name, config.base_dir)
-        yield "ask it the held-out questions, or those of another benchmark:"
-        yield f"  {command('gpg-vl', 'evaluate', benchmark, '--model', run)}"
-    for before, after in _before_and_after(run):
-        yield "see which answers have changed:"
-        yield f"  {command('gpg-vl', 'compare', before, after)}"
-    yield "every answer, metric and evaluation is in the run folder:"
-    yield f"  {run.absolute()}"
+    yield f"run folder: {run.absolute()}"
+    yield "model for plain transformers; its README.md has a program that asks it:"
+    yield f"  {complete_checkpoints(run)[-1].absolute() / 'policy'}"
+    rollout = command("gpg-vl", "rollout", run / "config.yaml", "--model", run)
+    labels, commands = ["ask it training questions (sampled)"], [rollout]
+    benchmark: str | Path | None = config.evaluation.benchmark
+    if benchmark:
+        if benchmark.endswith((".yaml", ".yml")):
+            benchmark = resources.find("evaluation", benchmark, config.base_dir)
+        labels.append("held-out ones (greedy)")
+        commands.append(command("gpg-vl", "evaluate", benchmark, "--model", run))
+    compared = [command("gpg-vl", "compare", *pair) for pair in before_and_after(run)]
+    if compared:
+        labels.append("see what changed")
+    yield f"{', '.join(labels)}:"
+    for line in (*commands, *compared):
+        yield f"  {line}"
 
 
 def how_to_go_on(run: Path, phases: Sequence[str], *, warms_up: bool = False) -> Iterator[str]:
@@ -51,8 +51,9 @@ def how_to_go_on(run: Path, phases: Sequence[str], *, warms_up: bool = False) ->
     """
     saved = complete_checkpoints(run)
     if saved:
-        yield f"stopped; step {int(saved[-1].name)} is saved. Go on with:"
-        yield f"  {command('gpg-vl', 'train', '--resume', run)}"
+        dots = " (... = the options that it was launched with)" if is_launched() else ""
+        yield f"stopped; step {int(saved[-1].name)} is saved. Go on with{dots}:"
+        yield f"  {train_command('--resume', run)}"
         return
     kept = "nothing is kept"
     if warms_up and AFTER_WARMUP.intersection(phases):
@@ -62,34 +63,36 @@ def how_to_go_on(run: Path, phases: Sequence[str], *, warms_up: bool = False) ->
 
 
 def held_out_gain(run: Path) -> list[str]:
-    """Return the accuracy on held-out questions before and after the run; empty if not known."""
-    for before, after in _before_and_after(run):
+    """Return the accuracy on held-out questions before and after the run; empty if not known.
+
+    The table above it has the interval of the difference.
+    """
+    for before, after in before_and_after(run):
         try:
             whole, *_ = compare(records.load(before), records.load(after))
         except UserError:  # the table says why
             continue
         course = f"{100 * whole.first.mean:.1f} % -> {100 * whole.second.mean:.1f} %"
         if whole.difference.low <= 0 <= whole.difference.high:
-            sentence = f"held-out accuracy: {course}, no difference seen"
-        else:
-            verb = "gained" if whole.difference.mean > 0 else "lost"
-            sentence = f"{verb}: held-out accuracy {course}"
-        return [
-            sentence,
-            f"  difference {whole.difference} (95 % interval, {whole.difference.count} questions)",
-        ]
+            return [f"held-out accuracy: {course}, no difference seen"]
+        verb = "gained" if whole.difference.mean > 0 else "lost"
+        return [f"{verb}: held-out accuracy {course}"]
     return []
 
 
-def _before_and_after(run: Path) -> Iterator[tuple[Path, Path]]:
+def before_and_after(run: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the records of each benchmark before and after a run."""
     for before in sorted((run / "evaluation").glob("*-before.jsonl")):
-        after = before.with_name(before.name.replace("-before", "-after"))
+        after = before.with_name(f"{before.stem.removesuffix('-before')}-after.jsonl")
         if after.exists():
             yield before, after
 
 
 def reward_course(run: Path) -> list[str]:
-    """Return the mean reward at the beginning and at the end; empty without two steps."""
+    """Return the mean reward at the beginning and at the end; empty without two steps.
+
+    It says neither gained nor lost: each step asks other questions, so it goes up and down.
+    """
     rewards: list[tuple[int, float]] = []
     for row in metric_rows(run):
         if row.get("reward") is not None:
@@ -101,4 +104,4 @@ def reward_course(run: Path) -> list[str]:
     for some in (rewards[:count], rewards[-count:]):
         steps = f"step {some[0][0]}" if count == 1 else f"steps {some[0][0]} to {some[-1][0]}"
         parts.append(f"{fmean(reward for _, reward in some):.3f} ({steps})")
-    return [f"gained: mean reward {' -> '.join(parts)}"]
+    return [f"mean reward of sampled answers: {' -> '.join(parts)}"]

@@ -8,8 +8,9 @@ and the step of the warm-up. A resumed run sends the steps after its checkpoint 
 """
 
 import math
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +46,8 @@ def open_tracker(
     Args:
         name: a name of the config key `trackers`.
         run: the run folder; its name is the name of the run in the tracker.
-        config: what the tracker shows beside the run: the resolved config, and where it runs.
+        config: what the tracker shows beside the run: the resolved config, and under `environment`
+            where it runs and each start of it.
         tracking: project, entity and tags; None = the defaults.
         log: receives the warning.
 
@@ -90,12 +92,13 @@ def _arguments(
     """Return the constructor arguments of a tracker; accelerate names the project `run_name`."""
     project = tracking.project
     label = _label(run, config)
-    resumable = {"name": label, "config": config, "resume": "allow"}
+    starts: Sequence[Mapping[str, str]] = config.get("environment", {}).get("starts", ())
+    named = {"run_name": project, "name": label, "config": config}
     arguments: dict[str, dict[str, Any]] = {
         # writes into run/tensorboard; config.yaml lies beside that folder
         "tensorboard": {"run_name": "tensorboard", "logging_dir": str(run)},
-        "trackio": {"run_name": project, **resumable},
-        "wandb": {"run_name": project, **resumable, "dir": str(run), "id": label},
+        "trackio": {**named, "resume": "allow" if len(starts) > 1 else "never"},
+        "wandb": {**named, "resume": "allow", "dir": str(run), "id": _wandb_id(label, starts)},
         "comet_ml": {"run_name": project},
         # None: the repository of the environment variable AIM or of the working directory
         "aim": {"run_name": label, "logging_dir": None, "experiment": project},
@@ -117,6 +120,18 @@ def _arguments(
 def _label(run: Path, config: Mapping[str, Any]) -> str:
     """Return the name of a run in a tracker: `sweep-lr1` for `name=sweep/lr1`."""
     return str(config.get("name", run.name)).replace("/", "-")
+
+
+def _wandb_id(label: str, starts: Sequence[Mapping[str, str]]) -> str:
+    """Return what W&B knows a run by: another run of the same name does not go on with it.
+
+    Example:
+        _wandb_id("digits", [{"time": "2026-11-30T08:22:05.117+00:00"}]) == "digits-20261130082205"
+    """
+    if not starts:
+        return label
+    digits = re.sub(r"\D", "", starts[0]["time"])
+    return f"{label}-{digits[:14]}"
 
 
 def _entity_and_tags(name: str, tracking: TrackingConfig) -> dict[str, Any]:

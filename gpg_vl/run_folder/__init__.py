@@ -21,7 +21,7 @@ from gpg_vl.run_folder.kept_pictures import image_name
 from gpg_vl.run_folder.left_out import left_out_rows
 from gpg_vl.run_folder.log import Callback, RunFolder, Tracker
 from gpg_vl.run_folder.machine import environment, read_environment, write_header
-from gpg_vl.run_folder.metric_rows import metric_rows
+from gpg_vl.run_folder.metric_rows import idle_steps_at_end, metric_rows
 
 __all__ = [
     "Callback",
@@ -31,6 +31,7 @@ __all__ = [
     "config_folder",
     "environment",
     "group_row",
+    "idle_steps_at_end",
     "image_name",
     "json_text",
     "json_value",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpg_vl.errors import UserError, command
+from gpg_vl.errors import UserError, train_command
 from gpg_vl.run_folder.machine import read_environment
 from gpg_vl.run_folder.metric_rows import METRICS
 
@@ -21,7 +21,7 @@ def refuse_to_overwrite(folder: Path) -> None:
     if complete_checkpoints(folder) or _has_steps(folder / METRICS):
         raise UserError(
             f"{folder} holds a run already; continue it with "
-            f"`{command('gpg-vl', 'train', '--resume', folder)}`, or choose another `name=`"
+            f"`{train_command('--resume', folder)}`, or choose another `name=`"
         )
 
 

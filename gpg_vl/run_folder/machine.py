@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from gpg_vl.config.paths import write_whole
 from gpg_vl.run_folder.json_lines import json_text, now
 
 PACKAGES = (
@@ -34,17 +35,23 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def write_header(
     folder: Path, config_yaml: str, environment: Mapping[str, Any], *, is_resumed: bool = False
-) -> None:
+) -> dict[str, Any]:
     """Write what is run and where, before the first step or when a run is resumed.
+
+    A run that is killed just then can be resumed: each file is the old one or the new.
 
     Args:
         is_resumed: this start is added to those that the run had; else it is the first.
+
+    Returns:
+        The environment, with all starts.
     """
     folder.mkdir(exist_ok=True)
     earlier = read_environment(folder).get("starts", []) if is_resumed else []
     content = {**environment, "starts": [*earlier, *environment.get("starts", [])]}
-    (folder / "config.yaml").write_text(config_yaml)
-    (folder / "environment.json").write_text(json_text(content, indent=1) + "\n")
+    write_whole(folder / "config.yaml", config_yaml)
+    write_whole(folder / "environment.json", json_text(content, indent=1) + "\n")
+    return content
 
 
 def read_environment(run: Path) -> dict[str, Any]:

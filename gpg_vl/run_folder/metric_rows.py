@@ -23,3 +23,14 @@ def row_kind(row: Mapping[str, Any]) -> RowKind:
 def metric_rows(run: Path, kind: RowKind = "step") -> list[dict[str, Any]]:
     """Read the rows of one kind of a run, in the order of their steps."""
     return [row for row in read_rows(run / METRICS) if row_kind(row) == kind]
+
+
+def idle_steps_at_end(run: Path) -> int:
+    """Return the number of steps at the end of a run that had no informative group."""
+    idle = 0
+    for row in reversed(metric_rows(run)):
+        # rows of older releases may lack one
+        if not row.get("skipped") or row.get("used_informative", 1):
+            break
+        idle += 1
+    return idle

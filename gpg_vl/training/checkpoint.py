@@ -69,19 +69,29 @@ def save(
     torch.save(learner.state_dict(), aside / "learner" / "optimizer.pt")
     (aside / "state.json").write_text(json_text(state))
     _sync(aside)
-    delete(path)
+    replaced = _put_away(path)
     aside.rename(path)
     _sync(path.parent)
+    if replaced is not None:  # last, because it takes seconds
+        shutil.rmtree(replaced)
     return path
 
 
 def delete(path: Path) -> None:
     """Delete a checkpoint, if it exists. Its name goes first, so that no half of one is used."""
+    dropped = _put_away(path)
+    if dropped is not None:
+        shutil.rmtree(dropped)
+
+
+def _put_away(path: Path) -> Path | None:
+    """Give a checkpoint the name of one that is deleted, and return it; None = there is none."""
     dropped = path.with_name(path.name + ".dropped")
     shutil.rmtree(dropped, ignore_errors=True)
-    if path.exists():
-        path.rename(dropped)
-        shutil.rmtree(dropped)
+    if not path.exists():
+        return None
+    path.rename(dropped)
+    return dropped
 
 
 def path_of(run: Path, step: int) -> Path:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpg_vl.config.paths import NO_SPACE
-from gpg_vl.errors import EngineLostError, MismatchError, UserError, command, one_line
+from gpg_vl.errors import EngineLostError, MismatchError, UserError, one_line, train_command
 from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training.milestones import save
 from gpg_vl.training.setup import TrainingRun
@@ -61,8 +61,7 @@ def lost_engine_explained(run: TrainingRun) -> Generator[None, None, None]:
         if run.processes.any(run.processes.is_main and step not in saved_steps):
             save(run)
         raise UserError(
-            f"stopped after step {step}: {error}. Then go on with "
-            f"{command('gpg-vl', 'train', '--resume', path)}"
+            f"stopped after step {step}: {error}. Then go on with {train_command('--resume', path)}"
         ) from None
 
 
@@ -71,5 +70,4 @@ def _resume_command(run: Path) -> str:
     saved = complete_checkpoints(run)
     if not saved:
         return ""
-    resume = command("gpg-vl", "train", "--resume", run)
-    return f"go on from step {int(saved[-1].name)} with {resume}"
+    return f"go on from step {int(saved[-1].name)} with {train_command('--resume', run)}"

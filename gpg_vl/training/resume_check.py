@@ -13,6 +13,7 @@ from typing import Any
 
 from gpg_vl import run_folder
 from gpg_vl.config import plugins
+from gpg_vl.config.paths import write_whole
 from gpg_vl.data.dataset import fingerprint
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
@@ -56,7 +57,7 @@ def run_fingerprint(experiment: Experiment) -> dict[str, Any]:
 
 def write(run: Path, own: Mapping[str, Any]) -> None:
     """Write the fingerprint into a run folder."""
-    (run / "identity.json").write_text(run_folder.json_text(own, indent=1) + "\n")
+    write_whole(run / "identity.json", run_folder.json_text(own, indent=1) + "\n")
 
 
 def check(

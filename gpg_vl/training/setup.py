@@ -114,64 +114,63 @@ def set_up(
         stop: request to stop; None = there is never one.
     """
     processes = Processes(start_accelerator())
-    if not processes.is_main:
-        log = _no_log
+    log = log if processes.is_main else _no_log
     _check_divisible(experiment.config, processes)
     _check_trackers(experiment.config, processes, log)
     start = _start(experiment.config, resume, from_step)
     experiment = _with_plain_values(experiment, start, processes, log)
-    config = experiment.config
-    progress.phase("loading the model")
-    policy = experiment.policy(start.saved / "policy" if start.saved else None, log=log)
-    policy.model.to(processes.accelerator.device)
+    policy = _load_policy(experiment, start, processes, log)
     experiment = experiment.for_policy(policy)
-    with raise_on_all_ranks(processes.all_gather):
-        unused, benchmark = _read_data(experiment, policy, start.run, log)
-    _check_same_rows(experiment.train_data, processes)
-    environment = _environment(policy, processes, config.base_dir)
-    fingerprint = resume_check.run_fingerprint(experiment)
-    is_unchanged = True
-    if start.saved is None:
-        run_folder.make_parent(start.run)
-    else:
-        is_unchanged = _report_differences(
-            start.run, fingerprint, environment, unused, allow_changed=allow_changed, log=log
-        )
-    progress.phase("starting the engine")
-    with raise_on_all_ranks(processes.all_gather):
-        engine = experiment.engine(policy, rank=processes.rank, ranks=processes.count, log=log)
+    unused, benchmark = _read_data(experiment, policy, start.run, processes, log)
+    origin = _origin(experiment, policy, processes)
+    is_unchanged = start.saved is None or _report_differences(
+        start.run, origin, unused, allow_changed=allow_changed, log=log
+    )
+    engine = _start_engine(experiment, policy, processes, log)
     with ExitStack() as on_failure:
         on_failure.callback(engine.close)
-        losses: Losses | None = None if start.saved else ()
-        if config.warmup.steps and not start.saved:
-            policy, losses = _warmed_up(experiment, policy, processes, log)
-        folder = _open_folder(
-            experiment, start.run, fingerprint, environment, callbacks, processes, log, losses
-        )
+        policy, losses = _first_weights(experiment, policy, start, processes, log)
+        folder = _open_folder(experiment, start.run, origin, callbacks, processes, log, losses)
         on_failure.callback(folder.close)
         folder.unused_rows(unused, is_resumed=start.saved is not None)
-        engine.update_weights(policy, 0)
-        rollouts = _rollout_context(experiment, policy, engine, processes)
-        with raise_on_all_ranks(processes.all_gather):
-            gate = experiment.gate(rollouts.prompt_at, engine)
-        run = TrainingRun(
-            experiment=experiment,
-            processes=processes,
-            policy=policy,
-            rollouts=rollouts,
-            learner=_learner(experiment, policy, processes, log),
-            folder=folder,
-            benchmark=benchmark,
-            gate=gate,
-            log=log,
-            stop=stop or StopRequest(),
+        run = _put_together(
+            experiment, policy, engine, folder, benchmark, processes, log, stop or StopRequest()
         )
         if start.saved:
             _restore(run, start.saved, is_unchanged, start.rewind)
-        elif config.steps:
+        elif run.config.steps:
             _warn_about_weak_tasks(run)
-        on_failure.pop_all()  # from here on, the caller closes the engine
+        on_failure.pop_all()  # from here on, the caller closes both
     return run
+
+
+def _put_together(
+    experiment: Experiment,
+    policy: Policy,
+    engine: RolloutEngine,
+    folder: RunFolder,
+    benchmark: Benchmark | None,
+    processes: Processes,
+    log: Log,
+    stop: StopRequest,
+) -> TrainingRun:
+    """Return the run at its beginning, whose engine has the weights of the policy."""
+    engine.update_weights(policy, 0)
+    rollouts = _rollout_context(experiment, policy, engine, processes)
+    with raise_on_all_ranks(processes.all_gather):
+        gate = experiment.gate(rollouts.prompt_at, engine)
+    return TrainingRun(
+        experiment=experiment,
+        processes=processes,
+        policy=policy,
+        rollouts=rollouts,
+        learner=_learner(experiment, policy, processes, log),
+        folder=folder,
+        benchmark=benchmark,
+        gate=gate,
+        log=log,
+        stop=stop,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +217,21 @@ def _with_plain_values(
     resume = start.run if start.saved else None
     experiment = experiment.with_config(_with_model(experiment.config, resume, processes, log))
     return experiment.with_config(_settled(experiment, resume, processes, log))
+
+
+def _load_policy(experiment: Experiment, start: _Start, processes: Processes, log: Log) -> Policy:
+    progress.phase("loading the model")
+    policy = experiment.policy(start.saved / "policy" if start.saved else None, log=log)
+    policy.model.to(processes.accelerator.device)
+    return policy
+
+
+def _start_engine(
+    experiment: Experiment, policy: Policy, processes: Processes, log: Log
+) -> RolloutEngine:
+    progress.phase("starting the engine")
+    with raise_on_all_ranks(processes.all_gather):
+        return experiment.engine(policy, rank=processes.rank, ranks=processes.count, log=log)
 
 
 def _no_log(line: str) -> None:
@@ -305,26 +319,36 @@ def _with_model(config: Config, resume: Path | None, processes: Processes, log: 
 
 
 def _read_data(
-    experiment: Experiment, policy: Policy, run: Path, log: Log
+    experiment: Experiment, policy: Policy, run: Path, processes: Processes, log: Log
 ) -> tuple[Sequence[LeftOut], Benchmark | None]:
     """Read training data and benchmark, and report what is left out of them.
 
     Returns:
         The rows that are left out of the training data, and the benchmark.
+
+    Raises:
+        UserError: something cannot be read, or the processes read different rows.
     """
     progress.phase("reading the data")
-    unused = experiment.train_data.left_out
-    for line in left_out.lines(unused, run / "left_out.jsonl"):
-        log(line)
+    with raise_on_all_ranks(processes.all_gather):
+        unused = _read_rows(experiment, run, log)
+        benchmark = None
+        if experiment.config.evaluation.benchmark:
+            benchmark = experiment.benchmark(policy)
+            if benchmark.missing:
+                log(benchmark.missing)
+    _check_same_rows(experiment.train_data, processes)
+    return unused, benchmark
+
+
+def _read_rows(experiment: Experiment, run: Path, log: Log) -> Sequence[LeftOut]:
+    """Read the training data, report what is odd about them, and return what is left out."""
     data = experiment.train_data
+    for line in left_out.lines(data.left_out, run / "left_out.jsonl"):
+        log(line)
     for finding in data_checks.of_rows(experiment.config.data, data, experiment.verifiers):
         log(f"warning: {finding.text}" if finding.level == "stop" else finding.text)
-    if not experiment.config.evaluation.benchmark:
-        return unused, None
-    benchmark = experiment.benchmark(policy)
-    if benchmark.missing:
-        log(benchmark.missing)
-    return unused, benchmark
+    return data.left_out
 
 
 def _check_same_rows(data: Dataset, processes: Processes) -> None:
@@ -350,6 +374,23 @@ def _check_same_rows(data: Dataset, processes: Processes) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Parts that a resumed run is compared by with the run that was begun."""
+
+    fingerprint: Mapping[str, Any]
+    """Config, data and sources of the verifiers."""
+    environment: Mapping[str, Any]
+    """Versions and machine."""
+
+
+def _origin(experiment: Experiment, policy: Policy, processes: Processes) -> _Origin:
+    return _Origin(
+        resume_check.run_fingerprint(experiment),
+        _environment(policy, processes, experiment.config.base_dir),
+    )
+
+
 def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[str, Any]:
     """Return where this run runs, with the name of each process's GPU."""
     on_gpu = torch.device(policy.device).type == "cuda"
@@ -367,13 +408,7 @@ def _environment(policy: Policy, processes: Processes, base_dir: Path) -> dict[s
 
 
 def _report_differences(
-    run: Path,
-    fingerprint: dict[str, Any],
-    environment: dict[str, Any],
-    unused: Sequence[LeftOut],
-    *,
-    allow_changed: bool,
-    log: Log,
+    run: Path, origin: _Origin, unused: Sequence[LeftOut], *, allow_changed: bool, log: Log
 ) -> bool:
     """Refuse a run that is not the one that was begun, and report other differences.
 
@@ -383,11 +418,13 @@ def _report_differences(
     Returns:
         True if there is no difference at all.
     """
-    changed = resume_check.check(run, fingerprint, allow_changed=allow_changed, unused=unused)
+    changed = resume_check.check(
+        run, origin.fingerprint, allow_changed=allow_changed, unused=unused
+    )
     for difference in changed:
         log(f"changed, as allowed: {difference}")
     begun = run_folder.read_environment(run)
-    elsewhere = list(resume_check.environment_differences(begun, environment))
+    elsewhere = list(resume_check.environment_differences(begun, origin.environment))
     for difference in elsewhere:
         log(f"not as it was, so the last bits may differ: {difference}")
     return not changed and not elsewhere
@@ -396,8 +433,7 @@ def _report_differences(
 def _open_folder(
     experiment: Experiment,
     path: Path,
-    fingerprint: dict[str, Any],
-    environment: dict[str, Any],
+    origin: _Origin,
     callbacks: Sequence[Callback],
     processes: Processes,
     log: Log,
@@ -411,8 +447,11 @@ def _open_folder(
     config = experiment.config
     trackers: list[Tracker] = []
     if processes.is_main:
-        run_folder.write_header(path, dump(config), environment, is_resumed=losses is None)
-        resume_check.write(path, fingerprint)
+        run_folder.make_parent(path)
+        environment = run_folder.write_header(
+            path, dump(config), origin.environment, is_resumed=losses is None
+        )
+        resume_check.write(path, origin.fingerprint)
         known = {**config.model_dump(mode="json"), "environment": environment}
         for name in config.trackers:  # all are installed: that was checked before
             tracker = open_tracker(name, path, known, tracking=config.tracking, log=log)
@@ -498,6 +537,21 @@ def _reference(experiment: Experiment, processes: Processes) -> Forward:
     policy = experiment.policy(start)
     forward = _forward(experiment.config, policy)
     return forward.to(processes.accelerator.device).requires_grad_(False)
+
+
+def _first_weights(
+    experiment: Experiment, policy: Policy, start: _Start, processes: Processes, log: Log
+) -> tuple[Policy, Losses | None]:
+    """Return the policy that a run begins with, and the losses of its warm-up.
+
+    Returns:
+        The policy, and a row of each step of the warm-up; None = the run goes on.
+    """
+    if start.saved is not None:
+        return policy, None
+    if not experiment.config.warmup.steps:
+        return policy, ()
+    return _warmed_up(experiment, policy, processes, log)
 
 
 def _warmed_up(
@@ -600,6 +654,12 @@ def _restore(
     run.state = checkpoint.load_state(saved, run.rollouts.prompt_at, run.processes, run.log)
     checkpoint.load_learner(saved, run.learner, unchanged=is_unchanged)
     run.engine.update_weights(run.policy, run.state.version)
+    idle = run_folder.idle_steps_at_end(run.folder.path) if is_unchanged else 0
+    if idle >= run.config.rollout.idle_steps:
+        run.log(
+            f"warning: this run stopped after {idle} steps without an informative group; nothing "
+            "has changed since, so it will take the same steps again"
+        )
     if rewind is not None and run.processes.is_main:
         run.log(f"dropped, because later than step {rewind.step}: {rewind.described()}")
         rewind.drop()

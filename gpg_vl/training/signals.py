@@ -160,18 +160,25 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _listen(read_end: int, request: StopRequest) -> None:
-    """Take the numbers of signals from a pipe, into which Python writes them at once."""
+    """Take the numbers of signals from a pipe, into which Python writes them at once.
+
+    The interrupt that this thread sends comes back through the pipe and is no request.
+    """
+    has_interrupted = False
     while True:
         ready, _, _ = select.select([read_end], [], [], ASK_AGAIN if request.leaving else None)
         if not ready:
-            request.is_due = True
+            request.is_due = has_interrupted = True
             _interrupt_main_thread()
             continue
         numbers = os.read(read_end, 1)
         if not numbers:
             os.close(read_end)
             return
-        if numbers[0] in SIGNALS and request.receive(numbers[0], time.monotonic()):
+        if has_interrupted and numbers[0] == signal.SIGINT:
+            has_interrupted = False
+        elif numbers[0] in SIGNALS and request.receive(numbers[0], time.monotonic()):
+            has_interrupted = True
             _interrupt_main_thread()
 
 

@@ -2,13 +2,19 @@
 
 import math
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 from statistics import fmean
 
-from gpg_vl.errors import UserError
+from gpg_vl.config.schema import Config
+from gpg_vl.errors import UserError, command, train_command
 from gpg_vl.rollout.collect import LostDraw, SampledBatch, too_many_lost
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.types import Verdict
 from gpg_vl.verifiers.format_advice import answers_of, format_advice, training_knobs
+
+FIRST_WARMUP = 300
+"""Steps of warm-up that a run without one is advised to take."""
 
 
 def stop_if_hopeless(run: TrainingRun, batch: SampledBatch) -> None:
@@ -61,12 +67,13 @@ def _samples_unusable(run: TrainingRun, batch: SampledBatch) -> str:
 def _nothing_informative(run: TrainingRun, batch: SampledBatch) -> str:
     if run.state.idle < run.config.rollout.idle_steps:
         return ""
-    reward = run.config.reward
-    why = why_not_informative(batch, reward.accuracy + reward.format)
+    full_reward = run.config.reward.accuracy + run.config.reward.format
+    why = why_not_informative(batch, full_reward)
     knobs = training_knobs(run.config.rollout.max_tokens)
-    advice = format_advice(answers_of(batch.fresh), run.experiment.verifiers, knobs)
-    causes = "; ".join(filter(None, (why, advice)))
-    return f"{run.state.idle} steps in a row without an informative group; {causes}"
+    malformed = format_advice(answers_of(batch.fresh), run.experiment.verifiers, knobs)
+    causes = "; ".join(filter(None, (why, malformed)))
+    advice = what_next(run.folder.path, run.config, batch, full_reward)
+    return f"{run.state.idle} steps in a row without an informative group; {causes}.\n{advice}"
 
 
 def _not_finite(run: TrainingRun, batch: SampledBatch) -> str:
@@ -83,17 +90,45 @@ def why_not_informative(batch: SampledBatch, full_reward: float) -> str:
     """Return why no group was informative, and what to do."""
     if batch.unusable and not batch.fresh:
         return f"none of their samples could become a prompt; the last: {batch.unusable[-1].why}"
-    rewards: list[float] = []
-    for verdict in _fresh_verdicts(batch):
-        if not math.isnan(verdict.reward):
-            rewards.append(verdict.reward)
-    if not rewards:
+    mean = mean_reward(batch)
+    if math.isnan(mean):
         dropped = "every completion was truncated and dropped; raise rollout.max_tokens"
         return f"nothing could be scored: {first_verifier_error(batch) or dropped}"
-    mean = fmean(rewards)
     if mean > full_reward / 2:
         return f"mean reward {mean:.3g}, everything is right: make the questions harder"
     return f"mean reward {mean:.3g}, everything is wrong: warm up longer or ask easier"
+
+
+def what_next(path: Path, config: Config, batch: SampledBatch, full_reward: float) -> str:
+    """Return what to type after steps without an informative group.
+
+    Args:
+        path: run folder.
+        batch: that of the last step.
+        full_reward: reward of a perfect answer.
+    """
+    if not batch.fresh or first_verifier_error(batch):
+        return f"Mend it, then go on: `{train_command('--resume', path)}`"
+    mean = mean_reward(batch)
+    look = command("gpg-vl", "rollout", path / "config.yaml", "--model", path)
+    advice = f"--resume would take the same steps again.\nSee what is answered: `{look}`"
+    if mean > full_reward / 2:
+        return f"{advice}\nThen start a run with harder data"
+    knob = f"warmup.steps={2 * config.warmup.steps or FIRST_WARMUP}"
+    if math.isnan(mean):
+        knob = f"rollout.max_tokens={2 * config.rollout.max_tokens}"
+    names = (f"{config.name}-{number}" for number in count(2))
+    name = next(name for name in names if not (config.runs_path / name).exists())
+    folder = f"folder={config.runs_path.absolute()}"
+    anew = train_command(path / "config.yaml", folder, f"name={name}", knob)
+    return f"{advice}\nStart anew, for instance: `{anew}`"
+
+
+def mean_reward(batch: SampledBatch) -> float:
+    """Return the mean reward of the scored answers; NaN = none could be scored."""
+    rewards = [verdict.reward for verdict in _fresh_verdicts(batch)]
+    scored = [reward for reward in rewards if not math.isnan(reward)]
+    return fmean(scored) if scored else math.nan
 
 
 def first_verifier_error(batch: SampledBatch) -> str:

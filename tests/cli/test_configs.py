@@ -11,7 +11,7 @@ from gpg_vl.config.knobs import knobs_of
 from gpg_vl.config.loading import read_yaml
 from gpg_vl.config.schema import Config
 from tests.commands import HERE, gpg_vl
-from tests.pseudo_terminal import on_terminal
+from tests.terminal import on_terminal
 
 # --- configs --------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from gpg_vl.cli.knob_pages import all_pages
 from gpg_vl.config.knobs import knobs_of
 from gpg_vl.config.schema import Config
 from tests.commands import gpg_vl
-from tests.pseudo_terminal import on_terminal
+from tests.terminal import on_terminal
 
 
 def lines_of(*names: str) -> list[str]:

@@ -11,7 +11,7 @@ import gpg_vl as package
 from gpg_vl.cli import app
 from gpg_vl.cli.pages import EXAMPLES, GROUPS, in_lines
 from tests.commands import gpg_vl, gpg_vl_process
-from tests.pseudo_terminal import on_terminal
+from tests.terminal import on_terminal
 
 COMMANDS = [str(info.name or info.callback.__name__) for info in app.registered_commands]  # pyright: ignore[reportOptionalMemberAccess, reportFunctionMemberAccess]
 LISTED = [name for sentences in GROUPS.values() for name in sentences]

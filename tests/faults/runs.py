@@ -973,6 +973,10 @@ FAULTS: list[Fault] = [
                 "tracker.log({axis: row.step, **row.metrics}, step=row.step)",
             ),
             "a long warm-up switches a tracker off": ("self._room += 1", "self._room += 0"),
+            "a new run goes on with an old one of its name": (
+                'return f"{label}-{digits[:14]}"',
+                "return label",
+            ),
         },
     ),
     *within(
@@ -990,6 +994,10 @@ FAULTS: list[Fault] = [
         "training/signals.py",
         "training/test_signals.py",
         {
+            "the interrupt that ends an evaluation is a second request": (
+                "if has_interrupted and numbers[0] == signal.SIGINT:",
+                "if False:",
+            ),
             "a closed terminal twice loses the step": (
                 "(is_same or number == signal.SIGHUP)",
                 "is_same",
@@ -1095,8 +1103,8 @@ FAULTS: list[Fault] = [
         "training/test_rewind.py::test_a_run_that_is_killed_while_it_drops_goes_on_soundly",
         {
             "a checkpoint is deleted under its own name": (
-                "path.rename(dropped)\n        shutil.rmtree(dropped)",
-                "shutil.rmtree(path)",
+                "    path.rename(dropped)\n    return dropped",
+                "    return path",
             )
         },
     ),
@@ -1119,5 +1127,60 @@ FAULTS: list[Fault] = [
         "config/schema.py",
         "test_odd_names.py::test_a_name_that_leads_elsewhere_is_refused",
         {"a name may lead out of the folder": ('part in (".", ".."):', 'part == ".":')},
+    ),
+    *within(
+        "training/checkpoint.py",
+        "training/test_checkpoint.py::"
+        "test_a_checkpoint_that_is_saved_again_is_there_while_the_old_one_is_deleted",
+        {
+            "a checkpoint is deleted before the new one is there": (
+                "replaced = _put_away(path)",
+                "replaced = delete(path)",
+            )
+        },
+    ),
+    *within(
+        "training/setup.py",
+        "training/test_setup.py::test_a_run_that_would_stop_again_for_want_of_groups_is_warned",
+        {
+            "a run that will stop again is not warned": (
+                "if idle >= run.config.rollout.idle_steps:",
+                "if idle > run.config.rollout.idle_steps:",
+            )
+        },
+    ),
+    *within(
+        "training/stop_rules.py",
+        "training/test_loop.py::test_a_run_without_informative_groups_says_what_to_type",
+        {
+            "the new run has the name of an old one": (
+                "if not (config.runs_path / name).exists()",
+                "if name",
+            ),
+            "a verifier that fails is answered by a longer warm-up": (
+                "if not batch.fresh or first_verifier_error(batch):",
+                "if not batch.fresh:",
+            ),
+        },
+    ),
+    *within(
+        "run_folder/machine.py",
+        "test_run_folder.py::test_a_run_that_is_killed_while_it_is_resumed_keeps_its_header",
+        {
+            "a header is written in place": (
+                'write_whole(folder / "config.yaml", config_yaml)',
+                '(folder / "config.yaml").write_text(config_yaml)',
+            )
+        },
+    ),
+    *within(
+        "cli/train.py",
+        "test_command_options.py::test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_130",
+        {
+            "nothing is saved below the home folder's sign": (
+                "find_run(resume) if resume else config.run_path",
+                "resume or config.run_path",
+            )
+        },
     ),
 ]

@@ -7,11 +7,7 @@ from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.evaluation.compare import Comparison
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval
-from gpg_vl.report.console import (
-    paired_table,
-    precision_table,
-    results_table,
-)
+from gpg_vl.report.console import SAMPLED, paired_table, precision_table, results_table
 
 # --- tables ---------------------------------------------------------------------------------------
 
@@ -53,7 +49,9 @@ def test_results_by_task_by_hand():
         record(3, "b", 1.0, (1.0,) * 3),
     ]
     spec = BenchmarkSpec(name="small", data=(Source(recipe="digits"),), totals={"all": ()})
-    made = cells(results_table("title", rows, spec))
+    table = results_table("title", rows, spec)
+    assert table.caption == SAMPLED
+    made = cells(table)
     assert [row[:3] for row in made] == [
         ["\\[a]", "2", "greedy"],
         ["", "", "pass@1"],
@@ -92,6 +90,7 @@ def test_several_tasks_end_in_a_row_over_all_questions():
         ["all", "3", "greedy"],
     ]
     assert made[-1][3].startswith("66.7 ")
+    assert results_table("title", rows, spec).caption is None
     assert [row[0] for row in cells(results_table("title", rows[:2], spec))] == ["a"]
     own = spec.model_copy(update={"totals": {"every question": []}})
     names = [row[0] for row in cells(results_table("title", rows, own))]

@@ -3,15 +3,17 @@
 import json
 import math
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gpg_vl.config import loading
-from gpg_vl.errors import command
+from gpg_vl.errors import UserError, command
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record
 from gpg_vl.report.last_screen import held_out_gain, how_to_go_on, last_lines, reward_course
+from gpg_vl.run_folder import refuse_to_overwrite
 
 HERE = Path(__file__).parents[1]
 
@@ -50,15 +52,25 @@ def test_a_command_has_absolute_paths_and_quotes(tmp_path, monkeypatch):
     )
 
 
+def test_a_path_below_the_home_folder_begins_with_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shown = command("gpg-vl", Path("runs/a"), Path("my runs"), tmp_path, "~/a", "/b c")
+    assert shown == f"gpg-vl ~/runs/a ~/'my runs' {tmp_path} '~/a' '/b c'"
+    echoed = subprocess.run(
+        ["sh", "-c", shown.replace("gpg-vl", "printf '%s\\n'")], capture_output=True, text=True
+    )
+    paths = [tmp_path / "runs/a", tmp_path / "my runs", tmp_path, "~/a", "/b c"]
+    assert echoed.stdout.splitlines() == [str(path) for path in paths]
+
+
 def test_what_was_gained_on_held_out_questions(run):
     assert held_out_gain(run) == []
     evaluated(run, "before", 0, 0, 0, 1)
     assert held_out_gain(run) == []
     evaluated(run, "after", 1, 1, 0, 1)
-    first, second = held_out_gain(run)
-    assert first == "held-out accuracy: 25.0 % -> 75.0 %, no difference seen", "4 are too few"
-    assert second.startswith("  difference 50.0 [")
-    assert second.endswith("] (95 % interval, 4 questions)")
+    sentence = "held-out accuracy: 25.0 % -> 75.0 %, no difference seen"
+    assert held_out_gain(run) == [sentence], "4 are too few"
     evaluated(run, "after", 1)
     assert held_out_gain(run) == [], "they are not the same questions"
 
@@ -84,10 +96,12 @@ def test_the_course_of_the_reward_by_hand(run):
     rewarded(run, 0.5)
     assert reward_course(run) == []
     rewarded(run, 0.25, None, 0.75)
-    assert reward_course(run) == ["gained: mean reward 0.250 (step 1) -> 0.750 (step 3)"]
+    assert reward_course(run) == [
+        "mean reward of sampled answers: 0.250 (step 1) -> 0.750 (step 3)"
+    ]
     rewarded(run, 0.0, 0.5, *16 * [9.0], 0.75, 1.25)
     assert reward_course(run) == [
-        "gained: mean reward 0.250 (steps 1 to 2) -> 1.000 (steps 19 to 20)"
+        "mean reward of sampled answers: 0.250 (steps 1 to 2) -> 1.000 (steps 19 to 20)"
     ]
 
 
@@ -108,17 +122,23 @@ def test_what_to_do_next_is_commands_for_any_folder(run, monkeypatch):
             f"{run}/evaluation/small-after.jsonl",
         ],
     ]
+    assert len(lines) == 8
+    assert lines[1] == f"run folder: {run}"
     assert f"  {run}/checkpoints/000010/policy" in lines
-    assert lines[-1] == f"  {run}"
-    assert max(len(line) for line in lines if not line.startswith("  ")) < 80
+    assert (
+        lines[4] == "ask it training questions (sampled), held-out ones (greedy), see what changed:"
+    )
+    shown = [line for line in lines if str(run) not in line]
+    assert max(map(len, shown)) < 80
 
 
 def test_without_a_benchmark_nothing_is_said_about_one(run):
     config = loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null"])
     rewarded(run, 0.25, 0.75)
     lines = list(last_lines(run, config))
-    assert lines[0] == "gained: mean reward 0.250 (step 1) -> 0.750 (step 2)"
-    assert not any("evaluate" in line or "compare" in line for line in lines)
+    assert lines[0] == "mean reward of sampled answers: 0.250 (step 1) -> 0.750 (step 2)"
+    assert lines[4] == "ask it training questions (sampled):"
+    assert len(lines) == 6
     shipped = loading.load("digits")
     assert f"  gpg-vl evaluate digits --model '{run}'" in list(last_lines(run, shipped))
 
@@ -128,6 +148,20 @@ def test_a_stopped_run_says_what_is_saved_and_how_it_goes_on(run):
         "stopped; step 10 is saved. Go on with:",
         f"  gpg-vl train --resume '{run}'",
     ]
+
+
+def test_a_run_of_several_processes_goes_on_behind_its_launcher(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert list(how_to_go_on(run, [])) == [
+        "stopped; step 10 is saved. Go on with (... = the options that it was launched with):",
+        f"  accelerate launch ... -m gpg_vl train --resume '{run}'",
+    ]
+    with pytest.raises(
+        UserError, match=r"continue it with `accelerate launch \.\.\. -m gpg_vl train"
+    ):
+        refuse_to_overwrite(run)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert list(how_to_go_on(run, []))[1] == f"  gpg-vl train --resume '{run}'"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_config_takes_what_accelerate_offers():
     assert get_args(TrackerName)[:3] == ("tensorboard", "trackio", "wandb")
 
 
-RESUMABLE = {"project": "gpg_vl", "name": "mine", "config": {"steps": 2}, "resume": "allow"}
+NAMED = {"project": "gpg_vl", "name": "mine", "config": {"steps": 2}}
 
 
 def test_trackio_receives_the_run_its_config_and_every_step(tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_trackio_receives_the_run_its_config_and_every_step(tmp_path, monkeypatc
     track(3, {"reward": 0.5})
     track(4, {"reward": 0.6})
     track.close()
-    assert package.of("init") == [RESUMABLE]
+    assert package.of("init") == [NAMED | {"resume": "never"}]
     assert package.of("log") == [
         [{"reward": 0.5}, {"step": 3}],
         [{"reward": 0.6}, {"step": 4}],
@@ -79,7 +79,8 @@ def test_wandb_counts_by_itself_and_draws_over_the_step_of_the_run_or_of_the_war
     track(3, {"held_out": 0.25})
     track(2, {"reward": 0.25})  # resumed from a checkpoint before
     track.close()
-    assert package.of("init") == [RESUMABLE | {"id": "mine", "dir": str(tmp_path / "mine")}]
+    own = {"resume": "allow", "id": "mine", "dir": str(tmp_path / "mine")}
+    assert package.of("init") == [NAMED | own]
     assert package.of("define_metric") == [
         ["step", {}],
         ["warmup/step", {}],
@@ -262,7 +263,9 @@ from gpg_vl.config.schema import TrackingConfig
 from gpg_vl.report.trackers import open_tracker
 
 run, begin = Path(sys.argv[1]), int(sys.argv[2])
-known = {"steps": 4, "data": [{"recipe": "digits"}], "environment": {"python": "3.11"}}
+times = ["2026-11-30T08:22:05.117+00:00", "2026-11-30T09:00:00.000+00:00"]
+environment = {"python": "3.11", "starts": [{"time": time} for time in times[: 1 + begin]]}
+known = {"steps": 4, "data": [{"recipe": "digits"}], "environment": environment}
 tracking = TrackingConfig(project="cats", tags=("a",))
 for name in ("wandb", "trackio", "tensorboard"):
     track = open_tracker(name, run, known, tracking=tracking)
@@ -306,7 +309,8 @@ def tracked(tmp_path_factory) -> Path:
 
 
 def test_the_real_wandb_loses_no_step(tracked):
-    kept = sorted(tracked.glob("mine/wandb/offline-run-*-mine/run-mine.wandb"))
+    name = "mine-20261130082205"
+    kept = sorted(tracked.glob(f"mine/wandb/offline-run-*-{name}/run-{name}.wandb"))
     records = [record for path in kept for record in wandb_records(path)]
     begun = next(record.run for record in records if record.HasField("run"))
     assert (begun.project, list(begun.tags)) == ("cats", ["a"])
@@ -374,7 +378,7 @@ def test_the_real_trackio_loses_no_step(tracked):
         (2, 0.5),
         (4, 1.0),
     ]
-    assert json.loads(configs[0][0])["environment"] == {"python": "3.11"}
+    assert json.loads(configs[0][0])["environment"]["python"] == "3.11"
 
 
 def test_the_real_tensorboard_loses_no_step(tracked):
@@ -500,3 +504,20 @@ def test_runs_in_folders_of_one_name_are_runs_of_their_own(tmp_path, monkeypatch
         track = trackers.open_tracker("wandb", tmp_path / name, {"name": name}, log=pytest.fail)
         track.close()
     assert [given["id"] for given in package.of("init")] == ["a-x", "b-x"]
+
+
+def test_a_run_that_is_begun_again_under_its_name_is_another_one(tmp_path, monkeypatch):
+    """Its folder was deleted, or `folder` is another one: its steps are not mixed with the old."""
+    first, second = "2026-11-30T08:22:05.117+00:00", "2026-11-30T09:10:00.000+00:00"
+    found: list[Any] = []
+    for times in ([first], [first, second], [second]):
+        known = {"name": "a", "environment": {"starts": [{"time": time} for time in times]}}
+        for name, what in (("wandb", "id"), ("trackio", "resume")):
+            package = Package(monkeypatch, name)
+            trackers.open_tracker(name, tmp_path / "a", known, log=pytest.fail).close()
+            found.append(package.of("init")[0][what])
+    assert found == [
+        *("a-20261130082205", "never"),
+        *("a-20261130082205", "allow"),
+        *("a-20261130091000", "never"),
+    ]

@@ -72,6 +72,29 @@ def save(
     return checkpoint.save(run, step, state, policy, learner, f"card of {words}")
 
 
+def test_a_checkpoint_that_is_saved_again_is_there_while_the_old_one_is_deleted(
+    tmp_path, monkeypatch
+):
+    """Which takes seconds: a second Ctrl-C comes just then."""
+    save(tmp_path, 7, "old")
+    original = checkpoint.shutil.rmtree
+
+    def killed(path: Path, **more: Any) -> None:
+        if path.name == "000007.dropped" and path.exists():
+            raise KeyboardInterrupt
+        original(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 7, "new")
+    assert names(tmp_path) == ["000007"]
+    card = tmp_path / "checkpoints" / "000007" / "policy" / "README.md"
+    assert card.read_text() == "card of new"
+    checkpoint.prune(tmp_path, keep_last=1, keep_best=0)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000007"]
+
+
 def names(run: Path) -> list[str]:
     return [path.name for path in run_folder.complete_checkpoints(run)]
 

@@ -615,6 +615,33 @@ def test_a_run_that_stops_for_its_format_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("reward", "fault", "steps", "said"),
+    [
+        (0.0, "", 40, "anew, for instance: `gpg-vl train {run}/config.yaml {new} warmup.steps=80`"),
+        (0.0, "", 0, "anew, for instance: `gpg-vl train {run}/config.yaml {new} warmup.steps=300`"),
+        (1.0, "", 40, "Then start a run with harder data"),
+        (math.nan, "", 40, "for instance: `gpg-vl train {run}/config.yaml {new} rollout.max_tok"),
+        (math.nan, "fault: A", 40, "\nMend it, then go on: `gpg-vl train --resume {run}`"),
+    ],
+)
+def test_a_run_without_informative_groups_says_what_to_type(
+    reward, fault, steps, said, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", "/nowhere")
+    folder = tmp_path / "my runs"
+    (folder / "small-2").mkdir(parents=True)  # so that name is taken
+    knobs = ("rollout.idle_steps=1", "rollout.max_faults=1", f"warmup.steps={steps}")
+    run = run_of(tmp_path, *knobs, f"folder={folder}", state=State(idle=1))
+    with pytest.raises(UserError) as stopped:
+        stop_rules.stop_if_hopeless(run, sampled(group([reward] * 2, fault=fault, draw=0)))
+    own = tmp_path / "run"
+    said = said.format(run=own, new=f"'folder={folder}' name=small-3")
+    assert said in str(stopped.value)
+    look = f"take the same steps again.\nSee what is answered: `gpg-vl rollout {own}/config.yaml"
+    assert (look in str(stopped.value)) == (not fault)
+
+
+@pytest.mark.parametrize(
     ("rewards", "full_reward", "message"),
     [
         ([1.0, 1.0], 1.0, "mean reward 1, everything is right: make the questions harder"),

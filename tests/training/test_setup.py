@@ -331,7 +331,7 @@ def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
     monkeypatch.setattr(resume_check, "environment_differences", lambda begun, now: iter(differs))
     run_folder.write_header(tmp_path, "", {})
     is_unchanged = setup._report_differences(
-        tmp_path, {}, {}, [], allow_changed=True, log=lines.append
+        tmp_path, setup._Origin({}, {}), [], allow_changed=True, log=lines.append
     )
     assert is_unchanged == unchanged
     assert lines == [
@@ -351,7 +351,7 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     monkeypatch.setattr(
         run_folder,
         "write_header",
-        lambda *given, is_resumed: events.append(("header", is_resumed)),
+        lambda *given, is_resumed: events.append(("header", is_resumed)) or given[2],
     )
     monkeypatch.setattr(resume_check, "write", lambda *given: events.append("fingerprint"))
     accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
@@ -360,11 +360,11 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
         config=small(tmp_path, "trackers=[wandb]"), verifiers=VerifierSet(by_kind={})
     )
     callback: Any = "own"
-    here = {"gpu": "H100"}
-    made: Any = setup._open_folder(parts, tmp_path, {}, here, [callback], own, print, None)
+    here = setup._Origin({}, {"gpu": "H100"})
+    made: Any = setup._open_folder(parts, tmp_path, here, [callback], own, print, None)
     assert events == (["wait"] if rank else [("header", True), "fingerprint", "wait"])
     assert not (tmp_path / "metrics.jsonl").exists(), "a run that goes on keeps its logs"
-    setup._open_folder(parts, tmp_path, {}, {}, [], own, print, ())
+    setup._open_folder(parts, tmp_path, here, [], own, print, ())
     assert (tmp_path / "metrics.jsonl").exists() == (not rank)
     assert made.callbacks == ["own"]
     assert made.trackers == ([] if rank else [("wandb", tmp_path, 4, {"gpu": "H100"})])
@@ -390,7 +390,7 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
         learner="learner",
         rollouts=SimpleNamespace(prompt_at="prompt_at"),
         engine=engine,
-        folder=SimpleNamespace(rewind=lambda step: events.append(("rewind", step))),
+        folder=SimpleNamespace(path=tmp_path, rewind=lambda step: events.append(("rewind", step))),
         log=events.append,
     )
     setup._restore(run, tmp_path, False)
@@ -405,6 +405,42 @@ def test_a_checkpoint_brings_state_moments_version_and_run_folder_back(tmp_path,
         "resumed from step 7 of 9 (weights, optimizer, schedule, 56 prompts used, 1 groups "
         "waiting): "
     )
+
+
+@pytest.mark.parametrize(
+    ("used", "is_unchanged", "warns"),
+    [
+        ([1, 0, 0], True, True),
+        ([1, 0, 0], False, False),
+        ([0, 0, 1], True, False),
+        ([0, 1, 0], True, False),
+        ([], True, False),
+    ],
+)
+def test_a_run_that_would_stop_again_for_want_of_groups_is_warned(
+    used, is_unchanged, warns, tmp_path, monkeypatch
+):
+    """Two steps in a row are the limit; the logs of them are still there."""
+    folder = run_folder.RunFolder(tmp_path)
+    for step, informative in enumerate(used, 1):
+        row = {"used_informative": float(informative), "skipped": float(not informative)}
+        folder.metrics(step, row)
+    monkeypatch.setattr(checkpoint, "load_state", lambda *given: State())
+    monkeypatch.setattr(checkpoint, "load_learner", lambda *given, **more: None)
+    lines: list[str] = []
+    run: Any = SimpleNamespace(
+        config=small(tmp_path, "rollout.idle_steps=2"),
+        policy="policy",
+        processes="processes",
+        learner="learner",
+        rollouts=SimpleNamespace(prompt_at="prompt_at"),
+        engine=SimpleNamespace(update_weights=lambda *given: None),
+        folder=folder,
+        log=lines.append,
+    )
+    setup._restore(run, tmp_path, is_unchanged)
+    assert any("will take the same steps again" in line for line in lines) == warns
+    assert run_folder.metric_rows(tmp_path) == [], "it is looked for before they are dropped"
 
 
 def test_how_groups_are_drawn_on_a_process(tmp_path):

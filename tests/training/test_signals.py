@@ -169,6 +169,30 @@ def test_an_interrupt_that_is_swallowed_comes_again(monkeypatch):
     assert swallowed == ["once"]
 
 
+def test_the_interrupt_that_ends_an_evaluation_is_no_second_request(monkeypatch):
+    """Though it comes later than a launcher's, because the terminal takes long for a line."""
+    monkeypatch.setattr(signals, "SAME_REQUEST", 0.02)
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        time.sleep(0.1)
+        lines.append(line)
+
+    def run() -> None:
+        with stop_request(log) as request:
+            request.can_wait = True
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with contextlib.suppress(EvaluationDroppedError), request.droppable("leaving it"):
+                threading.Event().wait(LONG_ENOUGH)
+            time.sleep(1)  # long enough for it to be answered on a busy machine
+
+    try:
+        run()
+    except KeyboardInterrupt:
+        pytest.fail("the run was left")
+    assert lines == ["leaving it; again leaves now"]
+
+
 def test_a_forked_process_ends_as_usual_and_does_not_stop_this_one():
     """Such as a worker of a pool that a plug-in has made, which a pool ends by SIGTERM."""
     with stop_request(lambda line: None) as request:

@@ -3,6 +3,8 @@ was."""
 
 import gzip
 import json
+import re
+import shlex
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -267,15 +269,20 @@ def test_all_wrong_stops_with_a_sentence(tmp_path):
         "rollout.max_tokens=2",
         "steps=9",
     )
-    with pytest.raises(
-        UserError,
-        match=(
-            r"stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"
-        ),
-    ):
+    stop = r"stopped at step 2: 2 steps in a row without an informative group.*everything is wrong"
+    with pytest.raises(UserError, match=stop) as stopped:
         run(tmp_path, *knobs)
     rows = metrics(tmp_path / "small")
     assert [row["skipped"] for row in rows] == [1.0, 1.0]
+    anew = re.search(r"Start anew, for instance: `gpg-vl train (.*)`", str(stopped.value))
+    assert anew
+    name, *more = shlex.split(anew[1])
+    begun = loading.load(name, more)
+    assert (begun.run_path, begun.warmup.steps) == (tmp_path / "small-2", 300)
+    lines: list[str] = []
+    with pytest.raises(UserError, match=stop):
+        train(loading.load_run(tmp_path / "small"), lines.append, resume=tmp_path / "small")
+    assert any("it will take the same steps again" in line for line in lines)
 
 
 def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypatch):
