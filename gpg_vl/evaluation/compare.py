@@ -247,7 +247,7 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
         UserError: there are no records, a run without evaluations, or nothing in common.
     """
     if first.is_file() and second.is_file():
-        return {first.stem: (records.load(first), records.load(second))}
+        return {_benchmark_of(first): (records.load(first), records.load(second))}
     in_first, in_second = _evaluations(first), _evaluations(second)
     common = [name for name in in_first if name in in_second]
     if not common:
@@ -286,7 +286,7 @@ def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 def _evaluations(path: Path) -> dict[str, Path]:
     """Return benchmark -> file of records; of a run those after training."""
     if path.is_file():
-        return {path.stem.removesuffix("-after"): path}
+        return {_benchmark_of(path): path}
     if not path.is_dir():
         near = nearest_path(path)
         expected = "expected records written by `gpg-vl evaluate --to`, or a run folder"
@@ -305,5 +305,16 @@ def _evaluations(path: Path) -> dict[str, Path]:
     for file in records.files_in(folder):
         found[file.stem] = file
         if file.stem.endswith("-after"):
-            after_training[file.stem.removesuffix("-after")] = file
-    return after_training or found
+            after_training[_benchmark_of(file)] = file
+    if after_training or is_run(path):
+        return after_training or found
+    named = [_benchmark_of(file) for file in found.values()]
+    # several files of one benchmark are told apart by their own names alone
+    return dict(zip(named, found.values(), strict=True)) if len(set(named)) == len(named) else found
+
+
+def _benchmark_of(path: Path) -> str:
+    """Return the benchmark that records are of, as they say it, or as their file is called."""
+    loaded = records.load(path)
+    own = str(loaded[0].settings.get("benchmark", "")) if loaded else ""
+    return own or path.stem.removesuffix("-after")

@@ -343,6 +343,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
     written = (tmp_path / "words.jsonl").read_text()
     (tmp_path / "words.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": "1"'))
     (tmp_path / "nan.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": NaN'))
+    eval_records.save(records([1]), tmp_path / "good.jsonl")
     (tmp_path / "empty").mkdir()
     (tmp_path / "runs" / "evaluation").mkdir(parents=True)
     for pair, sentence in (
@@ -360,7 +361,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
         ),
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder; expected records"),
         ((tmp_path / "word.json", tmp_path / "x.jsonl"), "or folder; did you mean"),
-        ((tmp_path / "empty", tmp_path / "x.jsonl"), "no benchmark that both have run"),
+        ((tmp_path / "empty", tmp_path / "good.jsonl"), "no benchmark that both have run"),
         (
             (tmp_path / "runs", tmp_path / "x.jsonl"),
             "it is a run without evaluation: its",
@@ -650,6 +651,24 @@ def test_only_files_of_its_folder_evaluation_are_the_evaluations_of_a_run(tmp_pa
     eval_records.save(records([1]), tmp_path / "run" / "evaluation" / "a-after.jsonl")
     with pytest.raises(UserError, match=r"metrics.jsonl has metrics; .*run has a$"):
         compare.read(tmp_path / "metrics.jsonl", tmp_path / "run")
+
+
+def test_the_records_say_their_benchmark_and_the_name_of_their_file_does_not(tmp_path):
+    """Records of one benchmark are compared, whatever --to called their file."""
+    told = records([1, 0], settings={"benchmark": "shapes"})
+    run = tmp_path / "run"
+    for path in (run / "evaluation" / "shapes-after.jsonl", tmp_path / "near.jsonl"):
+        eval_records.save(told, path)
+    for name in ("config.yaml", "environment.json"):
+        (run / name).write_text("{}\n")
+    eval_records.save(told, tmp_path / "folder" / "far.jsonl")
+    for first in (tmp_path / "near.jsonl", tmp_path / "folder"):
+        assert list(compare.read(run, first)) == ["shapes"]
+        assert list(compare.read(first, run)) == ["shapes"]
+    both = compare.read(tmp_path / "near.jsonl", tmp_path / "folder" / "far.jsonl")
+    assert list(both) == ["shapes"]
+    eval_records.save(told, tmp_path / "folder" / "other.jsonl")
+    assert list(compare.read(tmp_path / "folder", tmp_path / "folder")) == ["far", "other"]
 
 
 def test_settings_in_which_two_runs_differ_are_named(tmp_path):
