@@ -24,6 +24,8 @@ LISTED = 5
 """Largest number of settings that are named."""
 SHOWN = 60
 """Largest number of characters of a setting."""
+SIDE = 24
+"""Largest number of characters of what heads the figures of one side."""
 DRAWS = 10_000
 """Number of random combinations of signs."""
 
@@ -255,6 +257,18 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
         of_second = f"{second} has {', '.join(in_second) or 'none'}"
         raise UserError(f"no benchmark that both have run: {of_first}; {of_second}")
     return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
+
+
+def sides(first: Path, second: Path) -> tuple[str, str]:
+    """Return what heads the figures of each: the name of its run or file, shortened to fit.
+
+    Names that are the same tell nothing: then it is first and second.
+    """
+    names: list[str] = []
+    for path in (first, second):
+        name = one_line(path.resolve().name)
+        names.append(name if len(name) <= SIDE else f"{name[: SIDE - 3]}...")
+    return ("first", "second") if names[0] == names[1] else (names[0], names[1])
 
 
 def config_differences(first: Path, second: Path) -> str:

@@ -22,6 +22,7 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, difference, interval, weighted
 from gpg_vl.report.console import paired_table, results_table, tries
 from tests.commands import gpg_vl
+from tests.pseudo_terminal import on_terminal
 from tests.strict_json import strict_rows
 
 
@@ -275,8 +276,32 @@ def test_the_command_compares_files_and_runs(tmp_path):
     assert "q3: 1.00 '1' -> 0.00 '0'" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["q0", "q1", "q3"]
+    assert re.search(r"│ a  +│ 50\.0 .*\n.*│ b  +│ 75\.0 ", done.stdout)
     files = [tmp_path / run / "evaluation" / "small-after.jsonl" for run in "ab"]
-    assert gpg_vl("compare", *files).returncode == 0
+    done = gpg_vl("compare", *files)
+    assert done.returncode == 0
+    assert re.search(r"│ first  +│ 50\.0 .*\n.*│ second  +│ 75\.0 ", done.stdout)
+
+
+def test_figures_are_headed_by_what_is_compared(tmp_path):
+    long = tmp_path / ("x" * 40)
+    assert compare.sides(tmp_path / "a", tmp_path / "b.jsonl") == ("a", "b.jsonl")
+    assert compare.sides(long, tmp_path / "b") == (f"{'x' * 21}...", "b")
+    assert compare.sides(tmp_path / "a", tmp_path / "runs" / "a") == ("first", "second")
+    assert compare.sides(long, tmp_path / ("x" * 30)) == ("first", "second")
+
+
+def test_a_setting_that_differs_is_not_broken_within_its_key_on_a_terminal(tmp_path):
+    for run, learner in (("a", 1), ("b", 2)):
+        eval_records.save(records([1]), tmp_path / run / "evaluation" / "small-after.jsonl")
+        (tmp_path / run / "environment.json").write_text("{}")
+        (tmp_path / run / "config.yaml").write_text(
+            f"learner: {{tokens: {learner}}}\ncheckpoint: {{keep_best: 0, keep_last: {learner}}}\n"
+        )
+    code, printed = on_terminal("compare", tmp_path / "a", tmp_path / "b", columns=60)
+    assert code == 0
+    assert "checkpoint.keep_last:" in printed
+    assert "learner.tokens:" in printed
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, []), (1, ["q0"]), (9, ["q0", "q2"])])
