@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from gpg_vl.config.loading import load
+from gpg_vl.training import resume_check
 
 HEAVY = ("accelerate", "datasets", "pandas", "pyarrow", "scipy.stats", "torch", "transformers")
 OF_DATA = ("PIL", "httpx", "numpy", "gpg_vl.data", "gpg_vl.experiment", "gpg_vl.verifiers.base")
@@ -189,6 +193,26 @@ def test_a_mistake_is_told_before_anything_heavy_is_loaded(name, folder):
     assert facts["code"] == 2
     assert not set(facts["loaded"]) & set(HEAVY)
     assert expected in told
+
+
+@pytest.fixture
+def begun(tmp_path) -> Path:
+    """The run folder of a run of two steps, as far as a command looks before it loads a model."""
+    run = tmp_path / "begun"
+    (run / "checkpoints" / "000002").mkdir(parents=True)
+    (run / "checkpoints" / "000002" / "state.json").write_text('{"step": 2, "score": 0.5}')
+    config = load("digits", ["steps=2"])
+    (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (run / "environment.json").write_text(json.dumps({"config_folder": str(tmp_path)}))
+    resume_check.write(run, {"config": config.model_dump(mode="json"), "data": "", "sources": {}})
+    return run
+
+
+def test_a_changed_config_is_refused_before_anything_heavy_is_loaded(begun):
+    facts, _, told = outcome(begun, "train", "--resume", begun, "optimizer.lr=0.5")
+    assert facts["code"] == 2
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert "optimizer.lr: 0.0001 -> 0.5. Change it back" in told
 
 
 INTERRUPTED = """

@@ -57,14 +57,26 @@ def train(
     loaded = load_config(config, overrides, resume)
     if resume is None:
         check_model(loaded)
-    elif from_step is not None:
-        from gpg_vl.config.models import checkpoint_of, find_run
-
-        checkpoint_of(find_run(resume), from_step)
+    else:
+        _check_resume(resume, loaded, from_step, allow_changed=allow_changed)
     _check_before_loading(loaded, resume)
     written = _run(loaded, resume=resume, from_step=from_step, allow_changed=allow_changed)
     if os.environ.get("RANK", "0") == "0":
         _print_results(written, loaded)
+
+
+def _check_resume(
+    resume: Path, config: "Config", from_step: int | None, *, allow_changed: bool
+) -> None:
+    """Refuse a checkpoint that does not exist and a changed config before torch is imported."""
+    from gpg_vl.config.models import checkpoint_of, find_run
+    from gpg_vl.training.resume_check import check_config
+
+    run = find_run(resume)
+    if from_step is not None:
+        checkpoint_of(run, from_step)
+    if not allow_changed:
+        check_config(run, config)
 
 
 def _check_before_loading(config: "Config", resume: Path | None = None) -> None:
