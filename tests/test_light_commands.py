@@ -215,6 +215,19 @@ def test_a_changed_config_is_refused_before_anything_heavy_is_loaded(begun):
     assert "optimizer.lr: 0.0001 -> 0.5. Change it back" in told
 
 
+def test_a_finished_run_says_at_once_that_nothing_is_left(begun):
+    evaluated = begun / "evaluation" / "digits-after.jsonl"
+    evaluated.parent.mkdir()
+    evaluated.write_text("")
+    facts, printed, _ = outcome(begun, "train", "--resume", begun)
+    assert facts["code"] == 0
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert printed == (
+        f"nothing is left to do: all 2 steps of {begun} are done; `gpg-vl train --resume {begun} "
+        "steps=M` goes on to step M\n"
+    )
+
+
 INTERRUPTED = """
 import runpy, sys
 

@@ -60,6 +60,8 @@ def train(
     else:
         _check_resume(resume, loaded, from_step, allow_changed=allow_changed)
     _check_before_loading(loaded, resume)
+    if resume is not None and _is_finished(resume, loaded, from_step):
+        return
     written = _run(loaded, resume=resume, from_step=from_step, allow_changed=allow_changed)
     if os.environ.get("RANK", "0") == "0":
         _print_results(written, loaded)
@@ -77,6 +79,20 @@ def _check_resume(
         checkpoint_of(run, from_step)
     if not allow_changed:
         check_config(run, config)
+
+
+def _is_finished(resume: Path, config: "Config", from_step: int | None) -> bool:
+    """Return True if nothing is left to do, and say so, before torch is imported."""
+    from gpg_vl.config.models import find_run
+    from gpg_vl.training.resume_check import how_to_take_more, is_finished
+
+    run = find_run(resume)
+    goes_back = from_step is not None and from_step < config.steps
+    if goes_back or not is_finished(run, config):
+        return False
+    if os.environ.get("RANK", "0") == "0":
+        print_line(how_to_take_more(run, config))
+    return True
 
 
 def _check_before_loading(config: "Config", resume: Path | None = None) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 
 from gpg_vl import run_folder
 from gpg_vl.config import plugins
+from gpg_vl.config.loading import load_benchmark
 from gpg_vl.config.models import find, is_same
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import fingerprint
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, command
 from gpg_vl.experiment import Experiment
 from gpg_vl.report.left_out import described
+from gpg_vl.run_folder import complete_checkpoints, evaluation_path
 from gpg_vl.types import LeftOut
 
 _SERVER_KNOBS = ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote")
@@ -92,6 +94,8 @@ def check_config(run: Path, config: Config) -> None:
     Raises:
         UserError: a knob that may not change has another value than the run began with.
     """
+    if not (run / "identity.json").exists():  # killed early: what follows tells
+        return
     begun = _begun(run)["config"]
     now = run_folder.json_value(config.model_dump(mode="json"))
     name = config.policy.model
@@ -104,6 +108,32 @@ def check_config(run: Path, config: Config) -> None:
     differences = list(config_differences(begun, now))
     if differences:
         raise _refusal(run, differences)
+
+
+def is_finished(run: Path, config: Config) -> bool:
+    """Return True if nothing is left to do: every step is saved, and the last one is evaluated.
+
+    The last step is without its evaluation where that was dropped, or its records were deleted.
+    """
+    saved = complete_checkpoints(run)
+    if not saved or int(saved[-1].name) < config.steps:
+        return False
+    if int(saved[-1].name) > config.steps or not (config.evaluation.benchmark and config.steps):
+        return True
+    spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
+    state = json.loads((saved[-1] / "state.json").read_text())
+    return state["score"] is not None and evaluation_path(run, spec.name, "after").exists()
+
+
+def how_to_take_more(run: Path, config: Config) -> str:
+    """Return words for a run that is finished: that nothing is left, and how it goes on."""
+    more = [command("gpg-vl", "train", "--resume", run), "steps=M"]
+    if config.optimizer.schedule != "constant":  # its rate falls to the last step: another course
+        more.append("--allow-changed")
+    return (
+        f"nothing is left to do: all {config.steps} steps of {run} are done; "
+        f"`{' '.join(more)}` goes on to step M"
+    )
 
 
 def _begun(run: Path) -> dict[str, Any]:
