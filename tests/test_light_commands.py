@@ -54,6 +54,10 @@ def folder(tmp_path_factory) -> Path:
         (path / f"{name}.jsonl").write_text("".join(answers))
         command = ["evaluate", path / "counts.yaml", "--answers", path / f"{name}.jsonl"]
         report(path, *command, "--to", path / f"{name}_records.jsonl")
+    (path / "table.csv").write_text("question,answer\nHow many?,3\n")
+    (path / "table.yaml").write_text(
+        "name: table\ndata: [{files: table.csv}]\nwarmup: {steps: 1}\n"
+    )
     (path / "scenes.py").write_text(SCENES)
     return path
 
@@ -173,6 +177,17 @@ def test_the_list_of_configs_reads_no_config(tmp_path):
 MISTAKES = {
     "verifier": (["train", "digits", "verifiers.number=numbr"], "verifiers.number"),
     "benchmark": (["train", "digits", "evaluation.benchmark=none.yaml"], "none.yaml: no such"),
+    "verifier before the taken folder": (
+        ["train", "digits", "folder=.", "name=taken", "verifiers.number=numbr"],
+        "verifiers.number",
+    ),
+    "file": (["train", "table.yaml", "data.0.files=tabel.csv"], "did you mean table.csv?"),
+    "file of a warm-up": (["sft", "table.yaml", "data.0.files=tabel.csv"], "tabel.csv does not"),
+    "file of a rollout": (["rollout", "table.yaml", "data.0.files=tabel.csv"], "tabel.csv does"),
+    "column": (
+        ["train", "table.yaml", "data.0.columns.images=pictre"],
+        "table.csv: columns: images: no row has a column 'pictre'; there are question, answer",
+    ),
     "taken folder": (["train", "digits", "folder=.", "name=taken"], "holds a run already"),
     "warm-up in a taken folder": (["sft", "digits", "folder=.", "name=taken"], "holds a run"),
     "evaluated": (["evaluate", "geoq", "--model", "tiny"], "geoq"),

@@ -96,23 +96,20 @@ def _is_finished(resume: Path, config: "Config", from_step: int | None) -> bool:
 
 
 def _check_before_loading(config: "Config", resume: Path | None = None) -> None:
-    """Refuse parts that cannot be made and a folder that is taken before torch is imported.
+    """Refuse what cannot be made, files that are not there and a taken folder before torch loads.
 
     Raises:
-        UserError: as `Experiment.resolve`, or for the benchmark or the run folder.
+        UserError: as `Experiment.resolve`, or for a source, the benchmark or the run folder.
     """
     from gpg_vl import run_folder
-    from gpg_vl.config.loading import load_benchmark
     from gpg_vl.config.paths import check_writable
     from gpg_vl.experiment import Experiment
+    from gpg_vl.preflight.plan import check_sources
 
+    check_sources(Experiment.resolve(config), own_recipes=False)
     if resume is None:
         check_writable(config.run_path, "folder")
         run_folder.refuse_to_overwrite(config.run_path)
-    experiment = Experiment.resolve(config)
-    if config.evaluation.benchmark:
-        spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
-        experiment.benchmark_parts(spec)
 
 
 def _run(
@@ -206,7 +203,10 @@ def try_rollout(
     loaded = load_config(config, overrides)
     check_parent(to)
     check_model(loaded, model)
+    from gpg_vl.preflight.plan import check_each
     from gpg_vl.report.display import Display
+
+    check_each("data", loaded.data, loaded.base_dir, own_recipes=False)
 
     with Display(console, lines=False) as display:
         display.phase("loading libraries")

@@ -1,12 +1,13 @@
 """Report in numbers what a config requires, before loading: answers, memory, disk, time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import wrap
 
 from gpg_vl.config.loading import load_benchmark
-from gpg_vl.config.schema import Config
-from gpg_vl.data.sources import check_source
+from gpg_vl.config.schema import Config, Source
+from gpg_vl.data.sources import check_columns, check_source
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.sizes import size_of
@@ -54,7 +55,7 @@ def plan(experiment: Experiment, width: int = WIDTH) -> Plan:
     """
     config = experiment.config
     width = max(MIN_WIDTH, min(width, WIDTH))
-    _check_sources(experiment)
+    check_sources(experiment)
     lines: list[str] = []
     for label, text in _facts(experiment):
         lines += _lines(label, text, width)
@@ -144,17 +145,30 @@ def _lines(label: str, text: str, width: int) -> list[str]:
     )
 
 
-def _check_sources(experiment: Experiment) -> None:
+def check_sources(experiment: Experiment, *, own_recipes: bool = True) -> None:
+    """Check that every source can be begun and tables have their columns, also of the benchmark.
+
+    Args:
+        own_recipes: also call recipes of the user's own, which may read all rows at once.
+
+    Raises:
+        UserError: one cannot; the sentence names file, column or option.
+    """
     config = experiment.config
     for key, sources in (("data", config.data), ("warmup.data", config.warmup.data)):
-        for number, source in enumerate(sources):
-            check_source(source, base_dir=config.base_dir, key=f"{key}.{number}")
+        check_each(key, sources, config.base_dir, own_recipes)
     if config.evaluation.benchmark is not None:
         spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
         experiment.benchmark_parts(spec)
-        for number, source in enumerate(spec.data):
-            key = f"evaluation.benchmark: data.{number}"
-            check_source(source, base_dir=spec.base_dir, key=key)
+        check_each("evaluation.benchmark: data", spec.data, spec.base_dir, own_recipes)
+
+
+def check_each(key: str, sources: Sequence[Source], base_dir: Path, own_recipes: bool) -> None:
+    """Check the sources under one key, as `check_sources` does."""
+    for number, source in enumerate(sources):
+        if own_recipes or ":" not in (source.recipe or ""):
+            check_source(source, base_dir=base_dir, key=f"{key}.{number}")
+            check_columns(source, base_dir=base_dir)
 
 
 def _memory(workload: Workload, width: int = WIDTH) -> Iterator[str]:
