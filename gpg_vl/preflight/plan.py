@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from gpg_vl.config.loading import load_benchmark
-from gpg_vl.config.schema import Config, Source
+from gpg_vl.config.schema import Config, RewardConfig, Source
 from gpg_vl.data.sources import check_columns, check_source
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
@@ -28,6 +28,20 @@ WIDTH, INDENT = 80, 10
 MIN_WIDTH = 60
 """Columns of a line on the narrowest terminal."""
 
+READ_BY = {
+    "strict": "by the format of the prompt alone",
+    "lenient": "in other formats too",
+    "reference": "by the published rule",
+    "own": "by a verifier of your own",
+}
+"""Words for the modes of verifiers."""
+THOUGHTS = {
+    "required": "with a thought",
+    "optional": "with or without a thought",
+    "absent": "without a thought",
+    "opened": "with a thought that the prompt begins",
+}
+"""Words for `think` of prompt styles."""
 ASSUMED_TFLOPS = {"bfloat16": 125.0, "float32": 7.8, "float64": 3.9}
 """TFLOP/s that a GPU is assumed to reach in forward and backward: 40 % of an A100's data sheet."""
 
@@ -96,7 +110,7 @@ def workload_of(experiment: Experiment) -> Workload:
 
 def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """Yield (label, text) of what is known without the model."""
-    config, rollout, reward = experiment.config, experiment.config.rollout, experiment.config.reward
+    config, rollout = experiment.config, experiment.config.rollout
     answers = rollout.groups_per_step * rollout.group_size
     modes: set[str] = set()
     for verifier in experiment.verifiers.by_kind.values():
@@ -123,16 +137,24 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     for source in config.data:
         name = source.recipe or source.files or source.hub
         yield "data", f"{name} {source.options or ''}".rstrip()
-    yield (
-        "reward",
-        f"{reward.combine} of accuracy {reward.accuracy:g} and format {reward.format:g}, read "
-        f"{', '.join(sorted(modes))}",
-    )
+    read_by = " and ".join(READ_BY[mode] for mode in sorted(modes))
+    yield "reward", f"{_reward(config.reward)}; answers are read {read_by}"
+    method = config.estimator if isinstance(config.estimator, str) else config.estimator["kind"]
+    thought = THOUGHTS.get(experiment.style.think, experiment.style.think)
     yield (
         "method",
-        f"{type(experiment.estimator).__name__}, {experiment.style.think} thought, evaluated on "
-        f"{config.evaluation.benchmark or 'nothing'}",
+        f"{method}; answers {thought}; evaluated on {config.evaluation.benchmark or 'nothing'}",
     )
+
+
+def _reward(reward: RewardConfig) -> str:
+    """Return how accuracy and format make a reward, in words."""
+    text = f"{reward.accuracy:g} x accuracy"
+    if reward.combine == "gate" and reward.mode == "strict":
+        text += " of an answer in the format of the prompt, else 0"
+    if reward.format:
+        text += f", plus {reward.format:g} for the format"
+    return text
 
 
 def _lines(label: str, text: str, width: int) -> list[str]:
@@ -221,8 +243,8 @@ def _disk(workload: Workload) -> str:
     count = workload.wide * workload.size.total + 2 * workload.wide * workload.trained
     unit, name = (GB, "GB") if count >= GB else (1e6, "MB")
     return (
-        f"{count / unit:,.1f} {name} a checkpoint, {(kept + 1) * count / unit:,.1f} {name} for "
-        f"{kept} that are kept and one being written"
+        f"{count / unit:,.1f} {name} a checkpoint, at most {(kept + 1) * count / unit:,.1f} "
+        f"{name}: {kept} that are kept (the best may be among the newest) and one being written"
     )
 
 
