@@ -194,7 +194,8 @@ def check_columns(source: Source, *, base_dir: Path) -> None:
             columns.add(row)
             # a field of a column may be in another row only
             columns.found.update(_fields_of(_named_columns(source), row))
-    columns.check(one_line(name_of(source)))
+    origin = one_line(name_of(source))
+    columns.check(origin)
 
 
 def _fields_of(names: Iterable[str], row: Row) -> Iterator[str]:

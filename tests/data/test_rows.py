@@ -457,7 +457,7 @@ def test_a_needed_column_that_some_rows_lack_leaves_these_out(jsonl):
 
 
 def test_a_column_that_no_table_has_is_told_by_its_first_row(tmp_path):
-    (tmp_path / "a.csv").write_text("question,meta\nq,\nbroken\n")
+    (tmp_path / "a.csv").write_text("question,meta\nq,plain\n")
     (tmp_path / "b.tsv").write_text("question\tmore\n")
     (tmp_path / "c.jsonl").write_text('{"question": "q"}\n{"question": "q", "late": 1}\n')
 
