@@ -60,6 +60,7 @@ WITHOUT_TORCH = [
     "evaluation.average_precision",
     "evaluation.recorded_answers",
     "evaluation.results",
+    "training.resume_check",
     "preflight.plan",
     "preflight.memory",
     "preflight.prepare_data",

@@ -52,9 +52,16 @@ def test_train_again_refuses_and_resume_goes_on(trained):
         == f"gpg-vl: {run} holds a run already; continue it with `gpg-vl train --resume {run}`, or "
         "choose another `name=`\n"
     )
+    done = gpg_vl("train", "--resume", run, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing is left to do: all 4 steps of ")
+    evaluated = run / "evaluation" / "small-after.jsonl"
+    records = evaluated.read_bytes()
+    evaluated.unlink()  # as if the evaluation had been dropped
     further = gpg_vl("train", "--resume", run, cwd=run.parent)
     assert further.returncode == 0, further.stderr
     assert "resumed from step 4" in further.stdout
+    assert len(evaluated.read_bytes().splitlines()) == len(records.splitlines())
 
 
 def interrupted(

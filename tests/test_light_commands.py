@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from gpg_vl.config.loading import load
+from gpg_vl.training import resume_check
 
 HEAVY = ("accelerate", "datasets", "pandas", "pyarrow", "scipy.stats", "torch", "transformers")
 OF_DATA = (
@@ -53,6 +57,10 @@ def folder(tmp_path_factory) -> Path:
         (path / f"{name}.jsonl").write_text("".join(answers))
         command = ["evaluate", path / "counts.yaml", "--answers", path / f"{name}.jsonl"]
         report(path, *command, "--to", path / f"{name}_records.jsonl")
+    (path / "table.csv").write_text("question,answer\nHow many?,3\n")
+    (path / "table.yaml").write_text(
+        "name: table\ndata: [{files: table.csv}]\nwarmup: {steps: 1}\n"
+    )
     (path / "scenes.py").write_text(SCENES)
     return path
 
@@ -172,6 +180,17 @@ def test_the_list_of_configs_reads_no_config(tmp_path):
 MISTAKES = {
     "verifier": (["train", "digits", "verifiers.number=numbr"], "verifiers.number"),
     "benchmark": (["train", "digits", "evaluation.benchmark=none.yaml"], "none.yaml: no such"),
+    "verifier before the taken folder": (
+        ["train", "digits", "folder=.", "name=taken", "verifiers.number=numbr"],
+        "verifiers.number",
+    ),
+    "file": (["train", "table.yaml", "data.0.files=tabel.csv"], "did you mean table.csv?"),
+    "file of a warm-up": (["sft", "table.yaml", "data.0.files=tabel.csv"], "tabel.csv does not"),
+    "file of a rollout": (["rollout", "table.yaml", "data.0.files=tabel.csv"], "tabel.csv does"),
+    "column": (
+        ["train", "table.yaml", "data.0.columns.images=pictre"],
+        "table.csv: columns: images: no row has a column 'pictre'; there are question, answer",
+    ),
     "taken folder": (["train", "digits", "folder=.", "name=taken"], "holds a run already"),
     "warm-up in a taken folder": (["sft", "digits", "folder=.", "name=taken"], "holds a run"),
     "evaluated": (["evaluate", "geoq", "--model", "tiny"], "geoq"),
@@ -192,6 +211,39 @@ def test_a_mistake_is_told_before_anything_heavy_is_loaded(name, folder):
     assert facts["code"] == 2
     assert not set(facts["loaded"]) & set(HEAVY)
     assert expected in told
+
+
+@pytest.fixture
+def begun(tmp_path) -> Path:
+    """The run folder of a run of two steps, as far as a command looks before it loads a model."""
+    run = tmp_path / "begun"
+    (run / "checkpoints" / "000002").mkdir(parents=True)
+    (run / "checkpoints" / "000002" / "state.json").write_text('{"step": 2, "score": 0.5}')
+    config = load("digits", ["steps=2"])
+    (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (run / "environment.json").write_text(json.dumps({"config_folder": str(tmp_path)}))
+    resume_check.write(run, {"config": config.model_dump(mode="json"), "data": "", "sources": {}})
+    return run
+
+
+def test_a_changed_config_is_refused_before_anything_heavy_is_loaded(begun):
+    facts, _, told = outcome(begun, "train", "--resume", begun, "optimizer.lr=0.5")
+    assert facts["code"] == 2
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert "optimizer.lr: 0.0001 -> 0.5. Change it back" in told
+
+
+def test_a_finished_run_says_at_once_that_nothing_is_left(begun):
+    evaluated = begun / "evaluation" / "digits-after.jsonl"
+    evaluated.parent.mkdir()
+    evaluated.write_text("")
+    facts, printed, _ = outcome(begun, "train", "--resume", begun)
+    assert facts["code"] == 0
+    assert not set(facts["loaded"]) & set(HEAVY)
+    assert printed == (
+        f"nothing is left to do: all 2 steps of {begun} are done; `gpg-vl train --resume {begun} "
+        "steps=M` goes on to step M\n"
+    )
 
 
 INTERRUPTED = """

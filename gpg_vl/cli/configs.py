@@ -40,6 +40,8 @@ def configs(
         print_remark("\nAsk one with: gpg-vl evaluate NAME --model RUN")
     else:
         print_remark("\nLook at one with gpg-vl show NAME, train with gpg-vl train NAME.")
+        # a pipe has names alone on its output; the person beside it reads this one
+        typer.echo("The benchmarks: gpg-vl configs --benchmarks", err=not console.is_terminal)
 
 
 @app.command()

@@ -307,10 +307,13 @@ def compare(
     evaluations = comparing.read(first, second)
     differences = comparing.config_differences(first, second)
     if differences:
-        print_line(f"settings that differ: {differences}")
+        # on a terminal it is broken between words: a key that is cut cannot be copied
+        line = f"settings that differ: {differences}"
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    sides = comparing.sides(first, second)
     for name, (before, after) in evaluations.items():
         title = f"{name}: {first} and {second}"
-        console.print(paired_table(title, comparing.compare(before, after)))
+        console.print(paired_table(title, comparing.compare(before, after), sides))
         for remark in comparing.remarks(before, after):
             print_line(f"mind: {remark}")
         pairs = comparing.changed(before, after)

@@ -57,34 +57,59 @@ def train(
     loaded = load_config(config, overrides, resume)
     if resume is None:
         check_model(loaded)
-    elif from_step is not None:
-        from gpg_vl.config.models import checkpoint_of, find_run
-
-        checkpoint_of(find_run(resume), from_step)
+    else:
+        _check_resume(resume, loaded, from_step, allow_changed=allow_changed)
     _check_before_loading(loaded, resume)
+    if resume is not None and _is_finished(resume, loaded, from_step):
+        return
     written = _run(loaded, resume=resume, from_step=from_step, allow_changed=allow_changed)
     if os.environ.get("RANK", "0") == "0":
         _print_results(written, loaded)
 
 
+def _check_resume(
+    resume: Path, config: "Config", from_step: int | None, *, allow_changed: bool
+) -> None:
+    """Refuse a checkpoint that does not exist and a changed config before torch is imported."""
+    from gpg_vl.config.models import checkpoint_of, find_run
+    from gpg_vl.training.resume_check import check_config
+
+    run = find_run(resume)
+    if from_step is not None:
+        checkpoint_of(run, from_step)
+    if not allow_changed:
+        check_config(run, config)
+
+
+def _is_finished(resume: Path, config: "Config", from_step: int | None) -> bool:
+    """Return True if nothing is left to do, and say so, before torch is imported."""
+    from gpg_vl.config.models import find_run
+    from gpg_vl.training.resume_check import how_to_take_more, is_finished
+
+    run = find_run(resume)
+    goes_back = from_step is not None and from_step < config.steps
+    if goes_back or not is_finished(run, config):
+        return False
+    if os.environ.get("RANK", "0") == "0":
+        print_line(how_to_take_more(run, config))
+    return True
+
+
 def _check_before_loading(config: "Config", resume: Path | None = None) -> None:
-    """Refuse parts that cannot be made and a folder that is taken before torch is imported.
+    """Refuse what cannot be made, files that are not there and a taken folder before torch loads.
 
     Raises:
-        UserError: as `Experiment.resolve`, or for the benchmark or the run folder.
+        UserError: as `Experiment.resolve`, or for a source, the benchmark or the run folder.
     """
     from gpg_vl import run_folder
-    from gpg_vl.config.loading import load_benchmark
     from gpg_vl.config.paths import check_writable
     from gpg_vl.experiment import Experiment
+    from gpg_vl.preflight.plan import check_sources
 
+    check_sources(Experiment.resolve(config), own_recipes=False)
     if resume is None:
         check_writable(config.run_path, "folder")
         run_folder.refuse_to_overwrite(config.run_path)
-    experiment = Experiment.resolve(config)
-    if config.evaluation.benchmark:
-        spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
-        experiment.benchmark_parts(spec)
 
 
 def _run(
@@ -177,7 +202,10 @@ def try_rollout(
     loaded = load_config(config, overrides)
     check_parent(to)
     check_model(loaded, model)
+    from gpg_vl.preflight.plan import check_each
     from gpg_vl.report.display import Display
+
+    check_each("data", loaded.data, loaded.base_dir, own_recipes=False)
 
     with Display(console, lines=False) as display:
         display.phase("loading libraries")

@@ -19,6 +19,7 @@ TINY = "tiny"
 """Name of the model that is made on the spot."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 """Pattern of a hub id: gpt2, Qwen/Qwen2.5-VL-3B-Instruct."""
+_KEEP_LAST = re.compile(r"^ +keep_last: (\d+)$", re.MULTILINE)
 RUN_FILES = ("config.yaml", "environment.json")
 """Files of a run folder: its config, and the folder that the config was read from."""
 INCOMPLETE = (".part", ".dropped")
@@ -214,8 +215,17 @@ def checkpoint_of(run: Path, step: int) -> Path:
     saved = {int(path.name): path for path in _checkpoints(run)}
     if step not in saved:
         steps = ", ".join(map(str, saved)) or "none"
-        raise UserError(f"--from {step}: {run} holds no checkpoint of that step; it holds {steps}")
+        raise UserError(
+            f"--from {step}: {run} holds no checkpoint of that step; it holds {steps}. How many "
+            f"are kept is decided by checkpoint.keep_last{_keep_last(run)}"
+        )
     return saved[step]
+
+
+def _keep_last(run: Path) -> str:
+    """Return " (now 2)" for a run that keeps two newest checkpoints; empty = not known."""
+    found = _KEEP_LAST.search((run / "config.yaml").read_text(encoding="utf-8"))
+    return f" (now {found[1]})" if found else ""
 
 
 # --- hints ----------------------------------------------------------------------------------------

@@ -174,6 +174,37 @@ def check_source(source: Source, *, base_dir: Path, key: str) -> None:
     _downloads(source)
 
 
+def check_columns(source: Source, *, base_dir: Path) -> None:
+    """Check that tables have the columns that a source names, where the first row tells them all.
+
+    That is so in CSV and TSV; rows of other formats may differ, so that all have to be read.
+
+    Raises:
+        UserError: no table has such a column, or there is no such file.
+    """
+    if source.files is None or not source.columns:
+        return
+    columns = _Columns(source)
+    for path in find_files(source.files, base_dir):
+        if not str(formats.kind_of(path)).startswith((".csv", ".tsv")):
+            return
+        for row in islice(formats.read(path), 1):
+            if isinstance(row, BadRow):
+                return
+            columns.add(row)
+            # a field of a column may be in another row only
+            columns.found.update(_fields_of(_named_columns(source), row))
+    origin = one_line(name_of(source))
+    columns.check(origin)
+
+
+def _fields_of(names: Iterable[str], row: Row) -> Iterator[str]:
+    """Yield the names with dots that lead into a column of a row."""
+    for name in names:
+        if name.partition(".")[0] in row:
+            yield name
+
+
 def _row_samples(
     source: Source, base_dir: Path, size_of: Callable[[Path | bytes], Size]
 ) -> Iterator[Sample | LeftOut]:

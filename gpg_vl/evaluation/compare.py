@@ -24,6 +24,8 @@ LISTED = 5
 """Largest number of settings that are named."""
 SHOWN = 60
 """Largest number of characters of a setting."""
+SIDE = 24
+"""Largest number of characters of what heads the figures of one side."""
 DRAWS = 10_000
 """Number of random combinations of signs."""
 
@@ -247,7 +249,7 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
         UserError: there are no records, a run without evaluations, or nothing in common.
     """
     if first.is_file() and second.is_file():
-        return {first.stem: (records.load(first), records.load(second))}
+        return {_benchmark_of(first): (records.load(first), records.load(second))}
     in_first, in_second = _evaluations(first), _evaluations(second)
     common = [name for name in in_first if name in in_second]
     if not common:
@@ -255,6 +257,18 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
         of_second = f"{second} has {', '.join(in_second) or 'none'}"
         raise UserError(f"no benchmark that both have run: {of_first}; {of_second}")
     return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
+
+
+def sides(first: Path, second: Path) -> tuple[str, str]:
+    """Return what heads the figures of each: the name of its run or file, shortened to fit.
+
+    Names that are the same tell nothing: then it is first and second.
+    """
+    names: list[str] = []
+    for path in (first, second):
+        name = one_line(path.resolve().name)
+        names.append(name if len(name) <= SIDE else f"{name[: SIDE - 3]}...")
+    return ("first", "second") if names[0] == names[1] else (names[0], names[1])
 
 
 def config_differences(first: Path, second: Path) -> str:
@@ -286,7 +300,7 @@ def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 def _evaluations(path: Path) -> dict[str, Path]:
     """Return benchmark -> file of records; of a run those after training."""
     if path.is_file():
-        return {path.stem.removesuffix("-after"): path}
+        return {_benchmark_of(path): path}
     if not path.is_dir():
         near = nearest_path(path)
         expected = "expected records written by `gpg-vl evaluate --to`, or a run folder"
@@ -305,5 +319,16 @@ def _evaluations(path: Path) -> dict[str, Path]:
     for file in records.files_in(folder):
         found[file.stem] = file
         if file.stem.endswith("-after"):
-            after_training[file.stem.removesuffix("-after")] = file
-    return after_training or found
+            after_training[_benchmark_of(file)] = file
+    if after_training or is_run(path):
+        return after_training or found
+    named = [_benchmark_of(file) for file in found.values()]
+    # several files of one benchmark are told apart by their own names alone
+    return dict(zip(named, found.values(), strict=True)) if len(set(named)) == len(named) else found
+
+
+def _benchmark_of(path: Path) -> str:
+    """Return the benchmark that records are of, as they say it, or as their file is called."""
+    loaded = records.load(path)
+    own = str(loaded[0].settings.get("benchmark", "")) if loaded else ""
+    return own or path.stem.removesuffix("-after")

@@ -29,6 +29,7 @@ from gpg_vl.preflight.propose_config import (
     wrapped,
 )
 from gpg_vl.preflight.starting_settings import Model, Settings, choose
+from gpg_vl.report.left_out import WHY_CHARACTERS
 from gpg_vl.types import Sample
 
 MIN_ROWS = 20
@@ -87,7 +88,7 @@ def write_first_config(
     for path, text in files.items():
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    findings = _audited(to)
+    findings = [each for each in _audited(to) if not _is_told(each, proposal.trial)]
     return Written(
         lines=tuple(_report(proposal, settings, held, list(files), findings)),
         has_problem=any(finding.level == "stop" for finding in findings),
@@ -115,11 +116,15 @@ def check_new(to: Path) -> None:
         UserError: a file exists, its folder does not or is read-only, or the name has another
             ending.
     """
-    for path in (to, _benchmark_beside(to)):
+    paths = (to, _benchmark_beside(to))
+    for path in paths:
         if path.suffix not in (".yaml", ".yml"):
             raise UserError(f"--to {path}: expected a name that ends in .yaml")
-        if path.exists():
-            raise UserError(f"--to {path}: exists already; choose another name")
+    existing = [str(path) for path in paths if path.exists()]
+    if existing:
+        verb = "exists" if len(existing) == 1 else "exist"
+        raise UserError(f"--to {' and '.join(existing)}: {verb} already; choose another name")
+    for path in paths:
         check_new_file(path, "--to")
 
 
@@ -133,6 +138,12 @@ def _audited(config: Path) -> list[Finding]:
 
     experiment = Experiment.resolve(load(str(config)))
     return [each for each in audit(experiment, head=TRIED_ROWS) if each.level != "fine"]
+
+
+def _is_told(finding: Finding, trial: Trial) -> bool:
+    """Return True if a finding says only why rows are left out, which the trial has said."""
+    whys = tuple(f": {one_line(row.why, WHY_CHARACTERS)}" for row in trial.left_out)
+    return finding.level == "mind" and "left out: " in finding.text and finding.text.endswith(whys)
 
 
 # --- rows that are held out -----------------------------------------------------------------------

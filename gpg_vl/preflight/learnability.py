@@ -18,6 +18,8 @@ PROMPTS_PER_SOURCE = 12
 """Prompts of each source that are sampled."""
 MIN_INFORMATIVE = 0.2
 """Share of informative groups below which learning is slow, and a task is warned about."""
+NEARLY_ALL = 0.9
+"""Mean accuracy above which a task is called solved; below the rest of it, too hard."""
 MIN_IOU = 0.4
 """Mean IoU of sampled boxes below which a task is warned about."""
 
@@ -65,10 +67,15 @@ def warning_for(groups: Sequence[Group]) -> str:
     share = fmean(group.informative for group in groups)
     mean = _mean_accuracy(groups)
     if share < MIN_INFORMATIVE:
-        if mean > 0.5:
-            remedy = "it is solved: raise its difficulty"
+        if mean > NEARLY_ALL:
+            remedy = "it is solved: take harder questions"
+        elif mean >= 1 - NEARLY_ALL:
+            remedy = (
+                "the answers to one question are nearly all alike: raise rollout.temperature or "
+                "rollout.group_size"
+            )
         else:
-            remedy = "raise warmup.steps or lower its difficulty"
+            remedy = "it is too hard as yet: raise warmup.steps or take easier questions"
         return (
             f"{task}: only {100 * share:.0f} % of its groups are informative "
             f"(mean accuracy {mean:.2f}); {remedy}"

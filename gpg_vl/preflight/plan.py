@@ -1,12 +1,13 @@
 """Report in numbers what a config requires, before loading: answers, memory, disk, time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import wrap
 
 from gpg_vl.config.loading import load_benchmark
-from gpg_vl.config.schema import Config
-from gpg_vl.data.sources import check_source
+from gpg_vl.config.schema import Config, RewardConfig, Source
+from gpg_vl.data.sources import check_columns, check_source
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.sizes import size_of
@@ -27,6 +28,20 @@ WIDTH, INDENT = 80, 10
 MIN_WIDTH = 60
 """Columns of a line on the narrowest terminal."""
 
+READ_BY = {
+    "strict": "by the format of the prompt alone",
+    "lenient": "in other formats too",
+    "reference": "by the published rule",
+    "own": "by a verifier of your own",
+}
+"""Words for the modes of verifiers."""
+THOUGHTS = {
+    "required": "with a thought",
+    "optional": "with or without a thought",
+    "absent": "without a thought",
+    "opened": "with a thought that the prompt begins",
+}
+"""Words for `think` of prompt styles."""
 ASSUMED_TFLOPS = {"bfloat16": 125.0, "float32": 7.8, "float64": 3.9}
 """TFLOP/s that a GPU is assumed to reach in forward and backward: 40 % of an A100's data sheet."""
 
@@ -54,7 +69,7 @@ def plan(experiment: Experiment, width: int = WIDTH) -> Plan:
     """
     config = experiment.config
     width = max(MIN_WIDTH, min(width, WIDTH))
-    _check_sources(experiment)
+    check_sources(experiment)
     lines: list[str] = []
     for label, text in _facts(experiment):
         lines += _lines(label, text, width)
@@ -95,7 +110,7 @@ def workload_of(experiment: Experiment) -> Workload:
 
 def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """Yield (label, text) of what is known without the model."""
-    config, rollout, reward = experiment.config, experiment.config.rollout, experiment.config.reward
+    config, rollout = experiment.config, experiment.config.rollout
     answers = rollout.groups_per_step * rollout.group_size
     modes: set[str] = set()
     for verifier in experiment.verifiers.by_kind.values():
@@ -122,16 +137,24 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     for source in config.data:
         name = source.recipe or source.files or source.hub
         yield "data", f"{name} {source.options or ''}".rstrip()
-    yield (
-        "reward",
-        f"{reward.combine} of accuracy {reward.accuracy:g} and format {reward.format:g}, read "
-        f"{', '.join(sorted(modes))}",
-    )
+    read_by = " and ".join(READ_BY[mode] for mode in sorted(modes))
+    yield "reward", f"{_reward(config.reward)}; answers are read {read_by}"
+    method = config.estimator if isinstance(config.estimator, str) else config.estimator["kind"]
+    thought = THOUGHTS.get(experiment.style.think, experiment.style.think)
     yield (
         "method",
-        f"{type(experiment.estimator).__name__}, {experiment.style.think} thought, evaluated on "
-        f"{config.evaluation.benchmark or 'nothing'}",
+        f"{method}; answers {thought}; evaluated on {config.evaluation.benchmark or 'nothing'}",
     )
+
+
+def _reward(reward: RewardConfig) -> str:
+    """Return how accuracy and format make a reward, in words."""
+    text = f"{reward.accuracy:g} x accuracy"
+    if reward.combine == "gate" and reward.mode == "strict":
+        text += " of an answer in the format of the prompt, else 0"
+    if reward.format:
+        text += f", plus {reward.format:g} for the format"
+    return text
 
 
 def _lines(label: str, text: str, width: int) -> list[str]:
@@ -144,17 +167,30 @@ def _lines(label: str, text: str, width: int) -> list[str]:
     )
 
 
-def _check_sources(experiment: Experiment) -> None:
+def check_sources(experiment: Experiment, *, own_recipes: bool = True) -> None:
+    """Check that every source can be begun and tables have their columns, also of the benchmark.
+
+    Args:
+        own_recipes: also call recipes of the user's own, which may read all rows at once.
+
+    Raises:
+        UserError: one cannot; the sentence names file, column or option.
+    """
     config = experiment.config
     for key, sources in (("data", config.data), ("warmup.data", config.warmup.data)):
-        for number, source in enumerate(sources):
-            check_source(source, base_dir=config.base_dir, key=f"{key}.{number}")
+        check_each(key, sources, config.base_dir, own_recipes)
     if config.evaluation.benchmark is not None:
         spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
         experiment.benchmark_parts(spec)
-        for number, source in enumerate(spec.data):
-            key = f"evaluation.benchmark: data.{number}"
-            check_source(source, base_dir=spec.base_dir, key=key)
+        check_each("evaluation.benchmark: data", spec.data, spec.base_dir, own_recipes)
+
+
+def check_each(key: str, sources: Sequence[Source], base_dir: Path, own_recipes: bool) -> None:
+    """Check the sources under one key, as `check_sources` does."""
+    for number, source in enumerate(sources):
+        if own_recipes or ":" not in (source.recipe or ""):
+            check_source(source, base_dir=base_dir, key=f"{key}.{number}")
+            check_columns(source, base_dir=base_dir)
 
 
 def _memory(workload: Workload, width: int = WIDTH) -> Iterator[str]:
@@ -207,8 +243,8 @@ def _disk(workload: Workload) -> str:
     count = workload.wide * workload.size.total + 2 * workload.wide * workload.trained
     unit, name = (GB, "GB") if count >= GB else (1e6, "MB")
     return (
-        f"{count / unit:,.1f} {name} a checkpoint, {(kept + 1) * count / unit:,.1f} {name} for "
-        f"{kept} that are kept and one being written"
+        f"{count / unit:,.1f} {name} a checkpoint, at most {(kept + 1) * count / unit:,.1f} "
+        f"{name}: {kept} that are kept (the best may be among the newest) and one being written"
     )
 
 

@@ -74,7 +74,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     for name, questions, figures in rows:
         first_cells = (escape(one_line(name, 100)), str(questions))  # a tag may be any text
         for figure, value in figures:
-            table.add_row(*first_cells, figure, escape(value))
+            table.add_row(*first_cells, escape(figure), escape(value))
             first_cells = ("", "")
         table.add_section()
     return table

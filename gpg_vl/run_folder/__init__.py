@@ -11,6 +11,7 @@ it: a number that is NaN or infinite is null.
 from gpg_vl.run_folder.find import (
     complete_checkpoints,
     config_folder,
+    evaluation_path,
     make_parent,
     newest_checkpoint,
     refuse_to_overwrite,
@@ -30,6 +31,7 @@ __all__ = [
     "complete_checkpoints",
     "config_folder",
     "environment",
+    "evaluation_path",
     "group_row",
     "idle_steps_at_end",
     "image_name",

@@ -77,3 +77,12 @@ def complete_checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints that were written to their end, oldest first."""
     folders = [path.parent for path in (run / "checkpoints").glob("*/state.json")]
     return sorted(folder for folder in folders if folder.name.isdigit())
+
+
+def evaluation_path(run: Path, benchmark: str, when: str) -> Path:
+    """Return the records of an evaluation of a run.
+
+    Args:
+        when: before, after, or the number of a step.
+    """
+    return run / "evaluation" / f"{benchmark}-{when}.jsonl"

@@ -9,6 +9,7 @@ from gpg_vl.errors import one_line, raise_on_all_ranks
 from gpg_vl.evaluation import evaluate, records
 from gpg_vl.policy.encode import template_thought
 from gpg_vl.report.model_card import model_card, question_of
+from gpg_vl.run_folder import evaluation_path
 from gpg_vl.training import checkpoint, metrics
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.training.signals import EvaluationDroppedError
@@ -62,7 +63,7 @@ def _is_unscored(run: TrainingRun) -> bool:
 
 def _evaluation_path(run: TrainingRun, when: str) -> Path:
     assert run.benchmark is not None
-    return run.folder.path / "evaluation" / f"{run.benchmark.spec.name}-{when}.jsonl"
+    return evaluation_path(run.folder.path, run.benchmark.spec.name, when)
 
 
 def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> float | None:

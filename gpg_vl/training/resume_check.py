@@ -13,11 +13,15 @@ from typing import Any
 
 from gpg_vl import run_folder
 from gpg_vl.config import plugins
+from gpg_vl.config.loading import load_benchmark
+from gpg_vl.config.models import find, is_same
 from gpg_vl.config.paths import write_whole
+from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import fingerprint
-from gpg_vl.errors import UserError
+from gpg_vl.errors import UserError, command
 from gpg_vl.experiment import Experiment
 from gpg_vl.report.left_out import described
+from gpg_vl.run_folder import complete_checkpoints, evaluation_path
 from gpg_vl.types import LeftOut
 
 _SERVER_KNOBS = ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote")
@@ -71,19 +75,78 @@ def check(
     Raises:
         UserError: there are some, and they were not allowed.
     """
-    begun = run_folder.json_value(json.loads((run / "identity.json").read_text()))
+    begun = _begun(run)
     differences = list(config_differences(begun["config"], own["config"]))
     if begun["data"] != own["data"]:
         differences.append(f"the data: rows or images differ{_newly_unused(run, unused)}")
     for name, source_hash in own["sources"].items():
-        if begun["sources"].get(name, source_hash) != source_hash:
+        # another verifier has another file, too, and that one has not changed
+        is_other = any(each.startswith((f"{name}:", f"{name}.")) for each in differences)
+        if begun["sources"].get(name, source_hash) != source_hash and not is_other:
             differences.append(f"{name}: its source file has changed")
     if differences and not allow_changed:
-        raise UserError(
-            f"{run} was started with other settings or data: {'; '.join(differences)}. "
-            "Change it back, start a new run, or pass --allow-changed"
-        )
+        raise _refusal(run, differences)
     return differences
+
+
+def check_config(run: Path, config: Config) -> None:
+    """Refuse a changed config as `check` does, before anything is loaded.
+
+    Raises:
+        UserError: a knob that may not change has another value than the run began with.
+    """
+    if not (run / "identity.json").exists():  # killed early: what follows tells
+        return
+    begun = _begun(run)["config"]
+    now = run_folder.json_value(config.model_dump(mode="json"))
+    name = config.policy.model
+    model = begun.get("policy", {}).get("model", name)
+    if name != model and is_same(model, find(name), config.base_dir):
+        now["policy"]["model"] = model
+    for knob, value in now["learner"].items():
+        if value == "auto":  # a resumed run takes what it meant when the run began
+            now["learner"][knob] = begun.get("learner", {}).get(knob, value)
+    differences = list(config_differences(begun, now))
+    if differences:
+        raise _refusal(run, differences)
+
+
+def is_finished(run: Path, config: Config) -> bool:
+    """Return True if nothing is left to do: every step is saved, and the last one is evaluated.
+
+    The last step is without its evaluation where that was dropped, or its records were deleted.
+    """
+    saved = complete_checkpoints(run)
+    if not saved or int(saved[-1].name) < config.steps:
+        return False
+    if int(saved[-1].name) > config.steps or not (config.evaluation.benchmark and config.steps):
+        return True
+    spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
+    state = json.loads((saved[-1] / "state.json").read_text())
+    return state["score"] is not None and evaluation_path(run, spec.name, "after").exists()
+
+
+def how_to_take_more(run: Path, config: Config) -> str:
+    """Return words for a run that is finished: that nothing is left, and how it goes on."""
+    more = [command("gpg-vl", "train", "--resume", run), "steps=M"]
+    if config.optimizer.schedule != "constant":  # its rate falls to the last step: another course
+        more.append("--allow-changed")
+    return (
+        f"nothing is left to do: all {config.steps} steps of {run} are done; "
+        f"`{' '.join(more)}` goes on to step M"
+    )
+
+
+def _begun(run: Path) -> dict[str, Any]:
+    """Return the fingerprint that a run was begun with."""
+    return run_folder.json_value(json.loads((run / "identity.json").read_text()))
+
+
+def _refusal(run: Path, differences: Sequence[str]) -> UserError:
+    return UserError(
+        f"{run} was started with other settings or data: {'; '.join(differences)}. "
+        "Change it back, start a new run, or pass --allow-changed"
+    )
 
 
 def _newly_unused(run: Path, unused: Sequence[LeftOut]) -> str:

@@ -40,7 +40,17 @@ def test_a_terminal_has_the_whole_promise_and_what_to_do(columns):
     words = " ".join(shown.split())
     for name in resources.names("configs"):
         assert f"{name} {resources.summary_line('configs', name)}" in words
-    assert words.endswith("Look at one with gpg-vl show NAME, train with gpg-vl train NAME.")
+    assert words.endswith(
+        "Look at one with gpg-vl show NAME, train with gpg-vl train NAME. "
+        "The benchmarks: gpg-vl configs --benchmarks"
+    )
+
+
+def test_a_pipe_is_told_of_the_benchmarks_beside_its_lines():
+    done = gpg_vl("configs")
+    assert "--benchmarks" not in done.stdout
+    assert done.stderr == "The benchmarks: gpg-vl configs --benchmarks\n"
+    assert gpg_vl("configs", "--benchmarks").stderr == ""
 
 
 # --- show -----------------------------------------------------------------------------------------

@@ -209,12 +209,6 @@ def test_a_file_that_is_not_yaml(written):
         loading.load(name)
 
 
-def test_a_file_that_is_not_utf_8(tmp_path):
-    (tmp_path / "mine.yaml").write_bytes("name: café".encode("latin-1"))
-    with pytest.raises(UserError, match=r"mine.yaml: not UTF-8: .*; save it as UTF-8"):
-        loading.load(str(tmp_path / "mine.yaml"))
-
-
 # --- overrides ------------------------------------------------------------------------------------
 
 

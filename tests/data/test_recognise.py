@@ -269,6 +269,8 @@ def test_rows_without_an_answer_are_told(tmp_path):
     [
         (["3", "4", "cat", "dog"], "2 of 4 answers are numbers and the others are words"),
         (["3", "4", "cat", "dog"], "add a column answer_kind to the rows"),
+        (["3", "4", "cat", "dog"], "with number or label in each; or make a file for each kind"),
+        (["3", "4", "A", "C"], "number, label or choice in each, and a column choices with the"),
         (["A", "B", "A"], "the answers are letters, but no column holds the options"),
         (["It is a large red bus on a road in town."], "the answers are sentences"),
         (["1,234", "2,500"], "is read as that of thousands"),

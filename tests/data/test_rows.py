@@ -456,6 +456,25 @@ def test_a_needed_column_that_some_rows_lack_leaves_these_out(jsonl):
     )
 
 
+def test_a_column_that_no_table_has_is_told_by_its_first_row(tmp_path):
+    (tmp_path / "a.csv").write_text("question,meta\nq,plain\n")
+    (tmp_path / "b.tsv").write_text("question\tmore\n")
+    (tmp_path / "c.jsonl").write_text('{"question": "q"}\n{"question": "q", "late": 1}\n')
+
+    def check(files: str | tuple[str, ...], column: str) -> None:
+        source = Source(files=files, columns={"answer": column})
+        sources.check_columns(source, base_dir=tmp_path)
+
+    with pytest.raises(UserError, match="no row has a column 'truth'; there are question, meta"):
+        check("a.csv", "truth")
+    check("a.csv", "meta")
+    check("a.csv", "meta.truth")  # the cell of a later row may have the field
+    check("b.tsv", "truth")  # without a row nothing is known
+    check("c.jsonl", "late")
+    check(("a.csv", "c.jsonl"), "late")
+    sources.check_columns(Source(recipe="digits"), base_dir=tmp_path)
+
+
 def test_a_source_that_cannot_be_begun_is_reported_before_anything_is_read(tmp_path):
     with refused(
         f"files: no.jsonl does not exist, neither beside the config ({tmp_path}) nor in the working"

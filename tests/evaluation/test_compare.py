@@ -22,6 +22,7 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, difference, interval, weighted
 from gpg_vl.report.console import paired_table, results_table, tries
 from tests.commands import gpg_vl
+from tests.pseudo_terminal import on_terminal
 from tests.strict_json import strict_rows
 
 
@@ -275,8 +276,32 @@ def test_the_command_compares_files_and_runs(tmp_path):
     assert "q3: 1.00 '1' -> 0.00 '0'" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "changed.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["q0", "q1", "q3"]
+    assert re.search(r"│ a  +│ 50\.0 .*\n.*│ b  +│ 75\.0 ", done.stdout)
     files = [tmp_path / run / "evaluation" / "small-after.jsonl" for run in "ab"]
-    assert gpg_vl("compare", *files).returncode == 0
+    done = gpg_vl("compare", *files)
+    assert done.returncode == 0
+    assert re.search(r"│ first  +│ 50\.0 .*\n.*│ second  +│ 75\.0 ", done.stdout)
+
+
+def test_figures_are_headed_by_what_is_compared(tmp_path):
+    long = tmp_path / ("x" * 40)
+    assert compare.sides(tmp_path / "a", tmp_path / "b.jsonl") == ("a", "b.jsonl")
+    assert compare.sides(long, tmp_path / "b") == (f"{'x' * 21}...", "b")
+    assert compare.sides(tmp_path / "a", tmp_path / "runs" / "a") == ("first", "second")
+    assert compare.sides(long, tmp_path / ("x" * 30)) == ("first", "second")
+
+
+def test_a_setting_that_differs_is_not_broken_within_its_key_on_a_terminal(tmp_path):
+    for run, learner in (("a", 1), ("b", 2)):
+        eval_records.save(records([1]), tmp_path / run / "evaluation" / "small-after.jsonl")
+        (tmp_path / run / "environment.json").write_text("{}")
+        (tmp_path / run / "config.yaml").write_text(
+            f"learner: {{tokens: {learner}}}\ncheckpoint: {{keep_best: 0, keep_last: {learner}}}\n"
+        )
+    code, printed = on_terminal("compare", tmp_path / "a", tmp_path / "b", columns=60)
+    assert code == 0
+    assert "checkpoint.keep_last:" in printed
+    assert "learner.tokens:" in printed
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, []), (1, ["q0"]), (9, ["q0", "q2"])])
@@ -343,6 +368,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
     written = (tmp_path / "words.jsonl").read_text()
     (tmp_path / "words.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": "1"'))
     (tmp_path / "nan.jsonl").write_text(written.replace('"greedy": 1.0', '"greedy": NaN'))
+    eval_records.save(records([1]), tmp_path / "good.jsonl")
     (tmp_path / "empty").mkdir()
     (tmp_path / "runs" / "evaluation").mkdir(parents=True)
     for pair, sentence in (
@@ -357,7 +383,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path):
         ),
         ((tmp_path / "nowhere", tmp_path / "x.jsonl"), "no such file or folder; expected records"),
         ((tmp_path / "word.json", tmp_path / "x.jsonl"), "or folder; did you mean"),
-        ((tmp_path / "empty", tmp_path / "x.jsonl"), "no benchmark that both have run"),
+        ((tmp_path / "empty", tmp_path / "good.jsonl"), "no benchmark that both have run"),
         (
             (tmp_path / "runs", tmp_path / "x.jsonl"),
             "it is a run without evaluation: its",
@@ -647,6 +673,24 @@ def test_only_files_of_its_folder_evaluation_are_the_evaluations_of_a_run(tmp_pa
     eval_records.save(records([1]), tmp_path / "run" / "evaluation" / "a-after.jsonl")
     with pytest.raises(UserError, match=r"metrics.jsonl has metrics; .*run has a$"):
         compare.read(tmp_path / "metrics.jsonl", tmp_path / "run")
+
+
+def test_the_records_say_their_benchmark_and_the_name_of_their_file_does_not(tmp_path):
+    """Records of one benchmark are compared, whatever --to called their file."""
+    told = records([1, 0], settings={"benchmark": "shapes"})
+    run = tmp_path / "run"
+    for path in (run / "evaluation" / "shapes-after.jsonl", tmp_path / "near.jsonl"):
+        eval_records.save(told, path)
+    for name in ("config.yaml", "environment.json"):
+        (run / name).write_text("{}\n")
+    eval_records.save(told, tmp_path / "folder" / "far.jsonl")
+    for first in (tmp_path / "near.jsonl", tmp_path / "folder"):
+        assert list(compare.read(run, first)) == ["shapes"]
+        assert list(compare.read(first, run)) == ["shapes"]
+    both = compare.read(tmp_path / "near.jsonl", tmp_path / "folder" / "far.jsonl")
+    assert list(both) == ["shapes"]
+    eval_records.save(told, tmp_path / "folder" / "other.jsonl")
+    assert list(compare.read(tmp_path / "folder", tmp_path / "folder")) == ["far", "other"]
 
 
 def test_settings_in_which_two_runs_differ_are_named(tmp_path):

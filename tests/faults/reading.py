@@ -169,12 +169,22 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "data/sources.py",
+        "data/test_rows.py::test_a_column_that_no_table_has_is_told_by_its_first_row",
+        {
+            "a field of a later row is missing": (
+                "columns.found.update(_fields_of(_named_columns(source), row))",
+                "pass",
+            ),
+        },
+    ),
+    *within(
         "preflight/first_config.py",
         "preflight/test_first_config.py::test_nothing_is_overwritten",
         {
             "only the config itself is looked for before it is written": (
-                "for path in (to, _benchmark_beside(to)):",
-                "for path in (to,):",
+                "paths = (to, _benchmark_beside(to))",
+                "paths = (to,)",
             ),
         },
     ),

@@ -569,6 +569,33 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "training/resume_check.py",
+        "training/test_resume_check.py::test_another_verifier_is_no_changed_source_file",
+        {
+            "another verifier is a changed file": (
+                " != source_hash and not is_other:",
+                " != source_hash:",
+            )
+        },
+    ),
+    *within(
+        "training/resume_check.py",
+        "training/test_resume_check.py::"
+        "test_a_run_is_finished_when_its_last_step_is_saved_and_evaluated",
+        {
+            "an evaluation that was dropped is not made": (
+                'return state["score"] is not None and evaluation_path',
+                "return evaluation_path",
+            )
+        },
+    ),
+    *within(
+        "preflight/learnability.py",
+        "preflight/test_learnability.py::"
+        "test_what_reinforcement_has_little_to_work_with_is_reported",
+        {"three quarters right is solved": ("if mean > NEARLY_ALL:", "if mean > 0.5:")},
+    ),
+    *within(
         "training/warmup_cache.py",
         "training/test_warmup_cache.py::test_another_warm_up_is_kept_elsewhere",
         {

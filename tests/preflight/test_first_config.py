@@ -242,6 +242,18 @@ def test_no_row_is_in_both_parts_and_none_is_lost(folder):
     assert 2 <= len(parts[1]) <= 12
 
 
+def test_why_rows_are_left_out_is_said_once(folder):
+    labels_in_csv()
+    rows = Path("rows.csv").read_text().splitlines()
+    for place in (3, 9):
+        rows[place] = rows[place].rpartition(",")[0] + ","
+    Path("rows.csv").write_text("\n".join(rows) + "\n")
+    done = gpg_vl("init", "rows.csv", cwd=Path())
+    assert done.returncode == 0, done.printed
+    assert done.stdout.count("missing or empty") == 1
+    assert "left out:   2" in done.stdout
+
+
 @pytest.mark.parametrize("words", [("rows.csv",), ("rows.csv", "--to", "mine.yaml")])
 def test_nothing_is_overwritten(words, folder):
     labels_in_csv()
@@ -249,6 +261,10 @@ def test_nothing_is_overwritten(words, folder):
     done = gpg_vl("init", *words, cwd=Path())
     assert done.returncode == 2
     assert "mine_held_out.yaml: exists already" in done.stderr
+    Path("mine.yaml").write_text("")
+    both = "--to mine.yaml and mine_held_out.yaml: exist already; choose another name"
+    assert both in gpg_vl("init", *words, cwd=Path()).stderr
+    Path("mine.yaml").unlink()
     Path("rows.csv").unlink()  # the target is checked before the rows are read
     assert "mine_held_out.yaml: exists already" in gpg_vl("init", *words, cwd=Path()).stderr
     assert Path("mine_held_out.yaml").read_text() == "precious"

@@ -31,26 +31,37 @@ BOX = prompt(kind="boxes", task="box")
         ([group(INFORMATIVE)] + [group(WRONG)] * 4, ""),  # 20 %
         (
             [group(INFORMATIVE)] + [group(WRONG)] * 5,
-            "add: only 17 % of its groups are informative (mean accuracy 0.08); raise warmup.steps",
+            "add: only 17 % of its groups are informative (mean accuracy 0.08); it is too hard",
         ),
         (
             [group(RIGHT)] * 3,
             (
                 "add: only 0 % of its groups are informative (mean accuracy 1.00); it is solved: "
-                "raise its difficulty"
+                "take harder questions"
             ),
         ),
         (
-            [group([0.51, 0.51])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.51); it is solved",
+            [group([0.91, 0.91])] * 3,
+            "add: only 0 % of its groups are informative (mean accuracy 0.91); it is solved",
         ),
         (
-            [group([0.5, 0.5])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.50); raise warmup.steps",
+            [group(RIGHT)] * 9 + [group(WRONG)] * 3,
+            (
+                "add: only 0 % of its groups are informative (mean accuracy 0.75); the answers to "
+                "one question are nearly all alike: raise rollout.temperature or"
+            ),
+        ),
+        (
+            [group([0.1, 0.1])] * 3,
+            "add: only 0 % of its groups are informative (mean accuracy 0.10); the answers to one",
+        ),
+        (
+            [group([0.09, 0.09])] * 3,
+            "add: only 0 % of its groups are informative (mean accuracy 0.09); it is too hard",
         ),
         (
             [group([1.5, 1.5], parts=[{"accuracy": 0.25}] * 2)] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy 0.25); raise",
+            "add: only 0 % of its groups are informative (mean accuracy 0.25); the answers",
         ),
         (
             [group([1.0, math.nan])] * 3,
@@ -58,7 +69,7 @@ BOX = prompt(kind="boxes", task="box")
         ),
         (
             [group([math.nan, math.nan])] * 3,
-            "add: only 0 % of its groups are informative (mean accuracy nan); raise warmup.steps",
+            "add: only 0 % of its groups are informative (mean accuracy nan); it is too hard as",
         ),
         ([group([0.3, 0.51], asked=BOX)] * 3, ""),
         (
@@ -77,7 +88,7 @@ def test_what_reinforcement_has_little_to_work_with_is_reported(groups, message)
 def test_a_weak_task_is_reported_in_one_sentence():
     assert learnability.warning_for([group(WRONG)] * 10) == (
         "add: only 0 % of its groups are informative (mean accuracy 0.00); "
-        "raise warmup.steps or lower its difficulty"
+        "it is too hard as yet: raise warmup.steps or take easier questions"
     )
 
 

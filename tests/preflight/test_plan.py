@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gpg_vl.config import loading
+from gpg_vl.config.schema import RewardConfig
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
 from gpg_vl.preflight import memory, plan
@@ -374,11 +375,14 @@ def words(lines: Any) -> str:
         # weights of all and two moments of what is trained: 4 x (10^9 + 2 x 0.85 x 10^9) = 10.8 GB
         (
             ["checkpoint.keep_last=2", "checkpoint.keep_best=1"],
-            "10.8 GB a checkpoint, 43.2 GB for 3 that are kept and one being written",
+            (
+                "10.8 GB a checkpoint, at most 43.2 GB: 3 that are kept (the best may be among the "
+                "newest) and one being written"
+            ),
         ),
         (
             ["checkpoint.keep_last=1", "checkpoint.keep_best=0"],
-            "10.8 GB a checkpoint, 21.6 GB for 1 that are kept",
+            "10.8 GB a checkpoint, at most 21.6 GB: 1 that are kept",
         ),
         (["policy.dtype=bfloat16"], "10.8 GB a checkpoint"),
         (["policy.dtype=float64"], "21.6 GB a checkpoint"),
@@ -484,10 +488,28 @@ def test_a_plan_tells_a_run_in_numbers(tmp_path, monkeypatch):
     )
     assert "sampled: 12 answers a round, 120 in all; at most 7 rounds a step" in printed
     assert "tokens: at most 600 sampled in a round (50 an answer)" in printed
-    assert "reward: sum of accuracy 1 and format 0.5, read strict" in printed
-    assert "method: Gpg, absent thought, evaluated on small_benchmark.yaml" in printed
+    reward = "reward: 1 x accuracy, plus 0.5 for the format; answers are read by the format of the"
+    assert f"{reward} prompt alone" in printed
+    method = "method: gpg; answers without a thought; evaluated on small_benchmark.yaml"
+    assert method in printed
     assert made.problems == ()
     assert max(map(len, made.lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({}, "1 x accuracy of an answer in the format of the prompt, else 0"),
+        ({"combine": "sum"}, "1 x accuracy"),
+        ({"mode": "lenient"}, "1 x accuracy"),
+        (
+            {"accuracy": 2, "format": 1},
+            "2 x accuracy of an answer in the format of the prompt, else 0, plus 1 for the format",
+        ),
+    ],
+)
+def test_a_reward_is_told_in_words(knobs, sentence):
+    assert plan._reward(RewardConfig(**knobs)) == sentence
 
 
 def test_a_run_in_which_nothing_is_trained_is_refused():

@@ -216,8 +216,16 @@ def test_every_metric_is_explained_and_every_explained_one_is_written(runs):
     assert never_written == [], f"take them out of {PAGE.name}"
 
 
+def test_every_field_of_the_state_of_a_checkpoint_is_explained(runs):
+    explained = first_column("## state.json", "nothing follows")
+    states = [path for folder in runs.values() for path in folder.glob("checkpoints/*/state.json")]
+    assert states
+    for path in states:
+        assert sorted(json.loads(path.read_text())) == sorted(explained)
+
+
 def test_every_field_of_a_row_of_rollouts_is_explained(runs):
-    explained = set(first_column("## rollouts", "nothing follows"))
+    explained = set(first_column("## rollouts", "## state.json"))
     written: set[str] = set()
     images: set[str] = set()
     for folder in runs.values():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpg_vl.config.loading import override, parse
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
@@ -228,6 +229,81 @@ def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, differences, 
         f"{tmp_path} was started with other settings or data: {'; '.join(differences)}. "
         "Change it back, start a new run, or pass --allow-changed"
     )
+
+
+def test_another_verifier_is_no_changed_source_file(tmp_path):
+    verifiers = {"number": "./mine.py:Mine"}
+    begun = own(config=config(verifiers=verifiers), sources={"verifiers.number": "aa"})
+    resume_check.write(tmp_path, begun)
+    for other, difference in (
+        ("number", "verifiers.number: ./mine.py:Mine -> number"),
+        ({"kind": "number"}, "verifiers.number: ./mine.py:Mine -> None"),
+    ):
+        now = own(config=config(verifiers={"number": other}), sources={"verifiers.number": "bb"})
+        found = resume_check.check(tmp_path, now, allow_changed=True)
+        assert difference in found
+        assert "verifiers.number: its source file has changed" not in found
+    changed = {**begun, "sources": {"verifiers.number": "bb"}}
+    assert resume_check.check(tmp_path, changed, allow_changed=True) == [
+        "verifiers.number: its source file has changed"
+    ]
+
+
+def test_a_changed_config_is_refused_by_the_configs_alone(tmp_path):
+    """Only knobs that may not change count, as after loading; `auto` is what the run began with."""
+    settled = config(learner={"tokens_per_microbatch": 4096, "checkpointing": False})
+    resume_check.check_config(tmp_path, Config.model_validate(settled))  # nothing was begun
+    resume_check.write(tmp_path, own(config=settled))
+
+    def check(*overrides: str) -> None:
+        values = override(Config, json_value(settled), overrides)
+        resume_check.check_config(tmp_path, parse(Config, values, "x"))
+
+    check()
+    check("steps=99", "learner.tokens_per_microbatch=auto", "checkpoint.keep_last=7")
+    for knob, difference in (
+        ("optimizer.lr=0.5", r"optimizer\.lr: .* -> 0\.5\. Change it back"),
+        ("learner.tokens_per_microbatch=9", r"tokens_per_microbatch: 4096 -> 9\."),
+        ("policy.model=other/model", r"policy\.model: tiny -> other/model\."),
+    ):
+        with pytest.raises(UserError, match=difference):
+            check(knob)
+
+
+def test_a_run_is_finished_when_its_last_step_is_saved_and_evaluated(tmp_path):
+    def saved(step: int, score: float | None) -> None:
+        folder = tmp_path / "checkpoints" / f"{step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "state.json").write_text(json.dumps({"score": score}))
+
+    def finished(steps: int = 2, benchmark: str | None = "digits") -> bool:
+        return resume_check.is_finished(tmp_path, of(steps, benchmark))
+
+    def of(steps: int, benchmark: str | None) -> Config:
+        return Config.model_validate(config(steps=steps, evaluation={"benchmark": benchmark}))
+
+    assert not finished()
+    saved(0, None)
+    assert [finished(0), finished(1), finished(2)] == [True, False, False]
+    saved(1, 0.5)
+    saved(2, None)
+    assert finished(benchmark=None)
+    assert finished(1)
+    assert not finished()
+    saved(2, 0.5)
+    assert not finished()
+    records = tmp_path / "evaluation" / "digits-after.jsonl"
+    records.parent.mkdir()
+    records.write_text("")
+    assert [finished(1), finished(2), finished(3)] == [True, True, False]
+    saved(2, None)
+    assert not finished()  # left before the score was saved
+    more = resume_check.how_to_take_more(tmp_path, of(2, None))
+    assert more.endswith(f"`gpg-vl train --resume {tmp_path} steps=M` goes on to step M")
+    falling = of(2, None).optimizer.model_copy(update={"schedule": "linear"})
+    falls = of(2, None).model_copy(update={"optimizer": falling})
+    more = resume_check.how_to_take_more(tmp_path, falls)
+    assert more.endswith(" steps=M --allow-changed` goes on to step M")
 
 
 def test_rows_that_can_no_longer_be_used_are_named(tmp_path):

@@ -167,15 +167,22 @@ def _ask_about_words(texts: Sequence[Sequence[str]], is_value: float, proposal: 
     """Say what the kind label means for answers that are no plain names."""
     if is_value >= 0.1:
         count = round(is_value * len(texts))
+        kinds = "number or label in each"
+        if _share_of_rows(texts, lambda text: bool(_LETTER.fullmatch(text))) >= 0.1:
+            kinds = (
+                "number, label or choice in each, and a column choices with the options where the "
+                'answer is the letter of one, such as ["green", "blue", "red"]'
+            )
         proposal.questions.append(
             f"{count} of {len(texts)} answers are numbers and the others are words; label compares "
             "all of them as words (14 is not 14.0): add a column answer_kind to the rows, with "
-            "number or label in each, or make a file for each kind"
+            f"{kinds}; or make a file for each kind"
         )
     elif _share_of_rows(texts, lambda text: bool(_LETTER.fullmatch(text))) >= MOST:
         proposal.questions.append(
             "the answers are letters, but no column holds the options; label compares the letters. "
-            "If there is such a column: columns.choices=NAME defaults.answer_kind=choice"
+            "If there is such a column, or once you add one: columns.choices=NAME "
+            "defaults.answer_kind=choice"
         )
     elif median(len(row[0].split()) for row in texts) > WORDS_OF_A_LABEL:
         proposal.questions.append(
