@@ -1,8 +1,10 @@
 """The commands as a user sees them: their output, their exit codes; signals, terminals and full
 disks in real processes."""
 
+import gc
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl import run_folder
+from gpg_vl import cli, run_folder
+from gpg_vl.cli import application
 from gpg_vl.evaluation.records import load
 from tests.commands import HERE, gpg_vl, gpg_vl_process
 
@@ -229,6 +232,24 @@ def filling(run):
 loop.train_step = filling
 cli.main()
 """
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_threads_give_up_their_cores_soon_unless_the_user_says_how(given, spins, monkeypatch):
+    monkeypatch.setattr(application, "app", lambda **words: None)
+    monkeypatch.setattr(gc, "set_threshold", lambda count: None)
+    # not os.environ itself: what is added to it would stay
+    environment = {"PATH": "/bin", **given}
+    monkeypatch.setattr(os, "environ", environment)
+    cli.main()
+    assert environment.get("GOMP_SPINCOUNT") == spins
 
 
 def test_a_full_disk_stops_with_a_sentence_and_the_last_checkpoint_is_whole(trained):
