@@ -407,10 +407,11 @@ def build_verifier(
         "accuracy_weight": reward.accuracy,
         "format_weight": reward.format,
     }
-    built = plugins.build(
+    built: Any = plugins.build(
         part, verifiers.ALIASES, base_dir=base_dir, key=key, given=given, what=_A_VERIFIER
     )
-    if not callable(built):
+    is_verifier: bool = callable(built)
+    if not is_verifier:
         raise UserError(f"{key}: {shown(part)} makes {shown(built)}, expected {_A_VERIFIER}")
     return built
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +140,16 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(tmp_path):
     assert seen == [2]
     with pytest.raises(gpg_vl.UserError, match="checkpoint"):
         gpg_vl.train(resume=run, from_step=7, log=lambda line: None)
+
+
+def test_a_run_that_goes_on_with_fewer_steps_than_it_has_takes_none(tmp_path):
+    knobs = {**SHORT, "steps": 2}
+    run = gpg_vl.train(HERE / "small.yaml", knobs, folder=tmp_path, log=lambda line: None)
+
+    def refuse(step: int, metrics: Mapping[str, float]) -> None:
+        pytest.fail(f"step {step} was taken")
+
+    assert gpg_vl.train(resume=run, steps=1, callbacks=[refuse], log=lambda line: None) == run
 
 
 def test_a_run_is_evaluated_and_its_figures_are_one_line(trained, tmp_path, capsys):

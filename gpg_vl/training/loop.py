@@ -93,10 +93,10 @@ def _take_steps(run: TrainingRun) -> None:
     if evaluation_is_missing(run):
         after_step(run, leaving=False)
     while True:
-        is_done = run.state.step == total and not evaluation_is_missing(run)
+        is_done = run.state.step >= total and not evaluation_is_missing(run)
         if is_saved and not is_done and run.processes.any(run.stop.asked):
             raise Stopped
-        if run.state.step == total:
+        if run.state.step >= total:  # more, where a run goes on with fewer steps
             return
         run.stop.doing = f"finishing step {run.state.step + 1}, then saving"
         train_step(run)
