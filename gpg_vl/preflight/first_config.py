@@ -88,7 +88,12 @@ def write_first_config(
     for path, text in files.items():
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    findings = [each for each in _audited(to) if not _is_told(each, proposal.trial)]
+    try:
+        findings = [each for each in _audited(to) if not _is_told(each, proposal.trial)]
+    except BaseException:  # Ctrl-C too: the next try shall not find the files of this one
+        for path in files:
+            path.unlink()
+        raise
     return Written(
         lines=tuple(_report(proposal, settings, held, list(files), findings)),
         has_problem=any(finding.level == "stop" for finding in findings),

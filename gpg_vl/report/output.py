@@ -19,7 +19,7 @@ CLOSED = {errno.EIO, errno.EPIPE}
 
 
 class LastingOutput:
-    """A stream whose writing never fails because its reader has left.
+    """A stream of a run, whose writing never fails because its reader has left.
 
     Then standard output is led to standard error or, if that is gone too, to nowhere. So what other
     code prints does not fail either, and the last lines of a run whose output went through a pipe
@@ -52,8 +52,12 @@ class LastingOutput:
         self._unsent = ""
 
     def _send_elsewhere(self, error: OSError) -> None:
-        """Send what the old reader did not take to the new one."""
-        if error.errno not in CLOSED:
+        """Send what the old reader did not take to the new one.
+
+        Raises:
+            OSError: of another kind, or SIGHUP would end this program: it has nothing to save.
+        """
+        if error.errno not in CLOSED or signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             raise error
         lead_elsewhere()
         with suppress(OSError):
@@ -85,7 +89,7 @@ def lasting(console: Console) -> Generator[None, None, None]:
     """Keep a console usable while the block lasts, also if its reader leaves.
 
     The program is then told by a SIGHUP, as if its terminal had been closed: a run saves and ends,
-    one that was started by `nohup` goes on.
+    one that was started by `nohup` goes on. Another program ends by the error of writing.
     """
     own_file = console._file  # None: whatever sys.stdout is, and so it shall be again
 

@@ -295,6 +295,17 @@ def test_a_problem_is_told_and_nothing_is_written(words, sentence, folder):
     assert set(folder.iterdir()) == before
 
 
+def test_a_stop_in_the_audit_leaves_no_files(folder, monkeypatch):
+    labels_in_csv()
+
+    def stopped(experiment: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpg_vl.preflight.audit.audit", stopped)
+    output("init", "rows.csv", code=130)
+    assert not list(Path().glob("*.yaml"))
+
+
 def test_data_that_cannot_be_learnt_are_told_and_the_command_fails(folder):
     rows = [
         {"question": f"How many in {n}?", "answer": 3, "image": picture(Path(f"{n}.png"), n)}

@@ -24,6 +24,8 @@ with open(sys.argv[1], "w") as report:
     report.write(f"{len(hung_up)} {console.file is sys.stdout}")
 """
 
+HANDLER = "signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))"
+
 
 def started(report, **streams) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", PROGRAM, str(report)]
@@ -42,6 +44,21 @@ def test_what_the_reader_of_a_pipe_has_not_read_goes_to_the_errors(tmp_path):
     assert report.read_text() == "1 True"
 
 
+def test_a_program_that_has_nothing_to_save_ends_when_its_reader_leaves(tmp_path):
+    report = tmp_path / "report"
+    program = PROGRAM.replace(HANDLER, "")
+    command = [sys.executable, "-c", program, str(report)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        process.stdout.close()
+        _, errors = process.communicate(b"\n", timeout=60)
+    assert (process.returncode, errors) == (1, b"")
+    assert not report.exists()
+
+
 def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
     report = tmp_path / "report"
     terminal, end = pty.openpty()
@@ -57,9 +74,7 @@ def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
 def test_a_run_that_ignores_that_its_terminal_is_closed_goes_on(tmp_path):
     """`nohup`: the program that it starts inherits that SIGHUP is ignored."""
     report = tmp_path / "report"
-    program = PROGRAM.replace(
-        "signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))", ""
-    )
+    program = PROGRAM.replace(HANDLER, "")
     terminal, end = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", program, str(report)],
