@@ -22,8 +22,8 @@ from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, difference, interval, weighted
 from gpg_vl.report.console import paired_table, results_table, tries
 from tests.commands import gpg_vl
-from tests.pseudo_terminal import on_terminal
 from tests.strict_json import strict_rows
+from tests.terminal import on_terminal
 
 
 def records(values, tag="a", prefix="q", **fields) -> list[Record]:

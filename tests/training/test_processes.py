@@ -124,7 +124,10 @@ def test_two_ranks_make_the_gradient_of_one(case, tokens, one, two):
         torch.testing.assert_close(of_two[name], gradient, rtol=1e-5, atol=1e-9)
 
 
-STOPPED = "stopped after step 1: no answer in 900 s. Then go on with gpg-vl train --resume"
+STOPPED = (
+    "stopped after step 1: no answer in 900 s. Then go on with accelerate launch ... -m gpg_vl "
+    "train --resume"
+)
 
 
 def test_what_one_process_loses_all_stop_for_with_a_checkpoint(two):

@@ -435,8 +435,7 @@ def begun(warmups, request) -> Path:
         (HERE.parent / "gpg_vl" / "verifiers" / "number.py").read_text()
     )
     (folder / "mine.yaml").write_text(
-        (HERE / "small.yaml").read_text().split("data:")[0].replace("name: small", "name: begun")
-        + "data: [{files: samples.jsonl}]\n"
+        "name: begun\n" + "data: [{files: samples.jsonl}]\n"
         "prompt: answer\n"
         "steps: 2\n"
         "verifiers: {number: './near.py:Number'}\n"
