@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -15,6 +16,8 @@ import pytest
 # worker has.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+# Under `nohup` commands would ignore that their terminal is closed; they inherit this.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Nor does a test read or write what the user's own runs keep; commands that it starts inherit this.
 CACHES = tempfile.TemporaryDirectory(prefix="gpg_vl-caches-")
 os.environ |= {"XDG_CACHE_HOME": CACHES.name, "HF_DATASETS_CACHE": f"{CACHES.name}/datasets"}

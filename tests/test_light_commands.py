@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gpg_vl.cli import train
 from gpg_vl.config.loading import load
 from gpg_vl.training import resume_check
 
@@ -244,6 +245,16 @@ def test_a_finished_run_says_at_once_that_nothing_is_left(begun):
         f"nothing is left to do: all 2 steps of {begun} are done; `gpg-vl train --resume {begun} "
         "steps=M` goes on to step M\n"
     )
+
+
+def test_a_finished_run_that_is_taken_back_is_not_finished(begun, monkeypatch):
+    """Also where it goes on to the step that it is taken back to: what came after is dropped."""
+    (begun / "checkpoints" / "000001").mkdir()
+    (begun / "checkpoints" / "000001" / "state.json").write_text('{"step": 1, "score": null}')
+    config = load("digits", ["steps=1"])
+    assert not train._is_finished(begun, config, from_step=1)
+    assert train._is_finished(begun, config, from_step=2)
+    assert train._is_finished(begun, config, from_step=None)
 
 
 INTERRUPTED = """

@@ -84,10 +84,11 @@ def _check_resume(
 def _is_finished(resume: Path, config: "Config", from_step: int | None) -> bool:
     """Return True if nothing is left to do, and say so, before torch is imported."""
     from gpg_vl.config.models import find_run
+    from gpg_vl.run_folder import newest_checkpoint
     from gpg_vl.training.resume_check import how_to_take_more, is_finished
 
     run = find_run(resume)
-    goes_back = from_step is not None and from_step < config.steps
+    goes_back = from_step is not None and from_step < int(newest_checkpoint(run).name)
     if goes_back or not is_finished(run, config):
         return False
     if os.environ.get("RANK", "0") == "0":

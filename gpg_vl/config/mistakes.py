@@ -69,13 +69,14 @@ def _expected(error: "ErrorDetails") -> str:
 def _advice(value: Any, kinds: set[str], words: str) -> str:
     """Return what to do, where it can be said; empty otherwise."""
     if value is None:
-        return "; leave the key out for its default"
+        return "; give it a value, or leave the key out where it has a default"
     if isinstance(value, list | tuple):
         return ""
     if kinds in ({"tuple_type"}, {"list_type"}):
-        return "; in brackets it is one" if isinstance(value, dict) else f": [{value}]"
+        is_text = isinstance(value, str)
+        return f": [{shown(value)}]" if is_text else "; in brackets it is one"
     if "string_type" in kinds and "dict_type" not in kinds and not isinstance(value, str | dict):
-        return f"; in quotes it is one: '{value}'"
+        return f"; in quotes it is one: {shown(str(value))}"
     if "literal_error" in kinds and isinstance(value, str):
         nearest = get_close_matches(value, re.findall(r"'([^']+)'", words), n=1)
         return f"; did you mean {nearest[0]}?" if nearest else ""

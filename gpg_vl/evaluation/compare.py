@@ -250,12 +250,18 @@ def read(first: Path, second: Path) -> dict[str, tuple[list[Record], list[Record
     """
     if first.is_file() and second.is_file():
         return {_benchmark_of(first): (records.load(first), records.load(second))}
-    in_first, in_second = _evaluations(first), _evaluations(second)
+    of_first, of_second = _evaluations(first), _evaluations(second)
+    in_first = {_benchmark_of(file): file for file in of_first}
+    in_second = {_benchmark_of(file): file for file in of_second}
+    if len(in_first) < len(of_first) or len(in_second) < len(of_second):
+        # several of one benchmark are told apart by the names of their files alone
+        in_first = {_name_of(file): file for file in of_first}
+        in_second = {_name_of(file): file for file in of_second}
     common = [name for name in in_first if name in in_second]
     if not common:
-        of_first = f"{first} has {', '.join(in_first) or 'none'}"
-        of_second = f"{second} has {', '.join(in_second) or 'none'}"
-        raise UserError(f"no benchmark that both have run: {of_first}; {of_second}")
+        has_first = f"{first} has {', '.join(in_first) or 'none'}"
+        has_second = f"{second} has {', '.join(in_second) or 'none'}"
+        raise UserError(f"no benchmark that both have run: {has_first}; {has_second}")
     return {name: (records.load(in_first[name]), records.load(in_second[name])) for name in common}
 
 
@@ -297,10 +303,10 @@ def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
             yield f"{before}{name}", value
 
 
-def _evaluations(path: Path) -> dict[str, Path]:
-    """Return benchmark -> file of records; of a run those after training."""
+def _evaluations(path: Path) -> list[Path]:
+    """Return the files of records; of a run those after training."""
     if path.is_file():
-        return {_benchmark_of(path): path}
+        return [path]
     if not path.is_dir():
         near = nearest_path(path)
         expected = "expected records written by `gpg-vl evaluate --to`, or a run folder"
@@ -314,21 +320,19 @@ def _evaluations(path: Path) -> dict[str, Path]:
                 f"{path}: it is a run without evaluation: its config names no benchmark, or "
                 "its first evaluation is still to come"
             )
-    found: dict[str, Path] = {}
-    after_training: dict[str, Path] = {}
-    for file in records.files_in(folder):
-        found[file.stem] = file
-        if file.stem.endswith("-after"):
-            after_training[_benchmark_of(file)] = file
-    if after_training or is_run(path):
-        return after_training or found
-    named = [_benchmark_of(file) for file in found.values()]
-    # several files of one benchmark are told apart by their own names alone
-    return dict(zip(named, found.values(), strict=True)) if len(set(named)) == len(named) else found
+    found = records.files_in(folder)
+    return [file for file in found if file.stem.endswith("-after")] or list(found)
 
 
 def _benchmark_of(path: Path) -> str:
     """Return the benchmark that records are of, as they say it, or as their file is called."""
-    loaded = records.load(path)
+    try:
+        loaded = records.load(path)
+    except UserError:  # a file of something else in the folder, unless it is compared
+        loaded = []
     own = str(loaded[0].settings.get("benchmark", "")) if loaded else ""
-    return own or path.stem.removesuffix("-after")
+    return own or _name_of(path)
+
+
+def _name_of(path: Path) -> str:
+    return path.stem.removesuffix("-after")

@@ -189,6 +189,11 @@ class Reward:
             decimal=self.source.decimal,
         )
         sample = checked(values, origin="row", row_format=row_format)
+        if self.settings.verifier is None:
+            try:
+                kind_of(sample)
+            except UserError as error:  # here it is a mistake of the row alone
+                raise ValueError(str(error)) from None
         return replace(sample, columns={**sample.columns, **shown_pictures})
 
     def _scored(self, text: str, sample: Sample) -> Verdict:

@@ -137,7 +137,7 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     for source in config.data:
         name = source.recipe or source.files or source.hub
         yield "data", f"{name} {source.options or ''}".rstrip()
-    read_by = " and ".join(READ_BY[mode] for mode in sorted(modes))
+    read_by = " and ".join(READ_BY.get(mode, READ_BY["own"]) for mode in sorted(modes))
     yield "reward", f"{_reward(config.reward)}; answers are read {read_by}"
     method = config.estimator if isinstance(config.estimator, str) else config.estimator["kind"]
     thought = THOUGHTS.get(experiment.style.think, experiment.style.think)

@@ -33,9 +33,9 @@ def rewards(kind: str, samples: Sequence[Sample], verifiers: VerifierSet) -> Ite
             raise
         yield Finding(
             "stop",
-            f"{kind}: {type(verifier).__name__} fails on answers that a model may give: "
-            f"{place_of(error, verifier)}; an answer that cannot be read earns Grade(0.0, answer, "
-            "'unreadable')",
+            f"{kind}: {type(verifier).__name__} fails where hostile or constant answers are tried: "
+            f"{place_of(error, verifier)}; for an answer that it cannot read, `grade` returns "
+            "Grade(0.0, answer, 'unreadable')",
         )
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -57,7 +58,11 @@ class LastingOutput:
         Raises:
             OSError: of another kind, or SIGHUP would end this program: it has nothing to save.
         """
-        if error.errno not in CLOSED or signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        if error.errno not in CLOSED:
+            raise error
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            if threading.current_thread() is not threading.main_thread():
+                self.on_closed()  # an error would end this thread alone
             raise error
         lead_elsewhere()
         with suppress(OSError):

@@ -18,7 +18,7 @@ from gpg_vl.config.models import find, is_same
 from gpg_vl.config.paths import write_whole
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import fingerprint
-from gpg_vl.errors import UserError, command
+from gpg_vl.errors import UserError, train_command
 from gpg_vl.experiment import Experiment
 from gpg_vl.report.left_out import described
 from gpg_vl.run_folder import complete_checkpoints, evaluation_path
@@ -128,7 +128,7 @@ def is_finished(run: Path, config: Config) -> bool:
 
 def how_to_take_more(run: Path, config: Config) -> str:
     """Return words for a run that is finished: that nothing is left, and how it goes on."""
-    more = [command("gpg-vl", "train", "--resume", run), "steps=M"]
+    more = [train_command("--resume", run), "steps=M"]
     if config.optimizer.schedule != "constant":  # its rate falls to the last step: another course
         more.append("--allow-changed")
     return (

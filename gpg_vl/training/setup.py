@@ -657,8 +657,8 @@ def _restore(
     idle = run_folder.idle_steps_at_end(run.folder.path) if is_unchanged else 0
     if idle >= run.config.rollout.idle_steps:
         run.log(
-            f"warning: this run stopped after {idle} steps without an informative group; nothing "
-            "has changed since, so it will take the same steps again"
+            f"warning: this run stopped after {idle} steps without an informative group; config "
+            "and data are the same, so it will take the same steps again"
         )
     if rewind is not None and run.processes.is_main:
         run.log(f"dropped, because later than step {rewind.step}: {rewind.described()}")

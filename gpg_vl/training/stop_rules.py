@@ -8,6 +8,7 @@ from statistics import fmean
 
 from gpg_vl.config.schema import Config
 from gpg_vl.errors import UserError, command, train_command
+from gpg_vl.preflight.learnability import NEARLY_ALL
 from gpg_vl.rollout.collect import LostDraw, SampledBatch, too_many_lost
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.types import Verdict
@@ -94,8 +95,10 @@ def why_not_informative(batch: SampledBatch, full_reward: float) -> str:
     if math.isnan(mean):
         dropped = "every completion was truncated and dropped; raise rollout.max_tokens"
         return f"nothing could be scored: {first_verifier_error(batch) or dropped}"
-    if mean > full_reward / 2:
+    if mean > NEARLY_ALL * full_reward:
         return f"mean reward {mean:.3g}, everything is right: make the questions harder"
+    if mean >= (1 - NEARLY_ALL) * full_reward:
+        return f"mean reward {mean:.3g}, the answers to one question are all alike: sample others"
     return f"mean reward {mean:.3g}, everything is wrong: warm up longer or ask easier"
 
 
@@ -107,16 +110,20 @@ def what_next(path: Path, config: Config, batch: SampledBatch, full_reward: floa
         batch: that of the last step.
         full_reward: reward of a perfect answer.
     """
-    if not batch.fresh or first_verifier_error(batch):
-        return f"Mend it, then go on: `{train_command('--resume', path)}`"
     mean = mean_reward(batch)
+    if not batch.fresh or (math.isnan(mean) and first_verifier_error(batch)):
+        # what is mended may be a verifier or the data, whose change has to be allowed
+        again = train_command("--resume", path, "--allow-changed")
+        return f"Mend it, then go on: `{again}`"
     look = command("gpg-vl", "rollout", path / "config.yaml", "--model", path)
     advice = f"--resume would take the same steps again.\nSee what is answered: `{look}`"
-    if mean > full_reward / 2:
+    if mean > NEARLY_ALL * full_reward:
         return f"{advice}\nThen start a run with harder data"
     knob = f"warmup.steps={2 * config.warmup.steps or FIRST_WARMUP}"
     if math.isnan(mean):
         knob = f"rollout.max_tokens={2 * config.rollout.max_tokens}"
+    elif mean >= (1 - NEARLY_ALL) * full_reward:
+        knob = f"rollout.group_size={2 * config.rollout.group_size}"
     names = (f"{config.name}-{number}" for number in count(2))
     name = next(name for name in names if not (config.runs_path / name).exists())
     folder = f"folder={config.runs_path.absolute()}"

@@ -17,6 +17,9 @@ from gpg_vl.prompts import Style
 from gpg_vl.types import Corners, Mode, Sample, Verdict
 from gpg_vl.verifiers.chance import largest_share
 
+ROUNDING = 1e-9
+"""Accuracy above 1 that a sum of rounded parts may have."""
+
 
 class Verifier(Protocol):
     """Scores one answer. Never raises on any text, is bounded in time and value.
@@ -67,11 +70,12 @@ def _checked(grade: Any) -> Grade:
     """Return what `grade` of a subclass returned.
 
     Raises:
-        TypeError: it is no grade, or its accuracy is not in [0, 1]; the message says what it is.
+        TypeError: it is no grade, or its accuracy is not in [0, 1] but for rounding; the message
+            says what it is.
     """
     if not isinstance(grade, Grade):
         raise TypeError(f"grade returned {shown(grade)}, expected Grade(accuracy, answer, reason)")
-    if not 0 <= grade.accuracy <= 1:  # also NaN
+    if not 0 <= grade.accuracy <= 1 + ROUNDING:  # also NaN
         raise TypeError(f"grade returned accuracy {shown(grade.accuracy)}, expected 0 to 1")
     return grade
 

@@ -32,10 +32,18 @@ TYPED = {
         "policy.dtype: got 'bfloat', expected 'float32', 'bfloat16' or 'float64'; did you mean "
         "bfloat16?"
     ),
-    "name=null": "name: got nothing, expected a text; leave the key out for its default",
+    "optimizer.lrr=1": "optimizer.lrr=1: no such key; did you mean lr?",
+    "stepps.every=4": "stepps.every=4: no such key; did you mean steps?",
+    "policy.vision=froze": (
+        "policy.vision: got 'froze', expected 'frozen' or 'full'; did you mean frozen?"
+    ),
+    "name=null": (
+        "name: got nothing, expected a text; give it a value, or leave the key out where it has a "
+        "default"
+    ),
     "name=2026-11-30": "name: got 2026-11-30, expected a text; in quotes it is one: '2026-11-30'",
     "tracking.tags=[1]": "tracking.tags.0: got 1, expected a text; in quotes it is one: '1'",
-    "trackers=wandb": "trackers: got 'wandb', expected a list: [wandb]",
+    "trackers=wandb": "trackers: got 'wandb', expected a list: ['wandb']",
     "data={recipe: digits}": (
         "data: got {'recipe': 'digits'}, expected a list; in brackets it is one"
     ),
@@ -59,7 +67,8 @@ TYPED = {
         "rollout: got 5, expected keys with their values; gpg-vl knobs rollout lists them"
     ),
     "optimizer=": (
-        "optimizer: got nothing, expected keys with their values; leave the key out for its default"
+        "optimizer: got nothing, expected keys with their values; give it a value, or leave the "
+        "key out where it has a default"
     ),
     "estimator=3": "estimator: got 3, expected a text or keys with their values",
     "optimizer.betas.0.x=1": (

@@ -298,22 +298,6 @@ def test_an_override_without_key_or_value_is_refused(item):
         overridden(item)
 
 
-@pytest.mark.parametrize(
-    ("item", "sentence"),
-    [
-        ("optimizer.lrr=1", "optimizer.lrr=1: no such key; did you mean lr?"),
-        ("stepps.every=4", "stepps.every=4: no such key; did you mean steps?"),
-        (
-            "policy.vision=froze",
-            "policy.vision: got 'froze', expected 'frozen' or 'full'; did you mean frozen?",
-        ),
-    ],
-)
-def test_a_typed_mistake_is_not_blamed_on_the_file(item, sentence):
-    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-        overridden(item)
-
-
 def test_a_mistake_of_the_file_is_not_blamed_on_what_was_typed(written):
     name = written(DATA + "optimizer: {lrr: 3}")
     with pytest.raises(UserError, match=f"^{re.escape(name)}: optimizer.lrr: no such key"):

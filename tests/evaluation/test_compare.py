@@ -691,6 +691,10 @@ def test_the_records_say_their_benchmark_and_the_name_of_their_file_does_not(tmp
     assert list(both) == ["shapes"]
     eval_records.save(told, tmp_path / "folder" / "other.jsonl")
     assert list(compare.read(tmp_path / "folder", tmp_path / "folder")) == ["far", "other"]
+    eval_records.save(told, tmp_path / "single" / "far.jsonl")
+    assert list(compare.read(tmp_path / "folder", tmp_path / "single")) == ["far"]
+    (tmp_path / "single" / "answers.jsonl").write_text('{"answer": 3}\n')  # of something else
+    assert list(compare.read(tmp_path / "single", tmp_path / "single" / "far.jsonl")) == ["shapes"]
 
 
 def test_settings_in_which_two_runs_differ_are_named(tmp_path):

@@ -216,6 +216,12 @@ def test_columns_that_no_row_can_be_read_by_end_the_training():
         scored(reward(), 3, answer=[3], answer_kind=["poem"])
 
 
+def test_a_row_of_a_kind_that_nobody_scores_ends_no_training(caplog):
+    rewards = scored(reward(), 3, 3, answer=[3, 3], answer_kind=["nmber", "number"])
+    assert rewards == [None, 1.0]
+    assert "got 'nmber'" in caplog.text
+
+
 def test_an_error_of_a_verifier_of_ones_own_ends_no_training(caplog):
     def fragile(text: str, sample: Sample) -> Verdict:
         return Verdict(reward=1 / len(text))

@@ -446,7 +446,7 @@ def test_a_verifier_that_fails_on_some_answers_is_a_sentence_and_stops(run):
     Path("own.py").write_text(OWN.format(grade="Grade.of(int(answer) == sample.answer, answer)"))
     code, output = run("verifiers.number=./own.py:Own", "evaluation.benchmark=null")
     assert code == 1, output
-    assert "number: Own fails on answers that a model may give: ValueError: invalid " in output
+    assert "Own fails where hostile or constant answers are tried: ValueError: invalid" in output
     assert "(own.py line 4)" in output
     assert "Traceback" not in output
 

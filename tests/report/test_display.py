@@ -290,7 +290,8 @@ def test_elsewhere_a_long_part_of_a_step_prints_lines_too(capsys, monkeypatch):
         while len(printed) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
             printed += [line for line in lines_of(capsys) if line.startswith("sampling")]
-    assert printed[:2] == ["sampling answers step 2/2  0:00 so far"] * 2
+    assert len(printed) >= 2
+    assert all(re.fullmatch(r"sampling answers step 2/2  \d:\d\d so far", line) for line in printed)
 
 
 def test_elsewhere_phases_are_reported_with_their_amounts(capsys):

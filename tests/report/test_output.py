@@ -59,6 +59,26 @@ def test_a_program_that_has_nothing_to_save_ends_when_its_reader_leaves(tmp_path
     assert not report.exists()
 
 
+def test_it_ends_too_where_another_thread_finds_the_reader_gone(tmp_path):
+    """An error would end that thread alone, and the program would go on for nobody."""
+    report = tmp_path / "report"
+    line = '    console.print("second")'
+    in_thread = (
+        "    threading.Thread(target=console.print, args=['second']).start()\n    time.sleep(60)"
+    )
+    program = PROGRAM.replace(HANDLER, "import threading").replace(line, in_thread)
+    command = [sys.executable, "-c", program, str(report)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        process.stdout.close()
+        _, errors = process.communicate(b"\n", timeout=50)
+    assert (process.returncode, errors) == (-signal.SIGHUP, b"")
+    assert not report.exists()
+
+
 def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
     report = tmp_path / "report"
     terminal, end = pty.openpty()

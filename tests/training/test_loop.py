@@ -456,7 +456,7 @@ def test_the_full_reward_is_that_of_accuracy_and_format(reward, all_max, tmp_pat
     (row,) = [event[2] for event in run.events if event[0] == "metrics"]
     assert row["all_max"] == all_max
     run.state = State(step=1, idle=9)
-    for mean, message in ((0.51, "everything is right"), (0.5, "everything is wrong")):
+    for mean, message in ((0.91, "everything is right"), (0.9, "all alike"), (0.0, "is wrong")):
         with pytest.raises(UserError, match=message):
             stop_rules.stop_if_hopeless(run, sampled(group([mean, mean], draw=3)))
 
@@ -621,7 +621,13 @@ def test_a_run_that_stops_for_its_format_says_so(tmp_path):
         (0.0, "", 0, "anew, for instance: `gpg-vl train {run}/config.yaml {new} warmup.steps=300`"),
         (1.0, "", 40, "Then start a run with harder data"),
         (math.nan, "", 40, "for instance: `gpg-vl train {run}/config.yaml {new} rollout.max_tok"),
-        (math.nan, "fault: A", 40, "\nMend it, then go on: `gpg-vl train --resume {run}`"),
+        (0.5, "", 40, "for instance: `gpg-vl train {run}/config.yaml {new} rollout.group_size=8`"),
+        (
+            math.nan,
+            "fault: A",
+            40,
+            "\nMend it, then go on: `gpg-vl train --resume {run} --allow-changed`",
+        ),
     ],
 )
 def test_a_run_without_informative_groups_says_what_to_type(
@@ -645,9 +651,10 @@ def test_a_run_without_informative_groups_says_what_to_type(
     ("rewards", "full_reward", "message"),
     [
         ([1.0, 1.0], 1.0, "mean reward 1, everything is right: make the questions harder"),
-        ([0.51, math.nan], 1.0, "mean reward 0.51, everything is right"),
-        ([0.5, 0.5], 1.0, "mean reward 0.5, everything is wrong: warm up longer or ask easier"),
-        ([0.6], 1.5, "mean reward 0.6, everything is wrong"),
+        ([0.91, math.nan], 1.0, "mean reward 0.91, everything is right"),
+        ([0.5, 0.5], 1.0, "mean reward 0.5, the answers to one question are all alike"),
+        ([0.09, 0.09], 1.0, "mean reward 0.09, everything is wrong: warm up longer or ask easier"),
+        ([0.14], 1.5, "mean reward 0.14, everything is wrong"),
         ([0.0], 1.0, "mean reward 0, everything is wrong"),
         ([math.nan, math.nan], 1.0, "nothing could be scored: fault: KeyError"),
         (
