@@ -454,7 +454,12 @@ FAULTS: list[Fault] = [
         "evaluation/compare.py",
         "evaluation/test_compare.py::"
         "test_the_records_say_their_benchmark_and_the_name_of_their_file_does_not",
-        {"a file is called as its benchmark": ("return own or path.stem", "return path.stem")},
+        {
+            "a file is called as its benchmark": (
+                "return own or _name_of(path)",
+                "return _name_of(path)",
+            )
+        },
     ),
     *within(
         "evaluation/compare.py",
