@@ -216,8 +216,8 @@ def checkpoint_of(run: Path, step: int) -> Path:
     if step not in saved:
         steps = ", ".join(map(str, saved)) or "none"
         raise UserError(
-            f"--from {step}: {run} holds no checkpoint of that step; it holds {steps}. How many "
-            f"are kept is decided by checkpoint.keep_last{_keep_last(run)}"
+            f"{run} holds no checkpoint of step {step}; it holds {steps}. How many are kept is "
+            f"decided by checkpoint.keep_last{_keep_last(run)}"
         )
     return saved[step]
 

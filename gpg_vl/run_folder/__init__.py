@@ -4,17 +4,20 @@
                   rollouts/000051.jsonl.gz  pictures.jsonl  images/  bad_steps/
                   checkpoints/  evaluation/
 
-Logs are append-only; there is one rollouts file per step. Every file is JSON as the standard has
-it: a number that is NaN or infinite is null.
+Logs are append-only; there is one rollouts file per step. What is JSON is JSON as the
+standard has it: a number that is NaN or infinite is null.
 """
 
 from gpg_vl.run_folder.find import (
+    checkpoint_path,
     complete_checkpoints,
     config_folder,
     evaluation_path,
+    is_evaluated,
     make_parent,
     newest_checkpoint,
     refuse_to_overwrite,
+    score_of,
 )
 from gpg_vl.run_folder.journal import group_row
 from gpg_vl.run_folder.json_lines import json_text, json_value, now
@@ -28,6 +31,7 @@ __all__ = [
     "Callback",
     "RunFolder",
     "Tracker",
+    "checkpoint_path",
     "complete_checkpoints",
     "config_folder",
     "environment",
@@ -35,6 +39,7 @@ __all__ = [
     "group_row",
     "idle_steps_at_end",
     "image_name",
+    "is_evaluated",
     "json_text",
     "json_value",
     "left_out_rows",
@@ -44,5 +49,6 @@ __all__ = [
     "now",
     "read_environment",
     "refuse_to_overwrite",
+    "score_of",
     "write_header",
 ]

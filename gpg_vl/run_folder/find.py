@@ -1,5 +1,6 @@
 """Find things in a run folder, and find out whether a folder holds a run."""
 
+import json
 from pathlib import Path
 
 from gpg_vl.errors import UserError, train_command
@@ -86,3 +87,25 @@ def evaluation_path(run: Path, benchmark: str, when: str) -> Path:
         when: before, after, or the number of a step.
     """
     return run / "evaluation" / f"{benchmark}-{when}.jsonl"
+
+
+def is_evaluated(run: Path, benchmark: str, when: str, step: int) -> bool:
+    """Return True if there are the records of an evaluation, and its checkpoint has their score.
+
+    Args:
+        when: before, after, or the number of a step.
+        step: that the evaluation belongs to; it may have no checkpoint.
+    """
+    saved = checkpoint_path(run, step)
+    is_unscored = (saved / "state.json").exists() and score_of(saved) is None
+    return evaluation_path(run, benchmark, when).exists() and not is_unscored
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is."""
+    return run / "checkpoints" / f"{step:06d}"
+
+
+def score_of(checkpoint: Path) -> float | None:
+    """Return the score of the evaluation that belongs to a checkpoint; None = there was none."""
+    return json.loads((checkpoint / "state.json").read_text())["score"]

@@ -16,7 +16,7 @@ import torch
 
 from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.policy.load import Policy
-from gpg_vl.run_folder import complete_checkpoints, json_text
+from gpg_vl.run_folder import checkpoint_path, complete_checkpoints, json_text, score_of
 from gpg_vl.training.learner import Learner
 from gpg_vl.training.processes import Processes
 from gpg_vl.types import Completion, Group, Prompt, Verdict
@@ -60,7 +60,7 @@ def save(
     folder: Path, step: int, state: dict[str, Any], policy: Policy, learner: Learner, card: str
 ) -> Path:
     """Write `checkpoints/<step>`, with the model card beside the weights, and return its path."""
-    path = path_of(folder, step)
+    path = checkpoint_path(folder, step)
     aside = path.with_name(path.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "learner").mkdir(parents=True)
@@ -92,11 +92,6 @@ def _put_away(path: Path) -> Path | None:
         return None
     path.rename(dropped)
     return dropped
-
-
-def path_of(run: Path, step: int) -> Path:
-    """Return where the checkpoint of a step is."""
-    return run / "checkpoints" / f"{step:06d}"
 
 
 def load_state(
@@ -144,11 +139,6 @@ def load_learner(path: Path, learner: Learner, *, unchanged: bool) -> None:
     """Load optimizer moments, schedule and the decision about prompt sharing of a checkpoint."""
     saved = torch.load(path / "learner" / "optimizer.pt", map_location="cpu", weights_only=True)
     learner.load_state_dict(saved, unchanged=unchanged)
-
-
-def score_of(path: Path) -> float | None:
-    """Return the score of the evaluation that belongs to a checkpoint; None = there was none."""
-    return json.loads((path / "state.json").read_text())["score"]
 
 
 def prune(run: Path, keep_last: int, keep_best: int) -> None:

@@ -9,7 +9,7 @@ from gpg_vl.errors import one_line, raise_on_all_ranks
 from gpg_vl.evaluation import evaluate, records
 from gpg_vl.policy.encode import template_thought
 from gpg_vl.report.model_card import model_card, question_of
-from gpg_vl.run_folder import evaluation_path
+from gpg_vl.run_folder import evaluation_path, is_evaluated
 from gpg_vl.training import checkpoint, metrics
 from gpg_vl.training.setup import TrainingRun
 from gpg_vl.training.signals import EvaluationDroppedError
@@ -52,13 +52,9 @@ def evaluation_is_missing(run: TrainingRun) -> bool:
     is_missing = False
     due = evaluation_due(run)
     if due and run.state.step and run.benchmark and run.processes.is_main:
-        is_missing = not _evaluation_path(run, due).exists() or _is_unscored(run)
+        name = run.benchmark.spec.name
+        is_missing = not is_evaluated(run.folder.path, name, due, run.state.step)
     return run.processes.any(is_missing)
-
-
-def _is_unscored(run: TrainingRun) -> bool:
-    saved = checkpoint.path_of(run.folder.path, run.state.step)
-    return (saved / "state.json").exists() and checkpoint.score_of(saved) is None
 
 
 def _evaluation_path(run: TrainingRun, when: str) -> Path:

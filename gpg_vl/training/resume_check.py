@@ -21,7 +21,7 @@ from gpg_vl.data.dataset import fingerprint
 from gpg_vl.errors import UserError, train_command
 from gpg_vl.experiment import Experiment
 from gpg_vl.report.left_out import described
-from gpg_vl.run_folder import complete_checkpoints, evaluation_path
+from gpg_vl.run_folder import complete_checkpoints, is_evaluated
 from gpg_vl.types import LeftOut
 
 _SERVER_KNOBS = ("servers", "handover", "transfer", "deadline", "timeout", "at_once", "remote")
@@ -122,8 +122,7 @@ def is_finished(run: Path, config: Config) -> bool:
     if int(saved[-1].name) > config.steps or not (config.evaluation.benchmark and config.steps):
         return True
     spec = load_benchmark(config.evaluation.benchmark, config.base_dir)
-    state = json.loads((saved[-1] / "state.json").read_text())
-    return state["score"] is not None and evaluation_path(run, spec.name, "after").exists()
+    return is_evaluated(run, spec.name, "after", config.steps)
 
 
 def how_to_take_more(run: Path, config: Config) -> str:

@@ -199,7 +199,7 @@ def _start(config: Config, resume: Path | None, from_step: int | None) -> _Start
         return _Start(run, checkpoint_of(run, from_step), Rewind.to(run, from_step))
     if from_step is not None:
         raise UserError(
-            f"--from {from_step} names a checkpoint of a run that goes on: give --resume RUN too"
+            f"from_step={from_step} names a checkpoint of a run that goes on: give resume= too"
         )
     run = config.run_path
     for above in run.parents:

@@ -298,7 +298,7 @@ def test_a_run_is_found_with_a_tilde_and_with_blanks(here):
         (("digits", "--from", 2), "give --resume RUN too"),
         (
             ("--resume", "runs/digits", "--from", 3),
-            "--from 3: runs/digits holds no checkpoint of that step; it holds 2, 10",
+            "runs/digits holds no checkpoint of step 3; it holds 2, 10",
         ),
     ],
 )

@@ -415,9 +415,9 @@ FAULTS: list[Fault] = [
         {"infinity is written": ("not math.isfinite(value)", "math.isnan(value)")},
     ),
     *within(
-        "training/milestones.py",
+        "run_folder/find.py",
         "training/test_loop.py::test_an_evaluation_that_the_checkpoint_does_not_know_is_made_again",
-        {"a lost score stays lost": (" or _is_unscored(run)", "")},
+        {"a lost score stays lost": (" and not is_unscored", "")},
     ),
     *within(
         "verifiers/boxes.py",
@@ -584,8 +584,8 @@ FAULTS: list[Fault] = [
         "test_a_run_is_finished_when_its_last_step_is_saved_and_evaluated",
         {
             "an evaluation that was dropped is not made": (
-                'return state["score"] is not None and evaluation_path',
-                "return evaluation_path",
+                'return is_evaluated(run, spec.name, "after", config.steps)',
+                "return True",
             )
         },
     ),

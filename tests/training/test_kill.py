@@ -141,7 +141,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, t
 
 def scores(run: Path) -> dict[str, float | None]:
     saved = run_folder.complete_checkpoints(run)
-    return {path.name: checkpoint.score_of(path) for path in saved}
+    return {path.name: run_folder.score_of(path) for path in saved}
 
 
 def contents(path: Path) -> dict[str, bytes]:
