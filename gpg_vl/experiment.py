@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from gpg_vl import prompts, rollout, verifiers
 from gpg_vl.boxes import FAMILIES, Frame, frame_named
@@ -410,10 +410,9 @@ def build_verifier(
     built: Any = plugins.build(
         part, verifiers.ALIASES, base_dir=base_dir, key=key, given=given, what=_A_VERIFIER
     )
-    is_verifier: bool = callable(built)
-    if not is_verifier:
+    if not callable(built):
         raise UserError(f"{key}: {shown(part)} makes {shown(built)}, expected {_A_VERIFIER}")
-    return built
+    return cast(Verifier, built)
 
 
 _A_VERIFIER = (

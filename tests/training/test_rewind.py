@@ -218,7 +218,7 @@ def test_many_steps_are_named_by_their_first_and_last(tmp_path):
 
 def test_a_step_without_a_checkpoint_names_those_that_exist_and_nothing_is_touched(whole):
     before = content(whole)
-    with pytest.raises(UserError, match=r"checkpoint of step 9; .* 4, 5, 6\. How .*keep_last \(now 9\)$"):
+    with pytest.raises(UserError, match=r"of step 9; .* 4, 5, 6\. How .*keep_last \(now 9\)$"):
         Rewind.to(whole, 9)
     done = gpg_vl("train", "--resume", whole, "--from", 9)
     assert done.returncode == 2
