@@ -16,8 +16,11 @@ import pytest
 # worker has.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
-# Under `nohup` commands would ignore that their terminal is closed; they inherit this.
+# Under `nohup`, or behind a shell's `&`, commands would ignore a closed terminal and Ctrl-C; they
+# inherit this.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nor does a test read or write what the user's own runs keep; commands that it starts inherit this.
 CACHES = tempfile.TemporaryDirectory(prefix="gpg_vl-caches-")
 os.environ |= {"XDG_CACHE_HOME": CACHES.name, "HF_DATASETS_CACHE": f"{CACHES.name}/datasets"}
