@@ -1,7 +1,6 @@
 """The commands that measure: evaluate, compare."""
 
 import json
-import shlex
 import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -22,7 +21,7 @@ from gpg_vl.cli.application import (
     with_sentences,
 )
 from gpg_vl.cli.completion import complete_benchmark
-from gpg_vl.errors import SHOWN_CHARACTERS, UserError, one_line, shown
+from gpg_vl.errors import SHOWN_CHARACTERS, UserError, command, one_line, shown
 
 
 @app.command()
@@ -74,8 +73,8 @@ def evaluate(
     else:
         kept = "nothing is kept without --to; start again"
         if to:
-            command = _command(names, str(model), knob_values, blank, to)
-            kept = f"the same command goes on from there: {command}"
+            again = _command(names, str(model), knob_values, blank, to)
+            kept = f"the same command goes on from there: {again}"
         with _leaves_on_ctrl_c(f"stopped; {kept}"):
             failed = _evaluate_model(names, str(model), knob_values, blank, path_of)
     for path in filter(None, map(path_of, names)):
@@ -122,13 +121,13 @@ def _command(
     names: Sequence[str], model: str, overrides: Sequence[str], blank: bool, to: Path
 ) -> str:
     """Return the command of an evaluation as it can be pasted into a shell in any folder."""
-    words = ["gpg-vl", "evaluate"]
+    words: list[str | Path] = []
     for word in (*names, "--model", model):
-        words.append(str(Path(word).resolve()) if Path(word).exists() else word)
+        words.append(Path(word) if Path(word).exists() else word)
     words += overrides
     if blank:
         words.append("--blank")
-    return shlex.join([*words, "--to", str(to.resolve())])
+    return command("gpg-vl", "evaluate", *words, "--to", to)
 
 
 def _evaluate_model(

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import signal, sys, time
 from rich.console import Console
@@ -27,8 +29,8 @@ with open(sys.argv[1], "w") as report:
 HANDLER = "signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))"
 
 
-def started(report, **streams) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", PROGRAM, str(report)]
+def started(report, program=PROGRAM, **streams) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", program, str(report)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
 
 
@@ -44,38 +46,29 @@ def test_what_the_reader_of_a_pipe_has_not_read_goes_to_the_errors(tmp_path):
     assert report.read_text() == "1 True"
 
 
-def test_a_program_that_has_nothing_to_save_ends_when_its_reader_leaves(tmp_path):
-    report = tmp_path / "report"
-    program = PROGRAM.replace(HANDLER, "")
-    command = [sys.executable, "-c", program, str(report)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"first\n"
-        process.stdout.close()
-        _, errors = process.communicate(b"\n", timeout=60)
-    assert (process.returncode, errors) == (1, b"")
-    assert not report.exists()
+IN_THREAD = """    threading.Thread(target=console.print, args=["second"]).start()
+    time.sleep(60)"""
 
 
-def test_it_ends_too_where_another_thread_finds_the_reader_gone(tmp_path):
-    """An error would end that thread alone, and the program would go on for nobody."""
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [
+        ('    console.print("second")', 1),
+        (IN_THREAD, -signal.SIGHUP),  # an error would end that thread alone
+    ],
+    ids=["main thread", "another thread"],
+)
+def test_a_program_that_has_nothing_to_save_ends_when_its_reader_leaves(printed, code, tmp_path):
     report = tmp_path / "report"
-    line = '    console.print("second")'
-    in_thread = (
-        "    threading.Thread(target=console.print, args=['second']).start()\n    time.sleep(60)"
-    )
-    program = PROGRAM.replace(HANDLER, "import threading").replace(line, in_thread)
-    command = [sys.executable, "-c", program, str(report)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    program = PROGRAM.replace(HANDLER, "import threading")
+    program = program.replace('    console.print("second")', printed)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(report, program, **streams) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"first\n"
         process.stdout.close()
         _, errors = process.communicate(b"\n", timeout=50)
-    assert (process.returncode, errors) == (-signal.SIGHUP, b"")
+    assert (process.returncode, errors) == (code, b"")
     assert not report.exists()
 
 
@@ -96,13 +89,8 @@ def test_a_run_that_ignores_that_its_terminal_is_closed_goes_on(tmp_path):
     report = tmp_path / "report"
     program = PROGRAM.replace(HANDLER, "")
     terminal, end = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(report)],
-        stdin=subprocess.PIPE,
-        stdout=end,
-        stderr=end,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    ) as process:
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with started(report, program, stdout=end, stderr=end, **ignored) as process:
         os.close(end)
         assert os.read(terminal, 100) == b"first\r\n"
         os.close(terminal)
