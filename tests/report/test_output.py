@@ -5,6 +5,8 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -29,9 +31,21 @@ with open(sys.argv[1], "w") as report:
 HANDLER = "signal.signal(signal.SIGHUP, lambda *given: hung_up.append(given))"
 
 
-def started(report, program=PROGRAM, **streams) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", program, str(report)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
+def started(
+    report: Path,
+    program: str = PROGRAM,
+    *,
+    stdout: int,
+    stderr: int,
+    preexec_fn: Callable[[], object] | None = None,
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(report)],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        preexec_fn=preexec_fn,
+    )
 
 
 def test_what_the_reader_of_a_pipe_has_not_read_goes_to_the_errors(tmp_path):
@@ -62,8 +76,8 @@ def test_a_program_that_has_nothing_to_save_ends_when_its_reader_leaves(printed,
     report = tmp_path / "report"
     program = PROGRAM.replace(HANDLER, "import threading")
     program = program.replace('    console.print("second")', printed)
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(report, program, **streams) as process:
+    pipe = subprocess.PIPE
+    with started(report, program, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"first\n"
         process.stdout.close()
@@ -88,9 +102,12 @@ def test_a_run_that_ignores_that_its_terminal_is_closed_goes_on(tmp_path):
     """`nohup`: the program that it starts inherits that SIGHUP is ignored."""
     report = tmp_path / "report"
     program = PROGRAM.replace(HANDLER, "")
+
+    def ignoring() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     terminal, end = pty.openpty()
-    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    with started(report, program, stdout=end, stderr=end, **ignored) as process:
+    with started(report, program, stdout=end, stderr=end, preexec_fn=ignoring) as process:
         os.close(end)
         assert os.read(terminal, 100) == b"first\r\n"
         os.close(terminal)
