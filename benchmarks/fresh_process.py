@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ ONE_THREAD = {
 """Environment of the processes; variables that are already set keep their values."""
 
 
-def run(script: str, arguments: list[str]) -> str:
-    """Run a script in a fresh process and return what it prints."""
+def run(script: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """Run a script in a fresh process and return what it prints.
+
+    Args:
+        environment: further variables of the process.
+    """
     done = subprocess.run(
         [sys.executable, script, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        env={**ONE_THREAD, **os.environ},
+        env={**ONE_THREAD, **os.environ, **(environment or {})},
     )
     if done.returncode:
         sys.exit(
@@ -38,9 +43,11 @@ def run(script: str, arguments: list[str]) -> str:
     return done.stdout
 
 
-def record(script: str, arguments: list[str]) -> Record:
+def record(
+    script: str, arguments: list[str], environment: Mapping[str, str] | None = None
+) -> Record:
     """Run a script and return the JSON object on the last line that it prints."""
-    return json.loads(run(script, arguments).splitlines()[-1])
+    return json.loads(run(script, arguments, environment).splitlines()[-1])
 
 
 def read(path: Path) -> list[Record]:

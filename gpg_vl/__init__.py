@@ -8,17 +8,17 @@ The method is in arXiv 2504.02546. From Python:
     print(gpg_vl.evaluate("digits", run))          # accuracy with its 95 % interval
     gpg_vl.score("<answer>3</answer>", sample, style="answer")   # no model needed
 
-Functions: train, evaluate, score, load_config. A question is a Sample, a score a Verdict. To extend
-it, derive from RuleVerifier (whose `grade` returns a Grade), Estimator or RolloutEngine; a config's
-parts together are an Experiment. A mistake of the user's raises UserError. Rewards for TRL are in
-gpg_vl.integrations.trl. What costs time to import is imported when it is used.
+Functions: train, evaluate, export, score, load_config. A question is a Sample, a score a Verdict.
+To extend it, derive from RuleVerifier (whose `grade` returns a Grade), Estimator or RolloutEngine;
+a config's parts together are an Experiment. A mistake of the user's raises UserError. Rewards for
+TRL are in gpg_vl.integrations.trl. What costs time to import is imported when it is used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpg_vl.api import evaluate, load_config, score, train
+    from gpg_vl.api import evaluate, export, load_config, score, train
     from gpg_vl.errors import UserError
     from gpg_vl.experiment import Experiment
     from gpg_vl.methods.estimator import Estimator
@@ -38,6 +38,7 @@ __all__ = [
     "UserError",
     "Verdict",
     "evaluate",
+    "export",
     "load_config",
     "score",
     "train",
@@ -53,6 +54,7 @@ _HOMES = {
     "UserError": "gpg_vl.errors:UserError",
     "Verdict": "gpg_vl.types:Verdict",
     "evaluate": "gpg_vl.api:evaluate",
+    "export": "gpg_vl.api:export",
     "load_config": "gpg_vl.api:load_config",
     "score": "gpg_vl.api:score",
     "train": "gpg_vl.api:train",

@@ -1,7 +1,8 @@
-"""Offer train, evaluate, score and load_config to a program or a notebook: `import gpg_vl`.
+"""Offer train, evaluate, export, score and load_config to a program or a notebook: `import gpg_vl`.
 
     run = gpg_vl.train("digits", steps=50)
     print(gpg_vl.evaluate("digits", run))
+    gpg_vl.export(run, "digits_model", dtype="bfloat16")
     gpg_vl.score("<think>one, two</think><answer>2</answer>", sample)
 
 Nothing heavy is imported before a function needs it: `score` and `load_config` need no torch.
@@ -232,6 +233,38 @@ def _evaluated(
         if line:
             log(line)
     return Results(asked.spec.name, records, blank=blank)
+
+
+def export(
+    model: str | Path,
+    to: str | Path,
+    *,
+    merged: bool = False,
+    dtype: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Write a trained model as a folder that others load, with its model card, and return it.
+
+    Args:
+        model: a run (its newest checkpoint), a checkpoint, a folder of a model or of an adapter.
+        to: new folder that is written.
+        merged: write one plain model; else a run with adapters gives the adapter, for peft.
+        dtype: data type of the tensors: bfloat16 | float32; None = as they are stored.
+        log: called with each line for the user.
+
+    Raises:
+        UserError: there is no such model, or the folder cannot be written.
+
+    Example:
+        export("runs/digits", "digits_model", dtype="bfloat16")
+    """
+    from gpg_vl.report.export import export as write
+
+    run_it = partial(write, str(model), Path(to), merged=merged, dtype=dtype, log=log)
+    if not (merged or dtype):  # copied, without the libraries
+        return run_it()
+    with _no_foreign_bars():
+        return run_it()
 
 
 def score(

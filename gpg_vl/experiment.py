@@ -217,10 +217,12 @@ class Experiment:
         return load_policy(self.config.policy, seed=self.config.seed, path=checkpoint, log=log)
 
     def policy_of(self, model: str, *, log: Log = print) -> Policy:
-        """Load another model: a run's newest, a checkpoint, a folder of a model, or a hub id."""
-        from gpg_vl.policy.load import load_policy
+        """Load another model to ask it: a run's newest, a checkpoint, a model's or an adapter's
+        folder, or a hub id.
+        """
+        from gpg_vl.policy.load import load_policy, only_asked
 
-        policy_config = self.config.policy.model_copy(update={"model": model})
+        policy_config = only_asked(self.config.policy.model_copy(update={"model": model}), "model")
         return load_policy(policy_config, seed=self.config.seed, log=log, key="model")
 
     def prompt_at(

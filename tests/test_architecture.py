@@ -63,6 +63,7 @@ WITHOUT_TORCH = [
     "training.resume_check",
     "preflight.plan",
     "preflight.memory",
+    "preflight.remedies",
     "preflight.prepare_data",
     "preflight.propose_config",
     "preflight.starting_settings",

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "misspelt override": (
         nothing,
         ["optimizer.rl=1e-5"],
-        "optimizer.rl=1e-5: no such key; known here: lr, betas",
+        "optimizer.rl=1e-5: no such key; known here: kind, lr, betas",
     ),
     "wrong type": (
         config("steps: 1", "steps: soon"),
@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "unknown word": (
         nothing,
         ["policy.vision=melted"],
-        "policy.vision: got 'melted', expected 'frozen' or 'full'",
+        "policy.vision: got 'melted', expected 'frozen', 'full' or 'lora'",
     ),
     "two origins": (
         config("files: samples.jsonl", "files: samples.jsonl, recipe: digits"),

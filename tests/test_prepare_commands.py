@@ -146,6 +146,35 @@ def test_ctrl_c_in_a_process_leaves_no_traceback():
     assert (process.returncode, errors) == (130, "gpg-vl: stopped by Ctrl-C\n")
 
 
+PRESSED_IN_A_DESTRUCTOR = """
+import signal, sys, time
+import gpg_vl.preflight.audit
+from gpg_vl.cli import main
+
+class Pressed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def audit(*_, **__):
+    Pressed()
+    time.sleep(0.1)
+    print("went on")
+
+gpg_vl.preflight.audit.audit = audit
+sys.argv = ["gpg-vl", "audit", "digits"]
+main()
+"""
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost():
+    """Python itself drops what is raised there: the command would go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED_IN_A_DESTRUCTOR], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "gpg-vl: stopped by Ctrl-C\n")
+    assert "went on" not in done.stdout
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import gpg_vl as package
 from gpg_vl.config.loading import load, parse
 from gpg_vl.config.schema import Config
 from tests import published
@@ -42,8 +43,8 @@ QUICK = {
 }
 """Command -> settings that make it short."""
 TINY = ["policy.model=tiny", "policy.dtype=float32", "policy.tiny.layers=1"]
-WITHOUT_THE_HUB = [*TINY, "data.0.options.folder=downloads/geoqa", "evaluation.benchmark=null"]
-"""What the commands on GEOQA get here: a tiny model, and files as they are published."""
+WITHOUT_THE_HUB = ["data.0.options.folder=downloads/geoqa", "evaluation.benchmark=null"]
+"""What the commands on GEOQA get here beside a tiny model: files as they are published."""
 
 
 def fences(page: Path) -> list[tuple[str, str]]:
@@ -103,8 +104,9 @@ def shortened(command: list[str]) -> list[str]:
     if {"--help", "--resume"} & set(command):
         return []
     own = QUICK.get(command[0], [])
-    if config_of(command) == "geoqa":
-        return [*own, *WITHOUT_THE_HUB, "rollout.max_tokens=16", "warmup.steps=0"]
+    if config_of(command) in {"geoqa", "geoqa_recommended"}:
+        tiny = TINY if config_of(command) == "geoqa" else [TINY[0], TINY[2]]  # in bfloat16
+        return [*own, *tiny, *WITHOUT_THE_HUB, "rollout.max_tokens=16", "warmup.steps=0"]
     if command[0] in {"train", "sft", "rollout"}:
         return [*own, *few_questions(config_of(command))]
     return own
@@ -115,6 +117,9 @@ def workplace(tmp_path_factory) -> Path:
     """A folder with a run named `digits` and the files of GEOQA in it, as the commands find it."""
     folder = tmp_path_factory.mktemp("readme")
     done = gpg_vl("train", "small.yaml", f"folder={folder / 'runs'}", "name=digits", cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    adapters = ["name=mine", "steps=1", "policy.language=lora", "policy.projector=frozen"]
+    done = gpg_vl("train", "small.yaml", f"folder={folder / 'runs'}", *adapters, cwd=HERE)
     assert done.returncode == 0, done.stderr
     published.geoqa(folder / "downloads" / "geoqa")
     published.picture(folder / "a.png")
@@ -130,13 +135,25 @@ def test_command_runs(command, workplace):
     options = shortened(command)
     if command == ["train"]:
         options = [*options, "name=fresh"]  # runs/digits is taken by now
+    if "name=mine" in command:
+        options = [*options, "name=fresh_mine"]
     done = gpg_vl(*command, *options, cwd=workplace)
     assert done.returncode == 0, done.stderr
 
 
 def test_every_kind_of_command_is_printed_somewhere():
     printed = {command[0] for command in commands()}
-    assert printed >= {"train", "sft", "rollout", "serve", "evaluate", "compare", "audit", "plan"}
+    assert printed >= {
+        "train",
+        "sft",
+        "rollout",
+        "serve",
+        "evaluate",
+        "compare",
+        "export",
+        "audit",
+        "plan",
+    }
 
 
 def test_no_command_hides_in_a_block_of_another_language():
@@ -205,6 +222,13 @@ def test_the_page_shows_the_files_as_they_are():
     for name, text in files.items():
         before, _, _ = EXTENDING.read_text().partition(text)
         assert before.splitlines()[-3].startswith(f"[`examples/{name}`]"), f"{name}: its title"
+
+
+def test_the_page_names_every_public_function():
+    _, _, section = EXTENDING.read_text().partition("## From Python\n")
+    section, _, _ = section.partition("\n## ")
+    for name in filter(str.islower, package.__all__):
+        assert re.search(rf"`(gpg_vl\.)?{name}\b", section), name
 
 
 @pytest.mark.parametrize(

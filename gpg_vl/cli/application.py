@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -127,6 +129,9 @@ def check_model(config: Config, model: str | None = None) -> None:
     Args:
         model: of the option --model; None = that of the config.
     """
+    from gpg_vl.policy.packages import check_packages
+
+    check_packages(config.policy)
     if model is None:
         check_named_model(config.policy.model, "policy.model")
     else:
@@ -137,9 +142,13 @@ def check_named_model(name: str, key: str) -> None:
     """Refuse a model that cannot be used before torch and transformers are imported."""
     from gpg_vl.config.models import TINY
     from gpg_vl.policy.model_folder import find_model
+    from gpg_vl.policy.packages import check_packages_of
 
-    if name != TINY:
-        find_model(name, key)
+    if name == TINY:
+        return
+    adapter = find_model(name, key).adapter
+    if adapter is not None:
+        check_packages_of(adapter, key)
 
 
 def check_parent(to: Path | None) -> None:
@@ -157,10 +166,14 @@ def print_line(line: str) -> None:
 
 def silence_libraries() -> None:
     """Hide progress bars of other libraries, which would break ours."""
-    from transformers.utils import logging
+    import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # on a CPU it asks for kernels of a hub, which are not needed
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _share_cores() -> None:
@@ -174,9 +187,21 @@ def _share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def _repeat_lost_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again where Ctrl-C came within a destructor, in which Python drops it.
+
+    A little later: in this function it would be dropped once more.
+    """
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run `gpg-vl`."""
     _share_cores()
+    sys.unraisablehook = _repeat_lost_interrupt
     # imports make many objects and no garbage; to look for it so often takes a tenth of their time
     gc.set_threshold(20_000)
     try:

@@ -36,6 +36,7 @@ GROUPS = {
     "after": {
         "evaluate": "accuracy on held-out questions, with 95 % intervals",
         "compare": "two evaluations of the same questions, side by side",
+        "export": "a folder that transformers, peft and vLLM load",
     },
 }
 """The commands in the order of their use, with the line of each on the first page."""
@@ -65,6 +66,10 @@ EXAMPLES = {
         "gpg-vl evaluate digits_count --answers answers.jsonl mode=lenient",
     ),
     "compare": ("gpg-vl compare runs/digits runs/other",),
+    "export": (
+        "gpg-vl export runs/digits --to digits_model",
+        "gpg-vl export runs/digits --to digits_model --merged --dtype bfloat16",
+    ),
 }
 """Commands as they are typed, below the sentence of each command."""
 
@@ -74,8 +79,7 @@ VALUES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "path": "PATH"}
 
 
 OPTIONS = {
-    "-h, --help": "show this page, or that of a command",
-    "--version": "show the version",
+    "-h --help, --version": "show this page, or that of a command; the version",
     "--install-completion": "let TAB complete commands, configs and knobs",
 }
 """Options of the first page."""

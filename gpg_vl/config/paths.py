@@ -13,6 +13,8 @@ from gpg_vl.errors import UserError, one_line
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a full disk, a full quota, a file that is too large."""
+_MASK = os.umask(0o077)
+os.umask(_MASK)  # it can only be read by being set
 _LOOKED_AT = 1000
 """Largest number of names of a folder that the nearest is chosen from."""
 
@@ -105,6 +107,17 @@ def check_new_file(file: Path, key: str) -> None:
     if os.path.lexists(file) and not is_file(file):
         return  # /dev/stdout, a pipe
     check_writable(file.parent, key)
+
+
+def let_others_read(path: Path) -> None:
+    """Give a safetensors file, or those in a folder, the permissions of other new files.
+
+    safetensors 0.8.0 lets nobody but the owner read what it wrote, whatever the umask
+    (github.com/safetensors/safetensors/issues/782).
+    """
+    files = path.rglob("*.safetensors") if path.is_dir() else [path]
+    for file in files:
+        file.chmod(0o666 & ~_MASK)
 
 
 def write_whole(file: Path, text: str, *, errors: str = "strict") -> None:

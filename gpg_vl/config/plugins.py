@@ -125,9 +125,24 @@ def build(
 
 def _parameters(part: Any) -> list[str]:
     """Return the names of the fields of a dataclass, or of the parameters of a callable."""
-    if is_dataclass(part):
+    if _is_made_of_fields(part):
         return [field.name for field in fields(part)]
     return list(inspect.signature(part).parameters)
+
+
+def _is_made_of_fields(part: Any) -> bool:
+    """Return True for a dataclass; a class derived from one may have an `__init__` of its own."""
+    return is_dataclass(part) and "__init__" not in _own_names(part)
+
+
+def _own_names(part: Any) -> set[str]:
+    """Return the names that a class and those it derives from define below the last dataclass."""
+    names: set[str] = set()
+    for owner in inspect.getmro(part):
+        if "__dataclass_fields__" in vars(owner):
+            return names
+        names |= vars(owner).keys()
+    return names
 
 
 def _required(function: Any) -> list[str]:
@@ -142,8 +157,8 @@ def _required(function: Any) -> list[str]:
 
 def _call(part: Any, arguments: dict[str, Any]) -> Any:
     """Make a dataclass or call a function with checked values; other classes check their own."""
-    if is_dataclass(part):
-        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, part))
+    if _is_made_of_fields(part):
+        adapter: TypeAdapter[Any] = TypeAdapter(part)
         return adapter.validate_python(arguments)
     if isinstance(part, type):
         return part(**arguments)

@@ -18,7 +18,7 @@ from gpg_vl.types import Mode
 
 Part = str | dict[str, Any]
 """A part by name, or a mapping with `kind: NAME` and its fields."""
-Training = Literal["frozen", "full"]
+Training = Literal["frozen", "full", "lora"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Decay rate of an estimate."""
 LONGEST_NAME = 200
@@ -142,23 +142,44 @@ class Tiny(Section):
     """Number of layers of the vision tower."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) of the parts that are set to lora."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the matrices A and B of an adapter, whose product is added to a matrix."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale of an adapter: A and B count alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are set to zero in the update; never in sampling."""
+    targets: tuple[str, ...] = ()
+    """Names of the matrices that get an adapter, in all layers: [q_proj, v_proj]; empty = every
+    matrix of the layers."""
+
+
 class PolicyConfig(Section):
     """The model that is trained."""
 
     model: str = "tiny"
-    """Checkpoint: tiny, a folder of a model, a run (its newest checkpoint), RUN/checkpoints/STEP,
-    or a hub id: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, LLaVA, Gemma 3."""
+    """Checkpoint: tiny, a folder of a model or of a LoRA adapter, a run (its newest checkpoint),
+    RUN/checkpoints/STEP, or a hub id: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3,
+    LLaVA, Gemma 3."""
     tiny: Tiny = Tiny()
     """Shape of the tiny model; ignored for any other."""
     language: Training = "full"
-    """Language model: frozen | full."""
+    """Language model: frozen | full | lora: adapters on frozen weights."""
     projector: Training = "full"
-    """The merger between tower and language model: frozen | full."""
+    """The merger between tower and language model: frozen | full | lora."""
     vision: Training = "frozen"
-    """Vision tower: frozen | full."""
+    """Vision tower: frozen | full | lora."""
+    lora: LoraConfig = LoraConfig()
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Data type of the forward pass; trained weights are stored in float32 (float64 for
-    float64)."""
+    """Data type of the forward pass, and of the weights that are not trained."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Data type of parts set to full. float32 (float64 for dtype float64) | bfloat16: half the
+    memory; updates are rounded up or down by chance, so that small ones count on average."""
+    quantise: Literal["none", "nf4"] = "none"
+    """Storage of the language model's frozen matrices. none: in dtype | nf4: 4 bits a number
+    (QLoRA, arXiv 2305.14314), for parts set to lora."""
     frame: Literal["auto", "pixels", "norm1", "norm1000", "resized"] = "auto"
     """Coordinate frame of the boxes that the model writes; auto = the frame its family was trained
     with."""
@@ -181,6 +202,49 @@ class PolicyConfig(Section):
         smallest, largest = self.min_pixels, self.max_pixels
         if smallest is not None and largest is not None and smallest > largest:
             raise ValueError(f"got min_pixels {smallest} above max_pixels {largest}; exchange them")
+        return self
+
+    @property
+    def trains_adapters(self) -> bool:
+        """True if a part is trained by adapters."""
+        return "lora" in (self.language, self.projector, self.vision)
+
+    @model_validator(mode="after")
+    def _storable(self) -> PolicyConfig:
+        """Check that the parts can be trained, and saved, as they are to be stored."""
+        if self.language == "full" and self.trains_adapters:
+            raise ValueError(
+                "got adapters beside language: full; a checkpoint would be an adapter and a whole "
+                "language model: set language to lora, or the other parts to full"
+            )
+        if self.weights == "bfloat16" and self.dtype != "bfloat16":
+            raise ValueError(
+                f"got weights: bfloat16 with dtype: {self.dtype}, which has more digits than the "
+                "weights; set dtype to bfloat16, or weights to float32"
+            )
+        parts = (self.language, self.projector, self.vision)
+        if self.weights == "bfloat16" and "full" not in parts:
+            raise ValueError(
+                "got weights: bfloat16, and no part is full, so it is used for nothing (adapters "
+                "are float32); set weights to float32, or a part to full"
+            )
+        if self.quantise == "none":
+            return self
+        if self.language == "full":
+            raise ValueError(
+                f"got quantise: {self.quantise} with language: full; quantised weights cannot be "
+                "trained: set language to lora"
+            )
+        if not self.trains_adapters:
+            raise ValueError(
+                f"got quantise: {self.quantise} without adapters; a checkpoint would hold the "
+                "quantised weights: set language to lora"
+            )
+        if self.dtype == "float64":
+            raise ValueError(
+                f"got quantise: {self.quantise} with dtype: float64; set dtype to float32 or "
+                "bfloat16"
+            )
         return self
 
 
@@ -251,15 +315,29 @@ class RolloutConfig(Section):
     """Number of consecutive steps without an informative group after which the run stops."""
 
 
+class PartOptimizerConfig(Section):
+    """Knobs of the optimizer that a part of the model has for itself."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate; empty = that of the optimizer."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled weight decay; empty = that of the optimizer."""
+
+
 class OptimizerConfig(Section):
     """AdamW, its schedule and clipping."""
 
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw: two moments in float32 | adamw8bit: in 8 bits, for a quarter of their memory."""
     lr: float = Field(default=1e-6, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate. Adapters (lora) need more, ten times and above."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay rates of the two moment estimates."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices; norms and biases have none."""
+    language: PartOptimizerConfig = PartOptimizerConfig()
+    projector: PartOptimizerConfig = PartOptimizerConfig()
+    vision: PartOptimizerConfig = PartOptimizerConfig()
     warmup_steps: int = Field(default=10, ge=0)
     """Number of steps in which the learning rate rises linearly."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -283,6 +361,10 @@ class LearnerConfig(Section):
     checkpointing: Literal["auto"] | bool = "auto"
     """Gradient checkpointing: layers run again in the backward pass; less memory, a third more
     time; auto = if a group needs it."""
+    rehearse: Literal["auto"] | bool = "auto"
+    """Micro-batch of the longest of the first prompts (at most 32 a process), with answers of
+    rollout.max_tokens, is computed once before step 1, so that a run that does not fit ends then;
+    auto = on a GPU."""
     max_bad_steps: int = Field(default=3, ge=1)
     """Number of consecutive non-finite losses or gradients after which the run stops."""
 
@@ -418,6 +500,20 @@ class Config(Located):
     def runs_path(self) -> Path:
         """Folder of the run folders, and of what they share."""
         return expanded(self.folder)
+
+    @model_validator(mode="after")
+    def _used_optimizers(self) -> Config:
+        """Check that a part with knobs of the optimizer for itself is trained."""
+        sections = {"optimizer": self.optimizer, "warmup.optimizer": self.warmup.optimizer}
+        for key, optimizer in sections.items():
+            for part in ("language", "projector", "vision"):
+                is_frozen = getattr(self.policy, part) == "frozen"
+                if is_frozen and getattr(optimizer, part) != PartOptimizerConfig():
+                    raise ValueError(
+                        f"{key}.{part}: got values of its own with policy.{part}: frozen, which "
+                        f"nothing uses; set policy.{part} to full or lora, or leave them out"
+                    )
+        return self
 
     @field_validator("name")
     @classmethod

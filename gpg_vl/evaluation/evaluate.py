@@ -20,8 +20,10 @@ from gpg_vl.evaluation import average_precision
 from gpg_vl.evaluation.benchmark import Benchmark, facts_of, settings_of, style_settings
 from gpg_vl.evaluation.records import EvalLog, Record, Settings, save_left_out
 from gpg_vl.experiment import Experiment, Log
+from gpg_vl.policy.adapter_files import is_adapter
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.model_folder import find_model
 from gpg_vl.randomness import seed as addressed_seed
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
 from gpg_vl.types import LeftOut, Prompt, Sample
@@ -269,11 +271,9 @@ def _fingerprint(
     """
     folder = models.find(model).folder
     if folder is not None:
-        files: list[Any] = []
-        for file in sorted(folder.iterdir()):
-            if file.is_file():
-                files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
-        weights = [str(folder.resolve()), files]
+        weights = _files_in(folder)
+        if is_adapter(folder):  # its base model lies elsewhere
+            weights += _files_in(find_model(model, "model").folder)
     else:  # a hub id
         weights = [model, getattr(policy.model.config, "_commit_hash", None)]
     config = experiment.config
@@ -295,6 +295,15 @@ def _fingerprint(
     parts = [__version__, weights, settings, style, sources, questions]
     content = json.dumps(parts, default=_stable_text)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _files_in(folder: Path) -> list[Any]:
+    """Return a folder and the name, size and time of each file in it."""
+    files: list[Any] = []
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            files.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+    return [str(folder.resolve()), files]
 
 
 def _stable_text(value: Any) -> str:

@@ -99,7 +99,11 @@ class _ChunkedScores(torch.autograd.Function):
         needs_hidden_grad = ctx.needs_input_grad[0] and loss is not None
         needs_weight_grad = ctx.needs_input_grad[1] and loss is not None
         ctx.hidden_grad_ND = torch.empty_like(hidden_ND) if needs_hidden_grad else None
-        ctx.weight_grad_VD = torch.zeros_like(weight_VD) if needs_weight_grad else None
+        weight_grad_VD = None
+        if needs_weight_grad:
+            # Hundreds of chunks are added: a sum in half precision would lose the later ones.
+            sum_dtype = torch.promote_types(weight_VD.dtype, torch.float32)
+            weight_grad_VD = torch.zeros_like(weight_VD, dtype=sum_dtype)
         logprobs_N = torch.empty(len(tokens_N), dtype=wide, device=device)
         entropy_N = torch.empty_like(logprobs_N)
         total_loss = torch.zeros((), dtype=wide, device=device)
@@ -123,8 +127,11 @@ class _ChunkedScores(torch.autograd.Function):
                 grad_nV = _logits_grad(probabilities_nV, tokens_N[chunk], grad_n, rule).to(dtype)
                 if ctx.hidden_grad_ND is not None:
                     ctx.hidden_grad_ND[chunk] = (grad_nV @ weight).to(ctx.hidden_grad_ND.dtype)
-                if ctx.weight_grad_VD is not None:
-                    ctx.weight_grad_VD += grad_nV.T @ hidden
+                if weight_grad_VD is not None:
+                    weight_grad_VD += grad_nV.T @ hidden
+        ctx.weight_grad_VD = None
+        if weight_grad_VD is not None:
+            ctx.weight_grad_VD = weight_grad_VD.to(weight_VD.dtype)
         ctx.mark_non_differentiable(logprobs_N, entropy_N)
         return logprobs_N, entropy_N, total_loss
 

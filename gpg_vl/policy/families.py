@@ -1,6 +1,6 @@
 """Collect what differs between families of vision-language models, in one place.
 
-These are names of parts, rotary positions, extra inputs, and whether rows can share a prompt.
+These are rotary positions, extra inputs, and whether rows can share a prompt.
 """
 
 import inspect
@@ -12,27 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.policy.part_names import part_of
+
 TILE_ROWS = frozenset({"smolvlm", "idefics3"})
 """Families whose pixels come as one row of tiles per prompt, [P, tiles, 3, height, width]."""
-
-_PROJECTORS = (".merger.", ".deepstack_merger_list.", ".multi_modal_projector.", ".connector.")
-_TOWERS = (".visual.", ".vision_tower.", ".vision_model.")
 
 
 def parts(model: Any) -> Iterator[tuple[str, str, nn.Parameter]]:
     """Yield (part, name, parameter) of every parameter; part is language, projector or vision."""
     for name, parameter in model.named_parameters():
-        yield _part(name), name, parameter
-
-
-def _part(name: str) -> str:
-    """Return the part of the model that a parameter belongs to, by its name."""
-    # First the projectors: that of Qwen-VL lies inside the tower, as `visual.merger`.
-    if any(pattern in name for pattern in _PROJECTORS):
-        return "projector"
-    if any(pattern in name for pattern in _TOWERS):
-        return "vision"
-    return "language"
+        yield part_of(name), name, parameter
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 Groups go in; scores and the loss come out. A batch of groups that is larger than the token budget
 is split by completions into pieces. The prompts go forward once, and their keys and values become
 leaves. Each piece runs forward and backward against these leaves and adds to their gradient. One
-backward through the prompts ends it. This is exact and needs no second forward. Seen from outside
-(accelerate, DDP), it is one forward and one backward.
+backward through the prompts ends it. This is exact and needs no second forward. Seen from outside,
+it is one forward and one backward.
 
 Shape letters: P prompts, R rows per prompt, C longest completion, N completion tokens of a batch
 (flat: all completions concatenated), n tokens of one piece, D width.
@@ -22,10 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gpg_vl.policy.chunked_head import LogitsRule, Scores, TokenLoss, check_head, score_in_chunks
+from gpg_vl.policy.dropout import drops_inputs
 from gpg_vl.policy.load import Policy
 from gpg_vl.policy.plain_forward import PromptAndAnswers, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 from gpg_vl.policy.vision import Vision
+from gpg_vl.policy.widened import widened
 
 PADDING = -1
 """Flat index of a padding token in a rectangle of completions."""
@@ -128,17 +130,20 @@ class GroupForward(nn.Module):
         Raises:
             RuntimeError: a kernel does not work on this machine.
         """
-        weights_type = self.model.lm_head.weight.dtype
-        if weights_type == self.policy.dtype:
+        if self.policy.dtype != torch.bfloat16:
             expected = self._logprobs_and_grad(self._plain, asked)
             found = self._logprobs_and_grad(self.forward, asked)
-            return Agreement(weights_type, _relative_errors(found, expected))
+            return Agreement(self.policy.dtype, _relative_errors(found, expected))
+        weights_type = torch.float32  # that of trained weights, which others are widened to
         exact = self._computing_in(weights_type)
-        expected = exact._logprobs_and_grad(exact._plain, asked)
+        with widened(self.model, self._compared_parameter()):
+            expected = exact._logprobs_and_grad(exact._plain, asked)
         narrow = _relative_errors(self._logprobs_and_grad(self.forward, asked), expected)
         plain = _relative_errors(self._logprobs_and_grad(self._plain, asked), expected)
         try:
-            errors = _relative_errors(exact._logprobs_and_grad(exact.forward, asked), expected)
+            with widened(self.model, self._compared_parameter()):
+                found = exact._logprobs_and_grad(exact.forward, asked)
+            errors = _relative_errors(found, expected)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
@@ -157,20 +162,26 @@ class GroupForward(nn.Module):
         run: Callable[[Sequence[PromptAndAnswers], TokenLoss | None], Scores],
         asked: PromptAndAnswers,
     ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of one group, and the gradient of their sum for one parameter.
-
-        The parameter is the first trained one of the first layer, so that its gradient passes
-        through all layers.
-        """
-        first_layer = self.model.model.get_decoder().layers[0]
-        in_order = [*first_layer.parameters(), *self.parameters()]
-        parameter = next(each for each in in_order if each.requires_grad)
+        """Return log-probabilities of one group, and the gradient of their sum."""
+        parameter = self._compared_parameter()
         with self.policy.autocast():
             scores = run([asked], lambda logprobs_n, index_n: logprobs_n.sum())
         (gradient,) = torch.autograd.grad(
             scores.loss, parameter, allow_unused=True, materialize_grads=True
         )
         return scores.logprobs_N.detach(), gradient
+
+    def _compared_parameter(self) -> nn.Parameter:
+        """Return the parameter whose gradient is compared.
+
+        It is the first trained one of the first layer, so that its gradient passes through all
+        layers. It is no A of an adapter, whose gradient is zero where B is.
+        """
+        first_layer = self.model.model.get_decoder().layers[0]
+        for name, parameter in [*first_layer.named_parameters(), *self.named_parameters()]:
+            if parameter.requires_grad and ".lora_A." not in name:
+                return parameter
+        raise ValueError("no parameter is trained")
 
     def _plain(self, asked: Sequence[PromptAndAnswers], loss: TokenLoss | None) -> Scores:
         """Return the scores with one row per completion, as `UnsharedForward` does."""
@@ -416,5 +427,7 @@ def _checkpointed(layer: Callable[..., Any], *arguments: Any, **options: Any) ->
     """Run a layer; where gradients are enabled, run it again in the backward."""
     if not torch.is_grad_enabled():
         return layer(*arguments, **options)
-    # The random state need not be preserved: these models have no dropout in their layers.
-    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
+    # The random state costs time to save, and only a dropout in the layer draws from it.
+    owner = getattr(layer, "__self__", None)
+    draws = isinstance(owner, nn.Module) and drops_inputs(owner.modules())
+    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=draws, **options)

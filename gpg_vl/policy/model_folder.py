@@ -2,17 +2,23 @@
 
 The check reads no tensor: only names, sizes, JSON files and headers. It reports one problem in one
 sentence. Problems that only loading can find (tensors that are missing or have another shape) are
-reported by `load`.
+reported by `load`. The name may be that of a LoRA adapter: then its base model is found too.
 """
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
 from gpg_vl.config.models import find, hint
 from gpg_vl.errors import UserError, one_line, shown
+from gpg_vl.policy import adapter_files
+from gpg_vl.policy.adapter_files import AdapterFiles, is_adapter
 
 SUPPORTED = (
     "qwen2_vl",
@@ -34,6 +40,14 @@ _POINTER = b"version https://git-lfs"
 _OLD_PICKLE = b"\x80\x02"
 """First bytes of a .bin file of torch before 1.6. Later ones are zip files, whose end shows whether
 they are complete."""
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Data type as safetensors writes it -> its name."""
+_DIGEST_BYTES = 1 << 14
+"""Bytes of each tensor that a digest covers."""
+_DIGEST_PLACES = 256
+"""Places in a file of weights older than safetensors that a digest covers."""
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+"""Data type -> bytes of a number."""
 _QUANTISED = ("I8", "U8", "F8_", "F6_", "F4")
 """Beginnings of the names of safetensors types that are quantised and cannot be trained."""
 
@@ -60,26 +74,209 @@ OTHERS = (
 )
 """Files that may be absent. If one cannot be read, that is an error here, because transformers
 ignores some of them without a warning."""
-ADAPTER = "adapter_config.json"
-"""File of a LoRA adapter."""
 
 
-def find_model(name: str, key: str = "policy.model") -> Path:
-    """Return the folder of a model after checking its files.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model on this machine, and its adapter."""
+
+    name: str
+    """Name under which the model without its adapter is found again: an absolute path or a hub
+    id."""
+    folder: Path
+    """Folder of the model without its adapter."""
+    adapter: AdapterFiles | None = None
+    """Adapter that belongs on the model; None = there is none."""
+
+    @property
+    def processor_folder(self) -> Path:
+        """Folder of the processor: that of the adapter if it holds one."""
+        if self.adapter is None or missing_processor(self.adapter.folder):
+            return self.folder
+        has_family = (self.adapter.folder / "config.json").is_file()
+        return self.adapter.folder if has_family else self.folder
+
+
+def find_model(name: str, key: str = "policy.model") -> ModelFiles:
+    """Find a model and check its files.
 
     Args:
-        name: a run, a checkpoint, a folder, or a hub id, which is fetched (or read from the hub's
-            cache where the machine is offline).
+        name: a run, a checkpoint, a folder of a model or of an adapter, or a hub id, which is
+            fetched (or read from the hub's cache where the machine is offline).
         key: config key that messages begin with.
 
     Raises:
         UserError: there is no such model, or its files cannot be trained.
     """
     folder = locate(name, key)
+    if not is_adapter(folder):
+        _check(folder, key)
+        return ModelFiles(name=find(name, key).name, folder=folder)
+    adapter = adapter_files.read(folder, key)
+    if _weights_name(folder) is not None:  # a whole model, and an adapter of it beside
+        _check(folder, key)
+        check_base(adapter, folder, key)
+        return ModelFiles(name=str(folder.resolve()), folder=folder, adapter=adapter)
+    base_name = _base_name(adapter, key)
+    try:
+        base = locate(base_name, f"{key}: {folder}: its base model")
+    except UserError as error:
+        raise UserError(
+            f"{error}; if it has moved, write its place into {adapter_files.SETTINGS} as "
+            "base_model_name_or_path"
+        ) from None
+    if is_adapter(base) and _weights_name(base) is None:
+        raise UserError(
+            f"{key}: {folder}: its base model {base} is an adapter itself; merge that one first "
+            "(gpg-vl export --merged)"
+        )
+    _check(base, key)
+    check_base(adapter, base, key)
+    return ModelFiles(name=find(base_name, key).name, folder=base, adapter=adapter)
+
+
+def _base_name(adapter: AdapterFiles, key: str) -> str:
+    """Return the name of the base model of an adapter, to be found from the working directory.
+
+    Raises:
+        UserError: the adapter names none, or one revision of a model on the hub.
+    """
+    if adapter.has_own_base:
+        return str(adapter.folder / adapter.base)
+    revision = adapter.settings.get("revision") or "main"
+    if revision != "main" and adapter.base and not is_here(adapter.base):
+        raise UserError(
+            f"{key}: {adapter.folder}: was trained on revision {shown(revision)} of {adapter.base},"
+            f" and names on the hub mean its newest; fetch that one (hf download {adapter.base} "
+            f"--revision {revision} --local-dir FOLDER), write FOLDER as base_model_name_or_path "
+            f"into {adapter_files.SETTINGS}, and remove its revision"
+        )
+    if adapter.base:
+        return adapter.base
+    raise UserError(
+        f"{key}: {adapter.folder}: its {adapter_files.SETTINGS} names no base model; write its "
+        "folder or hub id there as base_model_name_or_path"
+    )
+
+
+def _check(folder: Path, key: str) -> None:
+    """Refuse a folder whose model cannot be trained."""
     problem = next(_problems(folder), None)
     if problem is not None:
         raise UserError(f"{key}: {folder}: {problem}")
-    return folder
+
+
+def check_base(adapter: AdapterFiles, base: Path, key: str) -> None:
+    """Refuse a base model whose weights are not those that an adapter was trained on.
+
+    Only adapters that gpg_vl saved tell their weights; for others names and shapes are compared
+    later.
+
+    Args:
+        base: folder of a model that was checked.
+
+    Raises:
+        UserError: they are others.
+    """
+    begun = adapter.about_base.get("weights")
+    if begun and begun != weights_digest(base):
+        raise UserError(
+            f"{key}: {adapter.folder}: its adapter was trained on other weights than those in "
+            f"{base}; give the base model that it began with, in that folder"
+        )
+
+
+def weights_digest(folder: Path) -> str:
+    """Return a digest of the weight files of a model that was checked.
+
+    It covers their names, their sizes, and some bytes of each tensor: a training may have changed
+    a few tensors only.
+    """
+    hasher = hashlib.sha256()
+    for path in _weight_files(folder):
+        hasher.update(f"{path.name} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            for place in _places(path, file):
+                file.seek(place)
+                hasher.update(file.read(_DIGEST_BYTES))
+    return hasher.hexdigest()[:16]
+
+
+def _places(path: Path, file: BinaryIO) -> list[int]:
+    """Return places in a weight file: the middle of each tensor, or evenly where none is known."""
+    if path.suffix != ".safetensors":
+        size = path.stat().st_size
+        return [size * number // _DIGEST_PLACES for number in range(_DIGEST_PLACES)]
+    entries = adapter_files.header(file)
+    file.seek(0)
+    start = 8 + int.from_bytes(file.read(8), "little")
+    return [start + sum(entry["data_offsets"]) // 2 for entry in entries.values()]
+
+
+def missing_processor(folder: Path) -> str:
+    """Return what of a processor a folder lacks; empty = nothing."""
+    if not any((folder / name).exists() for name in PROCESSORS):
+        return f"has no processor ({' or '.join(PROCESSORS)}); copy it from the base model's folder"
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        return (
+            "has no tokenizer (tokenizer.json or the like); copy its tokenizer files from the base "
+            "model's folder"
+        )
+    return ""
+
+
+def holds_weights(folder: Path) -> bool:
+    """Return True if a folder holds the weights of a whole model."""
+    return _weights_name(folder) is not None
+
+
+def numbers_by_type(folder: Path) -> Counter[str]:
+    """Count the numbers of each data type in the weight files of a model that was checked.
+
+    Files of weights older than safetensors do not tell the type: there it is that of config.json.
+    """
+    counts: Counter[str] = Counter()
+    for path in _weight_files(folder):
+        if path.suffix == ".safetensors":
+            counts += tensor_types(path)
+            continue
+        config: Any = json.loads((folder / "config.json").read_text())
+        kind = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        counts[kind] += path.stat().st_size // BYTES.get(kind, 4)
+    return counts
+
+
+def tensor_types(path: Path) -> Counter[str]:
+    """Count the numbers of each data type in a safetensors file."""
+    counts: Counter[str] = Counter()
+    with path.open("rb") as file:
+        entries = adapter_files.header(file)
+    for entry in entries.values():
+        kind = str(entry["dtype"])
+        counts[_TYPES.get(kind, kind)] += prod(entry["shape"])
+    return counts
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model that was checked."""
+    name = _weights_name(folder)
+    assert name is not None
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    weight_map = json.loads((folder / name).read_text())["weight_map"]
+    return [folder / shard for shard in sorted(set(weight_map.values()))]
+
+
+def adapter_here(name: str, key: str = "policy.model") -> AdapterFiles | None:
+    """Return the adapter that a model's name means; None = it means none, or one on the hub.
+
+    Raises:
+        UserError: the adapter cannot be read.
+    """
+    folder = find(name, key).folder
+    if folder is None or not is_adapter(folder):
+        return None
+    return adapter_files.read(folder, key)
 
 
 def is_here(name: str) -> bool:
@@ -124,7 +321,12 @@ def config_file(name: str, key: str = "policy.model") -> Path:
         if isinstance(cached, str):
             file = Path(cached)
     if file is None:
-        file = locate(name, key, weights=False) / "config.json"
+        folder = locate(name, key, weights=False)
+        file = folder / "config.json"
+        if is_adapter(folder) and not file.is_file():
+            # of an adapter on the hub, the tensors are fetched only with the weights
+            base_name = _base_name(adapter_files.read_settings(folder, key), key)
+            file = locate(base_name, key, weights=False) / "config.json"
     if not file.is_file():
         raise UserError(f"{key}: {file.parent}: {_describe_other_folder(file.parent)}")
     problem = _unreadable(file)
@@ -213,27 +415,16 @@ def _problems(folder: Path) -> Iterator[str]:
         if problem:
             yield problem
     config = json.loads((folder / "config.json").read_text())
-    if (folder / ADAPTER).exists():
-        yield (
-            f"has a LoRA adapter beside its model ({ADAPTER}): transformers would train and save "
-            f"only the adapter. {_how_to_merge(folder)}"
-        )
     yield from _quantisation_problems(config)
     yield from family_problems(config)
     yield from _weight_problems(folder)
-    if not any((folder / name).exists() for name in PROCESSORS):
-        yield f"has no processor ({' or '.join(PROCESSORS)}); copy it from the base model's folder"
-    if not any((folder / name).exists() for name in TOKENIZERS):
-        yield (
-            "has no tokenizer (tokenizer.json or the like); copy its tokenizer files from the base "
-            "model's folder"
-        )
+    problem = missing_processor(folder)
+    if problem:
+        yield problem
 
 
 def _describe_other_folder(folder: Path) -> str:
     """Describe a folder without config.json, and where the model may be."""
-    if (folder / ADAPTER).exists():
-        return f"is a LoRA adapter without its model. {_how_to_merge(folder)}"
     checkpoints = [*folder.glob("*/policy/config.json"), *folder.glob("*/*/policy/config.json")]
     if checkpoints:  # checkpoints/ of a run, or a run folder of which a file is missing
         return f"is no model, it holds some; its newest checkpoint is {max(checkpoints).parents[1]}"
@@ -243,20 +434,6 @@ def _describe_other_folder(folder: Path) -> str:
             "they were made from"
         )
     return f"has no config.json, so it is no model; it holds {_listed(folder)}"
-
-
-def _how_to_merge(folder: Path) -> str:
-    """Describe how to merge a LoRA adapter into its base model, which is named if it is known."""
-    try:
-        base = json.loads((folder / ADAPTER).read_text()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        base = None
-    name = f" ({base})" if base else ""
-    return (
-        f"Merge it into its base model{name} first: "
-        "peft.PeftModel.from_pretrained(base, "
-        "adapter).merge_and_unload().save_pretrained(folder), with the base's processor beside it"
-    )
 
 
 def _quantisation_problems(config: dict[str, Any]) -> Iterator[str]:

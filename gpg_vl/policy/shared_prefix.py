@@ -114,19 +114,32 @@ class Prefix:
 class _KeyValueRecorder(DynamicCache):
     """Cache that records the keys and values of each layer and returns them unchanged.
 
-    Unlike an ordinary cache it copies nothing, and it records all keys of a sliding-window layer. A
-    layer may run twice (activation checkpointing runs it again); the first run is recorded.
+    Unlike an ordinary cache it copies nothing, and it records all keys of a sliding-window layer.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_open = True
         self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        self.recorded.setdefault(layer_idx, (key_states, value_states))
+        if self.is_open:
+            self.recorded[layer_idx] = (key_states, value_states)
         return key_states, value_states
+
+    def close(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return what was recorded, and hold and record nothing any more.
+
+        Activation checkpointing keeps the arguments of a layer, this cache among them, in the graph
+        of the keys and values. A cache that holds these would be a circle through C++, which Python
+        cannot collect: a graph without a complete backward would never be freed. Layers that run
+        again in the backward find it closed.
+        """
+        self.is_open = False
+        recorded, self.recorded = self.recorded, {}
+        return recorded
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -189,13 +202,16 @@ def prefill(policy: Policy, prompts: Sequence[Prompt]) -> Prefix:
         ValueError: the layers were not given the cache, as with the checkpointing of transformers.
     """
     recorder = _KeyValueRecorder()
-    states, visible, following = read_prompts(policy, prompts, recorder)
-    if not recorder.recorded:
+    try:
+        states, visible, following = read_prompts(policy, prompts, recorder)
+    finally:
+        recorded = recorder.close()
+    if not recorded:
         raise ValueError("the layers of the model received no cache, so the prompts left no keys")
     keys: list[Tensor] = []
     values: list[Tensor] = []
-    for layer in range(len(recorder.recorded)):
-        layer_keys, layer_values = recorder.recorded[layer]
+    for layer in range(len(recorded)):
+        layer_keys, layer_values = recorded[layer]
         keys.append(layer_keys)
         values.append(layer_values)
     lengths = {len(prompt.input_ids) for prompt in prompts}

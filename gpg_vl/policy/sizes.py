@@ -1,4 +1,4 @@
-"""Compute the size of a model from its config.json: parameters of each part, widths, layers.
+"""Compute the size of a model from its config.json: parameters of each part, widths, matrices.
 
 For the Qwen families this is arithmetic, so it takes no time for a 72B model and does not import
 torch; the tests compare it with the real classes. For other families the real class is built
@@ -6,6 +6,7 @@ without memory for its weights, which takes as long as importing transformers (s
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,27 @@ from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError, one_line
 from gpg_vl.policy import tiny
 from gpg_vl.policy.model_folder import config_file, family_problems
+from gpg_vl.policy.part_names import part_of
 from gpg_vl.policy.processor import LOCAL
+
+_IN_FIRST_LAYER = re.compile(r"\.(?:layers?|blocks)\.0\.")
+"""What the names of modules of a stack's first layer hold: `language_model.layers.0.mlp.up_proj`,
+`visual.blocks.0.attn.qkv`, `encoder.layer.0.mlp.fc1`."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Matrix:
+    """A linear map of a layer or of the projector; its bias is not counted."""
+
+    name: str
+    """Last word of its module's name: q_proj, by which adapters name what they adapt."""
+    inputs: int
+    outputs: int
+
+    @property
+    def numbers(self) -> int:
+        """Number of its weights."""
+        return self.inputs * self.outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +48,8 @@ class Stack:
 
     layers: int
     """Number of layers."""
+    matrices: tuple[Matrix, ...]
+    """Matrices of one layer, sorted by name."""
     width: int
     """Width of the residual stream."""
     inner: int
@@ -53,6 +76,8 @@ class Size:
 
     parameters: Mapping[str, int]
     """Number of parameters of language, projector and vision; a tied head counts once."""
+    projector: tuple[Matrix, ...]
+    """Matrices of the projector, sorted by name."""
     language: Stack
     """Language model."""
     tower: Stack
@@ -75,6 +100,13 @@ class Size:
     def head(self) -> int:
         """Number of parameters of the head, [vocabulary, width]."""
         return self.vocabulary * self.language.width
+
+    def matrices(self, part: str) -> tuple[Matrix, ...]:
+        """Return every matrix of the projector, or of all layers of another part."""
+        if part == "projector":
+            return self.projector
+        stack = self.language if part == "language" else self.tower
+        return stack.matrices * stack.layers
 
 
 def size_of(config: PolicyConfig) -> Size:
@@ -121,6 +153,7 @@ def _qwen(model_config: Mapping[str, Any]) -> Size:
             "projector": _mergers(family, vision, tower.width, merged),
             "vision": tower_layers + _patches(family, vision, tower.width),
         },
+        projector=_merger_matrices(family, vision, tower.width, merged),
         language=language,
         tower=tower,
         vocabulary=text["vocab_size"],
@@ -136,12 +169,23 @@ def _decoder(family: str, text: Mapping[str, Any]) -> Stack:
     head = text["hidden_size"] // heads
     if family == "qwen3_vl":
         head = text["head_dim"]
+    width, inner = text["hidden_size"], text["intermediate_size"]
+    queries, keys = heads * head, text["num_key_value_heads"] * head
     return Stack(
         layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        inner=text["intermediate_size"],
-        queries=heads * head,
-        keys=text["num_key_value_heads"] * head,
+        matrices=(
+            Matrix("down_proj", inner, width),
+            Matrix("gate_proj", width, inner),
+            Matrix("k_proj", width, keys),
+            Matrix("o_proj", queries, width),
+            Matrix("q_proj", width, queries),
+            Matrix("up_proj", width, inner),
+            Matrix("v_proj", width, keys),
+        ),
+        width=width,
+        inner=inner,
+        queries=queries,
+        keys=keys,
         normed=family == "qwen3_vl",
     )
 
@@ -152,8 +196,8 @@ def _decoder_layer(stack: Stack, family: str, text: Mapping[str, Any]) -> int:
     They are four projections of attention, three matrices of the feed-forward part, norms, and
     biases where the family has them.
     """
+    matrices = sum(matrix.numbers for matrix in stack.matrices)
     # Queries and output have the width of all query heads, keys and values that of all key heads.
-    projections = 2 * stack.width * stack.queries + 2 * stack.width * stack.keys
     biases = head_norms = 0
     if family != "qwen3_vl":
         biases = stack.queries + 2 * stack.keys
@@ -161,9 +205,8 @@ def _decoder_layer(stack: Stack, family: str, text: Mapping[str, Any]) -> int:
         if text.get("attention_bias", False):
             biases = stack.queries + 2 * stack.keys + stack.width
         head_norms = 2 * (stack.queries // text["num_attention_heads"])
-    feed_forward = 3 * stack.width * stack.inner
     layer_norms = 2 * stack.width
-    return projections + biases + head_norms + feed_forward + layer_norms
+    return matrices + biases + head_norms + layer_norms
 
 
 _KEPT = {"qwen2_vl": 3, "qwen2_5_vl": 4}
@@ -178,16 +221,31 @@ def _qwen_tower(family: str, vision: Mapping[str, Any]) -> Stack:
     """
     if family == "qwen2_vl":
         width = vision["embed_dim"]
-        return _tower(vision["depth"], width, int(width * vision["mlp_ratio"]), family)
-    if family in {"qwen2_5_vl", "qwen3_vl"}:
-        return _tower(vision["depth"], vision["hidden_size"], vision["intermediate_size"], family)
-    raise KeyError(family)
+        inner = int(width * vision["mlp_ratio"])
+    elif family in {"qwen2_5_vl", "qwen3_vl"}:
+        width, inner = vision["hidden_size"], vision["intermediate_size"]
+    else:
+        raise KeyError(family)
+    ups, down = _FEED_FORWARD[family]
+    matrices = [Matrix("qkv", width, 3 * width), Matrix("proj", width, width)]
+    matrices += [Matrix(up, width, inner) for up in ups]
+    matrices.append(Matrix(down, inner, width))
+    return _tower(vision["depth"], width, inner, family, tuple(sorted(matrices)))
 
 
-def _tower(layers: int, width: int, inner: int, family: str) -> Stack:
+_FEED_FORWARD = {
+    "qwen2_vl": (("fc1",), "fc2"),
+    "qwen2_5_vl": (("gate_proj", "up_proj"), "down_proj"),
+    "qwen3_vl": (("linear_fc1",), "linear_fc2"),
+}
+"""Matrices upwards and downwards of the feed-forward part of a tower."""
+
+
+def _tower(layers: int, width: int, inner: int, family: str, matrices: tuple[Matrix, ...]) -> Stack:
     """Return the layers of a vision tower, which has as many key heads as query heads."""
     return Stack(
         layers=layers,
+        matrices=matrices,
         width=width,
         inner=inner,
         queries=width,
@@ -200,14 +258,11 @@ def _tower(layers: int, width: int, inner: int, family: str) -> Stack:
 
 def _tower_layer(stack: Stack, family: str) -> int:
     """Count the parameters of a layer of a vision tower; all its matrices have a bias."""
-    # Qwen2.5-VL has RMS norms without a bias, and SwiGLU with two matrices upwards. The others have
-    # layer norms with a bias, and one matrix upwards.
-    norms, ups = 2 * stack.width * 2, 1
+    # Qwen2.5-VL has RMS norms without a bias. The others have layer norms with a bias.
+    norms = 2 * stack.width * 2
     if family == "qwen2_5_vl":
-        norms, ups = 2 * stack.width, 2
-    attention = _linear(stack.width, 3 * stack.width) + _linear(stack.width, stack.width)
-    up, down = _linear(stack.width, stack.inner) * ups, _linear(stack.inner, stack.width)
-    return attention + norms + up + down
+        norms = 2 * stack.width
+    return norms + sum(matrix.numbers + matrix.outputs for matrix in stack.matrices)
 
 
 def _patches(family: str, vision: Mapping[str, Any], width: int) -> int:
@@ -221,27 +276,30 @@ def _patches(family: str, vision: Mapping[str, Any], width: int) -> int:
 
 
 def _mergers(family: str, vision: Mapping[str, Any], width: int, merged: int) -> int:
-    """Count the parameters of the projector.
-
-    It has a norm and two matrices. Qwen3-VL has them once more for each layer of its deepstack.
+    """Count the parameters of the projector: its matrices with their biases, and its norms.
 
     Args:
         merged: number of patches that become one visual token.
     """
-    out = vision["hidden_size" if family == "qwen2_vl" else "out_hidden_size"]
-    matrices = _linear(width * merged, width * merged) + _linear(width * merged, out)
-    norm = 2 * width
+    matrices = _merger_matrices(family, vision, width, merged)
+    linear = sum(matrix.numbers + matrix.outputs for matrix in matrices)
     if family == "qwen2_5_vl":  # an RMS norm, without a bias
-        norm = width
-    if family != "qwen3_vl":
-        return matrices + norm
-    deepstack_layers = len(vision["deepstack_visual_indexes"])
-    return matrices + norm + deepstack_layers * (matrices + 2 * width * merged)
+        return linear + width
+    deepstack_layers = len(vision.get("deepstack_visual_indexes", ()))
+    return linear + 2 * width + deepstack_layers * 2 * width * merged
 
 
-def _linear(inputs: int, outputs: int) -> int:
-    """Count the parameters of a matrix with a bias."""
-    return inputs * outputs + outputs
+def _merger_matrices(
+    family: str, vision: Mapping[str, Any], width: int, merged: int
+) -> tuple[Matrix, ...]:
+    """Return the matrices of the projector, two; Qwen3-VL has as many for each deepstack layer."""
+    out = vision["hidden_size" if family == "qwen2_vl" else "out_hidden_size"]
+    names, times = ("0", "2"), 1
+    if family == "qwen3_vl":
+        names, times = ("linear_fc1", "linear_fc2"), 1 + len(vision["deepstack_visual_indexes"])
+    first = Matrix(names[0], width * merged, width * merged)
+    second = Matrix(names[1], width * merged, out)
+    return (first,) * times + (second,) * times
 
 
 def _built(folder: Path) -> Size:
@@ -265,6 +323,7 @@ def size_of_model(model: Any) -> Size:
     parameters: dict[str, int] = {"language": 0, "projector": 0, "vision": 0}
     for part, _, parameter in parts(model):
         parameters[part] += parameter.numel()
+    matrices = _matrices_of_model(model)
     text, vision = model.config.get_text_config(), model.config.vision_config
     heads = text.num_attention_heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -274,15 +333,17 @@ def size_of_model(model: Any) -> Size:
         patch = patch[0]
     return Size(
         parameters=parameters,
+        projector=matrices["projector"],
         language=Stack(
             layers=text.num_hidden_layers,
+            matrices=matrices["language"],
             width=text.hidden_size,
             inner=text.intermediate_size,
             queries=heads * head,
             keys=key_heads * head,
             normed=text.model_type.startswith(("qwen3", "gemma3")),
         ),
-        tower=_tower_of_model(vision, model.config.model_type),
+        tower=_tower_of_model(vision, model.config.model_type, matrices["vision"]),
         vocabulary=text.vocab_size,
         tied=model.lm_head.weight is model.get_input_embeddings().weight,
         patches=_merged(model.config),
@@ -290,12 +351,27 @@ def size_of_model(model: Any) -> Size:
     )
 
 
-def _tower_of_model(vision: Any, family: str) -> Stack:
+def _matrices_of_model(model: Any) -> dict[str, tuple[Matrix, ...]]:
+    """Return the matrices of one layer of language model and tower, and those of the projector."""
+    from torch import nn
+
+    found: dict[str, list[Matrix]] = {"language": [], "projector": [], "vision": []}
+    for name, module in model.named_modules():
+        part = part_of(f"{name}.weight")
+        if not isinstance(module, nn.Linear):
+            continue
+        if part == "projector" or _IN_FIRST_LAYER.search(name):
+            matrix = Matrix(name.rpartition(".")[2], module.in_features, module.out_features)
+            found[part].append(matrix)
+    return {part: tuple(sorted(matrices)) for part, matrices in found.items()}
+
+
+def _tower_of_model(vision: Any, family: str, matrices: tuple[Matrix, ...]) -> Stack:
     """Return the layers of a vision tower; the families name the same sizes differently."""
     layers = getattr(vision, "depth", None) or vision.num_hidden_layers
     width = getattr(vision, "embed_dim", None) or vision.hidden_size
     inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-    return _tower(layers, width, inner, family)
+    return _tower(layers, width, inner, family, matrices)
 
 
 def _merged(config: Any) -> float:

@@ -137,8 +137,9 @@ def build_model(tokenizer: Any, tiny: Tiny, seed: int) -> Any:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is not changed
-        torch.manual_seed(seed)
+    # The caller's generators are not changed: torch.manual_seed would seed those of GPUs too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         model = model_class(config)
     model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from gpg_vl.config.paths import let_others_read
 from gpg_vl.policy.families import TILE_ROWS
 from gpg_vl.types import Prompt
 
@@ -133,6 +134,7 @@ class FeatureCache:
         # Written under another name first, so that no process reads an incomplete file.
         partial = path.with_suffix(f".{os.getpid()}.half")
         save_file(tensors, partial, metadata={"stacked": str(int(features.stacked))})
+        let_others_read(partial)
         partial.replace(path)
 
     def _add(self, name: str, features: Features) -> None:

@@ -14,14 +14,18 @@ from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import read_dataset
 from gpg_vl.errors import SHOWN_CHARACTERS, UserError, one_line
 from gpg_vl.experiment import Experiment
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.packages import check_optimizers, check_packages, check_packages_of
 from gpg_vl.preflight import (
     data_checks,
     memory,
     model_checks,
     picture_checks,
+    remedies,
     reward_checks,
     row_checks,
 )
+from gpg_vl.preflight.adapter_checks import check_adapters
 from gpg_vl.preflight.finding import Finding
 from gpg_vl.preflight.memory import Workload
 from gpg_vl.preflight.plan import workload_of
@@ -53,7 +57,9 @@ def audit(
         yield Finding("stop", f"model: cannot be read: {error}")
     else:
         yield hardware(workload)
-    yield from packages(config, _benchmark_sources(config))
+        yield from adapters(workload)
+    adapter = None if workload is None else workload.adapter
+    yield from packages(config, _benchmark_sources(config), adapter)
     reader = None
     if workload is not None:  # a missing model has been reported above
         try:
@@ -96,7 +102,7 @@ def audit(
 
 def hardware(workload: Workload) -> Finding:
     """Judge whether the run fits its hardware."""
-    found = memory.problems(workload)
+    found = remedies.problems(workload)
     if found:
         return Finding("stop", f"memory: {found[0]}; change: {'; or '.join(found[1:])}")
     gpu = workload.machine.gb
@@ -109,8 +115,25 @@ def hardware(workload: Workload) -> Finding:
     return Finding("fine", text)
 
 
-def packages(config: Config, benchmark_sources: Sequence[Source] = ()) -> Iterator[Finding]:
-    """Yield optional packages that the config needs and that are not installed."""
+def adapters(workload: Workload) -> Iterator[Finding]:
+    """Yield why the adapters of the run cannot be trained."""
+    try:
+        check_adapters(workload)
+    except UserError as error:
+        yield Finding("stop", str(error))
+
+
+def packages(
+    config: Config,
+    benchmark_sources: Sequence[Source] = (),
+    adapter: AdapterFiles | None = None,
+) -> Iterator[Finding]:
+    """Yield optional packages that the config needs and that are not installed.
+
+    Args:
+        adapter: that the run begins with.
+    """
+    yield from _packages_of_policy(config, adapter)
     engine = config.rollout.engine
     kind = engine if isinstance(engine, str) else engine.get("kind")
     if kind == "vllm" and not _is_installed("vllm"):
@@ -130,6 +153,17 @@ def packages(config: Config, benchmark_sources: Sequence[Source] = ()) -> Iterat
                 "pip install datasets",
             )
             return
+
+
+def _packages_of_policy(config: Config, adapter: AdapterFiles | None) -> Iterator[Finding]:
+    """Yield why adapters, 4 bits or the optimizer cannot be had here; the first reason alone."""
+    try:
+        check_packages(config.policy)
+        if adapter is not None:
+            check_packages_of(adapter, "policy.model")
+        check_optimizers(config)
+    except UserError as error:
+        yield Finding("stop", str(error))
 
 
 def _is_installed(package: str) -> bool:

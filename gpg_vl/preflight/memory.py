@@ -1,20 +1,23 @@
 """Predict the memory of one GPU, item by item, from a config and the size of a model.
 
-This is arithmetic; no model is loaded. Every process holds the whole model (DDP), so more GPUs do
-not make a model smaller. The formulas for activations were derived from autograd's saved tensors,
-those for weights and optimizer were compared with running processes;
-`tests/preflight/test_memory.py` repeats both.
+This is arithmetic; no model is loaded. Every process holds the whole model, so more GPUs do not
+make a model smaller. The formulas for weights and optimizer were compared with running processes;
+`tests/preflight/test_memory.py` repeats it.
 """
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import Any
 
-from gpg_vl.config import loading
-from gpg_vl.config.schema import Config, LearnerConfig
-from gpg_vl.policy.sizes import Size, Stack
+from gpg_vl.config.schema import Config, LearnerConfig, PolicyConfig
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.sizes import Size
+from gpg_vl.preflight.activations import Kept, saved_bytes
+from gpg_vl.preflight.storage import Storage
 
 GB = 1e9
 """Bytes of a gigabyte, as vendors print memory."""
@@ -47,6 +50,9 @@ ACTIVATIONS = "activations"
 """Name of the item for tensors that the layers save for the backward pass."""
 SLEEPING_VLLM_BYTES = 1e9
 """Bytes that vLLM still holds while it sleeps."""
+STOCHASTIC_TENSORS = 3
+"""Tensors in float32 beside one of bfloat16 while it is updated and rounded: its values, its
+gradient, and the numbers that say where it is rounded to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,7 @@ class Item:
     """Bytes while the optimizer changes the weights."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, which cached properties cannot have
 class Workload:
     """Everything that the memory of a run depends on."""
 
@@ -93,16 +99,25 @@ class Workload:
     size: Size
     machine: Machine
     kl: float = 0.0
-    """Weight of the divergence from a reference model; 0 = no reference model is loaded."""
+    """Weight of the divergence from a reference; 0 = there is none."""
+    adapter: AdapterFiles | None = None
+    """Adapter that the run begins with; None = there is none, or it is not on this machine."""
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Storage and training of the parameters; an adapter that is trained on keeps its size."""
+        policy = self.config.policy
+        if self.adapter is None or not policy.trains_adapters:
+            return Storage(policy=policy, size=self.size)
+        names = {name.rpartition(".")[2] for name in self.adapter.adapted}
+        lora = {"rank": self.adapter.rank, "targets": tuple(sorted(names))}
+        policy = policy.model_copy(update={"lora": policy.lora.model_copy(update=lora)})
+        return Storage(policy=policy, size=self.size, files=self.adapter)
 
     @property
     def trained(self) -> int:
         """Number of parameters that are trained."""
-        total = 0
-        for part, count in self.size.parameters.items():
-            if getattr(self.config.policy, part) == "full":
-                total += count
-        return total
+        return self.storage.trained
 
     @property
     def groups(self) -> int:
@@ -128,11 +143,6 @@ class Workload:
     def group(self) -> int:
         """Tokens of a usual group whose completions all have the maximum length."""
         return self.prompt + self.config.rollout.group_size * self.config.rollout.max_tokens
-
-    @property
-    def wide(self) -> int:
-        """Bytes of one number of a weight, a gradient or an optimizer moment."""
-        return 8 if self.config.policy.dtype == "float64" else 4
 
     @property
     def engine(self) -> tuple[str, dict[str, Any]]:
@@ -200,9 +210,18 @@ def _largest_budget(workload: Workload, checkpointing: bool) -> int:
     """Return the largest token budget with which the update fits; 0 = none does."""
     # A group that fits is never split, even if it is longer than the usual maximum.
     whole_group = ceil(workload.group / TOKEN_STEP) * TOKEN_STEP
-    for tokens in range(max(MAX_TOKENS_AT_ONCE, whole_group), 0, -TOKEN_STEP):
-        if _update_fits(workload, Limits(tokens, checkpointing)):
-            return tokens
+    most = max(MAX_TOKENS_AT_ONCE, whole_group)
+    whole = range(whole_group, most + 1, TOKEN_STEP)
+    split = range(TOKEN_STEP, whole_group, TOKEN_STEP)
+    # A split group needs more than the same tokens of whole ones, so each range is searched alone.
+    for budgets in (whole, split):
+        fitting = bisect_left(
+            budgets,
+            True,
+            key=lambda tokens: not _update_fits(workload, Limits(tokens, checkpointing)),
+        )
+        if fitting:
+            return budgets[fitting - 1]
     return 0
 
 
@@ -229,21 +248,47 @@ def items(workload: Workload, limits: Limits) -> list[Item]:
 
 
 def _persistent_items(workload: Workload, limits: Limits) -> Iterator[Item]:
-    """Yield what stays from step to step; frozen parts have no gradients and no moments."""
-    wide, trained, total = workload.wide, workload.trained, workload.size.total
-    dtype = f"float{8 * wide}"
-    yield _in_every_phase(f"weights, trained ({dtype})", wide * trained)
-    yield _in_every_phase(f"weights, frozen ({dtype})", wide * (total - trained))
-    yield _in_every_phase("gradients", wide * trained)
-    yield _in_every_phase("AdamW's two moments", 2 * wide * trained)
-    if workload.kl > 0:
-        yield _in_every_phase("reference model (estimator.kl)", wide * total)
-    if workload.config.policy.dtype == "bfloat16":
-        yield Item("bfloat16 copies (autocast)", 2 * trained, 2 * trained)
-    if workload.machine.gb is None:  # on a GPU, AdamW is one fused kernel without temporaries
-        yield Item("AdamW's temporaries", step=wide * trained)
+    """Yield what stays from step to step, and its copies; frozen weights have no gradients."""
+    storage, policy = workload.storage, workload.config.policy
+    gradients = storage.gradient_bytes
+    yield _in_every_phase(
+        f"weights, trained ({storage.trained_type})", storage.trained_width * storage.full
+    )
+    yield _in_every_phase(f"adapters ({storage.wide_type})", storage.wide * storage.adapters)
+    yield _in_every_phase(f"weights, frozen ({policy.dtype})", storage.narrow * storage.frozen)
+    yield _in_every_phase("weights, frozen (NF4)", storage.quantised_bytes)
+    yield _in_every_phase("gradients", gradients)
+    yield from _optimizer_items(workload)
+    # Without adapters that began at zero, the model is its start.
+    begins_at_zero = not workload.config.warmup.steps and workload.adapter is None
+    if workload.kl > 0 and not (policy.trains_adapters and begins_at_zero):
+        # They are as many, and as wide, as their gradients.
+        yield _in_every_phase("starting weights (estimator.kl)", gradients)
+    if policy.dtype == "bfloat16":
+        cast = storage.adapters
+        if policy.weights == "float32":
+            cast += storage.full
+        yield Item("bfloat16 copies (autocast)", 2 * cast, 2 * cast)
+    largest = max((matrix.numbers for matrix in storage.in_4_bits), default=0)
+    yield Item("one matrix, dequantised", *[storage.narrow * largest] * 2)
     if limits.tokens < workload.group and workload.config.learner.shared_prefix:
-        yield Item("gradients of a split group", update=wide * trained)
+        yield Item("gradients of a split group", update=gradients)
+
+
+def _optimizer_items(workload: Workload) -> Iterator[Item]:
+    """Yield the moments, and what a step needs beside them."""
+    storage, kind = workload.storage, workload.config.optimizer.kind
+    bits = " (8 bit)" if kind == "adamw8bit" else ""
+    yield _in_every_phase(f"AdamW's two moments{bits}", storage.moment_bytes(kind))
+    exact = storage.adapters
+    if storage.trained_width == storage.wide:
+        exact = storage.trained
+    else:
+        largest = STOCHASTIC_TENSORS * 4 * storage.largest_trained
+        yield Item("float32 copies of one tensor", step=largest)
+    if workload.machine.gb is None and kind == "adamw":
+        # On a GPU, AdamW is one fused kernel without temporaries.
+        yield Item("AdamW's temporaries", step=storage.wide * exact)
 
 
 def _in_every_phase(name: str, count: float) -> Item:
@@ -252,21 +297,22 @@ def _in_every_phase(name: str, count: float) -> Item:
 
 def _update_items(workload: Workload, limits: Limits) -> Iterator[Item]:
     """Yield what the forward and backward passes of the update hold."""
-    wide, size = workload.wide, workload.size
-    narrow = 2 if workload.config.policy.dtype == "bfloat16" else wide
+    storage, size = workload.storage, workload.size
     if workload.config.policy.language == "full":
-        yield Item("gradient of the head", update=(wide + narrow) * size.head)
-    elif narrow == 2:
-        yield Item("bfloat16 head", 2 * size.head, 2 * size.head)
+        # Chunks are summed in the wide type; each is computed, and the sum then held, in another.
+        head_bytes = (storage.wide + storage.narrow) * size.head
+        yield Item("gradient of the head", update=head_bytes)
     tokens = min(limits.tokens, workload.groups * workload.group)
     logits = min(MAX_LOGITS_AT_ONCE, tokens * size.vocabulary)
     yield Item(
-        "logits", rollout=_rollout_logits_bytes(workload), update=(2 * wide + 2 * narrow) * logits
+        "logits",
+        rollout=_rollout_logits_bytes(workload),
+        update=(2 * storage.wide + 2 * storage.narrow) * logits,
     )
     yield Item(ACTIVATIONS, update=activations(workload, tokens, limits.checkpointing))
 
 
-def _groups_sampled_at_once(workload: Workload) -> int:
+def groups_sampled_at_once(workload: Workload) -> int:
     """Return how many groups the transformers engine samples at once."""
     _, options = workload.engine
     return min(options.get("prompts_at_once", PROMPTS_AT_ONCE), workload.groups)
@@ -281,70 +327,37 @@ def _rollout_logits_bytes(workload: Workload) -> float:
     kind, _ = workload.engine
     if kind != "transformers":
         return 0.0
-    rows = _groups_sampled_at_once(workload) * workload.config.rollout.group_size
-    return (3 * workload.wide + 24) * rows * workload.size.vocabulary
+    rows = groups_sampled_at_once(workload) * workload.config.rollout.group_size
+    return (3 * workload.storage.wide + 24) * rows * workload.size.vocabulary
 
 
 def activations(workload: Workload, tokens: int, checkpointing: bool) -> float:
     """Return the bytes that the layers save for the backward pass of so many tokens.
 
-    With one layer's tensors more, for the layer whose gradient is being computed. The vision tower
-    is counted only if it is trained, with one image per group.
+    The vision tower is counted only if it is trained, with one image per group.
     """
-    dtype = workload.config.policy.dtype
-    language_bytes = _saved_bytes(workload.size.language, tokens, dtype, checkpointing)
+    size, storage = workload.size, workload.storage
+    language = Kept.of(size.language, storage)
+    language_bytes = saved_bytes(size.language, language, tokens, checkpointing)
     if workload.config.policy.vision == "frozen":
         return language_bytes
     images = max(1, tokens // workload.group)
-    patches = images * workload.picture * workload.size.patches
-    return language_bytes + _saved_bytes(workload.size.tower, patches, dtype, checkpointing)
-
-
-def _saved_bytes(stack: Stack, tokens: float, dtype: str, checkpointing: bool) -> float:
-    """Return the bytes that a stack of layers saves for the backward pass."""
-    whole_layer = layer_bytes(stack, dtype)
-    per_layer = whole_layer
-    if checkpointing:  # only the input of each layer is saved
-        per_layer = stack.width * (8 if dtype == "float64" else 4)
-    return tokens * (stack.layers * per_layer + whole_layer)
-
-
-def layer_bytes(stack: Stack, dtype: str) -> float:
-    """Return the bytes that one layer saves for the backward pass of one token.
-
-    In float32: tensors of the feed-forward part's width; 6 of the residual stream's width (two
-    norms; a layer norm has 4); rotated queries, attention output and its normaliser, keys and
-    values. Under bfloat16 autocast the matrix products are half as wide, but residual stream, norms
-    and rotated queries and keys stay float32, and their casts are saved too.
-    """
-    normed = (stack.queries + stack.keys) * stack.normed
-    attention = _attention_bytes(stack, dtype)
-    if dtype == "bfloat16":
-        norms = (16 if stack.layer_norm else 26) * stack.width
-        return 2 * stack.inner_kept * stack.inner + norms + attention + 6 * normed
-    norms = (16 if stack.layer_norm else 24) * stack.width
-    single = 4 * stack.inner_kept * stack.inner + norms + attention + 8 * normed
-    return 2 * single if dtype == "float64" else single
-
-
-def _attention_bytes(stack: Stack, dtype: str) -> float:
-    """Return the bytes that attention saves for one token, counted in float32 or bfloat16."""
-    if dtype == "bfloat16":
-        if stack.is_tower:
-            return 6.3 * stack.width
-        return 5.4 * stack.queries + 5 * stack.keys
-    if stack.is_tower:
-        return 28.3 * stack.width
-    return 10.4 * stack.queries + 8 * stack.keys
+    patches = images * workload.picture * size.patches
+    tower = Kept.of(size.tower, storage)
+    return language_bytes + saved_bytes(size.tower, tower, patches, checkpointing)
 
 
 def _engine_items(workload: Workload) -> Iterator[Item]:
     """Yield what the rollout engine holds on this GPU."""
     kind, options = workload.engine
     if kind == "transformers":
-        groups = _groups_sampled_at_once(workload)
+        groups = groups_sampled_at_once(workload)
         cache = groups * workload.group * token_bytes(workload)
         yield Item("keys and values (rollout)", rollout=cache)
+        if _merges(options.get("merge", "auto"), workload.config.policy):
+            adapted = sum(matrix.numbers for matrix in workload.storage.all_adapted)
+            merged = workload.storage.narrow * adapted
+            yield Item("merged matrices (rollout)", rollout=merged)
     if kind == "vllm" and workload.machine.gb is not None:
         if options.get("cache_gib"):
             awake = 2 * workload.size.total + options["cache_gib"] * 2**30
@@ -357,12 +370,19 @@ def _engine_items(workload: Workload) -> Iterator[Item]:
             yield _in_every_phase("vLLM", awake)
 
 
+def _merges(merge: str | bool, policy: PolicyConfig) -> bool:
+    """Return True if the transformers engine merges adapters for sampling."""
+    if merge == "auto":
+        return policy.dtype != "bfloat16" and policy.quantise == "none"
+    return bool(merge)
+
+
 def token_bytes(workload: Workload) -> float:
     """Return the bytes of one token's keys and values in all layers."""
-    # Under autocast the rotated keys are float32 and the values bfloat16.
-    key_and_value = {"bfloat16": 4 + 2, "float32": 8, "float64": 16}
-    language = workload.size.language
-    return language.layers * language.keys * key_and_value[workload.config.policy.dtype]
+    language, storage = workload.size.language, workload.storage
+    # Rotated keys have the type of the residual stream, values that of the matrix products.
+    key_and_value = Kept.of(language, storage).residual + storage.narrow
+    return language.layers * language.keys * key_and_value
 
 
 def total(all_items: Sequence[Item]) -> Item:
@@ -389,129 +409,3 @@ def needed(workload: Workload) -> float:
 def fits(workload: Workload) -> bool:
     """Return True if the peak fits the GPU, or if no GPU is known."""
     return workload.machine.gb is None or needed(workload) <= workload.machine.gb * GB
-
-
-def problems(workload: Workload) -> list[str]:
-    """List that a workload does not fit, then every change after which it does; empty = it fits."""
-    if fits(workload):
-        return []
-    assert workload.machine.gb is not None
-    solutions: list[str] = []
-    tried = list(changes(workload))
-    has_fitting_change = False
-    for words, changed in tried:
-        if fits(changed):
-            has_fitting_change = True
-            solutions.append(f"{words} ({needed(changed) / GB:.1f} GB)")
-    larger_gpu = _next_fitting_gpu(workload)
-    if larger_gpu:
-        solutions.append(f"hardware.gb={larger_gpu:g} (larger GPUs, nothing else changed)")
-    if tried and not has_fitting_change:
-        words, with_all_changes = tried[-1]
-        gb = _next_fitting_gpu(with_all_changes)
-        if gb:
-            solutions.append(f"{words} hardware.gb={gb:g}")
-    if not solutions:
-        solutions.append(
-            "policy.model: a smaller one; no GPU holds this one whole, and it is not divided over "
-            "several"
-        )
-    peak_gb = needed(workload) / GB
-    return [
-        f"{peak_gb:.1f} GB are needed on a GPU at the peak, it has {workload.machine.gb:g}",
-        *solutions,
-    ]
-
-
-def changes(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """Yield single changes that reduce memory: the text for the config, and the changed workload.
-
-    If no single change is enough, all of them together come last.
-    """
-    single = list(_single_changes(workload))
-    is_enough = False
-    for change in single:
-        words, changed = _with_change(workload, change)
-        is_enough = is_enough or fits(changed)
-        yield words, changed
-    if len(single) > 1 and not is_enough:
-        together: dict[str, str] = {}
-        for change in single:
-            together |= change
-        yield _with_change(workload, together)
-
-
-def _single_changes(workload: Workload) -> Iterator[dict[str, str]]:
-    """Yield each change that this config has not made yet, as config keys and values."""
-    config = workload.config
-    kind, options = workload.engine
-    if config.learner.checkpointing is False:
-        yield {"learner.checkpointing": "true"}
-    if config.learner.tokens_per_microbatch != "auto":
-        yield {"learner.tokens_per_microbatch": "auto"}
-    # If the language model is frozen too, freezing the tower may leave nothing to train.
-    if config.policy.vision == "full" and config.policy.language == "full":
-        yield {"policy.vision": "frozen"}
-    if kind == "vllm" and not options.get("sleep", 0):
-        yield {"rollout.engine.sleep": "1"}
-    if config.policy.dtype != "bfloat16":
-        yield {"policy.dtype": "bfloat16"}
-    if kind == "transformers":
-        at_once = _fewer_prompts_at_once(workload)
-        if at_once:
-            yield {"rollout.engine": f"{{kind: transformers, prompts_at_once: {at_once}}}"}
-
-
-def _with_change(workload: Workload, change: dict[str, str]) -> tuple[str, Workload]:
-    """Return a change as text for the config, and the workload after it."""
-    changed = replace(workload, config=_changed_config(workload.config, change))
-    if "learner.tokens_per_microbatch" in change:  # show the number that `auto` resolves to
-        tokens = settle(changed).tokens
-        change = {**change, "learner.tokens_per_microbatch": str(tokens)}
-    return " ".join(_assignments(change)), changed
-
-
-def _fewer_prompts_at_once(workload: Workload) -> int:
-    """Return how many groups to sample at once so that the rollout fits.
-
-    0 = it fits already, or does not fit with any number.
-    """
-    assert workload.machine.gb is not None
-    available = workload.machine.gb * GB
-    limits = settle(workload)
-    if _rollout_bytes(workload, limits) <= available:
-        return 0
-    rollout = workload.config.rollout
-    count = _groups_sampled_at_once(workload) // 2
-    while count > 0:
-        engine = {"kind": "transformers", "prompts_at_once": count}
-        fewer = rollout.model_copy(update={"engine": engine})
-        config = workload.config.model_copy(update={"rollout": fewer})
-        if _rollout_bytes(replace(workload, config=config), limits) <= available:
-            return count
-        count //= 2
-    return 0
-
-
-def _rollout_bytes(workload: Workload, limits: Limits) -> float:
-    return total(items(workload, limits)).rollout
-
-
-def _changed_config(config: Config, change: dict[str, str]) -> Config:
-    """Return the config with other values."""
-    values = loading.override(Config, config.model_dump(mode="json"), _assignments(change))
-    return loading.parse(Config, values, "changed")
-
-
-def _assignments(change: dict[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in change.items()]
-
-
-def _next_fitting_gpu(workload: Workload) -> float | None:
-    """Return the GB of the smallest larger GPU on which the workload fits; None = none does."""
-    present = workload.machine.gb or 0
-    for gb in GPU_SIZES_GB:
-        larger = replace(workload, machine=replace(workload.machine, gb=gb))
-        if gb > present and fits(larger):
-            return gb
-    return None

@@ -42,8 +42,12 @@ def reader_of(experiment: Experiment) -> Any:
     from transformers import AutoConfig
 
     name = config.policy.model
-    folder = find_model(name) if is_here(name) else locate(name, weights=False)
-    processor = load_processor(folder, choose_backend(config.policy.image_backend))
+    if is_here(name):
+        files = find_model(name)
+        folder, processor_folder = files.folder, files.processor_folder
+    else:
+        folder = processor_folder = locate(name, weights=False)
+    processor = load_processor(processor_folder, choose_backend(config.policy.image_backend))
     limit_pixels(processor, config.policy.min_pixels, config.policy.max_pixels)
     model_config = AutoConfig.from_pretrained(folder, **LOCAL)
     window = model_config.get_text_config().max_position_embeddings

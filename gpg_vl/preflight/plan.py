@@ -6,11 +6,14 @@ from pathlib import Path
 from textwrap import wrap
 
 from gpg_vl.config.loading import load_benchmark
+from gpg_vl.config.models import TINY
 from gpg_vl.config.schema import Config, RewardConfig, Source
 from gpg_vl.data.sources import check_columns, check_source
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
-from gpg_vl.policy.sizes import size_of
+from gpg_vl.policy.model_folder import adapter_here
+from gpg_vl.policy.sizes import Matrix, size_of
+from gpg_vl.preflight.adapter_checks import check_adapters
 from gpg_vl.preflight.memory import (
     GB,
     Limits,
@@ -18,10 +21,10 @@ from gpg_vl.preflight.memory import (
     items,
     machine_of,
     peak,
-    problems,
     settle,
     total,
 )
+from gpg_vl.preflight.remedies import problems
 
 WIDTH, INDENT = 80, 10
 """Columns of a line, and of its label."""
@@ -65,7 +68,8 @@ def plan(experiment: Experiment, width: int = WIDTH) -> Plan:
         width: columns of the terminal; no more than 80 are used, and no fewer than 60.
 
     Raises:
-        UserError: a part cannot be resolved, or nothing would be trained.
+        UserError: a part cannot be resolved, its adapters cannot be trained, or nothing would be
+            trained.
     """
     config = experiment.config
     width = max(MIN_WIDTH, min(width, WIDTH))
@@ -78,10 +82,11 @@ def plan(experiment: Experiment, width: int = WIDTH) -> Plan:
     except UserError as error:
         unknown = f"unknown until {config.policy.model} can be read ({error})"
         return Plan((*lines, *_lines("memory", unknown, width)), ())
+    check_adapters(workload)
     if not workload.trained:
         raise UserError(
             "policy.language, policy.projector and policy.vision are all frozen: nothing would be "
-            "trained; set one to full"
+            "trained; set one to full or lora"
         )
     lines += _memory(workload, width)
     lines += _lines("disk", _disk(workload), width)
@@ -97,7 +102,7 @@ def workload_of(experiment: Experiment) -> Workload:
     """Return the run as the memory arithmetic sees it.
 
     Raises:
-        UserError: the config.json of its model cannot be read.
+        UserError: the config.json of its model, or its adapter, cannot be read.
     """
     config = experiment.config
     return Workload(
@@ -105,6 +110,7 @@ def workload_of(experiment: Experiment) -> Workload:
         size=size_of(config.policy),
         machine=machine_of(config),
         kl=experiment.estimator.kl,
+        adapter=adapter_here(config.policy.model),
     )
 
 
@@ -214,11 +220,7 @@ def _memory(workload: Workload, width: int = WIDTH) -> Iterator[str]:
         yield f"{'':{INDENT}}{first:<{names}}{cells}".rstrip()
         for line in others:
             yield f"{'':{INDENT}}{line}"
-    frozen = workload.size.total - workload.trained
-    model = f"{workload.trained:,} parameters trained, {frozen:,} frozen"
-    if gpu is not None:
-        model += ", whole on every GPU"
-    yield from _lines("model", model, width)
+    yield from _lines("model", _model(workload), width)
     yield from _lines("budget", _budget(workload, limits), width)
 
 
@@ -236,15 +238,44 @@ def _budget(workload: Workload, limits: Limits) -> str:
     )
 
 
+def _model(workload: Workload) -> str:
+    """Return what is trained and what is frozen, and how each is stored."""
+    storage = workload.storage
+    how = storage.trained_type
+    if storage.adapters:
+        rank, matrices = storage.policy.lora.rank, len(storage.all_adapted)
+        how = f"adapters of rank {rank} on {matrices} matrices, {storage.wide_type}"
+        if storage.full:
+            how += f"; {storage.full:,} of whole parts, {storage.trained_type}"
+    frozen = workload.size.total - storage.full
+    text = f"{storage.trained:,} parameters trained ({how}), {frozen:,} frozen"
+    if frozen:
+        text += f" ({_frozen_types(workload)})"
+    return text if workload.machine.gb is None else f"{text}, whole on every GPU"
+
+
+def _frozen_types(workload: Workload) -> str:
+    storage, dtype = workload.storage, workload.config.policy.dtype
+    if not storage.quantised:
+        return dtype
+    return f"{storage.quantised:,} in 4 bits, the others in {dtype}"
+
+
 def _disk(workload: Workload) -> str:
-    """Return the size of checkpoints: weights and both moments."""
-    checkpoint = workload.config.checkpoint
+    """Return the size of checkpoints: weights, or adapters alone, and both moments."""
+    checkpoint, storage = workload.config.checkpoint, workload.storage
     kept = checkpoint.keep_last + checkpoint.keep_best
-    count = workload.wide * workload.size.total + 2 * workload.wide * workload.trained
+    count = storage.saved_bytes + storage.moment_bytes(workload.config.optimizer.kind)
     unit, name = (GB, "GB") if count >= GB else (1e6, "MB")
+    what = ""
+    if storage.policy.trains_adapters:
+        what = " (adapters and parts set to full)" if storage.full else " (adapters alone)"
+        if storage.policy.model == TINY:
+            what = " (adapters and the tiny model that they are on)"
     return (
-        f"{count / unit:,.1f} {name} a checkpoint, at most {(kept + 1) * count / unit:,.1f} "
-        f"{name}: {kept} that are kept (the best may be among the newest) and one being written"
+        f"{count / unit:,.1f} {name} a checkpoint{what}, at most "
+        f"{(kept + 1) * count / unit:,.1f} {name}: {kept} that are kept (the best may be among the "
+        "newest) and one being written"
     )
 
 
@@ -252,17 +283,20 @@ def _time(workload: Workload, limits: Limits) -> str:
     """Return the time of an update if hardware is named; a rate that is not known is not made up.
 
     A parameter costs 2 operations a token in the forward, 2 for the gradient of its input and 2 for
-    its own; a frozen one 4. Checkpointing adds a forward.
+    its own; a frozen one 4, an adapter's 6. Checkpointing adds a forward.
     """
-    size, policy = workload.size, workload.config.policy
+    size, policy = workload.size, workload.storage.policy
     language = size.parameters["language"]
     if not size.tied:
         language -= size.head  # an embedding of its own is only looked up
     passes = (6 if policy.language == "full" else 4) + 2 * limits.checkpointing
-    tower_passes = 2 if policy.vision == "frozen" else 6
-    language_work = workload.group * passes * language
+    tower_passes = {"frozen": 2, "lora": 4, "full": 6}[policy.vision]
+    rank = policy.lora.rank
+    language_adapters = rank * _ends(workload.storage.adapted("language"))
+    tower_adapters = rank * _ends(workload.storage.adapted("vision"))
+    language_work = workload.group * (passes * language + 6 * language_adapters)
     patches = workload.picture * size.patches
-    tower_work = patches * tower_passes * size.parameters["vision"]
+    tower_work = patches * (tower_passes * size.parameters["vision"] + 6 * tower_adapters)
     work = workload.groups * (language_work + tower_work) / 1e12
     amount = f"{work:,.1f} TFLOP" if work >= 1 else f"{1000 * work:,.1f} GFLOP"
     text = f"{amount} of the update in a step and process, were all answers as long as they may be"
@@ -276,3 +310,8 @@ def _time(workload: Workload, limits: Limits) -> str:
         f"{text}: about {max(work / rate, 0.1):,.1f} s at an assumed {rate:g} TFLOP/s (40 % of an "
         "A100); an estimate, and sampling adds to it"
     )
+
+
+def _ends(matrices: Sequence[Matrix]) -> int:
+    """Return the widths of the inputs and outputs of matrices, added up."""
+    return sum(matrix.inputs + matrix.outputs for matrix in matrices)

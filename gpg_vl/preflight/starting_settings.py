@@ -14,7 +14,11 @@ from gpg_vl.config import models
 from gpg_vl.config.paths import expanded
 from gpg_vl.config.schema import Config, PolicyConfig, RewardConfig, Source
 from gpg_vl.experiment import Experiment, build_style, build_verifiers
-from gpg_vl.policy.sizes import size_of
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.sizes import Size, size_of
+from gpg_vl.preflight.adapter_checks import can_train, parts_to_train_on
+from gpg_vl.preflight.memory import Workload, fits, machine_of
+from gpg_vl.preflight.remedies import LORA_LR
 from gpg_vl.types import Sample
 from gpg_vl.verifiers.base import RuleVerifier
 
@@ -57,6 +61,10 @@ class Model:
     """Its processor and its window."""
     thought: str
     """Last thought tag that its chat template writes by itself, as `Style.misfit` takes it."""
+    size: Size | None = None
+    """Its size, to judge whether it fits the GPU; None = it is not judged."""
+    adapter: AdapterFiles | None = None
+    """Adapter that the name means; None = a whole model."""
 
     @classmethod
     def of(cls, name: str) -> "Model":
@@ -69,7 +77,7 @@ class Model:
             UserError: there is no such model, or it cannot be trained.
         """
         from gpg_vl.policy.encode import template_thought
-        from gpg_vl.policy.model_folder import find_model
+        from gpg_vl.policy.model_folder import adapter_here, find_model
         from gpg_vl.preflight.model_checks import reader_of
 
         found = models.find(name, "--model")
@@ -79,7 +87,9 @@ class Model:
         experiment = Experiment.of(Config(data=(Source(recipe="digits"),), policy=policy))
         reader = reader_of(experiment)
         thought = template_thought(reader.processor)
-        return cls(found.name, size_of(policy).total, reader, thought)
+        size = size_of(policy)
+        adapter = adapter_here(found.name, "--model")
+        return cls(found.name, size.total, reader, thought, size, adapter)
 
     @property
     def is_small(self) -> bool:
@@ -114,15 +124,17 @@ def choose(samples: Sequence[Sample], model: Model) -> Settings:
         samples: usable rows of the training data, at least one.
     """
     kinds = Counter(sample.answer_kind for sample in samples)
-    prompt, fits, problems = _prompt(samples, model, list(kinds))
-    longest, from_solutions = _longest(samples, prompt.value, model, fits)
+    prompt, can_imitate, problems = _prompt(samples, model, list(kinds))
+    longest, from_solutions = _longest(samples, prompt.value, model, can_imitate)
     thinks = build_style(prompt.value, expanded(".")).think in ("required", "opened")
     max_tokens = _max_tokens(longest, thinks and not from_solutions)
     rewards = [f"{kind}: {REWARDS[kind]}" for kind in kinds if kind in REWARDS]
-    parts = [prompt, _policy(samples, model), _rollout(longest, max_tokens, from_solutions)]
-    parts.append(_optimizer(model))
-    if fits or (model.is_small and not problems):
-        parts.append(_warmup(model, fits))
+    policy, rollout = _policy(samples, model), _rollout(longest, max_tokens, from_solutions)
+    policy = _on_this_gpu(policy, rollout, model)
+    is_lora = policy.value.get("language") == "lora"
+    parts = [prompt, policy, rollout, _optimizer(model, is_lora)]
+    if can_imitate or (model.is_small and not problems):
+        parts.append(_warmup(model, can_imitate, is_lora))
     why = f"Rewards of a well-formed answer: {'; '.join(rewards)}" if rewards else "Rewards"
     own = "A verifier of your own: {" + next(iter(kinds)) + ': "./rewards.py:Mine"}'
     parts.insert(3, Setting("verifiers", {}, f"{why}. {own}."))
@@ -253,6 +265,45 @@ def _policy(samples: Sequence[Sample], model: Model) -> Setting:
     return Setting("policy", values, why)
 
 
+METHODS: tuple[tuple[dict[str, str], str], ...] = (
+    (
+        {"language": "lora"},
+        "adapters of it (LoRA) are trained instead, with its weights frozen in bfloat16: "
+        "pip install 'gpg-vl[lora]'",
+    ),
+    (
+        {"language": "lora", "quantise": "nf4"},
+        "adapters of it (QLoRA) are trained instead, with its weights frozen in 4 bits: "
+        "pip install 'gpg-vl[qlora]'",
+    ),
+)
+"""Training of the language model where the GPU is too small for all of it, the first choice first;
+and what is said of each."""
+
+
+def _on_this_gpu(policy: Setting, rollout: Setting, model: Model) -> Setting:
+    """Return the policy so that it fits the GPU; unchanged if it does, or if nothing does."""
+    if model.size is None or model.is_small:
+        return policy
+    for extra, what in ({}, ""), *METHODS:
+        values = policy.value | extra
+        if extra and model.adapter is not None:
+            values |= parts_to_train_on(model.adapter)
+        sections = {"policy": values, "rollout": rollout.value}
+        config = Config.model_validate({"data": [{"recipe": "digits"}], **sections})
+        machine = machine_of(config)
+        workload = Workload(config=config, size=model.size, machine=machine, adapter=model.adapter)
+        if not fits(workload) or not can_train(workload):
+            continue
+        if not extra:
+            return policy
+        why = (
+            f"{policy.why}. The GPU of {machine.gb:.0f} GB is too small to train all of it: {what}"
+        )
+        return Setting("policy", sections["policy"], why)
+    return policy
+
+
 def _rollout(longest: int, max_tokens: int, from_solutions: bool) -> Setting:
     what = "worked solution" if from_solutions else "true answer"
     why = (
@@ -264,18 +315,25 @@ def _rollout(longest: int, max_tokens: int, from_solutions: bool) -> Setting:
     )
 
 
-def _optimizer(model: Model) -> Setting:
+def _optimizer(model: Model, is_lora: bool) -> Setting:
     if model.is_small:
         return Setting("optimizer", {"lr": 1e-4}, "A learning rate for a small model")
+    if is_lora:
+        why = (
+            "A learning rate for adapters: they begin at zero and need about ten times the 1e-6 of "
+            "a model that is trained whole; try 2e-5 and 5e-5 if the reward hardly rises"
+        )
+        return Setting("optimizer", {"lr": LORA_LR}, why)
     return Setting("optimizer", {"lr": 1e-6}, "The learning rate of the paper, for real models")
 
 
-def _warmup(model: Model, from_solutions: bool) -> Setting:
+def _warmup(model: Model, from_solutions: bool, is_lora: bool) -> Setting:
     what = "worked solutions" if from_solutions else "true answers"
     if model.is_small:
         why = f"Supervised steps on the {what} first: a new model has to learn the answer format"
         return Setting("warmup", {"steps": 120, "batch_size": 16}, why)
-    values = {"steps": 30, "batch_size": 16, "optimizer": {"lr": 1e-5, "warmup_steps": 5}}
+    lr = 1e-4 if is_lora else 1e-5
+    values = {"steps": 30, "batch_size": 16, "optimizer": {"lr": lr, "warmup_steps": 5}}
     return Setting(
         "warmup", values, f"Supervised steps on the {what} first; steps: 0 leaves it out"
     )

@@ -24,8 +24,13 @@ def last_lines(run: Path, config: Config) -> Iterator[str]:
     """Yield what a run has gained and what can be done with it."""
     yield from held_out_gain(run) or reward_course(run)
     yield f"run folder: {run.absolute()}"
-    yield "model for plain transformers; its README.md has a program that asks it:"
+    form = "adapter for peft" if config.policy.trains_adapters else "model for plain transformers"
+    yield f"{form}; its README.md has a program that asks it:"
     yield f"  {complete_checkpoints(run)[-1].absolute() / 'policy'}"
+    if config.policy.trains_adapters:
+        merged = run.with_name(f"{run.name}_merged")
+        yield "one plain model of adapter and base:"
+        yield f"  {command('gpg-vl', 'export', run, '--to', merged, '--merged')}"
     rollout = command("gpg-vl", "rollout", run / "config.yaml", "--model", run)
     labels, commands = ["ask it training questions (sampled)"], [rollout]
     benchmark: str | Path | None = config.evaluation.benchmark

@@ -12,14 +12,18 @@ V vocabulary.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpg_vl.errors import UserError
 from gpg_vl.policy.decoding import RepeatedRows, SharedRows, begin
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.out_of_memory import free_memory_of, is_out_of_memory
 from gpg_vl.policy.plain_forward import allowed_logits
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.types import Completion, Prompt
@@ -41,13 +45,39 @@ _Groups = list[list[_PartialCompletion]]
 """[P, R] completions, one list per prompt."""
 
 
+@dataclass(eq=False)
 class TransformersEngine(RolloutEngine):
     """Samples with plain transformers: no server, no second copy of the weights."""
 
-    def __init__(self, policy: Policy, prompts_at_once: int = 32) -> None:
-        self.policy = policy
-        self.prompts_at_once = prompts_at_once
+    policy: Any
+    """Set by the run."""
+    prompts_at_once: int = 32
+    """Number of prompts in one batch; out of memory, half as many from then on."""
+    merge: Literal["auto"] | bool = "auto"
+    """Adapters are merged for sampling: fewer kernels for each token, and a second copy of the
+    adapted matrices; auto = where that changes no number by more than rounding in float32."""
+    log: Any = None
+    """Set by the run. Called with a line where memory was short; None = nobody is told."""
+
+    def __post_init__(self) -> None:
+        if self.prompts_at_once < 1:
+            raise UserError(
+                f"rollout.engine.prompts_at_once: got {self.prompts_at_once}, expected 1 or more"
+            )
         self.version = 0
+
+    @property
+    def merges(self) -> bool:
+        """True if adapters are merged for sampling."""
+        adapters = self.policy.adapters
+        if adapters is None or self.merge != "auto":
+            return adapters is not None and bool(self.merge)
+        return self.policy.dtype != torch.bfloat16 and not adapters.is_quantised
+
+    @property
+    def narrow(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """True if sums of matrices and adapters are rounded to bfloat16."""
+        return self.merges and self.policy.dtype == torch.bfloat16
 
     def update_weights(self, policy: Policy, version: int) -> None:
         """Store the version; the weights are the trainer's own and need no copy."""
@@ -58,19 +88,66 @@ class TransformersEngine(RolloutEngine):
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """Sample one completion per seed for each prompt; return one list per prompt."""
+        """Sample one completion per seed for each prompt; return one list per prompt.
+
+        Raises:
+            UserError: the completions of a single prompt do not fit the memory.
+        """
+        groups: _Groups = []
+        while len(groups) < len(prompts):
+            batch = slice(len(groups), len(groups) + self.prompts_at_once)
+            sampled = self._sample(prompts[batch], sampling, seeds[batch])
+            if sampled is None:
+                self._take_half(prompts[batch], len(seeds[0]))
+            else:
+                groups += sampled
+        return [list(map(self._completion, group)) for group in groups]
+
+    def _sample(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> _Groups | None:
+        """Sample the completions of one batch of prompts; None = there is not enough memory."""
         groups: _Groups = []
         for group_seeds in seeds:
             group: list[_PartialCompletion] = []
             for seed in group_seeds:
                 group.append(_PartialCompletion(_uniforms(seed, sampling.max_tokens)))
             groups.append(group)
-        for start in range(0, len(prompts), self.prompts_at_once):
-            batch = slice(start, start + self.prompts_at_once)
-            with self.policy.autocast():
-                rows = begin(self.policy, prompts[batch], len(seeds[0]))
-                self._decode(rows, groups[batch], sampling)
-        return [list(map(self._completion, group)) for group in groups]
+        try:
+            with self._merged(), self.policy.autocast():
+                rows = begin(self.policy, prompts, len(seeds[0]))
+                self._decode(rows, groups, sampling)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory_of(error)
+            return None
+        return groups
+
+    def _take_half(self, prompts: Sequence[Prompt], group_size: int) -> None:
+        """Sample half as many prompts at once from now on: each completion has its own stream.
+
+        Raises:
+            UserError: it was one prompt already.
+        """
+        if len(prompts) == 1:
+            raise UserError(
+                f"out of memory with {group_size} answers to a prompt of "
+                f"{len(prompts[0].input_ids)} tokens; lower rollout.group_size, "
+                "rollout.max_tokens or policy.max_pixels"
+            )
+        self.prompts_at_once = len(prompts) // 2
+        if self.log is not None:
+            self.log(
+                f"out of memory while sampling: {self.prompts_at_once} prompts at once from here "
+                f"on, not {len(prompts)} (rollout.engine.prompts_at_once)"
+            )
+
+    def _merged(self) -> AbstractContextManager[None]:
+        """Return the context in which adapters are merged, if they are."""
+        if not self.merges or self.policy.adapters is None:
+            return nullcontext()
+        return self.policy.adapters.merged(self.policy.dtype)
 
     def _decode(self, rows: SharedRows | RepeatedRows, groups: _Groups, sampling: Sampling) -> None:
         """Sample all completions of a batch of prompts to their ends, token by token."""

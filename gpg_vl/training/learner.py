@@ -1,7 +1,8 @@
 """Update the policy: raise the weighted log-likelihood of what was sampled, in micro-batches.
 
 `loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up:
-micro-batches, processes and skipped groups cannot change the result.
+micro-batches, processes and skipped groups cannot change the result. Each process computes its own
+micro-batches alone, however many they are; then gradients are summed over all processes, once.
 
 Shape letters: B groups, G completions of a group, N tokens of all completions of a micro-batch in
 one row, n some of these N tokens.
@@ -18,19 +19,22 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gpg_vl.config.schema import OptimizerConfig
-from gpg_vl.errors import UserError, one_line
+from gpg_vl.errors import UserError, one_line, raise_on_all_ranks
 from gpg_vl.methods.estimator import Estimator, k3
 from gpg_vl.policy.chunked_head import Scores
+from gpg_vl.policy.dropout import adapter_dropout
 from gpg_vl.policy.families import parts
 from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.policy.out_of_memory import free_memory_of, is_out_of_memory
 from gpg_vl.policy.plain_forward import PromptAndAnswers, UnsharedForward
+from gpg_vl.policy.reference import Reference
 from gpg_vl.training.microbatches import (
     WeightedGroup,
-    is_idle,
     padded_tokens,
     per_token,
     plan_microbatches,
 )
+from gpg_vl.training.optimizers import make_optimizer
 from gpg_vl.training.processes import Processes
 from gpg_vl.types import NON_FINITE, NOTHING_INFORMATIVE, Batch, Completion, Prompt, Update
 
@@ -38,6 +42,8 @@ Forward = UnsharedForward | GroupForward
 
 COMPARED_TOKENS = 32
 """Tokens of an answer that the group forward and plain rows are compared on."""
+_RATES = ("initial_lr", "betas", "weight_decay")
+"""Knobs of a group of parameters; its present learning rate follows from the first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +76,16 @@ class StepLoss:
         return loss + self.estimator.kl * (shares_n * divergence_n).sum()
 
 
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over the micro-batches of one process, whose gradient lies in the parameters."""
+
+    loss: float
+    entropy: float
+    """In nats, of all tokens."""
+    tokens: int
+
+
 class Learner:
     """Owns the optimizer, and steps it."""
 
@@ -80,15 +96,17 @@ class Learner:
         config: OptimizerConfig,
         accelerator: Accelerator,
         *,
+        seed: int,
         total_steps: int,
         tokens_per_microbatch: int,
         updates_per_rollout: int = 1,
-        reference: Forward | None = None,
+        reference: Reference | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        """Make the optimizer and wrap the forward for several processes.
+        """Make the optimizer; all processes begin with the weights of the first.
 
         Args:
+            seed: seed of the run, for the dropout of adapters and the rounding of bfloat16 weights.
             log: gets a line before the first update: how exactly the group forward agrees with
                 plain rows on a real group. None = they are not compared.
         """
@@ -101,22 +119,16 @@ class Learner:
         self.reference = reference
         self.log = log
         self.needs_comparison = log is not None
-        self.unwrapped = forward
+        self.seed = seed
+        self.forward = forward.to(accelerator.device)
         self.trained = [item for item in forward.parameters() if item.requires_grad]
-        # On a GPU: one fused kernel, without a second set of gradients. Not on a CPU: its last
-        # bits differ there, and a run has to go on as it began.
-        on_gpu = accelerator.device.type == "cuda"
-        kernel = {"fused": True} if on_gpu else {"foreach": True}
-        optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            **kernel,
-        )
-        self.schedule = LambdaLR(optimizer, _schedule(config, total_steps * updates_per_rollout))
-        self.forward: nn.Module
-        self.forward, self.optimizer = accelerator.prepare(forward, optimizer)
+        self.processes.take_from_first(self.trained)
+        self.optimizer = make_optimizer(forward.model, config, seed=seed)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        # the rate in the log is the optimizer's own, if any part has it
+        self.shown_group = rates.index(config.lr) if config.lr in rates else 0
+        factor = _schedule(config, total_steps * updates_per_rollout)
+        self.schedule = LambdaLR(self.optimizer, factor)
 
     def update(self, batch: Batch, weights_BG: Tensor, version: int) -> Update:
         """Take the optimizer steps of one rollout.
@@ -132,16 +144,14 @@ class Learner:
             return Update(skipped=NOTHING_INFORMATIVE)
         items = self._weighted_groups(batch, weights_BG)
         self.compare_once(_cheapest(items), batch.rewards_BG.shape[1])
-        live = [item for item in items if trains_all or any(item.weights)]
-        batches = self._plan(live, items)
-        sampled: list[Tensor | None] = []
-        for microbatch in batches:
-            sampled.append(self._sampled_logprobs(microbatch, version))
-        update = self._step_in_memory(batches, sampled)
+        live = [item for item in items if any(item.weights) or any(item.shares)]
+        batches, sampled, splits = self._with_sampled(self._plan(live), version)
+        update = self._step_in_memory(batches, sampled, splits)
         if update.skipped:
             return update
         for _ in range(self.updates_per_rollout - 1):
-            further = self._step_in_memory(batches, sampled)
+            splits = int(update.metrics["memory_splits"])
+            further = self._step_in_memory(batches, sampled, splits)
             if further.skipped:
                 break  # the step counts as taken: weights have moved before
             update = further
@@ -150,7 +160,7 @@ class Learner:
     @property
     def shared(self) -> bool:
         """True if prompts are computed once per group."""
-        return isinstance(self.unwrapped, GroupForward) and self.unwrapped.shares
+        return isinstance(self.forward, GroupForward) and self.forward.shares
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer moments, schedule, and the decision about sharing prompts.
@@ -158,29 +168,62 @@ class Learner:
         The next step of a resumed run depends on all three.
         """
         why_not_shared = None
-        if isinstance(self.unwrapped, GroupForward) and not self.needs_comparison:
-            why_not_shared = self.unwrapped.policy.sharing.why_not
+        if isinstance(self.forward, GroupForward) and not self.needs_comparison:
+            why_not_shared = self.forward.policy.sharing.why_not
         return {
+            "kind": self.config.kind,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "why_not_shared": why_not_shared,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any], *, unchanged: bool) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state, with the rates of the config.
 
         Args:
             unchanged: config and machine are as they were, so that the decision about sharing
                 prompts is taken over; else the two forwards are compared anew.
+
+        Raises:
+            UserError: the state is of another optimizer, or of other parts of the model.
         """
+        self._check_same_optimizer(saved)
+        rates: list[dict[str, Any]] = []
+        for group in self.optimizer.param_groups:
+            rates.append({key: group[key] for key in _RATES})
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
+        self._set_rates(rates)
         why_not_shared = saved.get("why_not_shared")
         if why_not_shared is None or not unchanged:
             return
-        if isinstance(self.unwrapped, GroupForward):
+        if isinstance(self.forward, GroupForward):
             self.needs_comparison = False
-            self.unwrapped.policy.sharing.why_not = why_not_shared
+            self.forward.policy.sharing.why_not = why_not_shared
+
+    def _set_rates(self, rates: Sequence[Mapping[str, Any]]) -> None:
+        """Give each group of parameters its rates: those of a saved state may be others."""
+        groups, schedule = self.optimizer.param_groups, self.schedule
+        for group, own, factor in zip(groups, rates, schedule.lr_lambdas, strict=True):
+            group.update(own, lr=own["initial_lr"] * factor(schedule.last_epoch))
+        schedule.base_lrs = [group["initial_lr"] for group in groups]
+        schedule._last_lr = [group["lr"] for group in groups]
+
+    def _check_same_optimizer(self, saved: Mapping[str, Any]) -> None:
+        kind = saved.get("kind", "adamw")
+        if kind != self.config.kind:
+            raise UserError(
+                f"optimizer.kind: got {self.config.kind}, the checkpoint's is {kind}; set it to "
+                f"{kind}, or start a new run from the checkpoint with policy.model="
+            )
+        counts = [len(group["params"]) for group in saved["optimizer"]["param_groups"]]
+        own = [len(group["params"]) for group in self.optimizer.param_groups]
+        if counts != own:
+            raise UserError(
+                f"the checkpoint's optimizer has groups of {counts} parameters, expected {own}: "
+                "other parts were trained, had a rate of their own, or decayed; start a new run "
+                "from the checkpoint with policy.model="
+            )
 
     def compare_once(self, asked: PromptAndAnswers | None, group_size: int) -> None:
         """Compare the group forward with plain rows on two answers, before it is relied on.
@@ -191,16 +234,17 @@ class Learner:
             asked: a prompt and answers to it; None = this process has none.
             group_size: answers to a prompt in training.
         """
-        forward = self.unwrapped
+        forward = self.forward
         if not self.needs_comparison or not isinstance(forward, GroupForward):
             return
         if not forward.shares or self.log is None:
             return
         self.needs_comparison = False
         own = (True, "", 0.0)
-        if asked is not None:
-            holds, figures = _compared(forward, asked)
-            own = (holds, figures, _cost_of_plain_rows(asked, group_size))
+        with raise_on_all_ranks(self.processes.all_gather):
+            if asked is not None:
+                holds, figures = _compared(forward, asked)
+                own = (holds, figures, _cost_of_plain_rows(asked, group_size))
         results = self.processes.all_gather(own)
         failures = [figures for holds, figures, _ in results if not holds]
         if not failures:
@@ -228,36 +272,38 @@ class Learner:
             items.append(WeightedGroup(group, tuple(own_weights), tuple(own_shares)))
         return items
 
-    def _plan(
-        self, live: list[WeightedGroup], items: list[WeightedGroup]
-    ) -> list[list[WeightedGroup]]:
-        """Plan micro-batches of whole groups, as many on every process.
-
-        A process with fewer repeats a group without weight.
-        """
+    def _plan(self, live: list[WeightedGroup]) -> list[list[WeightedGroup]]:
+        """Plan micro-batches of whole groups."""
         tower_trains = False
-        for part, _, parameter in parts(self.unwrapped.model):
+        for part, _, parameter in parts(self.forward.model):
             tower_trains = tower_trains or (part == "vision" and parameter.requires_grad)
-        batches = plan_microbatches(
+        return plan_microbatches(
             live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains
         )
-        most = self.processes.all_reduce_max(len(batches))
-        if not most:
-            return batches
-        spare = self._spare_group(items)
-        return batches + [[spare.without_weight]] * (most - len(batches))
 
-    def _spare_group(self, items: Sequence[WeightedGroup]) -> WeightedGroup:
-        """Return a group of this process, or that of another one if all its rows were lost.
+    def _with_sampled(
+        self, batches: list[list[WeightedGroup]], version: int
+    ) -> tuple[list[list[WeightedGroup]], list[Tensor | None], int]:
+        """Return micro-batches and the log-probabilities of each under the sampling policy.
 
-        Without it the others would wait for this process in their forward.
+        They are smaller ones where there was not enough memory; last, how often they were halved.
+
+        Raises:
+            UserError: a single group does not fit.
         """
-        own = items[0] if items else None
-        if self.processes.any(own is None):
-            offered = self.processes.all_gather(own)
-            own = own or next(group for group in offered if group is not None)
-        assert own is not None  # some process has a group
-        return own
+        sampled: list[Tensor | None] = []
+        splits = 0
+        with raise_on_all_ranks(self.processes.all_gather):
+            while len(sampled) < len(batches):
+                try:
+                    sampled = [self._sampled_logprobs(batch, version) for batch in batches]
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    free_memory_of(error)
+                    batches, _ = self._smaller(batches, [None] * len(batches))
+                    splits += 1
+        return batches, sampled, splits
 
     def _sampled_logprobs(self, batch: list[WeightedGroup], version: int) -> Tensor | None:
         """Return [N]: log-probabilities under the sampling policy.
@@ -282,72 +328,119 @@ class Learner:
         return torch.where(is_present_N, present_N, stale_N.to(present_N.dtype))
 
     def _step_in_memory(
-        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]
+        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], splits: int = 0
     ) -> Update:
-        """Take one optimizer step; out of memory, take it again with smaller pieces.
+        """Take one optimizer step; out of memory on any process, begin it again on all.
 
-        Micro-batches of half the size add up to the same.
+        A process that ran out of memory takes smaller pieces then. Micro-batches of half the size
+        add up to the same.
+
+        Args:
+            splits: how often this process has halved its micro-batches already.
 
         Raises:
             UserError: a single group does not fit.
         """
-        splits = 0
         while True:
-            try:
-                update = self._step(batches, sampled)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error) or self.processes.count > 1:
-                    raise
-            else:
+            own = self.gradients(batches, sampled)
+            if not self.processes.any(own is None):
+                assert own is not None
+                update = self._step(own)
                 return replace(update, metrics={**update.metrics, "memory_splits": float(splits)})
             self.optimizer.zero_grad(set_to_none=True)
-            if any(len(batch) > 1 for batch in batches):
-                batches, sampled = _halved(batches, sampled)
-            else:
-                self._split_groups(batches)
+            with raise_on_all_ranks(self.processes.all_gather):
+                if own is None:
+                    batches, sampled = self._smaller(batches, sampled)
             splits += 1
 
-    def _split_groups(self, batches: list[list[WeightedGroup]]) -> None:
+    def _smaller(
+        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]
+    ) -> tuple[list[list[WeightedGroup]], list[Tensor | None]]:
+        """Halve micro-batches; if each is one group, let fewer of its completions through at once.
+
+        Raises:
+            UserError: they go one by one already.
+        """
+        if any(len(batch) > 1 for batch in batches):
+            return _halved(batches, sampled)
+        self.split_groups(batches)
+        return batches, sampled
+
+    def gradients(
+        self, batches: Sequence[list[WeightedGroup]], sampled: Sequence[Tensor | None]
+    ) -> Sums | None:
+        """Compute the gradient of this process's micro-batches; no process waits for another.
+
+        Returns:
+            None if there was not enough memory; then gradients are incomplete.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, entropy, tokens = 0.0, 0.0, 0
+        try:
+            for place, (batch, sampled_N) in enumerate(zip(batches, sampled, strict=True)):
+                scores = self._backward(batch, sampled_N, place)
+                loss += float(scores.loss.detach())
+                entropy += float(scores.entropy_N.sum())
+                tokens += len(scores.entropy_N)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory_of(error)
+            return None
+        return Sums(loss, entropy, tokens)
+
+    def split_groups(self, batches: Sequence[Sequence[WeightedGroup]]) -> None:
         """Halve the completions of a group that go through the model at once.
 
         Raises:
             UserError: they go one by one already.
         """
+        self._limit_tokens_at_once(self._half_of_a_group(batches))
+
+    def half_of(self, batch: Sequence[WeightedGroup]) -> int:
+        """Return the tokens of half a micro-batch: half of its groups, or half of the only one.
+
+        Raises:
+            UserError: its completions go one by one already.
+        """
+        if len(batch) > 1:
+            return padded_tokens(batch[: (len(batch) + 1) // 2], shared=self.shared)
+        return self._half_of_a_group([batch])
+
+    def limit_tokens(self, tokens: int) -> None:
+        """Let at most so many tokens through the model at once, from now on; one answer always."""
+        self.tokens_per_microbatch = min(tokens, self.tokens_per_microbatch)
+        self._limit_tokens_at_once(tokens)
+
+    def _half_of_a_group(self, batches: Sequence[Sequence[WeightedGroup]]) -> int:
+        """Return half of the tokens that go through the model at once, of the largest group."""
         tokens = max(padded_tokens(batch, shared=self.shared) for batch in batches)
         one_by_one = max(padded_tokens([batch[0].alone]) for batch in batches)
         at_once = tokens
-        can_split = isinstance(self.unwrapped, GroupForward) and self.shared
-        if isinstance(self.unwrapped, GroupForward):
-            at_once = self.unwrapped.tokens_at_once or tokens
+        can_split = isinstance(self.forward, GroupForward) and self.shared
+        if isinstance(self.forward, GroupForward):
+            at_once = self.forward.tokens_at_once or tokens
         if not can_split or at_once <= one_by_one:
             raise UserError(
                 f"out of memory with one group of {tokens} tokens; set learner.checkpointing to "
                 "true, or lower rollout.group_size, rollout.max_tokens or policy.max_pixels"
             )
-        fewer = max(one_by_one, min(at_once, tokens) // 2)
-        for forward in (self.unwrapped, self.reference):
-            if isinstance(forward, GroupForward):
-                forward.tokens_at_once = fewer
+        return max(one_by_one, min(at_once, tokens) // 2)
 
-    def _step(self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]) -> Update:
-        """Take one optimizer step over all micro-batches."""
-        self.optimizer.zero_grad(set_to_none=True)
-        own_loss, own_entropy, own_tokens = 0.0, 0.0, 0
-        for batch, sampled_N in zip(batches, sampled, strict=True):
-            scores = self._scores(batch, sampled_N)
-            loss = scores.loss + self._anchor()
-            # DDP averages gradients over processes, but the loss is already a global share.
-            self.accelerator.backward(loss * self.processes.count)
-            own_loss += float(loss.detach())
-            if not is_idle(batch):
-                own_entropy += float(scores.entropy_N.sum())
-                own_tokens += len(scores.entropy_N)
-        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm))
+    def _limit_tokens_at_once(self, tokens: int) -> None:
+        forward = self.forward
+        if isinstance(forward, GroupForward):
+            forward.tokens_at_once = min(tokens, forward.tokens_at_once or tokens)
+
+    def _step(self, own: Sums) -> Update:
+        """Take one optimizer step with the gradients of all processes."""
+        self._add_up_gradients()
+        norm = float(_clip(self.trained, self.config.clip_norm))
         loss, entropy, tokens = 0.0, 0.0, 0
-        for of_one in self.processes.all_gather((own_loss, own_entropy, own_tokens)):
-            loss += of_one[0]
-            entropy += of_one[1]
-            tokens += of_one[2]
+        for of_one in self.processes.all_gather(own):
+            loss += of_one.loss
+            entropy += of_one.entropy
+            tokens += of_one.tokens
         metrics = {
             "loss": loss,
             "grad_norm": norm,
@@ -359,32 +452,60 @@ class Learner:
             what = "gradient" if math.isfinite(loss) else "loss"
             return Update(skipped=f"{NON_FINITE} {what}", metrics=metrics)
         self.optimizer.step()
-        metrics["lr"] = float(self.schedule.get_last_lr()[0])
+        metrics["lr"] = float(self.schedule.get_last_lr()[self.shown_group])
         metrics["clipped"] = float(norm > self.config.clip_norm)
         self.schedule.step()
         return Update(metrics=metrics)
 
-    def _scores(self, batch: list[WeightedGroup], sampled_N: Tensor | None) -> Scores:
-        """Run the forward of one micro-batch with the loss of its tokens."""
+    def _add_up_gradients(self) -> None:
+        """Sum the gradient of each parameter over all processes.
+
+        A batch without images has none for the tower: it counts as zero, so that all processes
+        have the same to sum, and Adam counts the same steps whatever their number.
+        """
+        gradients: list[Tensor] = []
+        for parameter in self.trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        self.processes.sum_in_place(gradients)
+
+    def _backward(self, batch: list[WeightedGroup], sampled_N: Tensor | None, place: int) -> Scores:
+        """Run forward and backward of one micro-batch with the loss of its tokens.
+
+        Args:
+            place: of the micro-batch among those of this process; addresses its dropout.
+        """
         asked = [item.asked for item in batch]
         reference_N = None
         if self.estimator.kl > 0 and self.reference is not None:
-            with torch.no_grad():
-                reference_N = self.reference(asked).logprobs_N
+            reference_N = self.reference.logprobs(asked)
         device = self.accelerator.device
         weights_N = per_token([item.weights for item in batch], batch).to(device)
         shares_N = per_token([item.shares for item in batch], batch).to(device)
         step_loss = StepLoss(self.estimator, weights_N, sampled_N, shares_N, reference_N)
-        return self.forward(asked, step_loss)
+        address = self.seed, "dropout", self.schedule.last_epoch, self.processes.rank, place
+        with adapter_dropout(self.forward.model, *address):
+            scores: Scores = self.forward(asked, step_loss)
+            if scores.loss.requires_grad:  # not that of text, where only the tower is trained
+                scores.loss.backward()
+        return scores
 
-    def _anchor(self) -> Tensor:
-        """Return zero, computed from every trained parameter.
 
-        A batch without images then gives the tower a gradient of zero instead of none. So no
-        process waits for a gradient that does not come, and Adam counts the same steps whatever the
-        number of processes.
-        """
-        return 0.0 * torch.stack([parameter.view(-1)[0] for parameter in self.trained]).sum()
+def _clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients so that their norm as one vector is at most the limit.
+
+    Returns:
+        [] the norm before; in float32 or wider, also of narrow gradients.
+    """
+    norms: list[Tensor] = []
+    for parameter in parameters:
+        assert parameter.grad is not None
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        norms.append(torch.linalg.vector_norm(parameter.grad, dtype=wide))
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 def _cheapest(items: Sequence[WeightedGroup]) -> PromptAndAnswers | None:
@@ -411,7 +532,7 @@ def _compared(forward: GroupForward, asked: PromptAndAnswers) -> tuple[bool, str
     try:
         agreement = forward.agreement((prompt, short))
     except RuntimeError as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise UserError(
                 f"out of memory with two answers to a prompt of {len(prompt.input_ids)} tokens; "
                 "lower policy.max_pixels"
@@ -429,11 +550,6 @@ def _cost_of_plain_rows(asked: PromptAndAnswers, group_size: int) -> float:
     answer_tokens = sum(len(item.token_ids) for item in completions) / len(completions)
     plain = group_size * (prompt_tokens + answer_tokens)
     return plain / (prompt_tokens + group_size * answer_tokens)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return True for CUDA's own error class, or the words of the CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _halved(

@@ -20,6 +20,7 @@ from gpg_vl.training.engine_checks import (
 )
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.milestones import after_step, evaluate_held_out, evaluation_is_missing, save
+from gpg_vl.training.rehearsal import rehearse
 from gpg_vl.training.setup import TrainingRun, set_up
 from gpg_vl.training.signals import stop_request
 from gpg_vl.training.stop_rules import first_verifier_error, stop_if_hopeless
@@ -71,6 +72,7 @@ def train(
             progress.phase("checking the engine")
             compare_forwards(run)
             log_gate_figures(run, check_gate(run))
+            rehearse(run)
             if run.state.step == 0:
                 evaluate_held_out(run, "before")
                 request.can_wait = True

@@ -47,17 +47,6 @@ class WeightedGroup:
         )
         return WeightedGroup(group, self.weights[kept], self.shares[kept])
 
-    @property
-    def without_weight(self) -> "WeightedGroup":
-        """The group with weight 0: computed only to keep processes in step."""
-        zeros = (0.0,) * len(self.weights)
-        return WeightedGroup(self.group, zeros, zeros)
-
-
-def is_idle(batch: Sequence[WeightedGroup]) -> bool:
-    """Return True if a batch only keeps this process in step with the others."""
-    return not any(any(item.weights) or any(item.shares) for item in batch)
-
 
 def plan_microbatches(
     items: Sequence[WeightedGroup], budget: int, *, shared: bool = True, tower_trains: bool = False

@@ -7,8 +7,10 @@ from statistics import fmean
 from gpg_vl import progress
 from gpg_vl.errors import one_line, raise_on_all_ranks
 from gpg_vl.evaluation import evaluate, records
+from gpg_vl.policy import quantised
 from gpg_vl.policy.encode import template_thought
-from gpg_vl.report.model_card import model_card, question_of
+from gpg_vl.policy.load import Policy
+from gpg_vl.report.model_card import Adapter, model_card, question_of
 from gpg_vl.run_folder import evaluation_path, is_evaluated
 from gpg_vl.training import checkpoint, metrics
 from gpg_vl.training.setup import TrainingRun
@@ -111,6 +113,18 @@ def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> f
     return figures["held_out/score"]
 
 
+def adapter_of(policy: Policy) -> Adapter | None:
+    """Return what the model card says of the adapter that is saved; None = a whole model is."""
+    adapters = policy.adapters
+    if adapters is None:
+        return None
+    rank, alpha = adapters.settings.r, adapters.settings.lora_alpha
+    names = {name.rpartition(".")[2] for name, _ in adapters.layers()}
+    plain = tuple(quantised.plain_names(policy.model)) if adapters.is_quantised else ()
+    targets = tuple(sorted(names))
+    return Adapter(base=adapters.base, rank=rank, alpha=alpha, targets=targets, plain=plain)
+
+
 def save(run: TrainingRun, score: float | None = None) -> None:
     """Write a checkpoint.
 
@@ -130,6 +144,7 @@ def save(run: TrainingRun, score: float | None = None) -> None:
             run.policy.frame,
             opened=template_thought(run.policy.processor) == "<think>",
             question=question_of(chain.from_iterable(run.experiment.train_data.sources)),
+            adapter=adapter_of(run.policy),
         )
         row = {**state, "score": score}
         checkpoint.save(path, run.state.step, row, run.policy, run.learner, card)

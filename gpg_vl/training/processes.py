@@ -2,13 +2,15 @@
 
 import atexit
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
+from torch import Tensor
 
 from gpg_vl.errors import UserError
 
@@ -29,17 +31,14 @@ PRECISION = "ACCELERATE_MIXED_PRECISION"
 def start_accelerator() -> Accelerator:
     """Start accelerate, on the GPU if there is one.
 
-    DDP's buckets are the gradients themselves, so gradients are held once.
-
     Raises:
         UserError: it was launched in a way that would give wrong numbers here.
     """
     launched_with = [name for variable, name in SHARDING.items() if _is_set(variable)]
     _refuse(launched_with, os.environ.get(PRECISION, "no"))
     time_limit = InitProcessGroupKwargs(timeout=MAX_WAIT)
-    held_once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     on_cpu = not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[time_limit, held_once])
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[time_limit])
     kind = accelerator.distributed_type.value
     found = [name for name in SHARDING.values() if kind == name.upper().replace("-", "_")]
     _refuse(found, accelerator.mixed_precision)
@@ -118,3 +117,23 @@ class Processes:
     def any(self, value: bool) -> bool:
         """Return True if the value is true on any process."""
         return bool(self.all_reduce_max(int(value)))
+
+    def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the first process; each process gives the same shapes."""
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), src=0)
+
+    def sum_in_place(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by their sums over all processes, the same bits on each of them.
+
+        Narrow ones are summed in float32. Each process gives the same shapes in the same order.
+        """
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            torch.distributed.all_reduce(wide)
+            if wide is not tensor:
+                tensor.copy_(wide)

@@ -16,7 +16,7 @@ from gpg_vl.config import plugins
 from gpg_vl.config.loading import load_benchmark
 from gpg_vl.config.models import find, is_same
 from gpg_vl.config.paths import write_whole
-from gpg_vl.config.schema import Config
+from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import fingerprint
 from gpg_vl.errors import UserError, train_command
 from gpg_vl.experiment import Experiment
@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "trackers",
     "tracking.",
     "hardware.",
+    "learner.rehearse",
     *(f"rollout.engine.{knob}" for knob in _SERVER_KNOBS),
 )
 """Keys that may change in mid-run without changing what is learnt; `steps` may too under a constant
@@ -162,11 +163,19 @@ def _newly_unused(run: Path, unused: Sequence[LeftOut]) -> str:
 
 
 def config_differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield `key: then -> now` for every knob that changes what is learnt."""
+    """Yield `key: then -> now` for every knob that changes what is learnt.
+
+    A knob that the release of the begun run did not have was at its default then.
+    """
     free = MAY_CHANGE
     if now.get("optimizer", {}).get("schedule") == "constant":
         free = (*free, "steps")
-    for key, difference in _differences(begun, now):
+    then, known = dict(_flat(begun)), dict(_flat(now))
+    defaults = Config(data=(Source(recipe=""),)).model_dump(mode="json", exclude={"data"})
+    for key, default in _flat(defaults):
+        if key in known:
+            then.setdefault(key, default)
+    for key, difference in _differences(then, now):
         if not key.startswith(free):
             yield difference
 

@@ -14,10 +14,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpg_vl import progress, run_folder
 from gpg_vl.config.loading import dump, read_yaml
-from gpg_vl.config.models import checkpoint_of, find, find_run, is_run, is_same
+from gpg_vl.config.models import TINY, checkpoint_of, find, find_run, is_run, is_same
 from gpg_vl.config.paths import check_writable
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset
@@ -25,13 +26,20 @@ from gpg_vl.errors import UserError, raise_on_all_ranks
 from gpg_vl.evaluation.benchmark import Benchmark
 from gpg_vl.experiment import Experiment, Log
 from gpg_vl.methods.estimator import Estimator, min_informative_groups
+from gpg_vl.policy import adapter_files
+from gpg_vl.policy.adapter_files import AdapterFiles
 from gpg_vl.policy.group_forward import GroupForward
-from gpg_vl.policy.load import Policy
+from gpg_vl.policy.load import Policy, fill
+from gpg_vl.policy.model_folder import adapter_here, find_model
+from gpg_vl.policy.packages import check_optimizers
 from gpg_vl.policy.plain_forward import UnsharedForward
+from gpg_vl.policy.reference import Reference, first_values
 from gpg_vl.policy.sizes import size_of
 from gpg_vl.preflight import data_checks
 from gpg_vl.preflight.learnability import learnability_warnings
-from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, problems, settle
+from gpg_vl.preflight.memory import Machine, Workload, default_limits, gpu_here, settle
+from gpg_vl.preflight.remedies import problems
+from gpg_vl.randomness import seed
 from gpg_vl.report import left_out
 from gpg_vl.report.tracker_checks import check_ready
 from gpg_vl.report.trackers import open_tracker
@@ -117,6 +125,7 @@ def set_up(
     log = log if processes.is_main else _no_log
     _check_divisible(experiment.config, processes)
     _check_trackers(experiment.config, processes, log)
+    _check_optimizers(experiment.config, processes)
     start = _start(experiment.config, resume, from_step)
     experiment = _with_plain_values(experiment, start, processes, log)
     policy = _load_policy(experiment, start, processes, log)
@@ -254,6 +263,12 @@ def _check_trackers(config: Config, processes: Processes, log: Log) -> None:
             check_ready(config.trackers, config.tracking, log)
 
 
+def _check_optimizers(config: Config, processes: Processes) -> None:
+    """Refuse optimizers that cannot be made here, before weights are loaded."""
+    with raise_on_all_ranks(processes.all_gather):
+        check_optimizers(config)
+
+
 def _settled(experiment: Experiment, resume: Path | None, processes: Processes, log: Log) -> Config:
     """Return the config with the learner's `auto` resolved.
 
@@ -277,6 +292,7 @@ def _settled(experiment: Experiment, resume: Path | None, processes: Processes, 
             size=size_of(config.policy),
             machine=machine,
             kl=experiment.estimator.kl,
+            adapter=adapter_here(config.policy.model),
         )
         limits = settle(workload)
         for problem in problems(workload)[:1]:
@@ -496,14 +512,16 @@ def _learner(experiment: Experiment, policy: Policy, processes: Processes, log: 
     config = experiment.config
     if policy.sharing.why_not:
         log(f"{policy.sharing.why_not}: every answer is a row of its own")
+    forward = _forward(config, policy)
     reference = None
     if experiment.estimator.kl > 0:
-        reference = _reference(experiment, processes)
+        reference = _reference(experiment, forward, processes)
     return Learner(
-        _forward(config, policy),
+        forward,
         experiment.estimator,
         config.optimizer,
         processes.accelerator,
+        seed=config.seed,
         total_steps=config.steps,
         tokens_per_microbatch=default_limits(config.learner).tokens,
         updates_per_rollout=config.learner.updates_per_rollout,
@@ -524,19 +542,52 @@ def _forward(config: Config, policy: Policy) -> Forward:
     )
 
 
-def _reference(experiment: Experiment, processes: Processes) -> Forward:
-    """Load the policy as it was before the first step, also for a resumed run."""
+def _reference(experiment: Experiment, forward: Forward, processes: Processes) -> Reference:
+    """Return the policy as it was before the first step, also for a resumed run."""
+    config = experiment.config
     start = None
-    if experiment.config.warmup.steps:
+    if config.warmup.steps:
         start = _warmup_path(experiment, processes)
         if not warmup_cache.is_cached(start):
             raise UserError(
                 f"{start}: the warmed-up policy, which estimator.kl compares with, is gone; start "
                 "the run anew"
             )
-    policy = experiment.policy(start)
-    forward = _forward(experiment.config, policy)
-    return forward.to(processes.accelerator.device).requires_grad_(False)
+    values = _starting_values(experiment, forward.policy, start)
+    if values is None:
+        return Reference(forward, None)
+    device = processes.accelerator.device
+    return Reference(forward, {name: value.to(device) for name, value in values.items()})
+
+
+def _starting_values(
+    experiment: Experiment, policy: Policy, start: Path | None
+) -> dict[str, Tensor] | None:
+    """Read the parameters that are trained, with the values that a run begins with, by name.
+
+    Of adapters only their own file is read: the model that they are on is in memory already.
+
+    Args:
+        policy: the policy of the run, whatever its values are.
+        start: folder of the warmed-up policy; None = there is no warm-up.
+
+    Returns:
+        None = new adapters, which begin at zero.
+    """
+    if policy.adapters is None:
+        return first_values(experiment.policy(start, log=_no_log))
+    if start is not None:
+        return dict(policy.adapters.read(adapter_files.read(start, "checkpoint"), "checkpoint"))
+    files = _starting_adapter(experiment.config)
+    if files is None:
+        return None
+    return dict(policy.adapters.read(files, "policy.model"))
+
+
+def _starting_adapter(config: Config) -> AdapterFiles | None:
+    """Return the adapter, of a folder or of the hub, that a run goes on with; None = no adapter."""
+    model = config.policy.model
+    return None if model == TINY else find_model(model).adapter
 
 
 def _first_weights(
@@ -571,8 +622,15 @@ def _warmed_up(
         if processes.is_main:
             warmup_cache.store(policy, path, losses)
         processes.accelerator.wait_for_everyone()
-    warmed_up = experiment.policy(path)
-    warmed_up.model.to(processes.accelerator.device)
+    # Also after a training here: a run begins with what the file holds, wherever it was trained.
+    if policy.adapters is None:
+        warmed_up = experiment.policy(path)
+        policy.model.to("cpu")  # the device may have no room for both
+        warmed_up.model.to(processes.accelerator.device)
+    else:
+        values = _starting_values(experiment, policy, path)
+        assert values is not None
+        warmed_up = fill(policy, values, experiment.config.policy)
     return warmed_up, warmup_cache.losses(path)
 
 
@@ -616,6 +674,7 @@ def warm_up(
         config.warmup,
         processes.accelerator,
         default_limits(config.learner),
+        seed(config.seed, "warm-up"),
         on_step,
         log,
     )

@@ -146,12 +146,14 @@ def warm_up(
     config: WarmupConfig,
     accelerator: Accelerator,
     limits: Limits,
+    seed: int,
     on_step: Callable[[int, Update], None],
     log: Callable[[str], None],
 ) -> None:
     """Imitate for `config.steps` steps, within the memory limits of the learner.
 
     Args:
+        seed: seed of the warm-up, for what the learner draws.
         on_step: called after each step.
         log: called if the group forward does not work here (the run itself says that it does),
             and with the samples that cannot be imitated.
@@ -161,7 +163,7 @@ def warm_up(
             be imitated, or there are more processes than samples in a step.
     """
     estimator = Likelihood()
-    learner = _learner(imitation.policy, estimator, config, accelerator, limits, log)
+    learner = _learner(imitation.policy, estimator, config, accelerator, limits, seed, log)
     processes = learner.processes
     if config.batch_size < processes.count:
         raise UserError(
@@ -188,6 +190,7 @@ def warm_up(
         on_step(step + 1, update)
     for line in left_out.lines(list(lost.by_key.values())):
         log(f"warm-up: {line}")
+    del learner  # its schedule and its optimizer refer to each other, so only a collection frees it
     accelerator.free_memory()
 
 
@@ -197,6 +200,7 @@ def _learner(
     config: WarmupConfig,
     accelerator: Accelerator,
     limits: Limits,
+    seed: int,
     log: Callable[[str], None],
 ) -> Learner:
     """Return the learner of a warm-up, of which only warnings are logged."""
@@ -210,6 +214,7 @@ def _learner(
         estimator,
         config.optimizer,
         accelerator,
+        seed=seed,
         total_steps=config.steps,
         tokens_per_microbatch=limits.tokens,
         log=log_warning,

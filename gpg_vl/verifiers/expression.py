@@ -122,6 +122,11 @@ class Expression(RuleVerifier):
     any_of: ClassVar[bool] = True
 
     def grade(self, answer: str, sample: Sample) -> Grade:
+        """Grade an answer that was read by the prompt's format.
+
+        Raises:
+            MalformedTruthError: math-verify reads no expression in the truth.
+        """
         truth = str(sample.answer)
         given = self._expression(answer, truth)
         if given is None:
@@ -141,6 +146,11 @@ class Expression(RuleVerifier):
         return published_rules.r1v_geoqa(text, str(sample.answer))
 
     def reference_answer(self, sample: Sample) -> str:
+        """Return the true answer as a completion writes it.
+
+        Raises:
+            ValueError: the truth is not one expression that can be read.
+        """
         truth = str(sample.answer)
         if _COMMA.fullmatch(truth.strip(" $")):
             raise ValueError(

@@ -38,11 +38,16 @@ def completed(words: str, place: int, cwd) -> list[str]:
         (
             "train digits policy.vis",
             3,
-            ["policy.vision=", "policy.vision=frozen", "policy.vision=full"],
+            [
+                "policy.vision=",
+                "policy.vision=frozen",
+                "policy.vision=full",
+                "policy.vision=lora",
+            ],
         ),
         # bash splits words at the sign
         ("train digits policy.vision = fr", 5, ["frozen"]),
-        ("train digits policy.vision =", 4, ["frozen", "full"]),
+        ("train digits policy.vision =", 4, ["frozen", "full", "lora"]),
         ("train digits seed = 3 hardware.gp", 6, ["hardware.gpus=", "hardware.gpus=1"]),
         ("train digits hardware.g", 3, ["hardware.gpus=", "hardware.gb="]),
         ("train digits dat", 3, ["data=", "data=["]),
@@ -50,7 +55,7 @@ def completed(words: str, place: int, cwd) -> list[str]:
         ("show sat_", 2, ["sat_recommended"]),
         ("evaluate superc", 2, ["superclevr"]),
         ("evaluate digits benchmark.samp", 3, ["benchmark.samples=", "benchmark.samples=4"]),
-        ("knobs optimizer.l", 2, ["optimizer.lr"]),
+        ("knobs optimizer.cl", 2, ["optimizer.clip_norm"]),
         ("train digits nonsense", 3, []),
     ],
 )

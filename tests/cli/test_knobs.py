@@ -56,9 +56,13 @@ def test_every_knob_is_listed_once_with_values_and_sentence():
         ("optimizer.lr=3", ["optimizer.lr=1e-06  [number > 0]"]),
         ("warmup.optimizer.lr", ["warmup.optimizer.lr=0.001  [number > 0]"]),
         (
-            "lr",
-            ["optimizer.lr=1e-06  [number > 0]", "warmup.optimizer.lr=0.001  [number > 0]"],
+            "warmup_steps",
+            [
+                "optimizer.warmup_steps=10  [whole number >= 0]",
+                "warmup.optimizer.warmup_steps=30  [whole number >= 0]",
+            ],
         ),
+        ("optimizer.vision.lr", ["optimizer.vision.lr=  [number > 0]"]),
         ("kl", ["estimator.kl=0.0  [number; of grpo]", "estimator.kl=0.0  [number; of dr_grpo]"]),
         ("verifiers.boxes.most", ["verifiers.boxes.most=100  [whole number; of boxes]"]),
         ("data.0.weight", ["data.0.weight=1  [whole number >= 1]"]),

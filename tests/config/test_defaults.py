@@ -24,7 +24,15 @@ def flat(values: dict[str, Any], key: str = "") -> dict[str, Any]:
     return found
 
 
-OPTIMIZER = {"weight_decay": 0.0, "schedule": "constant", "clip_norm": 1.0, "betas": (0.9, 0.99)}
+PARTS = ("language", "projector", "vision")
+OPTIMIZER = {
+    "kind": "adamw",
+    **{f"{part}.{knob}": None for part in PARTS for knob in ("lr", "weight_decay")},
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "clip_norm": 1.0,
+    "betas": (0.9, 0.99),
+}
 DEFAULTS: dict[str, Any] = {
     "name": "run",
     "folder": "runs",
@@ -40,7 +48,13 @@ DEFAULTS: dict[str, Any] = {
     "policy.language": "full",
     "policy.projector": "full",
     "policy.vision": "frozen",
+    "policy.lora.rank": 16,
+    "policy.lora.alpha": 32.0,
+    "policy.lora.dropout": 0.0,
+    "policy.lora.targets": (),
     "policy.dtype": "float32",
+    "policy.weights": "float32",
+    "policy.quantise": "none",
     "policy.frame": "auto",
     "policy.min_pixels": None,
     "policy.max_pixels": None,
@@ -76,6 +90,7 @@ DEFAULTS: dict[str, Any] = {
     "learner.tokens_per_microbatch": "auto",
     "learner.shared_prefix": True,
     "learner.checkpointing": "auto",
+    "learner.rehearse": "auto",
     "learner.max_bad_steps": 3,
     "trackers": (),
     "tracking.project": "gpg_vl",

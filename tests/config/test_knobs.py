@@ -48,7 +48,7 @@ def test_a_default_is_shown_as_it_would_be_written(key):
         ("optimizer.betas", "[0.9, 0.99]", "list of 2, each number >= 0, < 1"),
         ("optimizer.schedule", "constant", "constant | linear | cosine"),
         ("policy.tiny.hidden", "128", "whole number >= 32, a multiple of 32"),
-        ("policy.vision", "frozen", "frozen | full"),
+        ("policy.vision", "frozen", "frozen | full | lora"),
         ("rollout.max_lost", "0.05", "number >= 0, <= 1"),
         ("learner.tokens_per_microbatch", "auto", "auto | whole number >= 1"),
         ("learner.shared_prefix", "true", "true | false"),
@@ -143,7 +143,7 @@ def test_a_field_by_hand(path, key, default, allowed):
 
 def test_sections_are_listed_with_those_inside():
     keys = [key for key, _ in sections_of(Config)]
-    assert keys[:3] == ["policy", "policy.tiny", "rollout"]
+    assert keys[:4] == ["policy", "policy.tiny", "policy.lora", "rollout"]
     assert "warmup.optimizer" in keys
 
 

@@ -35,7 +35,7 @@ TYPED = {
     "optimizer.lrr=1": "optimizer.lrr=1: no such key; did you mean lr?",
     "stepps.every=4": "stepps.every=4: no such key; did you mean steps?",
     "policy.vision=froze": (
-        "policy.vision: got 'froze', expected 'frozen' or 'full'; did you mean frozen?"
+        "policy.vision: got 'froze', expected 'frozen', 'full' or 'lora'; did you mean frozen?"
     ),
     "name=null": (
         "name: got nothing, expected a text; give it a value, or leave the key out where it has a "

@@ -26,6 +26,11 @@ from dataclasses import dataclass
 class Stars:
     best: int = 5
 
+class Own(Stars):
+    def __init__(self, depth=1):
+        super().__init__(best=depth + 1)
+        object.__setattr__(self, "depth", depth)
+
 class Plain:
     def __init__(self, depth=1):
         self.depth = depth
@@ -287,3 +292,11 @@ def test_a_mistake_in_a_file_of_the_users_is_reported_with_file_and_line(source,
                 Source(recipe="./squares.py:squares"), base_dir=tmp_path, key="data.0"
             )
         )
+
+
+def test_a_class_derived_from_a_dataclass_may_have_an_init_of_its_own(folder):
+    made = build({"kind": "./my_rewards.py:Own", "depth": 3}, folder)
+    assert (made.depth, made.best) == (3, 4)
+    assert build("./my_rewards.py:Own", folder, depth=2).depth == 2
+    with refused("verifiers.stars.best: no such key; known here: depth"):
+        build({"kind": "./my_rewards.py:Own", "best": 3}, folder)

@@ -108,7 +108,8 @@ DATA = "data: [{recipe: digits}]\n"
         (
             DATA + "optimizer: {zzz: 3}",
             (
-                "optimizer.zzz: no such key; known here: lr, betas, weight_decay, warmup_steps, "
+                "optimizer.zzz: no such key; known here: kind, lr, betas, weight_decay, language, "
+                "projector, vision, warmup_steps, "
                 "schedule, clip_norm"
             ),
         ),
@@ -123,7 +124,7 @@ DATA = "data: [{recipe: digits}]\n"
         ),
         (
             DATA + "policy: {vision: froze}",
-            "policy.vision: got 'froze', expected 'frozen' or 'full'; did you mean frozen?",
+            "policy.vision: got 'froze', expected 'frozen', 'full' or 'lora'; did you mean frozen?",
         ),
         (
             DATA + "rollout: {group_size: 1}",
@@ -413,3 +414,39 @@ def test_the_folder_of_a_config_is_no_key_of_it(tmp_path):
 def test_a_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         loading.load("digits").steps = 3
+
+
+@pytest.mark.parametrize(
+    ("knobs", "why"),
+    [
+        (
+            ["policy.vision=frozen", "optimizer.vision.lr=1e-5"],
+            "optimizer.vision: got values of its own with policy.vision: frozen, which nothing "
+            "uses; set policy.vision to full or lora, or leave them out",
+        ),
+        (
+            ["policy.projector=frozen", "warmup.optimizer.projector.weight_decay=0.1"],
+            "warmup.optimizer.projector: got values of its own with policy.projector: frozen, which"
+            " nothing uses; set policy.projector to full or lora, or leave them out",
+        ),
+        (
+            [
+                "policy.language=lora",
+                "policy.projector=frozen",
+                "policy.vision=frozen",
+                "policy.dtype=bfloat16",
+                "policy.weights=bfloat16",
+            ],
+            "policy: got weights: bfloat16, and no part is full, so it is used for nothing "
+            "(adapters are float32); set weights to float32, or a part to full",
+        ),
+    ],
+)
+def test_values_that_nothing_uses_are_refused(knobs, why):
+    with pytest.raises(UserError, match=f"{re.escape(why)}$"):
+        loading.load("digits", knobs)
+
+
+def test_values_of_a_part_that_is_trained_are_taken():
+    knobs = ["policy.vision=full", "optimizer.vision.lr=1e-5", "policy.dtype=bfloat16"]
+    assert loading.load("digits", [*knobs, "policy.weights=bfloat16"]).optimizer.vision.lr == 1e-5

@@ -83,6 +83,7 @@ def test_the_newest_policy_of_a_run_is_taken_or_the_named_checkpoint(run, monkey
         "load_policy",
         lambda config, *, seed, log, key: made.append((find(config.model, key).name, seed)),
     )
+    monkeypatch.setattr(load, "only_asked", lambda config, key: config)  # there are no files
     experiment = Experiment.resolve(loading.load_run(run))
     experiment.policy_of(str(run))
     experiment.policy_of("some/hub")
@@ -191,6 +192,19 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_an_answer_or_its_score_depends_on_makes_another_evaluation(change, shown):
     assert CHANGES[change](shown).print() != shown.print()
+
+
+def test_an_adapter_on_another_base_model_is_another_evaluation(shown, tmp_path, monkeypatch):
+    (Path(shown.model) / "adapter_config.json").write_text("{}")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_text("1234")
+    files = SimpleNamespace(folder=base)
+    monkeypatch.setattr(evaluate, "find_model", lambda name, key: files)
+    before = shown.print()
+    assert shown.print() == before
+    (base / "model.safetensors").write_text("12345")
+    assert shown.print() != before
 
 
 def test_the_same_again_is_the_same_and_the_rest_of_the_config_does_not_count(shown):

@@ -232,7 +232,84 @@ FAULTS: list[Fault] = [
         "rollout/vllm/weights.py",
         "rollout/vllm/test_weight_files.py::"
         "test_what_is_trained_is_sent_and_all_of_it_where_all_is_lost",
-        {"a tied head is not sent under its own name": ("parameters[HEAD] = embedding", "pass")},
+        {
+            "a tied head is not sent under its own name": (
+                "parameters[HEAD] = parameters[name]",
+                "pass",
+            )
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "rollout/vllm/test_weight_files.py::"
+        "test_an_adapter_is_sent_merged_with_what_vllm_fuses_with_its_matrix",
+        {
+            "of queries, keys and values only the adapted ones are sent": (
+                "or _owner(own_name) in fused",
+                "or name in adapted",
+            ),
+            "the base matrix is sent without its adapter": (
+                "            if merged and name in adapted:\n",
+                "            if name in quantised_layers:\n",
+            ),
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "rollout/vllm/test_weight_files.py::test_an_adapter_is_added_in_float32_and_rounded_once",
+        {
+            "an adapter is rounded before it is added": (
+                "with torch.autocast(base.device.type, enabled=False):",
+                "if True:",
+            )
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "rollout/vllm/test_weight_files.py::"
+        "test_matrices_in_4_bits_are_sent_as_they_are_computed_with",
+        {
+            "matrices in 4 bits are not sent unless they are adapted": (
+                "stored_apart = [*adapted, *quantised_layers]",
+                "stored_apart = [*adapted]",
+            )
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "policy/test_adapters.py::test_the_matrices_of_a_projector_have_other_layers_between_them",
+        {
+            "a pattern of numbers matches other layers too": (
+                "    if _matched(chosen, modules) != set(names):\n",
+                "    if not names:\n",
+            )
+        },
+    ),
+    *within(
+        "rollout/gate/rounding.py",
+        "rollout/gate/test_rounding.py::"
+        "test_the_narrow_way_has_merged_adapters_as_an_engine_holds_them",
+        {
+            "the narrow way has adapters apart": (
+                "with adapters.merged(dtype, at_each_use=True) if adapters else nullcontext():",
+                "with nullcontext():",
+            ),
+            "matrices in 4 bits are converted like others": (
+                "if parameter.is_floating_point():",
+                "if parameter.numel():",
+            ),
+        },
+    ),
+    *within(
+        "rollout/vllm/launch.py",
+        "rollout/vllm/test_protocol.py::"
+        "test_of_a_model_with_an_adapter_the_server_gets_what_it_will_not_be_sent",
+        {
+            "a server of a merged adapter serves its base": (
+                "return not policy.trains_adapters or files.adapter.folder == files.folder",
+                "return files.adapter.folder == files.folder",
+            )
+        },
     ),
     *within(
         "rollout/vllm/protocol.py",
@@ -791,8 +868,29 @@ FAULTS: list[Fault] = [
         "test_a_hub_reads_the_model_that_training_began_with_unless_there_was_none",
         {
             "a tiny model is a model of a hub": (
-                'is_on_hub = name != "tiny" and not Path',
-                "is_on_hub = not Path",
+                'if name != "tiny" and not Path',
+                "if not Path",
+            )
+        },
+    ),
+    *within(
+        "report/model_card.py",
+        "report/test_model_card.py::test_a_card_that_somebody_wrote_keeps_its_words",
+        {
+            "a head that is no YAML is one": (
+                '    if not isinstance(metadata, dict):\n        return {}, "", card\n',
+                "",
+            )
+        },
+    ),
+    *within(
+        "report/model_card.py",
+        "policy/test_plain_loading.py::"
+        "test_the_program_loads_a_base_in_4_bits_as_it_was_in_training",
+        {
+            "the program loads a base in 4 bits as it is stored": (
+                'if config.policy.quantise == "none":',
+                'if config.policy.quantise != "int8":',
             )
         },
     ),
@@ -823,26 +921,22 @@ FAULTS: list[Fault] = [
         "preflight/test_memory.py::test_a_rollout_holds_the_rows_that_are_sampled_at_once",
         {
             "keys and values are those of all groups": (
-                "groups = _groups_sampled_at_once(workload)",
+                "groups = groups_sampled_at_once(workload)",
                 "groups = workload.groups",
             ),
             "logits are those of the usual number of groups": (
-                "_groups_sampled_at_once(workload) * workload.config",
+                "groups_sampled_at_once(workload) * workload.config",
                 "min(PROMPTS_AT_ONCE, workload.groups) * workload.config",
             ),
         },
     ),
     *within(
-        "preflight/memory.py",
-        "preflight/test_memory.py::test_no_change_is_offered_that_is_made_already",
+        "preflight/remedies.py",
+        "preflight/test_remedies.py::test_no_change_is_offered_that_is_made_already",
         {
             "what checkpoints already is told to checkpoint": (
                 "if config.learner.checkpointing is False:",
                 "if True:",
-            ),
-            "everything may be frozen": (
-                'if config.policy.vision == "full" and config.policy.language == "full":',
-                'if config.policy.vision == "full":',
             ),
             "an engine that sleeps is told to sleep": (
                 'if kind == "vllm" and not options.get("sleep", 0):',
@@ -851,14 +945,102 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "preflight/memory.py",
-        "preflight/test_memory.py::"
-        "test_each_change_is_offered_where_it_changes_something_and_nowhere_else",
+        "preflight/remedies.py",
+        "preflight/test_remedies.py::test_changes_of_training_from_the_least_to_the_most",
+        {
+            "everything may be frozen": (
+                'if policy.vision == "full" and policy.language != "frozen":',
+                'if policy.vision == "full":',
+            ),
+            "adapters are proposed with the rate of a whole model": (
+                "if config.optimizer.lr < LORA_LR:",
+                "if False:",
+            ),
+            "4 bits are proposed without adapters": (
+                'yield lora | {"policy.quantise": "nf4"}',
+                'yield {"policy.quantise": "nf4"}',
+            ),
+        },
+    ),
+    *within(
+        "preflight/remedies.py",
+        "preflight/test_remedies.py::"
+        "test_each_change_of_computing_is_offered_where_it_changes_something",
         {
             "a rollout that fits is told to be smaller": (
                 "    if _rollout_bytes(workload, limits) <= available:\n        return 0\n",
                 "",
             )
+        },
+    ),
+    *within(
+        "preflight/remedies.py",
+        "preflight/test_remedies.py::test_fewer_groups_at_once_are_added_to_a_change_"
+        "after_which_only_the_rollout_is_too_large",
+        {
+            "fewer groups at once are tried on the first config alone": (
+                "at_once = _fewer_prompts_at_once(changed)",
+                "at_once = _fewer_prompts_at_once(workload)",
+            )
+        },
+    ),
+    *within(
+        "preflight/storage.py",
+        "preflight/test_storage.py",
+        {
+            "an adapter has one matrix": (
+                "ends += matrix.inputs, matrix.outputs",
+                "ends += (matrix.inputs,)",
+            ),
+            "what adapters leave as it was is not kept": (
+                "originals = self.full if self.policy.trains_adapters else 0",
+                "originals = 0",
+            ),
+            "small tensors have moments in 8 bits": ("if numbers < SMALLEST_8BIT:", "if False:"),
+            "the scales of 4 bits have no scales": (
+                "return ceil(numbers / 2) + scales + 4",
+                "return ceil(numbers / 2) + 4",
+            ),
+            "every matrix is counted in 4 bits": (
+                "return tuple(matrix for matrix in matrices if matrix.inputs % NF4_BLOCK == 0)",
+                "return tuple(matrices)",
+            ),
+            "a path is no target": (
+                'names = {target.rpartition(".")[2] for target in targets}',
+                "names = set(targets)",
+            ),
+        },
+    ),
+    *within(
+        "preflight/memory.py",
+        "preflight/test_plan.py",
+        {
+            "auto never merges in the plan": (
+                'return policy.dtype != "bfloat16" and policy.quantise == "none"',
+                "return False",
+            ),
+            "a warmed-up adapter began at zero": (
+                "not workload.config.warmup.steps and workload.adapter is None",
+                "workload.adapter is None",
+            ),
+        },
+    ),
+    *within(
+        "preflight/activations.py",
+        "preflight/test_activations.py",
+        {
+            "frozen norms save what they scale": (
+                "return wide + normed if kept.is_full else wide",
+                "return wide + normed",
+            ),
+            "the residual stream is always float32": (
+                "if is_half and is_wide and not stack.is_tower:",
+                "if is_half:",
+            ),
+            "matrices without an adapter save their inputs": (
+                'needed = storage.chosen(stack.matrices) if training == "lora" else ()',
+                "needed = stack.matrices",
+            ),
         },
     ),
     *within(
@@ -1167,6 +1349,49 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
+        "rollout/gate/rounding.py",
+        "rollout/gate/test_rounding.py::test_token_by_token_few_logits_exist_at_a_time",
+        {
+            "token by token all logits exist at once": (
+                "states_ND.split(MAX_TOKENS_WITH_LOGITS)",
+                "states_ND.split(1 << 20)",
+            )
+        },
+    ),
+    *within(
+        "training/setup.py",
+        "training/test_setup.py::"
+        "test_an_adapter_of_the_hub_that_is_trained_on_is_where_a_divergence_begins",
+        {
+            "a divergence is from the base of an adapter that is trained on": (
+                "    files = _starting_adapter(experiment.config)\n",
+                "    files = None\n",
+            )
+        },
+    ),
+    *within(
+        "training/setup.py",
+        "training/test_adapter_runs.py::"
+        "test_a_warm_up_and_a_divergence_leave_one_model_in_memory_with_the_warmed_up_weights",
+        {
+            "a second base model is loaded for the values of its adapters": (
+                "    if policy.adapters is None:\n        return first_values",
+                "    if start is not None:\n        return first_values",
+            )
+        },
+    ),
+    *within(
+        "policy/load.py",
+        "policy/test_adapters.py::"
+        "test_a_policy_filled_from_a_file_is_as_if_it_had_been_loaded_from_it",
+        {
+            "gradients of the warm-up stay in memory": (
+                "            parameters[name].grad = None\n",
+                "",
+            )
+        },
+    ),
+    *within(
         "training/setup.py",
         "training/test_setup.py::test_a_run_that_would_stop_again_for_want_of_groups_is_warned",
         {
@@ -1208,6 +1433,133 @@ FAULTS: list[Fault] = [
                 "find_run(resume) if resume else config.run_path",
                 "resume or config.run_path",
             )
+        },
+    ),
+    *within(
+        "report/export.py",
+        "report/test_export.py",
+        {
+            "an export is written in its place": (
+                'made = aside / "model"\n            made.mkdir()',
+                "made = to\n            made.mkdir()",
+            ),
+            "the room for a merged model is that of its adapter": (
+                "if files.adapter is None or merged:\n        return _bytes",
+                "if files.adapter is None:\n        return _bytes",
+            ),
+            "a folder that holds something is written into": (
+                "if is_folder(to) and any(to.iterdir()):",
+                "if is_folder(to) and not any(to.iterdir()):",
+            ),
+        },
+    ),
+    *within(
+        "policy/load.py",
+        "report/test_export.py::test_quantised_weights_are_merged_as_they_were_trained",
+        {
+            "an adapter of 4 bits is merged with its plain base": (
+                'if adapter.quantise != "none":\n        quantised.quantise(model',
+                'if adapter.quantise == "int8":\n        quantised.quantise(model',
+            )
+        },
+    ),
+    *within(
+        "policy/model_folder.py",
+        "policy/test_adapter_files.py::test_another_base_model_is_refused",
+        {
+            "a base with other weights passes": (
+                "if begun and begun != weights_digest(base):",
+                "if begun and not weights_digest(base):",
+            ),
+            "a base whose projector was trained passes": (
+                'sum(entry["data_offsets"]) // 2 for entry in entries.values()',
+                'sum(entry["data_offsets"]) // 2 for entry in [*entries.values()][:9]',
+            ),
+        },
+    ),
+    *within(
+        "policy/packages.py",
+        "preflight/test_audit.py::test_a_package_is_missed_only_where_it_is_needed",
+        {
+            "8-bit moments of float64 weights pass": (
+                'if dtype == "float64":',
+                'if dtype == "float16":',
+            )
+        },
+    ),
+    *within(
+        "preflight/adapter_checks.py",
+        "preflight/test_adapter_checks.py",
+        {
+            "targets are checked where an adapter is trained on": (
+                "if workload.adapter is None:",
+                "if True:",
+            ),
+            "a part that the adapter lacks passes": (
+                'if getattr(policy, part) == "full" and how != "full":',
+                'if getattr(policy, part) == "lora" and how != "lora":',
+            ),
+        },
+    ),
+    *within(
+        "preflight/storage.py",
+        "preflight/test_storage.py::test_an_adapter_that_is_trained_on_keeps_its_size",
+        {
+            "an adapter on disk is counted as if it were in all layers": (
+                "            return self._on_disk(part, self.files)\n",
+                "            return self.chosen(self.size.matrices(part))\n",
+            )
+        },
+    ),
+    *within(
+        "policy/adapter_files.py",
+        "policy/test_adapter_files.py",
+        {
+            "any first values of an adapter pass": (
+                'if name == "init_lora_weights" and value in _PLAIN_STARTS:',
+                'if name == "init_lora_weights":',
+            ),
+            "a cut file of tensors passes": ("if 8 + length + end > size:", "if end > 8 * size:"),
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "policy/test_adapters.py::test_a_part_that_would_get_no_adapter_is_refused",
+        {
+            "a part without any chosen matrix passes": (
+                "for part in _parts_without(chosen, config):",
+                "for part in _parts_without(possible, config):",
+            ),
+        },
+    ),
+    *within(
+        "policy/load.py",
+        "policy/test_adapter_files.py::test_a_head_or_embedding_that_was_trained_is_not_tied_again",
+        {
+            "a head that was trained alone is tied again": (
+                "for part in PARTS}, seed)\n    _untie(model)\n",
+                "for part in PARTS}, seed)\n",
+            ),
+        },
+    ),
+    *within(
+        "policy/adapters.py",
+        "policy/test_adapter_files.py",
+        {
+            "an adapter of another family passes": (
+                "if theirs != family:",
+                "if not theirs:",
+            )
+        },
+    ),
+    *within(
+        "policy/adapter_files.py",
+        "report/test_export.py::test_a_base_of_this_machine_is_named",
+        {
+            "an absolute base lies in the adapter's folder": (
+                'is_inside = base.parts and not base.is_absolute() and ".." not in base.parts',
+                "is_inside = base.parts",
+            ),
         },
     ),
 ]

@@ -200,6 +200,7 @@ def scripted_engine(monkeypatch, script, prompts_at_once=32):
         end_ids=frozenset({END, OTHER_END}),
         decode=lambda ids: " ".join(map(str, ids)),
         sharing=Sharing(""),
+        adapters=None,
     )
 
     def start(policy, batch, rows):

@@ -1,7 +1,10 @@
 """The group forward against one row per completion: every family, every way to split, with
 checkpointing, and what must be noticed."""
 
+import gc
 import math
+import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from gpg_vl.config.schema import PolicyConfig, Tiny
-from gpg_vl.policy import group_forward
+from gpg_vl.policy import group_forward, shared_prefix
 from gpg_vl.policy.families import why_not_shared
 from gpg_vl.policy.group_forward import (
     Agreement,
@@ -20,6 +23,7 @@ from gpg_vl.policy.group_forward import (
     rows_of,
 )
 from gpg_vl.policy.load import load_policy
+from gpg_vl.policy.out_of_memory import free_memory_of
 from gpg_vl.policy.plain_forward import UnsharedForward
 from tests.any_family import hand_made, policy_of_family
 from tests.asking import prompts, random_completions
@@ -555,6 +559,76 @@ def test_a_checkpointed_layer_runs_again_in_the_backward_and_only_there(checkpoi
     assert len(ran) == 4
     loss.backward()
     assert len(ran) == (6 if checkpointing else 4)
+
+
+@contextmanager
+def recorded_states(monkeypatch):
+    """Weak references to the keys and values that the layers make of prompts, in here; and nothing
+    is collected that only a search for circles finds."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    honest = shared_prefix._KeyValueRecorder.update
+
+    def update(recorder, keys, values, *rest, **options):
+        made.extend([weakref.ref(keys), weakref.ref(values)])
+        return honest(recorder, keys, values, *rest, **options)
+
+    monkeypatch.setattr(shared_prefix._KeyValueRecorder, "update", update)
+    gc.collect()
+    gc.disable()
+    try:
+        yield made
+    finally:
+        gc.enable()
+
+
+def alive(references):
+    return [each for each in references if each() is not None]
+
+
+@pytest.mark.parametrize("tokens_at_once", [None, 1])
+@pytest.mark.parametrize("where", ["prompt", "head", "backward"])
+def test_what_a_checkpointed_try_without_enough_memory_held_is_free_at_once(
+    where, tokens_at_once, policy_of, monkeypatch
+):
+    policy = policy_of()
+    forward = GroupForward(policy, 1.0, tokens_at_once=tokens_at_once, checkpointing=True)
+    (prompt,) = prompts(policy, ["add"])
+    asked = [(prompt, [completion([5, 6]), completion([7, 8])])]
+    last = policy.model.model.get_decoder().layers[-1].mlp
+    runs = {"prompt": 1, "backward": 3}  # prompt, answers, then again in the backward
+    ran = []
+
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def layer_runs(*_):
+        ran.append(1)
+        if len(ran) == runs.get(where):
+            fail()
+
+    last.register_forward_pre_hook(layer_runs)
+    if where == "head":
+        monkeypatch.setattr(group_forward, "score_in_chunks", lambda *_: fail())
+    with recorded_states(monkeypatch) as made:
+        try:
+            forward(asked, uneven_loss).loss.backward()
+        except torch.OutOfMemoryError as error:
+            free_memory_of(error)
+        else:
+            pytest.fail("there was enough memory")
+        assert made
+        assert not alive(made)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_check_of_the_first_step_leaves_nothing_in_memory(dtype, policy_of, monkeypatch):
+    policy = policy_of(dtype=dtype)
+    (prompt,) = prompts(policy, ["add"])
+    forward = GroupForward(policy, 1.0, checkpointing=True)
+    with recorded_states(monkeypatch) as made:
+        forward.agreement((prompt, random_completions(2, longest=6, seed=0)))
+        assert made
+        assert not alive(made)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

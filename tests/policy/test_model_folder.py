@@ -267,11 +267,7 @@ ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "lab/base"
 DAMAGES = {
     "an adapter beside it": (
         write("adapter_config.json", ADAPTER),
-        "has a LoRA adapter beside its model (adapter_config.json)",
-    ),
-    "its base": (
-        write("adapter_config.json", ADAPTER),
-        "Merge it into its base model (lab/base) first: peft.PeftModel",
+        "has no adapter_model.safetensors, so it is no complete adapter; load it with peft",
     ),
     "an adapter alone": (
         lambda folder: (
@@ -279,7 +275,7 @@ DAMAGES = {
             remove("config.json")(folder),
             write("adapter_config.json", ADAPTER)(folder),
         ),
-        "is a LoRA adapter without its model. Merge it",
+        "has no adapter_model.safetensors, so it is no complete adapter; load it with peft",
     ),
     "awq": (
         change("config.json", quantization_config={"quant_method": "awq", "bits": 4}),

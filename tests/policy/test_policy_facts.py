@@ -26,9 +26,9 @@ from gpg_vl.policy.families import (
     why_not_shared,
 )
 from gpg_vl.policy.group_forward import GroupForward
-from gpg_vl.policy.load import weights_digest
+from gpg_vl.policy.load import name_of_weights
 from gpg_vl.policy.model_folder import config_file, find_model, locate
-from gpg_vl.policy.sizes import Size, Stack
+from gpg_vl.policy.sizes import Matrix, Size, Stack
 from tests.asking import prompts
 from tests.conftest import FAMILIES
 from tests.hand_made import completion
@@ -397,7 +397,7 @@ def test_every_ingredient_is_in_the_digest_of_weights():
             name: nn.Parameter(torch.tensor(values).view(shape)),
             **{key: nn.Parameter(torch.ones(2)) for key in more},
         }
-        return weights_digest(made, dtype)
+        return name_of_weights(made, dtype)
 
     digests = [
         one(),
@@ -526,6 +526,26 @@ COUNTS = {
 }
 
 
+_ATTENTION = (Matrix("proj", 4, 4), Matrix("qkv", 4, 12))
+TOWERS = {
+    "qwen2_vl": (Matrix("fc1", 4, 6), Matrix("fc2", 6, 4), *_ATTENTION),
+    "qwen2_5_vl": (
+        Matrix("down_proj", 6, 4),
+        Matrix("gate_proj", 4, 6),
+        *_ATTENTION,
+        Matrix("up_proj", 4, 6),
+    ),
+    "qwen3_vl": (Matrix("linear_fc1", 4, 6), Matrix("linear_fc2", 6, 4), *_ATTENTION),
+}
+PROJECTORS = {
+    "qwen2_vl": (Matrix("0", 16, 16), Matrix("2", 16, 8)),
+    "qwen2_5_vl": (Matrix("0", 16, 16), Matrix("2", 16, 8)),
+    # one beside each of two deepstack layers
+    "qwen3_vl": (Matrix("linear_fc1", 16, 16),) * 3 + (Matrix("linear_fc2", 16, 8),) * 3,
+}
+"""Matrices of a layer of the tower, and of the projector."""
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_size_by_hand(family, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **SAID[family]}))
@@ -533,8 +553,18 @@ def test_a_size_by_hand(family, tmp_path):
     third = family == "qwen3_vl"
     assert size == Size(
         parameters=COUNTS[family],
+        projector=PROJECTORS[family],
         language=Stack(
             layers=2,
+            matrices=(
+                Matrix("down_proj", 16, 8),
+                Matrix("gate_proj", 8, 16),
+                Matrix("k_proj", 8, 6 if third else 4),
+                Matrix("o_proj", 12 if third else 8, 8),
+                Matrix("q_proj", 8, 12 if third else 8),
+                Matrix("up_proj", 8, 16),
+                Matrix("v_proj", 8, 6 if third else 4),
+            ),
             width=8,
             inner=16,
             queries=12 if third else 8,
@@ -543,6 +573,7 @@ def test_a_size_by_hand(family, tmp_path):
         ),
         tower=Stack(
             layers=3,
+            matrices=TOWERS[family],
             width=4,
             inner=6,
             queries=4,

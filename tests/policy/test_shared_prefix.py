@@ -277,15 +277,22 @@ def test_one_softmax_needs_no_padding_mask_where_there_is_no_padding():
         )
 
 
-def test_recorder_keeps_what_came_first_of_each_layer():
-    """A checkpointed layer runs twice; what the first pass left is what the rows attend to."""
+def test_a_closed_recorder_passes_states_on_and_keeps_none():
+    """A checkpointed layer runs again in the backward; what the first pass left is what the rows
+    attend to."""
     recorder = shared_prefix._KeyValueRecorder()
-    for layer, number in ((0, 1.0), (1, 2.0), (0, 3.0)):
+    for layer, number in ((0, 1.0), (1, 2.0)):
         keys, values = recorder.update(torch.tensor(number), torch.tensor(-number), layer)
         assert (float(keys), float(values)) == (number, -number)
-    assert {
-        layer: (float(keys), float(values)) for layer, (keys, values) in recorder.recorded.items()
-    } == {0: (1.0, -1.0), 1: (2.0, -2.0)}
+    recorded = recorder.close()
+    assert {layer: (float(keys), float(values)) for layer, (keys, values) in recorded.items()} == {
+        0: (1.0, -1.0),
+        1: (2.0, -2.0),
+    }
+    keys, values = recorder.update(torch.tensor(3.0), torch.tensor(-3.0), 0)
+    assert (float(keys), float(values)) == (3.0, -3.0)
+    assert float(recorded[0][0]) == 1.0
+    assert recorder.recorded == {}
 
 
 @pytest.mark.parametrize(

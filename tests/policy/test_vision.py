@@ -124,6 +124,9 @@ def test_features_on_disk_serve_another_process_with_the_same_weights_only(
     GroupForward(other, 1.0)(asked)
     assert len(seen) == 1
     assert not list((tmp_path / "features").rglob("*.half"))
+    (tmp_path / "new").touch()
+    for path in (tmp_path / "features").rglob("*.safetensors"):
+        assert path.stat().st_mode == (tmp_path / "new").stat().st_mode, "others may share it"
 
 
 def test_a_blanked_picture_is_another_picture(policy_of):

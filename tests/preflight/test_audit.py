@@ -3,17 +3,20 @@ learn."""
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.policy.adapter_files import AdapterFiles
 from gpg_vl.preflight import audit, model_checks
 from gpg_vl.preflight.finding import Finding
 from tests.commands import gpg_vl
 from tests.hand_made import png
 from tests.preflight.by_hand import config
+from tests.workloads import adapter_on, run_of
 
 CONFIG = """# A config of the user's.
 name: mine
@@ -376,6 +379,30 @@ def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):
             "data: held/out is read with the package datasets",
         ),
         ({}, "datasets", None),
+        ({"policy": {"language": "lora"}}, "peft", "policy: lora needs peft, which is not"),
+        ({"policy": {"language": "lora"}}, "bitsandbytes", None),
+        ({}, "peft", None),
+        (
+            {"policy": {"language": "lora", "quantise": "nf4"}},
+            "bitsandbytes",
+            "policy.quantise: nf4 needs bitsandbytes, which is not installed: pip install",
+        ),
+        (
+            {"optimizer": {"kind": "adamw8bit"}},
+            "bitsandbytes",
+            "optimizer.kind: adamw8bit needs bitsandbytes, which is not",
+        ),
+        (
+            {"warmup": {"steps": 3, "optimizer": {"kind": "adamw8bit"}}},
+            "bitsandbytes",
+            "warmup.optimizer.kind: adamw8bit needs bitsandbytes, which is not",
+        ),
+        ({"warmup": {"optimizer": {"kind": "adamw8bit"}}}, "bitsandbytes", None),
+        (
+            {"optimizer": {"kind": "adamw8bit"}, "policy": {"dtype": "float64"}},
+            "nothing",
+            "optimizer.kind: got adamw8bit with policy.dtype: float64, which its kernels do not",
+        ),
     ],
 )
 def test_a_package_is_missed_only_where_it_is_needed(changed, lost, start, tmp_path, monkeypatch):
@@ -387,6 +414,31 @@ def test_a_package_is_missed_only_where_it_is_needed(changed, lost, start, tmp_p
     found = list(audit.packages(given, audit._benchmark_sources(given)))
     assert [each.level for each in found] == (["stop"] if start else [])
     assert all(each.text.startswith(str(start)) for each in found)
+
+
+def test_the_package_of_an_adapter_that_a_run_begins_with_is_missed(monkeypatch):
+    adapter = AdapterFiles(
+        folder=Path("/somewhere"), settings={}, shapes={}, about_base={"quantise": "nf4"}
+    )
+    assert not list(audit.packages(config(), (), adapter))
+    for lost, why in {"peft": "a LoRA adapter needs peft", "bitsandbytes": "needs bits"}.items():
+        installed = {"peft", "bitsandbytes"} - {lost}
+        monkeypatch.setattr(
+            audit.importlib.util, "find_spec", lambda name, here=installed: name in here or None
+        )
+        (found,) = audit.packages(config(), (), adapter)
+        assert found.level == "stop"
+        assert found.text.startswith("policy.model: /somewhere: ")
+        assert why in found.text
+
+
+def test_adapters_that_training_would_refuse_stop():
+    run = run_of("policy.language=lora", "policy.projector=frozen")
+    assert not list(audit.adapters(run))
+    tower = adapter_on({"model.visual.blocks.0.attn.qkv": (100, 300)})
+    (found,) = audit.adapters(replace(run, adapter=tower))
+    assert found.level == "stop"
+    assert "has no matrix in language, and policy.language is lora" in found.text
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,15 @@ import yaml
 from PIL import Image
 
 from gpg_vl.config.loading import load, load_benchmark
+from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.data.sources import is_test_row, read_source
+from gpg_vl.policy import adapter_files
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.sizes import size_of
 from gpg_vl.preflight import starting_settings
 from gpg_vl.preflight.starting_settings import Model
 from gpg_vl.types import LeftOut, Sample
+from tests import published_sizes
 from tests.commands import gpg_vl
 from tests.published import parquet, written
 
@@ -405,6 +410,51 @@ def test_the_style_fits_the_chat_template(thought, prompt, folder):
     assert chosen.value == prompt
     style = starting_settings.build_style(chosen.value, Path())
     assert style.misfit(thought) == ""
+
+
+@pytest.mark.parametrize(
+    ("gb", "trains", "lr", "said"),
+    [
+        (None, {}, 1e-6, ""),
+        (141.0, {}, 1e-6, ""),
+        (24.0, {"language": "lora"}, 1e-5, "The GPU of 24 GB is too small to train all of it"),
+        (10.0, {"language": "lora", "quantise": "nf4"}, 1e-5, "in 4 bits: pip install"),
+        (4.0, {}, 1e-6, ""),  # nothing fits: the audit says so
+    ],
+)
+def test_a_small_gpu_gets_adapters(gb, trains, lr, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpg_vl.preflight.memory.gpu_here", lambda: gb)
+    size = size_of(PolicyConfig(model=str(published_sizes.write("Qwen2.5-VL-3B", tmp_path))))
+    tiny = Model.of("tiny")
+    model = Model("someone/3B", size.total, tiny.reader, "", size)
+    solved = Sample(id="a", question="?", answer_kind="number", answer=4)
+    settings = {part.key: part for part in starting_settings.choose([solved], model).parts}
+    policy = settings["policy"]
+    expected = {"model": "someone/3B", "dtype": "bfloat16", "vision": "frozen", **trains}
+    assert policy.value == expected
+    assert said in policy.why
+    assert settings["optimizer"].value == {"lr": lr}
+    assert ("ten times" in settings["optimizer"].why) == bool(trains)
+
+
+def test_an_adapter_on_a_small_gpu_is_trained_on_as_it_is(tmp_path, monkeypatch):
+    """It has no tensors of the projector, which a config trains as a whole by default."""
+    monkeypatch.setattr("gpg_vl.preflight.memory.gpu_here", lambda: 24.0)
+    size = size_of(PolicyConfig(model=str(published_sizes.write("Qwen2.5-VL-3B", tmp_path))))
+    matrix = f"{adapter_files.PREFIX}model.language_model.layers.0.self_attn.q_proj.lora_"
+    shapes = {f"{matrix}A.weight": (4, 2048), f"{matrix}B.weight": (2048, 4)}
+    adapter = AdapterFiles(folder=tmp_path, settings={"r": 4}, shapes=shapes)
+    tiny = Model.of("tiny")
+    model = Model("someone/adapter", size.total, tiny.reader, "", size, adapter)
+    solved = Sample(id="a", question="?", answer_kind="number", answer=4)
+    settings = {part.key: part.value for part in starting_settings.choose([solved], model).parts}
+    assert settings["policy"] == {
+        "model": "someone/adapter",
+        "dtype": "bfloat16",
+        "language": "lora",
+        "projector": "frozen",
+        "vision": "frozen",
+    }
 
 
 def test_huge_pictures_are_made_smaller_and_it_is_said(folder):

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import loading
-from gpg_vl.config.schema import Config, PolicyConfig
+from gpg_vl.config.schema import Config, LoraConfig, PolicyConfig
 from gpg_vl.experiment import Experiment
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import load_policy
 from gpg_vl.policy.sizes import size_of
 from gpg_vl.preflight.memory import ON_CPU, Machine, Workload, items
 from gpg_vl.prompts import Style
+from gpg_vl.report.export import export
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine
 from gpg_vl.run_folder import metric_rows
@@ -144,3 +145,81 @@ def test_the_commands_take_it(run):
     done = gpg_vl("rollout", run.folder / "config.yaml", "--model", run.folder, "--groups", 2)
     assert done.returncode == 0, done.stderr
     assert "mean reward" in done.stdout
+
+
+def test_adapters_are_exported_as_one_model_that_computes_the_same(smolqwen, tmp_path):
+    given = PolicyConfig(
+        model=str(smolqwen), language="lora", projector="frozen", lora=LoraConfig(rank=4)
+    )
+    policy = load_policy(given, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    policy.save(tmp_path / "adapter")
+    export(str(tmp_path / "adapter"), tmp_path / "model", merged=True, dtype="float32")
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    base = AutoModelForImageTextToText.from_pretrained(smolqwen, dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+    with torch.no_grad():
+        expected = policy.model(**inputs).logits
+        torch.testing.assert_close(plain(**inputs).logits, expected, rtol=0, atol=1e-3)
+        assert (base(**inputs).logits - expected).abs().max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def lora_run(smolqwen, tmp_path_factory) -> Run:
+    """A finished run of two steps that trains adapters in bfloat16."""
+    knobs = [
+        f"folder={tmp_path_factory.mktemp('lora')}",
+        f"policy.model={smolqwen}",
+        "policy.dtype=bfloat16",
+        "policy.language=lora",
+        "policy.projector=frozen",
+        "optimizer.lr=1e-4",
+        "warmup.optimizer.lr=1e-3",
+    ]
+    lines: list[str] = []
+    config = loading.load(str(HERE / "real.yaml"), knobs)
+    folder = loop.train(Experiment.resolve(config), log=lines.append)
+    return Run(folder, lines, config)
+
+
+def adapter_at(run: Run, step: int) -> dict[str, torch.Tensor]:
+    folder = run.folder / "checkpoints" / f"{step:06d}" / "policy"
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_adapters_learn_the_format_and_move_and_pass_the_gate(lora_run):
+    losses = [
+        float(found[1])
+        for line in lora_run.lines
+        if (found := re.match(r"warm-up \d/6: loss ([\d.]+),", line))
+    ]
+    assert losses[-1] < 0.5 * losses[0]
+    assert any("image and prompt are computed once per group" in line for line in lora_run.lines)
+    rows = lora_run.metrics()
+    assert 0 < rows[0]["gate/mean"] < rows[0]["gate/allowed"]
+    assert rows[0]["gate/excess"] < 0.8
+    before, after = adapter_at(lora_run, 0), adapter_at(lora_run, 2)
+    moved = [name for name in after if not torch.equal(before[name], after[name])]
+    assert len(moved) == len(after) == 2 * 7 * 30  # A and B of seven matrices in thirty layers
+    assert all(tensor.isfinite().all() for tensor in after.values())
+
+
+def test_a_checkpoint_of_adapters_is_small(lora_run):
+    policy = lora_run.folder / "checkpoints" / "000002" / "policy"
+    weights = (policy / "adapter_model.safetensors").stat().st_size
+    assert weights < 20_000_000
+    assert sum(path.stat().st_size for path in policy.rglob("*") if path.is_file()) < 25_000_000
+
+
+def test_a_resumed_run_of_adapters_ends_where_the_whole_one_did(lora_run, tmp_path):
+    cut = shutil.copytree(lora_run.folder, tmp_path / "cut")
+    shutil.rmtree(cut / "checkpoints" / "000002")
+    loop.train(Experiment.resolve(lora_run.config), resume=cut, log=lambda line: None)
+    expected, found = adapter_at(lora_run, 2), adapter_at(Run(cut, [], lora_run.config), 2)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -132,6 +132,20 @@ def test_what_to_do_next_is_commands_for_any_folder(run, monkeypatch):
     assert max(map(len, shown)) < 80
 
 
+def test_a_run_of_adapters_says_how_to_make_one_model(run, monkeypatch):
+    config = loading.load(str(HERE / "small.yaml"), ["policy.language=lora"])
+    monkeypatch.chdir(run.parent)
+    rewarded(run, 0.25, 0.75)
+    lines = list(last_lines(Path("small"), config))
+    assert lines[2] == "adapter for peft; its README.md has a program that asks it:"
+    assert lines[4] == "one plain model of adapter and base:"
+    assert shlex.split(lines[5]) == [
+        *("gpg-vl", "export", str(run), "--to", f"{run}_merged", "--merged")
+    ]
+    shown = [line for line in lines if str(run) not in line]
+    assert max(map(len, shown)) < 80
+
+
 def test_without_a_benchmark_nothing_is_said_about_one(run):
     config = loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null"])
     rewarded(run, 0.25, 0.75)

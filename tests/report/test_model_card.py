@@ -1,6 +1,7 @@
 """The README.md beside a checkpoint's weights, by hand: what was trained on what, how, what it
 reached, and how it is asked."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ from gpg_vl.config import loading
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record
 from gpg_vl.prompts import AnswerOnly, Style
-from gpg_vl.report.model_card import NEUTRAL_QUESTION, model_card, question_of
+from gpg_vl.report.model_card import (
+    NEUTRAL_QUESTION,
+    Adapter,
+    exported_card,
+    model_card,
+    question_of,
+)
 from gpg_vl.types import Sample
+from tests.adapted import tiny
 
 
 def card(
@@ -107,12 +115,113 @@ def test_it_names_what_a_reader_would_need_to_repeat_it(tmp_path):
     table = text.split("| --- | --- |\n")[1].split("\n\n")[0]
     assert dict(line.strip("| ").split(" | ") for line in table.splitlines()) == {
         "parts": "language full, projector full, vision frozen",
+        "data types": "forward float32, trained weights float32",
         "groups per step x answers": "5 x 3",
         "temperature": "0.9",
+        "optimizer": "adamw",
         "learning rate": "3e-06 (cosine)",
         "prompt style": "`answer`",
         "seed": "11",
     }
+
+
+def table_of(text: str) -> dict[str, str]:
+    table = text.split("| --- | --- |\n")[1].split("\n\n")[0]
+    return dict(line.strip("| ").split(" | ") for line in table.splitlines())
+
+
+def test_it_names_the_adapter_and_how_its_base_was_held(tmp_path):
+    knobs = ["policy.language=lora", "policy.quantise=nf4", "policy.dtype=bfloat16"]
+    knobs += ["policy.lora.dropout=0.1", "policy.projector=frozen", "policy.vision=frozen"]
+    knobs += ["optimizer.kind=adamw8bit", "optimizer.lr=1e-5", "optimizer.language.lr=1e-6"]
+    # those of the adapter itself, which may be one that was trained on
+    made = Adapter(base="/models/mine", rank=8, alpha=16.0, targets=("q_proj", "v_proj"))
+    rows = table_of(card(tmp_path, *knobs, adapter=made))
+    assert rows["LoRA"] == "rank 8, alpha 16, on q_proj, v_proj, dropout 0.1"
+    assert rows["base model in training"] == "nf4"
+    assert rows["data types"] == "forward bfloat16, trained adapter float32"
+    assert rows["optimizer"] == "adamw8bit"
+    assert rows["learning rate"] == "1e-05 (constant), language 1e-06"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "types"),
+    [
+        ({"language": "full", "dtype": "float64"}, "forward float64, trained weights float64"),
+        (
+            {"language": "full", "dtype": "bfloat16", "weights": "bfloat16"},
+            "forward bfloat16, trained weights bfloat16",
+        ),
+        ({"projector": "frozen", "dtype": "float64"}, "forward float64, trained adapter float64"),
+        (
+            {"projector": "full", "dtype": "bfloat16", "weights": "bfloat16"},
+            "forward bfloat16, trained adapter float32, projector bfloat16",
+        ),
+        (
+            {"projector": "full", "vision": "full", "dtype": "bfloat16"},
+            "forward bfloat16, trained adapter float32, projector float32, vision float32",
+        ),
+    ],
+)
+def test_its_data_types_are_those_that_are_held(knobs, types, tmp_path):
+    knobs = {"language": "lora", "vision": "frozen", **knobs}
+    made = None
+    if knobs["language"] == "lora":
+        made = Adapter(base="tiny", rank=4, alpha=16.0, targets=("q_proj",))
+    text = card(tmp_path, *(f"policy.{name}={how}" for name, how in knobs.items()), adapter=made)
+    assert table_of(text)["data types"] == types
+    policy = tiny(**knobs)
+    held = {str(each.dtype)[6:] for each in policy.model.parameters() if each.requires_grad}
+    assert held == set(re.findall(r"b?float\d+", types.partition("trained")[2]))
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "loaded"),
+    [
+        ("Qwen/base", {"base_model": "Qwen/base"}, '"Qwen/base"'),
+        ("/models/mine", {}, '"/models/mine"'),
+        ("tiny", {}, 'folder + "/base"'),
+    ],
+)
+def test_an_adapter_is_one_to_a_hub_and_names_its_base(base, head, loaded, tmp_path):
+    made = Adapter(base=base, rank=8, alpha=16.0, targets=("q_proj",))
+    text = card(tmp_path, "policy.model=some/adapter", adapter=made)
+    assert yaml.safe_load(text.split("---\n", 2)[1]) == {
+        "library_name": "peft",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["gpg_vl", "reinforcement-learning", "lora"],
+        **head,
+    }
+    assert f"base = AutoModelForImageTextToText.from_pretrained({loaded})\n" in text
+    whole = exported_card(text, "a whole model", merged=True)
+    assert "peft" not in whole.lower()
+    assert whole.replace("Exported by gpg_vl 0.1.0 as a whole model.\n\n", "") != text
+    assert yaml.safe_load(whole.split("---\n", 2)[1]) == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["gpg_vl", "reinforcement-learning"],
+        **head,
+    }
+
+
+def test_a_card_that_somebody_wrote_keeps_its_words():
+    note = "Exported by gpg_vl 0.1.0 as a whole model."
+    for text in (
+        "Just words.",
+        "# Title\n\nWords.\n",
+        "---\nlibrary_name: transformers\n---\nWords",
+        "---\nlibrary_name: transformers\ntags: mine\n---\nWords",
+        "---\nA rule above the words.\n",
+        "---\n\nWords between two rules.\n\n---\n\nMore.\n",
+        "---\ntags: [mine, 'half\n---\nWords",
+        "---\nlibrary_name: transformers\ndate: 2026-99-99\n---\nWords",
+        "---\n---\nWords",
+        "---\n",
+    ):
+        for merged in (False, True):
+            written = exported_card(text, "a whole model", merged=merged)
+            assert note in written
+            assert written.replace(note, "").split() == text.split()
 
 
 def test_data_are_listed_without_what_was_not_said(tmp_path):

@@ -1,12 +1,20 @@
 """The transformers engine: what it samples, from which stream, and what it costs."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from gpg_vl.config import plugins
+from gpg_vl.config.knobs import knobs_of_part
+from gpg_vl.errors import UserError
 from gpg_vl.policy.group_forward import GroupForward
+from gpg_vl.rollout import ALIASES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.transformers_engine import TransformersEngine, inverse_cdf
+from tests.adapted import TOWER, moved, tiny
 from tests.any_family import hand_made, policy_of_family
 from tests.asking import prompts
 from tests.conftest import FAMILIES
@@ -62,6 +70,55 @@ def test_a_completion_does_not_depend_on_who_else_is_asked(policy_of):
     assert ids == [[completion.token_ids for completion in group] for group in backwards]
     assert [group[1] for group in ids] == [completion.token_ids for completion in alone]
     assert len({completion for group in ids for completion in group}) > 15
+
+
+def test_out_of_memory_fewer_prompts_go_at_once_and_the_tokens_are_the_same(policy_of, monkeypatch):
+    """Also if it comes in the middle of the answers: a batch begins anew."""
+    policy, lines = policy_of(dtype="float64"), []
+    asked = prompts(policy)
+    expected = TransformersEngine(policy).generate(asked, SAMPLING, seeds(len(asked), 4))
+    engine = TransformersEngine(policy, log=lines.append)
+    honest, sizes = TransformersEngine._draw, []
+
+    def small_memory(self, hidden_PRD, groups, position, sampling):
+        if position == 0:
+            sizes.append(len(groups))
+        if position == 3 and len(groups) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return honest(self, hidden_PRD, groups, position, sampling)
+
+    monkeypatch.setattr(TransformersEngine, "_draw", small_memory)
+    for batches in ([5, 2, 2, 1], [2, 2, 1]):  # remembered
+        sizes.clear()
+        found = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+        assert sizes == batches
+        for group, other in zip(found, expected, strict=True):
+            assert [own.token_ids for own in group] == [own.token_ids for own in other]
+    assert lines == [
+        "out of memory while sampling: 2 prompts at once from here on, not 5 "
+        "(rollout.engine.prompts_at_once)"
+    ]
+
+
+def test_a_single_prompt_that_does_not_fit_ends_with_what_to_lower(policy_of, monkeypatch):
+    policy = policy_of()
+    asked = prompts(policy, ["add", "add"])
+
+    def no_memory(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    monkeypatch.setattr(TransformersEngine, "_draw", no_memory)
+    with pytest.raises(
+        UserError, match=r"with 4 answers to a prompt of \d+ tokens; lower rollout\.group_size"
+    ):
+        TransformersEngine(policy).generate(asked, SAMPLING, seeds(2, 4))
+
+    def broken(*given):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(TransformersEngine, "_draw", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        TransformersEngine(policy).generate(asked, SAMPLING, seeds(2, 4))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
@@ -186,3 +243,56 @@ def test_version_is_written_into_completions(policy_of):
     engine = TransformersEngine(policy)
     engine.update_weights(policy, 7)
     assert engine.generate(prompts(policy, ["add"]), SAMPLING, [[1]])[0][0].version == 7
+
+
+def test_adapters_are_merged_for_sampling_and_the_tokens_are_the_same():
+    policy = moved(tiny(**TOWER))
+    asked = prompts(policy)
+    own_seeds = seeds(len(asked), 3)
+    apart = TransformersEngine(policy, merge=False).generate(asked, SAMPLING, own_seeds)
+    merged = TransformersEngine(policy, merge=True).generate(asked, SAMPLING, own_seeds)
+    for group, other in zip(apart, merged, strict=True):
+        for answer, twin in zip(group, other, strict=True):
+            assert answer.token_ids == twin.token_ids
+            assert answer.logprobs == pytest.approx(twin.logprobs, abs=1e-6)
+    base = tiny(language="full")
+    without = TransformersEngine(base).generate(asked, SAMPLING, own_seeds)
+    assert [group[0].token_ids for group in without] != [group[0].token_ids for group in apart]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "why"),
+    [
+        ({"merge": "sometimes"}, "rollout.engine: merge: got 'sometimes', expected "),
+        ({"prompts_at_once": "many"}, "rollout.engine: prompts_at_once: got 'many', expected "),
+        ({"prompts_at_once": 0}, "rollout.engine.prompts_at_once: got 0, expected 1 or more"),
+        ({"prompts_at_once": -3}, "rollout.engine.prompts_at_once: got -3, expected 1 or more"),
+    ],
+)
+def test_knobs_that_mean_nothing_are_refused(knobs, why):
+    spec, given = {"kind": "transformers", **knobs}, {"policy": "some", "log": None}
+    with pytest.raises(UserError, match=f"^{re.escape(why)}"):
+        plugins.build(spec, ALIASES, base_dir=Path(), key="rollout.engine", given=given)
+
+
+def test_its_knobs_are_listed():
+    path = ALIASES["transformers"]
+    assert [knob.key for knob in knobs_of_part(path)] == ["prompts_at_once", "merge"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "merges"),
+    [
+        ({"dtype": "float64"}, True),
+        ({"dtype": "float32"}, True),
+        ({"dtype": "bfloat16"}, False),
+        ({"dtype": "float32", "quantise": "nf4"}, False),
+        ({"language": "full"}, False),
+    ],
+)
+def test_adapters_are_merged_where_nothing_is_rounded(knobs, merges):
+    engine = TransformersEngine(tiny(**knobs))
+    assert (engine.merges, engine.narrow) == (merges, False)
+    asked = TransformersEngine(tiny(**knobs), merge=True)
+    assert asked.merges == ("language" not in knobs)
+    assert asked.narrow == (knobs.get("dtype") == "bfloat16")

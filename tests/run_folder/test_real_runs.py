@@ -42,7 +42,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     on_files = train(small(folder, *knobs).model_copy(update={"data": (source,)}))
     with pytest.MonkeyPatch.context() as patch:
         nan = torch.tensor(float("nan"))
-        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: nan)
+        patch.setattr("gpg_vl.training.learner._clip", lambda *given: nan)
         with pytest.raises(UserError, match="non-finite"):
             run(folder, "name=bad", "steps=20", "rollout.idle_steps=20", "rollout.carry_over=1")
     (folder / "broken.py").write_text(

@@ -17,6 +17,7 @@ from gpg_vl.policy import group_forward
 from gpg_vl.policy.decoding import RepeatedRows, begin
 from gpg_vl.policy.group_forward import Agreement, GroupForward
 from gpg_vl.policy.plain_forward import UnsharedForward
+from gpg_vl.policy.reference import Reference, first_values
 from gpg_vl.training.microbatches import (
     MAX_LENGTH_RATIO,
     WeightedGroup,
@@ -188,12 +189,13 @@ def test_two_updates_on_one_rollout_clip_the_ratio(policy_of):
 
 def test_divergence_needs_a_reference_and_also_trains_zero_variance_groups(policy_of):
     policy = policy_of()
-    reference = GroupForward(policy_of(), 1.0)
+    first = first_values(policy)
     with torch.no_grad():
         policy.model.lm_head.weight += 0.05 * torch.randn(
             policy.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
         )
-    learner = learner_of(policy, reference=reference)
+    learner = learner_of(policy)
+    learner.reference = Reference(learner.forward, first)
     update = step(learner, groups_of(policy, [[1.0] * 4] * 5), Grpo(kl=0.1))
     assert update.skipped == ""
     assert update.metrics["loss"] > 0  # k3 is never negative, and there is nothing else

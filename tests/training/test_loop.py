@@ -22,6 +22,7 @@ from gpg_vl.errors import EngineLostError, MismatchError, Stopped, UserError
 from gpg_vl.evaluation import evaluate as evaluating
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.evaluation.records import Record
+from gpg_vl.report.model_card import Adapter
 from gpg_vl.rollout.collect import LostDraw, SampledBatch, gather_batch
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.timer import Timer
@@ -794,7 +795,14 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     run = run_of(
         tmp_path, "checkpoint.keep_last=3", "checkpoint.keep_best=2", state=State(step=5, version=4)
     )
-    run.policy = SimpleNamespace(processor="processor", frame="frame")
+    settings = SimpleNamespace(r=4, lora_alpha=8.0)
+    adapters = SimpleNamespace(
+        base="lab/base",
+        settings=settings,
+        layers=lambda: [("layers.0.q_proj", None)],
+        is_quantised=False,
+    )
+    run.policy = SimpleNamespace(processor="processor", frame="frame", adapters=adapters)
 
     def waits() -> None:
         run.events.append("wait")
@@ -808,8 +816,8 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     monkeypatch.setattr(
         milestones,
         "model_card",
-        lambda config, step, path, style, frame, *, opened, question: (
-            ("card", step, path, style, frame, opened)
+        lambda config, step, path, style, frame, *, opened, question, adapter: (
+            ("card", step, path, style, frame, opened, adapter)
         ),
     )
     monkeypatch.setattr(checkpoint, "save", lambda *given: run.events.append(("save", *given)))
@@ -825,7 +833,15 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     assert run.events[0][4:] == (
         run.policy,
         run.learner,
-        ("card", 5, path, "style", "frame", True),
+        (
+            "card",
+            5,
+            path,
+            "style",
+            "frame",
+            True,
+            Adapter(base="lab/base", rank=4, alpha=8.0, targets=("q_proj",)),
+        ),
     )
     assert run.events[1] == ("prune", path, 3, 2)
 
@@ -954,7 +970,11 @@ def whole(run: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None
             assert request[-1].doing == f"finishing step {asked_at}, then saving"
             request[-1].receive(signal.SIGINT, 0.0)
 
+    def rehearse(it):
+        it.rehearsed = getattr(it, "rehearsed", names(it.events))
+
     monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "rehearse", rehearse)
     options: Any = {
         "resume": Path("run"),
         "from_step": 2,
@@ -1053,6 +1073,7 @@ def test_before_the_first_step_engine_and_trainer_are_compared(tmp_path, noted, 
     monkeypatch.setattr(engine_checks, "COMPARED_TOKENS", 32)
     events = whole(run, monkeypatch)
     assert names(events)[:5] == ["generate", "compare", "check", "log", "evaluate"]
+    assert run.rehearsed == ["generate", "compare", "check", "log"]
     assert events[0] == ("generate", ["q3"], Sampling(max_tokens=32, temperature=0.5), [[0, 1]])
     assert events[1] == ("compare", (run.gate.prompts[2], ["answer", "answer"]), 6)
     assert events[3][1].startswith("engine check: fine (difference 1.5e+00 nat a token")

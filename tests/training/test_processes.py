@@ -124,6 +124,27 @@ def test_two_ranks_make_the_gradient_of_one(case, tokens, one, two):
         torch.testing.assert_close(of_two[name], gradient, rtol=1e-5, atol=1e-9)
 
 
+def test_out_of_memory_on_one_of_two_ranks_both_begin_the_step_again_and_it_is_the_same(two):
+    case = list(CASES).index("one rank has only text")
+    expected = torch.load(two / f"{case}-{BUDGETS[0]}.pt")
+    of_ranks = [torch.load(two / f"memory.rank{rank}.pt") for rank in (0, 1)]
+    assert [found["tried"] for found in of_ranks] == [[2, 2], [2, 1, 1]]
+    assert of_ranks[0]["metrics"] == of_ranks[1]["metrics"]
+    assert of_ranks[0]["metrics"]["memory_splits"] == 1.0
+    for found in of_ranks:
+        assert found["gradients"].keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_all_ranks_round_alike(two):
+    first, second = (torch.load(two / f"rounded.rank{rank}.pt") for rank in (0, 1))
+    narrow = [name for name, item in first.items() if item.dtype == torch.bfloat16]
+    assert len(narrow) > 50
+    for name, item in first.items():
+        assert torch.equal(item, second[name]), name
+
+
 STOPPED = (
     "stopped after step 1: no answer in 900 s. Then go on with accelerate launch ... -m gpg_vl "
     "train --resume"
@@ -179,8 +200,3 @@ def test_what_is_said_to_be_off_is_not_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert start_accelerator().num_processes == 1
-
-
-def test_gradients_are_kept_once():
-    """DDP's buckets are the gradients themselves: the plan counts no bytes for buckets."""
-    assert start_accelerator().ddp_handler.gradient_as_bucket_view

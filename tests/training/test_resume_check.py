@@ -231,6 +231,17 @@ def test_a_run_that_differs_is_refused_unless_that_is_allowed(now, differences, 
     )
 
 
+def test_a_run_of_a_release_without_a_knob_goes_on_where_it_is_at_its_default():
+    begun = config()
+    del begun["optimizer"]["kind"], begun["policy"]["lora"], begun["learner"]
+    assert list(resume_check.config_differences(begun, config())) == []
+    now = config(policy={"lora": {"rank": 4}}, optimizer={"kind": "adamw8bit"})
+    assert list(resume_check.config_differences(begun, now)) == [
+        "optimizer.kind: adamw -> adamw8bit",
+        "policy.lora.rank: 16 -> 4",
+    ]
+
+
 def test_another_verifier_is_no_changed_source_file(tmp_path):
     verifiers = {"number": "./mine.py:Mine"}
     begun = own(config=config(verifiers=verifiers), sources={"verifiers.number": "aa"})

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -18,11 +19,13 @@ from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset
 from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment
+from gpg_vl.policy import adapter_files
 from gpg_vl.preflight.memory import Limits, Machine
 from gpg_vl.training import checkpoint, resume_check, setup, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.types import LeftOut, Sample, Update
 from gpg_vl.verifiers.dispatch import VerifierSet
+from tests.adapted import tiny
 from tests.hand_made import group
 
 HERE = Path(__file__).parents[1]
@@ -150,26 +153,22 @@ def made_parts(monkeypatch) -> list[Any]:
 
     def maker(name: str) -> Any:
         return lambda *given, **named: (
-            made.append((name, given, named))
-            or SimpleNamespace(
-                to=lambda device: SimpleNamespace(
-                    requires_grad_=lambda wanted: (name, device, wanted)
-                )
-            )
+            made.append((name, given, named)) or SimpleNamespace(name=name, policy=POLICY)
         )
 
     for name in ("GroupForward", "UnsharedForward", "Learner"):
         monkeypatch.setattr(setup, name, maker(name))
     monkeypatch.setattr(
         "gpg_vl.policy.load.load_policy",
-        lambda config, *, seed, path, log: made.append(("policy", seed, path)) or "another policy",
+        lambda config, *, seed, path, log: made.append(("policy", seed, path)) or FIRST,
     )
     return made
 
 
-POLICY: Any = SimpleNamespace(sharing=SimpleNamespace(why_not=""))
+POLICY: Any = SimpleNamespace(sharing=SimpleNamespace(why_not=""), adapters=None)
+FIRST: Any = SimpleNamespace(model=torch.nn.Linear(2, 1))
 ACCELERATOR: Any = SimpleNamespace(
-    device="here", is_main_process=True, wait_for_everyone=lambda: None
+    device="cpu", is_main_process=True, wait_for_everyone=lambda: None
 )
 
 
@@ -187,6 +186,7 @@ def test_a_learner_is_made_of_what_the_config_says(tmp_path, made_parts):
     assert made_parts[0][1:] == ((POLICY, 0.5), {"tokens_at_once": 77, "checkpointing": True})
     assert made_parts[1][1][1:] == (parts.estimator, config.optimizer, ACCELERATOR)
     assert made_parts[1][2] == {
+        "seed": 0,
         "total_steps": 9,
         "tokens_per_microbatch": 77,
         "updates_per_rollout": 3,
@@ -225,20 +225,63 @@ def test_a_divergence_is_from_the_warmed_up_policy_of_the_same_seed(tmp_path, ma
     made_parts.clear()
     setup._learner(parts, POLICY, processes(), print)
     assert ("policy", 5, kept) in made_parts
-    assert made_parts[-1][2]["reference"] == ("GroupForward", "here", False), "it is not trained"
+    reference = made_parts[-1][2]["reference"]
+    assert (reference.forward.name, reference.first.keys()) == ("GroupForward", {"weight", "bias"})
     made_parts.clear()
     cold = parts_of(small(tmp_path, "warmup.steps=0", *knobs))
     setup._learner(cold, POLICY, processes(), print)
     assert ("policy", 5, None) in made_parts, "without a warm-up the config's own"
 
 
+ADAPTERS: Any = SimpleNamespace(read=lambda files, key: [(f"{key}: {files}", torch.ones(1))])
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_new_adapters_are_turned_off_for_a_divergence_and_warmed_up_ones_are_read(
+    steps, tmp_path, made_parts, monkeypatch
+):
+    knobs = (f"warmup.steps={steps}", "estimator={kind: grpo, kl: 0.01}", "policy.language=lora")
+    parts = parts_of(small(tmp_path, *knobs))
+    monkeypatch.setattr(POLICY, "adapters", ADAPTERS)
+    monkeypatch.setattr(adapter_files, "read", lambda folder, key: folder)
+    kept = warmup_cache.cache_path(parts.config, parts.warmup_data)
+    if steps:
+        kept.mkdir(parents=True)
+        (kept / "config.json").write_text("{}")
+    setup._learner(parts, POLICY, processes(), print)
+    first = made_parts[-1][2]["reference"].first
+    assert first == ({f"checkpoint: {kept}": torch.ones(1)} if steps else None)
+    assert not any(name == "policy" for name, *_ in made_parts), "its base is in memory already"
+
+
+@pytest.mark.parametrize("adapter", ["some", None])
+def test_an_adapter_of_the_hub_that_is_trained_on_is_where_a_divergence_begins(
+    adapter, tmp_path, made_parts, monkeypatch
+):
+    """Without its adapter, the model is not the policy that the run began with."""
+    asked: list[str] = []
+    found = SimpleNamespace(adapter=adapter)
+    monkeypatch.setattr(setup, "find_model", lambda name: asked.append(name) or found)
+    monkeypatch.setattr(POLICY, "adapters", ADAPTERS)
+    knobs = ("estimator={kind: grpo, kl: 0.01}", "policy.language=lora", "policy.model=lab/some")
+    setup._learner(parts_of(small(tmp_path, "warmup.steps=0", *knobs)), POLICY, processes(), print)
+    assert asked == ["lab/some"]
+    first = made_parts[-1][2]["reference"].first
+    assert first == ({"policy.model: some": torch.ones(1)} if adapter else None)
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_a_warm_up_is_made_where_there_is_none_and_kept_by_the_main_process(
     main, tmp_path, monkeypatch
 ):
-    parts, done, events = parts_of(small(tmp_path, "seed=5")), SimpleNamespace(), []
-    done.model = SimpleNamespace()
-    done.model.to = lambda device: events.append(("to", device))
+    parts, events = parts_of(small(tmp_path, "seed=5")), []
+    done, before = (
+        SimpleNamespace(
+            model=SimpleNamespace(to=lambda device, name=name: events.append((name, device))),
+            adapters=None,
+        )
+        for name in ("warmed up", "before")
+    )
     accelerator = SimpleNamespace(device="here", wait_for_everyone=lambda: events.append("wait"))
     own = processes(2, rank=0 if main else 1, accelerator=accelerator)
     kept = warmup_cache.cache_path(parts.config, parts.warmup_data)
@@ -252,21 +295,21 @@ def test_a_warm_up_is_made_where_there_is_none_and_kept_by_the_main_process(
         "gpg_vl.policy.load.load_policy",
         lambda config, *, seed, path, log: events.append(("load", seed, path)) or done,
     )
-    assert setup._warmed_up(parts, POLICY, own, print) == (done, [("kept in", kept)])
+    assert setup._warmed_up(parts, before, own, print) == (done, [("kept in", kept)])
+    loading = [("load", 5, kept), ("before", "cpu"), ("warmed up", "here")]
     assert events == [
         "warm up",
         *([("store", kept, losses)] if main else []),
         "wait",
-        ("load", 5, kept),
-        ("to", "here"),
+        *loading,
     ]
     kept.mkdir(parents=True)
     (kept / "config.json").write_text("{}")
     events.clear()
     lines: list[str] = []
-    setup._warmed_up(parts, POLICY, own, lines.append)
+    setup._warmed_up(parts, before, own, lines.append)
     assert lines == [f"warm-up: read from {kept}"]
-    assert events == [("load", 5, kept), ("to", "here")]
+    assert events == loading
 
 
 @pytest.mark.parametrize(
@@ -276,8 +319,9 @@ def test_a_warm_up_logs_about_ten_times_how_far_it_is(steps, logged, tmp_path, m
     lines: list[str] = []
     given: list[Any] = []
 
-    def warm_up(imitation, config, accelerator, limits, on_step, log):
+    def warm_up(imitation, config, accelerator, limits, seed, on_step, log):
         given.append((imitation, config, limits))
+        assert seed not in (4, 0), "the run's own draws are others"
         for step in range(1, config.steps + 1):
             on_step(step, Update(metrics={"loss": 0.5}))
 
@@ -685,3 +729,15 @@ def test_processes_that_read_different_rows_are_refused_and_the_row_is_named():
         UserError, match=r"different rows \(3 and 2 of them\); process 1 leaves out y: takes longer"
     ):
         setup._check_same_rows(data, apart)
+
+
+def test_a_run_goes_on_with_an_adapter_of_a_folder_or_of_the_hub(tmp_path, monkeypatch):
+    """A divergence is measured from that adapter, and not from the model under it."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny(language="full").save(base)
+    tiny(model=str(base)).save(adapter)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(adapter))
+    expected = {"tiny": False, str(base): False, str(adapter): True, "lab/adapter": True}
+    for name, begins_so in expected.items():
+        config = small(tmp_path, f"policy.model={name}", "policy.language=lora")
+        assert (setup._starting_adapter(config) is not None) == begins_so, name

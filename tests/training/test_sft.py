@@ -240,6 +240,7 @@ class Warmup:
             config,
             accelerator,
             limits,
+            7,
             lambda step, update: self.events.append(step),
             self.lines.append,
         )
@@ -280,6 +281,7 @@ def test_the_learner_has_the_warm_ups_own_optimizer_and_the_runs_limits(monkeypa
     assert warmup.made == {
         "forward": ("policy", 1.0, True),
         "lr": 0.25,
+        "seed": 7,
         "total_steps": 3,
         "tokens_per_microbatch": 77,
     }

@@ -1,7 +1,9 @@
 """One step by hand: which number belongs to which token, whatever order the forward has them in,
 and how a step is cut in pieces."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,11 +17,11 @@ from gpg_vl.methods.gpg import Gpg
 from gpg_vl.methods.grpo import Grpo
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.plain_forward import UnsharedForward
+from gpg_vl.policy.reference import Reference, first_values
 from gpg_vl.training import learner as learning
-from gpg_vl.training.learner import COMPARED_TOKENS, Learner, StepLoss
+from gpg_vl.training.learner import COMPARED_TOKENS, Learner, StepLoss, Sums
 from gpg_vl.training.microbatches import (
     WeightedGroup,
-    is_idle,
     padded_tokens,
     per_token,
     plan_microbatches,
@@ -193,8 +195,8 @@ def test_a_step_on_old_and_new_groups_is_the_formula_written_out(estimator, toke
     loss = written_out(policy, other, groups, estimator)
     loss.backward()
     norm = gradient_norm(policy)
-    reference = GroupForward(other, 1.0) if estimator.kl else None
     forward = GroupForward(fresh, 1.0, tokens_at_once=tokens)
+    reference = Reference(forward, first_values(other)) if estimator.kl else None
     learner = make_learner(forward, estimator, reference=reference)
     update = take_update(learner, groups, version=3)
     assert update.metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
@@ -221,10 +223,11 @@ def test_a_rank_trains_on_its_own_rows_of_everybodys_matrices(policy_of):
     assert shares[1] == pytest.approx([1 / 15, 1 / 15, 0.0])  # 1 + 4 scored tokens, three groups
     with torch.no_grad():
         oracle.model.lm_head.weight += 0.02
-    reference = GroupForward(oracle, 1.0)
-    learner = make_learner(GroupForward(policy, 1.0), estimator, tokens=1, reference=reference)
-    seen, honest = [], learner._step
-    learner._step = lambda batches, sampled: seen.extend(batches) or honest(batches, sampled)
+    forward = GroupForward(policy, 1.0)
+    reference = Reference(forward, first_values(oracle))
+    learner = make_learner(forward, estimator, tokens=1, reference=reference)
+    seen, honest = [], learner.gradients
+    learner.gradients = lambda batches, sampled: seen.extend(batches) or honest(batches, sampled)
     batch = Batch(groups=groups, rewards_BG=rewards_BG, lengths_BG=lengths_BG, own_rows=slice(1, 3))
     weights_BG = estimator.weights(rewards_BG, lengths_BG)
     assert not learner.update(batch, weights_BG, version=3).skipped
@@ -254,15 +257,15 @@ def test_updates_of_a_rollout_end_at_the_first_that_is_skipped_and_the_last_step
     outcomes, calls, reported, learner, monkeypatch
 ):
     left = [
-        Update(skipped=why, metrics={name: 1.0})
+        Update(skipped=why, metrics={name: 1.0, "memory_splits": 0.0})
         for why, name in zip(outcomes, ("first", "second", "third"), strict=True)
     ]
     monkeypatch.setattr(learner, "_step_in_memory", lambda *_: left.pop(0))
     learner.updates_per_rollout = 3
-    (prompt,) = prompts(learner.unwrapped.policy, ["add"])
+    (prompt,) = prompts(learner.forward.policy, ["add"])
     own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
     learner.estimator = Grpo()
-    assert list(take_update(learner, [own]).metrics) == [reported]
+    assert list(take_update(learner, [own]).metrics) == [reported, "memory_splits"]
     assert len(left) == 3 - calls
 
 
@@ -275,7 +278,7 @@ def learner(policy_of):
 
 
 def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
-    first, second = old_and_new(learner.unwrapped.policy)
+    first, second = old_and_new(learner.forward.policy)
     batch = [
         WeightedGroup(second, (1.0,) * 3, (1.0,) * 3),
         WeightedGroup(first, (1.0,) * 3, (1.0,) * 3),
@@ -288,7 +291,7 @@ def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
     torch.testing.assert_close(
         found.nan_to_num(9.0).double(), numbers(*old).nan_to_num(9.0), rtol=0, atol=1e-6
     )
-    present = UnsharedForward(learner.unwrapped.policy, 1.0)(
+    present = UnsharedForward(learner.forward.policy, 1.0)(
         [item.asked for item in batch]
     ).logprobs_N.detach()
     learner.updates_per_rollout = 2
@@ -300,7 +303,7 @@ def test_only_an_older_answer_is_held_against_what_was_sampled(learner):
 
 
 def test_nothing_old_is_nothing_to_correct(learner):
-    (prompt,) = prompts(learner.unwrapped.policy, ["add"])
+    (prompt,) = prompts(learner.forward.policy, ["add"])
     own = group(
         [1.0, 0.0], [completion([5], version=4), completion([6, 7], version=4)], asked=prompt
     )
@@ -324,10 +327,10 @@ def test_further_updates_are_held_against_the_policy_before_the_first(
     (prompt,) = prompts(policy, ["add"])
     own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
     before = UnsharedForward(policy, 1.0)([(prompt, own.completions)]).logprobs_N.detach()
-    seen, honest = [], learner._step
+    seen, honest = [], learner.gradients
     monkeypatch.setattr(
         learner,
-        "_step",
+        "gradients",
         lambda batches, sampled: seen.append(sampled) or honest(batches, sampled),
     )
     assert not take_update(learner, [own]).skipped
@@ -371,8 +374,9 @@ def test_out_of_memory_with_old_groups_takes_the_same_step(estimator, policy_of,
     # both groups in one micro-batch, whatever their prompts
     monkeypatch.setattr("gpg_vl.training.microbatches.MAX_LENGTH_RATIO", 9.0)
     for policy, room in ((whole, 9), (split, 1)):
-        reference = GroupForward(other, 1.0)
-        learner = make_learner(GroupForward(policy, 1.0), estimator, reference=reference)
+        group_forward = GroupForward(policy, 1.0)
+        reference = Reference(GroupForward(policy, 1.0), first_values(other))
+        learner = make_learner(group_forward, estimator, reference=reference)
         forward = learner.forward.forward
 
         def small(asked, loss, forward=forward, room=room):
@@ -382,6 +386,30 @@ def test_out_of_memory_with_old_groups_takes_the_same_step(estimator, policy_of,
 
         monkeypatch.setattr(learner.forward, "forward", small)
         steps.append(take_update(learner, old_and_new(policy), version=3).metrics)
+    assert [metrics["memory_splits"] for metrics in steps] == [0, 1]
+    for name in ("loss", "grad_norm", "entropy", "trained_tokens"):
+        assert steps[1][name] == pytest.approx(steps[0][name], rel=1e-6)
+
+
+def test_out_of_memory_before_further_updates_takes_the_same_steps(policy_of, monkeypatch):
+    """What the sampling policy scored is computed first, and does not fit whole either."""
+    monkeypatch.setattr("gpg_vl.training.microbatches.MAX_LENGTH_RATIO", 9.0)
+    steps = []
+    for room in (9, 1):
+        policy = policy_of(dtype="float64")
+        group_forward = GroupForward(policy, 1.0)
+        learner = make_learner(group_forward, Grpo(), updates_per_rollout=2)
+        forward, sizes = learner.forward.forward, []
+
+        def small(asked, loss=None, forward=forward, room=room, sizes=sizes):
+            sizes.append(len(asked))
+            if len(asked) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            return forward(asked, loss)
+
+        monkeypatch.setattr(learner.forward, "forward", small)
+        steps.append(take_update(learner, old_and_new(policy), version=3).metrics)
+    assert sizes == [2, 1, 1, 1, 1, 1, 1], "halves from the first pass on"
     assert [metrics["memory_splits"] for metrics in steps] == [0, 1]
     for name in ("loss", "grad_norm", "entropy", "trained_tokens"):
         assert steps[1][name] == pytest.approx(steps[0][name], rel=1e-6)
@@ -399,7 +427,7 @@ def test_out_of_memory_with_old_groups_takes_the_same_step(estimator, policy_of,
     ],
 )
 def test_only_a_lack_of_memory_is_one(error, is_memory):
-    assert learning._is_out_of_memory(error) == is_memory
+    assert learning.is_out_of_memory(error) == is_memory
 
 
 def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answer(policy_of):
@@ -409,33 +437,27 @@ def test_a_group_that_does_not_fit_goes_in_ever_smaller_pieces_down_to_one_answe
     batches = [[weighted(20, [8, 2, 3, 4])], [weighted(10, [4, 4, 4, 4])]]
     # rectangles: 20 + 4 * 8 = 52 and 10 + 4 * 4 = 26 tokens
     # one answer alone: 20 + 8 = 28 and 10 + 4 = 14
-    learner._split_groups(batches)
+    learner.split_groups(batches)
     assert forward.tokens_at_once == 28  # half of 52 is less than one answer needs
     with pytest.raises(UserError, match="out of memory with one group of 52 tokens"):
-        learner._split_groups(batches)
+        learner.split_groups(batches)
     forward.tokens_at_once = None
     batches = [[weighted(4, [30, 1])], [weighted(4, [10] * 10)]]  # 64 and 104; alone 34 and 14
-    learner._split_groups(batches)
+    learner.split_groups(batches)
     assert forward.tokens_at_once == 52
-    learner._split_groups(batches)
+    learner.split_groups(batches)
     assert forward.tokens_at_once == 34
-    # the reference reads the same answers, and needs the same room
-    learner.reference = GroupForward(policy, 1.0)
-    forward.tokens_at_once = None
-    learner._split_groups([[weighted(4, [10] * 10)]])
-    assert (forward.tokens_at_once, learner.reference.tokens_at_once) == (52, 52)
     forward.tokens_at_once = 1000  # more than there is: half of what there is
-    learner._split_groups([[weighted(4, [10] * 10)]])
+    learner.split_groups([[weighted(4, [10] * 10)]])
     assert forward.tokens_at_once == 52
 
 
 def test_a_reference_is_asked_only_for_a_divergence(learner, monkeypatch):
     asked = []
-    learner.reference = lambda batch: (
-        asked.append(batch) or SimpleNamespace(logprobs_N=torch.zeros(3, dtype=torch.float64))
-    )
+    zeros = torch.zeros(3, dtype=torch.float64)
+    learner.reference = SimpleNamespace(logprobs=lambda batch: asked.append(batch) or zeros)
     for kl, times in ((0.0, 0), (0.1, 1)):
-        (prompt,) = prompts(learner.unwrapped.policy, ["add"])
+        (prompt,) = prompts(learner.forward.policy, ["add"])
         own = group([1.0, 0.0], [completion([5]), completion([6, 7])], asked=prompt)
         learner.estimator = Grpo(kl=kl)
         take_update(learner, [own])
@@ -450,20 +472,61 @@ def test_out_of_memory_halves_whatever_can_be_halved_before_a_group_is_split(lea
 
     def no_memory(batches, sampled):
         tried.append([len(batch) for batch in batches])
-        if len(split) < 1:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return Update(metrics={})
+        return Sums(0.0, 0.0, 0) if split else None
 
-    monkeypatch.setattr(learner, "_step", no_memory)
-    monkeypatch.setattr(learner, "_split_groups", split.append)
+    monkeypatch.setattr(learner, "gradients", no_memory)
+    monkeypatch.setattr(learner, "split_groups", split.append)
+    monkeypatch.setattr(learner, "_step", lambda own: Update(metrics={}))
     update = learner._step_in_memory([[a, b], [c]], [None, None])
     assert tried == [[2, 1], [1, 1, 1], [1, 1, 1]]
     assert update.metrics == {"memory_splits": 2.0}
-    monkeypatch.setattr(learner, "processes", SimpleNamespace(count=2))
-    split.clear()
-    with pytest.raises(torch.OutOfMemoryError):  # the other ranks would wait for ever
-        learner._step_in_memory([[a, b], [c]], [None, None])
-    assert split == []
+
+
+@pytest.mark.parametrize(
+    ("own_fails", "tried"), [(1, [[2], [1, 1]]), (0, [[2], [2]])], ids=["here", "elsewhere"]
+)
+def test_out_of_memory_on_any_process_all_begin_again_and_that_one_halves(
+    own_fails, tried, learner, monkeypatch
+):
+    """The other of two processes has enough memory the second time."""
+    pieces, left = [], [True, False]
+
+    def gradients(batches, sampled):
+        pieces.append([len(batch) for batch in batches])
+        return None if len(pieces) <= own_fails else Sums(0.0, 0.0, 0)
+
+    monkeypatch.setattr(learner, "gradients", gradients)
+    monkeypatch.setattr(learner, "_step", lambda own: Update(metrics={}))
+    monkeypatch.setattr(Processes, "any", lambda processes, value: left.pop(0) or value)
+    both = [weighted(3, [1, 2]), weighted(3, [1, 2])]
+    update = learner._step_in_memory([both], [None])
+    assert pieces == tried
+    assert update.metrics == {"memory_splits": 1.0}
+
+
+def test_what_a_failed_try_held_is_free_before_the_next(learner, monkeypatch):
+    """Its tensors are the variables of functions that the error's traceback still names."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def no_memory(asked, loss):
+        activations = torch.zeros(9)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def empty_cache():
+        assert [kept() for kept in held] == [None], "before the allocator gives it back"
+        emptied.append(True)
+
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(learner.forward, "forward", no_memory)
+    gc.disable()
+    try:
+        assert learner.gradients([[weighted(3, [1, 2])]], [None]) is None
+    finally:
+        gc.enable()
+    assert emptied == [True]
 
 
 # --- the optimizer --------------------------------------------------------------------------------
@@ -484,8 +547,9 @@ def learner_of(policy, tokens: int = 1 << 20, **optimizer) -> Learner:
 
 def test_the_optimizer_has_the_numbers_of_its_section(policy_of):
     learner = learner_of(policy_of(), lr=3e-4, betas=(0.7, 0.8), weight_decay=0.25)
-    (own,) = learner.optimizer.param_groups
-    assert (own["lr"], tuple(own["betas"]), own["weight_decay"]) == (3e-4, (0.7, 0.8), 0.25)
+    groups = learner.optimizer.param_groups
+    assert {(own["lr"], *own["betas"]) for own in groups} == {(3e-4, 0.7, 0.8)}
+    assert sorted(own["weight_decay"] for own in groups) == [0.0, 0.25]
 
 
 def test_only_what_is_trained_is_given_to_the_optimizer(policy_of):
@@ -559,13 +623,13 @@ def test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing(
     policy = policy_of()
     learner = learner_of(policy, lr=1e-2)
     if where == "loss":
-        honest = learner._scores
+        honest = learner._backward
 
-        def scores_with_bad_loss(batch, sampled_N):
-            scores = honest(batch, sampled_N)
+        def scores_with_bad_loss(*given):
+            scores = honest(*given)
             return scores._replace(loss=scores.loss + bad)
 
-        monkeypatch.setattr(learner, "_scores", scores_with_bad_loss)
+        monkeypatch.setattr(learner, "_backward", scores_with_bad_loss)
     else:
         learner.trained[0].register_hook(lambda gradient: gradient + bad)
     before, rate = parameters(policy), learner.schedule.last_epoch
@@ -575,6 +639,53 @@ def test_a_loss_or_a_gradient_that_is_no_number_is_named_and_changes_nothing(
     assert torch.equal(before, parameters(policy))
     assert learner.schedule.last_epoch == rate
     assert all(parameter.grad is None for parameter in policy.model.parameters())
+
+
+def test_the_rate_in_the_log_is_the_optimizers_own_and_all_parts_follow_the_schedule(policy_of):
+    policy = policy_of()
+    learner = learner_of(policy, lr=1e-3, warmup_steps=4, vision={"lr": 1e-2})
+    first = learner.optimizer.param_groups[0]["params"][0]
+    assert first is next(policy.model.model.visual.parameters())
+    metrics = [take_update(learner, two_groups(policy)).metrics for _ in range(2)]
+    assert [row["lr"] for row in metrics] == pytest.approx([0.25e-3, 0.5e-3])
+    assert sorted(learner.schedule.get_last_lr()) == pytest.approx([0.75e-3, 0.75e-2])
+
+
+@pytest.mark.parametrize(
+    ("now", "sentence"),
+    [
+        ({"kind": "adamw8bit"}, r"optimizer\.kind: got adamw8bit, the checkpoint's is adamw; set"),
+        ({"weight_decay": 0.1}, r"has groups of \[\d+\] parameters, expected \[\d+, \d+\]: other"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(now, sentence, policy_of):
+    saved = learner_of(policy_of()).state_dict()
+    del saved["kind"]  # as states were saved before there were several
+    learner_of(policy_of()).load_state_dict(saved, unchanged=True)
+    with pytest.raises(UserError, match=sentence):
+        learner_of(policy_of(), **now).load_state_dict(saved, unchanged=True)
+
+
+def test_a_resumed_state_has_the_rates_of_the_config_which_may_be_others(policy_of):
+    """Of a run that goes on with --allow-changed, and of the course to another last step."""
+    then, now = {"lr": 1e-3, "vision": {"lr": 1e-2}}, {"lr": 2e-3, "vision": {"lr": 4e-2}}
+    policy = policy_of()
+    learner = learner_of(policy, warmup_steps=4, **then)
+    take_update(learner, two_groups(policy))
+    saved = learner.state_dict()
+    policy = policy_of()
+    other = learner_of(policy, warmup_steps=4, betas=(0.5, 0.5), **now)
+    other.load_state_dict(saved, unchanged=False)
+    assert [group["betas"] for group in other.optimizer.param_groups] == [(0.5, 0.5)] * 2
+    rates = [take_update(other, two_groups(policy)).metrics["lr"] for _ in range(2)]
+    assert rates == pytest.approx([2 / 4 * 2e-3, 3 / 4 * 2e-3])
+    assert sorted(other.schedule.get_last_lr()) == pytest.approx([2e-3, 4e-2])
+    same = learner_of(policy_of(), warmup_steps=4, **then)
+    same.load_state_dict(saved, unchanged=True)
+    for found, expected in zip(
+        same.optimizer.param_groups, learner.optimizer.param_groups, strict=True
+    ):
+        assert {**found, "params": 0} == {**expected, "params": 0}
 
 
 def test_the_schedule_goes_on_by_one_with_every_step(policy_of):
@@ -607,7 +718,7 @@ def test_micro_batches_are_planned_by_who_trains_and_who_shares(
         return []
 
     monkeypatch.setattr(learning, "plan_microbatches", plan)
-    learner._plan([], [])
+    learner._plan([])
     assert planned == [(77, {"shared": not why_not, "tower_trains": tower})]
 
 
@@ -726,18 +837,6 @@ def test_a_picture_is_remembered_through_all_that_it_has_joined():
     ]
 
 
-def test_a_batch_is_idle_only_if_it_neither_weighs_nor_diverges():
-    nothing, weight = (
-        weighted(3, [1, 1], weights=[0, 0], shares=[0, 0]),
-        weighted(3, [1, 1], weights=[0, -1], shares=[0, 0]),
-    )
-    share = weighted(3, [1, 1], weights=[0, 0], shares=[0, 2])
-    assert [
-        is_idle(batch)
-        for batch in ([nothing], [nothing, weight], [share, nothing], [nothing, nothing])
-    ] == [True, False, False, True]
-
-
 def test_the_longest_answer_of_a_group_alone_keeps_what_is_its_own():
     alone = weighted(3, [2, 5, 4], weights=[0.1, 0.2, 0.3], shares=[1.0, 2.0, 3.0]).alone
     assert (alone.group.lengths, alone.group.rewards, alone.weights, alone.shares) == (
@@ -746,24 +845,6 @@ def test_the_longest_answer_of_a_group_alone_keeps_what_is_its_own():
         (0.2,),
         (2.0,),
     )
-
-
-def test_ranks_with_fewer_microbatches_repeat_one_without_weight(learner, monkeypatch):
-    monkeypatch.setattr(Processes, "all_reduce_max", lambda processes, value: value + 2)
-    item = weighted(5, [2, 1], weights=[0.5, -0.5])
-    batches = learner._plan([item], [weighted(9, [1, 1]), item])
-    assert batches[0] == [item]
-    assert [is_idle(batch) for batch in batches] == [False, True, True]
-    assert [len(batch[0].group.prompt.input_ids) for batch in batches] == [5, 9, 9]
-
-
-def test_a_rank_without_rows_repeats_a_group_of_another_one_without_weight(learner, monkeypatch):
-    assert learner._plan([], []) == [], "no process has work"
-    monkeypatch.setattr(Processes, "all_reduce_max", lambda processes, value: 2)
-    monkeypatch.setattr(Processes, "all_gather", lambda processes, own: [own, weighted(7, [1, 2])])
-    batches = learner._plan([], [])
-    assert [is_idle(batch) for batch in batches] == [True, True]
-    assert [len(batch[0].group.prompt.input_ids) for batch in batches] == [7, 7]
 
 
 # --- schedule, and the check before the first step ------------------------------------------------
@@ -825,7 +906,7 @@ def test_the_first_check_is_on_the_shortest_prompt_with_a_picture(learner, monke
     monkeypatch.setattr(
         learner, "compare_once", lambda pair, answers: asked.append((pair[0].sample.id, answers))
     )
-    policy = learner.unwrapped.policy
+    policy = learner.forward.policy
     wanted = ["add", "compare", "count"]  # no picture, two pictures, one
     made = prompts(policy, wanted)
     longer = replace(made[1], input_ids=made[1].input_ids + (5,) * 9)

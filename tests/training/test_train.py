@@ -24,7 +24,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.evaluation import evaluate
 from gpg_vl.evaluation import records as eval_records
 from gpg_vl.experiment import Experiment, Log
-from gpg_vl.training import loop, setup
+from gpg_vl.training import learner, loop, setup
 from gpg_vl.training.processes import Processes
 from tests.strict_json import strict_rows
 
@@ -166,7 +166,10 @@ CARRYING = (
 )
 
 
-@pytest.mark.parametrize(("cut", "knobs"), [(2, ()), (1, CARRYING)])
+EIGHT_BITS = ("optimizer.kind=adamw8bit", "optimizer.weight_decay=0.1", "optimizer.vision.lr=1e-4")
+
+
+@pytest.mark.parametrize(("cut", "knobs"), [(2, ()), (1, CARRYING), (3, EIGHT_BITS)])
 def test_four_steps_are_some_and_the_rest(cut, knobs, warmups):
     knobs = (*knobs, "checkpoint.every=1")
     whole = run(warmups, f"name=whole{cut}", *knobs)
@@ -285,8 +288,9 @@ def test_all_wrong_stops_with_a_sentence(tmp_path):
     assert any("will take the same steps again" in line for line in lines)
 
 
+@pytest.mark.usefixtures("whole")  # its warm-up, which has good steps
 def test_three_bad_steps_stop_with_a_sentence_and_the_batches(warmups, monkeypatch):
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
+    monkeypatch.setattr(learner, "_clip", lambda *given: torch.tensor(float("nan")))
     with pytest.raises(UserError, match=r"3 non-finite steps in a row; lower optimizer.lr"):
         run(warmups, "name=bad", "steps=20", "rollout.idle_steps=20")
     assert len(list((warmups / "bad" / "bad_steps").iterdir())) == 3

@@ -4,20 +4,25 @@ families, no, one and two pictures.
 On each push the families meet vLLM in this process and one family the other engines; nightly every
 family meets every engine. Each test hands other weights over first, so everything here holds before
 and after updates.
+
+The engines hold no adapters: they are sent merged weights.
 """
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import torch
 
+from gpg_vl.config.schema import LoraConfig
 from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate.vision_gate import VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
+from tests.adapted import LANGUAGE, PROJECTOR, TOWER
 from tests.asking import prompts
 from tests.conftest import FAMILIES
-from tests.vllm.conftest import move
+from tests.vllm.conftest import build, move, server_spec
 
 ENGINES = ("transformers", "vllm", "server")
 SERVED = "qwen2_5_vl"
@@ -34,6 +39,32 @@ PAIRS = [
 SAMPLING = Sampling(max_tokens=10, temperature=0.7)
 WORST = 2e-5
 """Largest gap of a float32 log-probability, in nats."""
+
+
+ADAPTED = {
+    "language and tower": TOWER,
+    "language": LANGUAGE,
+    "language, projector whole": PROJECTOR,
+    "queries and values": {**LANGUAGE, "lora": LoraConfig(targets=("q_proj", "v_proj"))},
+    "projector": {**LANGUAGE, "language": "frozen", "projector": "lora"},
+    "in 4 bits": {**TOWER, "quantise": "nf4"},
+    "in 4 bits, tower": {**TOWER, "language": "frozen", "quantise": "nf4"},
+}
+"""What has adapters."""
+
+
+def pairs_with_adapters():
+    """Return family, engine and what has adapters; on each push every kind of the three once."""
+    for family in FAMILIES:
+        for kind in ENGINES:
+            for parts in ADAPTED:
+                is_first = kind == "vllm" and parts == "language and tower"
+                is_quick = is_first or (family == SERVED and kind != "transformers")
+                yield pytest.param(
+                    (family, kind, parts),
+                    id=f"{family}-{kind}-{parts}",
+                    marks=() if is_quick else pytest.mark.nightly,
+                )
 
 
 def seeds(groups: int, size: int, first: int = 0) -> list[list[int]]:
@@ -176,3 +207,65 @@ def test_rested_engines_go_on_as_if_they_had_not(policy_and_engine):
         engine.release_memory()
         assert engine.generate(asked, SAMPLING, seeds(len(asked), 2)) == before
     engine.sleep = 0
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked_for", list(pairs_with_adapters()))
+def test_with_adapters_logprobs_are_the_trainers_before_and_after_updates(
+    asked_for, policy_of, shared
+):
+    family, kind, parts = asked_for
+    policy, engine = policy_of(family, **ADAPTED[parts]), shared(kind, family)
+    asked = prompts(policy)
+    for update in range(3):
+        answers = engine.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 4))
+        assert worst_gap(policy, asked, answers) <= WORST, update
+        if update:
+            with policy.adapters.off():
+                assert worst_gap(policy, asked, answers) > 100 * WORST
+        move(policy, update)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "server"])
+def test_adapters_of_the_tower_alone_are_not_dropped(kind, policy_of, shared):
+    """Neither in the first weight sync, which sends all tensors, nor later."""
+    parts = {"language": "frozen", "projector": "frozen", "vision": "lora"}
+    policy, engine = policy_of(SERVED, **parts), shared(kind, SERVED)
+    asked = prompts(policy, ["count"])
+    before = None
+    for update in range(2):
+        move(policy, update, size=0.1)
+        answers = engine.sampling_from(policy).generate(asked, SAMPLING, seeds(len(asked), 4))
+        assert worst_gap(policy, asked, answers) <= WORST
+        with policy.adapters.off():
+            assert worst_gap(policy, asked, answers) > 100 * WORST
+        assert answers != before
+        before = answers
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "in 4 bits, tower",
+        *(
+            pytest.param(parts, marks=pytest.mark.nightly)
+            for parts in ADAPTED
+            if parts != "in 4 bits, tower"
+        ),
+    ],
+)
+def test_a_server_of_the_base_model_is_sent_what_differs_from_it(
+    parts, serve, fork_server, policy_of
+):
+    policy = policy_of("qwen3_vl", **ADAPTED[parts])
+    served = serve("qwen3_vl").wait()
+    asked = prompts(policy)
+    with closing(build(policy, server_spec(fork_server, served))) as engine:
+        for version in (0, 1):
+            move(policy, version)
+            engine.update_weights(policy, version)
+            answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+            assert worst_gap(policy, asked, answers) <= WORST
+    served.kill()

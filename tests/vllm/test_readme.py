@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from gpg_vl.run_folder import metric_rows
 from tests.commands import gpg_vl, gpg_vl_process
@@ -17,6 +18,7 @@ from tests.vllm.conftest import ARGUMENTS, USUAL, Served
 
 CPU = ("--vllm", "--enforce-eager --kv-cache-memory-bytes 67108864 --skip-mm-profiling")
 SMALL = ("policy.tiny.layers=1",)
+LORA = ["policy.language=lora"]
 SHORT = [*QUICK["train"], *few_questions("digits"), *SMALL]
 
 
@@ -29,6 +31,8 @@ def test_every_printed_command_that_needs_vllm_is_one_of_these():
         ["train", "digits", "rollout.engine=vllm"],
         ["serve", "digits", "--port", "8000"],
         ["train", "digits", "name=from_server", "rollout.engine=server"],
+        ["serve", "digits", *LORA],
+        ["train", "digits", "name=adapter", *LORA, "rollout.engine=server"],
     ]
 
 
@@ -39,7 +43,11 @@ def test_one_machine(tmp_path):
     assert rows(tmp_path / "runs" / "digits")[0]["gate/worst"] <= 2e-5
 
 
-def test_a_server_and_a_trainer(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [("from_server", []), pytest.param("adapter", LORA, marks=pytest.mark.nightly)],
+)
+def test_a_server_and_a_trainer(name, knobs, tmp_path):
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"}
     command = [
         sys.executable,
@@ -51,21 +59,23 @@ def test_a_server_and_a_trainer(tmp_path):
         "digits",
         "--port",
         "8000",
+        *knobs,
         *SMALL,
         *CPU,
     ]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=environment)
         try:
+            engine = "rollout.engine=server"
             done = gpg_vl_process(
-                "train", "digits", "name=from_server", "rollout.engine=server", *SHORT, cwd=tmp_path
+                "train", "digits", f"name={name}", *knobs, engine, *SHORT, cwd=tmp_path
             )
         finally:
             server.terminate()
             server.wait(30)
     assert done.returncode == 0, (done.stderr, (tmp_path / "log").read_text()[-2000:])
     assert "waiting for a server" in done.stdout
-    assert rows(tmp_path / "runs" / "from_server")[0]["gate/worst"] <= 2e-5
+    assert rows(tmp_path / "runs" / name)[0]["gate/worst"] <= 2e-5
 
 
 def test_many_processes_with_a_server_each(tmp_path, fork_server):

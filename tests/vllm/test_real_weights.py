@@ -14,7 +14,7 @@ from gpg_vl.policy.load import load_policy
 from gpg_vl.prompts import Style
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate.vision_gate import VisionGate
-from tests.vllm.conftest import IN_PROCESS, build
+from tests.vllm.conftest import IN_PROCESS, build, move
 
 FOLDER = os.environ.get("GPG_VL_REAL")
 
@@ -27,9 +27,29 @@ def smolqwen() -> Path:
     return checkpoint(Path(FOLDER))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_gate_opens_before_and_after_an_update(dtype, smolqwen):
-    policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype, vision="full"), seed=0)
+def multiplied(policy, version):
+    for parameter in policy.model.parameters():
+        parameter.data.mul_(1 + 2.0**-6)  # survives rounding to bfloat16
+
+
+def moved(policy, version):
+    move(policy, version, size=0.01)
+
+
+FULL = {"vision": "full"}
+IN_4_BITS = {"language": "lora", "projector": "frozen", "quantise": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "knobs", "update"),
+    [
+        ("float32", FULL, multiplied),
+        ("bfloat16", FULL, multiplied),
+        pytest.param("bfloat16", IN_4_BITS, moved, marks=pytest.mark.nightly),
+    ],
+)
+def test_the_gate_opens_before_and_after_an_update(dtype, knobs, update, smolqwen):
+    policy = load_policy(PolicyConfig(model=str(smolqwen), dtype=dtype, **knobs), seed=0)
     style = Style(think="absent", instruction="Explain in a sentence.")
     asked = [encode(next(digits(task, count=1)), style, policy) for task in ("add", "count")]
     gate = VisionGate(
@@ -40,5 +60,4 @@ def test_the_gate_opens_before_and_after_an_update(dtype, smolqwen):
             engine.update_weights(policy, version)
             measured = gate.check(engine, policy, version)
             assert measured["gate/excess"] < 0.6, measured
-            for parameter in policy.model.parameters():
-                parameter.data.mul_(1 + 2.0**-6)  # survives rounding to bfloat16
+            update(policy, version)

@@ -6,6 +6,7 @@ it shuts and names the cause (or vLLM itself refuses).
 """
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +15,18 @@ from PIL import Image
 
 from gpg_vl.errors import EngineLostError, MismatchError
 from gpg_vl.policy.encode import encode_text
+from gpg_vl.report.export import export
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.gate.vision_gate import VisionGate
 from gpg_vl.rollout.vllm import in_process, plugin, protocol, server_engine, weight_files
 from gpg_vl.rollout.vllm.weights import HEAD, Weights, trainable_weights
+from tests.adapted import TOWER
 from tests.asking import prompts
 from tests.vllm.conftest import IN_PROCESS, USUAL, build, move, server_spec
+from tests.vllm.test_contract import ADAPTED, SERVED, WORST, seeds, worst_gap
 
 SAMPLING = Sampling(max_tokens=10, temperature=0.7)
+IN_4_BITS = {**TOWER, "language": "frozen", "quantise": "nf4"}
 MODULES = {"vllm": in_process, "server": server_engine}
 PACKERS = {"vllm": in_process, "server": weight_files}
 """Modules that select the weights that are sent."""
@@ -227,6 +232,16 @@ def test_an_update_that_did_not_arrive_is_noticed(lab, broken):
 # vLLM has one set of process groups per process, so closing one of two engines ends the other.
 
 
+@pytest.mark.parametrize("kind", ["vllm", "server"])
+def test_adapters_that_are_not_merged_are_noticed(kind, policy_of, shared, broken):
+    """As with engines that are sent the trained tensors, or hold adapters and drop the tower's."""
+    lab = Lab(kind, policy_of("qwen2_5_vl", **TOWER), shared(kind, "qwen2_5_vl"))
+    lab.update_and_look()
+    broken.setattr(PACKERS[kind], "trainable_weights", all_but(lambda name: ".visual." in name))
+    with pytest.raises(MismatchError, match="vision gate"):
+        lab.update_and_look()
+
+
 @pytest.fixture
 def own_engine(policy_of):
     """An engine in this process that a test may break."""
@@ -291,12 +306,47 @@ def test_half_a_layer_is_refused(own_engine, policy_of, broken):
         own_engine.generate(prompts(own_engine.policy), SAMPLING, [[1]] * 5)
 
 
-def test_in_bfloat16_too(policy_of):
+@pytest.mark.parametrize("knobs", [{}, {"weights": "bfloat16"}, TOWER, IN_4_BITS])
+def test_in_bfloat16_too(knobs, policy_of):
     """What GPUs train in: held against the trainer's own rounding, in the engine's arithmetic."""
-    policy = policy_of("qwen2_5_vl", dtype="bfloat16")
+    policy = policy_of("qwen2_5_vl", dtype="bfloat16", **knobs)
     gate = VisionGate(prompts=tuple(prompts(policy)), sampling=SAMPLING, seed=0)
     with closing(build(policy, IN_PROCESS)) as engine:
         for update in (0, 1, 2):
             move(policy, update)
             engine.update_weights(policy, update)
             assert gate.check(engine, policy, update)["gate/excess"] < 0.6
+
+
+@pytest.mark.parametrize("parts", ["in 4 bits", "language, projector whole"])
+def test_vllm_starts_from_a_policy_with_adapters(parts, policy_of):
+    """What it loads, and what it is sent afterwards, are equal to the last bit; it checks that."""
+    policy = policy_of(SERVED, **ADAPTED[parts])
+    move(policy, 0)
+    asked = prompts(policy)
+    with closing(build(policy, IN_PROCESS)) as engine:
+        for version in (0, 1):
+            engine.update_weights(policy, version)
+            answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+            assert worst_gap(policy, asked, answers) <= WORST
+            move(policy, version)
+
+
+def test_vllm_loads_what_export_wrote(policy_of, tmp_path, broken):
+    policy = policy_of(SERVED, **ADAPTED["language, projector whole"])
+    move(policy, 0)
+    policy.save(tmp_path / "adapter")
+    folder = export(str(tmp_path / "adapter"), tmp_path / "model", merged=True, log=print)
+    load = in_process.VllmEngine._load
+    loaded: list[Path] = []
+
+    def of_the_export(engine: Any, own: Path) -> Any:
+        loaded.append(own)
+        return load(engine, folder)
+
+    broken.setattr(in_process.VllmEngine, "_load", of_the_export)
+    asked = prompts(policy)
+    with closing(build(policy, IN_PROCESS)) as engine:
+        answers = engine.generate(asked, SAMPLING, seeds(len(asked), 4))
+        assert worst_gap(policy, asked, answers) <= WORST
+    assert len(loaded) == 1

@@ -6,20 +6,24 @@ rounding is measured on the very tokens in question and never assumed: the train
 two ways.
 
 1. One row per completion.
-2. With the prompt computed once for all completions or, for models that cannot share a prompt,
-   token by token. For engines with kernels of their own also in their arithmetic: vLLM holds
-   weights and activations in bfloat16 where autocast keeps some of them in float32.
+2. With the prompt computed once for all completions or, in bfloat16 and for models that cannot
+   share a prompt, token by token. For engines with kernels of their own also in their arithmetic:
+   vLLM holds weights and activations in bfloat16 where autocast keeps some of them in float32.
 
-Another batch size would not be a second way: its numbers are often equal to the last bit.
+Another batch size would not be a second way: its numbers are often equal to the last bit. In
+bfloat16 the shared prompt is none either: its sums are those of plain rows, most are rounded to the
+same number, and the few that are not may be those of other tokens than the engine's. One place more
+of a logit of 20 is an eighth of a nat.
 
-Shape letters: N completion tokens of all prompts, concatenated; R completions of a prompt,
-C longest completion, D width, P prompts.
+Shape letters: N completion tokens of all prompts, concatenated; n some of them, P prompts, R
+completions of a prompt, C longest completion, D width, V vocabulary.
 """
 
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -49,9 +53,10 @@ KERNEL_GRAIN = 32
 are not exact to the last bit. In float32 on a CPU vLLM differs from the trainer by 2e-6 to 7e-6
 nat, up to 3.4 times the rounding between the trainer's two ways."""
 MAX_TOKENS_WITH_LOGITS = 512
-"""Tokens whose logits exist at a time in the first way of scoring: 300 MiB in float32 with a
-vocabulary of 152k. In the second way the group forward has chunks of its own, and token by token
-all logits of a prompt's completions exist."""
+"""Tokens whose logits exist at a time: 300 MiB in float32 with a vocabulary of 152k. In the second
+way the group forward has chunks of its own."""
+PROMPTS_AT_ONCE = 4
+"""Prompts whose answers are scored token by token at a time: as many as `rollout.gate.prompts`."""
 MAX_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean difference of the trainer's two ways, in nats, above which it is a fault, not rounding."""
 
@@ -82,14 +87,26 @@ def score_again(
         narrow: hold weights and activations in the policy's number type, as engines with kernels
             of their own do.
     """
+    one_by_one = bool(policy.sharing.why_not) or policy.dtype == torch.bfloat16
     with _weights_in(policy.dtype, policy) if narrow else nullcontext():
         # Without the feature cache: its features belong to the weights in their own type.
         fresh = replace(policy, vision=Vision(policy.model, None))
-        if policy.sharing.why_not:
-            return _concatenate([_token_by_token(fresh, pair, temperature) for pair in answered])
+        if one_by_one:
+            scores: list[Tensor] = []
+            for together in _of_one_shape(answered):
+                scores.append(_token_by_token(fresh, together, temperature))
+            return _concatenate(scores)
         forward = GroupForward(fresh, temperature)
         with policy.autocast():
             return _concatenate([forward([pair]).logprobs_N for pair in answered])
+
+
+def _of_one_shape(answered: Sequence[PromptAndAnswers]) -> Iterator[list[PromptAndAnswers]]:
+    """Yield neighbours with as many answers each, a few at a time."""
+    for _, alike in groupby(answered, key=lambda pair: len(pair[1])):
+        pairs = list(alike)
+        for first in range(0, len(pairs), PROMPTS_AT_ONCE):
+            yield pairs[first : first + PROMPTS_AT_ONCE]
 
 
 def places(answered: Sequence[PromptAndAnswers]) -> Tensor:
@@ -121,15 +138,24 @@ def portions(prompt_and_answers: PromptAndAnswers) -> Iterator[PromptAndAnswers]
 
 @contextmanager
 def _weights_in(dtype: torch.dtype, policy: Policy) -> Generator[None, None, None]:
-    """Convert the model's weights to a number type for a while; restore the same tensors after."""
-    originals = [(parameter, parameter.data) for parameter in policy.model.parameters()]
-    try:
-        for parameter, data in originals:
-            parameter.data = data.to(dtype)
-        yield
-    finally:
-        for parameter, data in originals:
-            parameter.data = data
+    """Convert the model's weights to a number type for a while; restore the same tensors after.
+
+    Adapters are merged, as engines hold them: one matrix at a time, so that there is no second copy
+    of the matrices that they are on.
+    """
+    adapters = policy.adapters
+    with adapters.merged(dtype, at_each_use=True) if adapters else nullcontext():
+        originals: list[tuple[torch.nn.Parameter, Tensor]] = []
+        for parameter in policy.model.parameters():
+            if parameter.is_floating_point():  # not one in 4 bits, which is computed with in dtype
+                originals.append((parameter, parameter.data))
+        try:
+            for parameter, data in originals:
+                parameter.data = data.to(dtype)
+            yield
+        finally:
+            for parameter, data in originals:
+                parameter.data = data
 
 
 def _concatenate(scores: Sequence[Tensor]) -> Tensor:
@@ -139,22 +165,35 @@ def _concatenate(scores: Sequence[Tensor]) -> Tensor:
 
 
 def _token_by_token(
-    policy: Policy, prompt_and_answers: PromptAndAnswers, temperature: float
+    policy: Policy, answered: Sequence[PromptAndAnswers], temperature: float
 ) -> Tensor:
-    """Score completions, [N], the way an engine samples them: token by token, with a cache."""
-    prompt, completions = prompt_and_answers
-    rows = [torch.tensor(completion.token_ids) for completion in completions]
+    """Score completions, [N], the way an engine samples them: token by token, with a cache.
+
+    Args:
+        answered: as many completions of each prompt.
+    """
+    rows: list[Tensor] = []
+    for _, completions in answered:
+        rows += [torch.tensor(completion.token_ids) for completion in completions]
     ones = [torch.ones_like(row) for row in rows]
-    tokens_RC = pad_sequence(rows, batch_first=True, padding_value=policy.pad_id).to(policy.device)
-    real_RC = pad_sequence(ones, batch_first=True).bool().to(policy.device)
+    shape = len(answered), len(rows) // len(answered), -1
+    tokens_PRC = pad_sequence(rows, True, policy.pad_id).view(shape).to(policy.device)
+    real_PRC = pad_sequence(ones, True).bool().view(shape).to(policy.device)
     with policy.autocast():
-        decoding = begin(policy, [prompt], len(rows))
+        decoding = begin(policy, [prompt for prompt, _ in answered], shape[1])
         states = [decoding.first_PRD]
-        for position in range(tokens_RC.shape[1] - 1):
-            states.append(decoding.append(tokens_RC[None, :, position]))
-        states_RCD = torch.stack(states, 2)[0]
-        logits_NV = policy.model.lm_head(states_RCD[real_RC])
-    return score_logits(logits_NV, tokens_RC[real_RC], temperature, policy.banned_ids)[0]
+        for position in range(tokens_PRC.shape[2] - 1):
+            states.append(decoding.append(tokens_PRC[:, :, position]))
+        states_ND = torch.stack(states, 2)[real_PRC]
+        scores: list[Tensor] = []
+        for states_nD, tokens_n in zip(
+            states_ND.split(MAX_TOKENS_WITH_LOGITS),
+            tokens_PRC[real_PRC].split(MAX_TOKENS_WITH_LOGITS),
+            strict=True,
+        ):
+            logits_nV = policy.model.lm_head(states_nD)
+            scores.append(score_logits(logits_nV, tokens_n, temperature, policy.banned_ids)[0])
+    return torch.cat(scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

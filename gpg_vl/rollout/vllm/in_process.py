@@ -141,7 +141,7 @@ class VllmEngine(RolloutEngine):
         """
         folder = Path(self._folder.name)
         try:
-            self.policy.save(folder)
+            self.policy.save_whole(folder)
         except (OSError, SafetensorError) as error:
             raise EngineLostError(
                 f"rollout.engine: no checkpoint for vLLM in {folder}: {error}; name a larger folder"

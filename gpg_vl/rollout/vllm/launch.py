@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gpg_vl.config.models import TINY
+from gpg_vl.config.paths import check_writable
 from gpg_vl.config.schema import Part, PolicyConfig
 from gpg_vl.errors import UserError
+from gpg_vl.policy.adapter_files import is_adapter
 from gpg_vl.policy.load import load_policy
-from gpg_vl.policy.model_folder import find_model, is_here
+from gpg_vl.policy.model_folder import find_model, is_here, locate
 from gpg_vl.rollout.vllm.plugin import BACKEND, FOLDER_VARIABLE
 from gpg_vl.rollout.vllm.protocol import MAX_IMAGES, shared_options, whole_prompts
 from gpg_vl.rollout.vllm.weight_files import HANDOVER
@@ -59,7 +62,7 @@ def vllm_command(
     """Return the command that serves a config's policy.
 
     Args:
-        folder: where a tiny model, which has no checkpoint yet, is written.
+        folder: where the model is written if no folder holds it (`needs_writing`).
         window: maximum tokens of prompt and completion together.
         transfer: file | nccl, as in the trainer's engine.
         handover: the folder of weight files.
@@ -106,7 +109,7 @@ def _as_arguments(name: str, value: Any) -> list[str]:
 def _pixel_limits(policy: PolicyConfig) -> dict[str, int]:
     """Return the pixel limits that vLLM must apply; a tiny model's are in its written processor."""
     limits: dict[str, int] = {}
-    if policy.model == "tiny":
+    if policy.model == TINY:
         return limits
     if policy.min_pixels:
         limits["min_pixels"] = policy.min_pixels
@@ -145,10 +148,38 @@ def server_options(engine: Part) -> ServerOptions:
 
 
 def _model(policy: PolicyConfig, seed: int, folder: Path) -> str:
-    """Return a checked checkpoint folder or a hub id; a tiny model is written first."""
-    if policy.model == "tiny":
-        load_policy(policy, seed=seed).save(folder)
+    """Return a checked checkpoint folder or a hub id; what no folder holds alone is written first.
+
+    Adapters that are trained come with the first weight sync; their base model is served.
+    """
+    if needs_writing(policy):
+        check_writable(folder, "folder")
+        load_policy(policy, seed=seed).save_whole(folder, merged=False)
         return str(folder)
-    if is_here(policy.model):  # a hub id is left to vLLM
-        return str(find_model(policy.model))
-    return policy.model
+    if is_here(policy.model) or _is_adapter_of_hub(policy.model):
+        return str(find_model(policy.model).folder)
+    return policy.model  # a hub id is left to vLLM
+
+
+def needs_writing(policy: PolicyConfig) -> bool:
+    """Return True if no folder holds the model that is served.
+
+    It is tiny, an adapter is merged into it for good, or the files of an adapter lie beside it,
+    which vLLM would read too.
+    """
+    if policy.model == TINY:
+        return True
+    if not is_here(policy.model) and not _is_adapter_of_hub(policy.model):
+        return False
+    files = find_model(policy.model)
+    if files.adapter is None:
+        return False
+    return not policy.trains_adapters or files.adapter.folder == files.folder
+
+
+def _is_adapter_of_hub(name: str) -> bool:
+    """Return True if a hub id is that of an adapter; its small files are fetched for that."""
+    try:
+        return is_adapter(locate(name, weights=False))
+    except UserError:  # the command may be for a machine that reaches the hub
+        return False

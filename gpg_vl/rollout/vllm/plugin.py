@@ -11,7 +11,7 @@ loads them (fused, sharded, repacked) is made again.
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpg_vl.rollout.vllm.weights import check_received
+from gpg_vl.rollout.vllm.weights import Weights, check_received
 
 BACKEND = "gpg_vl"
 FOLDER_VARIABLE = "GPG_VL_HANDOVER"
@@ -155,7 +155,7 @@ def nccl_sender(url: str, workers: int, device: Any) -> Any:
         master_address=address, master_port=port, world_size=workers + 1, rank=0
     )
     client = clients.HTTPVLLMWeightSyncClient(url)
-    no_tensors = tensor_source({})
+    no_tensors = tensor_source(Weights({}, torch.float32))
     with torch.cuda.device(device):
         return nccl.NCCLTrainerWeightTransferEngine.trainer_init(
             init, client=client, source=no_tensors
@@ -172,17 +172,17 @@ def _free_address(url: str) -> tuple[str, int]:
         return address, free.getsockname()[1]
 
 
-def send(sender: Any, tensors: Mapping[str, Any], device: Any) -> None:
-    """Send tensors through an NCCL group: start, broadcast, finish."""
+def send(sender: Any, weights: Weights, device: Any) -> None:
+    """Send weights through an NCCL group: start, broadcast, finish."""
     torch: Any = import_module("torch")
-    sender.source = tensor_source(tensors)
+    sender.source = tensor_source(weights)
     # vLLM takes its streams from the current device of the thread.
     with torch.cuda.device(device):
         sender.send_weights()
 
 
-def tensor_source(tensors: Mapping[str, Any]) -> Any:
-    """Return named tensors in the form that vLLM's transfer reads."""
+def tensor_source(weights: Weights) -> Any:
+    """Return weights in the form that vLLM's transfer reads: names and shapes, then each tensor."""
     base: Any = import_module("vllm.distributed.weight_transfer.base")
 
     class Tensors(base.WeightSource):
@@ -190,11 +190,10 @@ def tensor_source(tensors: Mapping[str, Any]) -> Any:
 
         def metadata(self) -> list[Any]:
             return [
-                base.ParamMeta(name, tensor.dtype, tuple(tensor.shape))
-                for name, tensor in tensors.items()
+                base.ParamMeta(name, weights.dtype, shape) for name, shape in weights.shapes.items()
             ]
 
         def __iter__(self) -> Iterator[tuple[str, Any]]:
-            return iter(tensors.items())
+            return iter(weights.items())
 
     return Tensors()

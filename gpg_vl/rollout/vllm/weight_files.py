@@ -75,8 +75,7 @@ class WeightFiles:
             self._files.clear()
 
     def _write(self, weights: Weights, with_checksums: bool) -> WeightFile:
-        numbers = sum(tensor.numel() for tensor in weights.parameters.values())
-        size = numbers * weights.dtype.itemsize
+        size = weights.size
         free = shutil.disk_usage(self.folder).free
         problem = (
             f"rollout.engine.handover: {self.folder} has {free / 2**30:.2f} GiB left, the weights "

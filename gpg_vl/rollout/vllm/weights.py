@@ -4,6 +4,7 @@ Every vLLM process loads this module through the plugin: it imports nothing of `
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from gpg_vl.policy.adapters import WholeWeight
     from gpg_vl.policy.load import Policy
 
 HEAD = "lm_head.weight"
@@ -24,19 +26,32 @@ class Weights(Mapping[str, Tensor]):
     So no second copy of all weights is held.
     """
 
-    parameters: dict[str, Tensor]
-    """The trainer's tensors, in their own type."""
+    parameters: "Mapping[str, Tensor | WholeWeight]"
+    """The trainer's tensors, in their own type; those of a model with adapters are merged when they
+    are read."""
     dtype: torch.dtype
     """Number type of the tensors that are read."""
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.parameters[name].detach().to(self.dtype)
+        parameter = self.parameters[name]
+        tensor = parameter.detach() if isinstance(parameter, Tensor) else parameter.read()
+        return tensor.to(self.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parameters)
 
     def __len__(self) -> int:
         return len(self.parameters)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors, of which none is read: that may merge an adapter."""
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(map(math.prod, self.shapes.values())) * self.dtype.itemsize
 
 
 def trainable_weights(policy: "Policy", *, include_frozen: bool = False) -> Weights:
@@ -46,18 +61,28 @@ def trainable_weights(policy: "Policy", *, include_frozen: bool = False) -> Weig
     own name too: a vLLM that repacks weights when it loads them (its CPU backend does) holds a copy
     of the head, which would otherwise keep its old values.
 
+    Adapters are sent merged, each with the matrices that vLLM fuses with it, of which it takes all
+    or none. Matrices that are held in 4 bits are sent as they are computed with: a server has
+    loaded others.
+
     Args:
         include_frozen: return all tensors, for an engine that has lost its weights or holds those
             of another run.
     """
-    parameters: dict[str, Tensor] = {}
-    for name, parameter in policy.model.named_parameters():
-        if include_frozen or parameter.requires_grad:
-            parameters[name] = parameter
+    parameters: dict[str, Tensor | WholeWeight] = {}
+    if policy.adapters is None:
+        for name, parameter in policy.model.named_parameters():
+            if include_frozen or parameter.requires_grad:
+                parameters[name] = parameter
+    else:
+        for name, weight in policy.adapters.whole_weights().items():
+            if include_frozen or weight.is_changed:
+                parameters[name] = weight
     embedding = policy.model.get_input_embeddings().weight
-    is_tied = policy.model.lm_head.weight is embedding
-    if is_tied and any(parameter is embedding for parameter in parameters.values()):
-        parameters[HEAD] = embedding
+    if policy.model.lm_head.weight is embedding:
+        for name, parameter in policy.model.named_parameters():
+            if parameter is embedding and name in parameters:
+                parameters[HEAD] = parameters[name]
     return Weights(parameters, policy.dtype)
 
 

@@ -19,12 +19,15 @@ from gpg_vl.policy.families import Sharing
 from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout import transformers_engine
 from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.gate import rounding
 from gpg_vl.rollout.gate.rounding import Gap, places, score, score_again
 from gpg_vl.rollout.gate.vision_gate import GateCheck, VisionGate
 from gpg_vl.rollout.transformers_engine import TransformersEngine
+from tests.adapted import LANGUAGE, TOWER, moved, tiny
 from tests.asking import prompts, random_completions
 
 DTYPES = ("float32", "bfloat16")
+IN_4_BITS = {**TOWER, "language": "frozen", "quantise": "nf4"}
 SAMPLING = Sampling(max_tokens=16, temperature=0.7)
 
 
@@ -231,6 +234,29 @@ def test_the_narrow_way_rounds_more_and_leaves_the_weights_as_they_were(policy_o
     )
 
 
+@pytest.mark.parametrize("knobs", [LANGUAGE, {**TOWER, "projector": "full"}, IN_4_BITS])
+def test_the_narrow_way_has_merged_adapters_as_an_engine_holds_them(knobs, policy_of, tmp_path):
+    policy = moved(policy_of(dtype="bfloat16", **knobs))
+    before = dict(policy.model.named_parameters())
+    numbers = {name: parameter.detach().clone() for name, parameter in before.items()}
+    asked = [
+        (prompt, random_completions(3, longest=7, seed=place))
+        for place, prompt in enumerate(prompts(policy))
+    ]
+    narrow = score_again(policy, asked, 1.0, narrow=True)
+    policy.save_whole(tmp_path)
+    whole = PolicyConfig(dtype="bfloat16", weights="bfloat16")
+    theirs = load_policy(whole, seed=0, path=tmp_path)
+    assert torch.equal(narrow, score_again(theirs, asked, 1.0, narrow=True))
+    assert not torch.equal(narrow, score_again(policy, asked, 1.0))
+    after = dict(policy.model.named_parameters())
+    assert [*after] == [*before]
+    for name, parameter in after.items():
+        assert parameter is before[name], name
+        assert parameter.dtype == numbers[name].dtype, name
+        assert torch.equal(parameter, numbers[name]), name
+
+
 def test_a_trainer_that_disagrees_with_itself_is_no_yardstick(policy_of, monkeypatch):
     policy = policy_of()
     honest = score_again
@@ -288,6 +314,15 @@ def test_an_honest_engine_stays_under_half_of_every_limit(number, dtype, tempera
 def test_so_does_one_whose_prompts_cannot_be_shared(dtype, policy_of):
     policy = replace(policy_of(dtype=dtype), sharing=Sharing("layers with a running state"))
     assert gate_of(policy).check(TransformersEngine(policy), policy, 0)["gate/excess"] < 0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("knobs", [TOWER, IN_4_BITS])
+def test_so_does_one_of_a_policy_with_adapters(knobs, narrow, dtype, policy_of):
+    policy = moved(policy_of(dtype=dtype, **knobs))
+    kind = type("Engine", (TransformersEngine,), {"narrow": narrow})
+    assert gate_of(policy).check(kind(policy), policy, 0)["gate/excess"] < 0.5
 
 
 # --- faults of three times the rounding do not ----------------------------------------------------
@@ -379,3 +414,49 @@ def test_a_fault_of_three_times_the_rounding_trips(kind, dtype, below, policy_of
                 replace(gate, last_answers={}).check(engine, policy, 0)
             return
     raise AssertionError("no strength of this fault is three times the rounding")
+
+
+@pytest.mark.parametrize("vary", ["alike", "other numbers of answers"])
+@pytest.mark.parametrize("knobs", [{"language": "full"}, {**LANGUAGE}])
+def test_token_by_token_is_the_same_way_for_several_prompts_at_once(knobs, vary, monkeypatch):
+    policy = moved(tiny(**knobs, dtype="float64"))
+    monkeypatch.setattr(rounding, "PROMPTS_AT_ONCE", 3)
+    asked = [
+        (prompt, random_completions(3 if vary == "alike" else 1 + place // 3, 7, place))
+        for place, prompt in enumerate([*prompts(policy)] * 3)
+    ]
+    sizes = [len(together) for together in rounding._of_one_shape(asked)]
+    assert sum(sizes) == len(asked)
+    assert max(sizes) == 3
+    policy = replace(policy, sharing=Sharing("layers with a running state"))
+    torch.testing.assert_close(
+        score_again(policy, asked, 0.7), score(policy, asked, 0.7), rtol=0, atol=1e-12
+    )
+
+
+def test_in_bfloat16_the_second_way_rounds_where_an_engine_does():
+    """Where a policy is sure of nearly all tokens, rounding is in a few: the shared prompt alone
+    showed others than the engine, and an honest run of real weights was stopped."""
+    policy = sharp("bfloat16")
+    check = GateCheck(gate_of(policy), TransformersEngine(policy), policy, 0)
+    gap = check.gap(check.sample(tuple(prompts(policy)), 8))
+    large_N = gap.gap_N.abs() > gap.found.worst / 2
+    assert gap.found.worst > 0.01
+    assert 0 < large_N.float().mean() < 0.02, "few tokens carry it"
+    assert (gap.noise_N.abs()[large_N] > gap.found.worst / 8).all()
+    assert gap.rounding.mean == pytest.approx(gap.found.mean, rel=0.5)
+
+
+def test_token_by_token_few_logits_exist_at_a_time(monkeypatch):
+    policy = moved(tiny(dtype="bfloat16"))
+    asked = [(prompt, random_completions(3, 6, 1)) for prompt in prompts(policy)]
+    whole = rounding.score_again(policy, asked, 1.0)
+    sizes: list[int] = []
+    policy.model.lm_head.register_forward_pre_hook(
+        lambda module, given: sizes.append(given[0].shape[0])
+    )
+    monkeypatch.setattr(rounding, "MAX_TOKENS_WITH_LOGITS", 4)
+    found = rounding.score_again(policy, asked, 1.0)
+    assert max(sizes) == 4
+    assert sum(sizes) == len(found) == len(whole)
+    torch.testing.assert_close(found, whole, rtol=0, atol=0.05)

@@ -16,6 +16,9 @@ import torch
 from gpg_vl.config import loading
 from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import MismatchError, UnusableSampleError, UserError
+from gpg_vl.policy import model_folder
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.model_folder import ModelFiles
 from gpg_vl.rollout.engine import RolloutEngine, Sampling, ensure_fits
 from gpg_vl.rollout.vllm import launch, protocol
 from gpg_vl.rollout.vllm.launch import Command, server_options, vllm_command
@@ -32,6 +35,7 @@ from gpg_vl.rollout.vllm.protocol import (
 )
 from gpg_vl.rollout.vllm.weight_files import HANDOVER
 from gpg_vl.types import Completion, Prompt
+from tests.adapted import LANGUAGE, moved, tiny
 from tests.asking import prompts
 from tests.conftest import FAMILIES, ROOT
 from tests.hand_made import prompt
@@ -387,6 +391,18 @@ def test_a_server_is_started_word_for_word(no_gpu):
     }
 
 
+def test_an_adapter_of_the_hub_is_served_by_its_base_model(no_gpu, tmp_path, monkeypatch):
+    """vLLM does not take the id of an adapter for a model."""
+    moved(tiny(**LANGUAGE, dtype="float32")).save(tmp_path / "fetched")
+    monkeypatch.setattr(model_folder, "_fetch", lambda name, weights: tmp_path / "fetched")
+    parts = {"model": "some/lora", "language": "lora", "projector": "frozen"}
+    arguments, _ = started(parts)
+    assert arguments[arguments.index("--model") + 1] == str(tmp_path / "fetched" / "base")
+    arguments, _ = started({"model": "some/lora"}, folder=tmp_path / "served")
+    assert arguments[arguments.index("--model") + 1] == str(tmp_path / "served")
+    assert (tmp_path / "served" / "model.safetensors").is_file()
+
+
 def test_serving_listens_to_this_machine_and_passes_the_pixel_limits_on():
     given = loading.load(
         "digits",
@@ -443,24 +459,62 @@ def test_weights_are_received_as_the_run_sends_them(transfer, backend, no_gpu):
     assert option(started(transfer=transfer)[0], "--weight-transfer-config") == {"backend": backend}
 
 
-def test_a_tiny_model_is_written_first_with_the_pixel_limits_in_it(no_gpu, monkeypatch, tmp_path):
-    saved: list[Any] = []
-    made = SimpleNamespace(save=lambda folder: saved.append(folder))
-    monkeypatch.setattr(
-        launch, "load_policy", lambda config, *, seed: saved.append((config.model, seed)) or made
-    )
-    arguments, _ = started({"model": "tiny", "max_pixels": 900}, folder=tmp_path / "tiny")
-    assert saved == [("tiny", 3), tmp_path / "tiny"]
-    assert arguments[arguments.index("--model") + 1] == str(tmp_path / "tiny")
-    assert "--mm-processor-kwargs" not in arguments
+@pytest.fixture
+def written(monkeypatch) -> list[Any]:
+    """What is loaded and written: model and seed, folder and options."""
+    made: list[Any] = []
+    policy = SimpleNamespace(save_whole=lambda folder, **more: made.append((folder, more)))
+
+    def load(config: PolicyConfig, *, seed: int) -> Any:
+        made.append((config.model, seed))
+        return policy
+
+    monkeypatch.setattr(launch, "load_policy", load)
+    return made
+
+
+def test_a_tiny_model_is_written_first_with_the_pixel_limits_in_it(no_gpu, written, tmp_path):
+    """Without the adapters that are trained on it: they come with the first weight sync."""
+    for knobs in ({}, {"language": "lora", "projector": "frozen"}):
+        written.clear()
+        given = {"model": "tiny", "max_pixels": 900, **knobs}
+        arguments, _ = started(given, folder=tmp_path / "tiny")
+        assert written == [("tiny", 3), (tmp_path / "tiny", {"merged": False})]
+        assert arguments[arguments.index("--model") + 1] == str(tmp_path / "tiny")
+        assert "--mm-processor-kwargs" not in arguments
 
 
 def test_a_folder_is_looked_through_and_a_hub_id_is_passed_on(no_gpu, monkeypatch):
     monkeypatch.setattr(launch, "is_here", lambda model: model == "here")
-    monkeypatch.setattr(launch, "find_model", lambda model: Path("/models") / model)
+    found = ModelFiles(name="here", folder=Path("/models/here"))
+    monkeypatch.setattr(launch, "find_model", lambda model: found)
     for model, expected in (("here", "/models/here"), ("some/hub", "some/hub")):
         arguments, _ = started({"model": model})
         assert arguments[arguments.index("--model") + 1] == expected
+
+
+@pytest.mark.parametrize(
+    ("beside", "language", "served"),
+    [
+        (False, "lora", "/base"),  # the adapter is trained on, and sent merged
+        (False, "frozen", "written"),  # it is merged into the base model for good
+        (True, "lora", "written"),  # vLLM would read its files too
+        (True, "frozen", "written"),
+    ],
+)
+def test_of_a_model_with_an_adapter_the_server_gets_what_it_will_not_be_sent(
+    beside, language, served, no_gpu, written, monkeypatch, tmp_path
+):
+    own = Path("/base" if beside else "/adapter")
+    files = AdapterFiles(folder=own, settings={}, shapes={})
+    found = ModelFiles(name="/base", folder=Path("/base"), adapter=files)
+    monkeypatch.setattr(launch, "is_here", lambda model: True)
+    monkeypatch.setattr(launch, "find_model", lambda model: found)
+    knobs = {"model": "/adapter", "language": language, "projector": "full"}
+    arguments, _ = started(knobs, folder=tmp_path / "written")
+    model = arguments[arguments.index("--model") + 1]
+    assert model == (served if served == "/base" else str(tmp_path / "written"))
+    assert len(written) == (0 if served == "/base" else 2)
 
 
 def test_a_command_can_be_pasted_into_a_shell(monkeypatch):

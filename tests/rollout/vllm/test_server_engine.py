@@ -21,11 +21,13 @@ from PIL import Image
 from torch import nn
 
 from gpg_vl.errors import EngineLostError, MismatchError, UnusableSampleError, UserError
+from gpg_vl.policy.adapters import WholeWeight
 from gpg_vl.rollout.engine import Sampling, ensure_fits
 from gpg_vl.rollout.vllm import plugin, server_engine
 from gpg_vl.rollout.vllm.http_client import RetryableError, Server, server_at
 from gpg_vl.rollout.vllm.server_engine import ServerEngine, data_url, gather_all
 from gpg_vl.rollout.vllm.weight_files import HANDOVER
+from gpg_vl.rollout.vllm.weights import Weights
 from gpg_vl.types import Prompt
 from tests.hand_made import names, prompt
 
@@ -48,6 +50,7 @@ def policy() -> Any:
         tokenizer=lambda text: {"input_ids": [int(text.removeprefix("q")), PLACEHOLDER]}
     )
     return SimpleNamespace(
+        adapters=None,
         model=model,
         dtype=torch.float32,
         banned_ids=(PLACEHOLDER,),
@@ -842,7 +845,7 @@ def vllms_own(name: str) -> Any:
         "vllm.distributed.weight_transfer.base": SimpleNamespace(
             WeightSource=object, ParamMeta=lambda *given: given
         ),
-        "torch": SimpleNamespace(cuda=SimpleNamespace(device=nullcontext)),
+        "torch": SimpleNamespace(float32=torch.float32, cuda=SimpleNamespace(device=nullcontext)),
     }[name]
 
 
@@ -855,12 +858,20 @@ def test_the_trainer_is_the_first_of_its_group_at_the_address_that_the_server_se
         assert sender.init == {"master_address": "127.0.0.1", "world_size": 5, "rank": 0}
         assert port not in {0, server.getsockname()[1]}
     assert (sender.client, list(sender.source)) == (f"client of {url}", [])
-    tensors = {"b": torch.zeros(2, 3), "a": torch.ones(4, dtype=torch.bfloat16)}
-    plugin.send(sender, tensors, "cuda:1")
+    merged: list[str] = []
+
+    def read() -> torch.Tensor:
+        merged.append("a")
+        return torch.ones(4)
+
+    adapted = WholeWeight(shape=torch.Size([4]), read=read, is_changed=True)
+    weights = Weights({"b": torch.zeros(2, 3), "a": adapted}, torch.bfloat16)
+    plugin.send(sender, weights, "cuda:1")
     ((said, sent),) = sender.sent
-    assert said == [("b", torch.float32, (2, 3)), ("a", torch.bfloat16, (4,))]
+    assert said == [("b", torch.bfloat16, (2, 3)), ("a", torch.bfloat16, (4,))]
     assert [name for name, _ in sent] == ["b", "a"]
-    assert all(tensor is tensors[name] for name, tensor in sent)
+    assert all(tensor.dtype == torch.bfloat16 for _, tensor in sent)
+    assert merged == ["a"], "once: to merge a matrix takes time"
 
 
 def test_a_transfer_without_an_end_stops_the_run(engine_of, nccl, monkeypatch):

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from gpg_vl.config.schema import LoraConfig, PolicyConfig
 from gpg_vl.errors import EngineLostError, UserError
+from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout.vllm import weight_files
 from gpg_vl.rollout.vllm.weight_files import WeightFiles
 from gpg_vl.rollout.vllm.weights import (
@@ -50,7 +53,7 @@ def policy(
     model = Small(tied=tied)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
-    return SimpleNamespace(model=model, dtype=dtype)
+    return SimpleNamespace(model=model, dtype=dtype, adapters=None)
 
 
 LAYER = {"layer.weight", "layer.bias"}
@@ -365,3 +368,72 @@ def test_weights_are_read_one_by_one():
     """What is not read is not turned into another format."""
     sent = Weights({"a": A, "b": B}, torch.float64)
     assert (list(sent), len(sent), sent["b"].dtype) == (["a", "b"], 2, torch.float64)
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+ADAPTED = {"language": "lora", "projector": "frozen", "vision": "frozen"}
+LAYER_0 = "model.language_model.layers.0"
+
+
+def moved(policy: Any) -> Any:
+    """New adapters change nothing: B is 0."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def test_an_adapter_is_sent_merged_with_what_vllm_fuses_with_its_matrix(policy_of):
+    """Queries, keys and values are one matrix there, of which it takes all or none."""
+    targets = LoraConfig(targets=("q_proj", "up_proj"))
+    trained = moved(policy_of("qwen2_5_vl", **ADAPTED, lora=targets))
+    sent = trainable_weights(trained)
+    attention = {f"self_attn.{name}_proj.weight" for name in "qkvo"}
+    biases = {f"self_attn.{name}_proj.bias" for name in "qkv"}
+    mlp = {f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
+    in_first = {name.removeprefix(f"{LAYER_0}.") for name in sent if name.startswith(LAYER_0)}
+    assert in_first == attention | biases | mlp
+    assert not [name for name in sent if ".layers." not in name], "nor the head"
+    (_, layer), *_ = trained.adapters.layers()
+    delta = 32 / 16 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    base = layer.base_layer.weight
+    torch.testing.assert_close(sent[f"{LAYER_0}.self_attn.q_proj.weight"], base + delta)
+    assert (sent[f"{LAYER_0}.self_attn.q_proj.weight"] - base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("more", [{}, {"quantise": "nf4"}, {"vision": "lora", "projector": "full"}])
+def test_all_of_a_model_with_adapters_is_what_it_is_saved_as(more, policy_of, tmp_path):
+    trained = moved(policy_of("qwen2_5_vl", **{**ADAPTED, **more}, dtype="bfloat16"))
+    sent = trainable_weights(trained, include_frozen=True)
+    trained.save_whole(tmp_path)
+    saved = load_policy(PolicyConfig(dtype="bfloat16", weights="bfloat16"), seed=0, path=tmp_path)
+    loaded = dict(saved.model.named_parameters())
+    assert set(sent) == {HEAD, *loaded}
+    assert sent.size == 2 * sum(tensor.numel() for tensor in sent.values())
+    for name, tensor in loaded.items():
+        assert torch.equal(sent[name], tensor), name
+
+
+def test_an_adapter_is_added_in_float32_and_rounded_once(policy_of):
+    """Also where the gate asks for it, which computes in bfloat16."""
+    trained = moved(policy_of("qwen2_5_vl", **ADAPTED, dtype="bfloat16"))
+    (name, layer), *_ = trained.adapters.layers()
+    delta = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    expected = (layer.base_layer.weight.float() + delta).bfloat16()
+    with trained.autocast():
+        assert torch.equal(trainable_weights(trained)[f"{name}.weight"], expected)
+    assert not torch.equal(expected, layer.base_layer.weight + delta.bfloat16())
+
+
+def test_matrices_in_4_bits_are_sent_as_they_are_computed_with(policy_of):
+    """A server has loaded the plain ones of the base model."""
+    frozen = {**ADAPTED, "language": "frozen", "vision": "lora", "quantise": "nf4"}
+    trained = policy_of("qwen2_5_vl", **frozen)
+    sent = trainable_weights(trained)
+    name = f"{LAYER_0}.mlp.gate_proj"
+    held = trained.model.get_submodule(name).weight
+    assert torch.equal(sent[f"{name}.weight"], dequantize_4bit(held.data, held.quant_state))
+    assert not torch.equal(sent[f"{name}.weight"], policy_of().model.get_submodule(name).weight)
