@@ -24,10 +24,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from gpg_vl.policy.chunked_head import LogitsRule, Scores, TokenLoss, check_head, score_in_chunks
 from gpg_vl.policy.dropout import drops_inputs
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.out_of_memory import is_out_of_memory
 from gpg_vl.policy.plain_forward import PromptAndAnswers, completion_tokens, plain_states
 from gpg_vl.policy.shared_prefix import Prefix, extend, prefill, use_shared_prefix
 from gpg_vl.policy.vision import Vision
-from gpg_vl.policy.widened import widened
+from gpg_vl.policy.widened import held_wide, widened
 
 PADDING = -1
 """Flat index of a padding token in a rectangle of completions."""
@@ -136,17 +137,17 @@ class GroupForward(nn.Module):
             return Agreement(self.policy.dtype, _relative_errors(found, expected))
         weights_type = torch.float32  # that of trained weights, which others are widened to
         exact = self._computing_in(weights_type)
-        with widened(self.model, self._compared_parameter()):
+        with widened(self.model), held_wide(self._compared_parameter()):
             expected = exact._logprobs_and_grad(exact._plain, asked)
         narrow = _relative_errors(self._logprobs_and_grad(self.forward, asked), expected)
         plain = _relative_errors(self._logprobs_and_grad(self._plain, asked), expected)
         try:
-            with widened(self.model, self._compared_parameter()):
+            with widened(self.model), held_wide(self._compared_parameter()):
                 found = exact._logprobs_and_grad(exact.forward, asked)
             errors = _relative_errors(found, expected)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             # A kernel that training does not use may lack this type. Then only the narrow type is
             # judged, and the report says so.
             errors = None

@@ -22,17 +22,19 @@ NARROW = torch.bfloat16
 
 
 @contextmanager
-def widened(model: Any, parameter: torch.nn.Parameter) -> Generator[None, None, None]:
-    """Compute in float32 whatever the weights of a model are held in; without autocast.
+def widened(model: Any) -> Generator[None, None, None]:
+    """Compute in float32 whatever the weights of a model are held in; without autocast."""
+    with quantised.computing_in(model, torch.float32), _Widened():
+        yield
 
-    Args:
-        parameter: held in float32 meanwhile, so that its gradient is summed up in float32 too.
-    """
+
+@contextmanager
+def held_wide(parameter: torch.nn.Parameter) -> Generator[None, None, None]:
+    """Hold a parameter in float32 for a while, so that its gradient is summed up in float32 too."""
     held = parameter.data
     try:
         parameter.data = held.float()
-        with quantised.computing_in(model, torch.float32), _Widened():
-            yield
+        yield
     finally:
         parameter.data = held
 

@@ -121,6 +121,17 @@ FAULTS: list[Fault] = [
     ),
     *within(
         "rollout/gate/vision_gate.py",
+        "rollout/gate/test_rounding.py::"
+        "test_in_bfloat16_a_wrong_position_in_sampling_is_no_rounding",
+        {
+            "sampling in bfloat16 is compared with itself alone": (
+                "if policy.dtype == torch.bfloat16 and not self.last_answers:",
+                "if False:",
+            ),
+        },
+    ),
+    *within(
+        "rollout/gate/vision_gate.py",
         "rollout/gate/test_limits.py::test_more_is_asked_until_enough_places_carry_the_rounding",
         {
             "spare questions are asked always": (

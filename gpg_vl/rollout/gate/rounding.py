@@ -15,6 +15,10 @@ bfloat16 the shared prompt is none either: its sums are those of plain rows, mos
 same number, and the few that are not may be those of other tokens than the engine's. One place more
 of a logit of 20 is an eighth of a nat.
 
+To score token by token, the trainer uses the code that its own engine samples with, so a mistake in
+it would count as rounding. Hence this code is compared with plain rows in float32 first, where
+rounding is small (`decoding_error`).
+
 Shape letters: N completion tokens of all prompts, concatenated; n some of them, P prompts, R
 completions of a prompt, C longest completion, D width, V vocabulary.
 """
@@ -35,7 +39,9 @@ from gpg_vl.policy.load import Policy
 from gpg_vl.policy.plain_forward import PromptAndAnswers, UnsharedForward
 from gpg_vl.policy.plain_forward import score as score_logits
 from gpg_vl.policy.vision import Vision
+from gpg_vl.policy.widened import widened
 from gpg_vl.randomness import seed
+from gpg_vl.types import Completion
 
 MEAN_FACTOR, TAIL_FACTOR, WORST_FACTOR = 2.95, 3.7, 8.0
 """Allowed mean, 90 % quantile and largest gap, as multiples of the measured rounding. Two correct
@@ -57,6 +63,11 @@ MAX_TOKENS_WITH_LOGITS = 512
 way the group forward has chunks of its own."""
 PROMPTS_AT_ONCE = 4
 """Prompts whose answers are scored token by token at a time: as many as `rollout.gate.prompts`."""
+COMPARED_TOKENS = 32
+"""Tokens of an answer whose scores are compared in float32: each takes a pass through the model."""
+MAX_DECODING_ERROR = 3e-4
+"""Mean difference between scores token by token and plain rows in float32, in nats, above which it
+is a fault. In a tiny random model rounding makes 2e-7, and a position that is off by one 8e-4."""
 MAX_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean difference of the trainer's two ways, in nats, above which it is a fault, not rounding."""
 
@@ -99,6 +110,27 @@ def score_again(
         forward = GroupForward(fresh, temperature)
         with policy.autocast():
             return _concatenate([forward([pair]).logprobs_N for pair in answered])
+
+
+@torch.no_grad()
+def decoding_error(policy: Policy, asked: PromptAndAnswers, temperature: float) -> float:
+    """Return how far scores token by token lie from those of plain rows, both in float32.
+
+    Args:
+        asked: a prompt and answers to it, whose first tokens are scored.
+
+    Returns:
+        Mean of the absolute differences, in nats.
+    """
+    prompt, completions = asked
+    short: list[Completion] = []
+    for completion in completions:
+        short.append(replace(completion, token_ids=completion.token_ids[:COMPARED_TOKENS]))
+    exact = replace(policy, dtype=torch.float32, vision=Vision(policy.model, None))
+    with widened(policy.model):
+        found_N = _token_by_token(exact, [(prompt, short)], temperature)
+        expected_N = UnsharedForward(exact, temperature)([(prompt, short)]).logprobs_N
+    return float((found_N - expected_N).abs().mean())
 
 
 def _of_one_shape(answered: Sequence[PromptAndAnswers]) -> Iterator[list[PromptAndAnswers]]:

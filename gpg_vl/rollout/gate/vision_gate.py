@@ -30,8 +30,10 @@ from gpg_vl.rollout.gate.causes import cause
 from gpg_vl.rollout.gate.rounding import (
     ENOUGH_CARRIERS,
     KERNEL_GRAIN,
+    MAX_DECODING_ERROR,
     MAX_ROUNDING,
     Gap,
+    decoding_error,
     places,
     score,
     score_again,
@@ -82,6 +84,8 @@ class VisionGate:
         check = GateCheck(self, engine, policy, version)
         engine.needs_verification = False
         shown = check.compare(self.prompts, self.spare)
+        if policy.dtype == torch.bfloat16 and not self.last_answers:  # the first check
+            self._check_decoding(shown.answered[0], policy)
         comparisons = [shown]
         grey = [with_grey_pictures(prompt, policy) for prompt in self.prompts if prompt.images]
         if grey:
@@ -105,6 +109,21 @@ class VisionGate:
         if grey:
             metrics["visual_reliance"] = check.visual_reliance(shown.answered)
         return metrics
+
+    def _check_decoding(self, asked: PromptAndAnswers, policy: Policy) -> None:
+        """Check the code that measures the rounding of bfloat16, where rounding is small.
+
+        Raises:
+            MismatchError: it is wrong.
+        """
+        error = decoding_error(policy, asked, self.sampling.temperature)
+        if error <= MAX_DECODING_ERROR:  # False for a NaN
+            return
+        raise MismatchError(
+            f"vision gate: scored token by token and in float32, answers lie {error:.2g} nat a "
+            f"token from what the trainer computes, and rounding explains {MAX_DECODING_ERROR:g} "
+            "at most: sampling is wrong; please report it"
+        )
 
     def _check_rounding(self, gap: Gap, policy: Policy) -> None:
         """Check that the trainer's two ways of scoring agree up to rounding.

@@ -14,7 +14,7 @@ import torch
 from gpg_vl.errors import MismatchError
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.rollout.gate import vision_gate
-from gpg_vl.rollout.gate.rounding import Gap, portions
+from gpg_vl.rollout.gate.rounding import MAX_DECODING_ERROR, Gap, portions
 from gpg_vl.rollout.gate.vision_gate import GateCheck, VisionGate
 from gpg_vl.types import Completion, Prompt
 from tests.hand_made import completion, prompt
@@ -314,7 +314,9 @@ POLICY: Any = SimpleNamespace(dtype=torch.float32)
 def yardstick(monkeypatch) -> SimpleNamespace:
     """A trainer whose second way differs by `noise`, up and down in turn; grey pictures are
     marked."""
-    record = SimpleNamespace(noise=1e-5, narrow=[], temperatures=[], policies=[])
+    record = SimpleNamespace(
+        noise=1e-5, narrow=[], temperatures=[], policies=[], decoding=0.0, decoded=[]
+    )
 
     def score(policy, asked, temperature):
         record.temperatures.append(temperature)
@@ -330,6 +332,10 @@ def yardstick(monkeypatch) -> SimpleNamespace:
             [(-1.0) ** at for at in range(len(base))], dtype=torch.float64
         )
 
+    def decoding(policy, asked, temperature):
+        record.decoded.append(asked)
+        return record.decoding
+
     def grey(it, policy):
         return replace(
             it,
@@ -340,6 +346,7 @@ def yardstick(monkeypatch) -> SimpleNamespace:
 
     monkeypatch.setattr(vision_gate, "score", score)
     monkeypatch.setattr(vision_gate, "score_again", again)
+    monkeypatch.setattr(vision_gate, "decoding_error", decoding)
     monkeypatch.setattr(vision_gate, "with_grey_pictures", grey)
     monkeypatch.setattr(vision_gate, "cause", lambda check, worst, asked: "Why: not asked here")
     return record
@@ -493,6 +500,21 @@ def test_a_trainer_whose_two_ways_lie_far_apart_judges_nobody(dtype, most, remed
         yardstick.noise = noise
         with pytest.raises(MismatchError, match=remedy):
             gate().check(Hand(), policy, 0)
+
+
+def test_what_measures_the_rounding_of_bfloat16_is_itself_compared_once(yardstick):
+    narrow: Any = SimpleNamespace(dtype=torch.bfloat16)
+    gate().check(Hand(), POLICY, 0)
+    assert not yardstick.decoded
+    yardstick.decoding = MAX_DECODING_ERROR
+    looked = gate()
+    for version in range(3):
+        looked.check(Hand(version=lambda group, index, version=version: version), narrow, version)
+    assert [prompt.text for prompt, _ in yardstick.decoded] == [shown(1).text]
+    for error in (1.001 * MAX_DECODING_ERROR, math.nan):
+        yardstick.decoding = error
+        with pytest.raises(MismatchError, match="sampling is wrong; please report it"):
+            gate().check(Hand(), narrow, 0)
 
 
 def test_one_answer_of_other_weights_is_enough(yardstick):

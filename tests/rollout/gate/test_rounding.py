@@ -15,6 +15,7 @@ import torch
 
 from gpg_vl.config.schema import PolicyConfig, Tiny
 from gpg_vl.errors import MismatchError
+from gpg_vl.policy import decoding
 from gpg_vl.policy.families import Sharing
 from gpg_vl.policy.load import load_policy
 from gpg_vl.rollout import transformers_engine
@@ -445,6 +446,22 @@ def test_in_bfloat16_the_second_way_rounds_where_an_engine_does():
     assert 0 < large_N.float().mean() < 0.02, "few tokens carry it"
     assert (gap.noise_N.abs()[large_N] > gap.found.worst / 8).all()
     assert gap.rounding.mean == pytest.approx(gap.found.mean, rel=0.5)
+
+
+@pytest.mark.parametrize("knobs", [{"language": "full"}, LANGUAGE, IN_4_BITS])
+def test_in_bfloat16_a_wrong_position_in_sampling_is_no_rounding(knobs, policy_of, monkeypatch):
+    """The second way of scoring has the same mistake as the engine, so their gap is no larger."""
+    policy = moved(policy_of(dtype="bfloat16", **knobs))
+    engine = TransformersEngine(policy)
+    gate_of(policy).check(engine, policy, 0)
+    honest = decoding.extend
+
+    def one_further(policy, prefix, tokens_PRC, start, cache):
+        return honest(policy, prefix, tokens_PRC, start + (start > 0), cache)
+
+    monkeypatch.setattr(decoding, "extend", one_further)
+    with pytest.raises(MismatchError, match=r"token by token .* sampling is wrong"):
+        gate_of(policy).check(engine, policy, 0)
 
 
 def test_token_by_token_few_logits_exist_at_a_time(monkeypatch):
