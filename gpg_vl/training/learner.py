@@ -1,8 +1,9 @@
 """Update the policy: raise the weighted log-likelihood of what was sampled, in micro-batches.
 
 `loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up:
-micro-batches, processes and skipped groups cannot change the result. Each process computes its own
-micro-batches alone, however many they are; then gradients are summed over all processes, once.
+micro-batches, processes and skipped groups cannot change the result, but for the rounding of sums.
+Each process computes its own micro-batches alone, however many they are; then gradients are summed
+over all processes, once.
 
 Shape letters: B groups, G completions of a group, N tokens of all completions of a micro-batch in
 one row, n some of these N tokens.
@@ -42,8 +43,9 @@ Forward = UnsharedForward | GroupForward
 
 COMPARED_TOKENS = 32
 """Tokens of an answer that the group forward and plain rows are compared on."""
-_RATES = ("initial_lr", "betas", "weight_decay")
-"""Knobs of a group of parameters; its present learning rate follows from the first."""
+_OWN = ("initial_lr", "betas", "weight_decay", "fused", "foreach")
+"""What a group of parameters has from the config and the machine, and not from a saved state; its
+present learning rate follows from the first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +86,18 @@ class Sums:
     entropy: float
     """In nats, of all tokens."""
     tokens: int
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Micro-batches of one process in one rollout; halved where memory was short."""
+
+    batches: list[list[WeightedGroup]]
+    sampled: list[Tensor | None]
+    """Log-probabilities of each under the sampling policy; None = the present one sampled it."""
+    splits: int = 0
+    """Times that they were halved, or that the step was begun again because another process's
+    were."""
 
 
 class Learner:
@@ -145,13 +159,14 @@ class Learner:
         items = self._weighted_groups(batch, weights_BG)
         self.compare_once(_cheapest(items), batch.rewards_BG.shape[1])
         live = [item for item in items if any(item.weights) or any(item.shares)]
-        batches, sampled, splits = self._with_sampled(self._plan(live), version)
-        update = self._step_in_memory(batches, sampled, splits)
+        planned = self._plan(live)
+        work = _Work(planned, [None] * len(planned))
+        self._score_sampled(work, version)
+        update = self._step_in_memory(work)
         if update.skipped:
             return update
         for _ in range(self.updates_per_rollout - 1):
-            splits = int(update.metrics["memory_splits"])
-            further = self._step_in_memory(batches, sampled, splits)
+            further = self._step_in_memory(work)
             if further.skipped:
                 break  # the step counts as taken: weights have moved before
             update = further
@@ -188,12 +203,12 @@ class Learner:
             UserError: the state is of another optimizer, or of other parts of the model.
         """
         self._check_same_optimizer(saved)
-        rates: list[dict[str, Any]] = []
+        own: list[dict[str, Any]] = []
         for group in self.optimizer.param_groups:
-            rates.append({key: group[key] for key in _RATES})
+            own.append({key: group[key] for key in _OWN if key in group})
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-        self._set_rates(rates)
+        self._put_back(own)
         why_not_shared = saved.get("why_not_shared")
         if why_not_shared is None or not unchanged:
             return
@@ -201,11 +216,11 @@ class Learner:
             self.needs_comparison = False
             self.forward.policy.sharing.why_not = why_not_shared
 
-    def _set_rates(self, rates: Sequence[Mapping[str, Any]]) -> None:
-        """Give each group of parameters its rates: those of a saved state may be others."""
+    def _put_back(self, own: Sequence[Mapping[str, Any]]) -> None:
+        """Give each group of parameters what is its own: a saved state may hold other values."""
         groups, schedule = self.optimizer.param_groups, self.schedule
-        for group, own, factor in zip(groups, rates, schedule.lr_lambdas, strict=True):
-            group.update(own, lr=own["initial_lr"] * factor(schedule.last_epoch))
+        for group, values, factor in zip(groups, own, schedule.lr_lambdas, strict=True):
+            group.update(values, lr=values["initial_lr"] * factor(schedule.last_epoch))
         schedule.base_lrs = [group["initial_lr"] for group in groups]
         schedule._last_lr = [group["lr"] for group in groups]
 
@@ -281,29 +296,25 @@ class Learner:
             live, self.tokens_per_microbatch, shared=self.shared, tower_trains=tower_trains
         )
 
-    def _with_sampled(
-        self, batches: list[list[WeightedGroup]], version: int
-    ) -> tuple[list[list[WeightedGroup]], list[Tensor | None], int]:
-        """Return micro-batches and the log-probabilities of each under the sampling policy.
-
-        They are smaller ones where there was not enough memory; last, how often they were halved.
+    def _score_sampled(self, work: _Work, version: int) -> None:
+        """Compute the log-probabilities of micro-batches under the sampling policy.
 
         Raises:
             UserError: a single group does not fit.
         """
-        sampled: list[Tensor | None] = []
-        splits = 0
         with raise_on_all_ranks(self.processes.all_gather):
-            while len(sampled) < len(batches):
+            while True:
                 try:
-                    sampled = [self._sampled_logprobs(batch, version) for batch in batches]
+                    found = [self._sampled_logprobs(batch, version) for batch in work.batches]
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
                     free_memory_of(error)
-                    batches, _ = self._smaller(batches, [None] * len(batches))
-                    splits += 1
-        return batches, sampled, splits
+                    self._halve(work)
+                    work.splits += 1
+                else:
+                    work.sampled = found
+                    break
 
     def _sampled_logprobs(self, batch: list[WeightedGroup], version: int) -> Tensor | None:
         """Return [N]: log-probabilities under the sampling policy.
@@ -327,44 +338,40 @@ class Learner:
             present_N = self.forward([item.asked for item in batch]).logprobs_N
         return torch.where(is_present_N, present_N, stale_N.to(present_N.dtype))
 
-    def _step_in_memory(
-        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None], splits: int = 0
-    ) -> Update:
+    def _step_in_memory(self, work: _Work) -> Update:
         """Take one optimizer step; out of memory on any process, begin it again on all.
 
-        A process that ran out of memory takes smaller pieces then. Micro-batches of half the size
-        add up to the same.
-
-        Args:
-            splits: how often this process has halved its micro-batches already.
+        A process that ran out of memory takes smaller pieces then, also in all later steps.
+        Micro-batches of half the size add up to the same.
 
         Raises:
             UserError: a single group does not fit.
         """
         while True:
-            own = self.gradients(batches, sampled)
+            own = self.gradients(work.batches, work.sampled)
             if not self.processes.any(own is None):
                 assert own is not None
                 update = self._step(own)
-                return replace(update, metrics={**update.metrics, "memory_splits": float(splits)})
+                splits = float(work.splits)
+                return replace(update, metrics={**update.metrics, "memory_splits": splits})
             self.optimizer.zero_grad(set_to_none=True)
             with raise_on_all_ranks(self.processes.all_gather):
                 if own is None:
-                    batches, sampled = self._smaller(batches, sampled)
-            splits += 1
+                    self._halve(work)
+            work.splits += 1
 
-    def _smaller(
-        self, batches: list[list[WeightedGroup]], sampled: list[Tensor | None]
-    ) -> tuple[list[list[WeightedGroup]], list[Tensor | None]]:
+    def _halve(self, work: _Work) -> None:
         """Halve micro-batches; if each is one group, let fewer of its completions through at once.
 
         Raises:
             UserError: they go one by one already.
         """
-        if any(len(batch) > 1 for batch in batches):
-            return _halved(batches, sampled)
-        self.split_groups(batches)
-        return batches, sampled
+        if all(len(batch) == 1 for batch in work.batches):
+            self.split_groups(work.batches)
+            return
+        work.batches, work.sampled = _halved(work.batches, work.sampled)
+        largest = max(padded_tokens(batch, shared=self.shared) for batch in work.batches)
+        self.tokens_per_microbatch = min(largest, self.tokens_per_microbatch)
 
     def gradients(
         self, batches: Sequence[list[WeightedGroup]], sampled: Sequence[Tensor | None]

@@ -415,6 +415,30 @@ def test_out_of_memory_before_further_updates_takes_the_same_steps(policy_of, mo
         assert steps[1][name] == pytest.approx(steps[0][name], rel=1e-6)
 
 
+def test_what_did_not_fit_once_is_not_tried_again(policy_of, monkeypatch):
+    """Neither in the next update of a rollout, nor in the next rollout."""
+    monkeypatch.setattr("gpg_vl.training.microbatches.MAX_LENGTH_RATIO", 9.0)
+    policy = policy_of(dtype="float64")
+    learner = make_learner(GroupForward(policy, 1.0), Gpg(), updates_per_rollout=2)
+    forward, sizes = learner.forward.forward, []
+
+    def small(asked, loss=None):
+        # while what the sampling policy thought is computed, there is more room
+        if loss is not None:
+            sizes.append(len(asked))
+            if len(asked) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return forward(asked, loss)
+
+    monkeypatch.setattr(learner.forward, "forward", small)
+    splits = []
+    for _ in range(2):
+        update = take_update(learner, old_and_new(policy), version=3)
+        splits.append(update.metrics["memory_splits"])
+    assert sizes == [2, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert splits == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("error", "is_memory"),
     [
@@ -477,7 +501,7 @@ def test_out_of_memory_halves_whatever_can_be_halved_before_a_group_is_split(lea
     monkeypatch.setattr(learner, "gradients", no_memory)
     monkeypatch.setattr(learner, "split_groups", split.append)
     monkeypatch.setattr(learner, "_step", lambda own: Update(metrics={}))
-    update = learner._step_in_memory([[a, b], [c]], [None, None])
+    update = learner._step_in_memory(learning._Work([[a, b], [c]], [None, None]))
     assert tried == [[2, 1], [1, 1, 1], [1, 1, 1]]
     assert update.metrics == {"memory_splits": 2.0}
 
@@ -499,7 +523,7 @@ def test_out_of_memory_on_any_process_all_begin_again_and_that_one_halves(
     monkeypatch.setattr(learner, "_step", lambda own: Update(metrics={}))
     monkeypatch.setattr(Processes, "any", lambda processes, value: left.pop(0) or value)
     both = [weighted(3, [1, 2]), weighted(3, [1, 2])]
-    update = learner._step_in_memory([both], [None])
+    update = learner._step_in_memory(learning._Work([both], [None]))
     assert pieces == tried
     assert update.metrics == {"memory_splits": 1.0}
 
