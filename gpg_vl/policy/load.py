@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -137,10 +138,8 @@ def _save_model(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> N
     the tower, which comes first, is frozen and held so.
     """
     model.save_pretrained(folder, state_dict=tensors)
-    widest = torch.bfloat16
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
-            widest = torch.promote_types(widest, tensor.dtype)
+    types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    widest = reduce(torch.promote_types, types)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["dtype"] = str(widest).removeprefix("torch.")

@@ -74,6 +74,8 @@ OTHERS = (
 )
 """Files that may be absent. If one cannot be read, that is an error here, because transformers
 ignores some of them without a warning."""
+LAW = ("LICENSE", "NOTICE", "COPYING")
+"""Beginnings of the names of files that go wherever a model goes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def find_model(name: str, key: str = "policy.model") -> ModelFiles:
         _check(folder, key)
         check_base(adapter, folder, key)
         return ModelFiles(name=str(folder.resolve()), folder=folder, adapter=adapter)
-    base_name = _base_name(adapter, key)
+    base_name = name_of_base(adapter, key)
     try:
         base = locate(base_name, f"{key}: {folder}: its base model")
     except UserError as error:
@@ -135,7 +137,7 @@ def find_model(name: str, key: str = "policy.model") -> ModelFiles:
     return ModelFiles(name=find(base_name, key).name, folder=base, adapter=adapter)
 
 
-def _base_name(adapter: AdapterFiles, key: str) -> str:
+def name_of_base(adapter: AdapterFiles, key: str) -> str:
     """Return the name of the base model of an adapter, to be found from the working directory.
 
     Raises:
@@ -325,7 +327,7 @@ def config_file(name: str, key: str = "policy.model") -> Path:
         file = folder / "config.json"
         if is_adapter(folder) and not file.is_file():
             # of an adapter on the hub, the tensors are fetched only with the weights
-            base_name = _base_name(adapter_files.read_settings(folder, key), key)
+            base_name = name_of_base(adapter_files.read_settings(folder, key), key)
             file = locate(base_name, key, weights=False) / "config.json"
     if not file.is_file():
         raise UserError(f"{key}: {file.parent}: {_describe_other_folder(file.parent)}")
@@ -361,6 +363,7 @@ def _fetch(name: str, weights: bool) -> Path:
     settings = ("*.json", "*.jinja", "*.txt", "*.model")
     if not weights:
         return fetch(*settings)
+    settings += tuple(f"{name}*" for name in LAW)
     folder = fetch(*settings, "*.safetensors")
     if any(folder.glob("*.safetensors")):
         return folder

@@ -359,15 +359,39 @@ def _engine_items(workload: Workload) -> Iterator[Item]:
             merged = workload.storage.narrow * adapted
             yield Item("merged matrices (rollout)", rollout=merged)
     if kind == "vllm" and workload.machine.gb is not None:
+        awake = max(_vllm_share(workload), vllm_needs(workload))
         if options.get("cache_gib"):
-            awake = 2 * workload.size.total + options["cache_gib"] * 2**30
-        else:
-            awake = options.get("memory", VLLM_MEMORY) * workload.machine.gb * GB
+            awake = vllm_weights(workload) + options["cache_gib"] * 2**30
         if options.get("sleep", 0):
             asleep = SLEEPING_VLLM_BYTES
             yield Item("vLLM, asleep in the update", awake, asleep, asleep)
         else:
             yield _in_every_phase("vLLM", awake)
+
+
+def vllm_weights(workload: Workload) -> float:
+    """Return the bytes of vLLM's own copy of the model: whole, in the type of the forward."""
+    return workload.storage.narrow * workload.size.total
+
+
+def vllm_needs(workload: Workload) -> float:
+    """Return the bytes that vLLM needs at least: its weights, and the tokens of one group."""
+    return vllm_weights(workload) + workload.group * token_bytes(workload)
+
+
+def vllm_lacks(workload: Workload) -> bool:
+    """Return True if a vLLM in this process is not given what it needs."""
+    kind, options = workload.engine
+    if kind != "vllm" or options.get("cache_gib") or workload.machine.gb is None:
+        return False
+    return _vllm_share(workload) < vllm_needs(workload)
+
+
+def _vllm_share(workload: Workload) -> float:
+    """Return the bytes that a vLLM in this process may fill."""
+    _, options = workload.engine
+    assert workload.machine.gb is not None
+    return options.get("memory", VLLM_MEMORY) * workload.machine.gb * GB
 
 
 def _merges(merge: str | bool, policy: PolicyConfig) -> bool:
@@ -407,5 +431,7 @@ def needed(workload: Workload) -> float:
 
 
 def fits(workload: Workload) -> bool:
-    """Return True if the peak fits the GPU, or if no GPU is known."""
-    return workload.machine.gb is None or needed(workload) <= workload.machine.gb * GB
+    """Return True if the peak fits the GPU and vLLM has what it needs, or if no GPU is known."""
+    if workload.machine.gb is None:
+        return True
+    return needed(workload) <= workload.machine.gb * GB and not vllm_lacks(workload)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 
 from gpg_vl.config import loading
 from gpg_vl.config.schema import Config
@@ -18,6 +19,8 @@ from gpg_vl.preflight.memory import (
     needed,
     settle,
     total,
+    vllm_lacks,
+    vllm_needs,
 )
 
 Change = dict[str, str]
@@ -43,18 +46,26 @@ def problems(workload: Workload) -> list[str]:
     if tried and not has_fitting_change:
         words, with_most_changes = tried[-1]
         gb = _next_fitting_gpu(with_most_changes)
-        if gb and gb != larger_gpu:
+        if gb and (larger_gpu is None or gb < larger_gpu):
             solutions.append(f"{words} hardware.gb={gb:g}")
     if not solutions:
         solutions.append(
             "policy.model: a smaller one; no GPU holds this one whole, and it is not divided over "
             "several"
         )
-    peak_gb = needed(workload) / GB
-    return [
-        f"{peak_gb:.1f} GB are needed on a GPU at the peak, it has {workload.machine.gb:g}",
-        *solutions,
-    ]
+    return [_what_lacks(workload), *solutions]
+
+
+def _what_lacks(workload: Workload) -> str:
+    """Return why a workload does not fit its GPU, as a sentence."""
+    peak, gb = needed(workload) / GB, workload.machine.gb
+    assert gb is not None
+    if peak > gb:
+        return f"{peak:.1f} GB are needed on a GPU at the peak, it has {gb:g}"
+    return (
+        f"vLLM holds the whole model a second time and needs {vllm_needs(workload) / GB:.1f} GB, "
+        f"more than its share (rollout.engine.memory) of the {gb:g} GB of a GPU"
+    )
 
 
 def changes(workload: Workload) -> Iterator[tuple[str, Workload]]:
@@ -107,6 +118,8 @@ def _of_computing(workload: Workload) -> Iterator[Change]:
         yield {"learner.checkpointing": "true"}
     if config.learner.tokens_per_microbatch != "auto":
         yield {"learner.tokens_per_microbatch": "auto"}
+    if vllm_lacks(workload):
+        yield _enough_for_vllm(workload)
     if kind == "vllm" and not options.get("sleep", 0):
         yield {"rollout.engine.sleep": "1"}
     if config.policy.dtype != "bfloat16":
@@ -134,7 +147,10 @@ def _of_training(workload: Workload) -> Iterator[Change]:
     if policy.language == "full":
         yield from _of_adapters(workload)
     elif policy.trains_adapters and policy.quantise == "none":
-        yield {"policy.quantise": "nf4"}
+        in_4_bits: Change = {"policy.quantise": "nf4"}
+        if policy.dtype != "bfloat16":
+            in_4_bits["policy.dtype"] = "bfloat16"
+        yield in_4_bits
 
 
 def _of_adapters(workload: Workload) -> Iterator[Change]:
@@ -166,10 +182,20 @@ def _with_change(workload: Workload, change: Change) -> tuple[str, Workload]:
     """Return a change as text for the config, and the workload after it."""
     change = change | _resets(workload.config, change)
     changed = replace(workload, config=_changed_config(workload.config, change))
+    if vllm_lacks(changed):
+        change = change | _enough_for_vllm(changed)
+        changed = replace(workload, config=_changed_config(workload.config, change))
     if "learner.tokens_per_microbatch" in change:  # show the number that `auto` resolves to
         tokens = settle(changed).tokens
         change = {**change, "learner.tokens_per_microbatch": str(tokens)}
     return " ".join(_assignments(change)), changed
+
+
+def _enough_for_vllm(workload: Workload) -> Change:
+    """Return the share of the GPU with which a vLLM in this process has what it needs."""
+    assert workload.machine.gb is not None
+    hundredths = ceil(100 * vllm_needs(workload) / (workload.machine.gb * GB))
+    return {"rollout.engine.memory": f"{hundredths / 100:g}"}
 
 
 def _resets(config: Config, change: Change) -> Change:

@@ -22,9 +22,12 @@ from gpg_vl.policy import adapter_files
 from gpg_vl.policy.adapter_files import AdapterFiles
 from gpg_vl.policy.model_folder import (
     BYTES,
+    LAW,
     ModelFiles,
     find_model,
     holds_weights,
+    locate,
+    name_of_base,
     numbers_by_type,
     tensor_types,
 )
@@ -38,8 +41,6 @@ TYPES = ("bfloat16", "float32")
 _CARD = "README.md"
 _COPIED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".md")
 """Ends of the names of files that belong to a model."""
-_LAW = ("LICENSE", "NOTICE", "COPYING")
-"""Beginnings of the names of files that go wherever a model goes."""
 _SPARE = 1 << 20
 """Bytes for files beside the weights."""
 
@@ -69,7 +70,7 @@ def export(
     to = _new_folder(to)
     if name == models.TINY:
         raise UserError(f"{name} is made on the spot with random weights; name a run that began so")
-    files = find_model(name, "export")
+    files = _find(name, merged=merged)
     origin = files.adapter.folder if files.adapter else files.folder
     _check_form(files, origin, merged=merged, log=log)
     _check_space(files, to, merged=merged, dtype=dtype)
@@ -84,6 +85,7 @@ def export(
                 _copy(origin, made)
             else:
                 _write_whole(origin, made, dtype or _stored_type(files.folder), log)
+                _copy_law(files.folder, made)
             _write_card(origin, made, merged=merged and files.adapter is not None)
             made.rename(to)
     except OSError as error:
@@ -95,6 +97,18 @@ def export(
     for line in _summary(files, to, merged=merged):
         log(line)
     return to
+
+
+def _find(name: str, *, merged: bool) -> ModelFiles:
+    """Find what is exported; the base model of an adapter only if it is merged or lies inside."""
+    folder = locate(name, "export")
+    if merged or not adapter_files.is_adapter(folder) or holds_weights(folder):
+        return find_model(name, "export")
+    adapter = adapter_files.read(folder, "export")
+    base = models.find(name_of_base(adapter, "export")).name
+    if adapter.has_own_base:
+        return find_model(name, "export")
+    return ModelFiles(name=base, folder=folder, adapter=adapter)
 
 
 def _new_folder(to: Path) -> Path:
@@ -179,7 +193,7 @@ def _files_of(folder: Path) -> Iterator[Path]:
     is_safe = any(folder.glob("*.safetensors"))
     for path in sorted(folder.iterdir()):
         is_old_weights = path.name.startswith("pytorch_model") and not is_safe
-        belongs = path.suffix in _COPIED or path.name.startswith(_LAW) or is_old_weights
+        belongs = path.suffix in _COPIED or path.name.startswith(LAW) or is_old_weights
         if path.is_file() and belongs:
             yield path
 
@@ -227,8 +241,13 @@ def _write_whole(origin: Path, made: Path, dtype: str, log: Log) -> None:
     policy = load_policy(config, seed=0, log=log, key="export", by_chance=False)
     policy.model.to(getattr(torch, dtype))
     policy.save(made)
+    _copy_law(origin, made)
+
+
+def _copy_law(origin: Path, made: Path) -> None:
+    """Copy the terms under which a model was given."""
     for path in _files_of(origin):
-        if path.name == _CARD or path.name.startswith(_LAW):
+        if path.name.startswith(LAW):
             shutil.copyfile(path, made / path.name)
 
 

@@ -58,6 +58,8 @@ def test_float64_takes_twice_as_much():
 
 # --- by hand --------------------------------------------------------------------------------------
 
+TYPES = ("float32", "bfloat16")
+
 
 def test_the_arithmetic_knows_the_defaults_of_the_engines_and_of_the_head():
     """`plan` does not load torch, so it cannot ask them."""
@@ -109,6 +111,26 @@ def test_a_vllm_on_the_same_gpu_holds_its_share_while_it_is_awake(engine, awake,
     every = memory.items(run_of(f"rollout.engine={engine}", gb=80.0), Limits(1000, False))
     (found,) = [item for item in every if item.name.startswith("vLLM")]
     assert (found.rollout, found.update) == (awake, asleep)
+
+
+def test_what_a_vllm_holds_at_least_by_hand():
+    """10^9 parameters in bfloat16, and 500 tokens of 10 layers, 500 keys of 4 bytes and 500 values
+    of 2."""
+    run = run_of("policy.dtype=bfloat16", "rollout.engine=vllm", gb=80.0)
+    assert memory.vllm_needs(run) == 2e9 + 500 * 10 * 500 * 6
+    assert not memory.vllm_lacks(run)
+    small = "rollout.engine={kind: vllm, memory: 0.02}"
+    starved = run_of("policy.dtype=bfloat16", small, gb=80.0)
+    assert memory.vllm_lacks(starved)
+    assert not memory.fits(starved)
+    (found,) = [item for item in memory.items(starved, Limits(1000, False)) if "vLLM" in item.name]
+    assert found.rollout == memory.vllm_needs(run)
+    own = "rollout.engine={kind: vllm, cache_gib: 2}"
+    wide, narrow = (run_of(f"policy.dtype={dtype}", own, gb=80.0) for dtype in TYPES)
+    for given, count in ((wide, 4e9), (narrow, 2e9)):
+        (found,) = [item for item in memory.items(given, Limits(1000, False)) if "vL" in item.name]
+        assert found.rollout == count + 2 * 2**30
+        assert not memory.vllm_lacks(given)
 
 
 def test_auto_takes_what_fits():

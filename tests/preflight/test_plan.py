@@ -249,7 +249,7 @@ def test_starting_weights_are_kept_where_the_model_is_not_its_start(knobs, gigab
     [
         ("vllm", "vLLM", 32e9, 32e9),
         ("{kind: vllm, memory: 0.5}", "vLLM", 40e9, 40e9),
-        ("{kind: vllm, cache_gib: 2}", "vLLM", 2e9 + 2 * 2**30, 2e9 + 2 * 2**30),
+        ("{kind: vllm, cache_gib: 2}", "vLLM", 4e9 + 2 * 2**30, 4e9 + 2 * 2**30),
         ("{kind: vllm, sleep: 2}", "vLLM, asleep in the update", 32e9, 1e9),
     ],
 )

@@ -12,6 +12,9 @@ from tests.workloads import MODEL, adapter_on, run_of
 
 LARGE_ROLLOUT = ("rollout.groups_per_step=64", "rollout.group_size=16", "rollout.max_tokens=4096")
 
+LARGE = replace(MODEL, parameters={**MODEL.parameters, "language": 8 * 10**9})
+"""8.2 billion parameters."""
+
 
 def test_a_rollout_that_does_not_fit_samples_fewer_groups_at_once():
     long = run_of(*LARGE_ROLLOUT, gb=24.0)
@@ -201,6 +204,24 @@ def test_where_nothing_is_enough_all_changes_name_the_gpu_that_they_need():
     assert remedies.problems(run)[1:] == [
         f"learner.checkpointing=true policy.language=lora {NF4} hardware.gb=40"
     ]
+
+
+def test_a_vllm_that_cannot_hold_the_model_is_given_more_of_the_gpu():
+    """Of 40 GB it has 16, and needs 16.3 for 8.15 x 10^9 parameters in bfloat16."""
+    knobs = ("policy.language=lora", "policy.dtype=bfloat16", "rollout.engine=vllm")
+    lacks, *solutions = remedies.problems(run_of(*knobs, gb=40.0, size=LARGE))
+    assert lacks.startswith("vLLM holds the whole model a second time and needs 16.4 GB, more than")
+    assert re.match(r"rollout\.engine\.memory=0\.42 \(\d+\.\d GB\)", solutions[0])
+    # on 24 GB nothing is enough; a change for a larger GPU is not offered where none is needed
+    lacks, *solutions = remedies.problems(run_of(*knobs, gb=24.0, size=LARGE))
+    assert "GB are needed on a GPU at the peak, it has 24" in lacks
+    assert solutions == ["hardware.gb=48 (larger GPUs, nothing else changed)"]
+
+
+def test_adapters_in_float64_are_offered_4_bits_only_with_a_type_that_has_them():
+    knobs = ("policy.language=lora", "policy.dtype=float64")
+    offers = offered(run_of(*knobs, gb=16.0, size=LARGE))
+    assert "policy.quantise" in offers
 
 
 def test_a_model_that_no_gpu_holds_is_told_to_be_smaller():
