@@ -8,6 +8,7 @@
 Nothing heavy is imported before a function needs it: `score` and `load_config` need no torch.
 """
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -99,25 +100,30 @@ def train(
 
 
 def _trained(experiment: Experiment, **how: Any) -> Path:
-    """Train without the bars of other libraries."""
+    """Train without the lines of other libraries."""
     from gpg_vl.training.loop import train as run
 
-    with _no_foreign_bars():
+    with _no_foreign_lines():
         return run(experiment, **how)
 
 
 @contextmanager
-def _no_foreign_bars() -> Generator[None, None, None]:
-    """Hide the progress bars of transformers, which would break ours, while the block lasts."""
-    from transformers.utils import logging
+def _no_foreign_lines() -> Generator[None, None, None]:
+    """Hide progress bars and hints of other libraries, which break ours, while the block lasts."""
+    from transformers.utils import logging as transformers_logging
 
-    were_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    were_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    # imported by peft, it asks on a CPU for kernels of a hub, which are not needed
+    of_4_bits = logging.getLogger("bitsandbytes")
+    level = of_4_bits.level
+    of_4_bits.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        of_4_bits.setLevel(level)
         if were_shown:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def experiment_of(
@@ -217,7 +223,7 @@ def _evaluated(
     """Evaluate without the bars of other libraries, and say what the figures do not."""
     from gpg_vl.evaluation.evaluate import evaluate_benchmarks
 
-    with _no_foreign_bars():
+    with _no_foreign_lines():
         evaluated = evaluate_benchmarks(
             [benchmark],
             model,
@@ -263,7 +269,7 @@ def export(
     run_it = partial(write, str(model), Path(to), merged=merged, dtype=dtype, log=log)
     if not (merged or dtype):  # copied, without the libraries
         return run_it()
-    with _no_foreign_bars():
+    with _no_foreign_lines():
         return run_it()
 
 

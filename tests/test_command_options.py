@@ -1,6 +1,7 @@
 """Options, exit codes and sentences of the commands; the functions that they call are replaced
 by fakes of one line."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -140,6 +141,14 @@ def test_results_are_reported_by_the_main_process(rank, tmp_path, monkeypatch):
     ((experiment,), more) = asked[0]
     assert (experiment.config.steps, experiment.config.base_dir) == (3, HERE)
     assert (more["resume"], more["allow_changed"], len(more["callbacks"])) == (None, True, 1)
+
+
+def test_another_model_needs_no_package_of_the_config_s_own(tmp_path, monkeypatch):
+    config = loading.load("digits", ["policy.language=lora"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    application.check_model(config, "tiny")
+    with pytest.raises(UserError, match="policy: lora needs peft"):
+        application.check_model(config)
 
 
 def test_before_and_after_are_compared_where_both_are_there(tmp_path, monkeypatch):

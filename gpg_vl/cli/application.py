@@ -129,13 +129,13 @@ def check_model(config: Config, model: str | None = None) -> None:
     Args:
         model: of the option --model; None = that of the config.
     """
+    if model is not None:
+        check_named_model(model, "--model")
+        return
     from gpg_vl.policy.packages import check_packages
 
     check_packages(config.policy)
-    if model is None:
-        check_named_model(config.policy.model, "policy.model")
-    else:
-        check_named_model(model, "--model")
+    check_named_model(config.policy.model, "policy.model")
 
 
 def check_named_model(name: str, key: str) -> None:

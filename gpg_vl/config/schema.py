@@ -503,9 +503,14 @@ class Config(Located):
 
     @model_validator(mode="after")
     def _used_optimizers(self) -> Config:
-        """Check that a part with knobs of the optimizer for itself is trained."""
+        """Check that optimizers know the data type, and that parts with own knobs are trained."""
         sections = {"optimizer": self.optimizer, "warmup.optimizer": self.warmup.optimizer}
         for key, optimizer in sections.items():
+            if optimizer.kind == "adamw8bit" and self.policy.dtype == "float64":
+                raise ValueError(
+                    f"{key}.kind: got adamw8bit with policy.dtype: float64, which its kernels do "
+                    "not know; set it to adamw, or the dtype to float32"
+                )
             for part in ("language", "projector", "vision"):
                 is_frozen = getattr(self.policy, part) == "frozen"
                 if is_frozen and getattr(optimizer, part) != PartOptimizerConfig():

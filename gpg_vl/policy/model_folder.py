@@ -363,7 +363,7 @@ def _fetch(name: str, weights: bool) -> Path:
     settings = ("*.json", "*.jinja", "*.txt", "*.model")
     if not weights:
         return fetch(*settings)
-    settings += tuple(f"{name}*" for name in LAW)
+    settings += (*LAW, "LICENSE.md")
     folder = fetch(*settings, "*.safetensors")
     if any(folder.glob("*.safetensors")):
         return folder

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from gpg_vl.config.schema import Config, OptimizerConfig, PolicyConfig
+from gpg_vl.config.schema import Config, PolicyConfig
 from gpg_vl.errors import UserError
 from gpg_vl.policy.adapter_files import AdapterFiles
 
@@ -35,31 +35,17 @@ def check_packages_of(adapter: AdapterFiles, key: str) -> None:
 
 
 def check_optimizers(config: Config) -> None:
-    """Refuse optimizers of a run, and of its warm-up, that cannot be made here.
+    """Refuse optimizers of a run, and of its warm-up, whose package is missing.
 
     Raises:
-        UserError: bitsandbytes is missing, or its kernels do not know the type of the weights.
+        UserError: it is not installed; says which command installs it.
     """
-    _check_optimizer(config.optimizer, config.policy.dtype, "optimizer")
+    sections = {"optimizer": config.optimizer}
     if config.warmup.steps:
-        _check_optimizer(config.warmup.optimizer, config.policy.dtype, "warmup.optimizer")
-
-
-def _check_optimizer(config: OptimizerConfig, dtype: str, key: str) -> None:
-    """Refuse an optimizer that cannot be made here.
-
-    Args:
-        dtype: that of the policy.
-        key: key of the section in the config.
-    """
-    if config.kind != "adamw8bit":
-        return
-    if dtype == "float64":
-        raise UserError(
-            f"{key}.kind: got adamw8bit with policy.dtype: float64, which its kernels do not know; "
-            "set it to adamw, or the dtype to float32"
-        )
-    check_package("bitsandbytes", "qlora", f"{key}.kind: adamw8bit")
+        sections["warmup.optimizer"] = config.warmup.optimizer
+    for key, optimizer in sections.items():
+        if optimizer.kind == "adamw8bit":
+            check_package("bitsandbytes", "qlora", f"{key}.kind: adamw8bit")
 
 
 def check_package(name: str, extra: str, need: str) -> None:

@@ -105,10 +105,9 @@ def _find(name: str, *, merged: bool) -> ModelFiles:
     if merged or not adapter_files.is_adapter(folder) or holds_weights(folder):
         return find_model(name, "export")
     adapter = adapter_files.read(folder, "export")
-    base = models.find(name_of_base(adapter, "export")).name
     if adapter.has_own_base:
         return find_model(name, "export")
-    return ModelFiles(name=base, folder=folder, adapter=adapter)
+    return ModelFiles(name=name_of_base(adapter, "export"), folder=folder, adapter=adapter)
 
 
 def _new_folder(to: Path) -> Path:

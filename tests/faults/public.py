@@ -74,7 +74,7 @@ FAULTS: list[Fault] = [
                 "for line in (",
             ),
             "the bar of another library breaks the display": (
-                "    logging.disable_progress_bar()\n",
+                "    transformers_logging.disable_progress_bar()\n",
                 "    pass\n",
             ),
             "a file that cannot be written costs all answers": (

@@ -398,11 +398,6 @@ def test_a_model_is_asked_and_one_that_says_nothing_right_stops_the_run(run):
             "warmup.optimizer.kind: adamw8bit needs bitsandbytes, which is not",
         ),
         ({"warmup": {"optimizer": {"kind": "adamw8bit"}}}, "bitsandbytes", None),
-        (
-            {"optimizer": {"kind": "adamw8bit"}, "policy": {"dtype": "float64"}},
-            "nothing",
-            "optimizer.kind: got adamw8bit with policy.dtype: float64, which its kernels do not",
-        ),
     ],
 )
 def test_a_package_is_missed_only_where_it_is_needed(changed, lost, start, tmp_path, monkeypatch):

@@ -196,6 +196,39 @@ def test_who_may_read_a_new_file_may_read_the_weights(form, adapter_run, tmp_pat
         assert {path.stat().st_mode for path in weights} == {expected}
 
 
+def test_a_base_in_float16_stays_so_and_its_terms_go_along(tmp_path):
+    start = tmp_path / "start"
+    base = tiny(**WHOLE, dtype="float32")
+    base.model.half()
+    base.save(start)
+    (start / "LICENSE").write_text("terms of the base")
+    run = saved_run(moved(tiny(model=str(start), dtype="float32")), tmp_path / "run")
+    lines = []
+    export(str(run), tmp_path / "model", merged=True, log=lines.append)
+    assert "a whole model in float16" in lines[-1]
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float16"
+    assert plain(tmp_path / "model", dtype="auto").dtype == torch.float16
+    assert (tmp_path / "model" / "LICENSE").read_text() == "terms of the base"
+
+
+@pytest.mark.parametrize("base", ["nobody/has-this-model", "/moved/away"])
+def test_an_adapter_is_written_without_its_base_which_need_not_be_here(base, tmp_path):
+    start = tmp_path / "start"
+    tiny(**WHOLE, dtype="float32").save(start)
+    run = saved_run(moved(tiny(model=str(start), dtype="float32")), tmp_path / "run")
+    settings = run / "checkpoints" / "000003" / "policy" / "adapter_config.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**content, "base_model_name_or_path": base}))
+    lines = []
+    export(str(run), tmp_path / "adapter", log=lines.append)
+    assert f"an adapter of rank 4 on {base}, " in " ".join(lines)
+    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    saved = load_file(settings.with_name("adapter_model.safetensors"))
+    assert {name: tensor.tolist() for name, tensor in written.items()} == {
+        name: tensor.tolist() for name, tensor in saved.items()
+    }
+
+
 def test_a_base_of_this_machine_is_named(tmp_path):
     start = tmp_path / "start"
     tiny(**WHOLE, dtype="float32").save(start)
