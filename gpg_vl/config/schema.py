@@ -143,14 +143,17 @@ class Tiny(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (LoRA, arXiv 2106.09685) of the parts that are set to lora."""
+    """Low-rank adapters (LoRA, arXiv 2106.09685) of the parts that are set to lora.
+
+    An adapter that a run begins with (policy.model) keeps its own rank, alpha and targets."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the matrices A and B of an adapter, whose product is added to a matrix."""
     alpha: float = Field(default=32.0, gt=0)
     """Scale of an adapter: A and B count alpha / rank times."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that are set to zero in the update; never in sampling."""
+    """Share of an adapter's inputs that are set to zero in the update; not in sampling or scoring, so
+    ratios to the sampling policy and a divergence vary with it."""
     targets: tuple[str, ...] = ()
     """Names of the matrices that get an adapter, in all layers: [q_proj, v_proj]; empty = every
     matrix of the layers."""

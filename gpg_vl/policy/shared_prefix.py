@@ -115,6 +115,7 @@ class _KeyValueRecorder(DynamicCache):
     """Cache that records the keys and values of each layer and returns them unchanged.
 
     Unlike an ordinary cache it copies nothing, and it records all keys of a sliding-window layer.
+    No layer runs twice before it is closed.
     """
 
     def __init__(self) -> None:

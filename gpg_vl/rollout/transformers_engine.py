@@ -47,7 +47,7 @@ _Groups = list[list[_PartialCompletion]]
 
 @dataclass(eq=False)
 class TransformersEngine(RolloutEngine):
-    """Samples with plain transformers: no server, no second copy of the weights."""
+    """Samples with plain transformers: no server, and no copy of weights but merged matrices."""
 
     policy: Any
     """Set by the run."""

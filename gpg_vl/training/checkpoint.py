@@ -1,6 +1,8 @@
 """Save and load checkpoints: written aside, then renamed, so a half-written one is never used.
 
-checkpoints/000050/  policy/ (plain `from_pretrained`)  learner/optimizer.pt  state.json
+checkpoints/000050/  policy/  learner/optimizer.pt  state.json
+
+policy/ is a model for plain `from_pretrained`, or an adapter for peft.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Compute a micro-batch of long prompts and the longest answers once before the first step.
 
 Its prompts are the longest of the first ones that a process asks, at most 32; its answers are as
-long as they may become. So a run that does not fit ends in its first minute, and not when the first
-long answers come; a longer prompt may still come later. All that it computes is dropped: the run is
-the same with it and without.
+long as they may become. So a run that does not fit ends before its first step, and not when the
+first long answers come; a longer prompt may still come later. All that it computes is dropped: the
+run is the same with it and without.
 """
 
 from collections.abc import Generator
