@@ -152,8 +152,8 @@ class LoraConfig(Section):
     alpha: float = Field(default=32.0, gt=0)
     """Scale of an adapter: A and B count alpha / rank times."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that are set to zero in the update; not in sampling or scoring, so
-    ratios to the sampling policy and a divergence vary with it."""
+    """Share of an adapter's inputs that are set to zero in the update; not in sampling or scoring,
+    so ratios to the sampling policy and a divergence vary with it."""
     targets: tuple[str, ...] = ()
     """Names of the matrices that get an adapter, in all layers: [q_proj, v_proj]; empty = every
     matrix of the layers."""

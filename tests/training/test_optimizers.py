@@ -282,6 +282,22 @@ def test_an_interrupted_optimisation_is_the_uninterrupted_one_bit_for_bit(kind, 
     assert torch.equal(weights(second), weights(whole))
 
 
+@pytest.mark.parametrize(("count", "error"), [(8, 0.003), (64, 0.009)])
+def test_sums_of_gradients_in_bfloat16_lose_as_much_as_the_page_on_scale_says(count, error):
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(64, 64, bias=False).bfloat16()
+    exact = torch.zeros(64, 64)
+    for _ in range(count):
+        given = (torch.randn(32, 64, generator=generator) + 0.3).bfloat16()
+        loss = layer(given).float().sum() / 32
+        (gradient,) = torch.autograd.grad(loss, layer.weight, retain_graph=True)
+        exact += gradient.float()
+        loss.backward()
+    assert layer.weight.grad is not None
+    found = layer.weight.grad.float()
+    assert float((found - exact).norm() / exact.norm()) == pytest.approx(error, rel=0.2)
+
+
 # --- what is not there ----------------------------------------------------------------------------
 
 
