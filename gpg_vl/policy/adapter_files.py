@@ -6,16 +6,16 @@ were trained beside them).
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpg_vl.config.paths import is_folder
 from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError, shown
 from gpg_vl.policy.part_names import PARTS, part_of
+from gpg_vl.policy.tensor_files import read_header
 
 SETTINGS = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -318,36 +318,12 @@ def _shapes(folder: Path, origin: str) -> dict[str, tuple[int, ...]]:
             f"{origin}: has no {TENSORS}, so it is no complete adapter; load it with peft where it "
             "was made, and save it again (save_pretrained)"
         )
-    shapes: dict[str, tuple[int, ...]] = {}
-    try:
-        with path.open("rb") as file:
-            entries = header(file)
-        for name, entry in entries.items():
-            shapes[name] = tuple(entry["shape"])
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{origin}: {TENSORS} is cut or damaged; copy it again") from None
-    if not shapes:
+    header = read_header(path)
+    if not header.is_readable or path.stat().st_size < header.size:
+        raise UserError(f"{origin}: {TENSORS} is cut or damaged; copy it again")
+    if not header.tensors:
         raise UserError(f"{origin}: {TENSORS} holds no tensor; copy it again")
-    return shapes
-
-
-def header(file: BinaryIO) -> dict[str, Any]:
-    """Return type, shape and place of each tensor of a safetensors file, by its name.
-
-    The format is: 8 bytes with the length of the header, the header as JSON, the tensors.
-
-    Raises:
-        ValueError, KeyError, IndexError, TypeError, AttributeError: it is no such file, or is cut.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    entries: Any = json.loads(file.read(min(length, size)))
-    entries.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + end > size:
-        raise ValueError("cut")
-    return entries
+    return {name: tensor.shape for name, tensor in header.tensors.items()}
 
 
 def current_name(module: str, modules: Mapping[str, Any]) -> str:

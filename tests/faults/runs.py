@@ -1472,8 +1472,8 @@ FAULTS: list[Fault] = [
                 "if begun and not weights_digest(base):",
             ),
             "a base whose projector was trained passes": (
-                'sum(entry["data_offsets"]) // 2 for entry in entries.values()',
-                'sum(entry["data_offsets"]) // 2 for entry in [*entries.values()][:9]',
+                "// 2 for each in read_header(path).tensors.values()",
+                "// 2 for each in [*read_header(path).tensors.values()][:9]",
             ),
         },
     ),
@@ -1519,7 +1519,10 @@ FAULTS: list[Fault] = [
                 'if name == "init_lora_weights" and value in _PLAIN_STARTS:',
                 'if name == "init_lora_weights":',
             ),
-            "a cut file of tensors passes": ("if 8 + length + end > size:", "if end > 8 * size:"),
+            "a cut file of tensors passes": (
+                "if not header.is_readable or path.stat().st_size < header.size:",
+                "if not header.is_readable:",
+            ),
         },
     ),
     *within(

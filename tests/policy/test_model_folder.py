@@ -458,6 +458,13 @@ DAMAGES = {
         write("model.safetensors", struct.pack("<Q", 28) + b'{"a":{"data_offsets":[0,0]}}'),
         "model.safetensors is no safetensors file",
     ),
+    "a header without shapes": (
+        write(
+            "model.safetensors",
+            struct.pack("<Q", 42) + b'{"a":{"dtype":"F32","data_offsets":[0,0]}}',
+        ),
+        "model.safetensors is no safetensors file",
+    ),
     "weights that are a link to nothing": (
         lambda folder: (
             remove("model.safetensors")(folder),
