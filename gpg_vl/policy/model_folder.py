@@ -188,27 +188,42 @@ def check_base(adapter: AdapterFiles, base: Path, key: str) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return a digest of the weight files of a model that was checked.
+    """Return a digest of the weights of a model that was checked.
 
-    It covers their names, their sizes, and some bytes of each tensor: a training may have changed
-    a few tensors only.
+    It covers the name, the type and the shape of each tensor and some of its bytes: a training may
+    have changed a few tensors only. In how many files they lie makes no difference. Files of
+    weights older than safetensors are covered by their names, their sizes and some bytes.
     """
-    hasher = hashlib.sha256()
+    digests: dict[str, bytes] = {}
     for path in _weight_files(folder):
-        hasher.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
-            for place in _places(path):
-                file.seek(place)
-                hasher.update(file.read(_DIGEST_BYTES))
+            for about, start, end in _samples(path):
+                file.seek(start)
+                digests[about] = hashlib.sha256(file.read(end - start)).digest()
+    hasher = hashlib.sha256()
+    for about in sorted(digests):
+        hasher.update(about.encode() + digests[about])
     return hasher.hexdigest()[:16]
 
 
-def _places(path: Path) -> list[int]:
-    """Return places in a weight file: the middle of each tensor, or evenly where none is known."""
-    if path.suffix != ".safetensors":
-        size = path.stat().st_size
-        return [size * number // _DIGEST_PLACES for number in range(_DIGEST_PLACES)]
-    return [(each.start + each.end) // 2 for each in read_header(path).tensors.values()]
+def _samples(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield samples of a weight file: the middle of each tensor, or places at equal distances where
+    no tensor is known.
+
+    Yields:
+        What it is of, and the places where it begins and ends.
+    """
+    if path.suffix == ".safetensors":
+        for name, tensor in read_header(path).tensors.items():
+            # never beyond its ends, where other tensors may lie
+            middle, half = (tensor.start + tensor.end) // 2, _DIGEST_BYTES // 2
+            start, end = max(tensor.start, middle - half), min(tensor.end, middle + half)
+            yield f"{name} {tensor.dtype} {tensor.shape}", start, end
+        return
+    size = path.stat().st_size
+    for number in range(_DIGEST_PLACES):
+        start = size * number // _DIGEST_PLACES
+        yield f"{path.name} {size} {number}", start, min(size, start + _DIGEST_BYTES)
 
 
 def missing_processor(folder: Path) -> str:

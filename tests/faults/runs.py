@@ -1472,8 +1472,8 @@ FAULTS: list[Fault] = [
                 "if begun and not weights_digest(base):",
             ),
             "a base whose projector was trained passes": (
-                "// 2 for each in read_header(path).tensors.values()",
-                "// 2 for each in [*read_header(path).tensors.values()][:9]",
+                "read_header(path).tensors.items():\n            # never",
+                "[*read_header(path).tensors.items()][:9]:\n            # never",
             ),
         },
     ),
