@@ -6,16 +6,16 @@ were trained beside them).
 """
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpg_vl.config.paths import is_folder
 from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError, shown
 from gpg_vl.policy.part_names import PARTS, part_of
+from gpg_vl.policy.tensor_files import read_header
 
 SETTINGS = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -25,6 +25,8 @@ OWN_BASE = "base"
 """Folder in an adapter that holds its base model, where that has no other folder."""
 PREFIX = "base_model.model."
 """Beginning of the names of tensors in an adapter."""
+_OF_BASE = ".base_layer."
+"""Part of the names of tensors that are the base model's own."""
 _OTHER_KINDS = {
     "init_lora_weights": True,
     "use_dora": False,
@@ -116,9 +118,23 @@ class AdapterFiles:
         """Names and shapes of the tensors of modules that were trained beside the adapter."""
         found: dict[str, tuple[int, ...]] = {}
         for name, shape in self.shapes.items():
-            if ".lora_" not in name:
+            if ".lora_" not in name and not is_of_base(name):
                 found[name.removeprefix(PREFIX)] = shape
         return found
+
+    @property
+    def of_base(self) -> dict[str, tuple[int, ...]]:
+        """Names in the base model, and shapes, of its own tensors that the file holds too."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, shape in self.shapes.items():
+            if is_of_base(name):
+                found[name.removeprefix(PREFIX).replace(_OF_BASE, ".")] = shape
+        return found
+
+    @property
+    def adapts_head(self) -> bool:
+        """True if it has matrices for the head, which training does not take."""
+        return any(_is_head(name) for name in self.adapted)
 
     @property
     def trained_parts(self) -> dict[str, str]:
@@ -129,6 +145,20 @@ class AdapterFiles:
         for name in self.adapted:
             found[_part(name)] = "lora"
         return found
+
+
+def is_of_base(name: str) -> bool:
+    """Return True if a tensor in the file of an adapter is one of the base model.
+
+    peft writes a copy of the frozen matrix of a head that is adapted. The base model's own file
+    holds it too, and is the one that is read.
+    """
+    return _OF_BASE in name
+
+
+def _is_head(module: str) -> bool:
+    """Return True if a module is the head, before transformers 5 or since then."""
+    return module.rpartition(".")[2] == "lm_head"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -251,18 +281,23 @@ def _check_matrices(adapter: AdapterFiles, origin: str) -> None:
 
 
 def check_parts(
-    adapted: Iterable[str], whole: Iterable[str], config: PolicyConfig, origin: str
+    adapted: Collection[str], whole: Iterable[str], config: PolicyConfig, origin: str
 ) -> None:
     """Refuse an adapter of other parts than the config trains, by names alone.
 
     Args:
-        adapted: matrices, or their parameters, that have an adapter.
+        adapted: modules that have an adapter.
         whole: parameters that the files hold as a whole.
         origin: key and folder that messages begin with.
 
     Raises:
-        UserError: a part is trained otherwise than by the adapter.
+        UserError: a part is trained otherwise than by the adapter, or it changes the head.
     """
+    if any(map(_is_head, adapted)):
+        raise UserError(
+            f"{origin}: its adapter changes the head (lm_head), which is not trained here; merge "
+            "it first (gpg-vl export --merged), and name that folder"
+        )
     for name in sorted(whole):
         part = _part(name)
         if getattr(config, part) != "full":
@@ -318,36 +353,12 @@ def _shapes(folder: Path, origin: str) -> dict[str, tuple[int, ...]]:
             f"{origin}: has no {TENSORS}, so it is no complete adapter; load it with peft where it "
             "was made, and save it again (save_pretrained)"
         )
-    shapes: dict[str, tuple[int, ...]] = {}
-    try:
-        with path.open("rb") as file:
-            entries = header(file)
-        for name, entry in entries.items():
-            shapes[name] = tuple(entry["shape"])
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{origin}: {TENSORS} is cut or damaged; copy it again") from None
-    if not shapes:
+    header = read_header(path)
+    if not header.is_readable or path.stat().st_size < header.size:
+        raise UserError(f"{origin}: {TENSORS} is cut or damaged; copy it again")
+    if not header.tensors:
         raise UserError(f"{origin}: {TENSORS} holds no tensor; copy it again")
-    return shapes
-
-
-def header(file: BinaryIO) -> dict[str, Any]:
-    """Return type, shape and place of each tensor of a safetensors file, by its name.
-
-    The format is: 8 bytes with the length of the header, the header as JSON, the tensors.
-
-    Raises:
-        ValueError, KeyError, IndexError, TypeError, AttributeError: it is no such file, or is cut.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    entries: Any = json.loads(file.read(min(length, size)))
-    entries.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + end > size:
-        raise ValueError("cut")
-    return entries
+    return {name: tensor.shape for name, tensor in header.tensors.items()}
 
 
 def current_name(module: str, modules: Mapping[str, Any]) -> str:

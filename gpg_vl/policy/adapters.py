@@ -221,6 +221,8 @@ class Adapters:
         missing = {name for name in expected if is_trained_name(name)}
         modules = dict(self.model.named_modules())
         for name, tensor in load_file(files.folder / adapter_files.TENSORS).items():
+            if adapter_files.is_of_base(name):
+                continue
             own = _name_in_model(name, modules)
             if own not in missing:
                 raise UserError(
@@ -610,9 +612,9 @@ def check_fit(files: AdapterFiles, model: Any, config: PolicyConfig, key: str) -
                 f"{list(shape)}, and {model.config.model_type} has {has}; name the model that it "
                 "was trained on"
             )
-        adapted.add(own)
+        adapted.add(own.removesuffix(".weight"))
     whole: set[str] = set()
-    for name, shape in files.whole.items():
+    for name, shape in [*files.whole.items(), *files.of_base.items()]:
         module, _, last = name.rpartition(".")
         own = f"{adapter_files.current_name(module, modules)}.{last}"
         found = shapes.get(own)
@@ -623,7 +625,8 @@ def check_fit(files: AdapterFiles, model: Any, config: PolicyConfig, key: str) -
                 f"{list(shape)}, and {model.config.model_type} has {has}; name the model that it "
                 "was trained on"
             )
-        whole.add(own)
+        if name in files.whole:
+            whole.add(own)
     if config.trains_adapters:
         _check_parts(adapted, whole, model, config, origin)
 
@@ -634,7 +637,7 @@ def _check_parts(
     """Refuse an adapter of other parts than the config trains.
 
     Args:
-        adapted: parameters of the model that have an adapter.
+        adapted: modules of the model that have an adapter.
         whole: parameters of the model that the files hold as a whole.
     """
     adapter_files.check_parts(adapted, whole, config, origin)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import is_zipfile
 
 from gpg_vl.config.models import find, hint
 from gpg_vl.errors import UserError, one_line, shown
 from gpg_vl.policy import adapter_files
 from gpg_vl.policy.adapter_files import AdapterFiles, is_adapter
+from gpg_vl.policy.tensor_files import read_header
 
 SUPPORTED = (
     "qwen2_vl",
@@ -189,30 +190,42 @@ def check_base(adapter: AdapterFiles, base: Path, key: str) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return a digest of the weight files of a model that was checked.
+    """Return a digest of the weights of a model that was checked.
 
-    It covers their names, their sizes, and some bytes of each tensor: a training may have changed
-    a few tensors only.
+    It covers the name, the type and the shape of each tensor and some of its bytes: a training may
+    have changed a few tensors only. In how many files they lie makes no difference. Files of
+    weights older than safetensors are covered by their names, their sizes and some bytes.
     """
-    hasher = hashlib.sha256()
+    digests: dict[str, bytes] = {}
     for path in _weight_files(folder):
-        hasher.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
-            for place in _places(path, file):
-                file.seek(place)
-                hasher.update(file.read(_DIGEST_BYTES))
+            for about, start, end in _samples(path):
+                file.seek(start)
+                digests[about] = hashlib.sha256(file.read(end - start)).digest()
+    hasher = hashlib.sha256()
+    for about in sorted(digests):
+        hasher.update(about.encode() + digests[about])
     return hasher.hexdigest()[:16]
 
 
-def _places(path: Path, file: BinaryIO) -> list[int]:
-    """Return places in a weight file: the middle of each tensor, or evenly where none is known."""
-    if path.suffix != ".safetensors":
-        size = path.stat().st_size
-        return [size * number // _DIGEST_PLACES for number in range(_DIGEST_PLACES)]
-    entries = adapter_files.header(file)
-    file.seek(0)
-    start = 8 + int.from_bytes(file.read(8), "little")
-    return [start + sum(entry["data_offsets"]) // 2 for entry in entries.values()]
+def _samples(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield samples of a weight file: the middle of each tensor, or places at equal distances where
+    no tensor is known.
+
+    Yields:
+        What it is of, and the places where it begins and ends.
+    """
+    if path.suffix == ".safetensors":
+        for name, tensor in read_header(path).tensors.items():
+            # never beyond its ends, where other tensors may lie
+            middle, half = (tensor.start + tensor.end) // 2, _DIGEST_BYTES // 2
+            start, end = max(tensor.start, middle - half), min(tensor.end, middle + half)
+            yield f"{name} {tensor.dtype} {tensor.shape}", start, end
+        return
+    size = path.stat().st_size
+    for number in range(_DIGEST_PLACES):
+        start = size * number // _DIGEST_PLACES
+        yield f"{path.name} {size} {number}", start, min(size, start + _DIGEST_BYTES)
 
 
 def missing_processor(folder: Path) -> str:
@@ -251,11 +264,8 @@ def numbers_by_type(folder: Path) -> Counter[str]:
 def tensor_types(path: Path) -> Counter[str]:
     """Count the numbers of each data type in a safetensors file."""
     counts: Counter[str] = Counter()
-    with path.open("rb") as file:
-        entries = adapter_files.header(file)
-    for entry in entries.values():
-        kind = str(entry["dtype"])
-        counts[_TYPES.get(kind, kind)] += prod(entry["shape"])
+    for tensor in read_header(path).tensors.values():
+        counts[_TYPES.get(tensor.dtype, tensor.dtype)] += prod(tensor.shape)
     return counts
 
 
@@ -530,59 +540,34 @@ def _file_problems(weights: Path) -> Iterator[str]:
         if start == _POINTER:
             yield _pointer(weights)
         elif weights.suffix == ".safetensors":
-            yield from _safetensors_problems(weights.name, file, size)
+            yield from _safetensors_problems(weights)
         elif not (is_zipfile(file) or start.startswith(_OLD_PICKLE)):
             yield f"{weights.name} is cut or damaged ({size:,} bytes, no end); download it again"
 
 
-def _safetensors_problems(name: str, file: BinaryIO, size: int) -> Iterator[str]:
+def _safetensors_problems(path: Path) -> Iterator[str]:
     """Yield the problems of a safetensors file, from its header and its size in bytes."""
-    types, expected_size = _header(file, size)
+    size = path.stat().st_size
+    header = read_header(path)
     # 8 bytes hold the length of the header. A file of the right size with an unreadable header is
     # not cut, it is something else.
-    if not types and size > 8 and size >= expected_size:
+    if not header.tensors and size > 8 and size >= header.size:
         yield (
-            f"{name} is no safetensors file, or damaged: its header cannot be read; "
+            f"{path.name} is no safetensors file, or damaged: its header cannot be read; "
             "download it again"
         )
-    if size != expected_size:
+    if size != header.size:
         yield (
-            f"{name} is cut or damaged ({size:,} bytes, its header promises {expected_size:,}); "
+            f"{path.name} is cut or damaged ({size:,} bytes, its header promises {header.size:,}); "
             "download it again"
         )
-    for tensor, dtype in types.items():
-        if dtype.startswith(_QUANTISED):
+    for name, tensor in header.tensors.items():
+        if tensor.dtype.startswith(_QUANTISED):
             yield (
-                f"{tensor} is stored as {dtype}: quantised, so it cannot be trained; "
+                f"{name} is stored as {tensor.dtype}: quantised, so it cannot be trained; "
                 "use what it was made from"
             )
             return
-
-
-def _header(file: BinaryIO, size: int) -> tuple[dict[str, str], int]:
-    """Read the header of a safetensors file.
-
-    The format is: 8 bytes with the length of the header, the header as JSON, the tensors.
-
-    Returns:
-        The type of each tensor (none if the header cannot be read), and the size in bytes that the
-        file must have.
-    """
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    if length > size:
-        return {}, 8 + length
-    types: dict[str, str] = {}
-    end = 0  # of the last tensor, from the end of the header
-    try:
-        for name, entry in json.loads(file.read(length)).items():
-            if name == "__metadata__":
-                continue
-            end = max(end, entry["data_offsets"][1])
-            types[name] = entry["dtype"]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # no header at all
-        return {}, 8 + length
-    return types, 8 + length + end
 
 
 def _unreadable(path: Path) -> str:

@@ -39,7 +39,8 @@ def can_train(workload: Workload) -> bool:
 def parts_to_train_on(adapter: AdapterFiles) -> dict[str, str]:
     """Return how a config trains each part to train an adapter on; empty = no config does."""
     parts = adapter.trained_parts
-    if parts["language"] == "full" or "lora" not in parts.values():
+    is_whole = parts["language"] == "full" or "lora" not in parts.values()
+    if is_whole or adapter.adapts_head:
         return {}
     return parts
 

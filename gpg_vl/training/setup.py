@@ -30,7 +30,7 @@ from gpg_vl.policy import adapter_files
 from gpg_vl.policy.adapter_files import AdapterFiles
 from gpg_vl.policy.group_forward import GroupForward
 from gpg_vl.policy.load import Policy, fill
-from gpg_vl.policy.model_folder import adapter_here, find_model
+from gpg_vl.policy.model_folder import adapter_here, check_base, find_model
 from gpg_vl.policy.packages import check_optimizers
 from gpg_vl.policy.plain_forward import UnsharedForward
 from gpg_vl.policy.reference import Reference, first_values
@@ -577,11 +577,24 @@ def _starting_values(
     if policy.adapters is None:
         return first_values(experiment.policy(start, log=_no_log))
     if start is not None:
-        return dict(policy.adapters.read(adapter_files.read(start, "checkpoint"), "checkpoint"))
+        kept = _kept_adapter(experiment.config, start)
+        return dict(policy.adapters.read(kept, "checkpoint"))
     files = _starting_adapter(experiment.config)
     if files is None:
         return None
     return dict(policy.adapters.read(files, "policy.model"))
+
+
+def _kept_adapter(config: Config, start: Path) -> AdapterFiles:
+    """Return the adapter of a warmed-up policy; its base model is that of the config.
+
+    Raises:
+        UserError: it was trained on another one.
+    """
+    kept = adapter_files.read(start, "checkpoint")
+    if config.policy.model != TINY:
+        check_base(kept, find_model(config.policy.model).folder, "checkpoint")
+    return kept
 
 
 def _starting_adapter(config: Config) -> AdapterFiles | None:

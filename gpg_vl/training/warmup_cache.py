@@ -12,10 +12,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 from gpg_vl import __version__
-from gpg_vl.config import models
+from gpg_vl.config.models import TINY
 from gpg_vl.config.schema import Config
 from gpg_vl.data.dataset import Dataset, fingerprint
 from gpg_vl.policy.load import Policy
+from gpg_vl.policy.model_folder import find_model, weights_digest
 from gpg_vl.run_folder.json_lines import json_text, read_rows
 
 DEPENDS_ON = {"seed", "data", "prompt", "policy", "verifiers", "reward", "warmup"}
@@ -28,20 +29,24 @@ def cache_path(config: Config, data: Dataset) -> Path:
     """Return where this config's warmed-up policy is kept.
 
     The digest covers the knobs, the content of every file that they name, the rows with their
-    pictures, and the model's files.
+    pictures, the files of the model, and the weights of its base model if it is an adapter.
 
     Args:
         data: samples of the warm-up.
+
+    Raises:
+        UserError: the model cannot be found.
     """
     knobs = config.model_dump(mode="json", include=DEPENDS_ON)
     # a longer solution is left out
     parts: list[Any] = [__version__, knobs, config.rollout.max_tokens, fingerprint(data.sources)]
     base_dir = config.base_dir
-    folder = models.find(config.policy.model).folder
-    if folder is not None:
-        for file in sorted(folder.iterdir()):
+    if config.policy.model != TINY:
+        model = find_model(config.policy.model)
+        for file in sorted((model.adapter or model).folder.iterdir()):
             if file.is_file():  # no folder, and no link that leads nowhere
                 parts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
+        parts.append(weights_digest(model.folder))
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(_strings(knobs)):
         # "./rewards.py:Stars" names a file before the colon

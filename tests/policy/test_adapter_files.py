@@ -26,6 +26,13 @@ from gpg_vl.preflight.plan import workload_of
 from tests.adapted import LANGUAGE, PROJECTOR, TOWER, moved, tiny
 from tests.policy.test_group_forward import questions
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`"),
+]
+"""What peft asks for and warns of."""
+
 SETTINGS, TENSORS = adapter_files.SETTINGS, adapter_files.TENSORS
 BOTH = {**TOWER, "projector": "full"}
 
@@ -108,7 +115,6 @@ def test_an_adapter_with_names_of_before_is_the_same_adapter(old, parts, made, t
         assert torch.equal(parameter, theirs[name]), name
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
 def test_a_foreign_adapter_without_config_and_processor_is_read(made, tmp_path):
     base = AutoModelForImageTextToText.from_pretrained(made / "base")
     settings = peft.LoraConfig(
@@ -128,7 +134,6 @@ def test_a_foreign_adapter_without_config_and_processor_is_read(made, tmp_path):
             torch.testing.assert_close(policy.model(**inputs).logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
 def test_a_matrix_of_an_old_name_keeps_its_own_rank_and_scale(made, tmp_path):
     base = AutoModelForImageTextToText.from_pretrained(made / "base")
     new, old = "model.language_model.layers.1.mlp.up_proj", "model.layers.1.mlp.up_proj"
@@ -148,8 +153,6 @@ def test_a_matrix_of_an_old_name_keeps_its_own_rank_and_scale(made, tmp_path):
         torch.testing.assert_close(policy.model(**inputs).logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("which", ["embed_tokens", "lm_head"])
 def test_a_head_or_embedding_that_was_trained_is_not_tied_again(which, made, tmp_path):
     base = AutoModelForImageTextToText.from_pretrained(made / "base")
@@ -166,6 +169,80 @@ def test_a_head_or_embedding_that_was_trained_is_not_tied_again(which, made, tmp
         expected = theirs.eval()(**inputs).logits
         for model in (policy.model, merged.eval()):
             torch.testing.assert_close(model(**inputs).logits, expected, rtol=0, atol=1e-4)
+
+
+def adapter_of_head(base: Path, folder: Path, copies: Any, *which: str) -> Any:
+    """Write an adapter of another program, and return its model.
+
+    Args:
+        copies: is the frozen matrix of the head in its file: by peft's default, or not.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    settings = peft.LoraConfig(r=3, target_modules=["q_proj", *which], init_lora_weights=False)
+    theirs: Any = peft.get_peft_model(model, settings)
+    theirs.save_pretrained(folder, save_embedding_layers=copies)
+    return theirs.eval()
+
+
+@pytest.fixture(params=["tied", "of its own"])
+def base_with_head(request, made, tmp_path):
+    """A base model whose head is the embedding, or is not."""
+    folder = Path(shutil.copytree(made / "base", tmp_path / "base"))
+    if request.param == "of its own":
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = 2 * tensors["model.embed_tokens.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        edit(folder, "config.json", tie_word_embeddings=False)
+    return folder
+
+
+@pytest.mark.parametrize("copies", ["auto", False])
+def test_an_adapter_of_the_head_is_merged_to_be_asked(copies, base_with_head, tmp_path):
+    adapter_of_head(base_with_head, tmp_path / "adapter", copies, "lm_head")
+    held = load_file(tmp_path / "adapter" / TENSORS)
+    assert ("base_model.model.lm_head.base_layer.weight" in held) == bool(copies)
+    base = AutoModelForImageTextToText.from_pretrained(base_with_head)
+    theirs: Any = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+    asked = only_asked(PolicyConfig(model=str(tmp_path / "adapter"), **LANGUAGE), "model")
+    policy = load_policy(asked, seed=0)
+    assert policy.adapters is None
+    policy.save_whole(tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+    with torch.no_grad():
+        expected = theirs.eval()(**inputs).logits
+        for model in (policy.model, merged.eval()):
+            torch.testing.assert_close(model(**inputs).logits, expected, rtol=0, atol=1e-5)
+        with theirs.disable_adapter():  # the negative control
+            assert (theirs(**inputs).logits - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("copies", ["auto", False])
+def test_an_adapter_of_the_head_is_not_trained_on(copies, base_with_head, tmp_path, monkeypatch):
+    adapter_of_head(base_with_head, tmp_path / "adapter", copies, "lm_head")
+    sentence = refused(monkeypatch, tmp_path / "adapter")
+    assert "its adapter changes the head (lm_head), which is not trained here; merge" in sentence
+    with pytest.raises(UserError, match="changes the head"):
+        check_adapters(run_on(tmp_path / "adapter", **LANGUAGE))
+
+
+def test_a_copy_of_another_base_model_is_refused(made, tmp_path, monkeypatch):
+    adapter_of_head(made / "base", tmp_path / "adapter", "auto", "lm_head")
+    tensors = load_file(tmp_path / "adapter" / TENSORS)
+    name = "base_model.model.lm_head.base_layer.weight"
+    tensors[name] = tensors[name][:-1].contiguous()
+    save_file(tensors, tmp_path / "adapter" / TENSORS)
+    sentence = refused(monkeypatch, tmp_path / "adapter", language="full")
+    assert "its adapter is not of this base model: it holds lm_head.weight [" in sentence
+
+
+@pytest.mark.parametrize("copies", ["auto", False])
+@pytest.mark.parametrize("knobs", [LANGUAGE, {"language": "full"}])
+def test_an_adapter_of_the_embedding_is_refused(knobs, copies, made, tmp_path, monkeypatch):
+    adapter_of_head(made / "base", tmp_path / "adapter", copies, "embed_tokens")
+    sentence = refused(monkeypatch, tmp_path / "adapter", **knobs)
+    assert "embed_tokens.lora_embedding_A, which is not of the adapter of a matrix" in sentence
 
 
 def test_a_model_that_is_asked_is_what_was_trained(made):
@@ -190,8 +267,6 @@ def test_a_model_that_is_asked_is_what_was_trained(made):
     assert only_asked(whole, "model") == whole
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_an_adapter_that_no_config_can_train_is_merged_to_be_asked(made, tmp_path):
     base = AutoModelForImageTextToText.from_pretrained(made / "base")
     settings = peft.LoraConfig(r=3, target_modules=["q_proj"], modules_to_save=["lm_head"])

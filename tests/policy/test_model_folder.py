@@ -23,7 +23,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.experiment import Experiment, check_template
 from gpg_vl.policy.encode import encode, template_thought
 from gpg_vl.policy.load import Policy, load_policy
-from gpg_vl.policy.model_folder import find_model, locate
+from gpg_vl.policy.model_folder import find_model, locate, weights_digest
 from gpg_vl.preflight.audit import audit
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.training.sft import solution
@@ -108,8 +108,8 @@ def test_missing_tensors_are_refused_with_their_number_and_the_first_by_name(mod
     refused(model, words)
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_whole_shards_load_and_a_cut_one_is_named(model, cut):
+def in_shards(model: Path) -> None:
+    """The weights in two files, of which the first holds five tensors."""
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     shards = {
@@ -125,6 +125,32 @@ def test_whole_shards_load_and_a_cut_one_is_named(model, cut):
     (model / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": shards})
     )
+
+
+@pytest.mark.parametrize("change", [None, "a tensor", "a name", "a type", "a shape"])
+def test_the_same_weights_in_other_files_have_the_same_digest_and_no_others(model, change):
+    """An adapter is refused on a base model whose digest is another."""
+    before = weights_digest(model)
+    tensors = load_file(model / "model.safetensors")
+    name = "visual.merger.ln_q.weight"
+    changed = tensors.pop(name)
+    if change == "a tensor":
+        changed[0] += 0.01
+    if change == "a type":
+        changed = changed.view(torch.int32)
+    if change == "a shape":
+        changed = changed.reshape(2, -1)
+    tensors["another" if change == "a name" else name] = changed
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert (weights_digest(model) == before) == (change is None)
+    in_one_file = weights_digest(model)
+    in_shards(model)
+    assert weights_digest(model) == in_one_file
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_whole_shards_load_and_a_cut_one_is_named(model, cut):
+    in_shards(model)
     if not cut:
         loaded(model)
         return
@@ -456,6 +482,13 @@ DAMAGES = {
     ),
     "a header without types": (
         write("model.safetensors", struct.pack("<Q", 28) + b'{"a":{"data_offsets":[0,0]}}'),
+        "model.safetensors is no safetensors file",
+    ),
+    "a header without shapes": (
+        write(
+            "model.safetensors",
+            struct.pack("<Q", 42) + b'{"a":{"dtype":"F32","data_offsets":[0,0]}}',
+        ),
         "model.safetensors is no safetensors file",
     ),
     "weights that are a link to nothing": (

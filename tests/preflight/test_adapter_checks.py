@@ -12,6 +12,7 @@ from tests.workloads import MODEL, adapter_on, run_of
 LANGUAGE = {"model.language_model.layers.0.self_attn.q_proj": (1000, 1000)}
 HEAD = {"lm_head": (1000, 1000)}
 TOWER = {"model.visual.blocks.0.attn.qkv": (100, 300)}
+COPY = "lm_head.base_layer.weight"
 MERGER = "model.visual.merger.mlp.0.weight"
 
 
@@ -77,6 +78,13 @@ def test_targets_that_training_takes(knobs):
             f"holds {MERGER} as a whole, and policy.projector is frozen; set policy.projector to "
             "full, or merge the adapter first",
         ),
+        (
+            LANGUAGE | HEAD,
+            (),
+            ["policy.projector=frozen"],
+            "changes the head (lm_head), which is not trained here; merge it first (gpg-vl export "
+            "--merged), and name that folder",
+        ),
     ],
 )
 def test_an_adapter_of_other_parts_than_the_config_trains_is_refused(ends, whole, knobs, why):
@@ -89,15 +97,17 @@ def test_an_adapter_of_other_parts_than_the_config_trains_is_refused(ends, whole
 @pytest.mark.parametrize(
     ("ends", "whole", "knobs"),
     [
-        # names that the layers do not have, and targets that are not looked at
-        (LANGUAGE | HEAD, (), ["policy.language=lora", "policy.projector=frozen"]),
+        # targets are not looked at
         (LANGUAGE, (MERGER,), ["policy.language=lora", "policy.lora.targets=[fc1]"]),
+        # a copy of a matrix of the base model
+        (LANGUAGE, (COPY,), ["policy.language=lora", "policy.projector=frozen"]),
         (
             LANGUAGE | TOWER,
             (),
             ["policy.language=lora", "policy.projector=frozen", "policy.vision=lora"],
         ),
         (LANGUAGE, (), []),  # it is merged
+        (LANGUAGE | HEAD, (), []),
     ],
 )
 def test_an_adapter_that_is_trained_on_or_merged_passes(ends, whole, knobs):
@@ -106,6 +116,7 @@ def test_an_adapter_that_is_trained_on_or_merged_passes(ends, whole, knobs):
 
 def test_an_adapter_that_no_config_trains_on_has_no_parts():
     frozen = {"language": "lora", "projector": "frozen", "vision": "frozen"}
-    assert parts_to_train_on(adapter_on(LANGUAGE | HEAD)) == frozen
+    assert parts_to_train_on(adapter_on(LANGUAGE)) == frozen
+    assert parts_to_train_on(adapter_on(LANGUAGE | HEAD)) == {}
     assert parts_to_train_on(adapter_on({}, whole=(MERGER,))) == {}
     assert parts_to_train_on(adapter_on(TOWER, whole=("lm_head.weight",))) == {}

@@ -25,7 +25,7 @@ from gpg_vl.training import checkpoint, resume_check, setup, sft, warmup_cache
 from gpg_vl.training.checkpoint import State
 from gpg_vl.types import LeftOut, Sample, Update
 from gpg_vl.verifiers.dispatch import VerifierSet
-from tests.adapted import tiny
+from tests.adapted import moved, tiny
 from tests.hand_made import group
 
 HERE = Path(__file__).parents[1]
@@ -268,6 +268,24 @@ def test_an_adapter_of_the_hub_that_is_trained_on_is_where_a_divergence_begins(
     assert asked == ["lab/some"]
     first = made_parts[-1][2]["reference"].first
     assert first == ({"policy.model: some": torch.ones(1)} if adapter else None)
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+def test_a_kept_adapter_is_not_put_on_another_base_model(is_another, tmp_path):
+    for name in ("base", "other"):
+        policy = tiny(language="full", dtype="float32")
+        (moved(policy) if name == "other" else policy).save(tmp_path / name)
+    policy = tiny(model=str(tmp_path / "base"), dtype="float32")
+    policy.save(tmp_path / "kept")
+    now = tmp_path / ("other" if is_another else "base")
+    parts = parts_of(small(tmp_path, f"policy.model={now}", "policy.language=lora"))
+    if is_another:
+        with pytest.raises(UserError, match=r"checkpoint: .*kept: its adapter was trained on othe"):
+            setup._starting_values(parts, policy, tmp_path / "kept")
+        return
+    values = setup._starting_values(parts, policy, tmp_path / "kept")
+    assert values is not None
+    assert values.keys() == {name for name, _ in policy.model.named_parameters() if "lora" in name}
 
 
 @pytest.mark.parametrize("main", [True, False])

@@ -1,16 +1,22 @@
 """Where a warmed-up policy is kept: what belongs to its path, and that it is whole or absent."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gpg_vl.config.schema import Config, Source
 from gpg_vl.data.dataset import Dataset
+from gpg_vl.policy import adapter_files
 from gpg_vl.training import warmup_cache
 from gpg_vl.types import Sample
+from tests.adapted import LANGUAGE, tiny
 
 ROW = Sample(id="a", question="?", answer_kind="number", answer=3)
 
@@ -93,17 +99,48 @@ def test_a_file_that_is_named_anywhere_counts_by_its_content(named, tmp_path):
     assert place(tmp_path, **named) != before
 
 
-def test_rows_of_a_pattern_and_a_model_that_is_trained_on_count_too(tmp_path):
+def train(folder: Path) -> None:
+    """Other weights in a file of the same size and time."""
+    path = folder / "model.safetensors"
+    before = path.stat()
+    tensors = load_file(path)
+    next(iter(tensors.values())).add_(1)
+    save_file(tensors, path, metadata={"format": "pt"})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+def test_rows_of_a_pattern_and_a_model_that_is_trained_on_count_too(checkpoints, tmp_path):
     """The knobs stay the same where files behind them change."""
     (tmp_path / "a.png").write_bytes(b"one")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
+    model = Path(shutil.copytree(checkpoints("qwen2_5_vl"), tmp_path / "model"))
     shown = replace(ROW, images=(tmp_path / "a.png",))
-    named = {"row": shown, "policy": {"model": str(tmp_path / "model")}}
+    named = {"row": shown, "policy": {"model": str(model)}}
     seen = {place(tmp_path, **named)}
     (tmp_path / "a.png").write_bytes(b"another")
     seen.add(place(tmp_path, **named))
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"another")
+    (model / "generation_config.json").write_text('{"eos_token_id": 1}')
+    seen.add(place(tmp_path, **named))
+    train(model)
+    seen.add(place(tmp_path, **named))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("is_on_hub", [False, True])
+def test_the_base_model_of_an_adapter_counts_too(is_on_hub, checkpoints, tmp_path, monkeypatch):
+    """It lies elsewhere, and the kept adapter is of use on that one alone."""
+    base = Path(shutil.copytree(checkpoints("qwen2_5_vl"), tmp_path / "base"))
+    folder, name = tmp_path / "adapter", str(tmp_path / "adapter")
+    tiny(model=str(base), dtype="float32").save(folder)
+    (folder / adapter_files.BASE).unlink()  # it was saved by another program
+    if is_on_hub:
+        name = "lab/adapter"
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    named = {"policy": {"model": name, **LANGUAGE}}
+    seen = {place(tmp_path, **named), place(tmp_path, **named)}
+    train(base)
+    seen.add(place(tmp_path, **named))
+    (folder / "adapter_config.json").touch()
     seen.add(place(tmp_path, **named))
     assert len(seen) == 3
 
