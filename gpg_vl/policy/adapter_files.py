@@ -6,15 +6,14 @@ were trained beside them).
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gpg_vl.config.paths import is_folder
-from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError, shown
-from gpg_vl.policy.part_names import PARTS, part_of
+from gpg_vl.policy.part_names import PARTS, is_head, part_of_module
 from gpg_vl.policy.tensor_files import read_header
 
 SETTINGS = "adapter_config.json"
@@ -134,16 +133,16 @@ class AdapterFiles:
     @property
     def adapts_head(self) -> bool:
         """True if it has matrices for the head, which training does not take."""
-        return any(_is_head(name) for name in self.adapted)
+        return any(is_head(name) for name in self.adapted)
 
     @property
     def trained_parts(self) -> dict[str, str]:
         """Training of each part of the model: frozen, lora or full."""
         found = dict.fromkeys(PARTS, "frozen")
         for name in self.whole:
-            found[_part(name)] = "full"
+            found[part_of_module(name)] = "full"
         for name in self.adapted:
-            found[_part(name)] = "lora"
+            found[part_of_module(name)] = "lora"
         return found
 
 
@@ -154,11 +153,6 @@ def is_of_base(name: str) -> bool:
     holds it too, and is the one that is read.
     """
     return _OF_BASE in name
-
-
-def _is_head(module: str) -> bool:
-    """Return True if a module is the head, before transformers 5 or since then."""
-    return module.rpartition(".")[2] == "lm_head"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -278,48 +272,6 @@ def _check_matrices(adapter: AdapterFiles, origin: str) -> None:
                 f"{origin}: {name} is {list(shape)}, and {SETTINGS} has r: {adapter.rank}; the two "
                 "files are of different adapters: copy both again"
             )
-
-
-def check_parts(
-    adapted: Collection[str], whole: Iterable[str], config: PolicyConfig, origin: str
-) -> None:
-    """Refuse an adapter of other parts than the config trains, by names alone.
-
-    Args:
-        adapted: modules that have an adapter.
-        whole: parameters that the files hold as a whole.
-        origin: key and folder that messages begin with.
-
-    Raises:
-        UserError: a part is trained otherwise than by the adapter, or it changes the head.
-    """
-    if any(map(_is_head, adapted)):
-        raise UserError(
-            f"{origin}: its adapter changes the head (lm_head), which is not trained here; merge "
-            "it first (gpg-vl export --merged), and name that folder"
-        )
-    for name in sorted(whole):
-        part = _part(name)
-        if getattr(config, part) != "full":
-            raise UserError(
-                f"{origin}: its adapter holds {name} as a whole, and policy.{part} is "
-                f"{getattr(config, part)}; set policy.{part} to full, or merge the adapter first"
-            )
-    parts = {_part(name) for name in adapted}
-    for part in PARTS:
-        is_trained = getattr(config, part) == "lora"
-        if is_trained != (part in parts):
-            has = "has matrices" if part in parts else "has no matrix"
-            remedy = "lora" if part in parts else "frozen"
-            raise UserError(
-                f"{origin}: its adapter {has} in {part}, and policy.{part} is "
-                f"{getattr(config, part)}; set policy.{part} to {remedy}"
-            )
-
-
-def _part(name: str) -> str:
-    """Return the part of a module or parameter, which may be the first word of its name."""
-    return part_of(f".{name}.")
 
 
 def family_of(adapter: AdapterFiles, key: str) -> str:

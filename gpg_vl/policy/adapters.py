@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +29,8 @@ from gpg_vl.config.schema import PolicyConfig
 from gpg_vl.errors import UserError, shown
 from gpg_vl.policy import adapter_files, quantised
 from gpg_vl.policy.adapter_files import AdapterFiles
-from gpg_vl.policy.part_names import PARTS, part_of
+from gpg_vl.policy.adapter_parts import check_parts, check_targets, meant, refuse_lack
+from gpg_vl.policy.part_names import PARTS, part_of, part_of_module
 from gpg_vl.policy.rounding import rounded_by_chance
 from gpg_vl.policy.widened import NARROW
 from gpg_vl.randomness import seed as addressed_seed
@@ -389,39 +389,12 @@ def targets(model: Any, config: PolicyConfig) -> list[str]:
             nothing.
     """
     possible = _possible_targets(model, config)
-    for part in _parts_without(possible, config):
-        raise UserError(
-            f"policy.{part}: got lora, and the {part} of this {model.config.model_type} has no "
-            f"matrices in layers; set policy.{part} to frozen, or to full"
-        )
-    wanted = config.lora.targets
-    if not wanted:
-        return possible
-    chosen: list[str] = []
+    by_part = {part: list[str]() for part in PARTS if getattr(config, part) == "lora"}
     for name in possible:
-        if any(name == each or name.endswith(f".{each}") for each in wanted):
-            chosen.append(name)
-    for each in wanted:
-        if not any(name == each or name.endswith(f".{each}") for name in chosen):
-            names = sorted({name.rpartition(".")[2] for name in possible})
-            nearest = get_close_matches(each, names, n=1)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
-            raise UserError(
-                f"policy.lora.targets: {shown(each)} matches no matrix of the parts set to lora; "
-                f"{hint}They have {', '.join(names)}"
-            )
-    for part in _parts_without(chosen, config):
-        raise UserError(
-            f"policy.lora.targets: {', '.join(wanted)} match no matrix of {part}, and "
-            f"policy.{part} is lora; set it to frozen, or name matrices of it"
-        )
-    return chosen
-
-
-def _parts_without(names: Sequence[str], config: PolicyConfig) -> list[str]:
-    """Return the parts set to lora that none of these matrices belongs to."""
-    found = {part_of(f"{name}.weight") for name in names}
-    return [part for part in PARTS if getattr(config, part) == "lora" and part not in found]
+        by_part[part_of_module(name)].append(name)
+    check_targets(by_part, config)
+    wanted = config.lora.targets
+    return meant(wanted, possible) if wanted else possible
 
 
 def _possible_targets(model: Any, config: PolicyConfig) -> list[str]:
@@ -628,24 +601,17 @@ def check_fit(files: AdapterFiles, model: Any, config: PolicyConfig, key: str) -
         if name in files.whole:
             whole.add(own)
     if config.trains_adapters:
-        _check_parts(adapted, whole, model, config, origin)
+        check_parts(adapted, whole, config, origin)
+        _check_whole(whole, model, config, origin)
 
 
-def _check_parts(
-    adapted: set[str], whole: set[str], model: Any, config: PolicyConfig, origin: str
-) -> None:
-    """Refuse an adapter of other parts than the config trains.
+def _check_whole(whole: set[str], model: Any, config: PolicyConfig, origin: str) -> None:
+    """Refuse an adapter that lacks a tensor of a part that the config trains as a whole.
 
     Args:
-        adapted: modules of the model that have an adapter.
         whole: parameters of the model that the files hold as a whole.
     """
-    adapter_files.check_parts(adapted, whole, config, origin)
     for module in whole_modules(model, config):
         for name, _ in model.get_submodule(module).named_parameters(prefix=module):
-            part = part_of(name)
             if name not in whole:
-                raise UserError(
-                    f"{origin}: its adapter lacks {name}, and policy.{part} is full; set "
-                    f"policy.{part} to frozen, or merge the adapter first"
-                )
+                refuse_lack(name, part_of(name), origin)

@@ -14,3 +14,13 @@ def part_of(name: str) -> str:
     if any(pattern in name for pattern in _TOWERS):
         return "vision"
     return "language"
+
+
+def part_of_module(name: str) -> str:
+    """Return the same of a module or parameter whose part may be the first word of its name."""
+    return part_of(f".{name}.")
+
+
+def is_head(module: str) -> bool:
+    """Return True if a module is the head, before transformers 5 or since then."""
+    return module.rpartition(".")[2] == "lm_head"

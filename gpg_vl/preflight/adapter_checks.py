@@ -3,11 +3,10 @@
 What is refused here, training would refuse too, after seconds of imports or the weights of a model.
 """
 
-from gpg_vl.config.schema import PolicyConfig
-from gpg_vl.errors import UserError, shown
-from gpg_vl.policy.adapter_files import AdapterFiles, check_parts
+from gpg_vl.errors import UserError
+from gpg_vl.policy.adapter_files import AdapterFiles
+from gpg_vl.policy.adapter_parts import check_parts, check_targets
 from gpg_vl.policy.part_names import PARTS
-from gpg_vl.policy.sizes import Size
 from gpg_vl.preflight.memory import Workload
 
 
@@ -21,10 +20,15 @@ def check_adapters(workload: Workload) -> None:
     policy = workload.config.policy
     if not policy.trains_adapters:
         return
-    if workload.adapter is None:
-        _check_targets(policy, workload.size)
+    adapter = workload.adapter
+    if adapter is None:
+        words: dict[str, set[str]] = {}
+        for part in PARTS:
+            if getattr(policy, part) == "lora":
+                words[part] = {matrix.name for matrix in workload.size.matrices(part)}
+        check_targets(words, policy)
     else:
-        _check_files(workload.adapter, policy)
+        check_parts(adapter.adapted, adapter.whole, policy, f"policy.model: {adapter.folder}")
 
 
 def can_train(workload: Workload) -> bool:
@@ -43,44 +47,3 @@ def parts_to_train_on(adapter: AdapterFiles) -> dict[str, str]:
     if is_whole or adapter.adapts_head:
         return {}
     return parts
-
-
-def _check_files(adapter: AdapterFiles, policy: PolicyConfig) -> None:
-    """Refuse an adapter of other parts than the config trains."""
-    origin = f"policy.model: {adapter.folder}"
-    check_parts(adapter.adapted, adapter.whole, policy, origin)
-    for part, how in adapter.trained_parts.items():
-        if getattr(policy, part) == "full" and how != "full":
-            raise UserError(
-                f"{origin}: its adapter lacks the tensors of {part}, and policy.{part} is full; "
-                f"set policy.{part} to frozen, or merge the adapter first"
-            )
-
-
-def _check_targets(policy: PolicyConfig, size: Size) -> None:
-    """Refuse targets that match nothing, and a part set to lora without any matrix of them."""
-    by_part: dict[str, set[str]] = {}
-    for part in PARTS:
-        if getattr(policy, part) == "lora":
-            by_part[part] = {matrix.name for matrix in size.matrices(part)}
-    for part, names in by_part.items():
-        if not names:
-            raise UserError(
-                f"policy.{part}: got lora, and the {part} of this model has no matrices in layers; "
-                f"set policy.{part} to frozen, or to full"
-            )
-    all_names = set[str]().union(*by_part.values())
-    targets = policy.lora.targets
-    wanted = {target.rpartition(".")[2] for target in targets}  # one may be a whole path
-    for target in targets:
-        if target.rpartition(".")[2] not in all_names:
-            raise UserError(
-                f"policy.lora.targets: {shown(target)} matches no matrix of the parts set to lora; "
-                f"they have {', '.join(sorted(all_names))}"
-            )
-    for part, names in by_part.items():
-        if targets and not names & wanted:
-            raise UserError(
-                f"policy.lora.targets: {', '.join(targets)} match no matrix of {part}, and "
-                f"policy.{part} is lora; set it to frozen, or name matrices of it"
-            )

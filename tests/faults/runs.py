@@ -1534,12 +1534,22 @@ FAULTS: list[Fault] = [
         "preflight/test_adapter_checks.py",
         {
             "targets are checked where an adapter is trained on": (
-                "if workload.adapter is None:",
-                "if True:",
+                "    if adapter is None:\n",
+                "    if True:\n",
+            ),
+        },
+    ),
+    *within(
+        "policy/adapter_parts.py",
+        "preflight/test_adapter_checks.py",
+        {
+            "an adapter of the head is trained on": (
+                "if any(map(is_head, adapted)):",
+                "if not adapted:",
             ),
             "a part that the adapter lacks passes": (
-                'if getattr(policy, part) == "full" and how != "full":',
-                'if getattr(policy, part) == "lora" and how != "lora":',
+                'if how == "full" and part not in whole_parts:',
+                'if how == "lora" and part not in parts:',
             ),
         },
     ),
@@ -1565,10 +1575,6 @@ FAULTS: list[Fault] = [
                 "if not header.is_readable or path.stat().st_size < header.size:",
                 "if not header.is_readable:",
             ),
-            "an adapter of the head is trained on": (
-                "if any(map(_is_head, adapted)):",
-                "if not adapted:",
-            ),
             "a copy of a matrix of the base is taken for a trained one": (
                 "    return _OF_BASE in name\n",
                 "    return not name\n",
@@ -1576,12 +1582,12 @@ FAULTS: list[Fault] = [
         },
     ),
     *within(
-        "policy/adapters.py",
+        "policy/adapter_parts.py",
         "policy/test_adapters.py::test_a_part_that_would_get_no_adapter_is_refused",
         {
             "a part without any chosen matrix passes": (
-                "for part in _parts_without(chosen, config):",
-                "for part in _parts_without(possible, config):",
+                "not meant(targets, names)",
+                "not meant(targets, all_names)",
             ),
         },
     ),

@@ -505,6 +505,15 @@ def test_files_that_cannot_be_used_are_a_sentence(damage, knobs, adapter, monkey
         find_model(str(adapter))
 
 
+def test_an_adapter_that_lacks_one_tensor_of_a_part_is_a_sentence(made, tmp_path, monkeypatch):
+    folder = shutil.copytree(made / "projector", tmp_path / "adapter")
+    tensors = load_file(folder / TENSORS)
+    del tensors["base_model.model.model.visual.merger.ln_q.weight"]
+    save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+    expected = "its adapter lacks model.visual.merger.ln_q.weight, and policy.projector is full; "
+    assert expected in refused(monkeypatch, folder, **PROJECTOR)
+
+
 def test_an_adapter_that_is_not_finite_is_a_sentence(adapter):
     tensors = load_file(adapter / TENSORS)
     next(iter(tensors.values()))[0, 0] = torch.nan
@@ -539,7 +548,7 @@ def test_first_values_that_leave_the_base_as_it_is_are_plain(start, adapter):
         (
             "language",
             {"projector": "full"},
-            "lacks model.visual.merger.ln_q.weight, and policy.projector is full; set policy.proj",
+            "lacks the tensors of projector, and policy.projector is full; set policy.projector",
         ),
         ("both", PROJECTOR, "has matrices in vision, and policy.vision is frozen; set policy.visi"),
         ("base", {"lora": LoraConfig(targets=("q_porj",))}, "did you mean q_proj?"),

@@ -200,7 +200,7 @@ def test_a_part_that_would_get_no_adapter_is_refused():
     """It would not be trained, and its checkpoint could not be read back."""
     with pytest.raises(UserError, match=r"q_proj match no matrix of vision, and policy\.vision is"):
         tiny(**TOWER, lora=LoraConfig(targets=("q_proj",)))
-    with pytest.raises(UserError, match=r"policy\.projector: got lora, and .* gemma3 has no matri"):
+    with pytest.raises(UserError, match=r"policy\.projector: got lora, and .* model has no matri"):
         adapted("gemma3", {**LANGUAGE, "projector": "lora"})
 
 

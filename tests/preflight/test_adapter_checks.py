@@ -25,6 +25,11 @@ MERGER = "model.visual.merger.mlp.0.weight"
             "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj",
         ),
         (
+            ["policy.language=lora", "policy.lora.targets=[q_porj]"],
+            "policy.lora.targets: 'q_porj' matches no matrix of the parts set to lora; did you "
+            "mean q_proj? They have down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj",
+        ),
+        (
             ["policy.language=frozen", "policy.projector=lora"],
             "policy.projector: got lora, and the projector of this model has no matrices in layers;"
             " set policy.projector to frozen, or to full",
