@@ -79,8 +79,7 @@ VALUES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "path": "PATH"}
 
 
 OPTIONS = {
-    "-h, --help": "show this page, or that of a command",
-    "--version": "show the version",
+    "-h --help, --version": "show this page, or that of a command; the version",
     "--install-completion": "let TAB complete commands, configs and knobs",
 }
 """Options of the first page."""

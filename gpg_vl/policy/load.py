@@ -137,9 +137,10 @@ def _save_model(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> N
     in the type that the config names: trained weights in float32 would be rounded to bfloat16 where
     the tower, which comes first, is frozen and held so.
     """
-    model.save_pretrained(folder, state_dict=tensors)
+    # First, because saving may empty the mapping.
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     widest = reduce(torch.promote_types, types)
+    model.save_pretrained(folder, state_dict=tensors)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["dtype"] = str(widest).removeprefix("torch.")

@@ -175,7 +175,7 @@ FAULTS: list[Fault] = [
         "test_a_resumed_state_has_the_rates_of_the_config_which_may_be_others",
         {
             "a changed learning rate is passed over by a run that goes on": (
-                "        self._set_rates(rates)\n",
+                "        self._put_back(own)\n",
                 "",
             ),
             "a run that goes on begins its schedule anew": (

@@ -21,7 +21,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import loading
-from gpg_vl.config.schema import PolicyConfig
+from gpg_vl.config.schema import PolicyConfig, Tiny
 from gpg_vl.policy import adapter_files, quantised
 from gpg_vl.policy.encode import encode
 from gpg_vl.policy.load import Policy, load_policy
@@ -250,9 +250,10 @@ def test_the_card_names_words_form_and_coordinates(saved):
         ({"language": "frozen", "projector": "full"}, "float32"),
     ],
 )
-def test_plain_transformers_read_trained_weights_as_they_are_stored(knobs, kind, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_transformers_read_trained_weights_as_they_are_stored(family, knobs, kind, tmp_path):
     """Also where the tower, whose type transformers would write, is frozen and held in bfloat16."""
-    policy = load_policy(PolicyConfig(dtype="bfloat16", **knobs), seed=0)
+    policy = load_policy(PolicyConfig(dtype="bfloat16", tiny=Tiny(family=family), **knobs), seed=0)
     policy.save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == kind
     plain = dict(AutoModelForImageTextToText.from_pretrained(tmp_path).named_parameters())

@@ -743,13 +743,15 @@ def test_old_weights_are_fetched_only_where_there_are_no_others(tmp_path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert locate("lab/tiny") == tmp_path
     plain = {"*.json", "*.jinja", "*.txt", "*.model"}
-    assert [patterns for patterns, _ in asked] == [plain | {"*.safetensors"}, {"*.bin"}]
+    terms = {"LICENSE", "LICENSE.md", "NOTICE", "COPYING"}
+    whole = plain | terms | {"*.safetensors"}
+    assert [patterns for patterns, _ in asked] == [whole, {"*.bin"}]
     assert all("*/*" in ignored for _, ignored in asked)
     asked.clear()
     locate("lab/tiny", weights=False)
     (tmp_path / "model.safetensors").touch()
     locate("lab/tiny")
-    assert [patterns for patterns, _ in asked] == [plain, plain | {"*.safetensors"}]
+    assert [patterns for patterns, _ in asked] == [plain, whole]
 
 
 def test_a_config_that_the_hub_s_cache_holds_is_not_asked_for_again(tmp_path, monkeypatch):
