@@ -220,7 +220,7 @@ def _evaluated(
     log: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Results:
-    """Evaluate without the bars of other libraries, and say what the figures do not."""
+    """Evaluate without the lines of other libraries, and say what the figures do not."""
     from gpg_vl.evaluation.evaluate import evaluate_benchmarks
 
     with _no_foreign_lines():

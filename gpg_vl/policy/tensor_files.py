@@ -32,7 +32,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file, of which it may be cut or damaged.
+    """Read the header of a safetensors file, which may be cut or damaged.
 
     The format is: 8 bytes with the length of the header, the header as JSON, the tensors.
     """

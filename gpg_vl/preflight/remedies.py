@@ -90,6 +90,7 @@ def changes(workload: Workload) -> Iterator[tuple[str, Workload]]:
     together: Change = {}
     for change in computing:
         together |= change
+    together.pop("rollout.engine.memory", None)  # what the changes together need is another share
     yield from _each(workload, [together | change for change in ({}, *training)])
 
 
@@ -118,8 +119,9 @@ def _of_computing(workload: Workload) -> Iterator[Change]:
         yield {"learner.checkpointing": "true"}
     if config.learner.tokens_per_microbatch != "auto":
         yield {"learner.tokens_per_microbatch": "auto"}
-    if vllm_lacks(workload):
-        yield _enough_for_vllm(workload)
+    share = _enough_for_vllm(workload)
+    if share:
+        yield share
     if kind == "vllm" and not options.get("sleep", 0):
         yield {"rollout.engine.sleep": "1"}
     if config.policy.dtype != "bfloat16":
@@ -182,8 +184,9 @@ def _with_change(workload: Workload, change: Change) -> tuple[str, Workload]:
     """Return a change as text for the config, and the workload after it."""
     change = change | _resets(workload.config, change)
     changed = replace(workload, config=_changed_config(workload.config, change))
-    if vllm_lacks(changed):
-        change = change | _enough_for_vllm(changed)
+    share = _enough_for_vllm(changed)
+    if share:
+        change = change | share
         changed = replace(workload, config=_changed_config(workload.config, change))
     if "learner.tokens_per_microbatch" in change:  # show the number that `auto` resolves to
         tokens = settle(changed).tokens
@@ -192,9 +195,14 @@ def _with_change(workload: Workload, change: Change) -> tuple[str, Workload]:
 
 
 def _enough_for_vllm(workload: Workload) -> Change:
-    """Return the share of the GPU with which a vLLM in this process has what it needs."""
+    """Return a larger share of the GPU for a vLLM in this process.
+
+    Empty = it has what it needs, or needs more than all.
+    """
     assert workload.machine.gb is not None
     hundredths = ceil(100 * vllm_needs(workload) / (workload.machine.gb * GB))
+    if hundredths > 100 or not vllm_lacks(workload):
+        return {}
     return {"rollout.engine.memory": f"{hundredths / 100:g}"}
 
 

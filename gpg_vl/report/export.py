@@ -85,7 +85,8 @@ def export(
                 _copy(origin, made)
             else:
                 _write_whole(origin, made, dtype or _stored_type(files.folder), log)
-                _copy_law(files.folder, made)
+                for folder in dict.fromkeys((files.folder, origin)):
+                    _copy_law(folder, made)
             _write_card(origin, made, merged=merged and files.adapter is not None)
             made.rename(to)
     except OSError as error:
@@ -240,14 +241,16 @@ def _write_whole(origin: Path, made: Path, dtype: str, log: Log) -> None:
     policy = load_policy(config, seed=0, log=log, key="export", by_chance=False)
     policy.model.to(getattr(torch, dtype))
     policy.save(made)
-    _copy_law(origin, made)
 
 
 def _copy_law(origin: Path, made: Path) -> None:
-    """Copy the terms under which a model was given."""
+    """Copy the terms under which a model or an adapter was given, beside others of that name."""
     for path in _files_of(origin):
         if path.name.startswith(LAW):
-            shutil.copyfile(path, made / path.name)
+            target = made / path.name
+            if target.exists():
+                target = made / f"{path.name}.adapter"
+            shutil.copyfile(path, target)
 
 
 def _write_card(origin: Path, made: Path, *, merged: bool) -> None:

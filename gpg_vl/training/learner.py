@@ -1,7 +1,8 @@
 """Update the policy: raise the weighted log-likelihood of what was sampled, in micro-batches.
 
 `loss = -sum(weight * log p)` with weights that already contain every denominator, so pieces add up:
-micro-batches, processes and skipped groups cannot change the result, but for the rounding of sums.
+micro-batches, processes and skipped groups cannot change the result, but for the rounding of sums
+and the masks of adapters with dropout.
 Each process computes its own micro-batches alone, however many they are; then gradients are summed
 over all processes, once.
 
@@ -206,7 +207,10 @@ class Learner:
         own: list[dict[str, Any]] = []
         for group in self.optimizer.param_groups:
             own.append({key: group[key] for key in _OWN if key in group})
-        self.optimizer.load_state_dict(saved["optimizer"])
+        saved_groups = saved["optimizer"]["param_groups"]
+        # Before loading: where torch puts the counts of steps depends on the kernel.
+        groups = [{**group, **values} for group, values in zip(saved_groups, own, strict=True)]
+        self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
         self.schedule.load_state_dict(saved["schedule"])
         self._put_back(own)
         why_not_shared = saved.get("why_not_shared")

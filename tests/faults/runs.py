@@ -564,7 +564,8 @@ FAULTS: list[Fault] = [
                 "",
             ),
             "resumed moments begin anew": (
-                '        self.optimizer.load_state_dict(saved["optimizer"])\n',
+                '        self.optimizer.load_state_dict({**saved["optimizer"], "param_groups"'
+                ": groups})\n",
                 "",
             ),
         },

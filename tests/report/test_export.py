@@ -203,9 +203,11 @@ def test_a_base_in_float16_stays_so_and_its_terms_go_along(tmp_path):
     base.save(start)
     (start / "LICENSE").write_text("terms of the base")
     run = saved_run(moved(tiny(model=str(start), dtype="float32")), tmp_path / "run")
+    (run / "checkpoints" / "000003" / "policy" / "LICENSE").write_text("terms of the adapter")
     lines = []
     export(str(run), tmp_path / "model", merged=True, log=lines.append)
     assert "a whole model in float16" in lines[-1]
+    assert (tmp_path / "model" / "LICENSE.adapter").read_text() == "terms of the adapter"
     assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float16"
     assert plain(tmp_path / "model", dtype="auto").dtype == torch.float16
     assert (tmp_path / "model" / "LICENSE").read_text() == "terms of the base"

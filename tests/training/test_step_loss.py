@@ -712,6 +712,21 @@ def test_a_resumed_state_has_the_rates_of_the_config_which_may_be_others(policy_
         assert {**found, "params": 0} == {**expected, "params": 0}
 
 
+def test_a_state_is_loaded_for_the_kernel_of_this_machine(policy_of, monkeypatch):
+    """torch puts the counts of steps on the GPU only for a kernel that wants them there."""
+    learner = learner_of(policy_of())
+    saved = learner.state_dict()
+    other = learner_of(policy_of())
+    for own in other.optimizer.param_groups:
+        own.update(fused=True, foreach=None)
+    loaded = []
+    monkeypatch.setattr(other.optimizer, "load_state_dict", loaded.append)
+    other.load_state_dict(saved, unchanged=False)
+    (state,) = loaded
+    assert [(own["fused"], own["foreach"]) for own in state["param_groups"]] == [(True, None)]
+    assert all(own["fused"] for own in other.optimizer.param_groups)
+
+
 def test_the_schedule_goes_on_by_one_with_every_step(policy_of):
     policy = policy_of()
     learner = learner_of(policy, lr=1.0e-3, warmup_steps=4)

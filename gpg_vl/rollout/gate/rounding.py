@@ -113,23 +113,27 @@ def score_again(
 
 
 @torch.no_grad()
-def decoding_error(policy: Policy, asked: PromptAndAnswers, temperature: float) -> float:
+def decoding_error(
+    policy: Policy, answered: Sequence[PromptAndAnswers], temperature: float
+) -> float:
     """Return how far scores token by token lie from those of plain rows, both in float32.
 
     Args:
-        asked: a prompt and answers to it, whose first tokens are scored.
+        answered: a few prompts, and as many answers to each, whose first tokens are scored.
 
     Returns:
         Mean of the absolute differences, in nats.
     """
-    prompt, completions = asked
-    short: list[Completion] = []
-    for completion in completions:
-        short.append(replace(completion, token_ids=completion.token_ids[:COMPARED_TOKENS]))
+    short: list[PromptAndAnswers] = []
+    for prompt, completions in answered:
+        begun: list[Completion] = []
+        for completion in completions:
+            begun.append(replace(completion, token_ids=completion.token_ids[:COMPARED_TOKENS]))
+        short.append((prompt, begun))
     exact = replace(policy, dtype=torch.float32, vision=Vision(policy.model, None))
     with widened(policy.model):
-        found_N = _token_by_token(exact, [(prompt, short)], temperature)
-        expected_N = UnsharedForward(exact, temperature)([(prompt, short)]).logprobs_N
+        found_N = _token_by_token(exact, short, temperature)
+        expected_N = UnsharedForward(exact, temperature)(short).logprobs_N
     return float((found_N - expected_N).abs().mean())
 
 

@@ -32,6 +32,7 @@ from gpg_vl.rollout.gate.rounding import (
     KERNEL_GRAIN,
     MAX_DECODING_ERROR,
     MAX_ROUNDING,
+    PROMPTS_AT_ONCE,
     Gap,
     decoding_error,
     places,
@@ -84,8 +85,6 @@ class VisionGate:
         check = GateCheck(self, engine, policy, version)
         engine.needs_verification = False
         shown = check.compare(self.prompts, self.spare)
-        if policy.dtype == torch.bfloat16 and not self.last_answers:  # the first check
-            self._check_decoding(shown.answered[0], policy)
         comparisons = [shown]
         grey = [with_grey_pictures(prompt, policy) for prompt in self.prompts if prompt.images]
         if grey:
@@ -97,6 +96,8 @@ class VisionGate:
             gaps += check.gaps_per_replica(comparison)
         for gap in gaps:
             self._check_rounding(gap, policy)
+        if policy.dtype == torch.bfloat16 and not self.last_answers:  # the first check
+            self._check_decoding(shown.answered[:PROMPTS_AT_ONCE], policy)
         worst = max(gaps, key=lambda gap: gap.excess)
         if not worst.within_limits:
             raise MismatchError(
@@ -110,19 +111,19 @@ class VisionGate:
             metrics["visual_reliance"] = check.visual_reliance(shown.answered)
         return metrics
 
-    def _check_decoding(self, asked: PromptAndAnswers, policy: Policy) -> None:
+    def _check_decoding(self, answered: Sequence[PromptAndAnswers], policy: Policy) -> None:
         """Check the code that measures the rounding of bfloat16, where rounding is small.
 
         Raises:
             MismatchError: it is wrong.
         """
-        error = decoding_error(policy, asked, self.sampling.temperature)
+        error = decoding_error(policy, answered, self.sampling.temperature)
         if error <= MAX_DECODING_ERROR:  # False for a NaN
             return
         raise MismatchError(
             f"vision gate: scored token by token and in float32, answers lie {error:.2g} nat a "
-            f"token from what the trainer computes, and rounding explains {MAX_DECODING_ERROR:g} "
-            "at most: sampling is wrong; please report it"
+            f"token from plain rows, and rounding explains {MAX_DECODING_ERROR:g} at most: this "
+            "code, which rollout.engine: transformers samples with, is wrong; please report it"
         )
 
     def _check_rounding(self, gap: Gap, policy: Policy) -> None:

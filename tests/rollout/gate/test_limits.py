@@ -510,10 +510,11 @@ def test_what_measures_the_rounding_of_bfloat16_is_itself_compared_once(yardstic
     looked = gate()
     for version in range(3):
         looked.check(Hand(version=lambda group, index, version=version: version), narrow, version)
-    assert [prompt.text for prompt, _ in yardstick.decoded] == [shown(1).text]
+    (asked,) = yardstick.decoded
+    assert [prompt.text for prompt, _ in asked] == [shown(1).text, shown(2).text] * 2
     for error in (1.001 * MAX_DECODING_ERROR, math.nan):
         yardstick.decoding = error
-        with pytest.raises(MismatchError, match="sampling is wrong; please report it"):
+        with pytest.raises(MismatchError, match="samples with, is wrong; please report it"):
             gate().check(Hand(), narrow, 0)
 
 
