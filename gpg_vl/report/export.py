@@ -102,8 +102,10 @@ def export(
 
 def _find(name: str, *, merged: bool) -> ModelFiles:
     """Find what is exported; the base model of an adapter only if it is merged or lies inside."""
+    if merged:
+        return find_model(name, "export")
     folder = locate(name, "export")
-    if merged or not adapter_files.is_adapter(folder) or holds_weights(folder):
+    if not adapter_files.is_adapter(folder) or holds_weights(folder):
         return find_model(name, "export")
     adapter = adapter_files.read(folder, "export")
     if adapter.has_own_base:
