@@ -1,0 +1,333 @@
+"""Read what a page shows of a run from its folder.
+
+A run may be running, crashed, old, or copied from another machine: a file that is not there is
+nothing to show, and a file that cannot be read is named on the page. Nothing is written.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from gpg_vl.errors import UserError, one_line
+from gpg_vl.evaluation import records
+from gpg_vl.evaluation.records import Record
+from gpg_vl.run_folder import complete_checkpoints
+from gpg_vl.run_folder.left_out import LEFT_OUT
+from gpg_vl.run_folder.metric_rows import METRICS, row_kind
+
+MAX_STEPS = 250
+"""Steps of which a page shows answers; of a longer run they are chosen at equal distances."""
+SILENT_MINUTES = 10.0
+"""A run that has written nothing for so long, and for twenty steps, is not running any more."""
+
+State = Literal["finished", "running", "stopped"]
+"""finished: the last step is done | running: it wrote something lately | stopped: it did not; it
+was left or it crashed."""
+Row = Mapping[str, Any]
+"""A row of JSON."""
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """An evaluation on held-out questions.
+
+    Example:
+        Evaluation(benchmark="digits", when="before", step=0, blank=False, records=(...))
+    """
+
+    benchmark: str
+    """Name of the benchmark."""
+    when: str
+    """before | after | a step, as 000050 | blank: a control with grey pictures."""
+    step: int
+    """Step of the run that it belongs to."""
+    blank: bool = False
+    """True if grey pictures were shown: what is left is guessing."""
+    records: Sequence[Record]
+    """A record per question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRow:
+    """A question of training with its answers, as `rollouts/` has it."""
+
+    step: int
+    row: Row
+    """The line of the file (docs/reading_a_run.md, "rollouts")."""
+
+    @property
+    def answers(self) -> Sequence[Row]:
+        """[G] answers with their verdicts."""
+        return self.row.get("answers") or ()
+
+    @property
+    def rewards(self) -> list[float]:
+        """Rewards of the answers that have one."""
+        return [answer["reward"] for answer in self.answers if answer.get("reward") is not None]
+
+    @property
+    def spread(self) -> float:
+        """Highest minus lowest reward; 0 = a zero-variance group, which teaches nothing."""
+        return max(self.rewards, default=0.0) - min(self.rewards, default=0.0)
+
+    @property
+    def task(self) -> str:
+        """Name of its task; empty = the row does not say."""
+        return str((self.row.get("tags") or {}).get("task", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContents:
+    """Everything that a page shows of a run."""
+
+    path: Path
+    name: str
+    state: State
+    total_steps: int
+    """Steps that the config asks for; 0 = not known."""
+    config: Mapping[str, Any]
+    """Resolved config; empty = there is none."""
+    environment: Mapping[str, Any]
+    """Versions, machine and starts; empty = not recorded."""
+    steps: Sequence[Row]
+    """Rows of the training steps (docs/reading_a_run.md, "metrics.jsonl")."""
+    held_out: Sequence[Row]
+    """Rows of the evaluations."""
+    warmup: Sequence[Row]
+    """Rows of the steps of the warm-up."""
+    groups: Sequence[GroupRow]
+    """Questions of training with their answers, by step; a sample of a larger run."""
+    group_count: int
+    """Number of groups in the files that were read; `groups` are a sample of them if it is more."""
+    sampled_steps: int
+    """Number of steps with a file of answers."""
+    read_steps: int
+    """Number of them that were read."""
+    evaluations: Sequence[Evaluation]
+    """Evaluations in the order of their steps, controls last."""
+    left_out: Sequence[Row]
+    """Rows of the data that are not used: step, source, id, why."""
+    checkpoints: Sequence[int]
+    """Steps of the checkpoints, the oldest first."""
+    problems: Sequence[str] = field(default_factory=tuple[str, ...])
+    """Files that could not be read, and why."""
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was taken; 0 = none."""
+        return int(self.steps[-1]["step"]) if self.steps else 0
+
+    def evaluation(self, when: str) -> Evaluation | None:
+        """Return the evaluation at a moment: before, after, blank...; None = there is none."""
+        for evaluation in self.evaluations:
+            if evaluation.when == when:
+                return evaluation
+        return None
+
+
+def read_run(path: Path, *, max_groups: int = 2000, now: datetime | None = None) -> RunContents:
+    """Read a run folder.
+
+    Args:
+        max_groups: largest number of groups whose answers are returned.
+        now: the present time, by which a running run is told from one that crashed.
+
+    Raises:
+        UserError: it is not the folder of a run.
+    """
+    problems: list[str] = []
+    rows = _json_lines(path / METRICS, problems)
+    config = _read(path / "config.yaml", _yaml_mapping, problems) or {}
+    environment = _read(path / "environment.json", _json_mapping, problems) or {}
+    if not rows and not config:
+        raise UserError(
+            f"{path}: not the folder of a run: it has neither metrics.jsonl nor config.yaml; name "
+            "a folder that `gpg-vl train` wrote, for instance runs/digits"
+        )
+    kinds: dict[str, list[Row]] = {"step": [], "held_out": [], "warmup": []}
+    for row in rows:
+        if isinstance(row.get("step"), int):
+            kinds[row_kind(row)].append(row)
+    total = config.get("steps")
+    total_steps = total if isinstance(total, int) else 0
+    files = _rollout_files(path)
+    chosen = evenly(sorted(files), MAX_STEPS)
+    groups, count = _groups(files, chosen, max_groups, problems)
+    return RunContents(
+        path=path,
+        name=str(config.get("name", path.resolve().name)),
+        state=_state(rows, kinds["step"], total_steps, now or datetime.now(UTC)),
+        total_steps=total_steps,
+        config=config,
+        environment=environment,
+        steps=kinds["step"],
+        held_out=kinds["held_out"],
+        warmup=kinds["warmup"],
+        groups=groups,
+        group_count=count,
+        sampled_steps=len(files),
+        read_steps=len(chosen),
+        evaluations=read_evaluations(path, kinds["step"], problems),
+        left_out=_json_lines(path / LEFT_OUT, problems),
+        checkpoints=[int(folder.name) for folder in complete_checkpoints(path)],
+        problems=problems,
+    )
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """Return at most `count` items at equal distances, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    places = dict.fromkeys(round(n * (len(items) - 1) / (count - 1)) for n in range(count))
+    return [items[place] for place in places]
+
+
+def read_evaluations(path: Path, steps: Sequence[Row], problems: list[str]) -> list[Evaluation]:
+    """Return the evaluations of a run: before, those at steps, after, and controls.
+
+    Args:
+        steps: rows of the training steps; the last one is where `after` belongs.
+        problems: gets a sentence for each file that cannot be read.
+    """
+    last = int(steps[-1]["step"]) if steps else 0
+    found: list[Evaluation] = []
+    folder = path / "evaluation"
+    for file in records.files_in(folder) if folder.is_dir() else ():
+        loaded = _read(file, lambda text: records.load(file), problems)
+        if not loaded:
+            continue
+        stem, _, when = file.stem.rpartition("-")
+        settings = loaded[0].settings
+        blank = bool(settings.get("blank"))
+        step = int(when) if when.isdigit() else (0 if when == "before" else last)
+        known = when.isdigit() or when in ("before", "after", "blank")
+        benchmark = str(settings.get("benchmark") or (stem if known else file.stem))
+        moment = "blank" if blank else when if known else file.stem
+        found.append(
+            Evaluation(
+                benchmark=benchmark, when=moment, step=step, blank=blank, records=tuple(loaded)
+            )
+        )
+    order = {"before": 0, "after": 2, "blank": 3}
+    return sorted(found, key=lambda one: (one.benchmark, order.get(one.when, 1), one.step))
+
+
+def _state(rows: Sequence[Row], steps: Sequence[Row], total: int, now: datetime) -> State:
+    """Return whether a run is done, runs, or was left."""
+    if steps and total and steps[-1]["step"] >= total:
+        return "finished"
+    times = [time for time in map(_time_of, rows[-1:]) if time]
+    if not times:
+        return "stopped"
+    seconds = [row.get("seconds") or 0.0 for row in steps[-10:]]
+    allowed = timedelta(minutes=SILENT_MINUTES)
+    if seconds:
+        allowed = max(allowed, timedelta(seconds=20 * max(seconds)))
+    return "running" if now - times[-1] < allowed else "stopped"
+
+
+def _time_of(row: Row) -> datetime | None:
+    """Return the time at which a row was written; None = it does not say."""
+    try:
+        return datetime.fromisoformat(str(row.get("time")))
+    except ValueError:
+        return None
+
+
+def _rollout_files(path: Path) -> dict[int, list[Path]]:
+    """Return the files of each step's answers, one per process."""
+    files: dict[int, list[Path]] = {}
+    for file in sorted((path / "rollouts").glob("*.jsonl.gz")):
+        number = file.name.split(".")[0]
+        if number.isdigit():
+            files.setdefault(int(number), []).append(file)
+    return files
+
+
+def _groups(
+    files: Mapping[int, Sequence[Path]], steps: Sequence[int], most: int, problems: list[str]
+) -> tuple[list[GroupRow], int]:
+    """Return groups of the chosen steps, and how many there are in all files that were read.
+
+    Of each step equally many: those with a kept picture first, then in the order of the prompts.
+    Rewards play no part in the choice, so that shares of what is shown are those of the run.
+    """
+    share = max(1, most // max(1, len(steps)))
+    chosen: list[GroupRow] = []
+    count = 0
+    for step in steps:
+        rows: list[Row] = []
+        for file in files[step]:
+            rows += _read(file, _gzip_rows, problems, binary=True) or []
+        count += len(rows)
+        rows.sort(key=lambda row: (not _has_picture(row), row.get("draw", 0)))
+        kept = sorted(rows[:share], key=lambda row: row.get("draw", 0))
+        chosen += [GroupRow(step=step, row=row) for row in kept]
+    return chosen[:most], count
+
+
+def _has_picture(row: Row) -> bool:
+    return any(image.get("file") for image in row.get("images") or ())
+
+
+def _gzip_rows(content: bytes) -> list[Row]:
+    text = gzip.decompress(content).decode("utf-8", "replace")
+    return list(_parsed(text))
+
+
+def _parsed(text: str) -> Iterator[Row]:
+    """Yield the JSON objects of lines. A last line that is cut off is none."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines) - 1:  # it was being written
+                return
+            raise ValueError(f"line {number + 1} is not JSON") from None
+        if isinstance(row, dict):
+            yield row
+
+
+def _json_lines(file: Path, problems: list[str]) -> list[Row]:
+    return _read(file, lambda text: list(_parsed(text)), problems) or []
+
+
+def _json_mapping(text: str) -> Mapping[str, Any]:
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml_mapping(text: str) -> Mapping[str, Any]:
+    value = yaml.safe_load(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _read(
+    file: Path, parse: Callable[[Any], Read], problems: list[str], *, binary: bool = False
+) -> Read | None:
+    """Read and parse a file; None if it is not there, or if it cannot be read: then say why.
+
+    Args:
+        problems: gets the sentence.
+        binary: the file is read as bytes, not as text.
+    """
+    if not file.exists():
+        return None
+    try:
+        content = file.read_bytes() if binary else file.read_text("utf-8", "replace")
+        return parse(content)
+    except (OSError, EOFError, ValueError, yaml.YAMLError, UserError) as error:
+        problems.append(f"{file.parent.name}/{file.name} cannot be read: {one_line(error)}")
+        return None
