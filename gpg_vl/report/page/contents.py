@@ -202,7 +202,7 @@ def read_evaluations(path: Path, steps: Sequence[Row], problems: list[str]) -> l
     found: list[Evaluation] = []
     folder = path / "evaluation"
     for file in records.files_in(folder) if folder.is_dir() else ():
-        loaded = _read(file, lambda text: records.load(file), problems)
+        loaded = _read(file, records.load, problems)
         if not loaded:
             continue
         stem, _, when = file.stem.rpartition("-")
@@ -267,7 +267,7 @@ def _groups(
     for step in steps:
         rows: list[Row] = []
         for file in files[step]:
-            rows += _read(file, _gzip_rows, problems, binary=True) or []
+            rows += _read(file, _gzip_rows, problems) or []
         count += len(rows)
         rows.sort(key=lambda row: (not _has_picture(row), row.get("draw", 0)))
         kept = sorted(rows[:share], key=lambda row: row.get("draw", 0))
@@ -279,9 +279,8 @@ def _has_picture(row: Row) -> bool:
     return any(image.get("file") for image in row.get("images") or ())
 
 
-def _gzip_rows(content: bytes) -> list[Row]:
-    text = gzip.decompress(content).decode("utf-8", "replace")
-    return list(_parsed(text))
+def _gzip_rows(file: Path) -> list[Row]:
+    return list(_parsed(gzip.decompress(file.read_bytes()).decode("utf-8", "replace")))
 
 
 def _parsed(text: str) -> Iterator[Row]:
@@ -301,33 +300,33 @@ def _parsed(text: str) -> Iterator[Row]:
 
 
 def _json_lines(file: Path, problems: list[str]) -> list[Row]:
-    return _read(file, lambda text: list(_parsed(text)), problems) or []
+    return _read(file, lambda path: list(_parsed(_text(path))), problems) or []
 
 
-def _json_mapping(text: str) -> Mapping[str, Any]:
-    value = json.loads(text)
+def _text(file: Path) -> str:
+    return file.read_text("utf-8", "replace")
+
+
+def _json_mapping(file: Path) -> Mapping[str, Any]:
+    value = json.loads(_text(file))
     return value if isinstance(value, dict) else {}
 
 
-def _yaml_mapping(text: str) -> Mapping[str, Any]:
-    value = yaml.safe_load(text)
+def _yaml_mapping(file: Path) -> Mapping[str, Any]:
+    value = yaml.safe_load(_text(file))
     return value if isinstance(value, dict) else {}
 
 
-def _read(
-    file: Path, parse: Callable[[Any], Read], problems: list[str], *, binary: bool = False
-) -> Read | None:
-    """Read and parse a file; None if it is not there, or if it cannot be read: then say why.
+def _read(file: Path, read: Callable[[Path], Read], problems: list[str]) -> Read | None:
+    """Read a file; None if it is not there, or if it cannot be read.
 
     Args:
-        problems: gets the sentence.
-        binary: the file is read as bytes, not as text.
+        problems: gets a sentence on a file that cannot be read.
     """
     if not file.exists():
         return None
     try:
-        content = file.read_bytes() if binary else file.read_text("utf-8", "replace")
-        return parse(content)
+        return read(file)
     except (OSError, EOFError, ValueError, yaml.YAMLError, UserError) as error:
         problems.append(f"{file.parent.name}/{file.name} cannot be read: {one_line(error)}")
         return None
