@@ -78,9 +78,7 @@ def content(folder: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             rows = metrics(folder)
             found[name] = [
-                {key: row[key] for key in row if not of_the_machine(key)}
-                for row in rows
-                for row in rows
+                {key: row[key] for key in row if not of_the_machine(key)} for row in rows
             ]
         elif path.name == "environment.json":
             found[name] = {**json.loads(path.read_text()), "starts": None}
