@@ -1,4 +1,4 @@
-"""Judge the answers of the last steps: one for everything, unreadable ones, tasks that earn nothing."""
+"""Judge the answers of the last steps: one for everything, malformed, without any reward."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -184,7 +184,9 @@ def faults(run: RunContents) -> Finding | None:
         level="warning" if recent else "note",
         title=f"{several(count, 'answer')} could not be scored.",
         evidence=f"In {several(len(rows), 'step')}, the last one {rows[-1]['step']}.{why}",
-        advice="Mend the verifier (`gpg-vl audit` tries it); above `rollout.max_faults` a run stops.",
+        advice=(
+            "Mend the verifier (`gpg-vl audit` tries it); above `rollout.max_faults` the run stops."
+        ),
         section="answers",
         chart="faults",
         groups=places(groups),
@@ -209,7 +211,10 @@ def a_task_earns_nothing(run: RunContents) -> Finding | None:
     return Finding(
         level="warning",
         title=f"{listed(poor)} earns nothing, while others do.",
-        evidence=f"Mean reward over the last steps below {EARNS_NOTHING}; of all tasks {overall:.3f}.",
+        evidence=(
+            f"Its mean reward over the last steps is below {EARNS_NOTHING}, that of all tasks "
+            f"{overall:.3f}."
+        ),
         advice="Read its answers; warm-up rows of this task, easier ones, or another verifier.",
         section="answers",
         chart=f"reward/{poor[0]}",

@@ -175,9 +175,9 @@ def points(low: float, high: float) -> str:
     return f"95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"
 
 
-def quoted(text: object) -> str:
-    """Return a text of an answer for a sentence: short, in quotes, without control characters."""
-    return shown(str(text), QUOTED)
+def quoted(value: object) -> str:
+    """Return an answer or a truth for a sentence: short, and without control characters."""
+    return shown(value, QUOTED)
 
 
 def several(count: int, noun: str) -> str:

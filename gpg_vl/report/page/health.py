@@ -6,20 +6,22 @@ from pathlib import Path
 from statistics import median
 
 from gpg_vl.errors import one_line, train_command
-from gpg_vl.report.page.contents import Row, RunContents
+from gpg_vl.report.page.contents import GroupRow, Row, RunContents
 from gpg_vl.report.page.finding import (
     QUOTED,
     Finding,
+    answers_of,
     column,
     first_steps,
     last_steps,
     mean_of,
     percent,
-    recent_groups,
     places,
+    recent_groups,
     setting,
     several,
 )
+from gpg_vl.report.page.learning import fooled
 
 FEW_INFORMATIVE = 0.1
 """Share of informative groups below which nine of ten questions teach nothing; 0.2 to 0.9 is
@@ -89,7 +91,9 @@ def signal(run: RunContents) -> Finding | None:
         )
         level, clause = "note", "nearly nothing is left to learn from"
     elif wrong >= ALL_ONE_WAY:
-        title = "Nearly every training question earns nothing in all its answers: nothing is learnt."
+        title = (
+            "Nearly every training question earns nothing in all its answers: nothing is learnt."
+        )
         advice = "`gpg-vl audit` finds the cause; then more `warmup.steps`, or easier data."
         level, clause = "bad", "nearly no answer earns anything"
     else:
@@ -114,7 +118,7 @@ def _healthy(
     """Return the good news if no other number of the last steps speaks against it."""
     truncated = mean_of(rows, "truncated") or 0.0
     skipped = mean_of(rows, "skipped") or 0.0
-    others = (entropy(run), gradients(run), gate(run), bad_numbers(run))
+    others = (fooled(run), entropy(run), gradients(run), gate(run), bad_numbers(run))
     if informative < HEALTHY_INFORMATIVE or truncated > TRUNCATED or skipped or any(others):
         return None
     return Finding(
@@ -154,21 +158,18 @@ def truncated(run: RunContents) -> Finding | None:
         return None
     limit = setting(run, "rollout", "max_tokens")
     at = f" of {limit} tokens" if limit else ""
-    cut: list[tuple[int, int]] = []
-    groups = [
-        group
-        for group in recent_groups(run)
-        if "length" in {answer.get("finish") for answer in list(group.answers)}
-    ]
-    cut += places(groups)
+    cut: list[GroupRow] = []
+    for group, answer in answers_of(recent_groups(run)):
+        if answer.get("finish") == "length":
+            cut.append(group)
     return Finding(
         level="bad" if share > MOSTLY_TRUNCATED else "warning",
         title=f"{percent(share)} of its answers run into the length limit{at}.",
-        evidence=f"Mean of `truncated` over the last steps: {share:.3f}; below {TRUNCATED} is healthy.",
+        evidence=f"Mean `truncated` of the last steps: {share:.3f}; healthy is below {TRUNCATED}.",
         advice="Raise `rollout.max_tokens`; if they never end, more `warmup.steps`.",
         section="curves",
         chart="truncated",
-        groups=cut,
+        groups=places(cut),
         clause="many answers run into the length limit",
     )
 
@@ -182,7 +183,7 @@ def lengths(run: RunContents) -> Finding | None:
         level="warning",
         title=f"Its answers became short: {first:.0f} tokens at first, {last:.0f} now.",
         evidence=f"Mean of `length` over the first and the last steps: {first:.1f} and {last:.1f}.",
-        advice="The reward needs no thought; see whether short answers are right for a good reason.",
+        advice="The reward needs no thought: see whether short answers are right by looking.",
         section="curves",
         chart="length",
         groups=places(recent_groups(run)),
@@ -259,7 +260,7 @@ def bad_numbers(run: RunContents) -> Finding | None:
     return Finding(
         level="bad" if recent else "note",
         title=f"The loss or the gradient was not finite in {several(len(bad), 'step')}.",
-        evidence=f"Of {several(len(run.steps), 'step')}, the last one {bad[-1]}; they moved no weight.",
+        evidence=f"Of {several(len(run.steps), 'step')}; the last one is step {bad[-1]}.",
         advice="Lower `optimizer.lr`; `bad_steps/` in the run folder holds their groups.",
         section="curves",
         chart="grad_norm",
@@ -355,6 +356,7 @@ def left_out(run: RunContents) -> Finding | None:
         return None
     reasons = Counter(one_line(row.get("why", ""), 2 * QUOTED) for row in run.left_out)
     reason, count = reasons.most_common(1)[0]
+    total = len(run.left_out)
     lost = sum(1 for row in run.left_out if row.get("step"))
     draws = max((group.row.get("draw") or 0 for group in run.groups), default=0) + 1
     often = lost > LOST * draws and lost > 1
@@ -365,16 +367,12 @@ def left_out(run: RunContents) -> Finding | None:
     )
     return Finding(
         level="warning" if often else "note",
-        title=f"{several(len(run.left_out), 'row')} of the data {_are(len(run.left_out))} not used.",
+        title=f"{several(total, 'row')} of the data {'is' if total == 1 else 'are'} not used.",
         evidence=f"The most frequent reason, {several(count, 'row')}: {reason}.{later}",
         advice="`left_out.jsonl` lists all; `gpg-vl audit` finds them before a run.",
         section="run",
         clause="many rows of the data are not used" if often else "",
     )
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def stopped(run: RunContents) -> Finding | None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpg_vl.errors import one_line
 from gpg_vl.parsing.numbers import lenient_number
 from gpg_vl.report.page.contents import GroupRow, Row, RunContents
 from gpg_vl.report.page.finding import (
+    QUOTED,
     answers_of,
     commonest,
     percent,
@@ -96,7 +98,7 @@ def _oddity(
         text=(
             f"{percent(len(odd) / len(paid))} of {len(paid):,} recent answers with the full reward "
             f"{words}: {quoted(answer.get('text', ''))} where {quoted(group.row.get('truth'))} "
-            "is true."
+            "is the truth."
         ),
         groups=[group for group, _ in odd],
     )
@@ -165,7 +167,7 @@ def _same_for_all(paid: Sequence[Paid]) -> Loophole | None:
     truths = sorted({truth_of(group) for group in groups})
     if share < OFTEN or len(truths) < SAME_TRUTHS:
         return None
-    shown = ", ".join(quoted(truth) for truth in truths[:5])
+    shown = ", ".join(one_line(truth, QUOTED) for truth in truths[:5])
     return Loophole(
         text=(
             f"One answer, {quoted(text)}, earns the full reward for {len(truths)} different truths "

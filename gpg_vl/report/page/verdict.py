@@ -17,8 +17,8 @@ Rule = Callable[[RunContents], Finding | None]
 
 RULES: tuple[Rule, ...] = (
     learning.fooled,
-    learning.blind,
     learning.learning,
+    learning.blind,
     learning.reward_course,
     learning.a_task_falls,
     answers_seen.one_answer,
@@ -37,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     health.stopped,
     health.left_out,
     answers_seen.weak_rule,
+    learning.no_control,
     health.alpha,
     health.slow_phase,
     health.memory,
@@ -93,7 +94,8 @@ def headline(run: RunContents, findings: Sequence[Finding]) -> str:
         return _sentence(" and ".join(clauses["note"][:NAMED]))
     if not run.steps:
         return "No training step has been taken yet."
-    return f"Too early to say: {several(len(run.steps), 'step')} so far."
+    words = "Too early to say" if run.state == "running" else "Too few steps to say anything"
+    return f"{words}: {several(len(run.steps), 'step')}."
 
 
 def _sentence(text: str) -> str:
@@ -159,8 +161,8 @@ def _source(source: Mapping[str, Any]) -> str:
 
 def _progress(run: RunContents) -> str:
     """Return steps taken, when and for how long: `240 of 240 steps in 8 minutes, finished ...`."""
-    of = f" of {run.total_steps:,}" if run.total_steps else ""
-    done = f"{run.last_step:,}{of} steps"
+    of = f"{run.last_step:,} of " if run.total_steps else ""
+    done = f"{of}{several(run.total_steps or run.last_step, 'step')}"
     times = [time for time in map(_time, (*run.warmup, *run.held_out, *run.steps)) if time]
     if not times:
         return f"{done}, {run.state}"
