@@ -19,6 +19,7 @@ from gpg_vl.training.engine_checks import (
     log_gate_figures,
 )
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
+from gpg_vl.training.memory_use import memory_gb
 from gpg_vl.training.milestones import after_step, evaluate_held_out, evaluation_is_missing, save
 from gpg_vl.training.rehearsal import rehearse
 from gpg_vl.training.setup import TrainingRun, set_up
@@ -184,6 +185,7 @@ def _record(
         alpha=run.estimator.alpha(batch.rewards_BG),
         seconds=run.timer.read(),
     )
+    row["memory_gb"] = max(run.processes.all_gather(memory_gb(run.policy.device)))
     run.folder.metrics(step, {**row, **gate_figures, "lost": float(run.state.unusable)})
     verifier_error = first_verifier_error(batch)
     if verifier_error:

@@ -45,6 +45,7 @@ from gpg_vl.verifiers.number import Number
 from tests.hand_made import answers, completion, group, names, prompt
 
 HERE = Path(__file__).parents[1]
+POLICY = SimpleNamespace(device=torch.device("cpu"))
 
 
 def sampled(
@@ -288,7 +289,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         ),
         "config": loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null", *knobs]),
         "processes": Processes(accelerated),
-        "policy": "policy",
+        "policy": POLICY,
         "rollouts": rollouts,
         "engine": rollouts.engine,
         "timer": rollouts.timer,
@@ -342,7 +343,7 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
     assert (batch.groups, batch.own_rows, version) == ((INFORMATIVE,), slice(0, 1), 1)
     assert (batch.rewards_BG.tolist(), batch.lengths_BG.tolist()) == ([[1, 0]], [[1, 1]])
     assert weights_BG.tolist() == [[0, -1]]
-    assert run.events[3] == ("update_weights", "policy", 2)
+    assert run.events[3] == ("update_weights", POLICY, 2)
     assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,))
     step, row = run.events[5][1:]
     assert step == 3
@@ -355,6 +356,7 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
         "skipped": 0.0,
     }.items() <= row.items()
     assert {"seconds/update"} <= row.keys()
+    assert row["memory_gb"] > 0.01
     assert not any(key.startswith("gate/") for key in row)
     assert run.state == State(step=3, cursor=16, version=2)
 

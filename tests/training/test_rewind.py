@@ -16,7 +16,7 @@ from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training import checkpoint, loop, rewind
 from gpg_vl.training.rewind import Rewind
 from tests.commands import gpg_vl
-from tests.training.test_train import CARRYING, metrics, run, same
+from tests.training.test_train import CARRYING, metrics, of_the_machine, run, same
 
 KNOBS = ("steps=6", "checkpoint.every=1", "checkpoint.keep_last=9", *CARRYING)
 
@@ -67,12 +67,8 @@ def go_on(
     return lines
 
 
-def of_clock(key: str) -> bool:
-    return "second" in key or key == "time"
-
-
 def content(folder: Path) -> dict[str, Any]:
-    """What two runs must have alike: all but their clocks, their names and their pictures."""
+    """What two runs must have alike: all but clocks, memory, their names and their pictures."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -82,7 +78,7 @@ def content(folder: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             rows = metrics(folder)
             found[name] = [
-                {key: value for key, value in row.items() if not of_clock(key)} for row in rows
+                {key: row[key] for key in row if not of_the_machine(key)} for row in rows
             ]
         elif path.name == "environment.json":
             found[name] = {**json.loads(path.read_text()), "starts": None}
