@@ -343,7 +343,7 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
     assert (batch.rewards_BG.tolist(), batch.lengths_BG.tolist()) == ([[1, 0]], [[1, 1]])
     assert weights_BG.tolist() == [[0, -1]]
     assert run.events[3] == ("update_weights", "policy", 2)
-    assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,))
+    assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,), [[0, -1]])
     step, row = run.events[5][1:]
     assert step == 3
     assert {
@@ -471,7 +471,7 @@ def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, d
     run.learner.update = lambda *given: Update(skipped=skipped)
     loop.train_step(run)
     assert [event[1:] for event in run.events if event[0] == "dump"] == [
-        (7, skipped, (INFORMATIVE,))
+        (7, skipped, (INFORMATIVE,), [[0, -1]])
     ] * dumped
     assert run.state.version == (not skipped)
 
