@@ -21,7 +21,8 @@ from gpg_vl.training.engine_checks import (
     log_gate_figures,
 )
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
-from gpg_vl.training.milestones import after_step, evaluate_held_out, evaluation_is_missing, save
+from gpg_vl.training.held_out import evaluate_held_out
+from gpg_vl.training.milestones import after_step, evaluation_is_missing, save
 from gpg_vl.training.rehearsal import rehearse
 from gpg_vl.training.setup import TrainingRun, set_up
 from gpg_vl.training.signals import stop_request
