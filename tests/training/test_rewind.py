@@ -178,6 +178,7 @@ def test_only_what_belongs_to_later_steps_is_dropped(tmp_path):
     (tmp_path / "config.yaml").write_text("steps: 6\n")
     kept = ["b-before", "b-000002", "b-000004", "mine-5", "a.v2-000004", "b-000002.left_out"]
     dropped = ["b-000006", "b-after", "a.v2-000005", "b-000006.left_out", "b-after.left_out"]
+    dropped.append("b-blank")
     (tmp_path / "evaluation").mkdir()
     for name in (*kept, *dropped):
         (tmp_path / "evaluation" / f"{name}.jsonl").write_text("")
@@ -185,7 +186,7 @@ def test_only_what_belongs_to_later_steps_is_dropped(tmp_path):
     for name in ("000004.json", "000005.json", "000005.rank1.json"):
         (tmp_path / "bad_steps" / name).write_text("")
     back = Rewind.to(tmp_path, 4)
-    assert back.described() == "checkpoints 6; evaluations a.v2-000005, b-000006, b-after"
+    assert back.described() == "checkpoints 6; evaluations a.v2-000005, b-000006, b-after, b-blank"
     back.drop()
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
         f"{name}.jsonl" for name in kept

@@ -14,6 +14,7 @@ from gpg_vl.report.page.contents import Evaluation, RunContents
 from gpg_vl.report.page.gallery import first_word
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.texts import line, plain, shortened
+from gpg_vl.run_folder.small_pictures import small_picture_path
 
 Change = Literal["turned right", "turned wrong", "better", "worse", "still right", "still wrong"]
 MOST_ITEMS: dict[Change, int] = {
@@ -313,9 +314,8 @@ def _item(
 ) -> dict[str, Any]:
     """Return a question of a benchmark as the page's script reads it."""
     images: list[dict[str, Any]] = []
-    for place, name in enumerate(record.images):
-        found = picture_of(record, place, name, run)
-        images.append(pictures.add(run, found))
+    for place in range(len(record.images)):
+        images.append(pictures.add(run, picture_of(record, place, run)))
     return {
         "change": kind,
         "id": line(record.id),
@@ -324,18 +324,29 @@ def _item(
         "choices": [line(choice, 200) for choice in record.choices],
         "truth": shortened(record.truth, 600),
         "images": images,
-        "boxed": max(getattr(record, "boxed_image", 0), 1) - 1,
-        "true_boxes": [list(box) for box in getattr(record, "truth_pixels", ())],
+        "boxed": max(record.boxed_image, 1) - 1,
+        "true_boxes": [list(box) for box in record.truth_pixels],
         "answers": answers,
     }
 
 
-def picture_of(record: Record, place: int, name: str, run: Path) -> dict[str, Any]:
-    """Return how to find a picture of a question: its small copy in the run, or its own file."""
-    del record, place
-    if "/" not in name and (run / "images" / name).is_file():
-        return {"file": f"images/{name}"}
-    return {"original": name}
+def picture_of(record: Record, place: int, run: Path) -> dict[str, Any]:
+    """Return how to find a picture of a question: its small copy in the run, or its own file.
+
+    Args:
+        place: number of the picture, from 0.
+    """
+    found: dict[str, Any] = {"why": "it was not kept"}
+    if place < len(record.sizes):
+        found["size"] = list(record.sizes[place])
+    if place < len(record.picture_names):
+        found["copy"] = small_picture_path(Path(), record.picture_names[place])
+    name = record.images[place]
+    if Path(name).is_absolute():
+        found["original"] = name
+    elif (run / "images" / name).is_file():
+        found["file"] = f"images/{name}"
+    return found
 
 
 def _answer(record: Record | None) -> dict[str, Any] | None:
@@ -349,5 +360,5 @@ def _answer(record: Record | None) -> dict[str, Any] | None:
         "read": line(record.answer, 300),
         "reason": line(reason, 300),
         "kind": first_word(reason),
-        "boxes": [list(box) for box in getattr(record, "boxes_pixels", ())],
+        "boxes": [list(box) for box in record.boxes_pixels],
     }

@@ -1,7 +1,6 @@
 """Put small pictures into a page, each once, within a bound on all of them."""
 
 import base64
-import io
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,13 +9,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gpg_vl.errors import UnusableSampleError
-from gpg_vl.pictures import open_picture
+from gpg_vl.run_folder.small_pictures import LONGEST, small_picture
 from gpg_vl.types import Size
-
-LONGEST = 320
-"""Longest side of a picture in a page, in pixels; a larger one is made smaller."""
-QUALITY = 80
-"""Quality of WebP pictures, of 100."""
 
 
 class Small(NamedTuple):
@@ -63,8 +57,8 @@ class PagePictures:
 
         Args:
             run: the run folder.
-            found: how to find the picture: `file` in the run folder, or `original` on this
-                machine; else `why` it was not kept, and its `size`.
+            found: how to find the picture: `file` in the run folder, its small `copy` there, or
+                `original` on this machine; else `why` it was not kept. And its `size`.
 
         Returns:
             `key` (empty = there is no picture, and `why`), `size` in pixels as far as it is known,
@@ -75,20 +69,19 @@ class PagePictures:
         missing = {"key": "", "size": known, "full": "", "why": str(found.get("why") or "")}
         if not self._wanted:
             return {**missing, "why": "pictures are left out of this page"}
-        inside = found.get("file")
-        places = [run / inside] if inside else []
-        if found.get("original"):
-            places.append(Path(found["original"]))
-        for place in places:
+        places = _places(run, found)
+        for kind, place in places:
             small = _small_of(place)
             if small is None:
                 continue
             full = ""
-            if inside and place == places[0] and not small.is_whole:
+            if kind == "file" and not small.is_whole:
                 full = quote(os.path.relpath(place.resolve(), self._page_folder))
             key = self._key(place, small)
             why = "" if key else "there is no room in the page for more pictures"
-            return {"key": key, "size": list(small.size), "full": full, "why": why}
+            # a copy does not say how large the picture is that it was made of
+            size = known if kind == "copy" and known else list(small.size)
+            return {"key": key, "size": size, "full": full, "why": why}
         if places:
             missing["why"] = "it is not on this machine"
         return missing
@@ -107,6 +100,16 @@ class PagePictures:
         return key
 
 
+def _places(run: Path, found: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """Return the files that may hold a picture, with what each is: file, copy or original."""
+    places: list[tuple[str, Path]] = []
+    for kind in ("file", "copy", "original"):
+        name = found.get(kind)
+        if name:
+            places.append((kind, Path(name) if kind == "original" else run / name))
+    return places
+
+
 def _small_of(place: Path) -> Small | None:
     """Return the small copy of a file; None if it is no picture that can be read."""
     try:
@@ -121,12 +124,8 @@ def _small(place: Path, time_ns: int, size: int) -> Small | None:
     """Make the small copy of a file that was changed at a time and has a size."""
     del time_ns, size
     try:
-        picture = open_picture(place)
+        copy = small_picture(place, LONGEST)
     except UnusableSampleError:
         return None
-    whole = picture.size
-    picture.thumbnail((LONGEST, LONGEST))
-    encoded = io.BytesIO()
-    picture.save(encoded, "WEBP", quality=QUALITY)
-    webp = base64.b64encode(encoded.getvalue()).decode("ascii")
-    return Small(webp, whole, picture.size == whole)
+    webp = base64.b64encode(copy.webp).decode("ascii")
+    return Small(webp, copy.size, max(copy.size) <= LONGEST)
