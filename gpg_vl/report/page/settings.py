@@ -168,7 +168,9 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _texts(start: Mapping[str, Any]) -> dict[str, str]:
     """Return a start of the run; what was not recorded is empty."""
-    return {name: line(start.get(name, ""), 1000) for name in ("time", "command", "directory", "git")}
+    return {
+        name: line(start.get(name, ""), 1000) for name in ("time", "command", "directory", "git")
+    }
 
 
 def _left_out(rows: Sequence[Row]) -> list[LeftOutReason]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.report.page.contents import Evaluation, Row, RunContents, read_run
-from gpg_vl.report.page.curves import sparkline
+from gpg_vl.report.page.line_chart import sparkline
 from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
 from gpg_vl.report.page.finding import column
 from gpg_vl.report.page.gallery import gallery_groups

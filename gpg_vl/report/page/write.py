@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from gpg_vl import __version__
 from gpg_vl.config.paths import write_whole
+from gpg_vl.errors import UserError
 from gpg_vl.report.page.comparison import ComparisonView, comparison_view, runs_of
 from gpg_vl.report.page.curves import Section, charts
 from gpg_vl.report.page.evaluations import BenchmarkPart
@@ -38,6 +39,8 @@ GROUP_PICTURE_BYTES = 5_000_000
 """Largest size of the pictures of training questions, as base64."""
 PAGE = "report.html"
 """Name of the page in a run folder."""
+GENERATOR = '<meta name="generator" content="gpg_vl">'
+"""Line by which a page is known as one of this program."""
 LEVEL_WORDS = {"good": "good", "note": "note", "warning": "warning", "bad": "trouble"}
 """Level of a finding -> its word: nothing is said by a colour alone."""
 _ASSETS = Path(__file__).parent / "assets"
@@ -58,19 +61,38 @@ def write_page(runs: Sequence[Path], to: Path, *, pictures: bool = True) -> Path
     return to
 
 
-def write_comparison(first: Path, second: Path, to: Path) -> Path:
+def write_comparison(first: Path, second: Path, to: Path, *, pictures: bool = True) -> Path:
     """Write the page of two evaluations of the same questions, and return its file.
 
     Args:
         first: a run folder, a file of records, or a folder of them, as `gpg-vl compare` takes.
         second: the same of another model.
         to: the HTML file. It appears when it is complete.
+        pictures: False = no picture is in the page.
 
     Raises:
         UserError: there is nothing that both were asked.
     """
-    write_whole(to, _page_that_fits(runs_of(first, second), to.parent, compared=(first, second)))
+    runs, compared = runs_of(first, second), (first, second)
+    write_whole(to, _page_that_fits(runs, to.parent, compared=compared, pictures=pictures))
     return to
+
+
+def check_replaceable(file: Path) -> None:
+    """Check that a file is not there, or is a page of this program: other files stay.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        beginning = opened.read(2000)
+    if beginning and GENERATOR.encode() not in beginning:
+        raise UserError(
+            f"--to {file}: is there and no page of gpg-vl report, so it is not written over; "
+            "choose another name, or delete it"
+        )
 
 
 def page_of(
@@ -132,6 +154,7 @@ def _page(
         _templates()
         .get_template("page.html")
         .render(
+            generator=Markup(GENERATOR),
             title=(" and " if comparison else ", ").join(names),
             sections=list(_sections(views, comparison)),
             runs=views,

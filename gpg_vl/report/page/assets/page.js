@@ -504,6 +504,72 @@ function startItems() {
   updateItems();
 }
 
+// --- what a curve says below the pointer ----------------------------------------------------------------
+
+function nearest(xs, x) {
+  let best = 0;
+  xs.forEach((value, place) => {
+    if (Math.abs(value - x) < Math.abs(xs[best] - x)) best = place;
+  });
+  return best;
+}
+
+function sayValues(figure, chart, x) {
+  const svg = figure.querySelector(":scope > svg");
+  const { frame, lines } = chart;
+  const longest = lines.reduce((one, other) => (other.x.length > one.x.length ? other : one), lines[0]);
+  if (!longest || !longest.x.length) return;
+  const step = longest.x[nearest(longest.x, x)];
+  figure.dataset.step = step;
+  const across = frame.left + ((step - frame.x[0]) / (frame.x[1] - frame.x[0] || 1)) * (frame.right - frame.left);
+  let cursor = svg.querySelector(".cursor");
+  if (!cursor) {
+    cursor = document.createElementNS(SVG, "line");
+    cursor.setAttribute("class", "cursor");
+    svg.append(cursor);
+  }
+  for (const [name, value] of [["x1", across], ["x2", across], ["y1", frame.top], ["y2", frame.bottom]]) cursor.setAttribute(name, value);
+  const words = lines.map((line) => {
+    const place = nearest(line.x, step);
+    const value = line.y[place];
+    if (line.x[place] !== step && Math.abs(line.x[place] - step) > (frame.x[1] - frame.x[0]) / 20) return null;
+    const said = value === null ? "–" : String(Number(value.toPrecision(3)));
+    const ends = line.low && line.low[place] !== null ? ` [${shown(line.low[place])}, ${shown(line.high[place])}]` : "";
+    return `${line.label ? `${line.label} ` : ""}${said}${ends}`;
+  });
+  figure.querySelector(".readout").textContent = `${step}: ${words.filter((word) => word !== null).join(", ")}`;
+}
+
+function stopSaying(figure) {
+  const cursor = figure.querySelector(".cursor");
+  if (cursor) cursor.remove();
+  figure.querySelector(".readout").textContent = "";
+}
+
+function startCurves() {
+  for (const figure of document.querySelectorAll("figure.chart")) {
+    const chart = data.charts[figure.dataset.chart];
+    const svg = figure.querySelector(":scope > svg");
+    if (!chart || !svg || !chart.lines.length) continue;
+    const { frame } = chart;
+    svg.addEventListener("pointermove", (event) => {
+      const edges = svg.getBoundingClientRect();
+      const across = ((event.clientX - edges.left) / edges.width) * svg.viewBox.baseVal.width;
+      const share = (across - frame.left) / (frame.right - frame.left);
+      sayValues(figure, chart, frame.x[0] + share * (frame.x[1] - frame.x[0]));
+    });
+    svg.addEventListener("pointerleave", () => stopSaying(figure));
+    figure.addEventListener("blur", () => stopSaying(figure));
+    figure.addEventListener("keydown", (event) => {
+      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+      event.preventDefault();
+      const by = ((frame.x[1] - frame.x[0]) / 40) * (event.key === "ArrowLeft" ? -1 : 1);
+      const from = figure.dataset.step === undefined ? frame.x[1] : Number(figure.dataset.step) + by;
+      sayValues(figure, chart, Math.min(frame.x[1], Math.max(frame.x[0], from)));
+    });
+  }
+}
+
 // --- theme, keys, live --------------------------------------------------------------------------------
 
 function remembered() {
@@ -589,7 +655,6 @@ function startLive() {
   });
 }
 
-function startCurves() {}
 
 function listen() {
   for (const id of ["filter-task", "filter-reason", "filter-reward", "filter-kind", "filter-order", "all-steps"]) {
