@@ -1,5 +1,6 @@
 """Write the evaluations of a run as tables, and their questions as the page's script reads them."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ MOST_ITEMS: dict[Change, int] = {
     "still wrong": 100,
 }
 """Questions of each kind that a page shows."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+"""A number in a reason: "wrong: IoU 0.23" and "wrong: IoU 0.16" are one kind."""
 MOST_TAGS = 40
 """Rows of a table; of more tags those with the most questions."""
 
@@ -243,7 +246,8 @@ def _failures(some: Sequence[Record]) -> list[Failures]:
     by_reason: dict[str, list[Record]] = {}
     for record in some:
         if first_word(record.reason) != "right":
-            by_reason.setdefault(line(record.reason, 90) or "no reason", []).append(record)
+            reason = _NUMBER.sub("N", line(record.reason, 90)) or "no reason"
+            by_reason.setdefault(reason, []).append(record)
     rows: list[Failures] = []
     for reason, found in sorted(by_reason.items(), key=lambda pair: -len(pair[1]))[:8]:
         rows.append(

@@ -14,7 +14,6 @@ from gpg_vl.report.page.finding import column
 from gpg_vl.report.page.gallery import gallery_groups
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.settings import RunPart, run_part
-from gpg_vl.report.page.texts import line
 from gpg_vl.report.page.verdict import Verdict, verdict
 
 STATE_WORDS = {"finished": "finished", "running": "running", "stopped": "not finished"}
@@ -50,10 +49,10 @@ class RunView:
 
     @property
     def state_words(self) -> str:
-        """Name, state and step of the run."""
+        """State and step of the run."""
         run = self.contents
         of = f" of {run.total_steps:,}" if run.total_steps else ""
-        return f"{line(run.name, 60)}: {STATE_WORDS[run.state]}, step {run.last_step:,}{of}"
+        return f"{STATE_WORDS[run.state]}, step {run.last_step:,}{of}"
 
     @property
     def note(self) -> str:

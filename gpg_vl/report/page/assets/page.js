@@ -9,6 +9,7 @@ const ITEMS_AT_ONCE = 8;
 const PICTURE_SIDE = 260; // largest side of a picture beside its answers, in CSS pixels
 const TINY_SIDE = 160; // smaller pictures are enlarged without blur
 const MOST_ENLARGED = 4;
+const SHORT = 60; // characters of answers that stand in columns
 
 let data = { runs: [], benchmarks: [], pictures: {}, charts: {} };
 const view = { run: 0, page: 0, current: 0, question: null, found: [] };
@@ -283,7 +284,10 @@ function groupCard(group, place) {
   const talk = make("div", { class: "talk" });
   talk.append(make("p", { class: "question", dir: "auto", text: group.question }));
   talk.append(truthLine(group.truth));
-  group.answers.forEach((answer, index) => talk.append(answerRow(card, answer, index)));
+  const isShort = group.answers.every((answer) => answer.text.length <= SHORT);
+  const answers = make("div", { class: isShort ? "answers short" : "answers" });
+  group.answers.forEach((answer, index) => answers.append(answerRow(card, answer, index)));
+  talk.append(answers);
   const long = group.answers.some((answer) => answer.text.length > 220 || answer.text.split("\n").length > 3);
   if (long) {
     const toggle = make("button", { type: "button", class: "more", text: "whole texts" });
