@@ -438,6 +438,14 @@ class RunFolderConfig(Section):
     """Largest size of all kept pictures of a run, in MB; further ones are not kept."""
 
 
+class ReportConfig(Section):
+    """The page of a run, `report.html` in the run folder."""
+
+    every: int = Field(default=50, ge=0)
+    """Steps after which `report.html` in the run folder is written again; 0 = only after the last
+    step."""
+
+
 class TrackingConfig(Section):
     """Names under which trackers list the run."""
 
@@ -495,6 +503,7 @@ class Config(Located):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run_folder: RunFolderConfig = RunFolderConfig()
+    report: ReportConfig = ReportConfig()
     hardware: HardwareConfig = HardwareConfig()
 
     @property

@@ -12,7 +12,7 @@ from gpg_vl.config.schema import Config
 from gpg_vl.errors import UserError, command, is_launched, train_command
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.compare import compare
-from gpg_vl.run_folder import complete_checkpoints, metric_rows
+from gpg_vl.run_folder import complete_checkpoints, metric_rows, page_path
 
 AFTER_WARMUP = {"trying the tasks", "checking the engine"}
 """Phases of which one at least follows the warm-up, before the first step."""
@@ -24,6 +24,7 @@ def last_lines(run: Path, config: Config) -> Iterator[str]:
     """Yield what a run has gained and what can be done with it."""
     yield from held_out_gain(run) or reward_course(run)
     yield f"run folder: {run.absolute()}"
+    yield from _page(run)
     form = "adapter for peft" if config.policy.trains_adapters else "model for plain transformers"
     yield f"{form}; its README.md has a program that asks it:"
     yield f"  {complete_checkpoints(run)[-1].absolute() / 'policy'}"
@@ -59,12 +60,19 @@ def how_to_go_on(run: Path, phases: Sequence[str], *, warms_up: bool = False) ->
         dots = " (... = the options that it was launched with)" if is_launched() else ""
         yield f"stopped; step {int(saved[-1].name)} is saved. Go on with{dots}:"
         yield f"  {train_command('--resume', run)}"
+        yield from _page(run)
         return
     kept = "nothing is kept"
     if warms_up and AFTER_WARMUP.intersection(phases):
         kept = "the warm-up is kept and will not be repeated"
     where = f" ({phases[-1]})" if phases else ""
     yield f"stopped before the first step{where}; {kept}: start again with the same command"
+
+
+def _page(run: Path) -> list[str]:
+    """Return a line that names the page of a run; none without a page."""
+    path = page_path(run)
+    return [f"see it: {path.absolute()}"] if path.exists() else []
 
 
 def held_out_gain(run: Path) -> list[str]:

@@ -16,6 +16,7 @@ from gpg_vl.run_folder.find import (
     is_evaluated,
     make_parent,
     newest_checkpoint,
+    page_path,
     refuse_to_overwrite,
     score_of,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "metric_rows",
     "newest_checkpoint",
     "now",
+    "page_path",
     "read_environment",
     "refuse_to_overwrite",
     "rounded_boxes",

@@ -89,6 +89,11 @@ def evaluation_path(run: Path, benchmark: str, when: str) -> Path:
     return run / "evaluation" / f"{benchmark}-{when}.jsonl"
 
 
+def page_path(run: Path) -> Path:
+    """Return where the page of a run is, once it is written."""
+    return run / "report.html"
+
+
 def is_evaluated(run: Path, benchmark: str, when: str, step: int) -> bool:
     """Return True if there are the records of an evaluation, and its checkpoint has their score.
 

@@ -22,6 +22,7 @@ from gpg_vl.training.engine_checks import (
 )
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
 from gpg_vl.training.held_out import evaluate_held_out
+from gpg_vl.training.live_page import LivePage, live_page
 from gpg_vl.training.memory_use import memory_gb
 from gpg_vl.training.milestones import after_step, evaluation_is_missing, save
 from gpg_vl.training.rehearsal import rehearse
@@ -70,6 +71,7 @@ def train(
         with (
             closing(run.engine),
             closing(run.folder),
+            live_page(run) as page,
             disk_full_explained(run.folder.path),
             lost_engine_explained(run),
         ):
@@ -82,13 +84,16 @@ def train(
                 request.can_wait = True
                 save(run)
             request.can_wait = True
-            _take_steps(run)
+            _take_steps(run, page)
             request.can_wait = False  # nothing is left to save: Ctrl-C leaves at once
     return run.folder.path
 
 
-def _take_steps(run: TrainingRun) -> None:
+def _take_steps(run: TrainingRun, page: LivePage | None) -> None:
     """Take the steps that are left, evaluate and save where it is due.
+
+    Args:
+        page: page of the run, which is written again in between; None = this process writes none.
 
     Raises:
         Stopped: the run was asked to stop; its last step is saved.
@@ -108,6 +113,8 @@ def _take_steps(run: TrainingRun) -> None:
         train_step(run)
         leaving = run.processes.any(run.stop.asked) and run.state.step < total
         is_saved = after_step(run, leaving=leaving)
+        if page is not None and not leaving and run.state.step < total:
+            page.after_step(run.state.step)
 
 
 def train_step(run: TrainingRun) -> Update:

@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "evaluation.blank",
     "rollout.gate.",
     "run_folder.",
+    "report.",
     "trackers",
     "tracking.",
     "hardware.",

@@ -112,6 +112,7 @@ DEFAULTS: dict[str, Any] = {
     "checkpoint.keep_best": 1,
     "run_folder.pictures": "sample",
     "run_folder.pictures_mb": 1000,
+    "report.every": 50,
     "hardware.gpus": 1,
     "hardware.gb": None,
 }
@@ -204,6 +205,7 @@ BORDERS: list[tuple[str, Any, list[Any]]] = [
     ("checkpoint.keep_last", 1, [0]),
     ("checkpoint.keep_best", 0, [-1]),
     ("run_folder.pictures_mb", 0, [-1]),
+    ("report.every", 0, [-1]),
     ("hardware.gpus", 1, [0]),
     ("hardware.gb", 0.5, [0.0]),
     ("data.0.head", 1, [0]),

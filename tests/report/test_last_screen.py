@@ -146,6 +146,14 @@ def test_a_run_of_adapters_says_how_to_make_one_model(run, monkeypatch):
     assert max(map(len, shown)) < 80
 
 
+def test_the_page_of_a_run_is_named_where_it_is_written(run, monkeypatch):
+    config = loading.load(str(HERE / "small.yaml"))
+    (run / "report.html").write_text("")
+    monkeypatch.chdir(run.parent)
+    assert list(last_lines(Path("small"), config))[1] == f"see it: {run}/report.html"
+    assert list(how_to_go_on(Path("small"), []))[2:] == [f"see it: {run}/report.html"]
+
+
 def test_without_a_benchmark_nothing_is_said_about_one(run):
     config = loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null"])
     rewarded(run, 0.25, 0.75)

@@ -37,6 +37,7 @@ from gpg_vl.training import (
 )
 from gpg_vl.training.checkpoint import State
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
+from gpg_vl.training.live_page import LivePage
 from gpg_vl.training.processes import Processes
 from gpg_vl.training.signals import StopRequest
 from gpg_vl.types import Group, LeftOut, Update
@@ -703,6 +704,10 @@ def noted(monkeypatch):
         run.events.append(("evaluate", when, head))
         return 0.5
 
+    def write(page):
+        page._log("page is written")
+        page._is_due = False
+
     monkeypatch.setattr(milestones, "evaluate_held_out", evaluate)
     monkeypatch.setattr(
         milestones, "save", lambda run, score=None: run.events.append(("save", score))
@@ -710,6 +715,7 @@ def noted(monkeypatch):
     monkeypatch.setattr(loop, "evaluate_held_out", milestones.evaluate_held_out)
     for module in (loop, failures):
         monkeypatch.setattr(module, "save", milestones.save)
+    monkeypatch.setattr(LivePage, "write", write)
 
 
 @pytest.mark.parametrize(
@@ -950,7 +956,8 @@ def test_another_process_does_not_evaluate(tmp_path, monkeypatch):
 
 # --- the whole of it ------------------------------------------------------------------------------
 
-CLOSED = ("close folder", "close engine")
+CLOSED = (("log", "page is written"), "close folder", "close engine")
+"""What happens at the end of a run."""
 
 
 def whole(run: Any, monkeypatch: pytest.MonkeyPatch, asked_at: int | None = None) -> list[Any]:
@@ -1026,6 +1033,23 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path, noted, monkeypatch):
     ]
 
 
+def test_the_page_is_written_between_steps_and_once_at_the_end(tmp_path, noted, monkeypatch):
+    run = run_of(
+        tmp_path, "steps=4", "evaluation.every=0", "checkpoint.every=2", "report.every=2", gate=None
+    )
+    assert whole(run, monkeypatch)[2:] == [
+        ("step", 1, True),
+        ("step", 2, True),
+        ("save", None),
+        CLOSED[0],
+        ("step", 3, True),
+        ("step", 4, True),
+        ("evaluate", "after", None),
+        ("save", 0.5),
+        *CLOSED,
+    ]
+
+
 def test_a_resumed_run_evaluates_only_what_is_due(tmp_path, noted, monkeypatch):
     knobs = ("steps=3", "evaluation.every=2", "evaluation.head=4", "checkpoint.every=9")
     benchmark = SimpleNamespace(spec=SimpleNamespace(name="small"))
@@ -1051,7 +1075,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves_it(tmp_path, no
 
 def test_a_run_that_is_asked_to_stop_in_its_last_step_ends_as_always(tmp_path, noted, monkeypatch):
     run = run_of(tmp_path, "steps=2", "evaluation.every=0", "checkpoint.every=9", gate=None)
-    assert whole(run, monkeypatch, asked_at=2)[-4:] == [
+    assert whole(run, monkeypatch, asked_at=2)[-5:] == [
         ("evaluate", "after", None),
         ("save", 0.5),
         *CLOSED,

@@ -75,6 +75,8 @@ FREE = {
     "checkpoint.keep_last": {"checkpoint": {"keep_last": 7}},
     "evaluation.every": {"evaluation": {"every": 7}},
     "evaluation.head": {"evaluation": {"head": 7}},
+    "evaluation.blank": {"evaluation": {"blank": False}},
+    "report.every": {"report": {"every": 7}},
     "rollout.gate.every": {"rollout": {"gate": {"every": 7}}},
     "rollout.gate.mean": {"rollout": {"gate": {"mean": 7}}},
     "hardware.gb": {"hardware": {"gb": 7}},
