@@ -183,9 +183,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_what_was_drawn_is_written_once_and_what_was_used_is_marked(tmp_path):
     """Group 9 was carried over: used, and not drawn in this step."""
     carried = group(9, [1.0, 0.0])
-    RunFolder(tmp_path).rollouts(51, [carried, MIXED], [MIXED, ALL_RIGHT])
+    weights = [[0.5, -0.5], [0.25, 0.0, math.nan]]
+    RunFolder(tmp_path).rollouts(51, [carried, MIXED], [MIXED, ALL_RIGHT], weights)
     written = rows(tmp_path / "rollouts" / "000051.jsonl.gz")
     assert [(row["draw"], row["used"]) for row in written] == [(9, True), (0, True), (1, False)]
+    of_answers = [[answer["weight"] for answer in row["answers"]] for row in written]
+    assert of_answers == [[0.5, -0.5], [0.25, 0.0, None], [None] * 3], "null: it has none"
     RunFolder(tmp_path, rank=2).rollouts(51, [], [ALL_RIGHT])
     assert [row["draw"] for row in rows(tmp_path / "rollouts" / "000051.rank2.jsonl.gz")] == [1]
 
@@ -200,6 +203,7 @@ def test_a_group_is_written_word_for_word():
             images=(Path("a/b.png"), PNG),
         ),
         used=True,
+        weights=[0.0, -0.25],
     )
     assert made.keys() == {
         "draw",
@@ -235,8 +239,9 @@ def test_a_group_is_written_word_for_word():
         "parts": {},
         "answer": "2",
         "reason": "right",
+        "weight": 0.0,
     }
-    assert (second["reward"], second["parts"]) == (1.0, {"accuracy": 1.0})
+    assert (second["reward"], second["parts"], second["weight"]) == (1.0, {"accuracy": 1.0}, -0.25)
 
 
 def test_the_same_step_makes_the_same_bytes(tmp_path):
@@ -267,8 +272,10 @@ def test_no_number_is_null_in_every_file(tmp_path, monkeypatch):
     assert [
         answer["reward"] for answer in rows(tmp_path / "rollouts" / "000001.jsonl.gz")[0]["answers"]
     ] == [None] * 3
-    path = written.dump(1, "non-finite loss", [UNSCORED])
-    assert strict(path)["groups"][0]["answers"][0]["reward"] is None
+    path = written.dump(1, "non-finite loss", [UNSCORED], [[math.nan, math.inf, 0.5]])
+    answers = strict(path)["groups"][0]["answers"]
+    assert answers[0]["reward"] is None
+    assert [answer["weight"] for answer in answers] == [None, None, 0.5]
 
 
 def test_metrics_are_appended_and_every_callback_is_called(tmp_path, monkeypatch):
@@ -324,7 +331,9 @@ def test_trackers_are_closed_and_callbacks_of_the_caller_are_not(tmp_path):
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "000007.json"), (3, "000007.rank3.json")])
 def test_a_bad_batch_is_kept_with_its_reason(rank, name, tmp_path):
-    path = RunFolder(tmp_path, rank=rank).dump(7, "non-finite gradient", [MIXED, ALL_RIGHT])
+    weights = [[0.5, -0.5, 0.0], [0.0] * 3]
+    folder = RunFolder(tmp_path, rank=rank)
+    path = folder.dump(7, "non-finite gradient", [MIXED, ALL_RIGHT], weights)
     assert path == tmp_path / "bad_steps" / name
     found = json.loads(path.read_text())
     assert (found["step"], found["reason"], [row["draw"] for row in found["groups"]]) == (

@@ -34,6 +34,8 @@ GROUPS = {
         "serve": "start a vLLM server that samples for a run",
     },
     "after": {
+        "report": "a run as one HTML page: is it learning, what does it answer?",
+        "watch": "the same page, live, while a run goes on",
         "evaluate": "accuracy on held-out questions, with 95 % intervals",
         "compare": "two evaluations of the same questions, side by side",
         "export": "a folder that transformers, peft and vLLM load",
@@ -61,6 +63,11 @@ EXAMPLES = {
     ),
     "sft": ("gpg-vl sft digits name=imitation",),
     "serve": ("gpg-vl serve digits rollout.engine=server --show",),
+    "report": (
+        "gpg-vl report runs/digits",
+        "gpg-vl report --compare runs/digits runs/other",
+    ),
+    "watch": ("gpg-vl watch runs/digits",),
     "evaluate": (
         "gpg-vl evaluate digits --model runs/digits",
         "gpg-vl evaluate digits_count --answers answers.jsonl mode=lenient",
@@ -78,11 +85,8 @@ VALUES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "path": "PATH"}
 """Type of an option -> word for its value."""
 
 
-OPTIONS = {
-    "-h --help, --version": "show this page, or that of a command; the version",
-    "--install-completion": "let TAB complete commands, configs and knobs",
-}
-"""Options of the first page."""
+OPTIONS = "-h --help, --version; --install-completion lets TAB complete commands and knobs"
+"""Options of the first page, on its last line."""
 
 
 WIDEST_NAME = 24
@@ -151,7 +155,7 @@ class Commands(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # of typer
         """Write the first page: a line for each command, in groups, and the options last."""
-        formatter.write("Usage: gpg-vl COMMAND ...     gpg-vl COMMAND --help explains one\n\n")
+        formatter.write("Usage: gpg-vl COMMAND ...     gpg-vl COMMAND --help explains one\n")
         formatter.write_text(str(self.help))
         formatter.write_text("gpg-vl train alone runs offline on two CPU cores, in ten minutes.")
         formatter.write("\n")
@@ -162,8 +166,7 @@ class Commands(TyperGroup):
                     _write(formatter, f"{heading:<8}{name:<10}", sentence)
                     heading = ""
         formatter.write("\n")
-        for names, sentence in OPTIONS.items():
-            _write(formatter, f"{names:<22}", sentence)
+        formatter.write(f"{OPTIONS}\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words in front of the command; none at all asks for the first page."""

@@ -412,6 +412,9 @@ class EvaluationConfig(Section):
     head: int | None = Field(default=None, ge=1)
     """Number of questions of each task in evaluations between the steps; those before the first
     step and after the last ask all."""
+    blank: bool = True
+    """After the last step the questions are also asked with grey pictures, greedily: what is left
+    is guessing."""
 
 
 class CheckpointConfig(Section):

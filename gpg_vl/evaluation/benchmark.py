@@ -20,7 +20,7 @@ from gpg_vl.config.schema import BenchmarkSpec
 from gpg_vl.errors import one_line
 from gpg_vl.evaluation.records import Record, Settings
 from gpg_vl.prompts import ALIASES, Style
-from gpg_vl.run_folder import image_name
+from gpg_vl.run_folder import content_name, image_name, rounded_boxes
 from gpg_vl.types import Completion, LeftOut, Sample, Verdict
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.format_advice import Answer, Knobs, format_advice
@@ -106,6 +106,8 @@ class Benchmark:
             second_reading = self.verifiers.in_mode(self.spec.beside).judge(greedy, sample)
             judged.append(second_reading)
             beside = _accuracy(second_reading)
+        contents = _contents(sample)
+        truths = self.verifiers.true_boxes(sample)
         return Record(
             id=sample.id,
             source=sample.source,
@@ -118,6 +120,11 @@ class Benchmark:
             truth=sample.answer,
             frame=sample.frame,
             images=_image_names(sample),
+            picture_names=_content_names(contents),
+            sizes=sample.sizes,
+            boxed_image=0 if truths is None else max(sample.answer_image, 1),
+            truth_pixels=rounded_boxes(truths or ()),
+            boxes_pixels=() if truths is None else rounded_boxes(verdict.boxes),
             greedy=_accuracy(verdict),
             sampled=fmean(sampled_accuracies) if sampled_accuracies else math.nan,
             text=greedy.text,
@@ -130,7 +137,7 @@ class Benchmark:
             texts=[completion.text for completion in sampled],
             tags=sample.tags,
             digest=self._digest_of(sample),
-            pictures=_pictures_digest(sample),
+            pictures=_pictures_digest(contents),
             fault=_first_verifier_error(judged),
         )
 
@@ -226,17 +233,31 @@ def _question_bytes(sample: Sample) -> bytes:
     return json.dumps(content, default=str, sort_keys=True).encode()
 
 
-def _pictures_digest(sample: Sample) -> str:
-    """Return a digest of the images; empty = there are none, or one of them has vanished."""
-    if not sample.images:
-        return ""
-    contents: list[bytes] = []
+def _contents(sample: Sample) -> list[bytes | None]:
+    """Return the content of each image; None = it has vanished.
+
+    A grey picture of its size can be shown all the same, a recorded answer be scored.
+    """
+    contents: list[bytes | None] = []
     for image in sample.images:
         try:
             contents.append(image.read_bytes() if isinstance(image, Path) else image)
-        except OSError:  # a grey picture of its size can be shown, a recorded answer be scored
-            return ""
-    return _digest(*contents)
+        except OSError:
+            contents.append(None)
+    return contents
+
+
+def _content_names(contents: Sequence[bytes | None]) -> list[str]:
+    """Return the name that is made of the content of each image; empty = it has vanished."""
+    return ["" if content is None else content_name(content) for content in contents]
+
+
+def _pictures_digest(contents: Sequence[bytes | None]) -> str:
+    """Return a digest of the images; empty = there are none, or one of them has vanished."""
+    known = [content for content in contents if content is not None]
+    if not known or len(known) < len(contents):
+        return ""
+    return _digest(*known)
 
 
 def _digest(*parts: bytes) -> str:

@@ -312,16 +312,21 @@ def _evaluations(path: Path) -> list[Path]:
         expected = "expected records written by `gpg-vl evaluate --to`, or a run folder"
         hint = f"did you mean {near}?" if near else expected
         raise UserError(f"{path}: no such file or folder; {hint}")
-    folder = path
+    found = records.files_in(path)
     if is_run(path) or (path / "evaluation").is_dir():  # other .jsonl of a run are no evaluations
-        folder = path / "evaluation"
-        if not records.files_in(folder):
+        found = _own_evaluations(path)
+        if not found:
             raise UserError(
                 f"{path}: it is a run without evaluation: its config names no benchmark, or "
                 "its first evaluation is still to come"
             )
-    found = records.files_in(folder)
-    return [file for file in found if file.stem.endswith("-after")] or list(found)
+    return [file for file in found if file.stem.endswith("-after")] or found
+
+
+def _own_evaluations(run: Path) -> list[Path]:
+    """Return the files of records of a run, without its control on grey pictures."""
+    found = records.files_in(run / "evaluation")
+    return [file for file in found if not file.stem.endswith("-blank")]
 
 
 def _benchmark_of(path: Path) -> str:

@@ -58,6 +58,17 @@ class Record:
     images: Sequence[str] = ()
     """Its pictures, in order: the path of a file; of a picture that lies inside the data, the name
     `<first 16 digits of its SHA-256>.<kind>`: it is picture 1, 2... of the row `id` of `source`."""
+    picture_names: Sequence[str] = ()
+    """Of each picture the first 16 digits of the SHA-256 of its content; empty = it was not
+    available. A run keeps a small copy as `evaluation/pictures/<name>.webp`."""
+    sizes: Sequence[Sequence[int]] = ()
+    """Width and height of each picture as a person sees it, in pixels."""
+    boxed_image: int = 0
+    """Number of the picture that the boxes are in, from 1; 0 = its answers are no boxes."""
+    truth_pixels: Sequence[Sequence[float]] = ()
+    """True boxes in pixels of that picture: left, upper, right, lower edge."""
+    boxes_pixels: Sequence[Sequence[float]] = ()
+    """Boxes of the greedy answer that were scored, in the same pixels."""
     greedy: FiniteFloat
     """Accuracy of the greedy answer."""
     sampled: float = math.nan

@@ -376,7 +376,8 @@ def _other_rates(optimizer: OptimizerConfig) -> str:
 
 def _results(run: Path) -> list[str]:
     """Return a table with a row for each task of each evaluation so far."""
-    moments = {"before": 0, "after": 2}  # evaluations during training, named by step, are 1
+    # evaluations during training, named by step, are 1
+    moments = {"before": 0, "after": 2, "blank": 3}
     files = sorted(
         eval_records.files_in(run / "evaluation"),
         key=lambda path: (moments.get(path.stem.rpartition("-")[2], 1), path.stem),
@@ -385,7 +386,8 @@ def _results(run: Path) -> list[str]:
     for path in files:
         for tag, records in eval_records.by_tag(eval_records.load(path)).items():
             accuracy = f"{100 * fmean(record.greedy for record in records):.1f} %"
-            rows.append(f"| {path.stem} | {tag} | {len(records)} | {accuracy} |")
+            name = path.stem + (" (grey pictures)" if path.stem.endswith("-blank") else "")
+            rows.append(f"| {name} | {tag} | {len(records)} | {accuracy} |")
     if not rows:
         return ["Not evaluated."]
     return ["| evaluation | task | questions | accuracy |", "| --- | --- | --- | --- |", *rows]

@@ -29,6 +29,7 @@ def group_row(
     group: Group,
     *,
     used: bool,
+    weights: Sequence[float] | None = None,
     reference: Reference = original,
     true_boxes: TrueBoxes = no_boxes,
 ) -> dict[str, Any]:
@@ -39,13 +40,17 @@ def group_row(
     person sees it (upright).
 
     Args:
+        weights: [G] of each token of an answer in the update; None = the group has none.
         reference: returns how to find a picture.
         true_boxes: returns the true boxes of a sample.
     """
     sample = group.prompt.sample
     truths = true_boxes(sample)
     answers: list[dict[str, Any]] = []
-    for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+    weights_or_none = weights if weights is not None else [None] * len(group.completions)
+    for completion, verdict, weight in zip(
+        group.completions, group.verdicts, weights_or_none, strict=True
+    ):
         answer = {
             "text": completion.text,
             "token_ids": completion.token_ids,
@@ -56,9 +61,10 @@ def group_row(
             "parts": dict(verdict.parts),
             "answer": verdict.answer,
             "reason": verdict.reason,
+            "weight": weight,
         }
         if truths is not None:
-            answer["boxes_pixels"] = _rounded(verdict.boxes)
+            answer["boxes_pixels"] = rounded_boxes(verdict.boxes)
         answers.append(answer)
     row: dict[str, Any] = {
         "draw": group.prompt_index,
@@ -72,7 +78,7 @@ def group_row(
     }
     if truths is not None:
         row["boxed_image"] = max(sample.answer_image, 1)
-        row["truth_pixels"] = _rounded(truths)
+        row["truth_pixels"] = rounded_boxes(truths)
     return json_value({**row, "answers": answers})
 
 
@@ -87,7 +93,7 @@ def _images(sample: Sample, reference: Reference) -> list[dict[str, Any]]:
     return images
 
 
-def _rounded(boxes: Sequence[Corners]) -> list[list[float]]:
+def rounded_boxes(boxes: Sequence[Corners]) -> list[list[float]]:
     """Return boxes to a hundredth of a pixel."""
     rounded: list[list[float]] = []
     for box in boxes:

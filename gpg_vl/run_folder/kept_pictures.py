@@ -217,7 +217,12 @@ def image_name(image: bytes) -> str:
     for first_bytes, kind in IMAGE_KINDS.items():
         if image.startswith(first_bytes):
             suffix = kind
-    return f"{hashlib.sha256(image).hexdigest()[:16]}.{suffix}"
+    return f"{content_name(image)}.{suffix}"
+
+
+def content_name(image: bytes) -> str:
+    """Return a name made of the content of a picture, without the kind of its file."""
+    return hashlib.sha256(image).hexdigest()[:16]
 
 
 def _bytes(image: Path | bytes) -> bytes:

@@ -171,15 +171,25 @@ class RunFolder:
         for tracker in self.trackers:
             tracker.close()
 
-    def rollouts(self, step: int, used: Iterable[Group], fresh: Iterable[Group]) -> None:
-        """Write what a step sampled and which groups it used, and keep pictures of them."""
+    def rollouts(
+        self,
+        step: int,
+        used: Iterable[Group],
+        fresh: Iterable[Group],
+        weights: Sequence[Sequence[float]] = (),
+    ) -> None:
+        """Write what a step sampled and which groups it used, and keep pictures of them.
+
+        Args:
+            weights: [B, G] of the answers of the used groups, in their order.
+        """
         used = list(used)
-        in_update = {group.prompt_index for group in used}
+        weights_of = _weights_of(used, weights)
         groups = {group.prompt_index: group for group in [*used, *fresh]}
         self._pictures.keep(step, list(groups.values()))
         lines: list[str] = []
         for group in groups.values():
-            row = self._row(group, used=group.prompt_index in in_update)
+            row = self._row(group, weights_of.get(group.prompt_index))
             lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         path = self._file("rollouts", step, ".jsonl.gz")
         # No time and no file name inside, so that equal steps give equal bytes.
@@ -190,10 +200,22 @@ class RunFolder:
             # the name of a picture need not be UTF-8
             file.write("".join(lines).encode("utf-8", "backslashreplace"))
 
-    def dump(self, step: int, reason: str, groups: Iterable[Group]) -> Path:
-        """Keep the batch of a step that went wrong, for inspection."""
+    def dump(
+        self,
+        step: int,
+        reason: str,
+        groups: Iterable[Group],
+        weights: Sequence[Sequence[float]],
+    ) -> Path:
+        """Keep the batch of a step that went wrong, for inspection.
+
+        Args:
+            weights: [B, G] of the answers, in the order of the groups.
+        """
+        groups = list(groups)
+        weights_of = _weights_of(groups, weights)
         path = self._file("bad_steps", step, ".json")
-        rows = [self._row(group, used=True) for group in groups]
+        rows = [self._row(group, weights_of[group.prompt_index]) for group in groups]
         path.write_text(json_text({"step": step, "reason": reason, "groups": rows}))
         return path
 
@@ -214,9 +236,14 @@ class RunFolder:
             if row["step"]:
                 self._lost.add((row["source"], row["id"]))
 
-    def _row(self, group: Group, *, used: bool) -> dict[str, Any]:
+    def _row(self, group: Group, weights: Sequence[float] | None) -> dict[str, Any]:
+        """Return the row of a group; it is used if its answers have weights."""
         return group_row(
-            group, used=used, reference=self._pictures.reference, true_boxes=self._true_boxes
+            group,
+            used=weights is not None,
+            weights=weights,
+            reference=self._pictures.reference,
+            true_boxes=self._true_boxes,
         )
 
     def _file(self, folder: str, step: int, suffix: str) -> Path:
@@ -225,3 +252,13 @@ class RunFolder:
         path = self.path / folder / f"{step:06d}{own}{suffix}"
         path.parent.mkdir(exist_ok=True)
         return path
+
+
+def _weights_of(
+    groups: Sequence[Group], weights: Sequence[Sequence[float]]
+) -> dict[int, Sequence[float]]:
+    """Return the weights of the answers of each group by its prompt index."""
+    of_groups: dict[int, Sequence[float]] = {}
+    for group, of_answers in zip(groups, weights, strict=True):
+        of_groups[group.prompt_index] = of_answers
+    return of_groups

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from torch import Tensor
+
 from gpg_vl import progress
 from gpg_vl.errors import Stopped, raise_on_all_ranks
 from gpg_vl.experiment import Experiment, Log
@@ -19,7 +21,9 @@ from gpg_vl.training.engine_checks import (
     log_gate_figures,
 )
 from gpg_vl.training.failures import disk_full_explained, lost_engine_explained
-from gpg_vl.training.milestones import after_step, evaluate_held_out, evaluation_is_missing, save
+from gpg_vl.training.held_out import evaluate_held_out
+from gpg_vl.training.memory_use import memory_gb
+from gpg_vl.training.milestones import after_step, evaluation_is_missing, save
 from gpg_vl.training.rehearsal import rehearse
 from gpg_vl.training.setup import TrainingRun, set_up
 from gpg_vl.training.signals import stop_request
@@ -121,7 +125,7 @@ def train_step(run: TrainingRun) -> Update:
     run.state = _next_state(run, batch, update, len(lost))
     run.engine.update_weights(run.policy, run.state.version)
     run.gate_figures = {}
-    _record(run, batch, update, gate_figures)
+    _record(run, batch, weights_BG, update, gate_figures)
     _report_lost(run, lost)
     stop_if_hopeless(run, batch)
     return update
@@ -168,13 +172,18 @@ def _next_state(run: TrainingRun, batch: SampledBatch, update: Update, unusable:
 
 
 def _record(
-    run: TrainingRun, batch: SampledBatch, update: Update, gate_figures: Mapping[str, float]
+    run: TrainingRun,
+    batch: SampledBatch,
+    weights_BG: Tensor,
+    update: Update,
+    gate_figures: Mapping[str, float],
 ) -> None:
     """Write rollouts and metrics of a step, and report what went wrong in it."""
     step, reward = run.state.step, run.config.reward
-    run.folder.rollouts(step, batch.groups, batch.fresh)
+    weights = weights_BG[batch.own_rows].tolist()
+    run.folder.rollouts(step, batch.groups, batch.fresh, weights)
     if update.is_non_finite:
-        run.folder.dump(step, update.skipped, batch.groups)
+        run.folder.dump(step, update.skipped, batch.groups, weights)
     own = metrics.step_statistics(batch.fresh, batch.groups, reward.accuracy + reward.format)
     sums = metrics.sum_statistics(run.processes.all_gather(own))
     row = metrics.step_metrics(
@@ -184,6 +193,7 @@ def _record(
         alpha=run.estimator.alpha(batch.rewards_BG),
         seconds=run.timer.read(),
     )
+    row["memory_gb"] = max(run.processes.all_gather(memory_gb(run.policy.device)))
     run.folder.metrics(step, {**row, **gate_figures, "lost": float(run.state.unusable)})
     verifier_error = first_verifier_error(batch)
     if verifier_error:

@@ -9,6 +9,8 @@ from gpg_vl.evaluation.records import Record, by_tag
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.types import Group, Update
 
+BLANK = "held_out/blank"
+"""Name of the accuracy on grey pictures."""
 StepStatistics = Counter[str]
 """Sums over the groups of one process; the sums of all processes add up to those of the step."""
 
@@ -100,12 +102,15 @@ def step_metrics(
 # --- held-out questions ---------------------------------------------------------------------------
 
 
-def held_out_figures(evaluated: Sequence[Record], head: int | None) -> dict[str, float]:
+def held_out_figures(
+    evaluated: Sequence[Record], head: int | None, guessed: Sequence[Record] = ()
+) -> dict[str, float]:
     """Make the row of an evaluation from the records of its questions.
 
     Args:
         evaluated: a record of each question; there is at least one.
         head: number of questions of each task that every evaluation of the run asks; None = all.
+        guessed: records of questions that were asked with grey pictures.
     """
     accuracy = interval([record.greedy for record in evaluated])
     figures = {"held_out": accuracy.mean, "held_out/questions": float(accuracy.count)}
@@ -114,6 +119,8 @@ def held_out_figures(evaluated: Sequence[Record], head: int | None) -> dict[str,
     formats = [record.well_formed for record in evaluated if not math.isnan(record.well_formed)]
     if formats:
         figures["held_out/well_formed"] = fmean(formats)
+    if guessed:
+        figures[BLANK] = fmean(record.greedy for record in guessed)
     # The score is made of the same questions at every step, so that steps can be compared.
     scores: list[float] = []
     tasks: dict[str, float] = {}
@@ -123,5 +130,6 @@ def held_out_figures(evaluated: Sequence[Record], head: int | None) -> dict[str,
     figures["held_out/score"] = fmean(scores)
     for name, share in tasks.items():
         # a task may have the name of another figure
-        figures[name if name not in figures else f"{name} (task)"] = share
+        is_taken = name in figures or name == BLANK  # in every evaluation, also without it
+        figures[f"{name} (task)" if is_taken else name] = share
     return figures

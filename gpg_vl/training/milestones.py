@@ -1,21 +1,16 @@
 """Evaluate and save a run at the steps where it is due."""
 
 from itertools import chain
-from pathlib import Path
-from statistics import fmean
 
 from gpg_vl import progress
-from gpg_vl.errors import one_line, raise_on_all_ranks
-from gpg_vl.evaluation import evaluate, records
 from gpg_vl.policy import quantised
 from gpg_vl.policy.encode import template_thought
 from gpg_vl.policy.load import Policy
 from gpg_vl.report.model_card import Adapter, model_card, question_of
-from gpg_vl.run_folder import evaluation_path, is_evaluated
-from gpg_vl.training import checkpoint, metrics
+from gpg_vl.run_folder import is_evaluated
+from gpg_vl.training import checkpoint
+from gpg_vl.training.held_out import evaluate_held_out
 from gpg_vl.training.setup import TrainingRun
-from gpg_vl.training.signals import EvaluationDroppedError
-from gpg_vl.types import LeftOut
 
 
 def after_step(run: TrainingRun, *, leaving: bool) -> bool:
@@ -57,60 +52,6 @@ def evaluation_is_missing(run: TrainingRun) -> bool:
         name = run.benchmark.spec.name
         is_missing = not is_evaluated(run.folder.path, name, due, run.state.step)
     return run.processes.any(is_missing)
-
-
-def _evaluation_path(run: TrainingRun, when: str) -> Path:
-    assert run.benchmark is not None
-    return evaluation_path(run.folder.path, run.benchmark.spec.name, when)
-
-
-def evaluate_held_out(run: TrainingRun, when: str, head: int | None = None) -> float | None:
-    """Return the mean greedy accuracy on held-out questions; None without a benchmark.
-
-    None also if a request to stop ended the evaluation. Nothing of it is kept then.
-
-    Args:
-        head: only so many questions of each row of the table.
-    """
-    with raise_on_all_ranks(run.processes.all_gather):
-        if run.benchmark is None or not run.processes.is_main:
-            return None
-        benchmark = run.benchmark.shortened(head) if head else run.benchmark
-        name = f"step {run.state.step}" if when.isdigit() else when
-        progress.phase(f"evaluating, {name}", len(benchmark.questions), "questions")
-        unusable: list[LeftOut] = []
-        try:
-            with run.stop.droppable(f"leaving the evaluation, saving step {run.state.step}"):
-                evaluated = evaluate.run_benchmark(
-                    benchmark,
-                    run.policy,
-                    run.engine,
-                    model=f"{run.config.name}, step {run.state.step}",
-                    on_left_out=unusable.append,
-                )
-                if run.engine.needs_verification and run.gate:
-                    run.gate.check(run.engine, run.policy, run.state.version)
-        except EvaluationDroppedError:
-            run.log(f"the evaluation ({name}) is left; it is made when the run goes on")
-            return None
-    asked = benchmark.without(unusable)
-    records.save(evaluated, _evaluation_path(run, when))
-    records.save_left_out(asked.left_out, _evaluation_path(run, when))
-    if asked.not_asked:
-        run.log(f"warning: {asked.not_asked}")
-    parts: list[str] = []
-    for tag, rows in records.by_tag(evaluated).items():
-        parts.append(f"{one_line(tag, 100)} {100 * fmean(record.greedy for record in rows):.1f} %")
-    run.log(f"held out, {when}: {', '.join(parts)}")
-    advice = asked.format_advice(evaluated, is_trained=True)
-    if advice:
-        run.log(f"warning: held out: {advice}")
-    failures = records.failures(evaluated)
-    if failures:
-        run.log(f"warning: {failures}")
-    figures = metrics.held_out_figures(evaluated, run.config.evaluation.head)
-    run.folder.held_out(run.state.step, figures)
-    return figures["held_out/score"]
 
 
 def adapter_of(policy: Policy) -> Adapter | None:

@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "evaluation.every",
     "evaluation.head",
+    "evaluation.blank",
     "rollout.gate.",
     "run_folder.",
     "trackers",

@@ -69,13 +69,14 @@ class Rewind:
     def evaluations(self) -> list[Path]:
         """Return the records of later evaluations: BENCHMARK-000100.jsonl, BENCHMARK-after.jsonl.
 
-        With each, the list of what was not asked. Other files there are the user's own.
+        With each, the list of what was not asked; with the last, BENCHMARK-blank.jsonl, its control
+        on grey pictures. Other files there are the user's own.
         """
         found: list[Path] = []
         for path in sorted((self.run / "evaluation").glob("*.jsonl")):
             name = path.name.removesuffix(LEFT_OUT_SUFFIX).removesuffix(".jsonl")
             when = name.rpartition("-")[2]
-            if when == "after":
+            if when in ("after", "blank"):
                 when = f"{self.last_step:06d}"
             if _STEP.fullmatch(when) and int(when) > self.step:
                 found.append(path)

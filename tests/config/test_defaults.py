@@ -106,6 +106,7 @@ DEFAULTS: dict[str, Any] = {
     "evaluation.benchmark": None,
     "evaluation.every": 0,
     "evaluation.head": None,
+    "evaluation.blank": True,
     "checkpoint.every": 50,
     "checkpoint.keep_last": 2,
     "checkpoint.keep_best": 1,

@@ -675,6 +675,21 @@ def test_only_files_of_its_folder_evaluation_are_the_evaluations_of_a_run(tmp_pa
         compare.read(tmp_path / "metrics.jsonl", tmp_path / "run")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_control_on_grey_pictures_is_no_evaluation_of_a_run(when, tmp_path):
+    """A run that was killed between its last two evaluations has no `after`."""
+    folder = tmp_path / "run" / "evaluation"
+    told, grey = ({"settings": {"benchmark": "a", "blank": blank}} for blank in (False, True))
+    eval_records.save(records([1, 1], **grey), folder / "a-blank.jsonl")
+    with pytest.raises(UserError, match="it is a run without evaluation"):
+        compare.read(tmp_path / "run", tmp_path / "run")
+    eval_records.save(records([1, 0], **told), folder / f"a-{when}.jsonl")
+    ((first, second),) = compare.read(tmp_path / "run", tmp_path / "run").values()
+    assert [it.greedy for it in first] == [it.greedy for it in second] == [1, 0]
+    ((_, control),) = compare.read(folder / f"a-{when}.jsonl", folder / "a-blank.jsonl").values()
+    assert [it.greedy for it in control] == [1, 1], "as a file of its own it is compared"
+
+
 def test_the_records_say_their_benchmark_and_the_name_of_their_file_does_not(tmp_path):
     """Records of one benchmark are compared, whatever --to called their file."""
     told = records([1, 0], settings={"benchmark": "shapes"})

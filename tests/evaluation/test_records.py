@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from gpg_vl import __version__
+from gpg_vl.boxes import Frame
 from gpg_vl.config.schema import BenchmarkSpec, Source
 from gpg_vl.errors import UnusableSampleError, UserError
 from gpg_vl.evaluation import compare, evaluate
@@ -24,9 +25,10 @@ from gpg_vl.evaluation.benchmark import Benchmark, style_settings
 from gpg_vl.evaluation.records import EvalLog, Record
 from gpg_vl.prompts import AnswerOnly, Style
 from gpg_vl.types import Completion, LeftOut, Sample, Turn, Verdict
+from gpg_vl.verifiers.boxes import Boxes
 from gpg_vl.verifiers.dispatch import VerifierSet
 from gpg_vl.verifiers.number import Number
-from tests.hand_made import completion
+from tests.hand_made import completion, png
 from tests.strict_json import strict_rows
 
 SPEC = BenchmarkSpec(
@@ -190,6 +192,7 @@ def test_a_record_is_read_without_its_benchmark(tmp_path):
             "kind": "number",
             "frame": "norm1000",
             "images": [str(tmp_path / "7.png"), name],
+            "picture_names": ["", name.removesuffix(".png")],
             "source": "rows.jsonl",
             "finish": "length",
             "texts": ["4", "3"],
@@ -387,6 +390,52 @@ def test_a_picture_that_vanished_has_no_digest(tmp_path):
     assert benchmark_of().score(sample, completion(text="3"), []).pictures == ""
 
 
+def test_a_record_names_its_pictures_by_their_content_wherever_they_are(tmp_path):
+    content = png()
+    (tmp_path / "a.png").write_bytes(content)
+    shown = question("a", images=(tmp_path / "a.png", content), sizes=((56, 56), (56, 56)))
+    made = benchmark_of().score(shown, completion(text="3"), [])
+    assert made.picture_names == [hashlib.sha256(content).hexdigest()[:16]] * 2
+    assert made.sizes == ((56, 56), (56, 56))
+
+
+def scored_boxes(text: str, **fields: Any) -> Record:
+    """Return the record of an answer to a question for one box in a picture of 200 x 100."""
+    boxes = Boxes(frame=Frame(kind="norm1000"), style=AnswerOnly())
+    benchmark = replace(benchmark_of(), verifiers=VerifierSet(by_kind={"boxes": boxes}))
+    given = {"images": (b"picture",), "sizes": ((200, 100),), "answer": [[20, 10, 60, 50]]}
+    sample = Sample(id="q", question="?", answer_kind="boxes", **{**given, **fields})
+    return benchmark.score(sample, completion(text=f"<answer>{text}</answer>"), [])
+
+
+def test_boxes_are_in_pixels_too(tmp_path):
+    """A thousandth is 0.2 pixels across and 0.1 down; in the second picture half of that."""
+    first = scored_boxes("[100,100,300,500]")
+    assert (first.boxed_image, first.truth_pixels) == (1, [[20, 10, 60, 50]])
+    assert first.boxes_pixels == [[20, 10, 60, 50]]
+    two = {"images": (b"one", b"two"), "sizes": ((200, 100), (100, 50)), "answer_image": 2}
+    second = scored_boxes("[100,100,300,500]", **two)
+    assert (second.boxed_image, second.boxes_pixels) == (2, [[10, 5, 30, 25]])
+    unread = scored_boxes("a dog")
+    assert (unread.boxed_image, unread.truth_pixels) == (1, [[20, 10, 60, 50]])
+    assert unread.boxes_pixels == []
+    eval_records.save([first, second], tmp_path / "a.jsonl")
+    read = eval_records.load(tmp_path / "a.jsonl")
+    assert [it.boxes_pixels for it in read] == [first.boxes_pixels, second.boxes_pixels]
+    assert read[1].sizes == [[200, 100], [100, 50]]
+
+
+def test_a_question_without_pictures_and_boxes_has_no_such_columns(tmp_path):
+    made = benchmark_of().score(question("a"), completion(text="3"), [])
+    assert made.boxed_image == 0
+    eval_records.save([made], tmp_path / "a.jsonl")
+    (row,) = strict_rows(tmp_path / "a.jsonl")
+    new = {"picture_names", "sizes", "boxed_image", "truth_pixels", "boxes_pixels"}
+    assert not new & row.keys()
+    (old,) = eval_records.load(tmp_path / "a.jsonl")
+    assert (old.sizes, old.truth_pixels, old.boxes_pixels, old.picture_names) == ((), (), (), ())
+
+
 def test_older_records_without_a_source_are_read(tmp_path):
     eval_records.save([record("a", source="x")], tmp_path / "new.jsonl")
     line = (tmp_path / "new.jsonl").read_text()
@@ -572,6 +621,11 @@ def test_every_part_of_a_record_is_read_back(tmp_path):
         truth={"low": 1, "high": 2.5},
         frame="norm1",
         images=["7.png"],
+        picture_names=["0123456789abcdef"],
+        sizes=[[640, 480]],
+        boxed_image=1,
+        truth_pixels=[[1.0, 2.5, 30.0, 40.0]],
+        boxes_pixels=[[0.0, 2.25, 31.0, 40.0], [1, 2, 3, 4]],
         finish="length",
         texts=["3", "4"],
         about={"model": "m", "seed": 1, "temperature": 0.5},

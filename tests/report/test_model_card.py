@@ -245,11 +245,13 @@ def test_accuracies_stand_in_per_cent_in_the_order_of_the_run_a_row_for_each_tas
     )
     records.save(answered("count", 0, 0, 0, 1), tmp_path / "evaluation" / "mine-before.jsonl")
     records.save(answered("count", 0.5), tmp_path / "evaluation" / "mine-000004.jsonl")
+    records.save(answered("count", 0, 1), tmp_path / "evaluation" / "mine-blank.jsonl")
     assert section(card(tmp_path), "Held-out greedy accuracy")[2:] == [
         "| mine-before | count | 4 | 25.0 % |",
         "| mine-000004 | count | 1 | 50.0 % |",
         "| mine-after | count | 3 | 33.3 % |",
         "| mine-after | add | 2 | 100.0 % |",
+        "| mine-blank (grey pictures) | count | 2 | 50.0 % |",
     ]
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpg_vl.config.schema import Source
 from gpg_vl.data import rows as sample_rows
 from gpg_vl.data.recipes.digits import digits
 from gpg_vl.errors import UserError
+from gpg_vl.evaluation.records import Record
 from gpg_vl.run_folder import metric_rows
 from tests.conftest import ROOT
 from tests.training.test_train import run, small, train
@@ -225,7 +227,7 @@ def test_every_field_of_the_state_of_a_checkpoint_is_explained(runs):
 
 
 def test_every_field_of_a_row_of_rollouts_is_explained(runs):
-    explained = set(first_column("## rollouts", "## state.json"))
+    explained = set(first_column("## rollouts", "## evaluation"))
     written: set[str] = set()
     images: set[str] = set()
     for folder in runs.values():
@@ -239,6 +241,11 @@ def test_every_field_of_a_row_of_rollouts_is_explained(runs):
     assert images == {"file", "original", "why", "size"}
     about_images = next(line for line in PAGE.read_text().splitlines() if "| `images` |" in line)
     assert all(f"`{name}`" in about_images for name in images)
+
+
+def test_every_field_of_a_record_is_explained():
+    explained = first_column("## evaluation", "## state.json")
+    assert sorted(explained) == sorted(field.name for field in fields(Record))
 
 
 def test_every_file_of_a_run_folder_is_explained(runs):

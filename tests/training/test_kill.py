@@ -27,7 +27,16 @@ from gpg_vl.rollout import collect, transformers_engine
 from gpg_vl.run_folder import kept_pictures
 from gpg_vl.training import checkpoint, learner, loop, sft
 from gpg_vl.verifiers import dispatch
-from tests.training.test_train import CARRYING, HERE, metrics, rollouts, run, same, timeless
+from tests.training.test_train import (
+    CARRYING,
+    HERE,
+    metrics,
+    of_the_machine,
+    rollouts,
+    run,
+    same,
+    timeless,
+)
 
 PHASES: dict[str, tuple[object, str]] = {
     "imitate": (sft.Imitation, "__call__"),
@@ -127,7 +136,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(number, undisturbed, t
     for step in range(1, 5):
         assert rollouts(whole, step) == rollouts(resumed, step), (moment, step)
     kept = [
-        [{key: row[key] for key in row if "second" not in key} for row in metrics(run)]
+        [{key: row[key] for key in row if not of_the_machine(key)} for row in metrics(run)]
         for run in (whole, resumed)
     ]
     assert kept[0] == kept[1], moment

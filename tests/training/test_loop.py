@@ -45,6 +45,7 @@ from gpg_vl.verifiers.number import Number
 from tests.hand_made import answers, completion, group, names, prompt
 
 HERE = Path(__file__).parents[1]
+POLICY = SimpleNamespace(device=torch.device("cpu"))
 
 
 def sampled(
@@ -288,7 +289,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         ),
         "config": loading.load(str(HERE / "small.yaml"), ["evaluation.benchmark=null", *knobs]),
         "processes": Processes(accelerated),
-        "policy": "policy",
+        "policy": POLICY,
         "rollouts": rollouts,
         "engine": rollouts.engine,
         "timer": rollouts.timer,
@@ -342,8 +343,8 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
     assert (batch.groups, batch.own_rows, version) == ((INFORMATIVE,), slice(0, 1), 1)
     assert (batch.rewards_BG.tolist(), batch.lengths_BG.tolist()) == ([[1, 0]], [[1, 1]])
     assert weights_BG.tolist() == [[0, -1]]
-    assert run.events[3] == ("update_weights", "policy", 2)
-    assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,))
+    assert run.events[3] == ("update_weights", POLICY, 2)
+    assert run.events[4][1:] == (3, (INFORMATIVE,), (INFORMATIVE,), [[0, -1]])
     step, row = run.events[5][1:]
     assert step == 3
     assert {
@@ -355,6 +356,7 @@ def test_a_step_draws_updates_hands_over_and_writes_down_in_this_order(tmp_path,
         "skipped": 0.0,
     }.items() <= row.items()
     assert {"seconds/update"} <= row.keys()
+    assert row["memory_gb"] > 0.01
     assert not any(key.startswith("gate/") for key in row)
     assert run.state == State(step=3, cursor=16, version=2)
 
@@ -471,7 +473,7 @@ def test_a_batch_is_kept_where_its_numbers_are_none(skipped, dumped, tmp_path, d
     run.learner.update = lambda *given: Update(skipped=skipped)
     loop.train_step(run)
     assert [event[1:] for event in run.events if event[0] == "dump"] == [
-        (7, skipped, (INFORMATIVE,))
+        (7, skipped, (INFORMATIVE,), [[0, -1]])
     ] * dumped
     assert run.state.version == (not skipped)
 
@@ -846,6 +848,10 @@ def test_only_the_main_process_writes_and_all_wait_for_it(main, tmp_path, monkey
     assert run.events[1] == ("prune", path, 3, 2)
 
 
+ONLY_ASKED = ("evaluation.blank=false", "run_folder.pictures_mb=0")
+"""Neither a control nor small pictures: those are in test_held_out.py."""
+
+
 def record(number: int, tag: str, greedy: float) -> Record:
     return Record(
         id=f"q{number}", tag=tag, greedy=greedy, sampled=math.nan, text="", answer="", reason=""
@@ -865,12 +871,10 @@ def test_checkpoints_are_compared_by_the_same_questions_at_every_evaluation(
         )
     ]
     kept: list[Any] = []
-    monkeypatch.setattr(
-        evaluating, "run_benchmark", lambda benchmark, policy, engine, model, on_left_out: rows
-    )
+    monkeypatch.setattr(evaluating, "run_benchmark", lambda benchmark, policy, engine, **how: rows)
     monkeypatch.setattr(eval_records, "save", lambda records, path: kept.append((records, path)))
     benchmark = benchmark_of("all")
-    run = run_of(tmp_path, f"evaluation.head={head}", benchmark=benchmark)
+    run = run_of(tmp_path, *ONLY_ASKED, f"evaluation.head={head}", benchmark=benchmark)
     assert milestones.evaluate_held_out(run, "after") == pytest.approx(score)
     assert kept == [(rows, tmp_path / "run" / "evaluation" / "small-after.jsonl")]
     assert run.events[0] == ("log", "held out, after: a 50.0 %, b 75.0 %")
@@ -885,9 +889,9 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
 ):
     asked: list[Any] = []
     benchmark = benchmark_of("all")
-    run = run_of(tmp_path, benchmark=benchmark, state=State(version=3))
+    run = run_of(tmp_path, *ONLY_ASKED, benchmark=benchmark, state=State(version=3))
 
-    def evaluate(given, policy, engine, model, on_left_out):
+    def evaluate(given, policy, engine, **how):
         asked.append(given.questions)
         engine.needs_verification = len(asked) == 2
         return [record(1, "a", 1.0)]
@@ -903,12 +907,12 @@ def test_an_evaluation_asks_as_many_as_it_is_reported_and_looks_at_an_engine_tha
 
 
 def test_questions_that_cannot_be_asked_are_reported_and_listed(tmp_path, monkeypatch):
-    def evaluate(given, policy, engine, model, on_left_out):
+    def evaluate(given, policy, engine, on_left_out, **how):
         on_left_out(LeftOut("q9", "gone", "rows.jsonl"))
         return [record(1, "a", 1.0)]
 
     monkeypatch.setattr(evaluating, "run_benchmark", evaluate)
-    run = run_of(tmp_path, benchmark=benchmark_of("all"))
+    run = run_of(tmp_path, *ONLY_ASKED, benchmark=benchmark_of("all"))
     assert milestones.evaluate_held_out(run, "after") == 1.0
     listed = tmp_path / "run" / "evaluation" / "small-after.left_out.jsonl"
     assert json.loads(listed.read_text())["id"] == "q9"
@@ -917,7 +921,8 @@ def test_questions_that_cannot_be_asked_are_reported_and_listed(tmp_path, monkey
 
 def test_held_out_answers_without_the_format_are_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "run_benchmark", lambda *given, **more: [record(1, "a", 0.0)])
-    run = run_of(tmp_path, benchmark=benchmark_of("all", advice="small: all are cut off"))
+    benchmark = benchmark_of("all", advice="small: all are cut off")
+    run = run_of(tmp_path, *ONLY_ASKED, benchmark=benchmark)
     milestones.evaluate_held_out(run, "after")
     assert ("log", "warning: held out: small: all are cut off") in run.events
 

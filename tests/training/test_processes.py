@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gpg_vl.experiment import Experiment
 from gpg_vl.training import processes, setup
 from gpg_vl.training.processes import start_accelerator
 from tests import two_ranks
-from tests.training.test_train import metrics
+from tests.training.test_train import metrics, of_the_machine
 from tests.two_ranks import BUDGETS, CASES, KNOBS
 
 HERE = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def test_the_log_is_of_all_ranks(one, two):
     assert len(of_one) == len(of_two) == 2
     for first, second in zip(of_one, of_two, strict=True):
         assert first.keys() == second.keys()
-        compared = {key for key in first if "second" not in key} - RATIOS_OF_ROUNDING
+        compared = {key for key in first if not of_the_machine(key)} - RATIOS_OF_ROUNDING
         assert {key: second[key] for key in compared} == pytest.approx(
             {key: first[key] for key in compared}, rel=1e-4, abs=1e-6
         )
@@ -104,13 +105,33 @@ def test_the_rows_of_all_ranks_name_pictures_that_are_there_and_those_of_one(one
     assert all((two / "small" / name).is_file() for name in names if name)
 
 
-def images_of(run: Path) -> dict[tuple[str, int], list[dict[str, str]]]:
-    images: dict[tuple[str, int], list[dict[str, str]]] = {}
+def rows_of(run: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the groups of a run by step and draw."""
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for path in (run / "rollouts").iterdir():
         for line in gzip.decompress(path.read_bytes()).splitlines():
             row = json.loads(line)
-            images[path.name.split(".")[0], row["draw"]] = row["images"]
-    return images
+            rows[path.name.split(".")[0], row["draw"]] = row
+    return rows
+
+
+def images_of(run: Path) -> dict[tuple[str, int], list[dict[str, str]]]:
+    return {place: row["images"] for place, row in rows_of(run).items()}
+
+
+def test_every_answer_has_the_weight_that_it_has_in_one_process(one, two):
+    of_one, of_two = rows_of(one / "small"), rows_of(two / "small")
+    assert of_one.keys() == of_two.keys()
+    weights: list[float] = []
+    for place, row in of_one.items():
+        own = [answer["weight"] for answer in row["answers"]]
+        others = [answer["weight"] for answer in of_two[place]["answers"]]
+        if not row["used"]:
+            assert own == others == [None] * len(own)
+            continue
+        assert others == pytest.approx(own, rel=1e-9)
+        weights += own
+    assert min(weights) < 0 < max(weights)
 
 
 @pytest.mark.parametrize("tokens", BUDGETS)

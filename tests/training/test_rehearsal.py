@@ -17,7 +17,7 @@ from gpg_vl.training.microbatches import padded_tokens
 from gpg_vl.training.processes import Processes
 from gpg_vl.training.rehearsal import rehearse
 from gpg_vl.training.setup import TrainingRun
-from tests.training.test_train import metrics, run, same, set_up, small, train
+from tests.training.test_train import metrics, of_the_machine, run, same, set_up, small, train
 
 KNOBS = ("evaluation.benchmark=null", "checkpoint.every=2")
 Rehearsed = Callable[..., TrainingRun]
@@ -66,7 +66,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
     found = metrics(folder)
     assert len(found) == 4
     assert any(row["skipped"] == 0.0 for row in found)
-    return [{name: value for name, value in row.items() if "second" not in name} for row in found]
+    return [{key: row[key] for key in row if not of_the_machine(key)} for row in found]
 
 
 def test_the_batch_holds_as_many_of_the_longest_answers_as_may_come(made):

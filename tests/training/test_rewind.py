@@ -16,7 +16,7 @@ from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.training import checkpoint, loop, rewind
 from gpg_vl.training.rewind import Rewind
 from tests.commands import gpg_vl
-from tests.training.test_train import CARRYING, metrics, run, same
+from tests.training.test_train import CARRYING, metrics, of_the_machine, run, same
 
 KNOBS = ("steps=6", "checkpoint.every=1", "checkpoint.keep_last=9", *CARRYING)
 
@@ -67,12 +67,8 @@ def go_on(
     return lines
 
 
-def of_clock(key: str) -> bool:
-    return "second" in key or key == "time"
-
-
 def content(folder: Path) -> dict[str, Any]:
-    """What two runs must have alike: all but their clocks, their names and their pictures."""
+    """What two runs must have alike: all but clocks, memory, their names and their pictures."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -82,7 +78,7 @@ def content(folder: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             rows = metrics(folder)
             found[name] = [
-                {key: value for key, value in row.items() if not of_clock(key)} for row in rows
+                {key: row[key] for key in row if not of_the_machine(key)} for row in rows
             ]
         elif path.name == "environment.json":
             found[name] = {**json.loads(path.read_text()), "starts": None}
@@ -182,6 +178,7 @@ def test_only_what_belongs_to_later_steps_is_dropped(tmp_path):
     (tmp_path / "config.yaml").write_text("steps: 6\n")
     kept = ["b-before", "b-000002", "b-000004", "mine-5", "a.v2-000004", "b-000002.left_out"]
     dropped = ["b-000006", "b-after", "a.v2-000005", "b-000006.left_out", "b-after.left_out"]
+    dropped.append("b-blank")
     (tmp_path / "evaluation").mkdir()
     for name in (*kept, *dropped):
         (tmp_path / "evaluation" / f"{name}.jsonl").write_text("")
@@ -189,7 +186,7 @@ def test_only_what_belongs_to_later_steps_is_dropped(tmp_path):
     for name in ("000004.json", "000005.json", "000005.rank1.json"):
         (tmp_path / "bad_steps" / name).write_text("")
     back = Rewind.to(tmp_path, 4)
-    assert back.described() == "checkpoints 6; evaluations a.v2-000005, b-000006, b-after"
+    assert back.described() == "checkpoints 6; evaluations a.v2-000005, b-000006, b-after, b-blank"
     back.drop()
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
         f"{name}.jsonl" for name in kept

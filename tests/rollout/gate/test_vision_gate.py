@@ -25,7 +25,7 @@ from gpg_vl.run_folder import metric_rows
 from gpg_vl.training.loop import train
 from tests.asking import prompts
 from tests.conftest import FAMILIES
-from tests.training.test_train import HERE, metrics
+from tests.training.test_train import HERE, metrics, of_the_machine
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.7)
 MEASURED = {
@@ -315,7 +315,7 @@ def test_an_engine_that_is_gone_leaves_a_checkpoint_and_the_run_goes_on_from_it(
             train(small(knobs), log=lambda line: None)
     run = train(small(knobs), resume=tmp_path / "small", log=lambda line: None)
     course = [
-        [{key: row[key] for key in row if "second" not in key} for row in metrics(path)]
+        [{key: row[key] for key in row if not of_the_machine(key)} for row in metrics(path)]
         for path in (whole, run)
     ]
     assert course[0] == course[1]

@@ -1,0 +1,106 @@
+"""Choose what the gallery of answers shows, and write it as the page's script reads it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.report.page.contents import GroupRow, RunContents
+from gpg_vl.report.page.pictures import PagePictures
+from gpg_vl.report.page.texts import line, plain, shortened
+
+MOST_BOXES = 300
+"""Boxes of one answer that are drawn."""
+
+
+def gallery_groups(run: RunContents, pictures: PagePictures) -> list[dict[str, Any]]:
+    """Return the groups of a run for the page's script, in the order of their steps.
+
+    Where there is not room for all pictures, those that are left out are spread over the run.
+    """
+    images: dict[int, list[dict[str, Any]]] = {}
+    for place in spread_order(len(run.groups)):
+        names = run.groups[place].row.get("images") or ()
+        images[place] = [pictures.add(run.path, _found(name, run.path)) for name in names]
+    return [_group(group, images[place]) for place, group in enumerate(run.groups)]
+
+
+def spread_order(count: int) -> list[int]:
+    """Return the places 0 to count - 1 so that each beginning of the list is spread over them.
+
+    It is the order of van der Corput's sequence: the bits of a number turned round.
+
+    Example:
+        spread_order(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    """
+    bits = max(1, (count - 1).bit_length())
+    turned = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1 << bits))
+    return [place for place in turned if place < count]
+
+
+def _group(group: GroupRow, images: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a group as the page's script reads it."""
+    row = group.row
+    return {
+        "step": group.step,
+        "draw": row.get("draw", 0),
+        "used": bool(row.get("used")),
+        "id": line(row.get("id", "")),
+        "source": line(row.get("source", "")),
+        "task": line(group.task),
+        "question": shortened(row.get("question", "")),
+        "truth": shortened(row.get("truth"), 600),
+        "images": images,
+        "boxed": max(int(row.get("boxed_image") or 1), 1) - 1,
+        "true_boxes": _boxes(row.get("truth_pixels")),
+        "answers": [_answer(answer) for answer in group.answers],
+    }
+
+
+def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer as the page's script reads it."""
+    reason = plain(answer.get("reason", ""))
+    return {
+        "text": shortened(answer.get("text", "")),
+        "tokens": len(answer.get("token_ids") or ()),
+        "cut": answer.get("finish") == "length",
+        "reward": _number(answer.get("reward")),
+        "weight": _number(answer.get("weight")),
+        "parts": {line(name): _number(part) for name, part in _items(answer.get("parts"))},
+        "read": line(answer.get("answer", ""), 300),
+        "reason": line(reason, 300),
+        "kind": first_word(reason),
+        "boxes": _boxes(answer.get("boxes_pixels")),
+    }
+
+
+def first_word(reason: str) -> str:
+    """Return the kind of a reason: its first word, as in "malformed: no answer tag"."""
+    words = line(reason, 300).split()
+    return words[0].rstrip(":,;.") if words else ""
+
+
+def _number(value: Any) -> float | None:
+    """Return a number to four digits after the point; None where there is none."""
+    return round(float(value), 4) if isinstance(value, int | float) else None
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _boxes(value: Any) -> list[list[float]]:
+    """Return boxes in pixels: left, upper, right, lower edge."""
+    boxes: list[list[float]] = []
+    for box in value or ():
+        if len(box) == 4 and all(isinstance(edge, int | float) for edge in box):
+            boxes.append([round(float(edge), 2) for edge in box])
+    return boxes[:MOST_BOXES]
+
+
+def _found(image: Any, run: Path) -> Mapping[str, Any]:
+    """Return how to find a picture of a row; older releases wrote a name in `images/` or a path."""
+    if isinstance(image, Mapping):
+        return image
+    name = str(image)
+    inside = "/" not in name and (run / "images" / name).is_file()
+    return {"file": f"images/{name}"} if inside else {"file": None, "original": name}

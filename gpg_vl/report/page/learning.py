@@ -1,0 +1,469 @@
+"""Judge whether a run learns, and whether what it learns is what was meant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from gpg_vl.errors import command
+from gpg_vl.evaluation.compare import Comparison, compare
+from gpg_vl.evaluation.records import Record
+from gpg_vl.evaluation.statistics import Interval, interval
+from gpg_vl.report.page.contents import Evaluation, RunContents
+from gpg_vl.report.page.finding import (
+    EXAMPLES,
+    Finding,
+    change_of,
+    column,
+    first_steps,
+    has_pictures,
+    last_steps,
+    listed,
+    percent,
+    places,
+    points,
+    setting,
+    several,
+)
+from gpg_vl.report.page.loopholes import loopholes
+
+LEAST_QUESTIONS = 20
+"""Fewest held-out questions that are compared: the interval of fewer is wider than any gain."""
+NEARLY_ALL_RIGHT = 0.95
+"""Accuracy before training from which no gain can be expected."""
+CLEAR_RISE = 0.05
+"""Lower end of the interval of a rise of the training reward, from which it is a clear one."""
+NO_GAIN = 0.02
+"""Upper end of the interval of the held-out gain, below which the gain is none worth having."""
+AS_GOOD_BLIND = 0.05
+"""Upper end of what the pictures add to the accuracy, below which the model does without them."""
+CLEARLY_LOOKS = 0.1
+"""Lower end of what the pictures add, from which the model clearly looks at them."""
+GUESSES_MOST = 0.1
+"""Accuracy below which an evaluation says nothing about looking: there is little to lose."""
+NO_RELIANCE = 0.02
+"""Nats per token that the pictures add, below which they hardly matter. Seen in healthy runs of the
+tiny model: 2 to 3 nats; long answers of a large model have many tokens that need no picture."""
+RELIED = 0.1
+"""Nats per token from which a model relied on its pictures, so that it can stop to."""
+RELIANCE_CHECKS = 3
+"""Checks at the beginning and at the end that are compared."""
+RELIANCE_FALLS = 0.5
+"""Share of its first value to which the reliance on pictures falls when a model turns to guessing.
+"""
+
+
+# --- held-out questions ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Two evaluations of one benchmark, on the questions that both asked."""
+
+    first: Evaluation
+    second: Evaluation
+    pairs: Sequence[tuple[Record, Record]]
+    rows: Sequence[Comparison]
+    """Of all questions, then of each task if there are several."""
+
+    @property
+    def all(self) -> Comparison:
+        """Return the comparison of all questions."""
+        return self.rows[0]
+
+
+def held_out_change(run: RunContents) -> Change | None:
+    """Return what training changed on held-out questions: before against the newest evaluation."""
+    for before in run.evaluations:
+        if before.when == "before":
+            newest = _newest(run, before.benchmark)
+            if newest is not None:
+                return _change(before, newest)
+    return None
+
+
+def _newest(run: RunContents, benchmark: str) -> Evaluation | None:
+    """Return the evaluation after training, else the last one in between."""
+    found: Evaluation | None = None
+    for evaluation in run.evaluations:
+        timed = evaluation.when == "after" or evaluation.when.isdigit()
+        if timed and evaluation.benchmark == benchmark and not evaluation.blank:
+            found = evaluation
+    return found
+
+
+def _change(first: Evaluation, second: Evaluation) -> Change | None:
+    """Compare two evaluations on the questions that both asked; None = too few."""
+    asked_before = {record.key: record for record in first.records}
+    pairs: dict[tuple[str, str], tuple[Record, Record]] = {}
+    for record in second.records:
+        other = asked_before.get(record.key)
+        if other and other.digest == record.digest and other.pictures == record.pictures:
+            pairs[record.key] = (other, record)
+    if len(pairs) < LEAST_QUESTIONS:
+        return None
+    befores = [before for before, _ in pairs.values()]
+    afters = [after for _, after in pairs.values()]
+    return Change(
+        first=first,
+        second=second,
+        pairs=tuple(pairs.values()),
+        rows=compare(befores, afters),
+    )
+
+
+def learning(run: RunContents) -> Finding | None:
+    """Say whether the accuracy on held-out questions rose."""
+    change = held_out_change(run)
+    if change is None:
+        return None
+    row = change.all
+    course = f"from {percent(row.first.mean)} to {percent(row.second.mean)}"
+    if row.difference.low > 0:
+        gained = [after.key for before, after in change.pairs if after.greedy > before.greedy]
+        return Finding(
+            level="good",
+            title=f"It is learning: held-out accuracy rose {course}.",
+            evidence=_held_out_evidence(change),
+            section="evaluation",
+            chart="held_out",
+            items=gained[:EXAMPLES],
+            clause="it learns",
+        )
+    if row.difference.high < 0:
+        lost = [after.key for before, after in change.pairs if after.greedy < before.greedy]
+        return Finding(
+            level="bad",
+            title=f"It gets worse: held-out accuracy fell {course}.",
+            evidence=_held_out_evidence(change),
+            advice=(
+                "Read what it answers now: the questions that turned wrong. If the training reward "
+                "rises meanwhile, mend the reward; if it falls too, lower `optimizer.lr`."
+            ),
+            section="evaluation",
+            chart="held_out",
+            items=lost[:EXAMPLES],
+            clause="held-out accuracy fell",
+        )
+    return _no_difference(run, change)
+
+
+def _no_difference(run: RunContents, change: Change) -> Finding:
+    row = change.all
+    if row.first.mean >= NEARLY_ALL_RIGHT:
+        title = (
+            f"Nearly everything was right before: {percent(row.first.mean)} on held-out questions."
+        )
+        advice, clause = "Take harder questions, for `data` and for the benchmark.", ""
+    else:
+        title = (
+            f"No gain is seen on held-out questions: {percent(row.first.mean)} before, "
+            f"{percent(row.second.mean)} now."
+        )
+        advice = (
+            "See whether the training reward rises. If it does not: more steps, or a higher "
+            "`optimizer.lr`. If the interval is wide: more questions in the benchmark."
+        )
+        clause = "no gain is seen on held-out questions"
+    early = run.state == "running" or not last_steps(run) or not clause
+    return Finding(
+        level="note" if early else "warning",
+        title=title,
+        evidence=_held_out_evidence(change),
+        advice=advice,
+        section="evaluation",
+        chart="held_out",
+        clause=clause,
+    )
+
+
+def _held_out_evidence(change: Change) -> str:
+    row = change.all
+    when = "after training" if change.second.when == "after" else f"at step {change.second.step}"
+    return (
+        f"Before against {when}, paired over {several(row.difference.count, 'held-out question')}: "
+        f"{100 * row.difference.mean:+.1f} points, "
+        f"{points(row.difference.low, row.difference.high)}; {row.gained:,} answered better, "
+        f"{row.lost:,} worse."
+    )
+
+
+def a_task_falls(run: RunContents) -> Finding | None:
+    """Say which tasks got worse on held-out questions while all together did not.
+
+    The more tasks, the clearer a fall must be: one of twenty would show one by chance.
+    """
+    change = held_out_change(run)
+    if change is None or change.all.difference.high < 0:
+        return None
+    tasks = change.rows[1:]
+    fallen = [row for row in tasks if row.difference.high < 0 and row.p < 0.05 / len(tasks)]
+    if not fallen:
+        return None
+    names = {row.name for row in fallen}
+    lost: list[tuple[str, str]] = []
+    for before, after in change.pairs:
+        if after.tag in names and after.greedy < before.greedy:
+            lost.append(after.key)
+    courses: list[str] = []
+    for row in fallen:
+        ends = points(row.difference.low, row.difference.high)
+        courses.append(
+            f"{row.name}: {percent(row.first.mean)} to {percent(row.second.mean)}, {ends}, "
+            f"{several(row.difference.count, 'question')}"
+        )
+    words = listed([row.name for row in fallen])
+    return Finding(
+        level="warning",
+        title=f"{words} got worse on held-out questions, while others did not.",
+        evidence="; ".join(courses) + ".",
+        advice="Give it more `weight` in `data`, and read the questions that turned wrong.",
+        section="evaluation",
+        chart=f"held_out/{fallen[0].name}",
+        items=lost[:EXAMPLES],
+        clause=f"{words} got worse",
+    )
+
+
+# --- the training reward --------------------------------------------------------------------------
+
+
+def _reward_ends(run: RunContents) -> tuple[Interval, Interval] | None:
+    """Return the reward of the first and of the last tenth of the steps, over steps."""
+    first = column(first_steps(run), "reward")
+    last = column(last_steps(run), "reward")
+    if len(first) < 2 or len(last) < 2:
+        return None
+    return interval(first), interval(last)
+
+
+def reward_course(run: RunContents) -> Finding | None:
+    """Say how the training reward went, where nothing is known of held-out questions."""
+    ends = _reward_ends(run)
+    if ends is None or held_out_change(run) is not None:
+        return None
+    first, last = ends
+    low, high = change_of(first, last)
+    caution = "This is the reward of sampled answers to training questions, not held-out accuracy."
+    evidence = (
+        f"Mean of the first {first.count} and of the last {last.count} steps: {first.mean:.3f} and "
+        f"{last.mean:.3f}; 95 % interval of the difference over steps {low:+.3f} to {high:+.3f}. "
+        f"{caution}"
+    )
+    advice = (
+        "Name a benchmark (`evaluation.benchmark`): only held-out questions say what it learnt."
+    )
+    course = f"from {first.mean:.3f} to {last.mean:.3f}"
+    if low > 0:
+        title, clause = f"The training reward rose {course}.", "its training reward rises"
+    elif high < 0:
+        title, clause = f"The training reward fell {course}.", "its training reward falls"
+        advice = "Lower `optimizer.lr`, and read its answers of the last steps."
+    else:
+        title = f"The training reward did not move clearly: {first.mean:.3f}, then {last.mean:.3f}."
+        advice = "More steps, or a higher `optimizer.lr`; see the share of informative groups."
+        clause = "its training reward does not move"
+    level = "good" if low > 0 else "warning" if high < 0 else "note"
+    return Finding(
+        level=level,
+        title=title,
+        evidence=evidence,
+        advice=advice,
+        section="curves",
+        chart="reward",
+        clause=clause,
+    )
+
+
+def fooled(run: RunContents) -> Finding | None:
+    """Say whether the reward is earned by answers that are not right.
+
+    Two signs: the reward rises while held-out accuracy does not, and answers that are paid although
+    they are not the truth. Both together leave little doubt.
+    """
+    signs = loopholes(run)
+    parted = _reward_alone_rises(run)
+    if not signs and not parted:
+        return None
+    evidence = " ".join([*([parted] if parted else []), *(sign.text for sign in signs)])
+    groups = [group for sign in signs for group in sign.groups]
+    advice = (
+        "Read the answers that earn the full reward. Make the verifier refuse them: the exact "
+        "answer, one answer, nothing beside it (`gpg-vl audit` tries such answers on your reward); "
+        "`reward.mode: strict` and `reward.combine: gate` are the strict rules."
+    )
+    if signs and parted:
+        title = "The reward is being fooled: it rises, but held-out accuracy does not."
+        clause = "the reward is being fooled"
+    elif parted:
+        title = "The reward is fooled, or the training questions are learnt by heart."
+        clause = "its reward rises without any gain on held-out questions"
+        advice += " If they are right, it learns by heart: more training questions, fewer steps."
+    else:
+        title = "The reward pays for answers that are not the truth."
+        clause = "it is paid for answers that are not the truth"
+    return Finding(
+        level="bad" if parted else "warning",
+        title=title,
+        evidence=evidence,
+        advice=advice,
+        section="answers",
+        chart="reward",
+        groups=places(groups),
+        clause=clause,
+    )
+
+
+def _reward_alone_rises(run: RunContents) -> str:
+    """Return a sentence if the reward rises clearly and held-out accuracy does not; else none."""
+    ends, change = _reward_ends(run), held_out_change(run)
+    if ends is None or change is None or change.all.first.mean >= NEARLY_ALL_RIGHT:
+        return ""
+    low, high = change_of(*ends)
+    gain = change.all.difference
+    if low < CLEAR_RISE or gain.high >= NO_GAIN:
+        return ""
+    return (
+        f"The training reward rose from {ends[0].mean:.3f} to {ends[1].mean:.3f} (95 % interval of "
+        f"the difference {low:+.3f} to {high:+.3f}), while held-out accuracy went from "
+        f"{percent(change.all.first.mean)} to {percent(change.all.second.mean)} "
+        f"({points(gain.low, gain.high)})."
+    )
+
+
+# --- looking at the pictures ----------------------------------------------------------------------
+
+
+def blind(run: RunContents) -> Finding | None:
+    """Say whether the model does as well without its pictures: by a control, else by the gate."""
+    if not has_pictures(run):
+        return None
+    return _by_control(run) or _by_reliance(run)
+
+
+def _by_control(run: RunContents) -> Finding | None:
+    """Compare the newest evaluation with the one on grey pictures."""
+    for control in run.evaluations:
+        seen = _newest(run, control.benchmark) if control.blank else None
+        change = _change(control, seen) if seen else None
+        if change is None or change.all.second.mean < GUESSES_MOST:
+            continue
+        return _control_finding(change)
+    return None
+
+
+def _control_finding(change: Change) -> Finding | None:
+    row = change.all
+    grey, shown = row.first.mean, row.second.mean
+    gain = row.difference
+    evidence = (
+        f"{percent(shown)} with the pictures, {percent(grey)} with grey ones, paired over "
+        f"{several(gain.count, 'held-out question')}: the pictures add {100 * gain.mean:+.1f} "
+        f"points, {points(gain.low, gain.high)}."
+    )
+    guessed = [after.key for before, after in change.pairs if before.greedy >= after.greedy > 0]
+    if gain.high < AS_GOOD_BLIND:
+        return Finding(
+            level="bad",
+            title="It does not look at the pictures: it answers as well when they are all grey.",
+            evidence=evidence,
+            advice=(
+                "Take questions that cannot be answered without the picture: balance the truths, "
+                "shuffle the options, drop questions that are right on grey pictures. Train the "
+                "parts that see: `policy.vision: full`, `policy.projector: full`."
+            ),
+            section="evaluation",
+            chart="visual_reliance",
+            items=guessed[:EXAMPLES],
+            clause="it does not look at the pictures",
+        )
+    if gain.low > CLEARLY_LOOKS:
+        return Finding(
+            level="good",
+            title=f"It looks at the pictures: without them it falls to {percent(grey)}.",
+            evidence=evidence,
+            section="evaluation",
+            clause="it looks at the pictures",
+        )
+    return Finding(
+        level="note",
+        title=f"The pictures help little: {percent(grey)} are right without them.",
+        evidence=evidence,
+        advice="Many questions can be guessed; take some that need the picture.",
+        section="evaluation",
+        items=guessed[:EXAMPLES],
+        clause="the pictures help little",
+    )
+
+
+def _by_reliance(run: RunContents) -> Finding | None:
+    """Judge by how much likelier the answers are with their picture, in the steps with a check."""
+    values = column(run.steps, "visual_reliance")
+    if len(values) < RELIANCE_CHECKS:
+        return None
+    first, last = fmean(values[:RELIANCE_CHECKS]), fmean(values[-RELIANCE_CHECKS:])
+    evidence = (
+        f"Visual reliance, how much likelier its answers are with the picture than with a grey "
+        f"one: {first:.2f} nats per token in the first {RELIANCE_CHECKS} checks, {last:.2f} in the "
+        f"last {RELIANCE_CHECKS}."
+    )
+    ends = _reward_ends(run)
+    rises = ends is not None and change_of(*ends)[0] > 0
+    gone = last < NO_RELIANCE
+    looked = len(values) >= 2 * RELIANCE_CHECKS and first >= RELIED
+    falls = looked and rises and last < RELIANCE_FALLS * first
+    if gone or falls:
+        return Finding(
+            level="bad" if gone and rises else "warning",
+            title=(
+                "It hardly looks at the pictures any more: it guesses."
+                if falls
+                else "The pictures hardly matter for its answers: it guesses."
+            ),
+            evidence=evidence,
+            advice=f"See how far guessing goes: {_control_command(run)}.",
+            section="curves",
+            chart="visual_reliance",
+            clause="it hardly looks at the pictures",
+        )
+    return None
+
+
+def no_control(run: RunContents) -> Finding | None:
+    """Say that nothing proves that the model looks at the pictures: there is no control.
+
+    Its visual reliance is no proof: a grey picture may disturb a model that does not need any.
+    """
+    change = held_out_change(run)
+    if run.state == "running" or change is None or not has_pictures(run) or blind(run):
+        return None
+    values = column(run.steps, "visual_reliance")
+    measured = ""
+    if values:
+        last = fmean(values[-RELIANCE_CHECKS:])
+        measured = (
+            f" Its answers are likelier with their picture than with a grey one, by {last:.2f} nats "
+            "per token (`visual_reliance`), which speaks for it."
+        )
+    return Finding(
+        level="note",
+        title="Nothing proves yet that it looks at the pictures.",
+        evidence=f"There is no evaluation on grey pictures.{measured}",
+        advice=f"Make one, and the page again: {_control_command(run)}.",
+        section="evaluation",
+        chart="visual_reliance",
+    )
+
+
+def _control_command(run: RunContents) -> str:
+    """Return the command of the control whose result the page shows."""
+    benchmark = setting(run, "evaluation", "benchmark")
+    if not benchmark:
+        return "`gpg-vl evaluate BENCHMARK --model RUN --blank`"
+    where: object = benchmark
+    if str(benchmark).endswith((".yaml", ".yml")):
+        where = Path(str(run.environment.get("config_folder", "."))) / str(benchmark)
+    stem = str(benchmark).rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+    to = run.path / "evaluation" / f"{stem}-blank.jsonl"
+    words = ("evaluate", where, "--model", run.path, "--blank", "--to", to)
+    return f"`{command('gpg-vl', *words)}`"

@@ -1,0 +1,136 @@
+"""Put together what the templates show of a run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from gpg_vl.evaluation.statistics import interval
+from gpg_vl.report.page.contents import Evaluation, Row, RunContents, read_run
+from gpg_vl.report.page.line_chart import sparkline
+from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
+from gpg_vl.report.page.finding import column
+from gpg_vl.report.page.gallery import gallery_groups
+from gpg_vl.report.page.pictures import PagePictures
+from gpg_vl.report.page.settings import RunPart, run_part
+from gpg_vl.report.page.texts import line
+from gpg_vl.report.page.verdict import Verdict, verdict
+
+STATE_WORDS = {"finished": "finished", "running": "running", "stopped": "not finished"}
+SHARE = 10
+"""Key figures are of the last of so many parts of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFigure:
+    """A figure below the headline."""
+
+    metric: str
+    name: str
+    value: str
+    note: str = ""
+    """Interval or unit; empty = none."""
+    spark: str = ""
+    """Its course as a small SVG; empty = none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as the templates show it."""
+
+    index: int
+    contents: RunContents
+    verdict: Verdict
+    figures: Sequence[KeyFigure]
+    part: RunPart
+    benchmarks: Sequence[BenchmarkPart]
+    groups: Sequence[dict[str, Any]]
+    """Groups of answers for the page's script."""
+
+    @property
+    def state_words(self) -> str:
+        """Name, state and step of the run."""
+        run = self.contents
+        of = f" of {run.total_steps:,}" if run.total_steps else ""
+        return f"{line(run.name, 60)}: {STATE_WORDS[run.state]}, step {run.last_step:,}{of}"
+
+    @property
+    def note(self) -> str:
+        """Sentence on which groups are shown; empty = all are."""
+        run, parts = self.contents, list[str]()
+        if run.read_steps < run.sampled_steps:
+            parts.append(f"{run.read_steps:,} of {run.sampled_steps:,} steps")
+        if len(self.groups) < run.group_count:
+            parts.append(f"{len(self.groups):,} of the {run.group_count:,} groups of these steps")
+        if not parts:
+            return ""
+        return (
+            f"This page holds a sample: {', and '.join(parts)}, chosen without looking at the "
+            "rewards. All are in rollouts/ of the run folder."
+        )
+
+
+def view_of(run: Path, index: int, pictures: PagePictures, max_groups: int) -> RunView:
+    """Read a run and return its view.
+
+    Args:
+        index: number of the run in the page, from 0.
+        pictures: gets the pictures of the run.
+        max_groups: largest number of groups whose answers are shown.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    contents = read_run(run, max_groups=max_groups)
+    return RunView(
+        index=index,
+        contents=contents,
+        verdict=verdict(contents),
+        figures=list(key_figures(contents)),
+        part=run_part(contents),
+        benchmarks=benchmark_parts(contents, pictures),
+        groups=gallery_groups(contents, pictures),
+    )
+
+
+def key_figures(run: RunContents) -> Iterator[KeyFigure]:
+    """Yield the figures that say at a glance how a run is."""
+    for evaluation in _first_and_last(run):
+        records = evaluation.records
+        figure = interval([record.greedy for record in records])
+        percent, _, note = str(figure).partition(" ")
+        name = "held-out accuracy"
+        if evaluation.blank:
+            name += ", grey pictures"
+        else:
+            name += f", step {evaluation.step:,}"
+        yield KeyFigure(metric="held_out", name=name, value=f"{percent} %", note=note)
+    yield from _of_steps(run.steps)
+
+
+def _first_and_last(run: RunContents) -> list[Evaluation]:
+    """Return the first and the last evaluation of the first benchmark, and its control."""
+    own = [one for one in run.evaluations if one.benchmark == run.evaluations[0].benchmark]
+    sighted = [one for one in own if not one.blank]
+    controls = [one for one in own if one.blank]
+    return [*sighted[:1], *sighted[1:][-1:], *controls[:1]]
+
+
+def _of_steps(steps: Sequence[Row]) -> Iterator[KeyFigure]:
+    """Yield means over the last steps, with the course over all of them."""
+    names = {
+        "reward": ("mean reward", "{:.3f}"),
+        "informative": ("informative groups", "{:.0%}"),
+        "visual_reliance": ("visual reliance", "{:.2f} nats"),
+        "length": ("tokens in an answer", "{:.0f}"),
+        "entropy": ("entropy", "{:.3f} nats"),
+        "seconds": ("seconds per step", "{:.2f}"),
+    }
+    for metric, (name, pattern) in names.items():
+        values = column(steps, metric)
+        if not values:
+            continue
+        last = values[-max(1, len(values) // SHARE) :]
+        value = pattern.format(fmean(last)).replace("%", " %")
+        yield KeyFigure(metric=metric, name=name, value=value, spark=sparkline(values))
