@@ -68,7 +68,8 @@ def running(folder: Path) -> Path:
 def crashed(folder: Path) -> Path:
     """Write a run that ended two days ago at step 17 of 80, with the batch that went wrong."""
     run = make(folder, "crashed", steps=17, total=80, moments=["before"], seconds_ago=2 * 86400)
-    RunFolder(run).dump(18, "non-finite gradient", groups_of(samples(), 18, 0.3))
+    groups = groups_of(samples(), 18, 0.3)
+    RunFolder(run).dump(18, "non-finite gradient", groups, weights_of(groups))
     return run
 
 
@@ -124,13 +125,17 @@ def old(folder: Path) -> Path:
     return run
 
 
+NEW = ("boxes_pixels", "weight")
+"""Columns of an answer that the first release did not have."""
+
+
 def _aged(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of answers as the first release wrote it."""
     aged = {key: row[key] for key in ("draw", "used", "id", "question", "truth", "tags")}
     aged["images"] = [Path(image["file"] or "0.png").name for image in row["images"]]
     aged["answers"] = []
     for answer in row["answers"]:
-        aged["answers"].append({key: answer[key] for key in answer if key != "boxes_pixels"})
+        aged["answers"].append({key: answer[key] for key in answer if key not in NEW})
     return aged
 
 
@@ -143,7 +148,7 @@ def drawn(folder: Path) -> tuple[Path, list[drawn_scenes.Scene]]:
         answers = [completion(scene.text), completion("<answer>nowhere</answer>")]
         groups.append(group(scene.sample, draw, answers, judges))
     run = _begin(folder, "drawn", total=1)
-    _log(run, "all").rollouts(1, groups, groups)
+    _log(run, "all").rollouts(1, groups, groups, weights_of(groups))
     _log(run).metrics(1, numbers(1, groups))
     return run, scenes
 
@@ -167,7 +172,7 @@ def hostile(folder: Path) -> Path:
             Group(prompt=asked, completions=answers, verdicts=verdicts, prompt_index=draw)
         )
     log = _log(run, "all")
-    log.rollouts(1, groups, groups)
+    log.rollouts(1, groups, groups, weights_of(groups))
     log.metrics(1, {**numbers(1, groups), f"reward/{HOSTILE['script']}": 0.5})
     log.unused_rows([LeftOut(text, text, text) for text in HOSTILE.values()])
     for when, greedy in (("before", 0.0), ("after", 1.0)):
@@ -205,7 +210,7 @@ def large(folder: Path) -> Path:
     rows: list[dict[str, float]] = []
     for step in range(1, VARIANTS + 1):
         groups = _large_groups(step)
-        log.rollouts(step, groups, groups)
+        log.rollouts(step, groups, groups, weights_of(groups))
         rows.append(numbers(step, groups, steps=VARIANTS))
     files = [run / "rollouts" / f"{step:06d}.jsonl.gz" for step in range(1, LARGE_STEPS + 1)]
     for place, file in enumerate(files[VARIANTS:]):
@@ -294,7 +299,7 @@ def make(
         groups = groups_of(asked, step, 0.1 + 0.8 * step / total)
         for rank, log in enumerate(logs):
             own = groups[rank::processes]
-            log.rollouts(step, own, own)
+            log.rollouts(step, own, own, weights_of(own))
         logs[0].metrics(step, numbers(step, groups, steps=total))
         if f"{step:06d}" in moments:
             logs[0].held_out(step, _evaluate(run, f"{step:06d}", step, total, asked))
@@ -463,6 +468,15 @@ def group(sample: Sample, draw: int, answers: Sequence[Completion], judges: Veri
         verdicts=verdicts,
         prompt_index=draw,
     )
+
+
+def weights_of(groups: Iterable[Group]) -> list[list[float]]:
+    """Return the weights of the answers: reward less the mean of the group."""
+    weights: list[list[float]] = []
+    for one in groups:
+        mean = sum(one.rewards) / len(one.rewards)
+        weights.append([reward - mean for reward in one.rewards])
+    return weights
 
 
 def _prompt(sample: Sample) -> Prompt:
