@@ -26,6 +26,10 @@ slow:
 nightly:
     .ci/run nightly
 
+# the page of a run in a real browser; `pip install -e '.[browser]'` and chromium first
+browser *ARGS:
+    GPG_VL_NEEDS_BROWSER=1 {{python}} -m pytest tests/browser {{ARGS}}
+
 # README, docs and examples: commands, code blocks, links, the tree
 docs:
     {{python}} -m pytest tests/test_readme.py tests/test_tutorial.py tests/test_one_file.py

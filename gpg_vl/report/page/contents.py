@@ -267,7 +267,8 @@ def _groups(
     for step in steps:
         rows: list[Row] = []
         for file in files[step]:
-            rows += _read(file, _gzip_rows, problems) or []
+            # the files of the last step may be half written
+            rows += _read(file, _rows_of_answers, problems if step != max(files) else []) or []
         count += len(rows)
         rows.sort(key=lambda row: (not _has_picture(row), row.get("draw", 0)))
         kept = sorted(rows[:share], key=lambda row: row.get("draw", 0))
@@ -279,8 +280,24 @@ def _has_picture(row: Row) -> bool:
     return any(image.get("file") for image in row.get("images") or ())
 
 
-def _gzip_rows(file: Path) -> list[Row]:
-    return list(_parsed(gzip.decompress(file.read_bytes()).decode("utf-8", "replace")))
+def _rows_of_answers(file: Path) -> list[Row]:
+    """Read a file of `rollouts/`."""
+    text = gzip.decompress(file.read_bytes()).decode("utf-8", "replace")
+    run = file.parent.parent
+    rows: list[Row] = []
+    for row in _parsed(text):
+        images = [_picture(run, image) for image in row.get("images") or ()]
+        rows.append({**row, "images": images})
+    return rows
+
+
+def _picture(run: Path, image: Row | str) -> Row:
+    """Return how to find a picture; of runs of the first release it is a name or a path."""
+    if not isinstance(image, str):
+        return image
+    if (run / "images" / image).is_file():
+        return {"file": f"images/{image}"}
+    return {"file": None, "original": image} if "/" in image else {"file": None}
 
 
 def _parsed(text: str) -> Iterator[Row]:
