@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "rollout.gate.",
     "run_folder.",
     "trackers",
+    "trackers_pictures",
     "tracking.",
     "hardware.",
     "learner.rehearse",
