@@ -34,7 +34,6 @@ MAY_CHANGE = (
     "rollout.gate.",
     "run_folder.",
     "trackers",
-    "trackers_pictures",
     "tracking.",
     "hardware.",
     "learner.rehearse",
