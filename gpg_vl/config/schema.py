@@ -498,6 +498,9 @@ class Config(Located):
     learner: LearnerConfig = LearnerConfig()
     trackers: tuple[TrackerName, ...] = ()
     """Experiment trackers that receive the metrics of each step, beside metrics.jsonl."""
+    trackers_pictures: bool = False
+    """Pictures of training questions are sent to the trackers too, within the table of answers and
+    the page; false = they stay on this machine."""
     tracking: TrackingConfig = TrackingConfig()
     warmup: WarmupConfig = WarmupConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

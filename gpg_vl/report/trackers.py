@@ -1,4 +1,7 @@
-"""Send metrics to experiment trackers (TensorBoard, trackio, Weights & Biases...) by accelerate.
+"""Send a run to experiment trackers (TensorBoard, trackio, Weights & Biases...) by accelerate.
+
+A tracker gets the figures, tables of sample answers, and at the end the page of the run. No picture
+of a question goes to it, by any of these, unless the config says so.
 
 Each package is imported only where a config names it. TensorBoard, trackio and DVCLive write local
 files; W&B does so with WANDB_MODE=offline.
@@ -10,15 +13,18 @@ and the step of the warm-up. A resumed run sends the steps after its checkpoint 
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, Queue
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from gpg_vl.config.schema import TrackingConfig
+from gpg_vl.report.answer_table import answer_table
 from gpg_vl.report.tracker_checks import check_installed
+from gpg_vl.report.tracker_sends import SEND_PAGE, SEND_TABLE, STEP, WITH_PICTURES
 
 MAX_WAITING = 1000
 """Steps that may wait for a slow tracker; then it is switched off."""
@@ -26,8 +32,8 @@ POLL_SECONDS = 0.1
 """Longest time until an idle tracker notices the end of the run."""
 FINISH_SECONDS = 30.0
 """Longest wait at the end of a run for what a tracker still has to send."""
-STEP, WARMUP_STEP = "step", "warmup/step"
-"""Names of the two axes."""
+WARMUP_STEP = "warmup/step"
+"""Axis of the figures of the warm-up."""
 
 
 def open_tracker(
@@ -36,6 +42,7 @@ def open_tracker(
     config: Mapping[str, Any],
     *,
     tracking: TrackingConfig | None = None,
+    pictures: bool = False,
     log: Callable[[str], None] = print,
 ) -> "QueuedTracker":
     """Start a tracker and return the callback that sends it the metrics of a step.
@@ -49,6 +56,7 @@ def open_tracker(
         config: what the tracker shows beside the run: the resolved config, and under `environment`
             where it runs and each start of it.
         tracking: project, entity and tags; None = the defaults.
+        pictures: whether pictures of questions are sent too.
         log: receives the warning.
 
     Raises:
@@ -60,7 +68,12 @@ def open_tracker(
     library.PartialState()  # accelerate's trackers need it; a training process has it already
     tracker_class = library.LOGGER_TYPE_TO_CLASS[name]
     return QueuedTracker(
-        name, lambda: _start(tracker_class, name, run, dict(config), tracking), log
+        name,
+        lambda: _start(tracker_class, name, run, dict(config), tracking),
+        log,
+        run=run,
+        label=_label(run, config),
+        pictures=pictures,
     )
 
 
@@ -161,7 +174,20 @@ class Row(NamedTuple):
     is_warmup: bool = False
 
 
-def _send(name: str, tracker: Any, row: Row, warmup_names: set[str]) -> None:
+class Answers(NamedTuple):
+    """Answers of a step that wait for a tracker, as rows of `rollouts/`."""
+
+    step: int
+    groups: Sequence[Mapping[str, Any]]
+
+
+class Page(NamedTuple):
+    """The page of the run, which waits for a tracker."""
+
+    path: Path
+
+
+def _send_row(name: str, tracker: Any, row: Row, warmup_names: set[str]) -> None:
     """Send figures under their step.
 
     W&B drops a row whose step is below one that it has seen, and has one counter for all figures.
@@ -188,10 +214,22 @@ class QueuedTracker:
     that never returns keeps only this thread, which ends with the program.
     """
 
-    def __init__(self, name: str, start: Callable[[], Any], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Any],
+        log: Callable[[str], None],
+        *,
+        run: Path,
+        label: str,
+        pictures: bool,
+    ) -> None:
         self._name = name
         self._log = log
-        self._rows: Queue[Row] = Queue()
+        self._run = run
+        self._label = label
+        self._pictures = pictures
+        self._waiting: Queue[Row | Answers | Page] = Queue()
         self._room = MAX_WAITING
         self._closing = threading.Event()
         self._error = ""
@@ -203,13 +241,7 @@ class QueuedTracker:
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Queue the metrics of a step, or the figures of held-out questions after it."""
-        self._report_error()
-        if not self._is_on:
-            return
-        if self._rows.qsize() >= self._room:
-            self._switch_off(f"it is {MAX_WAITING} steps behind")
-        else:
-            self._rows.put(Row(step, _numbers(metrics)))
+        self._put(Row(step, _numbers(metrics)))
 
     def warmup(self, step: int, metrics: Mapping[str, float]) -> None:
         """Queue the figures of a step of the warm-up, which is done: all its steps come at once."""
@@ -217,7 +249,21 @@ class QueuedTracker:
         if self._is_on:
             self._room += 1
             own = {name: value for name, value in metrics.items() if name != WARMUP_STEP}
-            self._rows.put(Row(step, _numbers(own), is_warmup=True))
+            self._waiting.put(Row(step, _numbers(own), is_warmup=True))
+
+    def answers(self, step: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Queue answers of a step, if the tracker shows tables.
+
+        Args:
+            groups: rows of `rollouts/`; they hold no pictures, only where pictures are.
+        """
+        if self._name in SEND_TABLE:
+            self._put(Answers(step, groups))
+
+    def page(self, path: Path) -> None:
+        """Queue the page of the run, if the tracker takes files."""
+        if self._name in SEND_PAGE:
+            self._put(Page(path))
 
     def close(self) -> None:
         """Let the tracker send what it still has, for a limited time."""
@@ -228,19 +274,55 @@ class QueuedTracker:
                 self._switch_off(f"it has not finished within {FINISH_SECONDS:g} seconds")
         self._report_error()
 
+    def _put(self, one: Row | Answers | Page) -> None:
+        """Queue something, unless the tracker is too far behind."""
+        self._report_error()
+        if not self._is_on:
+            return
+        if self._waiting.qsize() >= self._room:
+            self._switch_off(f"it is {MAX_WAITING} steps behind")
+        else:
+            self._waiting.put(one)
+
     def _work(self, start: Callable[[], Any]) -> None:
-        """Start the tracker and send it each step, until the end or its first error."""
+        """Start the tracker and send it what comes, until the end or its first error."""
         try:
             tracker = start()
             warmup_names: set[str] = set()
-            while not (self._closing.is_set() and self._rows.empty()):
-                with suppress(Empty):
-                    row = self._rows.get(timeout=POLL_SECONDS)
-                    _send(self._name, tracker, row, warmup_names)
-            tracker.finish()
+            with ExitStack() as until_finished:
+                while not (self._closing.is_set() and self._waiting.empty()):
+                    with suppress(Empty):
+                        one = self._waiting.get(timeout=POLL_SECONDS)
+                        self._send(tracker, one, warmup_names, until_finished)
+                tracker.finish()
         # also SystemExit: some trackers exit the program when a login fails
         except BaseException as error:
             self._error = f"{type(error).__name__}: {error}"
+
+    def _send(
+        self,
+        tracker: Any,
+        one: Row | Answers | Page,
+        warmup_names: set[str],
+        until_finished: ExitStack,
+    ) -> None:
+        """Send what has waited; the only place where a picture can reach a tracker.
+
+        Args:
+            until_finished: keeps a file that the tracker may read until its end.
+        """
+        if isinstance(one, Row):
+            _send_row(self._name, tracker, one, warmup_names)
+        elif isinstance(one, Answers):
+            shows_pictures = self._pictures and self._name in WITH_PICTURES
+            pictures_of = self._run if shows_pictures else None
+            table = answer_table(one.step, one.groups, pictures_of=pictures_of)
+            SEND_TABLE[self._name](tracker, table)
+        else:
+            page = one.path
+            if not self._pictures:
+                page = until_finished.enter_context(_without_pictures(self._run, page))
+            SEND_PAGE[self._name](tracker, page, self._label)
 
     def _report_error(self) -> None:
         if self._error and self._is_on:
@@ -253,6 +335,15 @@ class QueuedTracker:
         self._log(
             f"warning: tracker {self._name} is switched off, the run is not affected: {reason}"
         )
+
+
+@contextmanager
+def _without_pictures(run: Path, page: Path) -> Iterator[Path]:
+    """Write a page of a run that holds no picture, and delete it afterwards."""
+    # only a run that sends its page needs what pages are made of
+    library: Any = import_module("gpg_vl.report.page.write")
+    with TemporaryDirectory(prefix="gpg-vl-") as folder:
+        yield library.write_page([run], Path(folder) / page.name, pictures=False)
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -29,7 +29,9 @@ class Tracker(Protocol):
     """A callback that has to be closed at the end of a run, and gets the other rows too.
 
     Figures of held-out questions come with the step that they belong to. A tracker that has a
-    method `warmup(step, numbers)` also gets the losses of the warm-up, with its own steps.
+    method `warmup(step, numbers)` also gets the losses of the warm-up, with its own steps; one that
+    has `answers(step, groups)` gets sample answers, as rows of `rollouts/`, and one that has
+    `page(path)` the page of the run at its end.
     """
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -39,6 +41,10 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Send what is left."""
         ...
+
+
+SHOWN_GROUPS = 8
+"""Groups of a step whose answers a tracker gets."""
 
 
 class RunFolder:
@@ -51,6 +57,7 @@ class RunFolder:
         rank: int = 0,
         trackers: Sequence[Tracker] = (),
         *,
+        answers_every: int = 50,
         pictures: Choice = "sample",
         pictures_mb: float = 1000,
         true_boxes: TrueBoxes = no_boxes,
@@ -61,6 +68,7 @@ class RunFolder:
 
         Args:
             callbacks: called after each training step.
+            answers_every: steps after which the trackers get sample answers; 0 = at the end only.
             pictures: groups whose pictures are kept.
             pictures_mb: largest size of all kept pictures, in MB.
             true_boxes: returns the true boxes of a sample in pixels, to write them beside the
@@ -72,6 +80,8 @@ class RunFolder:
         self.callbacks = callbacks
         self.rank = rank
         self.trackers = trackers
+        self._answers_every = answers_every
+        self._unsent: tuple[int, list[dict[str, Any]]] | None = None  # answers of the last step
         self._true_boxes = true_boxes
         self._pictures = KeptPictures(
             path, choice=pictures, max_mb=pictures_mb, rank=rank, all_gather=all_gather, log=log
@@ -136,10 +146,7 @@ class RunFolder:
         self._pictures.begin()
         lines = [json_text({"step": 0, **row}) + "\n" for row in warmup]
         (self.path / METRICS).write_text("".join(lines))
-        for tracker in self.trackers:
-            take = getattr(tracker, "warmup", None)
-            if take is None:
-                continue
+        for take in self._takers("warmup"):
             for row in warmup:
                 take(int(row["warmup/step"]), {key: row[key] for key in row if key != "time"})
 
@@ -167,9 +174,15 @@ class RunFolder:
             tracker(step, figures)
 
     def close(self) -> None:
-        """Let the trackers send what they still have."""
+        """Let the trackers send what they still have, and answers of the last step."""
+        self._send_answers()
         for tracker in self.trackers:
             tracker.close()
+
+    def send_page(self, page: Path) -> None:
+        """Give the trackers the page of the run; once, before they are closed."""
+        for take in self._takers("page"):
+            take(page)
 
     def rollouts(
         self,
@@ -188,8 +201,10 @@ class RunFolder:
         groups = {group.prompt_index: group for group in [*used, *fresh]}
         self._pictures.keep(step, list(groups.values()))
         lines: list[str] = []
+        rows: list[dict[str, Any]] = []
         for group in groups.values():
             row = self._row(group, weights_of.get(group.prompt_index))
+            rows.append(row)
             lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         path = self._file("rollouts", step, ".jsonl.gz")
         # No time and no file name inside, so that equal steps give equal bytes.
@@ -199,6 +214,11 @@ class RunFolder:
         ):
             # the name of a picture need not be UTF-8
             file.write("".join(lines).encode("utf-8", "backslashreplace"))
+        if self.trackers:
+            rows.sort(key=lambda row: row["draw"])
+            self._unsent = step, rows[:SHOWN_GROUPS]
+            if self._answers_every and step % self._answers_every == 0:
+                self._send_answers()
 
     def dump(
         self,
@@ -235,6 +255,19 @@ class RunFolder:
         for row in rewind_rows(self.left_out_path, step):
             if row["step"]:
                 self._lost.add((row["source"], row["id"]))
+
+    def _send_answers(self) -> None:
+        """Give the trackers the answers of the last step, once."""
+        if self._unsent is not None:
+            step, groups = self._unsent
+            self._unsent = None
+            for take in self._takers("answers"):
+                take(step, groups)
+
+    def _takers(self, name: str) -> list[Callable[..., None]]:
+        """Return a method of every tracker that has it."""
+        methods = [getattr(tracker, name, None) for tracker in self.trackers]
+        return [method for method in methods if method is not None]
 
     def _row(self, group: Group, weights: Sequence[float] | None) -> dict[str, Any]:
         """Return the row of a group; it is used if its answers have weights."""

@@ -470,7 +470,14 @@ def _open_folder(
         resume_check.write(path, origin.fingerprint)
         known = {**config.model_dump(mode="json"), "environment": environment}
         for name in config.trackers:  # all are installed: that was checked before
-            tracker = open_tracker(name, path, known, tracking=config.tracking, log=log)
+            tracker = open_tracker(
+                name,
+                path,
+                known,
+                tracking=config.tracking,
+                pictures=config.trackers_pictures,
+                log=log,
+            )
             trackers.append(tracker)
     processes.accelerator.wait_for_everyone()
     folder = RunFolder(

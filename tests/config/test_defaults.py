@@ -93,6 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "learner.rehearse": "auto",
     "learner.max_bad_steps": 3,
     "trackers": (),
+    "trackers_pictures": False,
     "tracking.project": "gpg_vl",
     "tracking.entity": None,
     "tracking.tags": (),

@@ -66,6 +66,7 @@ BOUND = {
 """Knobs that bind a run, among them every one of which somebody may think that it does not."""
 FREE = {
     "trackers": {"trackers": ["wandb"]},
+    "trackers_pictures": {"trackers_pictures": True},
     "tracking": {"tracking": {"project": "mine"}},
     "run_folder": {"run_folder": {"pictures": "all"}},
     "name": {"name": "other"},

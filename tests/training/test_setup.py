@@ -404,11 +404,15 @@ def test_whether_all_is_as_it_was_is_known_and_what_is_not_is_reported(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path, monkeypatch):
+    """Pictures of questions go to a tracker where the config says so."""
     events: list[Any] = []
     monkeypatch.setattr(
         setup,
         "open_tracker",
-        lambda name, run, known, **more: (name, run, known["steps"], known["environment"]),
+        lambda name, run, known, **more: (
+            *(name, run, known["steps"], known["environment"]),
+            more["pictures"],
+        ),
     )
     monkeypatch.setattr(
         run_folder,
@@ -419,7 +423,8 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     accelerator = SimpleNamespace(wait_for_everyone=lambda: events.append("wait"))
     own = processes(2, rank, accelerator=accelerator)
     parts: Any = SimpleNamespace(
-        config=small(tmp_path, "trackers=[wandb]"), verifiers=VerifierSet(by_kind={})
+        config=small(tmp_path, "trackers=[wandb]", "trackers_pictures=true"),
+        verifiers=VerifierSet(by_kind={}),
     )
     callback: Any = "own"
     here = setup._Origin({}, {"gpu": "H100"})
@@ -429,7 +434,7 @@ def test_only_the_main_process_writes_the_folder_and_has_trackers(rank, tmp_path
     setup._open_folder(parts, tmp_path, here, [], own, print, ())
     assert (tmp_path / "metrics.jsonl").exists() == (not rank)
     assert made.callbacks == ["own"]
-    assert made.trackers == ([] if rank else [("wandb", tmp_path, 4, {"gpu": "H100"})])
+    assert made.trackers == ([] if rank else [("wandb", tmp_path, 4, {"gpu": "H100"}, True)])
     assert (made.path, made.rank) == (tmp_path, rank)
 
 

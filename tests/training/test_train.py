@@ -685,6 +685,9 @@ def test_tensorboard_is_reported_every_step(warmups):
     events.Reload()
     assert [scalar.step for scalar in events.Scalars("reward")] == [1, 2]
     assert events.Scalars("reward")[1].value == pytest.approx(metrics(done)[1]["reward"])
+    (last,) = events.Tensors("answers/text_summary")
+    assert last.step == 2
+    assert events.Tags()["images"] == []
 
 
 def test_a_tracker_that_is_not_logged_in_is_found_before_weights_are_loaded(
