@@ -25,7 +25,7 @@ from gpg_vl.report.page.finding import (
     setting,
     several,
 )
-from gpg_vl.report.page.loopholes import loopholes
+from gpg_vl.report.page.loopholes import loopholes, weak_settings
 
 LEAST_QUESTIONS = 20
 """Fewest held-out questions that are compared: the interval of fewer is wider than any gain."""
@@ -151,9 +151,8 @@ def learning(run: RunContents) -> Finding | None:
 def _no_difference(run: RunContents, change: Change) -> Finding:
     row = change.all
     if row.first.mean >= NEARLY_ALL_RIGHT:
-        title = (
-            f"Nearly everything was right before: {percent(row.first.mean)} on held-out questions."
-        )
+        share = percent(row.first.mean)
+        title = f"Nearly all held-out questions were right before training: {share}."
         advice, clause = "Take harder questions, for `data` and for the benchmark.", ""
     else:
         title = (
@@ -288,10 +287,11 @@ def fooled(run: RunContents) -> Finding | None:
     evidence = " ".join([*([parted] if parted else []), *(sign.text for sign in signs)])
     groups = [group for sign in signs for group in sign.groups]
     advice = (
-        "Read the answers that earn the full reward. Make the verifier refuse them: the exact "
-        "answer, one answer, nothing beside it (`gpg-vl audit` tries such answers on your reward); "
-        "`reward.mode: strict` and `reward.combine: gate` are the strict rules."
+        "Read the answers that earn the full reward. Make the verifier refuse them: one answer, "
+        "the exact one, nothing beside it; `gpg-vl audit` tries such answers on a reward."
     )
+    if weak_settings(run):
+        advice += " `reward.mode: strict` with `reward.combine: gate` is the strict rule."
     if signs and parted:
         title = "The reward is being fooled: it rises, but held-out accuracy does not."
         clause = "the reward is being fooled"
@@ -442,8 +442,8 @@ def no_control(run: RunContents) -> Finding | None:
     if values:
         last = fmean(values[-RELIANCE_CHECKS:])
         measured = (
-            f" Its answers are likelier with their picture than with a grey one, by {last:.2f} nats "
-            "per token (`visual_reliance`), which speaks for it."
+            f" Its answers are likelier with their picture than with a grey one: by {last:.2f} "
+            "nats per token (`visual_reliance`), which speaks for it."
         )
     return Finding(
         level="note",

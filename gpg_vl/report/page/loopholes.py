@@ -74,6 +74,13 @@ def loopholes(run: RunContents) -> list[Loophole]:
     return [loophole for loophole in found if loophole is not None]
 
 
+def weak_settings(run: RunContents) -> list[str]:
+    """Return the settings of the reward that pay for more than a right, well-formed answer."""
+    mode, combine = setting(run, "reward", "mode"), setting(run, "reward", "combine")
+    weak = [f"`reward.mode: {mode}`"] if mode in ("reference", "lenient") else []
+    return [*weak, "`reward.combine: sum`"] if combine == "sum" else weak
+
+
 def fully_paid(run: RunContents) -> list[Paid]:
     """Return the recent answers that earned (nearly) the full reward."""
     parts = [setting(run, "reward", "accuracy"), setting(run, "reward", "format")]
