@@ -41,11 +41,12 @@ CLEARLY_LOOKS = 0.1
 """Lower end of what the pictures add, from which the model clearly looks at them."""
 GUESSES_MOST = 0.1
 """Accuracy below which an evaluation says nothing about looking: there is little to lose."""
-NO_RELIANCE = 0.02
-"""Nats per token that the pictures add, below which they hardly matter. Seen in healthy runs of the
-tiny model: 2 to 3 nats; long answers of a large model have many tokens that need no picture."""
-RELIED = 0.1
-"""Nats per token from which a model relied on its pictures, so that it can stop to."""
+NO_RELIANCE = 0.2
+"""Nats per answer that the picture adds, below which it hardly matters: such an answer is 1.2 times
+as likely with its picture. Of a whole answer and not per token: a long one has many tokens that
+need no picture. In healthy runs of the tiny model it is 10 to 20 nats."""
+RELIED = 1.0
+"""Nats per answer from which a model relied on its pictures, so that it can stop to."""
 RELIANCE_CHECKS = 3
 """Checks at the beginning and at the end that are compared."""
 RELIANCE_FALLS = 0.5
@@ -398,14 +399,14 @@ def _control_finding(change: Change) -> Finding | None:
 
 def _by_reliance(run: RunContents) -> Finding | None:
     """Judge by how much likelier the answers are with their picture, in the steps with a check."""
-    values = column(run.steps, "visual_reliance")
+    values = _reliance(run)
     if len(values) < RELIANCE_CHECKS:
         return None
     first, last = fmean(values[:RELIANCE_CHECKS]), fmean(values[-RELIANCE_CHECKS:])
     evidence = (
-        f"Visual reliance, how much likelier its answers are with the picture than with a grey "
-        f"one: {first:.2f} nats per token in the first {RELIANCE_CHECKS} checks, {last:.2f} in the "
-        f"last {RELIANCE_CHECKS}."
+        "Its answers are likelier with their picture than with a grey one, by "
+        f"{first:.2f} nats an answer in the first {RELIANCE_CHECKS} checks and by {last:.2f} in "
+        f"the last {RELIANCE_CHECKS} (`visual_reliance` times `length`)."
     )
     ends = _reward_ends(run)
     rises = ends is not None and change_of(*ends)[0] > 0
@@ -429,21 +430,29 @@ def _by_reliance(run: RunContents) -> Finding | None:
     return None
 
 
+def _reliance(run: RunContents) -> list[float]:
+    """Return how much likelier an answer is with its picture, in nats, for each check."""
+    both = ("visual_reliance", "length")
+    checks = [row for row in run.steps if all(column([row], key) for key in both)]
+    return [row["visual_reliance"] * row["length"] for row in checks]
+
+
 def no_control(run: RunContents) -> Finding | None:
     """Say that nothing proves that the model looks at the pictures: there is no control.
 
     Its visual reliance is no proof: a grey picture may disturb a model that does not need any.
     """
-    change = held_out_change(run)
-    if run.state == "running" or change is None or not has_pictures(run) or blind(run):
+    controls = [evaluation for evaluation in run.evaluations if evaluation.blank]
+    evaluated = held_out_change(run) is not None and has_pictures(run)
+    if run.state == "running" or controls or not evaluated or blind(run):
         return None
-    values = column(run.steps, "visual_reliance")
+    values = _reliance(run)[-RELIANCE_CHECKS:]
     measured = ""
-    if values:
-        last = fmean(values[-RELIANCE_CHECKS:])
+    if values and fmean(values) > RELIED:
         measured = (
-            f" Its answers are likelier with their picture than with a grey one: by {last:.2f} "
-            "nats per token (`visual_reliance`), which speaks for it."
+            f" Its answers are likelier with their picture than with a grey one, by "
+            f"{fmean(values):.2f} nats an answer (`visual_reliance` times `length`), which speaks "
+            "for it."
         )
     return Finding(
         level="note",

@@ -359,8 +359,13 @@ def test_right_answers_in_other_words_are_no_loopholes(truth, text):
 
 
 def test_a_letter_is_right_for_several_truths():
-    fair = groups(lambda n: (answer("<answer>A</answer>", 1.0),) * 2, lambda n: f"word {n % 6}")
-    assert loopholes(run_of(groups=fair)) == []
+    for given, truth in (("(A)", "word {}"), ("yes", "{}")):
+        letters = groups(
+            lambda n: (answer(f"<answer>{given}</answer>", 1.0),) * 2,  # noqa: B023  # used at once
+            lambda n: truth.format("BCDEFG"[n % 6]),  # noqa: B023
+        )
+        assert loopholes(run_of(groups=letters)) == []
+    assert loopholes(run_of(groups=groups(lambda n: (answer("yes", 1.0),) * 2))) == []
 
 
 def test_malformed_answers_that_a_weak_rule_pays():
@@ -402,7 +407,8 @@ def every_tenth(first: float, last: float) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "level"), [(0.01, 0.0, "bad"), (2.0, 0.5, "warning"), (2.0, 1.5, None)]
+    ("first", "last", "level"),
+    [(0.01, 0.0, "bad"), (2.0, 0.5, "warning"), (2.0, 1.5, None), (0.1, 0.05, None)],
 )
 def test_reliance_on_pictures_without_a_control(first, last, level):
     rows = steps(visual_reliance=every_tenth(first, last))
@@ -425,7 +431,7 @@ def test_questions_of_words_only_have_no_pictures_to_miss():
 def test_a_run_without_control_is_told_how_to_make_one():
     finding = of(learning.no_control, evaluations=compared(100, 160))
     assert finding.level == "note"
-    assert "by 2.00 nats per token" in finding.evidence
+    assert "by 14.00 nats an answer" in finding.evidence
     assert (
         "`gpg-vl evaluate digits --model /runs/small --blank --to "
         "/runs/small/evaluation/digits-blank.jsonl`" in finding.advice
