@@ -201,8 +201,8 @@ def a_task_earns_nothing(run: RunContents) -> Finding | None:
     if overall is None or overall < OTHERS_EARN:
         return None
     poor: list[str] = []
-    for key in sorted({key for row in rows for key in row if key.startswith("reward/")}):
-        mean = mean_of(rows, key)
+    for key in sorted(set().union(*rows)):
+        mean = mean_of(rows, key) if key.startswith("reward/") else None
         if mean is not None and mean < EARNS_NOTHING:
             poor.append(key.removeprefix("reward/"))
     if not poor:

@@ -9,7 +9,7 @@ from gpg_vl.errors import command
 from gpg_vl.evaluation.compare import Comparison, compare
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, interval
-from gpg_vl.report.page.contents import Evaluation, RunContents
+from gpg_vl.report.page.contents import Evaluation, GroupRow, RunContents
 from gpg_vl.report.page.finding import (
     EXAMPLES,
     Finding,
@@ -35,6 +35,8 @@ CLEAR_RISE = 0.05
 """Lower end of the interval of a rise of the training reward, from which it is a clear one."""
 NO_GAIN = 0.02
 """Upper end of the interval of the held-out gain, below which the gain is none worth having."""
+MOVES_WITHIN = 50
+"""Steps within which the reward should move (docs/reading_a_run.md)."""
 AS_GOOD_BLIND = 0.05
 """Upper end of what the pictures add to the accuracy, below which the model does without them."""
 CLEARLY_LOOKS = 0.1
@@ -244,15 +246,17 @@ def reward_course(run: RunContents) -> Finding | None:
         return None
     first, last = ends
     low, high = change_of(first, last)
+    if low <= 0 <= high and len(run.steps) < MOVES_WITHIN:
+        return None
     caution = "This is the reward of sampled answers to training questions, not held-out accuracy."
     evidence = (
         f"Mean of the first {first.count} and of the last {last.count} steps: {first.mean:.3f} and "
         f"{last.mean:.3f}; 95 % interval of the difference over steps {low:+.3f} to {high:+.3f}. "
         f"{caution}"
     )
-    advice = (
-        "Name a benchmark (`evaluation.benchmark`): only held-out questions say what it learnt."
-    )
+    advice = ""
+    if not setting(run, "evaluation", "benchmark"):
+        advice = "Name a benchmark (`evaluation.benchmark`): held-out questions say what it learns."
     course = f"from {first.mean:.3f} to {last.mean:.3f}"
     if low > 0:
         title, clause = f"The training reward rose {course}.", "its training reward rises"
@@ -285,8 +289,10 @@ def fooled(run: RunContents) -> Finding | None:
     parted = _reward_alone_rises(run)
     if not signs and not parted:
         return None
-    evidence = " ".join([*([parted] if parted else []), *(sign.text for sign in signs)])
-    groups = [group for sign in signs for group in sign.groups]
+    evidence = " ".join(filter(None, [parted, *(sign.text for sign in signs)]))
+    groups: list[GroupRow] = []
+    for sign in signs:
+        groups += sign.groups
     advice = (
         "Read the answers that earn the full reward. Make the verifier refuse them: one answer, "
         "the exact one, nothing beside it; `gpg-vl audit` tries such answers on a reward."
@@ -432,9 +438,12 @@ def _by_reliance(run: RunContents) -> Finding | None:
 
 def _reliance(run: RunContents) -> list[float]:
     """Return how much likelier an answer is with its picture, in nats, for each check."""
-    both = ("visual_reliance", "length")
-    checks = [row for row in run.steps if all(column([row], key) for key in both)]
-    return [row["visual_reliance"] * row["length"] for row in checks]
+    found: list[float] = []
+    for row in run.steps:
+        nats, length = column([row], "visual_reliance"), column([row], "length")
+        if nats and length:
+            found.append(nats[0] * length[0])
+    return found
 
 
 def no_control(run: RunContents) -> Finding | None:

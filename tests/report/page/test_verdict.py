@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
 STEPS = 100
 
 
-def steps(count: int = STEPS, **columns: Any) -> list[dict[str, Any]]:
+def steps(count: int = STEPS, /, **columns: Any) -> list[dict[str, Any]]:
     """Rows of healthy steps; a column is a value, or a function of the step."""
     wobble = lambda step: 0.02 * (step % 3)  # noqa: E731
     healthy: dict[str, Any] = {
@@ -300,6 +300,20 @@ def test_the_course_of_the_reward_without_a_benchmark(reward, level):
     finding = of(learning.reward_course, evaluations=[], steps=steps(reward=reward))
     assert finding.level == level
     assert "not held-out accuracy" in finding.evidence
+
+
+def test_a_reward_has_fifty_steps_to_move():
+    flat = run_of(evaluations=[], steps=steps(49, reward=lambda step: 0.5 + 0.01 * (step % 3)))
+    assert learning.reward_course(flat) is None
+
+
+def test_a_benchmark_is_asked_for_where_there_is_none():
+    asked = learning.reward_course(run_of(evaluations=[], config={}))
+    known = learning.reward_course(run_of(evaluations=[]))
+    assert asked is not None
+    assert known is not None
+    assert "`evaluation.benchmark`" in asked.advice
+    assert known.advice == ""
 
 
 # --- the reward -----------------------------------------------------------------------------------
