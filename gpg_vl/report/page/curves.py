@@ -79,6 +79,8 @@ class _Plan:
     y_range: tuple[float, float] | None = None
     limit: float | None = None
     x_name: str = "step"
+    note: str = ""
+    """Sentence that is added to the summary."""
 
 
 def charts(runs: Sequence[RunContents]) -> list[Section]:
@@ -228,6 +230,7 @@ def _warm_up(runs: Sequence[RunContents]) -> list[_Plan]:
 
 
 def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
+    note = _questions(runs)
     return [
         _Plan(
             id="held-out",
@@ -235,6 +238,7 @@ def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
             unit="share of questions",
             figures=[_accuracy(runs)],
             y_range=SHARES,
+            note=note,
         ),
         _Plan(
             id="held-out-tag",
@@ -242,6 +246,7 @@ def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
             unit="share of questions",
             figures=_tag_figures(runs),
             y_range=SHARES,
+            note=note,
         ),
         _Plan(
             id="well-formed",
@@ -279,7 +284,7 @@ def _named_figures(runs: Sequence[RunContents], beginning: str) -> list[_Figure]
             for metric in row:
                 if metric.startswith(beginning):
                     found[metric] = metric.removeprefix(beginning)
-    return _step_figures(runs, [*found][:MOST_NAMES], found)
+    return _step_figures(runs, found, found)
 
 
 def _figure(
@@ -364,6 +369,19 @@ def _accuracy(runs: Sequence[RunContents]) -> _Figure:
     return _Figure(name="accuracy", metric="held_out", lines=lines)
 
 
+def _questions(runs: Sequence[RunContents]) -> str:
+    """Return a sentence on evaluations of different sizes; empty if all ask equally many."""
+    counts: set[int] = set()
+    for run in runs:
+        for row in run.held_out:
+            count = _number(row.get("held_out/questions"))
+            if math.isfinite(count):
+                counts.add(int(count))
+    if len(counts) < 2:
+        return ""
+    return f"The evaluations asked {min(counts)} to {max(counts)} questions."
+
+
 def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
     """Return the accuracy of each tag, with intervals, from the records of the evaluations."""
     names: dict[str, None] = {}
@@ -377,7 +395,7 @@ def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
                 names[name] = None
                 found.setdefault((name, slot), []).append((one.step, records))
     figures: list[_Figure] = []
-    for name in [*names][:MOST_NAMES] if len(names) > 1 else ():
+    for name in names if len(names) > 1 else ():
         lines: list[Line] = []
         for slot in range(1, len(runs) + 1):
             lines.append(_evaluated(slot, found.get((name, slot), [])))
@@ -411,6 +429,10 @@ def _drawn(plan: _Plan, runs: Sequence[str]) -> list[Chart]:
         runs: names of the runs.
     """
     figures = [figure for figure in plan.figures if _has_value(figure)]
+    if len(figures) > MOST_NAMES:
+        some = f"{MOST_NAMES} of {len(figures)} are drawn."
+        plan = replace(plan, note=_joined(plan.note, some, " "))
+        figures = figures[:MOST_NAMES]
     drawn: list[Chart | None] = []
     if len(runs) > 1:
         for count, figure in enumerate(figures, 1):
@@ -456,7 +478,7 @@ def _chart(
         legend=drawing.legend,
         points=drawing.points,
         terms=[figure.metric for figure in figures if term_of(figure.metric)],
-        summary=drawing.summary,
+        summary=_joined(drawing.summary, plan.note, " "),
     )
 
 

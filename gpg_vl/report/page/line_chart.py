@@ -17,7 +17,7 @@ from gpg_vl.report.page.page_text import clean, escaped, number
 DASHES = ("", "7 3", "2 2", "9 3 2 3", "14 4", "1 4", "9 2 2 2 2 2", "4 1")
 """Pattern of each slot, in units of the SVG; empty = a solid line."""
 WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 48, 410, 8, 178
+LEFT, RIGHT, TOP, BOTTOM = 50, 404, 8, 178
 """Edges of the plot inside the picture."""
 COLUMN = 2
 """Width of the columns in which many values are drawn as one stroke from least to most."""
