@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpg_vl.evaluation.records import Record, by_tag
-from gpg_vl.evaluation.statistics import interval
+from gpg_vl.evaluation.statistics import Interval, interval
 from gpg_vl.report.page.contents import Row, RunContents
 from gpg_vl.report.page.glossary import term_of
 from gpg_vl.report.page.line_chart import DASHES, LegendEntry, Line, draw
@@ -119,8 +119,7 @@ def _reward(runs: Sequence[RunContents]) -> list[_Plan]:
     rewards = _step_figures(runs, ["reward"])
     tasks = _named_figures(runs, "reward/")
     parts = _named_figures(runs, "part/")
-    known = [line.y for figure in (*rewards, *tasks, *parts) for line in figure.lines]
-    y_range = _shares_or_none(known)
+    y_range = _shares_or_none((*rewards, *tasks, *parts))
     return [
         _Plan(id="reward", title="Mean reward", figures=rewards, y_range=y_range),
         _Plan(id="reward-task", title="Mean reward by task", figures=tasks, y_range=y_range),
@@ -334,11 +333,11 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _shares_or_none(columns: Iterable[Sequence[float]]) -> tuple[float, float] | None:
+def _shares_or_none(figures: Iterable[_Figure]) -> tuple[float, float] | None:
     """Return 0 to 1 if all values are in it, as most rewards are."""
-    for column in columns:
-        for value in column:
-            if value < 0 or value > 1:
+    for figure in figures:
+        for line in figure.lines:
+            if any(value < 0 or value > 1 for value in line.y):
                 return None
     return SHARES
 
@@ -405,7 +404,9 @@ def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
 
 def _evaluated(slot: int, found: Iterable[tuple[int, Sequence[Record]]]) -> Line:
     """Return the accuracies of evaluations, each with its step; the last one of a step counts."""
-    of_step = {step: interval([record.greedy for record in records]) for step, records in found}
+    of_step: dict[int, Interval] = {}
+    for step, records in found:
+        of_step[step] = interval([record.greedy for record in records])
     steps = sorted(of_step)
     return Line(
         label="",
@@ -483,7 +484,7 @@ def _chart(
 
 
 def _has_value(figure: _Figure) -> bool:
-    return any(math.isfinite(value) for line in figure.lines for value in line.y)
+    return any(any(map(math.isfinite, line.y)) for line in figure.lines)
 
 
 def _joined(first: str, second: str, between: str = ", ") -> str:
