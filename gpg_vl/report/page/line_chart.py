@@ -273,7 +273,9 @@ def _y_ticks(
 ) -> list[float]:
     if y_range is not None:
         return ticks(*y_range, most=4)
-    every = [array for values in found for array in (values.y, values.low, values.high)]
+    every: list[Numbers] = []
+    for values in found:
+        every += [values.y, values.low, values.high]
     finite = np.concatenate(every)
     low, high = usual_range(finite[np.isfinite(finite)])
     if limit is not None:
