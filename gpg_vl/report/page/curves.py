@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpg_vl.evaluation.records import Record, by_tag
-from gpg_vl.evaluation.statistics import interval
+from gpg_vl.evaluation.statistics import Interval, interval
 from gpg_vl.report.page.contents import Row, RunContents
 from gpg_vl.report.page.glossary import term_of
 from gpg_vl.report.page.line_chart import DASHES, LegendEntry, Line, draw
@@ -79,6 +79,8 @@ class _Plan:
     y_range: tuple[float, float] | None = None
     limit: float | None = None
     x_name: str = "step"
+    note: str = ""
+    """Sentence that is added to the summary."""
 
 
 def charts(runs: Sequence[RunContents]) -> list[Section]:
@@ -117,8 +119,7 @@ def _reward(runs: Sequence[RunContents]) -> list[_Plan]:
     rewards = _step_figures(runs, ["reward"])
     tasks = _named_figures(runs, "reward/")
     parts = _named_figures(runs, "part/")
-    known = [line.y for figure in (*rewards, *tasks, *parts) for line in figure.lines]
-    y_range = _shares_or_none(known)
+    y_range = _shares_or_none((*rewards, *tasks, *parts))
     return [
         _Plan(id="reward", title="Mean reward", figures=rewards, y_range=y_range),
         _Plan(id="reward-task", title="Mean reward by task", figures=tasks, y_range=y_range),
@@ -228,6 +229,7 @@ def _warm_up(runs: Sequence[RunContents]) -> list[_Plan]:
 
 
 def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
+    note = _questions(runs)
     return [
         _Plan(
             id="held-out",
@@ -235,6 +237,7 @@ def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
             unit="share of questions",
             figures=[_accuracy(runs)],
             y_range=SHARES,
+            note=note,
         ),
         _Plan(
             id="held-out-tag",
@@ -242,6 +245,7 @@ def _held_out(runs: Sequence[RunContents]) -> list[_Plan]:
             unit="share of questions",
             figures=_tag_figures(runs),
             y_range=SHARES,
+            note=note,
         ),
         _Plan(
             id="well-formed",
@@ -279,7 +283,7 @@ def _named_figures(runs: Sequence[RunContents], beginning: str) -> list[_Figure]
             for metric in row:
                 if metric.startswith(beginning):
                     found[metric] = metric.removeprefix(beginning)
-    return _step_figures(runs, [*found][:MOST_NAMES], found)
+    return _step_figures(runs, found, found)
 
 
 def _figure(
@@ -329,11 +333,11 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _shares_or_none(columns: Iterable[Sequence[float]]) -> tuple[float, float] | None:
+def _shares_or_none(figures: Iterable[_Figure]) -> tuple[float, float] | None:
     """Return 0 to 1 if all values are in it, as most rewards are."""
-    for column in columns:
-        for value in column:
-            if value < 0 or value > 1:
+    for figure in figures:
+        for line in figure.lines:
+            if any(value < 0 or value > 1 for value in line.y):
                 return None
     return SHARES
 
@@ -364,6 +368,19 @@ def _accuracy(runs: Sequence[RunContents]) -> _Figure:
     return _Figure(name="accuracy", metric="held_out", lines=lines)
 
 
+def _questions(runs: Sequence[RunContents]) -> str:
+    """Return a sentence on evaluations of different sizes; empty if all ask equally many."""
+    counts: set[int] = set()
+    for run in runs:
+        for row in run.held_out:
+            count = _number(row.get("held_out/questions"))
+            if math.isfinite(count):
+                counts.add(int(count))
+    if len(counts) < 2:
+        return ""
+    return f"The evaluations asked {min(counts)} to {max(counts)} questions."
+
+
 def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
     """Return the accuracy of each tag, with intervals, from the records of the evaluations."""
     names: dict[str, None] = {}
@@ -377,7 +394,7 @@ def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
                 names[name] = None
                 found.setdefault((name, slot), []).append((one.step, records))
     figures: list[_Figure] = []
-    for name in [*names][:MOST_NAMES] if len(names) > 1 else ():
+    for name in names if len(names) > 1 else ():
         lines: list[Line] = []
         for slot in range(1, len(runs) + 1):
             lines.append(_evaluated(slot, found.get((name, slot), [])))
@@ -387,7 +404,9 @@ def _tag_figures(runs: Sequence[RunContents]) -> list[_Figure]:
 
 def _evaluated(slot: int, found: Iterable[tuple[int, Sequence[Record]]]) -> Line:
     """Return the accuracies of evaluations, each with its step; the last one of a step counts."""
-    of_step = {step: interval([record.greedy for record in records]) for step, records in found}
+    of_step: dict[int, Interval] = {}
+    for step, records in found:
+        of_step[step] = interval([record.greedy for record in records])
     steps = sorted(of_step)
     return Line(
         label="",
@@ -411,6 +430,10 @@ def _drawn(plan: _Plan, runs: Sequence[str]) -> list[Chart]:
         runs: names of the runs.
     """
     figures = [figure for figure in plan.figures if _has_value(figure)]
+    if len(figures) > MOST_NAMES:
+        some = f"{MOST_NAMES} of {len(figures)} are drawn."
+        plan = replace(plan, note=_joined(plan.note, some, " "))
+        figures = figures[:MOST_NAMES]
     drawn: list[Chart | None] = []
     if len(runs) > 1:
         for count, figure in enumerate(figures, 1):
@@ -456,12 +479,12 @@ def _chart(
         legend=drawing.legend,
         points=drawing.points,
         terms=[figure.metric for figure in figures if term_of(figure.metric)],
-        summary=drawing.summary,
+        summary=_joined(drawing.summary, plan.note, " "),
     )
 
 
 def _has_value(figure: _Figure) -> bool:
-    return any(math.isfinite(value) for line in figure.lines for value in line.y)
+    return any(any(map(math.isfinite, line.y)) for line in figure.lines)
 
 
 def _joined(first: str, second: str, between: str = ", ") -> str:

@@ -17,7 +17,7 @@ from gpg_vl.report.page.page_text import clean, escaped, number
 DASHES = ("", "7 3", "2 2", "9 3 2 3", "14 4", "1 4", "9 2 2 2 2 2", "4 1")
 """Pattern of each slot, in units of the SVG; empty = a solid line."""
 WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 48, 410, 8, 178
+LEFT, RIGHT, TOP, BOTTOM = 50, 404, 8, 178
 """Edges of the plot inside the picture."""
 COLUMN = 2
 """Width of the columns in which many values are drawn as one stroke from least to most."""
@@ -273,7 +273,9 @@ def _y_ticks(
 ) -> list[float]:
     if y_range is not None:
         return ticks(*y_range, most=4)
-    every = [array for values in found for array in (values.y, values.low, values.high)]
+    every: list[Numbers] = []
+    for values in found:
+        every += [values.y, values.low, values.high]
     finite = np.concatenate(every)
     low, high = usual_range(finite[np.isfinite(finite)])
     if limit is not None:
