@@ -653,3 +653,135 @@ def test_files_that_could_not_be_read():
 def test_evidence_is_the_same_for_equal_runs():
     run = run_of()
     assert verdict(run) == verdict(replace(run))
+
+
+# --- not one word too early -----------------------------------------------------------------------
+
+
+QUIET: list[tuple[Any, dict[str, Any]]] = [
+    # a little less than what speaks
+    (health.alpha, {"alpha": 3.5}),
+    (health.truncated, {"truncated": 0.09}),
+    (health.lengths, {"length": lambda step: 200.0 if step < 50 else 120.0}),
+    (health.entropy, {"entropy": lambda step: 0.4 if step < 50 else 0.07}),
+    (health.entropy, {"entropy": lambda step: 0.1 if step < 50 else 0.04}),
+    (health.gradients, {"grad_norm": lambda step: 1.0 if step < 50 else 8.0}),
+    (health.gradients, {"clipped": lambda step: float(step % 5 > 0)}),
+    (health.skipped, {"skipped": lambda step: float(step % 12 == 0)}),
+    (health.gate, {"gate/excess": 0.7}),
+    (health.slow_phase, {"seconds/score": 0.45}),
+    (health.slow_phase, {"seconds": 0.1, "seconds/score": 0.09}),
+    (answers_seen.malformed, {"part/format": 0.85}),
+    (answers_seen.a_task_earns_nothing, {"reward/count": 0.02}),
+    (answers_seen.a_task_earns_nothing, {"reward": 0.03, "reward/count": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("rule", "columns"), QUIET)
+def test_numbers_near_a_limit_say_nothing(rule, columns):
+    assert rule(run_of(steps=steps(**columns))) is None
+
+
+def test_a_signal_between_healthy_and_poor_says_nothing():
+    assert health.signal(run_of(steps=steps(informative=0.15))) is None
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.75, "warning"), (0.4, "bad")])
+def test_how_bad_malformed_answers_are(share, level):
+    finding = answers_seen.malformed(run_of(steps=steps(**{"part/format": share})))
+    assert finding is not None
+    assert finding.level == level
+
+
+def rising_by(gain: float) -> list[dict[str, Any]]:
+    return steps(reward=lambda step: 0.4 + gain * step / STEPS + 0.001 * (step % 3))
+
+
+def test_a_reward_that_rises_alone_must_rise_clearly():
+    worse = compared(100, 80)
+    assert learning.fooled(run_of(evaluations=worse, steps=rising_by(0.04))) is None
+    assert learning.fooled(run_of(evaluations=worse, steps=rising_by(0.12))) is not None
+
+
+@pytest.mark.parametrize(("after", "is_fooled"), [(95, True), (99, True), (101, False)])
+def test_a_gain_that_may_be_worth_having_is_not_called_fooled(after, is_fooled):
+    """Bonett and Price: the interval of 1 more of 200 reaches +2.2 points, of 1 fewer +1.2."""
+    said = learning.fooled(run_of(evaluations=compared(100, after)))
+    assert (said is not None) == is_fooled
+
+
+def test_what_pictures_add_must_be_clear():
+    finding = learning.blind(run_of(evaluations=with_control(130)))
+    assert finding is not None
+    assert finding.level == "note"  # +15 points, the interval begins at +9.9
+    finding = learning.blind(run_of(evaluations=with_control(120)))
+    assert finding is not None
+    assert finding.level == "good"
+
+
+def test_a_model_that_knows_nothing_is_not_called_blind():
+    knows_nothing = [*compared(8, 8), evaluation("blank", records(8), STEPS, blank=True)]
+    assert learning.blind(run_of(evaluations=knows_nothing)) is None
+    knows_little = [*compared(30, 30), evaluation("blank", records(30), STEPS, blank=True)]
+    assert learning.blind(run_of(evaluations=knows_little)) is not None
+
+
+@pytest.mark.parametrize(("count", "speaks"), [(19, False), (20, True)])
+def test_few_held_out_questions_say_nothing(count, speaks):
+    few = [evaluation("before", records(0, count)), evaluation("after", records(count, count))]
+    assert (learning.learning(run_of(evaluations=few)) is not None) == speaks
+
+
+def odd_share(share: float) -> list[GroupRow]:
+    """Groups of which a share is paid for a list of numbers."""
+    listing = (answer("<answer>1 2 3</answer>", 1.0),) * 2
+    return groups(lambda n: listing if n % 10 < 10 * share else one_right(n)[:1] * 2)
+
+
+def test_rare_slips_of_the_verifier_are_no_loophole():
+    assert loopholes(run_of(groups=odd_share(0.1))) == []
+    assert "30.0 % of 100 recent" in loopholes(run_of(groups=odd_share(0.3)))[0].text
+
+
+def test_few_paid_answers_are_not_judged():
+    paid = lambda n: (answer("<answer>1 2 3</answer>", float(n % 6 == 0)),) * 2  # noqa: E731
+    assert loopholes(run_of(groups=groups(paid))) == []  # 8 groups of two among the recent 50
+
+
+def test_a_long_text_may_hold_commas():
+    long = groups(lambda n: (answer("<answer>a, b, c</answer>", 1.0),) * 2, lambda n: "word " * 20)
+    assert loopholes(run_of(groups=long)) == []
+
+
+@pytest.mark.parametrize(("often", "level"), [(0.5, None), (0.7, "warning"), (1.0, "bad")])
+def test_how_often_one_answer_is_too_often(often, level):
+    shown = groups(
+        lambda n: (answer(f"<answer>{4 if n % 10 < 10 * often else n}</answer>", 0.0),) * 2
+    )
+    finding = answers_seen.one_answer(run_of(groups=shown))
+    assert (finding and finding.level) == level
+
+
+def at_first(share: float, count: int = 100) -> tuple[Record, ...]:
+    found: list[Record] = []
+    for n in range(count):
+        own = {"id": f"q{n}", "tag": "a", "text": "", "reason": "", "choices": ("x", "y")}
+        given = "x" if n % 10 < 10 * share else "y"
+        found.append(Record(greedy=1.0, truth="x", answer=given, **own))
+    return tuple(found)
+
+
+def test_a_place_must_be_named_clearly_more_often_than_evenly():
+    def says(rows: Sequence[Record]) -> bool:
+        return answers_seen.one_place(run_of(evaluations=[evaluation("after", rows)])) is not None
+
+    assert not says(at_first(0.7))
+    assert says(at_first(0.8))
+    assert not says(at_first(0.8, count=39))
+
+
+def test_few_malformed_paid_answers_are_no_note():
+    odd = answer("4", 1.0, parts={"accuracy": 1.0, "format": 0.0})
+    shown = groups(lambda n: (odd if n == 60 else one_right(n)[0],) * 2)
+    weak = {**CONFIG, "reward": {"combine": "sum"}}
+    assert answers_seen.weak_rule(run_of(groups=shown, config=weak)) is None
