@@ -104,7 +104,7 @@ def test_a_run_from_step_3_is_the_run_that_was_stopped_there(runs, whole):
     (dropped,) = [line for line in lines if line.startswith("dropped")]
     assert dropped == (
         "dropped, because later than step 3: checkpoints 4, 5, 6; rollouts and metrics of steps "
-        "4, 5, 6; evaluations small-000004, small-after"
+        "4, 5, 6; evaluations small-000004, small-after, small-blank"
     )
     assert any(line.startswith("resumed from step 3 of 6") for line in lines)
 

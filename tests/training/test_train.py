@@ -134,6 +134,8 @@ def test_run_folder_holds_all_there_is_to_know(warmups, whole):
         "small-before.jsonl",
         "small-000002.jsonl",
         "small-after.jsonl",
+        "small-blank.jsonl",
+        "pictures",
     }
     for when, step in (("before", 0), ("000002", 2), ("after", 4)):
         records = strict_rows(done / "evaluation" / f"small-{when}.jsonl")
@@ -349,6 +351,7 @@ def test_the_best_evaluated_checkpoint_survives(warmups, monkeypatch):
         warmups,
         "name=best",
         "steps=6",
+        "evaluation.blank=false",
         "evaluation.every=2",
         "checkpoint.every=50",
         "checkpoint.keep_last=1",
