@@ -341,9 +341,10 @@ class QueuedTracker:
 def _without_pictures(run: Path, page: Path) -> Iterator[Path]:
     """Write a page of a run that holds no picture, and delete it afterwards."""
     # only a run that sends its page needs what pages are made of
-    library: Any = import_module("gpg_vl.report.page.write")
+    from gpg_vl.report.page.write import write_page
+
     with TemporaryDirectory(prefix="gpg-vl-") as folder:
-        yield library.write_page([run], Path(folder) / page.name, pictures=False)
+        yield write_page([run], Path(folder) / page.name, pictures=False)
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

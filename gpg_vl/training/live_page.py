@@ -46,10 +46,13 @@ class LivePage:
         if self._is_due and self._clock() >= self._not_before:
             self.write()
 
-    def write(self) -> None:
-        """Write the page. An error switches it off, with one warning; the run goes on."""
+    def write(self) -> bool:
+        """Write the page, and return whether it is written.
+
+        An error switches it off, with one warning; the run goes on.
+        """
         if not self._is_on:
-            return
+            return False
         begin = self._clock()
         try:
             # here: a run without a page needs none of its libraries
@@ -66,6 +69,7 @@ class LivePage:
         end = self._clock()
         self._is_due = False
         self._not_before = end + REST * (end - begin)
+        return self._is_on
 
 
 @contextmanager
@@ -86,6 +90,12 @@ def live_page(run: TrainingRun) -> Generator[LivePage | None, None, None]:
     except BaseException as error:
         leaves_at_once = isinstance(error, KeyboardInterrupt) and not isinstance(error, Stopped)
         if run.state.step and not leaves_at_once:
-            page.write()
+            _write_last(page, run)
         raise
-    page.write()
+    _write_last(page, run)
+
+
+def _write_last(page: LivePage, run: TrainingRun) -> None:
+    """Write the page once more, and give it to the trackers."""
+    if page.write():
+        run.folder.send_page(page_path(run.folder.path))

@@ -487,6 +487,7 @@ def _open_folder(
         trackers=trackers,
         pictures=config.run_folder.pictures,
         pictures_mb=config.run_folder.pictures_mb,
+        answers_every=config.report.every,
         true_boxes=experiment.verifiers.true_boxes,
         all_gather=processes.all_gather,
         log=log,

@@ -295,7 +295,7 @@ def steps_taken(folder: RunFolder, count: int) -> None:
     """Write rollouts of ten groups in each step, the last draws first."""
     for step in range(1, count + 1):
         groups = [group([0.0, 1.0], draw=draw) for draw in reversed(range(10))]
-        folder.rollouts(step, groups[:2], groups)
+        folder.rollouts(step, groups[:2], groups, [[0.0, 0.0]] * 2)
 
 
 def test_eight_groups_of_every_so_many_steps_and_of_the_last_one(tmp_path):

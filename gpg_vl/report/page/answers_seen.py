@@ -22,10 +22,10 @@ from gpg_vl.report.page.finding import (
     places,
     quoted,
     recent_groups,
-    setting,
     several,
     truth_of,
 )
+from gpg_vl.report.page.loopholes import weak_settings
 
 MOST = 0.6
 """Share of a task's answers from which one answer is given to most of its questions."""
@@ -201,8 +201,8 @@ def a_task_earns_nothing(run: RunContents) -> Finding | None:
     if overall is None or overall < OTHERS_EARN:
         return None
     poor: list[str] = []
-    for key in sorted({key for row in rows for key in row if key.startswith("reward/")}):
-        mean = mean_of(rows, key)
+    for key in sorted(set().union(*rows)):
+        mean = mean_of(rows, key) if key.startswith("reward/") else None
         if mean is not None and mean < EARNS_NOTHING:
             poor.append(key.removeprefix("reward/"))
     if not poor:
@@ -225,10 +225,7 @@ def a_task_earns_nothing(run: RunContents) -> Finding | None:
 
 def weak_rule(run: RunContents) -> Finding | None:
     """Say whether a weak rule of the reward pays malformed answers."""
-    mode = setting(run, "reward", "mode")
-    combine = setting(run, "reward", "combine")
-    weak = [f"`reward.mode: {mode}`"] if mode in ("reference", "lenient") else []
-    weak += ["`reward.combine: sum`"] if combine == "sum" else []
+    weak = weak_settings(run)
     paid: list[GroupRow] = []
     rewarded = 0
     for group, answer in answers_of(recent_groups(run)):

@@ -9,7 +9,7 @@ from gpg_vl.errors import command
 from gpg_vl.evaluation.compare import Comparison, compare
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, interval
-from gpg_vl.report.page.contents import Evaluation, RunContents
+from gpg_vl.report.page.contents import Evaluation, GroupRow, RunContents
 from gpg_vl.report.page.finding import (
     EXAMPLES,
     Finding,
@@ -25,7 +25,7 @@ from gpg_vl.report.page.finding import (
     setting,
     several,
 )
-from gpg_vl.report.page.loopholes import loopholes
+from gpg_vl.report.page.loopholes import loopholes, weak_settings
 
 LEAST_QUESTIONS = 20
 """Fewest held-out questions that are compared: the interval of fewer is wider than any gain."""
@@ -35,17 +35,20 @@ CLEAR_RISE = 0.05
 """Lower end of the interval of a rise of the training reward, from which it is a clear one."""
 NO_GAIN = 0.02
 """Upper end of the interval of the held-out gain, below which the gain is none worth having."""
+MOVES_WITHIN = 50
+"""Steps within which the reward should move (docs/reading_a_run.md)."""
 AS_GOOD_BLIND = 0.05
 """Upper end of what the pictures add to the accuracy, below which the model does without them."""
 CLEARLY_LOOKS = 0.1
 """Lower end of what the pictures add, from which the model clearly looks at them."""
 GUESSES_MOST = 0.1
 """Accuracy below which an evaluation says nothing about looking: there is little to lose."""
-NO_RELIANCE = 0.02
-"""Nats per token that the pictures add, below which they hardly matter. Seen in healthy runs of the
-tiny model: 2 to 3 nats; long answers of a large model have many tokens that need no picture."""
-RELIED = 0.1
-"""Nats per token from which a model relied on its pictures, so that it can stop to."""
+NO_RELIANCE = 0.2
+"""Nats per answer that the picture adds, below which it hardly matters: such an answer is 1.2 times
+as likely with its picture. Of a whole answer and not per token: a long one has many tokens that
+need no picture. In healthy runs of the tiny model it is 10 to 20 nats."""
+RELIED = 1.0
+"""Nats per answer from which a model relied on its pictures, so that it can stop to."""
 RELIANCE_CHECKS = 3
 """Checks at the beginning and at the end that are compared."""
 RELIANCE_FALLS = 0.5
@@ -151,9 +154,8 @@ def learning(run: RunContents) -> Finding | None:
 def _no_difference(run: RunContents, change: Change) -> Finding:
     row = change.all
     if row.first.mean >= NEARLY_ALL_RIGHT:
-        title = (
-            f"Nearly everything was right before: {percent(row.first.mean)} on held-out questions."
-        )
+        share = percent(row.first.mean)
+        title = f"Nearly all held-out questions were right before training: {share}."
         advice, clause = "Take harder questions, for `data` and for the benchmark.", ""
     else:
         title = (
@@ -244,15 +246,17 @@ def reward_course(run: RunContents) -> Finding | None:
         return None
     first, last = ends
     low, high = change_of(first, last)
+    if low <= 0 <= high and len(run.steps) < MOVES_WITHIN:
+        return None
     caution = "This is the reward of sampled answers to training questions, not held-out accuracy."
     evidence = (
         f"Mean of the first {first.count} and of the last {last.count} steps: {first.mean:.3f} and "
         f"{last.mean:.3f}; 95 % interval of the difference over steps {low:+.3f} to {high:+.3f}. "
         f"{caution}"
     )
-    advice = (
-        "Name a benchmark (`evaluation.benchmark`): only held-out questions say what it learnt."
-    )
+    advice = ""
+    if not setting(run, "evaluation", "benchmark"):
+        advice = "Name a benchmark (`evaluation.benchmark`): held-out questions say what it learns."
     course = f"from {first.mean:.3f} to {last.mean:.3f}"
     if low > 0:
         title, clause = f"The training reward rose {course}.", "its training reward rises"
@@ -285,13 +289,16 @@ def fooled(run: RunContents) -> Finding | None:
     parted = _reward_alone_rises(run)
     if not signs and not parted:
         return None
-    evidence = " ".join([*([parted] if parted else []), *(sign.text for sign in signs)])
-    groups = [group for sign in signs for group in sign.groups]
+    evidence = " ".join(filter(None, [parted, *(sign.text for sign in signs)]))
+    groups: list[GroupRow] = []
+    for sign in signs:
+        groups += sign.groups
     advice = (
-        "Read the answers that earn the full reward. Make the verifier refuse them: the exact "
-        "answer, one answer, nothing beside it (`gpg-vl audit` tries such answers on your reward); "
-        "`reward.mode: strict` and `reward.combine: gate` are the strict rules."
+        "Read the answers that earn the full reward. Make the verifier refuse them: one answer, "
+        "the exact one, nothing beside it; `gpg-vl audit` tries such answers on a reward."
     )
+    if weak_settings(run):
+        advice += " `reward.mode: strict` with `reward.combine: gate` is the strict rule."
     if signs and parted:
         title = "The reward is being fooled: it rises, but held-out accuracy does not."
         clause = "the reward is being fooled"
@@ -398,14 +405,14 @@ def _control_finding(change: Change) -> Finding | None:
 
 def _by_reliance(run: RunContents) -> Finding | None:
     """Judge by how much likelier the answers are with their picture, in the steps with a check."""
-    values = column(run.steps, "visual_reliance")
+    values = _reliance(run)
     if len(values) < RELIANCE_CHECKS:
         return None
     first, last = fmean(values[:RELIANCE_CHECKS]), fmean(values[-RELIANCE_CHECKS:])
     evidence = (
-        f"Visual reliance, how much likelier its answers are with the picture than with a grey "
-        f"one: {first:.2f} nats per token in the first {RELIANCE_CHECKS} checks, {last:.2f} in the "
-        f"last {RELIANCE_CHECKS}."
+        "Its answers are likelier with their picture than with a grey one, by "
+        f"{first:.2f} nats an answer in the first {RELIANCE_CHECKS} checks and by {last:.2f} in "
+        f"the last {RELIANCE_CHECKS} (`visual_reliance` times `length`)."
     )
     ends = _reward_ends(run)
     rises = ends is not None and change_of(*ends)[0] > 0
@@ -429,21 +436,32 @@ def _by_reliance(run: RunContents) -> Finding | None:
     return None
 
 
+def _reliance(run: RunContents) -> list[float]:
+    """Return how much likelier an answer is with its picture, in nats, for each check."""
+    found: list[float] = []
+    for row in run.steps:
+        nats, length = column([row], "visual_reliance"), column([row], "length")
+        if nats and length:
+            found.append(nats[0] * length[0])
+    return found
+
+
 def no_control(run: RunContents) -> Finding | None:
     """Say that nothing proves that the model looks at the pictures: there is no control.
 
     Its visual reliance is no proof: a grey picture may disturb a model that does not need any.
     """
-    change = held_out_change(run)
-    if run.state == "running" or change is None or not has_pictures(run) or blind(run):
+    controls = [evaluation for evaluation in run.evaluations if evaluation.blank]
+    evaluated = held_out_change(run) is not None and has_pictures(run)
+    if run.state == "running" or controls or not evaluated or blind(run):
         return None
-    values = column(run.steps, "visual_reliance")
+    values = _reliance(run)[-RELIANCE_CHECKS:]
     measured = ""
-    if values:
-        last = fmean(values[-RELIANCE_CHECKS:])
+    if values and fmean(values) > RELIED:
         measured = (
-            f" Its answers are likelier with their picture than with a grey one, by {last:.2f} nats "
-            "per token (`visual_reliance`), which speaks for it."
+            f" Its answers are likelier with their picture than with a grey one, by "
+            f"{fmean(values):.2f} nats an answer (`visual_reliance` times `length`), which speaks "
+            "for it."
         )
     return Finding(
         level="note",

@@ -74,6 +74,13 @@ def loopholes(run: RunContents) -> list[Loophole]:
     return [loophole for loophole in found if loophole is not None]
 
 
+def weak_settings(run: RunContents) -> list[str]:
+    """Return the settings of the reward that pay for more than a right, well-formed answer."""
+    mode, combine = setting(run, "reward", "mode"), setting(run, "reward", "combine")
+    weak = [f"`reward.mode: {mode}`"] if mode in ("reference", "lenient") else []
+    return [*weak, "`reward.combine: sum`"] if combine == "sum" else weak
+
+
 def fully_paid(run: RunContents) -> list[Paid]:
     """Return the recent answers that earned (nearly) the full reward."""
     parts = [setting(run, "reward", "accuracy"), setting(run, "reward", "format")]
@@ -150,20 +157,10 @@ def _has_two_tags(group: GroupRow, answer: Row) -> bool:
 
 
 def _same_for_all(paid: Sequence[Paid]) -> Loophole | None:
-    """Return a loophole if one answer is fully paid for different truths.
-
-    Letters of options do not count, since A is another option in another question; nor do boxes,
-    which overlap.
-    """
-    texts: list[str] = []
-    rows: list[Paid] = []
-    for group, answer in paid:
-        given = _read(answer).strip()
-        if isinstance(group.row.get("truth"), str | int | float) and len(given) > 1:
-            texts.append(given)
-            rows.append((group, answer))
-    text, share = commonest(texts)
-    groups = [group for (group, _), given in zip(rows, texts, strict=True) if given == text]
+    """Return a loophole if one answer is fully paid for different truths."""
+    comparable = [(group, answer) for group, answer in paid if _names_its_truth(group, answer)]
+    text, share = commonest([_read(answer).strip() for _, answer in comparable])
+    groups = [group for group, answer in comparable if _read(answer).strip() == text]
     truths = sorted({truth_of(group) for group in groups})
     if share < OFTEN or len(truths) < SAME_TRUTHS:
         return None
@@ -171,7 +168,28 @@ def _same_for_all(paid: Sequence[Paid]) -> Loophole | None:
     return Loophole(
         text=(
             f"One answer, {quoted(text)}, earns the full reward for {len(truths)} different truths "
-            f"({shown}): {percent(share)} of {len(texts):,} recent answers with the full reward."
+            f"({shown}): {percent(share)} of {len(comparable):,} recent answers with the full "
+            "reward."
         ),
         groups=groups,
     )
+
+
+def _names_its_truth(group: GroupRow, answer: Row) -> bool:
+    """Return True if a right answer would hold the words of the truth.
+
+    Boxes overlap, and the letter or the number of an option is another one in another question.
+    """
+    truth = group.row.get("truth")
+    if not isinstance(truth, str | int | float):
+        return False
+    given = _read(answer)
+    if _number_of(truth) is not None:
+        return any(character.isdigit() for character in given)
+    return not _is_letter(str(truth)) and not _is_letter(given)
+
+
+def _is_letter(text: str) -> bool:
+    """Return True for the letter of an option: A, (A), A."""
+    letters = [character for character in text if character.isalnum()]
+    return len(letters) < 2

@@ -55,7 +55,7 @@ PARTS = {"language": "language model", "projector": "projector", "vision": "visi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the top of the page says of a run."""
+    """The top of the page: a run in a sentence, and what is well and what is not."""
 
     subject: str
     """What was trained on what, how far, and when."""
@@ -67,7 +67,11 @@ class Verdict:
 
 def verdict(run: RunContents) -> Verdict:
     """Apply all rules to a run."""
-    found = [finding for finding in (rule(run) for rule in RULES) if finding is not None]
+    found: list[Finding] = []
+    for rule in RULES:
+        finding = rule(run)
+        if finding is not None:
+            found.append(finding)
     found.sort(key=lambda finding: ORDER[finding.level])
     return Verdict(subject=subject(run), headline=headline(run, found), findings=found)
 

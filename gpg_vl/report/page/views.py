@@ -8,10 +8,10 @@ from typing import Any
 
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.report.page.contents import Evaluation, Row, RunContents, read_run
-from gpg_vl.report.page.line_chart import sparkline
 from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
 from gpg_vl.report.page.finding import column
 from gpg_vl.report.page.gallery import gallery_groups
+from gpg_vl.report.page.line_chart import sparkline
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.settings import RunPart, run_part
 from gpg_vl.report.page.verdict import Verdict, verdict
