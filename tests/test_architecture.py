@@ -52,6 +52,7 @@ WITHOUT_TORCH = [
     "report.console",
     "report.display",
     "report.last_screen",
+    "report.page",
     "evaluation.records",
     "evaluation.statistics",
     "evaluation.metrics",

@@ -1,4 +1,4 @@
-"""What a tracker gets beside figures: a table of answers, and the page of the run.
+"""Send trackers more than figures: a table of answers, and the page of the run.
 
 Each function makes the one call that its tracker has for it. A tracker that is missing here has no
 place for it: those of DVCLive and TensorBoard are files beside the page.

@@ -263,6 +263,7 @@ def run_of(tmp_path: Path, *knobs: str, **more: Any) -> Any:
         num_lost_rows=0,
         lost_rows=lambda step, rows: events.append(("lost", step, rows)) or rows if rows else [],
         close=lambda: events.append("close folder"),
+        send_page=lambda page: events.append(("send page", page.name)),
         **{name: lambda *given, name=name: events.append((name, *given)) for name in written},
     )
 
@@ -707,6 +708,7 @@ def noted(monkeypatch):
     def write(page):
         page._log("page is written")
         page._is_due = False
+        return True
 
     monkeypatch.setattr(milestones, "evaluate_held_out", evaluate)
     monkeypatch.setattr(
@@ -956,7 +958,12 @@ def test_another_process_does_not_evaluate(tmp_path, monkeypatch):
 
 # --- the whole of it ------------------------------------------------------------------------------
 
-CLOSED = (("log", "page is written"), "close folder", "close engine")
+CLOSED = (
+    ("log", "page is written"),
+    ("send page", "report.html"),
+    "close folder",
+    "close engine",
+)
 """What happens at the end of a run."""
 
 

@@ -53,7 +53,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPart:
-    """How a run was made."""
+    """Settings, machine, data, time and uses of a run."""
 
     settings: Sequence[Setting]
     facts: Sequence[tuple[str, str]]

@@ -24,7 +24,7 @@ from gpg_vl.errors import UserError
 from gpg_vl.report.page.comparison import ComparisonView, comparison_view, runs_of
 from gpg_vl.report.page.curves import Section, charts
 from gpg_vl.report.page.evaluations import BenchmarkPart
-from gpg_vl.report.page.glossary import term_of, terms
+from gpg_vl.report.page.glossary import Term, term_of, terms, word
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.texts import line
 from gpg_vl.report.page.views import RunView, view_of
@@ -160,6 +160,7 @@ def _page(
             runs=views,
             comparison=comparison,
             charts=parts,
+            chart_of=_chart_of(parts),
             terms=terms(),
             data=_packed(data),
             style=Markup(_asset("page.css") + _asset("curves.css")),
@@ -220,6 +221,16 @@ def _chart_data(parts: Sequence[Section]) -> dict[str, Any]:
     return data
 
 
+def _chart_of(parts: Sequence[Section]) -> dict[str, str]:
+    """Return the id of the first chart that shows a metric, by the metric."""
+    ids: dict[str, str] = {}
+    for part in parts:
+        for chart in part.charts:
+            for metric in chart.terms:
+                ids.setdefault(metric, chart.id)
+    return ids
+
+
 def _packed(data: dict[str, Any]) -> str:
     """Return data as gzip in base64: small, and free of every sign that HTML could read."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -257,6 +268,7 @@ def _templates() -> Environment:
     )
     environment.filters["code"] = _with_code
     environment.globals["term"] = _term
+    environment.globals["word"] = _word
     return environment
 
 
@@ -274,11 +286,19 @@ def _with_code(text: str) -> Markup:
     return html
 
 
-def _term(key: str, text: str) -> Markup:
-    """Return a word with its explanation: on hover, and as a link into the glossary."""
-    term = term_of(key)
-    if term is None:
-        return escape(text)
+def _term(metric: str, text: str) -> Markup:
+    """Return the name of a metric with its explanation: on hover, and by a link."""
+    term = term_of(metric)
+    return escape(text) if term is None else _link(term, text)
+
+
+def _word(name: str, text: str = "") -> Markup:
+    """Return a word of the page with its explanation: on hover, and by a link."""
+    return _link(word(name), text or name)
+
+
+def _link(term: Term, text: str) -> Markup:
+    """Return a link into the glossary."""
     return Markup('<a class="term" href="#{}" title="{}">{}</a>').format(
-        term.anchor, term.what.replace("`", ""), text
+        term.anchor, term.what, text
     )
