@@ -1082,7 +1082,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves_it(tmp_path, no
 
 def test_a_run_that_is_asked_to_stop_in_its_last_step_ends_as_always(tmp_path, noted, monkeypatch):
     run = run_of(tmp_path, "steps=2", "evaluation.every=0", "checkpoint.every=9", gate=None)
-    assert whole(run, monkeypatch, asked_at=2)[-5:] == [
+    assert whole(run, monkeypatch, asked_at=2)[-6:] == [
         ("evaluate", "after", None),
         ("save", 0.5),
         *CLOSED,
