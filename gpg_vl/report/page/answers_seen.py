@@ -48,6 +48,8 @@ REASONS = {"malformed", "unreadable", "truncated", "fault"}
 """First words of the reasons of answers from which nothing was read."""
 ONE_PLACE = 0.6
 """Share of the answers that name the option at one place, from which the place counts."""
+ALWAYS = 0.9
+"""Share of one place that no longer depends on the question."""
 ABOVE_EVEN = 0.25
 """How much more often than evenly that option is named: one of three evenly gives 0.33."""
 LEAST_CHOICES = 40
@@ -104,22 +106,25 @@ def one_place(run: RunContents) -> Finding | None:
         if not place or share < max(ONE_PLACE, even + ABOVE_EVEN):
             return None
         there = true.count(place) / len(true)
+        is_biased = there > even + ABOVE_EVEN / 2
         return Finding(
-            level="warning",
+            level="bad" if is_biased and share >= ALWAYS else "warning",
             title=f"It names option {place} in {percent(share)} of the questions.",
             evidence=(
                 f"Over {len(asked):,} held-out questions with options; the right one is number "
-                f"{place} in {percent(there)} of them, evenly it would be {percent(even)}."
+                f"{place} in {percent(there)} of them, which is what naming it always scores; "
+                f"evenly it would be {percent(even)}."
             ),
             advice=(
-                "Shuffle the options in the data: the place of the right one can be learnt without "
-                "the picture."
-                if there > even + ABOVE_EVEN / 2
+                "Shuffle the options of the training rows, of those of the warm-up and of the "
+                "benchmark: the place of the right one can be learnt without the picture."
+                if is_biased
                 else "The place earns nothing here: lower `optimizer.lr`, or more `warmup.steps`."
             ),
             section="evaluation",
             items=[record.key for record in asked[:EXAMPLES]],
             clause=f"it mostly names option {place}",
+            is_shortcut=is_biased and share >= ALWAYS,
         )
     return None
 

@@ -1,6 +1,6 @@
 """Compare two runs or two evaluations on a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from gpg_vl.report.page.evaluations import BenchmarkPart, items_of, paired_table
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.settings import NOT_SETTINGS, as_yaml, leaves
 from gpg_vl.report.page.texts import line, plain
+
+ABSENT = "not in this config"
+"""Words for a setting that one of two runs does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +96,11 @@ def _compared(
         items=items,
     )
     whole = paired.rows[0]
-    sentences = {
-        "better": f"{sides[1]} is better by {whole.difference} points",
-        "worse": f"{sides[1]} is worse by {whole.difference} points",
-        "no difference seen": f"no difference is seen: {whole.difference} points",
-    }
-    sentence = f"{sentences[whole.verdict]}, over {whole.count:,} questions."
-    return ComparedBenchmark(part=part, sentence=sentence[0].upper() + sentence[1:])
+    sentence = (
+        f"{sides[1]} against {sides[0]}: {whole.verdict}, {whole.difference} points over "
+        f"{whole.count:,} questions"
+    )
+    return ComparedBenchmark(part=part, sentence=sentence)
 
 
 def _settings_that_differ(first: Path, second: Path) -> list[tuple[str, str, str]]:
@@ -110,6 +111,11 @@ def _settings_that_differ(first: Path, second: Path) -> list[tuple[str, str, str
     other: dict[str, Any] = dict(leaves(read_yaml(second / "config.yaml")))
     rows: list[tuple[str, str, str]] = []
     for key in dict.fromkeys((*one, *other)):
-        if key not in NOT_SETTINGS and one.get(key) != other.get(key):
-            rows.append((key, line(as_yaml(one.get(key)), 200), line(as_yaml(other.get(key)), 200)))
+        if key not in NOT_SETTINGS and one.get(key, ABSENT) != other.get(key, ABSENT):
+            rows.append((key, _value(one, key), _value(other, key)))
     return rows
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    """Return a setting as YAML; a run of another release may not have it."""
+    return line(as_yaml(settings[key]), 200) if key in settings else ABSENT

@@ -29,6 +29,8 @@ MOST_ITEMS: dict[Change, int] = {
 """Questions of each kind that a page shows."""
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 """A number in a reason: "wrong: IoU 0.23" and "wrong: IoU 0.16" are one kind."""
+LEAST_P = 1e-12
+"""Smaller p values are not told apart."""
 MOST_TAGS = 40
 """Rows of a table; of more tags those with the most questions."""
 
@@ -237,7 +239,7 @@ def _paired_row(row: Comparison) -> PairedRow:
         verdict=verdict,
         gained=row.gained,
         lost=row.lost,
-        p=f"{row.p:.2g}",
+        p=f"{row.p:.2g}" if row.p >= LEAST_P else f"below {LEAST_P:g}",
     )
 
 

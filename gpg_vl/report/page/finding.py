@@ -53,6 +53,8 @@ class Finding:
     """Examples of held-out questions, each as (source, id)."""
     clause: str = ""
     """The same as a part of the headline, beginning in lower case; empty = not worth one."""
+    is_shortcut: bool = False
+    """True if it says that the reward is earned without the task: then a gain is no praise."""
 
 
 # --- the steps of a run ---------------------------------------------------------------------------

@@ -318,6 +318,7 @@ def fooled(run: RunContents) -> Finding | None:
         chart="reward",
         groups=places(groups),
         clause=clause,
+        is_shortcut=bool(parted),
     )
 
 
@@ -355,11 +356,11 @@ def _by_control(run: RunContents) -> Finding | None:
         change = _change(control, seen) if seen else None
         if change is None or change.all.second.mean < GUESSES_MOST:
             continue
-        return _control_finding(change)
+        return _control_finding(change, run)
     return None
 
 
-def _control_finding(change: Change) -> Finding | None:
+def _control_finding(change: Change, run: RunContents) -> Finding | None:
     row = change.all
     grey, shown = row.first.mean, row.second.mean
     gain = row.difference
@@ -376,13 +377,14 @@ def _control_finding(change: Change) -> Finding | None:
             evidence=evidence,
             advice=(
                 "Take questions that cannot be answered without the picture: balance the truths, "
-                "shuffle the options, drop questions that are right on grey pictures. Train the "
-                "parts that see: `policy.vision: full`, `policy.projector: full`."
+                "shuffle the options, drop questions that are right on grey pictures; in the "
+                f"training rows, in those of the warm-up and in the benchmark.{_train_eyes(run)}"
             ),
             section="evaluation",
             chart="visual_reliance",
             items=guessed[:EXAMPLES],
             clause="it does not look at the pictures",
+            is_shortcut=True,
         )
     if gain.low > CLEARLY_LOOKS:
         return Finding(
@@ -401,6 +403,15 @@ def _control_finding(change: Change) -> Finding | None:
         items=guessed[:EXAMPLES],
         clause="the pictures help little",
     )
+
+
+def _train_eyes(run: RunContents) -> str:
+    """Return the advice to train the parts that see, if they are frozen."""
+    frozen: list[str] = []
+    for part in ("vision", "projector"):
+        if setting(run, "policy", part) == "frozen":
+            frozen.append(f"`policy.{part}: full`")
+    return f" Train the parts that see: {listed(frozen)}." if frozen else ""
 
 
 def _by_reliance(run: RunContents) -> Finding | None:
@@ -432,6 +443,7 @@ def _by_reliance(run: RunContents) -> Finding | None:
             section="curves",
             chart="visual_reliance",
             clause="it hardly looks at the pictures",
+            is_shortcut=gone and rises,
         )
     return None
 

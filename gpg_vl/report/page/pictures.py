@@ -66,7 +66,10 @@ class PagePictures:
             or the small one is whole.
         """
         known = found.get("size")
-        missing = {"key": "", "size": known, "full": "", "why": str(found.get("why") or "")}
+        why = str(found.get("why") or "")
+        if why.startswith("run_folder.pictures ="):
+            why = "this run keeps some pictures; run_folder.pictures=all keeps every one"
+        missing = {"key": "", "size": known, "full": "", "why": why}
         if not self._wanted:
             return {**missing, "why": "pictures are left out of this page"}
         places = _places(run, found)

@@ -81,7 +81,7 @@ def run_part(run: RunContents) -> RunPart:
         settings=differences(run.config),
         facts=list(_facts(run.environment)),
         starts=[_texts(start) for start in run.environment.get("starts") or ()],
-        data=[line(as_yaml(_without_defaults(source)), 400) for source in sources],
+        data=[line(as_yaml(without_defaults(source)), 400) for source in sources],
         left_out=left_out,
         left_out_count=len(run.left_out),
         phases=_phases(run.steps),
@@ -101,6 +101,8 @@ def differences(config: Mapping[str, Any]) -> list[Setting]:
     for key, value in leaves(config):
         if key in NOT_SETTINGS or key == "data":
             continue
+        if isinstance(value, list):  # sources of rows have many settings at their defaults
+            value = [without_defaults(item) for item in value]
         if key in defaults and defaults[key] == value:
             continue
         default = line(as_yaml(defaults[key]), 80) if key in defaults else ""
@@ -123,7 +125,7 @@ def _defaults() -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"data"})
 
 
-def _without_defaults(source: Any) -> Any:
+def without_defaults(source: Any) -> Any:
     """Return a source of rows with what is set."""
     if not isinstance(source, Mapping):
         return source

@@ -4,8 +4,8 @@ Every sentence comes from a rule of `RULES`, with its evidence and what to do. A
 data says nothing: a run of two steps, an old one, one without evaluation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +45,8 @@ RULES: tuple[Rule, ...] = (
 )
 """All rules; of findings of one level those of the first rules are shown first."""
 ORDER: Mapping[Level, int] = {"bad": 0, "warning": 1, "note": 2, "good": 3}
+GAINS = ("held_out", "reward")
+"""Curves of findings that say whether it learns."""
 NAMED = 2
 """Findings that the headline names."""
 SOURCES = 4
@@ -73,7 +75,23 @@ def verdict(run: RunContents) -> Verdict:
         if finding is not None:
             found.append(finding)
     found.sort(key=lambda finding: ORDER[finding.level])
-    return Verdict(subject=subject(run), headline=headline(run, found), findings=found)
+    first = headline(run, found)
+    return Verdict(subject=subject(run), headline=first, findings=list(_without_praise(found)))
+
+
+def _without_praise(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the findings; where a model takes a shortcut, a gain is a note, and no praise is left.
+
+    What it gained is the shortcut: a green line beside it would mislead.
+    """
+    shortcut = any(finding.is_shortcut for finding in findings)
+    for finding in findings:
+        if not shortcut or finding.level != "good":
+            yield finding
+        elif finding.chart in GAINS:
+            gain = finding.title.partition(": ")[2] or finding.title
+            title = f"What it gained is the shortcut: {gain}"
+            yield replace(finding, level="note", title=title)
 
 
 # --- the headline ---------------------------------------------------------------------------------
@@ -86,7 +104,7 @@ def headline(run: RunContents, findings: Sequence[Finding]) -> str:
     for finding in findings:
         if finding.clause:
             clauses[finding.level].append(finding.clause)
-        if finding.level == "good" and finding.chart in ("held_out", "reward"):
+        if finding.level == "good" and finding.chart in GAINS:
             learns = finding.clause
     worst = (clauses["bad"] or clauses["warning"])[:NAMED]
     if worst:

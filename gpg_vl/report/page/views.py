@@ -9,7 +9,7 @@ from typing import Any
 from gpg_vl.evaluation.statistics import interval
 from gpg_vl.report.page.contents import Evaluation, Row, RunContents, read_run
 from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
-from gpg_vl.report.page.finding import column
+from gpg_vl.report.page.finding import column, several
 from gpg_vl.report.page.gallery import gallery_groups
 from gpg_vl.report.page.line_chart import sparkline
 from gpg_vl.report.page.pictures import PagePictures
@@ -131,5 +131,10 @@ def _of_steps(steps: Sequence[Row]) -> Iterator[KeyFigure]:
         if not values:
             continue
         last = values[-max(1, len(values) // SHARE) :]
-        value = pattern.format(fmean(last)).replace("%", " %")
-        yield KeyFigure(metric=metric, name=name, value=value, spark=sparkline(values))
+        yield KeyFigure(
+            metric=metric,
+            name=name,
+            value=pattern.format(fmean(last)).replace("%", " %"),
+            note=f"mean of the last {several(len(last), 'step')}" if len(last) > 1 else "",
+            spark=sparkline(values),
+        )

@@ -267,6 +267,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _with_code
+    environment.filters["sentence"] = _sentence
     environment.globals["term"] = _term
     environment.globals["word"] = _word
     return environment
@@ -284,6 +285,11 @@ def _with_code(text: str) -> Markup:
     for place, piece in enumerate(pieces):
         html += Markup("<code>{}</code>").format(piece) if place % 2 else escape(piece)
     return html
+
+
+def _sentence(text: str) -> str:
+    """Return words as a sentence."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def _term(metric: str, text: str) -> Markup:

@@ -185,7 +185,12 @@ def test_the_worst_comes_first_and_names_the_headline():
     said = verdict(run_of(evaluations=blind, left_out=[{"step": 0, "why": "no image"}]))
     assert said.headline == "It learns, but it does not look at the pictures."
     levels = [finding.level for finding in said.findings]
-    assert levels == ["bad", "note", "good", "good"]
+    # what it gained is no praise beside the shortcut, and nothing else is either
+    assert levels == ["bad", "note", "note"]
+    gain = next(finding for finding in said.findings if finding.chart == "held_out")
+    assert gain.title == (
+        "What it gained is the shortcut: held-out accuracy rose from 50.0 % to 80.0 %."
+    )
 
 
 def test_a_run_without_anything_is_described():
@@ -482,7 +487,11 @@ def test_one_place_of_the_options():
     first = tuple(options(n, "x" if n % 2 else "A") for n in range(100))
     finding = of(answers_seen.one_place, evaluations=[evaluation("after", first)])
     assert finding.title == "It names option 1 in 100.0 % of the questions."
-    assert "number 1 in 90.0 % of them, evenly it would be 33.3 %" in finding.evidence
+    assert (
+        "number 1 in 90.0 % of them, which is what naming it always scores; evenly it would be "
+        "33.3 %" in finding.evidence
+    )
+    assert (finding.level, finding.is_shortcut) == ("bad", True)
     assert finding.advice.startswith("Shuffle the options")
     fair = tuple(options(n, "xyz"[n % 3]) for n in range(100))
     assert answers_seen.one_place(run_of(evaluations=[evaluation("after", fair)])) is None

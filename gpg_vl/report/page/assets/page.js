@@ -328,8 +328,9 @@ function answerRow(card, answer, index) {
   facts.append(reasonPart);
   if (answer.read) facts.append(make("span", { dir: "auto" }, "read: ", make("b", { text: answer.read })));
   const weight = answer.weight;
-  const sign = weight !== null && weight > 0 ? "+" : "";
-  facts.append(make("span", { class: "weight", text: `weight ${weight === null ? "–" : sign + shown(weight, 3)}` }));
+  // runs of older releases did not write weights down, and a group that is not used has none
+  const words = weight === null ? "" : `weight ${weight > 0 ? "+" : ""}${shown(weight, 3)}`;
+  facts.append(make("span", { class: "weight", title: "above 0: made likelier", text: words }));
   for (const [name, part] of Object.entries(answer.parts)) facts.append(make("span", { text: `${name} ${shown(part)}` }));
   if (answer.tokens) facts.append(make("span", { text: `${answer.tokens} tokens${answer.cut ? ", cut at the limit" : ""}` }));
   row.append(reward, facts, make("p", { class: "text", dir: "auto", text: answer.text || "(empty)" }));
@@ -392,14 +393,19 @@ function startGallery(keepPlace) {
   showGlance();
 }
 
-// A picture says more than a curve: some questions of the last step, with a typical answer each.
+// A picture says more than a curve: some questions of the last steps, with a typical answer each.
 function showGlance() {
   const run = data.runs[0];
-  const last = run.steps[run.steps.length - 1];
-  const groups = run.groups.filter((group) => group.step === last || group.step === run.steps[run.steps.length - 2]);
+  const groups = run.groups.filter((group) => group.step >= run.steps[Math.max(0, run.steps.length - 6)]);
   const pictured = groups.filter((group) => group.images.some((image) => image.key));
-  const some = (pictured.length ? pictured : groups).slice(-4);
+  const byMean = (pictured.length ? pictured : groups).slice(-24).sort((one, other) => one.mean - other.mean);
+  // the worst, the best and two between: four right answers would flatter it
+  const places = once([0, 1, 2, 3].map((third) => Math.round((third * (byMean.length - 1)) / 3)));
+  const some = byMean.map((group, place) => (places.includes(place) ? group : null)).filter((group) => group);
   byId("glance").hidden = !some.length;
+  for (const legend of document.querySelectorAll(".boxes-legend")) {
+    legend.hidden = !data.runs.some((one) => one.groups.some((group) => group.true_boxes.length));
+  }
   const cards = some.map((group) => {
     const byReward = [...group.answers].sort((one, other) => (one.reward || 0) - (other.reward || 0));
     const typical = byReward[Math.floor(byReward.length / 2)];
