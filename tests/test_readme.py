@@ -372,7 +372,8 @@ def test_the_tree_names_every_module_and_nothing_else():
         if path.parent != package
     }
     drawn = {path for path in tree() if path.startswith("gpg_vl/")} - {"gpg_vl/"}
-    assert drawn - modules - folders == set(), "in the tree of docs/architecture.md, but not here"
+    others = {path for path in drawn if path.endswith("/") and (ROOT / path).is_dir()}
+    assert drawn - modules - others == set(), "in the tree of docs/architecture.md, but not here"
     assert (modules | folders) - drawn == set(), "missing in the tree of docs/architecture.md"
 
 
