@@ -127,7 +127,7 @@ def learning(run: RunContents) -> Finding | None:
         return Finding(
             level="good",
             title=f"It is learning: held-out accuracy rose {course}.",
-            evidence=_held_out_evidence(change),
+            evidence=_held_out_evidence(change) + _unmoved_tasks(change),
             section="evaluation",
             chart="held_out",
             items=gained[:EXAMPLES],
@@ -188,6 +188,12 @@ def _held_out_evidence(change: Change) -> str:
         f"{points(row.difference.low, row.difference.high)}; {row.gained:,} answered better, "
         f"{row.lost:,} worse."
     )
+
+
+def _unmoved_tasks(change: Change) -> str:
+    """Return a sentence on the tasks in which no gain is seen, which a mean over all hides."""
+    unmoved = [quoted(row.name) for row in change.rows[1:] if row.difference.low <= 0]
+    return f" No gain is seen in {listed(unmoved)}." if unmoved else ""
 
 
 def a_task_falls(run: RunContents) -> Finding | None:

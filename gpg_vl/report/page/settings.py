@@ -216,7 +216,7 @@ def _figures(run: RunContents) -> Iterator[tuple[str, str]]:
     trained = sum(row.get("trained_tokens") or 0 for row in run.steps)
     yield "steps", f"{run.last_step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
     if seconds:
-        yield "time in steps", duration(seconds)
+        yield "time in steps, without evaluations and warm-up", duration(seconds)
         yield "seconds per step", f"{seconds / len(run.steps):.3g}"
     if sampled:
         yield "sampled tokens", f"{sampled:,.0f}"
