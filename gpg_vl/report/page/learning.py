@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from gpg_vl.errors import command
+from gpg_vl.errors import command, one_line
 from gpg_vl.evaluation.compare import Comparison, compare
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, interval
@@ -192,7 +192,7 @@ def _held_out_evidence(change: Change) -> str:
 
 def _unmoved_tasks(change: Change) -> str:
     """Return a sentence on the tasks in which no gain is seen, which a mean over all hides."""
-    unmoved = [quoted(row.name) for row in change.rows[1:] if row.difference.low <= 0]
+    unmoved = [one_line(row.name, 60) for row in change.rows[1:] if row.difference.low <= 0]
     return f" No gain is seen in {listed(unmoved)}." if unmoved else ""
 
 
