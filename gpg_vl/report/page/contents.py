@@ -6,6 +6,7 @@ nothing to show, and a file that cannot be read is named on the page. Nothing is
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,10 +18,13 @@ import yaml
 from gpg_vl.errors import UserError, one_line
 from gpg_vl.evaluation import records
 from gpg_vl.evaluation.records import Record
+from gpg_vl.report.page.texts import plain
 from gpg_vl.run_folder import complete_checkpoints
 from gpg_vl.run_folder.left_out import LEFT_OUT
 from gpg_vl.run_folder.metric_rows import METRICS, row_kind
 
+MAX_GROUPS = 2000
+"""Groups whose answers are read: rules judge them, and a page shows them or a part of them."""
 MAX_STEPS = 250
 """Steps of which a page shows answers; of a longer run they are chosen at equal distances."""
 SILENT_MINUTES = 10.0
@@ -132,11 +136,18 @@ class RunContents:
         return None
 
 
-def read_run(path: Path, *, max_groups: int = 2000, now: datetime | None = None) -> RunContents:
+def read_run(
+    path: Path,
+    *,
+    max_groups: int = MAX_GROUPS,
+    has_ended: bool = False,
+    now: datetime | None = None,
+) -> RunContents:
     """Read a run folder.
 
     Args:
         max_groups: largest number of groups whose answers are returned.
+        has_ended: True if it is known that the run does not go on.
         now: the present time, by which a running run is told from one that crashed.
 
     Raises:
@@ -159,11 +170,16 @@ def read_run(path: Path, *, max_groups: int = 2000, now: datetime | None = None)
     total_steps = total if isinstance(total, int) else 0
     files = _rollout_files(path)
     chosen = evenly(sorted(files), MAX_STEPS)
-    groups, count = _groups(files, chosen, max_groups, problems)
+    # where the pictures of informative groups are kept, a picture says something of the rewards
+    kept = (config.get("run_folder") or {}).get("pictures")
+    groups, count = _groups(
+        files, chosen, max_groups, problems, pictured_first=kept != "informative"
+    )
+    state = _state(rows, kinds["step"], total_steps, now or datetime.now(UTC))
     return RunContents(
         path=path,
-        name=str(config.get("name", path.resolve().name)),
-        state=_state(rows, kinds["step"], total_steps, now or datetime.now(UTC)),
+        name=plain(str(config.get("name", path.resolve().name))),
+        state="stopped" if has_ended and state == "running" else state,
         total_steps=total_steps,
         config=config,
         environment=environment,
@@ -208,7 +224,7 @@ def read_evaluations(path: Path, steps: Sequence[Row], problems: list[str]) -> l
         stem, _, when = file.stem.rpartition("-")
         settings = loaded[0].settings
         blank = bool(settings.get("blank"))
-        step = int(when) if when.isdigit() else (0 if when == "before" else last)
+        step = int(when) if when.isdigit() else (0 if when == "before" else _step_of(loaded, last))
         known = when.isdigit() or when in ("before", "after", "blank")
         benchmark = str(settings.get("benchmark") or (stem if known else file.stem))
         moment = "blank" if blank else when if known else file.stem
@@ -217,8 +233,17 @@ def read_evaluations(path: Path, steps: Sequence[Row], problems: list[str]) -> l
                 benchmark=benchmark, when=moment, step=step, blank=blank, records=tuple(loaded)
             )
         )
-    order = {"before": 0, "after": 2, "blank": 3}
-    return sorted(found, key=lambda one: (one.benchmark, order.get(one.when, 1), one.step))
+    return sorted(found, key=lambda one: (one.benchmark, one.blank, one.step))
+
+
+def _step_of(some: Sequence[Record], last: int) -> int:
+    """Return the step that an evaluation at the end was made at: a run may have gone on since.
+
+    Args:
+        last: the newest step, where the records do not say it.
+    """
+    named = re.search(r", step (\d+)$", str(some[0].about.get("model", "")))
+    return int(named[1]) if named else last
 
 
 def _state(rows: Sequence[Row], steps: Sequence[Row], total: int, now: datetime) -> State:
@@ -254,13 +279,22 @@ def _rollout_files(path: Path) -> dict[int, list[Path]]:
 
 
 def _groups(
-    files: Mapping[int, Sequence[Path]], steps: Sequence[int], most: int, problems: list[str]
+    files: Mapping[int, Sequence[Path]],
+    steps: Sequence[int],
+    most: int,
+    problems: list[str],
+    *,
+    pictured_first: bool,
 ) -> tuple[list[GroupRow], int]:
     """Return groups of the chosen steps, and how many there are in all files that were read.
 
-    Of each step equally many: those with a kept picture first, then in the order of the prompts.
-    Rewards play no part in the choice, so that shares of what is shown are those of the run.
+    Of each step equally many, in the order of the prompts. Rewards play no part in the choice, so
+    that shares of what is shown are those of the run.
+
+    Args:
+        pictured_first: those with a kept picture come first.
     """
+    steps = evenly(steps, most)
     share = max(1, most // max(1, len(steps)))
     chosen: list[GroupRow] = []
     count = 0
@@ -270,10 +304,19 @@ def _groups(
             # the files of the last step may be half written
             rows += _read(file, _rows_of_answers, problems if step != max(files) else []) or []
         count += len(rows)
-        rows.sort(key=lambda row: (not _has_picture(row), row.get("draw", 0)))
+        rows.sort(key=lambda row: (pictured_first and not _has_picture(row), row.get("draw", 0)))
         kept = sorted(rows[:share], key=lambda row: row.get("draw", 0))
-        chosen += [GroupRow(step=step, row=row) for row in kept]
-    return chosen[:most], count
+        chosen += [GroupRow(step=step, row=_without_tokens(row)) for row in kept]
+    return chosen, count
+
+
+def _without_tokens(row: Row) -> Row:
+    """Return a group without the ids and log-probabilities of its tokens, which take most room."""
+    answers: list[Row] = []
+    for answer in row.get("answers") or ():
+        short = {name: answer[name] for name in answer if name not in ("token_ids", "logprobs")}
+        answers.append({**short, "tokens": len(answer.get("token_ids") or ())})
+    return {**row, "answers": answers}
 
 
 def _has_picture(row: Row) -> bool:

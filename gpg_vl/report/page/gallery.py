@@ -1,7 +1,6 @@
 """Choose what the gallery of answers shows, and write it as the page's script reads it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gpg_vl.report.page.contents import GroupRow, RunContents
@@ -19,8 +18,8 @@ def gallery_groups(run: RunContents, pictures: PagePictures) -> list[dict[str, A
     """
     images: dict[int, list[dict[str, Any]]] = {}
     for place in spread_order(len(run.groups)):
-        names = run.groups[place].row.get("images") or ()
-        images[place] = [pictures.add(run.path, _found(name, run.path)) for name in names]
+        images_of = run.groups[place].row.get("images") or ()
+        images[place] = [pictures.add(run.path, found) for found in images_of]
     return [_group(group, images[place]) for place, group in enumerate(run.groups)]
 
 
@@ -61,7 +60,7 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     reason = plain(answer.get("reason", ""))
     return {
         "text": shortened(answer.get("text", "")),
-        "tokens": len(answer.get("token_ids") or ()),
+        "tokens": answer.get("tokens", 0),
         "cut": answer.get("finish") == "length",
         "reward": _number(answer.get("reward")),
         "weight": _number(answer.get("weight")),
@@ -95,12 +94,3 @@ def _boxes(value: Any) -> list[list[float]]:
         if len(box) == 4 and all(isinstance(edge, int | float) for edge in box):
             boxes.append([round(float(edge), 2) for edge in box])
     return boxes[:MOST_BOXES]
-
-
-def _found(image: Any, run: Path) -> Mapping[str, Any]:
-    """Return how to find a picture of a row; older releases wrote a name in `images/` or a path."""
-    if isinstance(image, Mapping):
-        return image
-    name = str(image)
-    inside = "/" not in name and (run / "images" / name).is_file()
-    return {"file": f"images/{name}"} if inside else {"file": None, "original": name}

@@ -37,7 +37,9 @@ LONG_TRUTH = 40
 """Characters of the longest text whose answers are searched for lists of options."""
 SAME_TRUTHS = 3
 """Number of different truths for which one answer may not be fully right."""
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![A-Za-z\d.])-?\d+(?:\.\d+)?")
+_FORMULA = re.compile(r"[/^\\*×·√=%²³]|\d[eE][+-]?\d|\bpi\b|π")
+"""Signs of a value that is more than one plain number or a list of them."""
 _BETWEEN = re.compile(r"[,;/|\n]|\bor\b|\band\b", re.IGNORECASE)
 """What stands between the members of a list of options."""
 
@@ -132,8 +134,18 @@ def _is_another(group: GroupRow, answer: Row) -> bool:
         return False
     given = _read(answer)
     whole = lenient_number(given)
-    numbers = [float(word) for word in _NUMBER.findall(given)] if whole is None else [whole]
-    return any(abs(number - truth) > NEAR * abs(truth) for number in numbers)
+    if whole is not None:
+        return _differs(whole, truth)
+    if _FORMULA.search(given):  # a fraction, a power or a unit: its verifier reads more than this
+        return False
+    return any(_differs(float(word), truth) for word in _NUMBER.findall(given))
+
+
+def _differs(number: float, truth: float) -> bool:
+    """Return True for another number; counts and years must be equal, measures only near."""
+    if number.is_integer() and truth.is_integer():
+        return number != truth
+    return abs(number - truth) > NEAR * abs(truth)
 
 
 def _offers_several(group: GroupRow, answer: Row) -> bool:
