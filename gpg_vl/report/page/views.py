@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from gpg_vl.evaluation.statistics import interval
-from gpg_vl.report.page.contents import Evaluation, Row, RunContents, read_run
+from gpg_vl.report.page.contents import Evaluation, Row, RunContents
 from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
 from gpg_vl.report.page.finding import column, several
 from gpg_vl.report.page.gallery import gallery_groups
@@ -54,14 +53,17 @@ class RunView:
         of = f" of {run.total_steps:,}" if run.total_steps else ""
         return f"{STATE_WORDS[run.state]}, step {run.last_step:,}{of}"
 
-    @property
-    def note(self) -> str:
-        """Sentence on which groups are shown; empty = all are."""
+    def note(self, shown: int) -> str:
+        """Return a sentence on which groups are shown; empty = all are.
+
+        Args:
+            shown: number of the groups that are.
+        """
         run, parts = self.contents, list[str]()
         if run.read_steps < run.sampled_steps:
             parts.append(f"{run.read_steps:,} of {run.sampled_steps:,} steps")
-        if len(self.groups) < run.group_count:
-            parts.append(f"{len(self.groups):,} of the {run.group_count:,} groups of these steps")
+        if shown < run.group_count:
+            parts.append(f"{shown:,} of the {run.group_count:,} groups of these steps")
         if not parts:
             return ""
         return (
@@ -70,18 +72,13 @@ class RunView:
         )
 
 
-def view_of(run: Path, index: int, pictures: PagePictures, max_groups: int) -> RunView:
-    """Read a run and return its view.
+def view_of(contents: RunContents, index: int, pictures: PagePictures) -> RunView:
+    """Return the view of a run.
 
     Args:
         index: number of the run in the page, from 0.
         pictures: gets the pictures of the run.
-        max_groups: largest number of groups whose answers are shown.
-
-    Raises:
-        UserError: the folder holds no run.
     """
-    contents = read_run(run, max_groups=max_groups)
     return RunView(
         index=index,
         contents=contents,

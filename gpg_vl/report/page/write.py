@@ -22,6 +22,7 @@ from gpg_vl import __version__
 from gpg_vl.config.paths import write_whole
 from gpg_vl.errors import UserError
 from gpg_vl.report.page.comparison import ComparisonView, comparison_view, runs_of
+from gpg_vl.report.page.contents import MAX_GROUPS, evenly, read_run
 from gpg_vl.report.page.curves import Section, charts
 from gpg_vl.report.page.evaluations import BenchmarkPart
 from gpg_vl.report.page.glossary import Term, term_of, terms, word
@@ -30,9 +31,9 @@ from gpg_vl.report.page.texts import line
 from gpg_vl.report.page.views import RunView, view_of
 
 MAX_BYTES = 15_000_000
-"""Largest size of a page. Where all groups do not fit, half of them are shown, and so on."""
-MAX_GROUPS = 2000
-"""Largest number of groups whose answers a page shows, of all its runs."""
+"""Largest size of a page. Where all groups and questions do not fit, half of them are shown..."""
+LEAST_PART = 1 / 256
+"""Smallest part of them that is tried."""
 ITEM_PICTURE_BYTES = 3_000_000
 """Largest size of the pictures of held-out questions, as base64."""
 GROUP_PICTURE_BYTES = 5_000_000
@@ -46,18 +47,21 @@ LEVEL_WORDS = {"good": "good", "note": "note", "warning": "warning", "bad": "tro
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def write_page(runs: Sequence[Path], to: Path, *, pictures: bool = True) -> Path:
+def write_page(
+    runs: Sequence[Path], to: Path, *, pictures: bool = True, has_ended: bool = False
+) -> Path:
     """Write the page of runs, and return its file.
 
     Args:
         runs: run folders; several lie over each other in the curves.
         to: the HTML file. It appears when it is complete.
         pictures: False = no picture is in the page, for a page that leaves the machine.
+        has_ended: True if it is known that the runs do not go on.
 
     Raises:
         UserError: a folder holds no run.
     """
-    write_whole(to, page_of(runs, to.parent, pictures=pictures))
+    write_whole(to, _page_that_fits(runs, to.parent, pictures=pictures, has_ended=has_ended))
     return to
 
 
@@ -95,18 +99,16 @@ def check_replaceable(file: Path) -> None:
         )
 
 
-def page_of(
-    runs: Sequence[Path], folder: Path, *, pictures: bool = True, live: bool = False
-) -> str:
-    """Return the page of runs as HTML of at most `MAX_BYTES`.
+def live_page_of(run: Path, version: str) -> str:
+    """Return the page of a run that looks for what is new, at the server that it comes from.
 
     Args:
-        runs: run folders.
-        folder: folder of the page; pictures in full size are named from there.
-        pictures: False = without pictures.
-        live: True = the page looks for what is new, at the server that it comes from.
+        version: text by which the page knows that there is something newer; not empty.
+
+    Raises:
+        UserError: the folder holds no run.
     """
-    return _page_that_fits(runs, folder, pictures=pictures, live=live)
+    return _page_that_fits([run], run, live=version)
 
 
 def _page_that_fits(
@@ -115,20 +117,25 @@ def _page_that_fits(
     *,
     compared: tuple[Path, Path] | None = None,
     pictures: bool = True,
-    live: bool = False,
+    has_ended: bool = False,
+    live: str = "",
 ) -> str:
-    """Return a page that is not too large: with fewer groups where it would be."""
-    most = MAX_GROUPS // max(1, len(runs))
+    """Return a page that is not too large: with a part of the groups and questions if need be."""
+    shelf = PagePictures(folder, wanted=pictures)
+    shelf.allow(ITEM_PICTURE_BYTES)
+    comparison = comparison_view(*compared, shelf) if compared else None
+    shelf.allow(GROUP_PICTURE_BYTES)
+    views: list[RunView] = []
+    for index, run in enumerate(runs):
+        # answers of all runs together are as many as those of one
+        contents = read_run(run, max_groups=MAX_GROUPS // len(runs), has_ended=has_ended)
+        views.append(view_of(contents, index, shelf))
+    part = 1.0
     while True:
-        shelf = PagePictures(folder, wanted=pictures)
-        shelf.allow(ITEM_PICTURE_BYTES)
-        comparison = comparison_view(*compared, shelf) if compared else None
-        shelf.allow(GROUP_PICTURE_BYTES)
-        views = [view_of(run, index, shelf, most) for index, run in enumerate(runs)]
-        html = _page(views, comparison, shelf, live=live)
-        if len(html.encode()) <= MAX_BYTES or most <= 1:
+        html = _page(views, comparison, shelf, part=part, live=live)
+        if len(html.encode()) <= MAX_BYTES or part <= LEAST_PART:
             return html
-        most //= 2
+        part /= 2
 
 
 def _page(
@@ -136,17 +143,19 @@ def _page(
     comparison: ComparisonView | None,
     pictures: PagePictures,
     *,
-    live: bool,
+    part: float,
+    live: str,
 ) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML, with a part of its groups and of its questions."""
     parts = charts([view.contents for view in views])
     script = _asset("page.js")
-    data = {
-        "runs": [_run_data(view) for view in views],
-        "benchmarks": list(_benchmark_data(views, comparison)),
-        "pictures": pictures.data,
+    data: dict[str, Any] = {
+        "runs": [_run_data(view, part) for view in views],
+        "benchmarks": list(_benchmark_data(views, comparison, part)),
         "charts": _chart_data(parts),
     }
+    shown = _picture_keys(data)
+    data["pictures"] = {key: url for key, url in pictures.data.items() if key in shown}
     names = [line(view.contents.name, 60) for view in views]
     if comparison is not None:
         names = list(comparison.sides)
@@ -165,7 +174,7 @@ def _page(
             data=_packed(data),
             style=Markup(_asset("page.css") + _asset("curves.css")),
             script=Markup(script),
-            policy=_policy(script, live=live),
+            policy=_policy(script, live=bool(live)),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
             version=__version__,
             level_words=LEVEL_WORDS,
@@ -185,30 +194,45 @@ def _sections(
             yield name, name
 
 
-def _run_data(view: RunView) -> dict[str, Any]:
-    return {"name": line(view.contents.name, 60), "groups": view.groups, "note": view.note}
+def _run_data(view: RunView, part: float) -> dict[str, Any]:
+    groups = evenly(view.groups, max(1, round(part * len(view.groups))))
+    name, note = line(view.contents.name, 60), view.note(len(groups))
+    return {"name": name, "groups": groups, "note": note}
+
+
+def _picture_keys(data: dict[str, Any]) -> set[str]:
+    """Return the keys of the pictures that groups and questions show."""
+    entries: list[dict[str, Any]] = []
+    for run in data["runs"]:
+        entries += run["groups"]
+    for benchmark in data["benchmarks"]:
+        entries += benchmark["items"]
+    keys: set[str] = set()
+    for entry in entries:
+        keys.update(image["key"] for image in entry["images"])
+    return keys
 
 
 def _benchmark_data(
-    views: Sequence[RunView], comparison: ComparisonView | None
+    views: Sequence[RunView], comparison: ComparisonView | None, share: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the questions of each benchmark, one by one: of the comparison, then of the runs."""
     if comparison is not None:
         for compared in comparison.parts:
-            yield _items_data(compared.part, f"{compared.part.name}, both")
+            yield _items_data(compared.part, f"{compared.part.name}, both", share)
     for view in views:
         for part in view.benchmarks:
             run = f" ({line(view.contents.name, 60)})" if len(views) > 1 else ""
-            yield _items_data(part, f"{part.name}{run}")
+            yield _items_data(part, f"{part.name}{run}", share)
 
 
-def _items_data(part: BenchmarkPart, name: str) -> dict[str, Any]:
+def _items_data(part: BenchmarkPart, name: str, share: float) -> dict[str, Any]:
     return {
         "name": name,
         "columns": part.columns,
         "blank": part.blank,
         "changes": part.changes,
-        "items": part.items,
+        "items": evenly(part.items, max(1, round(share * len(part.items)))),
     }
 
 
