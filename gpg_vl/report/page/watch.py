@@ -32,7 +32,7 @@ SILENCE = 300.0
 SHOWN_VERSION = 'data-live="version"'
 """Part of a live page that is replaced by its version, so that the browser knows what it shows."""
 NO_PICTURES = {"image/svg+xml"}
-"""Kinds of picture that are programs too: a browser would run their scripts as those of the page."""
+"""Kinds of picture that are programs too: a browser would run their scripts for the page."""
 
 
 class LivePage:
