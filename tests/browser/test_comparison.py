@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gpg_vl.report.page.write import write_comparison, write_page
 from gpg_vl.run_folder import evaluation_path
@@ -11,12 +12,16 @@ from tests import made_runs
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
-    """Two runs with other numbers of steps, so that the second answers better."""
+    """Two runs: the second took more steps with another rate, and answers better."""
     folder = tmp_path_factory.mktemp("sides")
-    return [
+    both = [
         made_runs.make(folder, "short", steps=5, total=40, moments=["before", "after"]),
         made_runs.make(folder, "long", steps=30, total=40, moments=["before", "after"]),
     ]
+    config = yaml.safe_load((both[1] / "config.yaml").read_text())
+    config["optimizer"]["lr"] = 0.125
+    (both[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    return both
 
 
 @pytest.fixture
@@ -31,7 +36,8 @@ def test_two_runs_are_compared(compared):
     assert table.locator("tbody tr").count() == 4, "all, and the three tasks"
     assert "is better by" in section.locator(".headline").first.inner_text()
     settings = section.get_by_role("region", name="Settings that differ")
-    assert settings.locator("tbody th").all_inner_texts() == []
+    assert settings.locator("tbody th").all_inner_texts() == ["optimizer.lr"]
+    assert settings.locator("tbody td").nth(1).inner_text() == "0.125"
 
 
 def test_the_questions_are_filtered_by_what_became_of_them(compared):
@@ -48,7 +54,8 @@ def test_the_questions_are_filtered_by_what_became_of_them(compared):
 def test_boxes_of_both_sides_are_told_apart(compared):
     tab = compared.tab
     tab.locator("#item-tag").select_option(label="box")
-    card = tab.locator("article.item:has(rect.second)").first
+    both = "article.item:has(rect.second):has(rect.answered:not(.second))"
+    card = tab.locator(both).first
     looks = "one => [getComputedStyle(one).stroke, getComputedStyle(one).strokeDasharray]"
     first = card.locator("rect.answered:not(.second)").first.evaluate(looks)
     second = card.locator("rect.answered.second").first.evaluate(looks)

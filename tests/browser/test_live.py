@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -190,14 +190,10 @@ def test_a_run_folder_that_vanishes_is_said(page, run):
     page.complaints.clear()
 
 
-def test_a_large_picture_comes_in_full_size_from_the_run_folder(
-    page: Live, run: Path, tmp_path: Path
-):
-    sample = replace(
-        made_runs.samples()[0], images=(made_runs.photograph(1),), sizes=((640, 480),)
-    )
-    group: Callable[..., Any] = made_runs.group
-    groups = [group(sample, 99, [made_runs.completion("<answer>1</answer>")], made_runs.verifiers())]
+def test_a_large_picture_comes_in_full_size_from_the_run_folder(page, run):
+    sample = replace(made_runs.samples()[0], images=(made_runs.photograph(1),), sizes=((640, 480),))
+    answers = [made_runs.completion("<answer>1</answer>")]
+    groups = [made_runs.group(sample, 99, answers, made_runs.verifiers())]
     log = RunFolder(run, rank=0, pictures="all", true_boxes=made_runs.verifiers().true_boxes)
     log.rollouts(4, groups, groups, made_runs.weights_of(groups))
     log.metrics(4, made_runs.numbers(4, groups))
@@ -205,7 +201,7 @@ def test_a_large_picture_comes_in_full_size_from_the_run_folder(
     small = page.tab.locator("article.group figure.picture").first
     assert small.locator("img").evaluate("image => image.naturalWidth") == 320
     small.click()
-    page.waits_for("640 x 480 pixels, full size", "#zoom-note-place, #zoom")
+    page.waits_for("640 x 480 pixels, full size", "#zoom")
     image = page.tab.locator("#zoom img")
     assert image.evaluate("image => image.naturalWidth") == 640
     assert image.get_attribute("src").startswith(f"{page.address}images/")

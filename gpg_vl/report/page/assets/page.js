@@ -534,12 +534,14 @@ function nearest(xs, x) {
   return best;
 }
 
+const stepsOf = (lines) => lines.reduce((one, line) => (line.x.length > one.length ? line.x : one), []);
+
 function sayValues(figure, chart, x) {
   const svg = figure.querySelector(":scope > svg");
   const { frame, lines } = chart;
-  const longest = lines.reduce((one, other) => (other.x.length > one.x.length ? other : one), lines[0]);
-  if (!longest || !longest.x.length) return;
-  const step = longest.x[nearest(longest.x, x)];
+  const xs = stepsOf(lines);
+  if (!xs.length) return;
+  const step = xs[nearest(xs, x)];
   figure.dataset.step = step;
   const across = frame.left + ((step - frame.x[0]) / (frame.x[1] - frame.x[0] || 1)) * (frame.right - frame.left);
   let cursor = svg.querySelector(".cursor");
@@ -583,9 +585,11 @@ function startCurves() {
     figure.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
       event.preventDefault();
-      const by = ((frame.x[1] - frame.x[0]) / 40) * (event.key === "ArrowLeft" ? -1 : 1);
-      const from = figure.dataset.step === undefined ? frame.x[1] : Number(figure.dataset.step) + by;
-      sayValues(figure, chart, Math.min(frame.x[1], Math.max(frame.x[0], from)));
+      const xs = stepsOf(chart.lines);
+      const last = xs.length - 1;
+      const by = Math.max(1, Math.round(last / 40)) * (event.key === "ArrowLeft" ? -1 : 1);
+      const place = figure.dataset.step === undefined ? last : nearest(xs, Number(figure.dataset.step)) + by;
+      sayValues(figure, chart, xs[Math.min(last, Math.max(0, place))]);
     });
   }
 }
