@@ -1,13 +1,16 @@
 """Serve the page of a run on this machine, made again while the run writes."""
 
+import hashlib
 import mimetypes
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gpg_vl.errors import UserError, command, one_line
@@ -24,6 +27,12 @@ REST = 4.0
 """A page is made again no sooner than after so many times the seconds that the last one took."""
 WATCHED = (METRICS, "rollouts", "evaluation", "checkpoints", "left_out.jsonl", "config.yaml")
 """Files and folders of a run that change when it writes."""
+SILENCE = 300.0
+"""A page is made again after so many seconds at the latest: a run that no longer writes stopped."""
+SHOWN_VERSION = 'data-live="version"'
+"""Part of a live page that is replaced by its version, so that the browser knows what it shows."""
+NO_PICTURES = {"image/svg+xml"}
+"""Kinds of picture that are programs too: a browser would run their scripts for the page."""
 
 
 class LivePage:
@@ -54,22 +63,23 @@ class LivePage:
             if not self._html or self.version() != self._version:
                 newest = self._newest()  # before it is read: what comes meanwhile is new
                 began = self._clock()
-                self._html = page_of([self.run], self.run, live=True)
+                page = page_of([self.run], self.run, live=True)
+                self._html = page.replace(SHOWN_VERSION, f'data-live="{newest}"', 1)
                 ended = self._clock()
                 self._rests_until = ended + REST * (ended - began)
                 self._version = newest
             return self._html
 
     def _newest(self) -> str:
-        """Return the times and sizes of what the run writes."""
-        stamps: list[str] = []
+        """Return a digest of the times and sizes of what the run writes."""
+        stamps = [str(self._clock() // SILENCE)]
         for name in WATCHED:
             try:
                 stat = (self.run / name).stat()
             except OSError:  # it is not there yet
                 continue
             stamps.append(f"{name} {stat.st_mtime_ns} {stat.st_size}")
-        return "; ".join(stamps)
+        return hashlib.sha256("; ".join(stamps).encode()).hexdigest()[:16]
 
 
 def serve(run: Path, port: int, log: Callable[[str], None]) -> None:
@@ -121,6 +131,11 @@ class _Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = HOST, self.socket.getsockname()[1]
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that left before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers of the server: the page, its version, pictures of the run in full size."""
@@ -128,6 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
     def __init__(self, page: LivePage, *arguments: object) -> None:
         self.page = page
         super().__init__(*arguments)  # pyright: ignore[reportArgumentType]
+
+    def do_HEAD(self) -> None:
+        """Answer a request for the head of an answer only."""
+        self.do_GET()
 
     def do_GET(self) -> None:
         """Answer a request."""
@@ -152,15 +171,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_picture(self, path: str) -> None:
         """Send a kept picture of the run; nothing else of the machine."""
+        kind = mimetypes.guess_type(path)[0] or ""
+        is_picture = kind.startswith("image/") and kind not in NO_PICTURES
+        try:
+            content = self._kept(path) if is_picture else None
+        except (OSError, ValueError):  # no file can have this name: a NUL, thousands of letters
+            content = None
+        if content is None:
+            self._send(404, "text/plain", b"there is no such picture")
+        else:
+            self._send(200, kind, content)
+
+    def _kept(self, path: str) -> bytes | None:
+        """Return the bytes of a file right in the folder of pictures; None if there is none."""
         folder = (self.page.run / PICTURES).resolve()
         name = path.removeprefix(f"/{PICTURES}/")
-        file = folder / name
-        kind = mimetypes.guess_type(name)[0] or ""
-        is_inside = name != path and file.resolve().parent == folder
-        if not is_inside or not kind.startswith("image/") or not file.is_file():
-            self._send(404, "text/plain", b"there is no such picture")
-            return
-        self._send(200, kind, file.read_bytes())
+        file = (folder / name).resolve()
+        if name == path or file.parent != folder or not file.is_file():
+            return None
+        return file.read_bytes()
 
     def _send(self, code: int, kind: str, content: bytes) -> None:
         self.send_response(code)
@@ -169,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         """Write nothing: requests of a browser are no news."""

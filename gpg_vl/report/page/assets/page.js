@@ -12,7 +12,7 @@ const MOST_ENLARGED = 4;
 const SHORT = 60; // characters of answers that stand in columns
 
 let data = { runs: [], benchmarks: [], pictures: {}, charts: {} };
-const view = { run: 0, page: 0, current: 0, question: null, found: [] };
+const view = { run: 0, page: 0, current: 0, question: null, found: [], whole: new Set() };
 const itemView = { page: 0, found: [] };
 
 // --- making elements ------------------------------------------------------------------------------
@@ -43,7 +43,8 @@ const once = (values) => [...new Set(values)];
 
 // --- pictures and boxes -----------------------------------------------------------------------------
 
-function boxesOf(size, trueBoxes, answered) {
+// boxes: { truth, answered: those of each answer, sides: true if the answers are of two models }
+function boxesOf(size, boxes) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "boxes");
   svg.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
@@ -59,12 +60,14 @@ function boxesOf(size, trueBoxes, answered) {
     if (answer !== undefined) rect.dataset.answer = answer;
     svg.append(rect);
   };
-  answered.forEach((boxes, answer) => boxes.forEach((box) => draw(box, "answered", answer)));
-  trueBoxes.forEach((box) => draw(box, "true"));
+  boxes.answered.forEach((own, answer) => own.forEach((box) => draw(box, markOf(boxes.sides, answer), answer)));
+  boxes.truth.forEach((box) => draw(box, "true"));
   return svg;
 }
 
-function pictureFigure(image, number, of, trueBoxes, answered, scale) {
+const markOf = (sides, answer) => (sides && answer === 1 ? "answered second" : "answered");
+
+function pictureFigure(image, number, of, boxes, scale) {
   const size = image.size || [200, 120];
   const side = scale ? null : Math.min(PICTURE_SIDE / size[0], PICTURE_SIDE / size[1], MOST_ENLARGED);
   const figure = make("figure", { class: "picture" });
@@ -79,21 +82,18 @@ function pictureFigure(image, number, of, trueBoxes, answered, scale) {
   } else {
     figure.append(make("p", { class: "no-picture", text: `No picture: ${image.why || "it was not kept"}` }));
   }
-  if (trueBoxes.length || answered.some((boxes) => boxes.length)) {
-    figure.append(boxesOf(size, trueBoxes, answered));
-  }
+  if (boxes.truth.length || boxes.answered.some((own) => own.length)) figure.append(boxesOf(size, boxes));
   return figure;
 }
 
-function picturesOf(entry, answered) {
+function picturesOf(entry, answered, sides = false) {
   const place = make("div", { class: "pictures" });
   entry.images.forEach((image, index) => {
     const boxed = index === entry.boxed;
-    const trueBoxes = boxed ? entry.true_boxes : [];
-    const own = boxed ? answered : [];
-    const figure = pictureFigure(image, index + 1, entry.images.length, trueBoxes, own);
+    const boxes = { truth: boxed ? entry.true_boxes : [], answered: boxed ? answered : [], sides };
+    const figure = pictureFigure(image, index + 1, entry.images.length, boxes);
     const enlarge = make("button", { type: "button", "aria-label": `enlarge picture ${index + 1}` });
-    figure.addEventListener("click", () => openZoom(image, index + 1, entry.images.length, trueBoxes, own));
+    figure.addEventListener("click", () => openZoom(image, index + 1, entry.images.length, boxes));
     figure.append(enlarge);
     place.append(figure);
   });
@@ -102,12 +102,12 @@ function picturesOf(entry, answered) {
 
 const zoomed = { scale: 1, size: [1, 1] };
 
-function openZoom(image, number, of, trueBoxes, answered) {
+function openZoom(image, number, of, boxes) {
   const size = image.size || [200, 120];
   const fit = Math.min((0.88 * innerWidth) / size[0], (0.72 * innerHeight) / size[1], 12);
   zoomed.scale = fit;
   zoomed.size = size;
-  const figure = pictureFigure(image, number, of, trueBoxes, answered, fit);
+  const figure = pictureFigure(image, number, of, boxes, fit);
   byId("zoom-area").replaceChildren(figure);
   const pixels = `${size[0]} x ${size[1]} pixels`;
   byId("zoom-note").textContent = image.full ? `${pixels}, small copy` : pixels;
@@ -258,7 +258,8 @@ function turnPage(by) {
 
 function groupCard(group, place) {
   const kind = group.informative ? "informative" : "zero-variance";
-  const card = make("article", { class: "group", tabindex: "-1", "data-step": group.step, "data-draw": group.draw, "data-place": place });
+  const isWhole = view.whole.has(keyOf(group));
+  const card = make("article", { class: isWhole ? "group whole" : "group", tabindex: "-1", "data-step": group.step, "data-draw": group.draw, "data-place": place });
   const asked = data.runs[view.run].asked.get(group.question_key) || 1;
   const again = asked > 1 && view.question === null ? make("button", { type: "button", class: "more", text: `this question over the run (${asked} times)` }) : null;
   if (again) {
@@ -290,7 +291,7 @@ function groupCard(group, place) {
   talk.append(answers);
   const long = group.answers.some((answer) => answer.text.length > 220 || answer.text.split("\n").length > 3);
   if (long) {
-    const toggle = make("button", { type: "button", class: "more", text: "whole texts" });
+    const toggle = make("button", { type: "button", class: "more", text: wholeWords(isWhole) });
     toggle.addEventListener("click", () => toggleWhole(card));
     talk.append(toggle);
   }
@@ -309,10 +310,14 @@ function truthLine(text) {
   return line;
 }
 
+const keyOf = (group) => (group ? `${view.run} ${group.step} ${group.draw}` : "");
+const wholeWords = (isWhole) => (isWhole ? "beginnings only" : "whole texts");
+
 function toggleWhole(card) {
   const isWhole = card.classList.toggle("whole");
+  view.whole[isWhole ? "add" : "delete"](keyOf(view.found[Number(card.dataset.place)])); // also when the card is made again
   const toggle = card.querySelector(".talk > .more");
-  if (toggle) toggle.textContent = isWhole ? "beginnings only" : "whole texts";
+  if (toggle) toggle.textContent = wholeWords(isWhole);
 }
 
 function answerRow(card, answer, index) {
@@ -366,7 +371,8 @@ function selectRun(index) {
   byId("answers-note").textContent = run.note;
 }
 
-function startGallery(keepPlace) {
+// before: where the reader was in the page that this one takes the place of
+function startGallery(before = null) {
   for (const run of data.runs) {
     run.steps = once(run.groups.map((group) => group.step));
     run.asked = new Map();
@@ -380,14 +386,15 @@ function startGallery(keepPlace) {
   const several = data.runs.length > 1;
   byId("filter-run-label").hidden = !several;
   byId("filter-run").replaceChildren(...data.runs.map((run, index) => option(String(index), run.name)));
-  const slider = byId("step");
-  const wasAtEnd = slider.value === slider.max;
   selectRun(Math.min(view.run, data.runs.length - 1));
-  if (!keepPlace || wasAtEnd) {
-    slider.value = slider.max;
-    updateGroups();
-  } else {
+  const { steps } = data.runs[view.run];
+  byId("step").value = !before || before.atEnd ? steps.length - 1 : nearest(steps, before.step);
+  const isOther = currentStep() !== null && steps[Number(byId("step").value)] !== before?.step;
+  if (!before || isOther) updateGroups();
+  else {
     findGroups();
+    view.current = Math.max(0, view.found.findIndex((group) => keyOf(group) === before.group));
+    view.page = Math.floor(view.current / GROUPS_AT_ONCE);
     showGroups();
   }
   showGlance();
@@ -446,9 +453,14 @@ function selectBenchmark() {
 const lastKind = (item) => item.answers.filter((answer, place) => answer && !item.blank[place]).map((answer) => answer.kind).pop() || "";
 
 function updateItems() {
+  itemView.page = 0;
+  findItems();
+  showItems();
+}
+
+function findItems() {
   const part = data.benchmarks[Number(byId("item-benchmark").value) || 0];
   const words = byId("item-search").value.trim().toLowerCase();
-  itemView.page = 0;
   itemView.found = part.items.filter(
     (item) =>
       matches(byId("item-change"), item.change) &&
@@ -456,7 +468,7 @@ function updateItems() {
       matches(byId("item-reason"), lastKind(item)) &&
       (!words || [item.id, item.question, item.truth, ...item.answers.map((answer) => (answer ? answer.text : ""))].join("\n").toLowerCase().includes(words)),
   );
-  showItems();
+  itemView.page = Math.min(itemView.page, Math.max(0, Math.ceil(itemView.found.length / ITEMS_AT_ONCE) - 1));
 }
 
 function showItems() {
@@ -484,10 +496,15 @@ function itemCard(item, part) {
   const talk = make("div", { class: "talk" }, make("p", { class: "question", dir: "auto", text: item.question }));
   if (item.choices.length) talk.append(make("p", { class: "small", dir: "auto", text: `choices: ${item.choices.join(" | ")}` }));
   talk.append(truthLine(item.truth));
+  const isPair = item.answers.length === 2;
+  const last = item.answers.map((answer, place) => (answer && !item.blank[place] ? place : -1)).reduce((one, other) => Math.max(one, other), -1);
+  const boxes = item.answers.map((answer, place) => (answer && (place === last || isPair) ? answer.boxes : []));
   item.answers.forEach((answer, place) => {
     if (!answer) return;
     const row = make("div", { class: "answer" });
+    const mark = boxes[place].length ? make("i", { class: markOf(isPair, place) }) : null;
     const facts = make("span", { class: "facts" }, make("b", { dir: "auto", text: part.columns[place] }));
+    if (mark) facts.prepend(mark);
     facts.append(make("span", { class: "reason", dir: "auto", text: answer.reason }));
     if (answer.read) facts.append(make("span", { dir: "auto" }, "read: ", make("b", { text: answer.read })));
     row.append(make("span", { class: "reward", text: shown(answer.score), title: "score" }), facts);
@@ -495,10 +512,8 @@ function itemCard(item, part) {
     lightBoxes(card, row, place);
     talk.append(row);
   });
-  const last = item.answers.map((answer, place) => (answer && !item.blank[place] ? place : -1)).reduce((one, other) => Math.max(one, other), -1);
-  const boxes = item.answers.map((answer, place) => (answer && (place === last || item.answers.length < 3) ? answer.boxes : []));
   card.classList.add("whole");
-  card.append(make("div", { class: "body" }, picturesOf(item, boxes), talk));
+  card.append(make("div", { class: "body" }, picturesOf(item, boxes, isPair), talk));
   return card;
 }
 
@@ -511,7 +526,8 @@ function startItems() {
   names.replaceChildren(...data.benchmarks.map((part, index) => option(String(index), part.name)));
   if (chosen && Number(chosen) < data.benchmarks.length) names.value = chosen;
   selectBenchmark();
-  updateItems();
+  findItems();
+  showItems();
 }
 
 // --- what a curve says below the pointer ----------------------------------------------------------------
@@ -524,12 +540,14 @@ function nearest(xs, x) {
   return best;
 }
 
+const stepsOf = (lines) => lines.reduce((one, line) => (line.x.length > one.length ? line.x : one), []);
+
 function sayValues(figure, chart, x) {
   const svg = figure.querySelector(":scope > svg");
   const { frame, lines } = chart;
-  const longest = lines.reduce((one, other) => (other.x.length > one.x.length ? other : one), lines[0]);
-  if (!longest || !longest.x.length) return;
-  const step = longest.x[nearest(longest.x, x)];
+  const xs = stepsOf(lines);
+  if (!xs.length) return;
+  const step = xs[nearest(xs, x)];
   figure.dataset.step = step;
   const across = frame.left + ((step - frame.x[0]) / (frame.x[1] - frame.x[0] || 1)) * (frame.right - frame.left);
   let cursor = svg.querySelector(".cursor");
@@ -573,9 +591,11 @@ function startCurves() {
     figure.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
       event.preventDefault();
-      const by = ((frame.x[1] - frame.x[0]) / 40) * (event.key === "ArrowLeft" ? -1 : 1);
-      const from = figure.dataset.step === undefined ? frame.x[1] : Number(figure.dataset.step) + by;
-      sayValues(figure, chart, Math.min(frame.x[1], Math.max(frame.x[0], from)));
+      const xs = stepsOf(chart.lines);
+      const last = xs.length - 1;
+      const by = Math.max(1, Math.round(last / 40)) * (event.key === "ArrowLeft" ? -1 : 1);
+      const place = figure.dataset.step === undefined ? last : nearest(xs, Number(figure.dataset.step)) + by;
+      sayValues(figure, chart, xs[Math.min(last, Math.max(0, place))]);
     });
   }
 }
@@ -632,36 +652,84 @@ async function decoded(text) {
   return new Response(stream).json();
 }
 
+// Where the reader is, for the page that takes the place of this one.
+function whereTheReaderIs() {
+  const figure = document.activeElement.closest("figure.chart");
+  const section = [...document.querySelectorAll("section")].find((one) => one.getBoundingClientRect().bottom > 100);
+  return {
+    step: data.runs[view.run].steps[Number(byId("step").value)],
+    atEnd: byId("step").value === byId("step").max,
+    group: keyOf(view.found[view.current]),
+    isInGroups: byId("group-list").contains(document.activeElement),
+    chart: figure && figure.dataset.chart,
+    chartStep: figure && figure.dataset.step,
+    section,
+    top: section ? section.getBoundingClientRect().top : 0,
+  };
+}
+
+function bringBack(before) {
+  const card = byId("group-list").querySelector(".current");
+  if (before.isInGroups && card) card.focus({ preventScroll: true });
+  const figure = before.chart && document.querySelector(`figure.chart[data-chart="${CSS.escape(before.chart)}"]`);
+  if (figure) {
+    figure.focus({ preventScroll: true });
+    if (before.chartStep !== undefined) sayValues(figure, data.charts[before.chart], Number(before.chartStep));
+  }
+  if (before.section) scrollBy({ top: before.section.getBoundingClientRect().top - before.top, behavior: "instant" });
+}
+
+// Returns what `gpg-vl watch` answers; null = it has ended.
+async function ask(name) {
+  try {
+    const answer = await fetch(name, { cache: "no-store" });
+    return { ok: answer.ok, text: await answer.text() };
+  } catch {
+    return null;
+  }
+}
+
+// Returns the version of the page that is shown now; null = there is no page any more.
 async function refresh() {
-  const answer = await fetch("page", { cache: "no-store" });
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  data = await decoded(fresh.getElementById("data").textContent);
+  const answer = await ask("page");
+  if (!answer || !answer.ok) return null;
+  const fresh = new DOMParser().parseFromString(answer.text, "text/html");
+  const newData = await decoded(fresh.getElementById("data").textContent);
+  const before = whereTheReaderIs();
+  data = newData;
   const own = document.querySelectorAll("#head, .refreshed");
   const theirs = fresh.querySelectorAll("#head, .refreshed");
-  own.forEach((part, index) => theirs[index] && part.replaceChildren(...theirs[index].childNodes));
+  own.forEach((part, index) => part.replaceChildren(...theirs[index].childNodes));
   startCurves();
-  startGallery(true);
+  startGallery(before);
   startItems();
+  bringBack(before);
+  return fresh.documentElement.dataset.live;
 }
 
 function startLive() {
-  let seen = null;
-  setInterval(async () => {
-    if (byId("live").getAttribute("aria-pressed") !== "true") return;
-    try {
-      const answer = await fetch("version", { cache: "no-store" });
-      const version = await answer.text();
-      if (seen !== null && version !== seen) await refresh();
-      seen = version;
-      byId("live").textContent = "live";
-    } catch {
-      byId("live").textContent = "not connected"; // `gpg-vl watch` has ended
-    }
-  }, 2000);
-  byId("live").addEventListener("click", (event) => {
-    const on = event.target.getAttribute("aria-pressed") !== "true";
-    event.target.setAttribute("aria-pressed", String(on));
+  const button = byId("live");
+  const isOn = () => button.getAttribute("aria-pressed") === "true";
+  const say = (words) => (button.textContent = isOn() ? words : "paused");
+  let seen = document.documentElement.dataset.live;
+  let isLooking = false;
+  const look = async () => {
+    if (!isOn() || isLooking) return;
+    isLooking = true;
+    const answer = await ask("version");
+    if (answer && answer.text !== seen && isOn()) {
+      const shown = await refresh();
+      seen = shown || seen;
+      say(shown ? "live" : "run folder is gone");
+    } else say(answer ? "live" : "not connected");
+    isLooking = false;
+  };
+  document.documentElement.style.overflowAnchor = "none"; // `bringBack` scrolls
+  setInterval(look, 2000);
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", String(!isOn()));
+    say("live");
+    look();
   });
 }
 
@@ -724,7 +792,7 @@ async function start() {
   if (byId("group-list")) listen();
   listenToItems();
   startCurves();
-  if (byId("group-list")) startGallery(false);
+  if (byId("group-list")) startGallery();
   startItems();
   if (document.documentElement.dataset.live) startLive();
   document.documentElement.dataset.ready = "true";
