@@ -47,12 +47,12 @@ def report(
                 f"--compare: got {len(runs)} of two; expected two run folders, or two files of "
                 "records that `gpg-vl evaluate --to` wrote"
             )
-        page = _checked(to or Path("comparison.html"))
+        page = _checked(to, Path("comparison.html"))
         check_replaceable(page)
         write_comparison(runs[0], runs[1], page, pictures=not no_pictures)
     else:
         found = [_run(run) for run in runs]
-        page = _checked(to or (found[0] / PAGE if len(found) == 1 else Path(PAGE)))
+        page = _checked(to, found[0] / PAGE if len(found) == 1 else Path(PAGE))
         check_replaceable(page)
         write_page(found, page, pictures=not no_pictures)
     print_line(f"open it in a browser: {page.absolute()}")
@@ -90,14 +90,24 @@ def _run(name: Path) -> Path:
     return find_run(name, "RUN")
 
 
-def _checked(page: Path) -> Path:
+def _checked(to: Path | None, usual: Path) -> Path:
     """Return the file of a page, after checking that it can be written.
+
+    Args:
+        to: of the option --to.
+        usual: the file without that option.
 
     Raises:
         UserError: it cannot be.
     """
     from gpg_vl.config.paths import check_new_file, expanded
 
-    file = expanded(str(page))
-    check_new_file(file, "--to")
-    return file
+    if to is not None:
+        file = expanded(str(to))
+        check_new_file(file, "--to")
+        return file
+    try:
+        check_new_file(usual, "the page")
+    except UserError as error:
+        raise UserError(f"{error}; write it elsewhere with --to FILE") from None
+    return usual

@@ -1,5 +1,6 @@
 """Compare two evaluations of the same questions, paired by question."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -71,6 +72,32 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> list[Compariso
     return rows
 
 
+def common(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records of the questions that two evaluations of a run both asked.
+
+    One between the steps may ask fewer than the first and the last. A question that was changed in
+    between is another one: it is in neither list. An id that names several questions is left out.
+    """
+    keyed = {record.key: record for record in first}
+    seen = Counter(record.key for record in (*first, *second))
+    before: list[Record] = []
+    after: list[Record] = []
+    for record in second:
+        other = keyed.get(record.key)
+        if other is None or seen[record.key] != 2:
+            continue
+        if _is_other(other.digest, record.digest) or _is_other(other.pictures, record.pictures):
+            continue
+        before.append(other)
+        after.append(record)
+    return before, after
+
+
+def _is_other(digest: str, other: str) -> bool:
+    """Return True for two digests that differ; one that was not recorded differs from none."""
+    return bool(digest and other and digest != other)
+
+
 def matched(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Return the two records of each question, in the order of the first evaluation.
 
@@ -140,7 +167,7 @@ def _ids_that_differ(
     """Return the ids whose digests differ; a record without a digest differs from none."""
     ids: list[str] = []
     for before, after in pairs:
-        if digest(before) and digest(after) and digest(before) != digest(after):
+        if _is_other(digest(before), digest(after)):
             ids.append(before.id)
     return ids
 

@@ -46,19 +46,23 @@ class LivePage:
         if self._is_due and self._clock() >= self._not_before:
             self.write()
 
-    def write(self) -> bool:
+    def write(self, *, is_last: bool = False) -> bool:
         """Write the page, and return whether it is written.
 
-        An error switches it off, with one warning; the run goes on.
+        An error switches the refreshing off, with one warning; the run goes on.
+
+        Args:
+            is_last: the run has ended. It is tried again then: a disk may have come back.
         """
-        if not self._is_on:
+        if not self._is_on and not is_last:
             return False
+        self._is_on = True
         begin = self._clock()
         try:
             # here: a run without a page needs none of its libraries
             from gpg_vl.report.page.write import write_page
 
-            write_page([self._run], page_path(self._run))
+            write_page([self._run], page_path(self._run), has_ended=is_last)
         except Exception as error:  # whatever it is, it is about the page
             self._is_on = False
             self._log(
@@ -97,5 +101,5 @@ def live_page(run: TrainingRun) -> Generator[LivePage | None, None, None]:
 
 def _write_last(page: LivePage, run: TrainingRun) -> None:
     """Write the page once more, and give it to the trackers."""
-    if page.write():
+    if page.write(is_last=True):
         run.folder.send_page(page_path(run.folder.path))

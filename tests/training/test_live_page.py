@@ -29,7 +29,7 @@ def written(monkeypatch) -> list[tuple[Sequence[Path], Path]]:
     """What the writer was given, at each call."""
     calls: list[tuple[Sequence[Path], Path]] = []
 
-    def write_page(runs: Sequence[Path], to: Path) -> Path:
+    def write_page(runs: Sequence[Path], to: Path, *, has_ended: bool = False) -> Path:
         calls.append((runs, to))
         return to
 
@@ -40,7 +40,7 @@ def written(monkeypatch) -> list[tuple[Sequence[Path], Path]]:
 def taking(seconds: float, clock: Clock, steps: list[int], step: list[int]) -> Callable[..., None]:
     """Return a writer that takes so long and notes the step that it was called after."""
 
-    def write_page(runs: Sequence[Path], to: Path) -> None:
+    def write_page(runs: Sequence[Path], to: Path, *, has_ended: bool = False) -> None:
         clock.now += seconds
         steps.extend(step)
 
@@ -89,13 +89,33 @@ def test_the_last_one_does_not_wait(tmp_path, monkeypatch):
     assert steps == [2, 3]
 
 
+def test_only_the_last_one_says_that_the_run_has_ended(tmp_path, monkeypatch):
+    ended: list[bool] = []
+    monkeypatch.setattr(WRITER, lambda runs, to, *, has_ended: ended.append(has_ended))
+    page = LivePage(tmp_path, every=1, log=print, clock=Clock())
+    page.after_step(1)
+    assert page.write(is_last=True)
+    assert ended == [False, True]
+
+
+def test_a_page_that_failed_is_tried_again_at_the_end(tmp_path, monkeypatch):
+    lines: list[str] = []
+    page = LivePage(tmp_path, every=1, log=lines.append, clock=Clock())
+    monkeypatch.setattr(WRITER, lambda *given, **more: 1 / 0)
+    assert not page.write()
+    monkeypatch.setattr(WRITER, lambda *given, **more: None)
+    assert not page.write()
+    assert page.write(is_last=True)
+    assert len(lines) == 1
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("no such\ncolumn"), OSError(28, "No space left"), ImportError("bokeh")]
 )
 def test_an_error_is_one_warning_and_no_more_pages(error, tmp_path, monkeypatch):
     calls: list[Any] = []
 
-    def failing(*given: Any) -> None:
+    def failing(*given: Any, **more: Any) -> None:
         calls.append(given)
         raise error
 
@@ -150,7 +170,7 @@ def test_it_is_written_however_a_run_ends(error, step, pages, tmp_path, written)
 
 
 def test_a_run_that_failed_says_why_and_not_what_its_page_lacks(tmp_path, monkeypatch):
-    def failing(*given: Any) -> None:
+    def failing(*given: Any, **more: Any) -> None:
         raise ValueError("no column")
 
     monkeypatch.setattr(WRITER, failing)

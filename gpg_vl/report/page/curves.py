@@ -118,6 +118,8 @@ def charts(runs: Sequence[RunContents]) -> list[Section]:
 def _reward(runs: Sequence[RunContents]) -> list[_Plan]:
     rewards = _step_figures(runs, ["reward"])
     tasks = _named_figures(runs, "reward/")
+    if len(tasks) == 1:  # the only task has the curve of all
+        tasks = []
     parts = _named_figures(runs, "part/")
     y_range = _shares_or_none((*rewards, *tasks, *parts))
     return [

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpg_vl.errors import UserError
-from gpg_vl.evaluation.compare import Comparison, compare, matched, remarks
+from gpg_vl.evaluation.compare import Comparison, common, compare, matched, remarks
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, interval
-from gpg_vl.report.page.contents import Evaluation, RunContents
+from gpg_vl.report.page.contents import Evaluation, RunContents, evenly
 from gpg_vl.report.page.gallery import first_word
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.texts import line, plain, shortened
@@ -31,6 +31,8 @@ _NUMBER = re.compile(r"\d+(\.\d+)?")
 """A number in a reason: "wrong: IoU 0.23" and "wrong: IoU 0.16" are one kind."""
 LEAST_P = 1e-12
 """Smaller p values are not told apart."""
+MOST_COLUMNS = 8
+"""Evaluations in a table; of more the first, the last, and some between."""
 MOST_TAGS = 40
 """Rows of a table; of more tags those with the most questions."""
 
@@ -132,7 +134,7 @@ def _part(
         if sighted:
             sides = ("grey pictures", label(sighted[-1]))
             paired.append(paired_table(control.records, sighted[-1].records, sides))
-    columns = [*sighted, *controls]
+    columns = [*evenly(sighted, MOST_COLUMNS), *controls[:1]]
     first, last = (sighted[0], sighted[-1]) if sighted else (columns[0], columns[-1])
     changes, items = items_of(first.records, last.records, columns, run, pictures)
     return BenchmarkPart(
@@ -201,7 +203,11 @@ def paired_table(
     before, after = common(first, second)
     try:
         rows = [_paired_row(row) for row in compare(before, after)]
-        return Paired(title=title, sides=sides, rows=rows, remarks=_remarks(before, after))
+        asked = len({record.key for record in first} & {record.key for record in second})
+        caveats = _remarks(before, after)
+        if asked > len(before):
+            caveats.append(f"{asked - len(before):,} questions were changed in between: left out")
+        return Paired(title=title, sides=sides, rows=rows, remarks=caveats)
     except UserError as error:
         return Paired(title=title, sides=sides, rows=(), problem=plain(str(error)))
 
@@ -210,17 +216,6 @@ def _remarks(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     """Return caveats, but that a control with grey pictures was made with them."""
     lines = [plain(remark) for remark in remarks(before, after)]
     return [remark for remark in lines if not remark.startswith("blank differs")]
-
-
-def common(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Return the records of the questions that both evaluations asked.
-
-    An evaluation between the steps may ask fewer than the first and the last one.
-    """
-    keys = {record.key for record in first} & {record.key for record in second}
-    before = [record for record in first if record.key in keys]
-    after = [record for record in second if record.key in keys]
-    return before, after
 
 
 def _paired_row(row: Comparison) -> PairedRow:
@@ -361,7 +356,7 @@ def _answer(record: Record | None) -> dict[str, Any] | None:
         return None
     reason = plain(record.reason)
     return {
-        "text": shortened(record.text),
+        "text": shortened(record.text, 2000),
         "score": round(record.greedy, 4),
         "read": line(record.answer, 300),
         "reason": line(reason, 300),

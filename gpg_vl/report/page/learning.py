@@ -1,12 +1,12 @@
 """Judge whether a run learns, and whether what it learns is what was meant."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from gpg_vl.errors import command, one_line
-from gpg_vl.evaluation.compare import Comparison, compare
+from gpg_vl.evaluation.compare import Comparison, common, compare
 from gpg_vl.evaluation.records import Record
 from gpg_vl.evaluation.statistics import Interval, interval
 from gpg_vl.report.page.contents import Evaluation, GroupRow, RunContents
@@ -27,6 +27,8 @@ from gpg_vl.report.page.finding import (
 )
 from gpg_vl.report.page.loopholes import loopholes, weak_settings
 
+BLOCKS = 5
+"""Parts of neighbouring steps whose means are taken as independent."""
 LEAST_QUESTIONS = 20
 """Fewest held-out questions that are compared: the interval of fewer is wider than any gain."""
 NEARLY_ALL_RIGHT = 0.95
@@ -97,20 +99,13 @@ def _newest(run: RunContents, benchmark: str) -> Evaluation | None:
 
 def _change(first: Evaluation, second: Evaluation) -> Change | None:
     """Compare two evaluations on the questions that both asked; None = too few."""
-    asked_before = {record.key: record for record in first.records}
-    pairs: dict[tuple[str, str], tuple[Record, Record]] = {}
-    for record in second.records:
-        other = asked_before.get(record.key)
-        if other and other.digest == record.digest and other.pictures == record.pictures:
-            pairs[record.key] = (other, record)
-    if len(pairs) < LEAST_QUESTIONS:
+    befores, afters = common(first.records, second.records)
+    if len(befores) < LEAST_QUESTIONS:
         return None
-    befores = [before for before, _ in pairs.values()]
-    afters = [after for _, after in pairs.values()]
     return Change(
         first=first,
         second=second,
-        pairs=tuple(pairs.values()),
+        pairs=tuple(zip(befores, afters, strict=True)),
         rows=compare(befores, afters),
     )
 
@@ -136,12 +131,14 @@ def learning(run: RunContents) -> Finding | None:
     if row.difference.high < 0:
         lost = [after.key for before, after in change.pairs if after.greedy < before.greedy]
         return Finding(
-            level="bad",
+            # looked at again and again while it runs, a fall is seen by chance at some step
+            level="warning" if run.state == "running" else "bad",
             title=f"It gets worse: held-out accuracy fell {course}.",
             evidence=_held_out_evidence(change),
             advice=(
-                "Read what it answers now: the questions that turned wrong. If the training reward "
-                "rises meanwhile, mend the reward; if it falls too, lower `optimizer.lr`."
+                "Do not use its newest checkpoint. Read what it answers now: the questions that "
+                "turned wrong. If the training reward rises meanwhile, mend the reward; if it "
+                "falls too, lower `optimizer.lr`."
             ),
             section="evaluation",
             chart="held_out",
@@ -242,7 +239,18 @@ def _reward_ends(run: RunContents) -> tuple[Interval, Interval] | None:
     last = column(last_steps(run), "reward")
     if len(first) < 2 or len(last) < 2:
         return None
-    return interval(first), interval(last)
+    return interval(_block_means(first)), interval(_block_means(last))
+
+
+def _block_means(values: Sequence[float]) -> Sequence[float]:
+    """Return means of BLOCKS parts of neighbouring steps; of few values the values themselves.
+
+    Neighbouring steps are of nearly the same policy, so they are not independent.
+    """
+    size = len(values) // BLOCKS
+    if size < 2:
+        return values
+    return [fmean(values[size * n : size * (n + 1)]) for n in range(BLOCKS)]
 
 
 def reward_course(run: RunContents) -> Finding | None:
@@ -254,9 +262,10 @@ def reward_course(run: RunContents) -> Finding | None:
     low, high = change_of(first, last)
     if low <= 0 <= high and len(run.steps) < MOVES_WITHIN:
         return None
+    steps_count = len(last_steps(run))
     caution = "This is the reward of sampled answers to training questions, not held-out accuracy."
     evidence = (
-        f"Mean of the first {first.count} and of the last {last.count} steps: {first.mean:.3f} and "
+        f"Mean of the first and of the last {steps_count} steps: {first.mean:.3f} and "
         f"{last.mean:.3f}; 95 % interval of the difference over steps {low:+.3f} to {high:+.3f}. "
         f"{caution}"
     )
@@ -303,6 +312,10 @@ def fooled(run: RunContents) -> Finding | None:
         "Read the answers that earn the full reward. Make the verifier refuse them: one answer, "
         "the exact one, nothing beside it; `gpg-vl audit` tries such answers on a reward."
     )
+    verifiers = setting(run, "verifiers")
+    if isinstance(verifiers, Mapping):
+        for kind, verifier in verifiers.items():
+            advice += f" Here `verifiers.{kind}` is `{one_line(verifier, 80)}`."
     if weak_settings(run):
         advice += " `reward.mode: strict` with `reward.combine: gate` is the strict rule."
     if signs and parted:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import stat
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -104,22 +105,30 @@ class PagePictures:
 
 
 def _places(run: Path, found: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """Return the files that may hold a picture, with what each is: file, copy or original."""
+    """Return the files that may hold a picture, with what each is: file, copy or original.
+
+    A file or a copy lies in the run folder: a row of a folder that somebody else made does not lead
+    out of it.
+    """
     places: list[tuple[str, Path]] = []
-    for kind in ("file", "copy", "original"):
+    for kind in ("file", "copy"):
         name = found.get(kind)
-        if name:
-            places.append((kind, Path(name) if kind == "original" else run / name))
+        if name and run.resolve() in (run / name).resolve().parents:
+            places.append((kind, run / name))
+    if found.get("original"):
+        places.append(("original", Path(found["original"])))
     return places
 
 
 def _small_of(place: Path) -> Small | None:
     """Return the small copy of a file; None if it is no picture that can be read."""
     try:
-        stat = place.stat()
+        status = place.stat()
     except (OSError, ValueError):  # the latter for a NUL in its name
         return None
-    return _small(place, stat.st_mtime_ns, stat.st_size)
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+        return None
+    return _small(place, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4096)  # a page that is made again and again shows the same pictures

@@ -23,6 +23,7 @@ def _visible() -> dict[int, str]:
 
 
 _VISIBLE = _visible()
+_TURNS = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 
 
 def plain(value: Any) -> str:
@@ -47,8 +48,12 @@ def shortened(value: Any, most: int = MOST_CHARACTERS) -> str:
 
 
 def line(value: Any, most: int = 120) -> str:
-    """Return a text on one line, with three dots where it was cut."""
-    text = " ".join(plain(value if isinstance(value, str) else _json(value)).split())
+    """Return a text on one line, with three dots where it was cut.
+
+    Signs that turn the direction of what follows are shown as such: a line stands beside others.
+    """
+    text = value if isinstance(value, str) else _json(value)
+    text = " ".join(plain(text[: 20 * most]).translate(_TURNS).split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gpg_vl.errors import UserError, command, one_line
-from gpg_vl.report.page.write import page_of
+from gpg_vl.report.page.write import live_page_of
 from gpg_vl.run_folder.kept_pictures import FOLDER as PICTURES
 from gpg_vl.run_folder.metric_rows import METRICS
 
@@ -29,8 +29,6 @@ WATCHED = (METRICS, "rollouts", "evaluation", "checkpoints", "left_out.jsonl", "
 """Files and folders of a run that change when it writes."""
 SILENCE = 300.0
 """A page is made again after so many seconds at the latest: a run that no longer writes stopped."""
-SHOWN_VERSION = 'data-live="version"'
-"""Part of a live page that is replaced by its version, so that the browser knows what it shows."""
 NO_PICTURES = {"image/svg+xml"}
 """Kinds of picture that are programs too: a browser would run their scripts for the page."""
 
@@ -63,8 +61,7 @@ class LivePage:
             if not self._html or self.version() != self._version:
                 newest = self._newest()  # before it is read: what comes meanwhile is new
                 began = self._clock()
-                page = page_of([self.run], self.run, live=True)
-                self._html = page.replace(SHOWN_VERSION, f'data-live="{newest}"', 1)
+                self._html = live_page_of(self.run, newest)
                 ended = self._clock()
                 self._rests_until = ended + REST * (ended - began)
                 self._version = newest

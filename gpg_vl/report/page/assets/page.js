@@ -80,6 +80,7 @@ function pictureFigure(image, number, of, boxes, scale) {
     if (Math.max(...size) < TINY_SIDE) picture.className = "tiny";
     figure.append(picture);
   } else {
+    figure.classList.add("missing");
     figure.append(make("p", { class: "no-picture", text: `No picture: ${image.why || "it was not kept"}` }));
   }
   if (boxes.truth.length || boxes.answered.some((own) => own.length)) figure.append(boxesOf(size, boxes));
@@ -92,9 +93,10 @@ function picturesOf(entry, answered, sides = false) {
     const boxed = index === entry.boxed;
     const boxes = { truth: boxed ? entry.true_boxes : [], answered: boxed ? answered : [], sides };
     const figure = pictureFigure(image, index + 1, entry.images.length, boxes);
-    const enlarge = make("button", { type: "button", "aria-label": `enlarge picture ${index + 1}` });
-    figure.addEventListener("click", () => openZoom(image, index + 1, entry.images.length, boxes));
-    figure.append(enlarge);
+    if (image.key) {
+      figure.append(make("button", { type: "button", "aria-label": `enlarge picture ${index + 1}` }));
+      figure.addEventListener("click", () => openZoom(image, index + 1, entry.images.length, boxes));
+    }
     place.append(figure);
   });
   return entry.images.length ? place : null;
@@ -202,6 +204,7 @@ function showGroups(focus = false) {
   const first = view.page * GROUPS_AT_ONCE;
   const some = view.found.slice(first, first + GROUPS_AT_ONCE);
   byId("group-list").replaceChildren(...some.map((group, place) => groupCard(group, first + place)));
+  if (!some.length) byId("group-list").append(make("p", { text: "No group fits these filters and this step." }));
   const range = some.length ? `, ${first + 1} to ${first + some.length} shown` : "";
   byId("answers-count").textContent = `${view.found.length} of ${run.groups.length} groups${range}`;
   byId("previous-groups").disabled = view.page === 0;
@@ -222,7 +225,7 @@ function updateGroups() {
 }
 
 function markCurrent(scroll) {
-  for (const card of byId("group-list").children) {
+  for (const card of byId("group-list").querySelectorAll(".group")) {
     const isCurrent = Number(card.dataset.place) === view.current;
     card.classList.toggle("current", isCurrent);
     if (isCurrent && scroll) {
@@ -268,7 +271,8 @@ function groupCard(group, place) {
       updateGroups();
     });
   }
-  const full = group.answers.filter((answer) => answer.reward !== null && answer.reward >= 1).length;
+  const rewards = rewardsOf(group);
+  const range = rewards.length ? `, from ${shown(Math.min(...rewards))} to ${shown(Math.max(...rewards))}` : "";
   card.append(
     make(
       "header",
@@ -277,7 +281,7 @@ function groupCard(group, place) {
       make("span", { text: `question ${group.draw}` }),
       group.task ? make("span", { dir: "auto", text: group.task }) : null,
       make("span", { text: kind + (group.used ? "" : ", not used in the update") }),
-      make("span", { text: `mean reward ${shown(group.mean)}; ${full} of ${group.answers.length} earn 1 or more` }),
+      make("span", { text: `mean reward ${shown(group.mean)}${range}` }),
       make("span", { dir: "auto", text: `${group.source ? `${group.source}: ` : ""}${group.id}` }),
       again,
     ),
@@ -334,7 +338,7 @@ function answerRow(card, answer, index) {
   if (answer.read) facts.append(make("span", { dir: "auto" }, "read: ", make("b", { text: answer.read })));
   const weight = answer.weight;
   // runs of older releases did not write weights down, and a group that is not used has none
-  const words = weight === null ? "" : `weight ${weight > 0 ? "+" : ""}${shown(weight, 3)}`;
+  const words = weight === null ? "" : `weight ${weight > 0 ? "+" : ""}${Number(weight.toPrecision(2))}`;
   facts.append(make("span", { class: "weight", title: "above 0: made likelier", text: words }));
   for (const [name, part] of Object.entries(answer.parts)) facts.append(make("span", { text: `${name} ${shown(part)}` }));
   if (answer.tokens) facts.append(make("span", { text: `${answer.tokens} tokens${answer.cut ? ", cut at the limit" : ""}` }));
@@ -410,9 +414,9 @@ function showGlance() {
   const places = once([0, 1, 2, 3].map((third) => Math.round((third * (byMean.length - 1)) / 3)));
   const some = byMean.map((group, place) => (places.includes(place) ? group : null)).filter((group) => group);
   byId("glance").hidden = !some.length;
-  for (const legend of document.querySelectorAll(".boxes-legend")) {
-    legend.hidden = !data.runs.some((one) => one.groups.some((group) => group.true_boxes.length));
-  }
+  const hasBoxes = (groups) => groups.some((group) => group.true_boxes.length);
+  byId("glance").querySelector(".boxes-legend").hidden = !hasBoxes(some);
+  document.querySelector("#answers .boxes-legend").hidden = !data.runs.some((one) => hasBoxes(one.groups));
   const cards = some.map((group) => {
     const byReward = [...group.answers].sort((one, other) => (one.reward || 0) - (other.reward || 0));
     const typical = byReward[Math.floor(byReward.length / 2)];
@@ -424,7 +428,7 @@ function showGlance() {
     card.append(make("p", {}, "true answer: ", make("b", { dir: "auto", text: clip(group.truth, 80) })));
     if (typical) {
       card.append(make("p", {}, "it answers: ", make("code", { dir: "auto", text: clip(typical.text, 200) })));
-      card.append(make("p", { class: "small", dir: "auto", text: `reward ${shown(typical.reward)}: ${clip(typical.reason, 80)}` }));
+      card.append(make("p", { class: "small", dir: "auto", text: `reward ${shown(typical.reward)}, its verifier says: ${clip(typical.reason, 80)}` }));
     }
     return card;
   });
@@ -602,23 +606,26 @@ function startCurves() {
 
 // --- theme, keys, live --------------------------------------------------------------------------------
 
-function remembered() {
+function remembered(name) {
   try {
-    return localStorage.getItem("gpg-vl-theme");
+    return localStorage.getItem(`gpg-vl-${name}`);
   } catch {
     return null; // storage is off for this page
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`gpg-vl-${name}`, value);
+  } catch {
+    // storage is off: it is not kept
   }
 }
 
 function setTheme(theme, keep) {
   document.documentElement.dataset.theme = theme;
   byId("theme").textContent = theme === "dark" ? "light" : "dark";
-  if (!keep) return;
-  try {
-    localStorage.setItem("gpg-vl-theme", theme);
-  } catch {
-    // storage is off: the theme is not kept
-  }
+  if (keep) remember("theme", theme);
 }
 
 const otherTheme = () => (document.documentElement.dataset.theme === "dark" ? "light" : "dark");
@@ -642,6 +649,8 @@ function onKey(event) {
   };
   const needsGroups = ["j", "k", "]", "[", "/", "z", "Enter"].includes(event.key);
   if (!(event.key in keys) || (needsGroups && !data.runs.length)) return;
+  // whoever speaks to the computer can switch single letters off; ? opens the place for it
+  if (!byId("keys-on").checked && event.key !== "?") return;
   if (event.key !== "Enter") event.preventDefault();
   keys[event.key]();
 }
@@ -773,10 +782,12 @@ function listenToItems() {
 
 async function start() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  setTheme(remembered() || (dark.matches ? "dark" : "light"), false);
-  dark.addEventListener("change", () => remembered() || setTheme(dark.matches ? "dark" : "light", false));
+  setTheme(remembered("theme") || (dark.matches ? "dark" : "light"), false);
+  dark.addEventListener("change", () => remembered("theme") || setTheme(dark.matches ? "dark" : "light", false));
   byId("theme").addEventListener("click", () => setTheme(otherTheme(), true));
   byId("show-help").addEventListener("click", () => byId("help").showModal());
+  byId("keys-on").checked = remembered("keys") !== "off";
+  byId("keys-on").addEventListener("change", (event) => remember("keys", event.target.checked ? "on" : "off"));
   byId("zoom-in").addEventListener("click", () => zoomBy(1.4));
   byId("zoom-out").addEventListener("click", () => zoomBy(1 / 1.4));
   document.addEventListener("keydown", onKey);
