@@ -1,5 +1,6 @@
 """Pages of two sides and of several runs, and what charts say below the pointer."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,23 @@ def runs(tmp_path_factory) -> list[Path]:
     config = yaml.safe_load((both[1] / "config.yaml").read_text())
     config["optimizer"]["lr"] = 0.125
     (both[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    for run, corner in zip(both, (10.0, 20.0), strict=True):
+        _give_boxes(evaluation_path(run, "digits", "after"), corner)
     return both
+
+
+def _give_boxes(file: Path, corner: float) -> None:
+    """Write into records where the answered boxes lie in their pictures."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "boxes":
+            row["boxes_pixels"] = [[corner, corner, 40.0, 40.0]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
 def compared(runs, open_page):
-    return open_page(write_comparison(*runs, runs[0].parent / "comparison.html"))
+    return open_page(write_comparison(runs[0], runs[1], runs[0].parent / "comparison.html"))
 
 
 def test_two_runs_are_compared(compared):
@@ -70,7 +82,7 @@ def test_boxes_of_both_sides_are_told_apart(compared):
 
 def test_two_files_of_records_have_no_run_and_no_gallery(runs, open_page, tmp_path):
     files = [evaluation_path(run, "digits", "after") for run in runs]
-    page = open_page(write_comparison(*files, tmp_path / "files.html"))
+    page = open_page(write_comparison(files[0], files[1], tmp_path / "files.html"))
     assert page.tab.locator("section#answers").count() == 0
     assert page.tab.locator("a.skip").get_attribute("href") == "#comparison"
     for link in page.tab.locator("nav a").evaluate_all("all => all.map(a => a.hash)"):

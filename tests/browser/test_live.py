@@ -35,7 +35,7 @@ class Live(Watched):
 
     def open(self) -> None:
         self.tab.goto(self.address)
-        self.tab.wait_for_function(READY)
+        self.tab.locator(READY).wait_for(state="attached")
 
     def end(self) -> None:
         """End the server."""

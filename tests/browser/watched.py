@@ -9,8 +9,8 @@ CARDS = """cards => cards.map(card => ({
     draw: Number(card.dataset.draw),
     rewards: [...card.querySelectorAll(".answer .reward")].map(one => one.textContent),
 }))"""
-READY = "document.documentElement.dataset.ready === 'true'"
-"""True when the script of the page has shown all that it shows at first."""
+READY = "html[data-ready='true']"
+"""There when the script of the page has shown all that it shows at first."""
 
 
 class Watched:
@@ -38,7 +38,7 @@ class Watched:
     def open(self) -> None:
         """Open the file, and wait until it shows what it shows at first."""
         self.tab.goto(self.path.as_uri())
-        self.tab.wait_for_function(READY)
+        self.tab.locator(READY).wait_for(state="attached")
 
     @property
     def asked(self) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_silent_run_is_looked_at_again(run, clock, monkeypatch):
 def test_two_requests_at_once_make_one_page(run, clock, monkeypatch):
     making = Making(clock)
 
-    def slow(*given: object, live: bool) -> str:
+    def slow(*given: Any, live: bool) -> str:
         time.sleep(0.2)
         return making(*given, live=live)
 
