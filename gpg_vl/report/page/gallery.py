@@ -1,5 +1,6 @@
 """Choose what the gallery of answers shows, and write it as the page's script reads it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,8 +80,13 @@ def first_word(reason: str) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number to four digits after the point; None where there is none."""
-    return round(float(value), 4) if isinstance(value, int | float) else None
+    """Return a number to four digits after the point; None where there is none, as for NaN."""
+    return round(float(value), 4) if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Return True for a number that JSON has."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
@@ -91,6 +97,6 @@ def _boxes(value: Any) -> list[list[float]]:
     """Return boxes in pixels: left, upper, right, lower edge."""
     boxes: list[list[float]] = []
     for box in value or ():
-        if len(box) == 4 and all(isinstance(edge, int | float) for edge in box):
+        if len(box) == 4 and all(_is_number(edge) for edge in box):
             boxes.append([round(float(edge), 2) for edge in box])
     return boxes[:MOST_BOXES]

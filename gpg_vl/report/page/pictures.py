@@ -80,13 +80,16 @@ class PagePictures:
                 continue
             full = ""
             if kind == "file" and not small.is_whole:
-                full = quote(os.path.relpath(place.resolve(), self._page_folder))
+                name = os.path.relpath(place.resolve(), self._page_folder)
+                full = quote(os.fsencode(name))  # a name may be bytes that are no text
             key = self._key(place, small)
             why = "" if key else "there is no room in the page for more pictures"
             # a copy does not say how large the picture is that it was made of
             size = known if kind == "copy" and known else list(small.size)
             return {"key": key, "size": size, "full": full, "why": why}
-        if places:
+        if any(_is_there(place) for _, place in places):
+            missing["why"] = "it cannot be read as a picture"
+        elif places:
             missing["why"] = "it is not on this machine"
         return missing
 
@@ -118,6 +121,13 @@ def _places(run: Path, found: Mapping[str, Any]) -> list[tuple[str, Path]]:
     if found.get("original"):
         places.append(("original", Path(found["original"])))
     return places
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
 
 
 def _small_of(place: Path) -> Small | None:
