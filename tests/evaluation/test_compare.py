@@ -762,3 +762,18 @@ def test_what_two_paths_have_in_common(tmp_path):
         UserError, match=r"no benchmark that both have run: .*early has a-before; .*run has a, b"
     ):
         compare.read(early, run)
+
+
+def test_common_questions_are_asked_twice_and_are_the_same():
+    first = records([0, 1, 1, 0], digest="d")
+    second = records([1, 1], digest="d")
+    before, after = compare.common(first, [*second, *records([1], prefix="new")])
+    assert [(old.id, new.greedy) for old, new in zip(before, after, strict=True)] == [
+        ("q0", 1.0),
+        ("q1", 1.0),
+    ]
+    changed = [replace(second[0], digest="other"), second[1]]
+    assert [record.id for record in compare.common(first, changed)[0]] == ["q1"]
+    unknown = [replace(record, digest="") for record in second]
+    assert len(compare.common(first, unknown)[0]) == 2
+    assert compare.common([*first, first[0]], second)[0] == [first[1]]

@@ -133,7 +133,7 @@ def test_an_error_is_one_warning_and_no_more_pages(error, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_while_it_is_written_leaves(tmp_path, monkeypatch):
-    def interrupted(*given: Any) -> None:
+    def interrupted(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(WRITER, interrupted)

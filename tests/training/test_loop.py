@@ -705,7 +705,7 @@ def noted(monkeypatch):
         run.events.append(("evaluate", when, head))
         return 0.5
 
-    def write(page):
+    def write(page, *, is_last=False):
         page._log("page is written")
         page._is_due = False
         return True

@@ -89,7 +89,7 @@ class PagePictures:
             return {"key": key, "size": size, "full": full, "why": why}
         if any(_is_there(place) for _, place in places):
             missing["why"] = "it cannot be read as a picture"
-        elif places:
+        elif any(found.get(kind) for kind in ("file", "copy", "original")):
             missing["why"] = "it is not on this machine"
         return missing
 
@@ -116,11 +116,18 @@ def _places(run: Path, found: Mapping[str, Any]) -> list[tuple[str, Path]]:
     places: list[tuple[str, Path]] = []
     for kind in ("file", "copy"):
         name = found.get(kind)
-        if name and run.resolve() in (run / name).resolve().parents:
+        if name and _is_inside(run / name, run):
             places.append((kind, run / name))
     if found.get("original"):
         places.append(("original", Path(found["original"])))
     return places
+
+
+def _is_inside(file: Path, run: Path) -> bool:
+    try:
+        return run.resolve() in file.resolve().parents
+    except (OSError, ValueError):  # a circle of links, a NUL in its name
+        return False
 
 
 def _is_there(place: Path) -> bool:

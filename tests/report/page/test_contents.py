@@ -3,10 +3,12 @@
 import gzip
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from gpg_vl.errors import UserError
+from gpg_vl.evaluation.records import load, save
 from gpg_vl.report.page.contents import read_run
 from gpg_vl.run_folder.json_lines import read_rows
 from tests import made_runs
@@ -108,3 +110,53 @@ def test_a_large_run_is_written_and_sampled_in_seconds(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="not the folder of a run"):
         read_run(tmp_path)
+
+
+def test_a_small_sample_reaches_the_last_step(tmp_path):
+    run = made_runs.finished(tmp_path)
+    steps = [group.step for group in read_run(run, max_groups=5).groups]
+    assert (steps[0], steps[-1], len(steps)) == (1, 40, 5)
+
+
+def test_a_run_that_is_known_to_have_ended_does_not_run(tmp_path):
+    run = made_runs.running(tmp_path)
+    assert read_run(run).state == "running"
+    assert read_run(run, has_ended=True).state == "stopped"
+    assert read_run(made_runs.finished(tmp_path), has_ended=True).state == "finished"
+
+
+def test_tokens_are_counted_and_not_kept(tmp_path):
+    run = made_runs.finished(tmp_path)
+    answers = [answer for group in read_run(run).groups for answer in group.answers]
+    assert all(answer["tokens"] > 0 for answer in answers)
+    assert not any("token_ids" in answer or "logprobs" in answer for answer in answers)
+
+
+def test_where_pictures_of_informative_groups_are_kept_they_choose_nothing(tmp_path):
+    run = made_runs.finished(tmp_path)
+    first = [group.row["draw"] for group in read_run(run, max_groups=40).groups]
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("pictures: sample", "pictures: informative"))
+    assert "pictures: informative" in config.read_text()
+    second = [group.row["draw"] for group in read_run(run, max_groups=40).groups]
+    lowest = [min(row["draw"] for row in rows_of(run, step)) for step in range(1, 41)]
+    assert second == lowest
+    assert len(first) == len(second)
+
+
+def rows_of(run, step):
+    """The rows of a step as they were written."""
+    with gzip.open(run / "rollouts" / f"{step:06d}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_an_evaluation_of_the_end_keeps_its_step_when_the_run_goes_on(tmp_path):
+    run = made_runs.finished(tmp_path)
+    for when, step in (("after", 40), ("000020", 20)):
+        (file,) = (run / "evaluation").glob(f"*-{when}.jsonl")
+        about = {"model": f"finished, step {step}"}
+        save([replace(record, about=about) for record in load(file)], file)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 60, "time": "2026-12-01T00:00:00+00:00"}) + "\n")
+    after = next(one for one in read_run(run).evaluations if one.when == "after")
+    assert after.step == 40

@@ -233,7 +233,7 @@ HOSTILE = "</title><script>alert(1)</script>\x00\ud800\u202e<b>&\"'"
 
 
 def test_hostile_names_are_text():
-    row = {"step": 1, f"reward/{HOSTILE}": 0.5, f"part/{HOSTILE}": 0.5}
+    row = {"step": 1, f"reward/{HOSTILE}": 0.5, "reward/b": 0.5, f"part/{HOSTILE}": 0.5}
     tags = evaluation(0, {HOSTILE: [1.0, 0.0], "b": [1.0, 0.0]})
     runs = [contents([row], name=HOSTILE + str(number), evaluations=[tags]) for number in (1, 2)]
     for chosen in (runs[:1], runs):

@@ -51,7 +51,7 @@ def test_pictures_that_find_no_room_are_spread_over_the_run(tmp_path):
 def test_a_group_and_its_answers(tmp_path):
     answer = {
         "text": "<answer>7</answer>",
-        "token_ids": [1, 2, 3],
+        "tokens": 3,
         "finish": "length",
         "reward": 0.123456,
         "weight": -0.5,
@@ -74,12 +74,17 @@ def test_a_group_and_its_answers(tmp_path):
 
 
 def test_what_an_answer_does_not_have_is_nothing(tmp_path):
-    empty = {"text": "", "weight": None, "parts": None, "boxes_pixels": None, "token_ids": None}
+    empty = {"text": "", "weight": None, "parts": None, "boxes_pixels": None}
     row = {"images": None, "truth_pixels": None, "boxed_image": None, "answers": [empty, {}]}
     (group,) = shown(tmp_path, row)
     assert (group["images"], group["true_boxes"], group["boxed"]) == ([], [], 0)
     for seen in group["answers"]:
-        assert (seen["reward"], seen["weight"], seen["parts"], seen["boxes"]) == (None, None, {}, [])
+        assert (seen["reward"], seen["weight"], seen["parts"], seen["boxes"]) == (
+            None,
+            None,
+            {},
+            [],
+        )
         assert (seen["tokens"], seen["cut"], seen["kind"]) == (0, False, "")
 
 
@@ -96,17 +101,6 @@ def test_boxes_beyond_the_limit_are_left_out(tmp_path):
     boxes = [[0, 0, 1, number] for number in range(MOST_BOXES + 5)]
     (group,) = shown(tmp_path, {"answers": [{"boxes_pixels": boxes}]})
     assert len(group["answers"][0]["boxes"]) == MOST_BOXES
-
-
-def test_pictures_of_old_releases_are_names_or_paths(tmp_path):
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (10, 10)).save(tmp_path / "images" / "a.png")
-    Image.new("RGB", (20, 20)).save(tmp_path / "b.png")
-    names = ["a.png", str(tmp_path / "b.png"), "gone.png"]
-    (group,) = shown(tmp_path, {"images": names, "answers": []})
-    sizes = [image["size"] for image in group["images"]]
-    assert sizes == [[10, 10], [20, 20], None]
-    assert group["images"][2]["why"] == "it is not on this machine"
 
 
 def test_the_kind_of_a_reason_is_its_first_word():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -107,3 +108,23 @@ def test_a_page_without_pictures_names_none(tmp_path):
     why = "pictures are left out of this page"
     assert shown == {"key": "", "size": [400, 400], "full": "", "why": why}
     assert pictures.data == {}
+
+
+def test_a_row_does_not_lead_out_of_its_run(tmp_path):
+    run = tmp_path / "run"
+    (run / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (run / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    shelf = PagePictures(run)
+    shelf.allow(10_000)
+    for name in ("../secret.png", "images/../../secret.png", "images/link.png"):
+        assert shelf.add(run, {"file": name})["key"] == ""
+    assert not shelf.data
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "images" / "a.png")
+    shelf = PagePictures(tmp_path)
+    shelf.allow(10_000)
+    assert shelf.add(tmp_path, {"file": "images/a.png"})["key"] == ""

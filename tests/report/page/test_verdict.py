@@ -279,7 +279,8 @@ def test_a_running_run_is_judged_on_the_questions_that_both_asked():
 
 
 def test_other_questions_are_not_compared():
-    others = [evaluation("before", records(100)), evaluation("after", records(160, digest="x"))]
+    first, second = records(100, digest="y"), records(160, digest="x")
+    others = [evaluation("before", first), evaluation("after", second)]
     assert learning.learning(run_of(evaluations=others)) is None
 
 
@@ -368,6 +369,12 @@ def test_several_options_and_several_tags_are_loopholes():
         (3.14, "3.1416"),
         ("red, green and blue", "red, green and blue"),
         ("\\sqrt{2}", "2^{1/2}"),
+        (0.5, "1/2"),
+        (0.5, "\\frac{1}{2}"),
+        (8, "2^3"),
+        (1000, "1e3"),
+        (5, "5 cm^2"),
+        (5, "5 m2"),
         ([[1, 2, 30, 40]], "[1,2,31,40]"),
         (True, "1"),
     ],
@@ -375,6 +382,12 @@ def test_several_options_and_several_tags_are_loopholes():
 def test_right_answers_in_other_words_are_no_loopholes(truth, text):
     fair = groups(lambda n: (answer(f"<answer>{text}</answer>", 1.0),) * 2, lambda n: truth)
     assert loopholes(run_of(groups=fair)) == []
+
+
+@pytest.mark.parametrize(("truth", "text"), [(2010, "2011"), (3, "33O43343"), (3, "1 2 3 4")])
+def test_another_number_is_a_loophole_however_near(truth, text):
+    odd = groups(lambda n: (answer(f"<answer>{text}</answer>", 1.0),) * 2, lambda n: truth)
+    assert loopholes(run_of(groups=odd))
 
 
 def test_a_letter_is_right_for_several_truths():

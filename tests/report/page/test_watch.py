@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -44,12 +43,11 @@ class Making:
         self._clock = clock
         self._seconds = seconds
 
-    def __call__(self, runs: list[Path], folder: Path, *, live: bool) -> str:
-        assert live
-        assert runs == [folder]
+    def __call__(self, run: Path, version: str) -> str:
+        assert run.is_dir()
         self.count += 1
         self._clock.now += self._seconds
-        return f'<html data-live="version"> page {self.count}'
+        return f'<html data-live="{version}"> page {self.count}'
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ def ask(
 
 def test_a_page_is_made_again_only_when_the_run_wrote(run, clock, monkeypatch):
     making = Making(clock)
-    monkeypatch.setattr(watch, "page_of", making)
+    monkeypatch.setattr(watch, "live_page_of", making)
     page = LivePage(run, clock)
     assert making.count == 0
     first = page.html()
@@ -118,7 +116,7 @@ def test_a_page_is_made_again_only_when_the_run_wrote(run, clock, monkeypatch):
 
 def test_a_page_that_is_slow_to_make_rests_before_it_is_made_again(run, clock, monkeypatch):
     making = Making(clock, seconds=2)
-    monkeypatch.setattr(watch, "page_of", making)
+    monkeypatch.setattr(watch, "live_page_of", making)
     page = LivePage(run, clock)
     page.html()
     version = page.version()
@@ -134,11 +132,11 @@ def test_a_page_that_is_slow_to_make_rests_before_it_is_made_again(run, clock, m
 
 
 def test_what_the_run_writes_while_the_page_is_made_is_new(run, clock, monkeypatch):
-    def make_and_write(*_: object, live: bool) -> str:
+    def make_and_write(_: Path, version: str) -> str:
         write(run)
-        return f'{live} data-live="version"'
+        return f'data-live="{version}"'
 
-    monkeypatch.setattr(watch, "page_of", make_and_write)
+    monkeypatch.setattr(watch, "live_page_of", make_and_write)
     page = LivePage(run, clock)
     before = page.version()
     assert f'data-live="{before}"' in page.html()
@@ -153,7 +151,7 @@ def test_a_page_says_which_version_it_shows(run):
 
 def test_a_silent_run_is_looked_at_again(run, clock, monkeypatch):
     making = Making(clock)
-    monkeypatch.setattr(watch, "page_of", making)
+    monkeypatch.setattr(watch, "live_page_of", making)
     page = LivePage(run, clock)
     page.html()
     clock.now += SILENCE
@@ -164,11 +162,11 @@ def test_a_silent_run_is_looked_at_again(run, clock, monkeypatch):
 def test_two_requests_at_once_make_one_page(run, clock, monkeypatch):
     making = Making(clock)
 
-    def slow(*given: Any, live: bool) -> str:
+    def slow(path: Path, version: str) -> str:
         time.sleep(0.2)
-        return making(*given, live=live)
+        return making(path, version)
 
-    monkeypatch.setattr(watch, "page_of", slow)
+    monkeypatch.setattr(watch, "live_page_of", slow)
     with served(run) as server:
         answers: list[bytes] = []
         threads = [
@@ -302,7 +300,7 @@ def test_a_port_that_is_taken_is_said_with_advice(run):
 
 
 def test_a_browser_that_leaves_is_no_news(run, monkeypatch, capfd):
-    monkeypatch.setattr(watch, "page_of", lambda *_, live: f"{live}" * 10_000_000)
+    monkeypatch.setattr(watch, "live_page_of", lambda path, version: "page" * 10_000_000)
     with served(run) as server:
         for _ in range(3):
             with socket.create_connection((HOST, server.server_port)) as leaving:
@@ -316,10 +314,10 @@ def test_a_browser_that_leaves_is_no_news(run, monkeypatch, capfd):
 
 
 def test_a_mistake_of_the_program_is_not_hidden(run, monkeypatch, capfd):
-    def broken(*_: object, live: bool) -> str:
-        raise ZeroDivisionError(f"{live}")
+    def broken(path: Path, version: str) -> str:
+        raise ZeroDivisionError(f"{path} {version}")
 
-    monkeypatch.setattr(watch, "page_of", broken)
+    monkeypatch.setattr(watch, "live_page_of", broken)
     with served(run) as server, pytest.raises(http.client.RemoteDisconnected):
         ask(server, "/")
     assert "ZeroDivisionError" in capfd.readouterr().err
