@@ -79,7 +79,13 @@ def test_what_an_answer_does_not_have_is_nothing(tmp_path):
     (group,) = shown(tmp_path, row)
     assert (group["images"], group["true_boxes"], group["boxed"]) == ([], [], 0)
     for seen in group["answers"]:
-        assert (seen["reward"], seen["weight"], seen["parts"], seen["boxes"]) == (None, None, {}, [])
+        numbers = (seen["reward"], seen["weight"])
+        assert (numbers, seen["parts"], seen["boxes"]) == ((None, None), {}, [])
+            None,
+            None,
+            {},
+            [],
+        )
         assert (seen["tokens"], seen["cut"], seen["kind"]) == (0, False, "")
 
 
