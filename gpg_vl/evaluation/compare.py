@@ -78,13 +78,15 @@ def common(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Reco
     One between the steps may ask fewer than the first and the last. A question that was changed in
     between is another one: it is in neither list. An id that names several questions is left out.
     """
-    keyed = {record.key: record for record in first}
-    seen = Counter(record.key for record in (*first, *second))
+    use_source = _have_sources(first, second)
+    keys = [record.key if use_source else ("", record.id) for record in (*first, *second)]
+    seen = Counter(keys)
+    keyed = dict(zip(keys, first, strict=False))
     before: list[Record] = []
     after: list[Record] = []
-    for record in second:
-        other = keyed.get(record.key)
-        if other is None or seen[record.key] != 2:
+    for key, record in zip(keys[len(first) :], second, strict=True):
+        other = keyed.get(key)
+        if other is None or seen[key] != 2:
             continue
         if _is_other(other.digest, record.digest) or _is_other(other.pictures, record.pictures):
             continue

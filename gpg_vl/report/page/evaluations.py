@@ -296,12 +296,14 @@ def items_of(
             chosen.append((kind, new))
     by_key: list[dict[tuple[str, str], Record]] = []
     for evaluation in evaluations:
-        by_key.append({record.key: record for record in evaluation.records})
+        # records of older releases do not say their sources
+        by_id = {("", record.id): record for record in evaluation.records}
+        by_key.append(by_id | {record.key: record for record in evaluation.records})
     # the questions that changed get their pictures first
     chosen.sort(key=lambda pair: list(MOST_ITEMS).index(pair[0]))
     items: list[dict[str, Any]] = []
     for kind, record in chosen:
-        answers = [_answer(own.get(record.key)) for own in by_key]
+        answers = [_answer(own.get(record.key, own.get(("", record.id)))) for own in by_key]
         items.append(_item(kind, record, answers, run, pictures))
     return dict(counts), items
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import yaml
@@ -106,7 +106,9 @@ def differences(config: Mapping[str, Any]) -> list[Setting]:
         if key in defaults and defaults[key] == value:
             continue
         default = line(as_yaml(defaults[key]), 80) if key in defaults else ""
-        settings.append(Setting(key=key, value=line(as_yaml(value), 300), default=default))
+        settings.append(
+            Setting(key=line(key, 200), value=line(as_yaml(value), 300), default=default)
+        )
     return settings
 
 
@@ -262,6 +264,6 @@ def duration(seconds: float) -> str:
 def moment(time: str) -> str:
     """Return a time stamp to the minute, in UTC: `2026-12-01 02:06`."""
     try:
-        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M")
+        return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     except ValueError:
         return line(time)

@@ -159,7 +159,7 @@ def _page(
     names = [line(view.contents.name, 60) for view in views]
     if comparison is not None:
         names = list(comparison.sides)
-    return (
+    html = (
         _templates()
         .get_template("page.html")
         .render(
@@ -181,6 +181,8 @@ def _page(
             live=live,
         )
     )
+    # half a surrogate pair, in the name of a file or a setting, becomes a question mark
+    return html.encode("utf-8", "replace").decode()
 
 
 def _sections(
