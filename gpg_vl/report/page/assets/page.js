@@ -412,7 +412,9 @@ function showGlance() {
   const byMean = (pictured.length ? pictured : groups).slice(-24).sort((one, other) => one.mean - other.mean);
   // the worst, the best and two between: four right answers would flatter it
   const places = once([0, 1, 2, 3].map((third) => Math.round((third * (byMean.length - 1)) / 3)));
-  const some = byMean.map((group, place) => (places.includes(place) ? group : null)).filter((group) => group);
+  const boxed = byMean.findIndex((group) => group.true_boxes.length);
+  if (boxed >= 0 && places.length > 2 && !places.some((place) => byMean[place].true_boxes.length)) places[1] = boxed;
+  const some = once(places).sort((one, other) => one - other).map((place) => byMean[place]);
   byId("glance").hidden = !some.length;
   const hasBoxes = (groups) => groups.some((group) => group.true_boxes.length);
   byId("glance").querySelector(".boxes-legend").hidden = !hasBoxes(some);
