@@ -13,7 +13,7 @@ from gpg_vl.report.page.contents import Evaluation
 from gpg_vl.report.page.evaluations import BenchmarkPart, items_of, paired_table
 from gpg_vl.report.page.pictures import PagePictures
 from gpg_vl.report.page.settings import NOT_SETTINGS, as_yaml, leaves
-from gpg_vl.report.page.texts import line, plain
+from gpg_vl.report.page.texts import plain, single_line
 
 ABSENT = "not in this config"
 """Words for a setting that one of two runs does not have."""
@@ -87,7 +87,7 @@ def _compared(
     changes, items = items_of(before, after, columns, folder, pictures)
     paired = paired_table(before, after, sides)
     part = BenchmarkPart(
-        name=line(name),
+        name=single_line(name),
         columns=list(sides),
         blank=[False, False],
         rows=(),
@@ -118,4 +118,4 @@ def _settings_that_differ(first: Path, second: Path) -> list[tuple[str, str, str
 
 def _value(settings: Mapping[str, Any], key: str) -> str:
     """Return a setting as YAML; a run of another release may not have it."""
-    return line(as_yaml(settings[key]), 200) if key in settings else ABSENT
+    return single_line(as_yaml(settings[key]), 200) if key in settings else ABSENT

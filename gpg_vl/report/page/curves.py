@@ -14,7 +14,7 @@ from gpg_vl.evaluation.statistics import Interval, interval
 from gpg_vl.report.page.contents import Row, RunContents
 from gpg_vl.report.page.glossary import term_of
 from gpg_vl.report.page.line_chart import DASHES, LegendEntry, Line, draw
-from gpg_vl.report.page.page_text import clean
+from gpg_vl.report.page.texts import single_line
 
 MOST_LINES = len(DASHES)
 """Most lines of one chart; more are drawn in further charts."""
@@ -475,7 +475,7 @@ def _chart(
         return None
     return Chart(
         id=chart_id,
-        title=clean(title, 120),
+        title=single_line(title),
         unit=plan.unit,
         svg=drawing.svg,
         legend=drawing.legend,

@@ -14,7 +14,7 @@ from gpg_vl.evaluation.statistics import Interval, interval
 from gpg_vl.report.page.contents import Evaluation, RunContents, evenly
 from gpg_vl.report.page.gallery import first_word
 from gpg_vl.report.page.pictures import PagePictures
-from gpg_vl.report.page.texts import line, plain, shortened
+from gpg_vl.report.page.texts import plain, shortened, single_line
 from gpg_vl.run_folder.small_pictures import small_picture_path
 
 Change = Literal["turned right", "turned wrong", "better", "worse", "still right", "still wrong"]
@@ -138,7 +138,7 @@ def _part(
     first, last = (sighted[0], sighted[-1]) if sighted else (columns[0], columns[-1])
     changes, items = items_of(first.records, last.records, columns, run, pictures)
     return BenchmarkPart(
-        name=line(name),
+        name=single_line(name),
         columns=[label(evaluation) for evaluation in columns],
         blank=[evaluation.blank for evaluation in columns],
         rows=_rows(columns),
@@ -175,7 +175,7 @@ def _rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, Sequence[Cell | 
         for evaluation in evaluations:
             own = [record for record in evaluation.records if record.tag == tag]
             cells.append(_cell_of(own) if own else None)
-        rows.append((line(tag, 60), cells))
+        rows.append((single_line(tag, 60), cells))
     return rows
 
 
@@ -226,7 +226,7 @@ def _paired_row(row: Comparison) -> PairedRow:
         verdict = "worse"
     sign = "+" if row.difference.mean > 0 else ""
     return PairedRow(
-        tag=line(row.name, 60),
+        tag=single_line(row.name, 60),
         count=row.difference.count,
         first=_cell(row.first),
         second=_cell(row.second),
@@ -243,7 +243,7 @@ def _failures(some: Sequence[Record]) -> list[Failures]:
     by_reason: dict[str, list[Record]] = {}
     for record in some:
         if first_word(record.reason) != "right":
-            reason = _NUMBER.sub("N", line(record.reason, 90)) or "no reason"
+            reason = _NUMBER.sub("N", single_line(record.reason, 90)) or "no reason"
             by_reason.setdefault(reason, []).append(record)
     rows: list[Failures] = []
     for reason, found in sorted(by_reason.items(), key=lambda pair: -len(pair[1]))[:8]:
@@ -321,10 +321,10 @@ def _item(
         images.append(pictures.add(run, picture_of(record, place, run)))
     return {
         "change": kind,
-        "id": line(record.id),
-        "tag": line(record.tag, 60),
+        "id": single_line(record.id),
+        "tag": single_line(record.tag, 60),
         "question": shortened(record.question),
-        "choices": [line(choice, 200) for choice in record.choices],
+        "choices": [single_line(choice, 200) for choice in record.choices],
         "truth": shortened(record.truth, 600),
         "images": images,
         "boxed": max(record.boxed_image, 1) - 1,
@@ -360,8 +360,8 @@ def _answer(record: Record | None) -> dict[str, Any] | None:
     return {
         "text": shortened(record.text, 2000),
         "score": round(record.greedy, 4),
-        "read": line(record.answer, 300),
-        "reason": line(reason, 300),
+        "read": single_line(record.answer, 300),
+        "reason": single_line(reason, 300),
         "kind": first_word(reason),
         "boxes": [list(box) for box in record.boxes_pixels],
     }

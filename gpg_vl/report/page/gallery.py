@@ -6,7 +6,7 @@ from typing import Any
 
 from gpg_vl.report.page.contents import GroupRow, RunContents
 from gpg_vl.report.page.pictures import PagePictures
-from gpg_vl.report.page.texts import line, plain, shortened
+from gpg_vl.report.page.texts import plain, shortened, single_line
 
 MOST_BOXES = 300
 """Boxes of one answer that are drawn."""
@@ -44,9 +44,9 @@ def _group(group: GroupRow, images: list[dict[str, Any]]) -> dict[str, Any]:
         "step": group.step,
         "draw": row.get("draw", 0),
         "used": bool(row.get("used")),
-        "id": line(row.get("id", "")),
-        "source": line(row.get("source", "")),
-        "task": line(group.task),
+        "id": single_line(row.get("id", "")),
+        "source": single_line(row.get("source", "")),
+        "task": single_line(group.task),
         "question": shortened(row.get("question", "")),
         "truth": shortened(row.get("truth"), 600),
         "images": images,
@@ -65,9 +65,9 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
         "cut": answer.get("finish") == "length",
         "reward": _number(answer.get("reward")),
         "weight": _number(answer.get("weight")),
-        "parts": {line(name): _number(part) for name, part in _items(answer.get("parts"))},
-        "read": line(answer.get("answer", ""), 300),
-        "reason": line(reason, 300),
+        "parts": {single_line(name): _number(part) for name, part in _items(answer.get("parts"))},
+        "read": single_line(answer.get("answer", ""), 300),
+        "reason": single_line(reason, 300),
         "kind": first_word(reason),
         "boxes": _boxes(answer.get("boxes_pixels")),
     }
@@ -75,7 +75,7 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_word(reason: str) -> str:
     """Return the kind of a reason: its first word, as in "malformed: no answer tag"."""
-    words = line(reason, 300).split()
+    words = single_line(reason, 300).split()
     return words[0].rstrip(":,;.") if words else ""
 
 

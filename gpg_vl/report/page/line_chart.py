@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpg_vl.report.page.page_text import clean, escaped, number
+from gpg_vl.report.page.texts import MAX_NAME, escaped, number, single_line
 
 DASHES = ("", "7 3", "2 2", "9 3 2 3", "14 4", "1 4", "9 2 2 2 2 2", "4 1")
 """Pattern of each slot, in units of the SVG; empty = a solid line."""
@@ -463,7 +463,7 @@ def _points(values: _Values) -> dict[str, Any]:
         columns |= {"low": values.low, "high": values.high}
     line = values.line
     found: dict[str, Any] = {
-        "label": clean(line.label),
+        "label": single_line(line.label, MAX_NAME),
         "series": (line.slot - 1) % len(DASHES) + 1,
     }
     for key, column in columns.items():
@@ -507,7 +507,7 @@ def _entry(line: Line) -> LegendEntry:
     mark = _dot(line, 15, 7)
     if not line.is_control:
         mark = f'<path {_classes("line", line)}{_dashes(line)} d="M2 7H28"/>'
-    return LegendEntry(label=clean(line.label), sample=_sample(mark))
+    return LegendEntry(label=single_line(line.label, MAX_NAME), sample=_sample(mark))
 
 
 def _sample(mark: str) -> str:
@@ -522,7 +522,7 @@ def _summary(found: Sequence[_Values], window: int) -> str:
     parts: list[str] = []
     for values in found:
         there = np.flatnonzero(np.isfinite(values.shown))
-        label = f"{clean(values.line.label)}: " if values.line.label else ""
+        label = f"{single_line(values.line.label, MAX_NAME)}: " if values.line.label else ""
         if not len(there):
             parts.append(f"{label}all values are outside")
             continue

@@ -11,7 +11,7 @@ import yaml
 from gpg_vl.config.schema import Config
 from gpg_vl.errors import command, train_command
 from gpg_vl.report.page.contents import Row, RunContents
-from gpg_vl.report.page.texts import line
+from gpg_vl.report.page.texts import single_line
 
 MOST_LEFT_OUT = 8
 """Reasons for rows that are left out which are listed."""
@@ -81,7 +81,7 @@ def run_part(run: RunContents) -> RunPart:
         settings=differences(run.config),
         facts=list(_facts(run.environment)),
         starts=[_texts(start) for start in run.environment.get("starts") or ()],
-        data=[line(as_yaml(without_defaults(source)), 400) for source in sources],
+        data=[single_line(as_yaml(without_defaults(source)), 400) for source in sources],
         left_out=left_out,
         left_out_count=len(run.left_out),
         phases=_phases(run.steps),
@@ -105,9 +105,11 @@ def differences(config: Mapping[str, Any]) -> list[Setting]:
             value = [without_defaults(item) for item in value]
         if key in defaults and defaults[key] == value:
             continue
-        default = line(as_yaml(defaults[key]), 80) if key in defaults else ""
+        default = single_line(as_yaml(defaults[key]), 80) if key in defaults else ""
         settings.append(
-            Setting(key=line(key, 200), value=line(as_yaml(value), 300), default=default)
+            Setting(
+                key=single_line(key, 200), value=single_line(as_yaml(value), 300), default=default
+            )
         )
     return settings
 
@@ -149,7 +151,7 @@ def as_yaml(value: Any) -> str:
 def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the facts of machine and versions."""
     gpus = environment.get("gpus") or ()
-    names = [line(gpu.get("name", gpu) if isinstance(gpu, Mapping) else gpu) for gpu in gpus]
+    names = [single_line(gpu.get("name", gpu) if isinstance(gpu, Mapping) else gpu) for gpu in gpus]
     yield "GPUs", ", ".join(names) or "none"
     known = {
         "cpu": "CPU",
@@ -164,16 +166,17 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     }
     for key, name in known.items():
         if environment.get(key) is not None:
-            yield name, line(environment[key])
+            yield name, single_line(environment[key])
     packages = environment.get("packages")
     for name, version in packages.items() if isinstance(packages, Mapping) else ():
-        yield line(name), line(version)
+        yield single_line(name), single_line(version)
 
 
 def _texts(start: Mapping[str, Any]) -> dict[str, str]:
     """Return a start of the run; what was not recorded is empty."""
     return {
-        name: line(start.get(name, ""), 1000) for name in ("time", "command", "directory", "git")
+        name: single_line(start.get(name, ""), 1000)
+        for name in ("time", "command", "directory", "git")
     }
 
 
@@ -182,9 +185,11 @@ def _left_out(rows: Sequence[Row]) -> list[LeftOutReason]:
     counts = Counter[str]()
     examples: dict[str, list[str]] = {}
     for row in rows:
-        why = line(row.get("why", "no reason"), 300)
+        why = single_line(row.get("why", "no reason"), 300)
         counts[why] += 1
-        name = " ".join(filter(None, (line(row.get("source", "")), line(row.get("id", "")))))
+        name = " ".join(
+            filter(None, (single_line(row.get("source", "")), single_line(row.get("id", ""))))
+        )
         if counts[why] <= MOST_EXAMPLES:
             examples.setdefault(why, []).append(name)
     reasons: list[LeftOutReason] = []
@@ -205,7 +210,7 @@ def _phases(steps: Sequence[Row]) -> list[Phase]:
     phases: list[Phase] = []
     for name, seconds in sorted(sums.items(), key=lambda pair: -pair[1]):
         share = seconds / total if total else 0.0
-        phases.append(Phase(name=line(name), seconds=duration(seconds), share=share))
+        phases.append(Phase(name=single_line(name), seconds=duration(seconds), share=share))
     return phases
 
 
@@ -266,4 +271,4 @@ def moment(time: str) -> str:
     try:
         return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     except ValueError:
-        return line(time)
+        return single_line(time)

@@ -1,8 +1,11 @@
 """Make texts of models and data fit to be shown: every character visible, none too many."""
 
+import html
 import json
 from typing import Any
 
+MAX_NAME = 60
+"""Longest name of a run, a task or a part that a page shows."""
 MOST_CHARACTERS = 4000
 """Characters of a text that a page shows; of a longer one its beginning and its end."""
 END_CHARACTERS = 1500
@@ -47,7 +50,7 @@ def shortened(value: Any, most: int = MOST_CHARACTERS) -> str:
     return f"{plain(text[: most - end])}{note}{plain(text[len(text) - end :])}"
 
 
-def line(value: Any, most: int = 120) -> str:
+def single_line(value: Any, most: int = 120) -> str:
     """Return a text on one line, with three dots where it was cut.
 
     Signs that turn the direction of what follows are shown as such: a line stands beside others.
@@ -55,6 +58,23 @@ def line(value: Any, most: int = 120) -> str:
     text = value if isinstance(value, str) else _json(value)
     text = " ".join(plain(text[: 20 * most]).translate(_TURNS).split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def escaped(text: object, most: int = MAX_NAME) -> str:
+    """Return a name in which nothing is read as a tag or ends an attribute."""
+    return html.escape(single_line(str(text), most))
+
+
+def number(value: float) -> str:
+    """Return a number for people: `0.42`, `12.3`, `12345`, `1.2e+30`."""
+    value += 0.0  # turns -0.0 into 0.0
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:.2g}"
+    if size >= 100 or value == int(value):
+        return f"{value:.0f}"
+    decimals = 3 if size < 0.1 else 2 if size < 10 else 1
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
 
 
 def _json(value: Any) -> str:

@@ -27,7 +27,7 @@ from gpg_vl.report.page.curves import Section, charts
 from gpg_vl.report.page.evaluations import BenchmarkPart
 from gpg_vl.report.page.glossary import Term, term_of, terms, word
 from gpg_vl.report.page.pictures import PagePictures
-from gpg_vl.report.page.texts import line
+from gpg_vl.report.page.texts import single_line
 from gpg_vl.report.page.views import RunView, view_of
 
 MAX_BYTES = 15_000_000
@@ -156,7 +156,7 @@ def _page(
     }
     shown = _picture_keys(data)
     data["pictures"] = {key: url for key, url in pictures.data.items() if key in shown}
-    names = [line(view.contents.name, 60) for view in views]
+    names = [single_line(view.contents.name, 60) for view in views]
     if comparison is not None:
         names = list(comparison.sides)
     html = (
@@ -198,7 +198,7 @@ def _sections(
 
 def _run_data(view: RunView, part: float) -> dict[str, Any]:
     groups = evenly(view.groups, max(1, round(part * len(view.groups))))
-    name, note = line(view.contents.name, 60), view.note(len(groups))
+    name, note = single_line(view.contents.name, 60), view.note(len(groups))
     return {"name": name, "groups": groups, "note": note}
 
 
@@ -224,7 +224,7 @@ def _benchmark_data(
             yield _items_data(compared.part, f"{compared.part.name}, both", share)
     for view in views:
         for part in view.benchmarks:
-            run = f" ({line(view.contents.name, 60)})" if len(views) > 1 else ""
+            run = f" ({single_line(view.contents.name, 60)})" if len(views) > 1 else ""
             yield _items_data(part, f"{part.name}{run}", share)
 
 

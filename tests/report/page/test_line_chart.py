@@ -27,7 +27,7 @@ from gpg_vl.report.page.line_chart import (
     usual_range,
     window_of,
 )
-from gpg_vl.report.page.page_text import clean, escaped, number
+from gpg_vl.report.page.texts import escaped, number, single_line
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAN = math.nan
@@ -384,10 +384,10 @@ def test_a_reader_of_screens_hears_title_and_summary():
 
 
 def test_clean_texts():
-    assert clean("a\nb\ud800\u202ec\uffff") == "a\ufffdb\ufffd\ufffdc\ufffd"
-    assert clean("naïve 数 👍") == "naïve 数 👍"
-    assert clean("x" * 61) == "x" * 59 + "…"
-    assert clean("x" * 60) == "x" * 60
+    assert single_line("a\nb\ud800\u202ec\uffff") == "a b\ufffd\ufffdc\ufffd"
+    assert single_line("naïve 数 👍") == "naïve 数 👍"
+    assert single_line("x" * 61, 60) == "x" * 57 + "..."
+    assert single_line("x" * 60, 60) == "x" * 60
     assert escaped("<a href='b'>&") == "&lt;a href=&#x27;b&#x27;&gt;&amp;"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpg_vl.report.page.texts import line, plain, shortened
+from gpg_vl.report.page.texts import plain, shortened, single_line
 from tests.hostile_texts import HOSTILE
 
 
@@ -20,7 +20,7 @@ def test_halves_of_pairs_and_what_is_no_character_are_replaced():
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_every_hostile_text_can_be_written_to_a_file(text):
-    for shown in (plain(text), shortened(text), line(text)):
+    for shown in (plain(text), shortened(text), single_line(text)):
         assert shown.encode()
         assert "\x00" not in shown
 
@@ -40,7 +40,7 @@ def test_of_a_long_text_the_beginning_and_the_end_stay():
 
 
 def test_one_line_is_cut_with_dots():
-    assert line(" one\n two\tthree ") == "one two three"
-    assert line("a" * 120) == "a" * 120
-    assert line("a" * 121) == "a" * 117 + "..."
-    assert line("abcdef", 5) == "ab..."
+    assert single_line(" one\n two\tthree ") == "one two three"
+    assert single_line("a" * 120) == "a" * 120
+    assert single_line("a" * 121) == "a" * 117 + "..."
+    assert single_line("abcdef", 5) == "ab..."
