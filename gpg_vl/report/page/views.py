@@ -1,12 +1,12 @@
 """Put together what the templates show of a run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from gpg_vl.evaluation.statistics import interval
-from gpg_vl.report.page.contents import Evaluation, Row, RunContents
+from gpg_vl.report.page.contents import Evaluation, Row, RunContents, evenly
 from gpg_vl.report.page.evaluations import BenchmarkPart, benchmark_parts
 from gpg_vl.report.page.finding import column, several
 from gpg_vl.report.page.gallery import gallery_groups
@@ -72,13 +72,15 @@ class RunView:
         )
 
 
-def view_of(contents: RunContents, index: int, pictures: PagePictures) -> RunView:
-    """Return the view of a run.
+def view_of(contents: RunContents, index: int, pictures: PagePictures, most: int) -> RunView:
+    """Return the view of a run. The verdict is made of all groups that were read.
 
     Args:
         index: number of the run in the page, from 0.
         pictures: gets the pictures of the run.
+        most: largest number of groups that are shown.
     """
+    shown = replace(contents, groups=evenly(contents.groups, most))
     return RunView(
         index=index,
         contents=contents,
@@ -86,7 +88,7 @@ def view_of(contents: RunContents, index: int, pictures: PagePictures) -> RunVie
         figures=list(key_figures(contents)),
         part=run_part(contents),
         benchmarks=benchmark_parts(contents, pictures),
-        groups=gallery_groups(contents, pictures),
+        groups=gallery_groups(shown, pictures),
     )
 
 

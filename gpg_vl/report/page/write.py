@@ -127,9 +127,9 @@ def _page_that_fits(
     shelf.allow(GROUP_PICTURE_BYTES)
     views: list[RunView] = []
     for index, run in enumerate(runs):
+        contents = read_run(run, has_ended=has_ended)
         # answers of all runs together are as many as those of one
-        contents = read_run(run, max_groups=MAX_GROUPS // len(runs), has_ended=has_ended)
-        views.append(view_of(contents, index, shelf))
+        views.append(view_of(contents, index, shelf, most=MAX_GROUPS // len(runs)))
     part = 1.0
     while True:
         html = _page(views, comparison, shelf, part=part, live=live)
