@@ -67,13 +67,17 @@ def go_on(
     return lines
 
 
+NOT_COMPARED = ("config.yaml", "identity.json", "report.html")
+"""Files that say how or when a run was made; the page is made of the others."""
+
+
 def content(folder: Path) -> dict[str, Any]:
     """What two runs must have alike: all but clocks, memory, their names and their pictures."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         is_left_to_others = name.startswith("images/") or path.name == "README.md"
-        if path.is_dir() or is_left_to_others or name in ("config.yaml", "identity.json"):
+        if path.is_dir() or is_left_to_others or name in NOT_COMPARED:
             continue
         if path.name == "metrics.jsonl":
             rows = metrics(folder)
