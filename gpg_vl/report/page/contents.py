@@ -250,7 +250,7 @@ def _state(rows: Sequence[Row], steps: Sequence[Row], total: int, now: datetime)
     """Return whether a run is done, runs, or was left."""
     if steps and total and steps[-1]["step"] >= total:
         return "finished"
-    times = [time for time in map(_time_of, rows[-1:]) if time]
+    times = [time for time in map(time_of, rows[-1:]) if time]
     if not times:
         return "stopped"
     seconds = [row.get("seconds") or 0.0 for row in steps[-10:]]
@@ -260,7 +260,7 @@ def _state(rows: Sequence[Row], steps: Sequence[Row], total: int, now: datetime)
     return "running" if now - times[-1] < allowed else "stopped"
 
 
-def _time_of(row: Row) -> datetime | None:
+def time_of(row: Row) -> datetime | None:
     """Return the time at which a row was written; None = it does not say."""
     try:
         return datetime.fromisoformat(str(row.get("time")))

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from gpg_vl.report.page import answers_seen, health, learning
-from gpg_vl.report.page.contents import RunContents
+from gpg_vl.report.page.contents import RunContents, time_of
 from gpg_vl.report.page.finding import Finding, Level, listed, setting, several
 
 Rule = Callable[[RunContents], Finding | None]
@@ -185,7 +185,7 @@ def _progress(run: RunContents) -> str:
     """Return steps taken, when and for how long: `240 of 240 steps in 8 minutes, finished ...`."""
     of = f"{run.last_step:,} of " if run.total_steps else ""
     done = f"{of}{several(run.total_steps or run.last_step, 'step')}"
-    times = [time for time in map(_time, (*run.warmup, *run.held_out, *run.steps)) if time]
+    times = [time for time in map(time_of, (*run.warmup, *run.held_out, *run.steps)) if time]
     if not times:
         return f"{done}, {run.state}"
     first, last = min(times), max(times)
@@ -195,13 +195,6 @@ def _progress(run: RunContents) -> str:
 def _when(run: RunContents, last: datetime) -> str:
     word = {"finished": "finished on", "running": "still running on", "stopped": "stopped on"}
     return f"{word[run.state]} {last:%Y-%m-%d at %H:%M} UTC"
-
-
-def _time(row: Mapping[str, Any]) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(row.get("time")))
-    except ValueError:
-        return None
 
 
 def _duration(seconds: float) -> str:

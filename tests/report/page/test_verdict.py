@@ -38,7 +38,10 @@ STEPS = 100
 
 def steps(count: int = STEPS, /, **columns: Any) -> list[dict[str, Any]]:
     """Rows of healthy steps; a column is a value, or a function of the step."""
-    wobble = lambda step: 0.02 * (step % 3)  # noqa: E731
+
+    def wobble(step: int) -> float:
+        return 0.02 * (step % 3)
+
     healthy: dict[str, Any] = {
         "time": lambda step: f"2026-12-01T02:{step // 60:02d}:{step % 60:02d}+00:00",
         "reward": lambda step: 0.3 + 0.4 * step / count + wobble(step),
@@ -766,7 +769,9 @@ def test_rare_slips_of_the_verifier_are_no_loophole():
 
 
 def test_few_paid_answers_are_not_judged():
-    paid = lambda n: (answer("<answer>1 2 3</answer>", float(n % 6 == 0)),) * 2  # noqa: E731
+    def paid(n: int) -> Any:
+        return (answer("<answer>1 2 3</answer>", float(n % 6 == 0)),) * 2
+
     assert loopholes(run_of(groups=groups(paid))) == []  # 8 groups of two among the recent 50
 
 
