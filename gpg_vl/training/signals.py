@@ -149,14 +149,31 @@ def _put_back() -> None:
     _replaced.clear()
 
 
+_before_fork = threading.local()
+"""`mask`: the signals that this thread held back before its fork."""
+
+
+def _hold_back() -> None:
+    """Hold signals back over a fork: one that comes to the child too soon would ask this process
+    to stop, by the pipe that both have, and be lost to the child."""
+    _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
 def _forget_in_child() -> None:
-    """Let a process that was forked end as usual, and not ask this one to stop by its pipe."""
+    """Let a process that was forked end as usual, and not ask this one to stop."""
     if _replaced:
         signal.set_wakeup_fd(-1)
         _put_back()
+    _let_through()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(
+    before=_hold_back, after_in_parent=_let_through, after_in_child=_forget_in_child
+)
 
 
 def _listen(read_end: int, request: StopRequest) -> None:

@@ -1364,8 +1364,16 @@ FAULTS: list[Fault] = [
                 "if True:",
             ),
             "a forked process asks its parent to stop": (
-                "os.register_at_fork(after_in_child=_forget_in_child)",
+                "        signal.set_wakeup_fd(-1)\n",
                 "",
+            ),
+            "a signal that comes in a fork is lost": (
+                "_before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)",
+                "_before_fork.mask = set()",
+            ),
+            "a process hears no signal after it has forked": (
+                "before=_hold_back, after_in_parent=_let_through,",
+                "before=_hold_back,",
             ),
         },
     ),

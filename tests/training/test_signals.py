@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -181,8 +183,12 @@ def test_the_interrupt_that_ends_an_evaluation_is_no_second_request(monkeypatch)
     def run() -> None:
         with stop_request(log) as request:
             request.can_wait = True
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
             with contextlib.suppress(EvaluationDroppedError), request.droppable("leaving it"):
+                # its own thread takes it, so that only the answer wakes the main thread
+                take = threading.Timer(
+                    0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+                )
+                take.start()
                 threading.Event().wait(LONG_ENOUGH)
             time.sleep(1)  # long enough for it to be answered on a busy machine
 
@@ -201,12 +207,50 @@ def test_a_forked_process_ends_as_usual_and_does_not_stop_this_one():
         if child == 0:
             time.sleep(LONG_ENOUGH)
             os._exit(0)
-        time.sleep(0.1)
         os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
         assert os.WTERMSIG(status) == signal.SIGTERM
         time.sleep(0.1)
         assert not request.asked
+
+
+def test_a_signal_that_a_forked_process_handles_itself_does_not_stop_this_one():
+    """Python writes its number into the pipe that both have, unless it is told not to."""
+    with stop_request(lambda line: None) as request:
+        request.can_wait = True
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        time.sleep(0.1)
+        assert not request.asked
+
+
+ENDED_WHILE_IT_IS_FORKED = """
+import os, signal, time
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+from gpg_vl.training.signals import stop_request  # so that its part of a fork comes later
+
+with stop_request(lambda line: None) as request:
+    request.can_wait = True
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    time.sleep(0.1)
+    print(signal.Signals(os.WTERMSIG(status)).name, request.asked)
+    signal.raise_signal(signal.SIGTERM)  # no signal is held back for ever
+    time.sleep(0.1)
+    print(request.asked)
+"""
+
+
+def test_a_process_that_is_ended_while_it_is_forked_ends_and_does_not_stop_this_one():
+    words = [sys.executable, "-c", ENDED_WHILE_IT_IS_FORKED]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("SIGTERM False\nTrue\n", "")
 
 
 def test_in_another_thread_nothing_is_listened_to():
