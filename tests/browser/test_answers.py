@@ -4,7 +4,8 @@ import statistics
 
 import pytest
 
-from gpg_vl.report.page.contents import GroupRow, read_run
+from gpg_vl.report.page.contents import GroupRow
+from gpg_vl.report.page.read import read_run
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from tests.faults.fault import Fault, within
 
 FAULTS: list[Fault] = [
     *within(
-        "report/page/contents.py",
-        "report/page/test_contents.py",
+        "report/page/read.py",
+        "report/page/test_read.py",
         {
             "a small sample ends in the middle of the run": (
                 "steps = evenly(steps, most)",
@@ -73,12 +73,16 @@ FAULTS: list[Fault] = [
         "report/page/learning.py",
         "report/page/test_verdict.py",
         {
-            "a blind model is not seen": ("if gain.high < AS_GOOD_BLIND:", "if gain.high < -1:"),
             "a fall is no trouble": (
                 'level="warning" if run.state == "running" else "bad",',
                 'level="note",',
             ),
         },
+    ),
+    *within(
+        "report/page/looking.py",
+        "report/page/test_verdict.py",
+        {"a blind model is not seen": ("if gain.high < AS_GOOD_BLIND:", "if gain.high < -1:")},
     ),
     *within(
         "report/page/verdict.py",

@@ -194,6 +194,20 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them.
+
+    Example:
+        duration(4000) == "1 h 07 min"
+    """
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def setting(run: RunContents, *names: str) -> Any:
     """Return a setting of the config by its path; None = there is none."""
     value: Any = run.config

@@ -11,6 +11,7 @@ import yaml
 from gpg_vl.config.schema import Config
 from gpg_vl.errors import command, train_command
 from gpg_vl.report.page.contents import Row, RunContents
+from gpg_vl.report.page.finding import duration
 from gpg_vl.report.page.texts import single_line
 
 MOST_LEFT_OUT = 8
@@ -250,20 +251,6 @@ def _uses(run: RunContents) -> Iterator[tuple[str, str]]:
     folder = run.path.with_name(f"{run.path.name}_model")
     words = ("gpg-vl", "export", run.path, "--to", folder)
     yield "Write a folder that transformers, peft and vLLM load:", command(*words)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a person reads them.
-
-    Example:
-        duration(4000) == "1 h 07 min"
-    """
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def moment(time: str) -> str:

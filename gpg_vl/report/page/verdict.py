@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from gpg_vl.report.page import answers_seen, health, learning
+from gpg_vl.report.page import answers_seen, health, learning, looking
 from gpg_vl.report.page.contents import RunContents, time_of
-from gpg_vl.report.page.finding import Finding, Level, listed, setting, several
+from gpg_vl.report.page.finding import Finding, Level, duration, listed, setting, several
 
 Rule = Callable[[RunContents], Finding | None]
 
 RULES: tuple[Rule, ...] = (
     learning.fooled,
     learning.learning,
-    learning.blind,
+    looking.blind,
     learning.reward_course,
     learning.a_task_falls,
     answers_seen.one_answer,
@@ -37,7 +37,7 @@ RULES: tuple[Rule, ...] = (
     health.stopped,
     health.left_out,
     answers_seen.weak_rule,
-    learning.no_control,
+    looking.no_control,
     health.alpha,
     health.slow_phase,
     health.memory,
@@ -182,25 +182,16 @@ def _source(source: Mapping[str, Any]) -> str:
 
 
 def _progress(run: RunContents) -> str:
-    """Return steps taken, when and for how long: `240 of 240 steps in 8 minutes, finished ...`."""
+    """Return steps taken, when and for how long: `240 of 240 steps in 8 min, finished ...`."""
     of = f"{run.last_step:,} of " if run.total_steps else ""
     done = f"{of}{several(run.total_steps or run.last_step, 'step')}"
     times = [time for time in map(time_of, (*run.warmup, *run.held_out, *run.steps)) if time]
     if not times:
         return f"{done}, {run.state}"
     first, last = min(times), max(times)
-    return f"{done} in {_duration((last - first).total_seconds())}, {_when(run, last)}"
+    return f"{done} in {duration((last - first).total_seconds())}, {_when(run, last)}"
 
 
 def _when(run: RunContents, last: datetime) -> str:
     word = {"finished": "finished on", "running": "still running on", "stopped": "stopped on"}
     return f"{word[run.state]} {last:%Y-%m-%d at %H:%M} UTC"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as a person says it: `45 seconds`, `8 minutes`, `3.5 hours`."""
-    if seconds < 90:
-        return several(round(seconds), "second")
-    if seconds < 90 * 60:
-        return several(round(seconds / 60), "minute")
-    return f"{seconds / 3600:.1f} hours"

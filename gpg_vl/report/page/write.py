@@ -22,11 +22,12 @@ from gpg_vl import __version__
 from gpg_vl.config.paths import write_whole
 from gpg_vl.errors import UserError
 from gpg_vl.report.page.comparison import ComparisonView, comparison_view, runs_of
-from gpg_vl.report.page.contents import MAX_GROUPS, evenly, read_run
+from gpg_vl.report.page.contents import evenly
 from gpg_vl.report.page.curves import Section, charts
 from gpg_vl.report.page.evaluations import BenchmarkPart
 from gpg_vl.report.page.glossary import Term, term_of, terms, word
 from gpg_vl.report.page.pictures import PagePictures
+from gpg_vl.report.page.read import MAX_GROUPS, read_run
 from gpg_vl.report.page.texts import single_line
 from gpg_vl.report.page.views import RunView, view_of
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gpg_vl.config.loading import load
-from gpg_vl.report.page.contents import read_run
-from gpg_vl.report.page.settings import differences, duration, leaves, moment, run_part
+from gpg_vl.report.page.read import read_run
+from gpg_vl.report.page.settings import differences, leaves, moment, run_part
 from tests import made_runs
 
 
@@ -74,13 +74,6 @@ def test_a_run_without_anything_has_nothing_to_say(tmp_path):
     empty = replace(run, config={}, environment={}, steps=[], left_out=[], warmup=[], held_out=[])
     part = run_part(empty)
     assert (part.settings, part.data, part.left_out, part.phases, part.starts) == ([],) * 5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(3.14159, "3.14 s"), (600, "10 min"), (4000, "1 h 07 min")]
-)
-def test_times_as_a_person_reads_them(seconds, said):
-    assert duration(seconds) == said
 
 
 def test_a_moment_is_in_utc():

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpg_vl.evaluation.compare import compare
 from gpg_vl.evaluation.records import Record
-from gpg_vl.report.page import answers_seen, health, learning
+from gpg_vl.report.page import answers_seen, contents, health, learning, looking
 from gpg_vl.report.page.contents import Evaluation, GroupRow, RunContents
 from gpg_vl.report.page.finding import Finding
 from gpg_vl.report.page.loopholes import loopholes
@@ -179,7 +180,7 @@ def test_a_healthy_run_gets_good_news_only():
     assert said.subject == (
         "A tiny model of the family qwen2_5_vl (language model with LoRA, projector in full, "
         "vision tower frozen) trained with GPG on digits count (2,000 rows) and mine.jsonl: "
-        "100 of 100 steps in 2 minutes, finished on 2026-12-01 at 02:01 UTC."
+        "100 of 100 steps in 99 s, finished on 2026-12-01 at 02:01 UTC."
     )
 
 
@@ -236,6 +237,19 @@ def test_hostile_answers_are_short_plain_text():
 
 def test_no_rule_stands_there_twice():
     assert len(set(RULES)) == len(RULES)
+
+
+def test_the_change_on_held_out_questions_is_computed_once(monkeypatch):
+    """With graded scores its interval takes 10,000 draws, and five rules ask for it."""
+    compared: list[int] = []
+
+    def counted(first: Sequence[Record], second: Sequence[Record]) -> Any:
+        compared.append(len(first))
+        return compare(first, second)
+
+    monkeypatch.setattr(contents, "compare", counted)
+    verdict(run_of())
+    assert compared == [200, 200], "before against after, and the control"
 
 
 # --- learning -------------------------------------------------------------------------------------
@@ -423,13 +437,13 @@ def with_control(grey: int) -> list[Evaluation]:
 
 @pytest.mark.parametrize(("grey", "level"), [(160, "bad"), (140, "note"), (60, "good")])
 def test_the_control_says_whether_it_looks(grey, level):
-    finding = learning.blind(run_of(evaluations=with_control(grey)))
+    finding = looking.blind(run_of(evaluations=with_control(grey)))
     assert finding is not None
     assert finding.level == level
 
 
 def test_numbers_of_a_blind_run():
-    finding = of(learning.blind, evaluations=with_control(160))
+    finding = of(looking.blind, evaluations=with_control(160))
     # Bonett and Price with 1 / 202 twice
     assert finding.evidence == (
         "80.0 % with the pictures, 80.0 % with grey ones, paired over 200 held-out questions: the "
@@ -447,7 +461,7 @@ def every_tenth(first: float, last: float) -> Any:
 )
 def test_reliance_on_pictures_without_a_control(first, last, level):
     rows = steps(visual_reliance=every_tenth(first, last))
-    finding = learning.blind(run_of(steps=rows, evaluations=compared(100, 160)))
+    finding = looking.blind(run_of(steps=rows, evaluations=compared(100, 160)))
     assert (finding and finding.level) == level
 
 
@@ -459,12 +473,12 @@ def test_questions_of_words_only_have_no_pictures_to_miss():
         evaluation("blank", records(160, images=()), blank=True),
     ]
     text_only = run_of(steps=rows, groups=words, evaluations=same)
-    assert learning.blind(text_only) is None
-    assert learning.no_control(text_only) is None
+    assert looking.blind(text_only) is None
+    assert looking.no_control(text_only) is None
 
 
 def test_a_run_without_control_is_told_how_to_make_one():
-    finding = of(learning.no_control, evaluations=compared(100, 160))
+    finding = of(looking.no_control, evaluations=compared(100, 160))
     assert finding.level == "note"
     assert "by 14.00 nats an answer" in finding.evidence
     assert (
@@ -472,7 +486,7 @@ def test_a_run_without_control_is_told_how_to_make_one():
         "/runs/small/evaluation/digits-blank.jsonl`" in finding.advice
     )
     running = run_of(evaluations=compared(100, 160), state="running")
-    assert learning.no_control(running) is None
+    assert looking.no_control(running) is None
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -736,19 +750,19 @@ def test_a_gain_that_may_be_worth_having_is_not_called_fooled(after, is_fooled):
 
 
 def test_what_pictures_add_must_be_clear():
-    finding = learning.blind(run_of(evaluations=with_control(130)))
+    finding = looking.blind(run_of(evaluations=with_control(130)))
     assert finding is not None
     assert finding.level == "note"  # +15 points, the interval begins at +9.9
-    finding = learning.blind(run_of(evaluations=with_control(120)))
+    finding = looking.blind(run_of(evaluations=with_control(120)))
     assert finding is not None
     assert finding.level == "good"
 
 
 def test_a_model_that_knows_nothing_is_not_called_blind():
     knows_nothing = [*compared(8, 8), evaluation("blank", records(8), STEPS, blank=True)]
-    assert learning.blind(run_of(evaluations=knows_nothing)) is None
+    assert looking.blind(run_of(evaluations=knows_nothing)) is None
     knows_little = [*compared(30, 30), evaluation("blank", records(30), STEPS, blank=True)]
-    assert learning.blind(run_of(evaluations=knows_little)) is not None
+    assert looking.blind(run_of(evaluations=knows_little)) is not None
 
 
 @pytest.mark.parametrize(("count", "speaks"), [(19, False), (20, True)])

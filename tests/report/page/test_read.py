@@ -9,7 +9,7 @@ import pytest
 
 from gpg_vl.errors import UserError
 from gpg_vl.evaluation.records import load, save
-from gpg_vl.report.page.contents import read_run
+from gpg_vl.report.page.read import read_run
 from gpg_vl.run_folder.json_lines import read_rows
 from tests import made_runs
 from tests.hostile_texts import HOSTILE
