@@ -229,11 +229,12 @@ def test_a_signal_that_a_forked_process_handles_itself_does_not_stop_this_one():
 
 
 ENDED_WHILE_IT_IS_FORKED = """
-import os, signal, time
+import os, signal, threading, time
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
 from gpg_vl.training.signals import stop_request  # so that its part of a fork comes later
 
-with stop_request(lambda line: None) as request:
+answered = threading.Event()
+with stop_request(lambda line: answered.set()) as request:
     request.can_wait = True
     child = os.fork()
     if child == 0:
@@ -242,8 +243,7 @@ with stop_request(lambda line: None) as request:
     time.sleep(0.1)
     print(signal.Signals(os.WTERMSIG(status)).name, request.asked)
     signal.raise_signal(signal.SIGTERM)  # no signal is held back for ever
-    time.sleep(0.1)
-    print(request.asked)
+    print(answered.wait(10))
 """
 
 
