@@ -73,7 +73,7 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class EvaluationChange:
     """Two evaluations of one benchmark, on the questions that both asked."""
 
     first: Evaluation
@@ -88,12 +88,12 @@ class Change:
         return self.rows[0]
 
 
-def change_between(first: Evaluation, second: Evaluation) -> Change | None:
+def change_between(first: Evaluation, second: Evaluation) -> EvaluationChange | None:
     """Compare two evaluations on the questions that both asked; None = too few."""
     befores, afters = common(first.records, second.records)
     if len(befores) < LEAST_QUESTIONS:
         return None
-    return Change(
+    return EvaluationChange(
         first=first,
         second=second,
         pairs=tuple(zip(befores, afters, strict=True)),
@@ -159,7 +159,7 @@ class RunContents:
         return found
 
     @cached_property
-    def held_out_change(self) -> Change | None:
+    def held_out_change(self) -> EvaluationChange | None:
         """Return what training changed on held-out questions: before against the newest one."""
         for before in self.evaluations:
             if before.when == "before":

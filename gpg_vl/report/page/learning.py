@@ -5,7 +5,7 @@ from statistics import fmean
 
 from gpg_vl.errors import one_line
 from gpg_vl.evaluation.statistics import Interval, interval
-from gpg_vl.report.page.contents import Change, GroupRow, RunContents
+from gpg_vl.report.page.contents import EvaluationChange, GroupRow, RunContents
 from gpg_vl.report.page.finding import (
     EXAMPLES,
     Finding,
@@ -74,7 +74,7 @@ def learning(run: RunContents) -> Finding | None:
     return _no_difference(run, change)
 
 
-def _no_difference(run: RunContents, change: Change) -> Finding:
+def _no_difference(run: RunContents, change: EvaluationChange) -> Finding:
     row = change.all
     if row.first.mean >= NEARLY_ALL_RIGHT:
         share = percent(row.first.mean)
@@ -102,7 +102,7 @@ def _no_difference(run: RunContents, change: Change) -> Finding:
     )
 
 
-def _held_out_evidence(change: Change) -> str:
+def _held_out_evidence(change: EvaluationChange) -> str:
     row = change.all
     when = "after training" if change.second.when == "after" else f"at step {change.second.step}"
     return (
@@ -113,7 +113,7 @@ def _held_out_evidence(change: Change) -> str:
     )
 
 
-def _unmoved_tasks(change: Change) -> str:
+def _unmoved_tasks(change: EvaluationChange) -> str:
     """Return a sentence on the tasks in which no gain is seen, which a mean over all hides."""
     unmoved = [one_line(row.name, 60) for row in change.rows[1:] if row.difference.low <= 0]
     return f" No gain is seen in {listed(unmoved)}." if unmoved else ""

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from gpg_vl.errors import command
-from gpg_vl.report.page.contents import Change, RunContents, change_between
+from gpg_vl.report.page.contents import EvaluationChange, RunContents, change_between
 from gpg_vl.report.page.finding import (
     EXAMPLES,
     Finding,
@@ -56,7 +56,7 @@ def _by_control(run: RunContents) -> Finding | None:
     return None
 
 
-def _control_finding(change: Change, run: RunContents) -> Finding | None:
+def _control_finding(change: EvaluationChange, run: RunContents) -> Finding | None:
     row = change.all
     grey, shown = row.first.mean, row.second.mean
     gain = row.difference
