@@ -10,7 +10,7 @@ import lzma
 import re
 from decimal import Decimal
 from pathlib import Path
-from time import process_time
+from time import monotonic
 
 import pyarrow
 import pytest
@@ -426,9 +426,9 @@ def test_between_quotes_far_apart_only_the_first_row_is_broken(read):
     assert broken == ["line 2", "line 5"]
     assert [row["id"] for row in rows if not isinstance(row, BadRow)] == ["2", "3", "5", "6", "7"]
     # each of them is read once more, not all of them for each
-    start = process_time()
+    start = monotonic()
     assert len(read("b.csv", "id,question\n" + '1,"open\n2,b\n3,c\n' * 20_000)) == 60_000
-    assert process_time() - start < 10
+    assert monotonic() - start < 10
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])

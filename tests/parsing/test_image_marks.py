@@ -175,13 +175,13 @@ def test_turns_of_a_chat_share_their_pictures():
     ],
 )
 def test_hostile_texts_take_linear_time(text):
-    began = time.process_time()
+    began = time.perf_counter()
     for count in (1, 2):
         try:
             split(text, count)
         except ValueError:
             continue
-    assert time.process_time() - began < 5
+    assert time.perf_counter() - began < 5
 
 
 def test_marks_may_name_their_pictures():

@@ -94,9 +94,9 @@ def test_hostile_texts_are_read_as_they_were_written(tmp_path):
 
 @pytest.mark.nightly
 def test_a_large_run_is_written_and_sampled_in_seconds(tmp_path):
-    start = time.process_time()
+    start = time.monotonic()
     run = made_runs.large(tmp_path)
-    assert time.process_time() - start < 60
+    assert time.monotonic() - start < 60
     with gzip.open(run / "rollouts" / "002999.jsonl.gz") as file:
         row = json.loads(file.readline())
     assert (len(row["answers"]), len(row["answers"][0]["text"]) > 250) == (8, True)
