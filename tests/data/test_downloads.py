@@ -428,13 +428,13 @@ def test_only_addresses_that_everybody_can_reach_are_public(address, public):
 
 
 def drips(before: bytes) -> Answer:
-    """A page that sends some bytes at once and then one after another, for twenty seconds."""
+    """A page that sends some bytes at once and then one after another, for four seconds."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(before)
         server = request.server
         assert isinstance(server, Server)
-        for _ in range(400):
+        for _ in range(80):
             if server.over.wait(0.05):
                 return
             request.wfile.write(b"a")
@@ -458,7 +458,7 @@ def test_a_server_that_drips_is_left_in_time(server, loads, before):
     loads.seconds = 0.4
     start = monotonic()
     assert refused(loads, server.url("/a")).endswith("it took more than 0.4 seconds")
-    assert monotonic() - start < 15
+    assert monotonic() - start < 3
 
 
 def test_all_redirects_share_one_limit_of_time(server, loads):
